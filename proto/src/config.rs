@@ -1,0 +1,130 @@
+//! The host's configuration: one TOML file with a section for each part, so that a path that two parts share is
+//! written once.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, de::DeserializeOwned};
+
+use crate::registry;
+
+/// Where the file is unless [`CONFIG_ENV`] names another.
+pub const DEFAULT_PATH: &str = "/etc/porthole/porthole.toml";
+
+/// Environment variable that names the configuration file. A file named this way must exist.
+pub const CONFIG_ENV: &str = "PORTHOLE_CONFIG";
+
+/// Environment variable with the log filter, in `tracing`'s syntax (`info`, `porthole_exporter=debug`).
+pub const LOG_ENV: &str = "PORTHOLE_LOG";
+
+/// A configuration that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("configuration {path}: {source}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The file is no TOML, or a key is unknown or of the wrong type; the message names the key.
+    #[error("configuration {path}, section [{section}]: {message}")]
+    Invalid {
+        /// The file.
+        path: PathBuf,
+        /// The section.
+        section: &'static str,
+        /// What is wrong, with the key.
+        message: String,
+    },
+}
+
+/// A part's section of the configuration.
+pub trait Section: DeserializeOwned + Default {
+    /// The section's name.
+    const NAME: &'static str;
+}
+
+/// `[registry]`: shared by the shim, which writes, and the exporter, which reads.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Registry {
+    /// Directory of the sandboxes' records.
+    pub directory: PathBuf,
+}
+
+impl Default for Registry {
+    fn default() -> Self {
+        Self { directory: registry::DEFAULT_DIRECTORY.into() }
+    }
+}
+
+impl Section for Registry {
+    const NAME: &'static str = "registry";
+}
+
+/// A configuration file that was read.
+#[derive(Clone, Debug)]
+pub struct ConfigFile {
+    path: PathBuf,
+    sections: toml::Table,
+}
+
+impl ConfigFile {
+    /// Reads the file named by `explicit`, else by [`CONFIG_ENV`], else [`DEFAULT_PATH`], which alone may be absent.
+    pub fn load(explicit: Option<&Path>) -> Result<Self, ConfigError> {
+        let named = explicit.map(Path::to_owned).or_else(|| std::env::var_os(CONFIG_ENV).map(PathBuf::from));
+        let optional = named.is_none();
+        let path = named.unwrap_or_else(|| DEFAULT_PATH.into());
+        let text = match std::fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(error) if optional && error.kind() == std::io::ErrorKind::NotFound => String::new(),
+            Err(source) => return Err(ConfigError::Read { path, source }),
+        };
+        match text.parse() {
+            Ok(sections) => Ok(Self { path, sections }),
+            Err(error) => Err(ConfigError::Invalid { path, section: "*", message: error.to_string() }),
+        }
+    }
+
+    /// One part's section; its defaults when the file has none.
+    pub fn section<T: Section>(&self) -> Result<T, ConfigError> {
+        match self.sections.get(T::NAME) {
+            None => Ok(T::default()),
+            Some(value) => value.clone().try_into().map_err(|error: toml::de::Error| ConfigError::Invalid {
+                path: self.path.clone(),
+                section: T::NAME,
+                message: error.to_string(),
+            }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(text: &str) -> Result<Registry, ConfigError> {
+        let file = tempfile::NamedTempFile::new().expect("file");
+        std::fs::write(file.path(), text).expect("written");
+        ConfigFile::load(Some(file.path()))?.section()
+    }
+
+    #[test]
+    fn an_absent_section_has_its_defaults() {
+        let registry = load("[other]\nx = 1\n").expect("loaded");
+        assert_eq!(registry.directory, Path::new(registry::DEFAULT_DIRECTORY));
+    }
+
+    #[test]
+    fn an_unknown_key_is_named() {
+        let error = load("[registry]\ndirektory = \"/x\"\n").expect_err("refused").to_string();
+        assert!(error.contains("direktory") && error.contains("[registry]"), "{error}");
+    }
+
+    #[test]
+    fn an_explicit_file_must_exist() {
+        let error = ConfigFile::load(Some(Path::new("/nonexistent.toml"))).expect_err("refused");
+        assert!(error.to_string().contains("/nonexistent.toml"));
+    }
+}

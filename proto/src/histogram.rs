@@ -1,0 +1,166 @@
+//! The latency histogram: exponential, base 2^(1/8) seconds (schema 3 of Prometheus' native histograms).
+
+pub use porthole_bpf_types::histogram::{
+    BUCKETS, INDEX_MAX, INDEX_MIN, bucket_index, bucket_upper_bound_seconds,
+};
+
+use crate::agent;
+
+/// Durations of the exchanges of one series.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Histogram {
+    count: u64,
+    sum_ns: u64,
+    /// Counts by bucket, ascending by index; only buckets that hold something.
+    buckets: Vec<(i32, u64)>,
+}
+
+/// A histogram from the wire that contradicts itself.
+#[derive(Debug, thiserror::Error)]
+#[error("malformed histogram: {0}")]
+pub struct MalformedHistogram(&'static str);
+
+impl Histogram {
+    /// Adds one duration, in nanoseconds.
+    pub fn record(&mut self, duration_ns: u64) {
+        self.add(bucket_index(duration_ns), 1, duration_ns);
+    }
+
+    /// Adds `count` durations of one bucket that sum up to `sum_ns`.
+    pub fn add(&mut self, index: i32, count: u64, sum_ns: u64) {
+        if count == 0 {
+            return;
+        }
+        self.count = self.count.saturating_add(count);
+        self.sum_ns = self.sum_ns.saturating_add(sum_ns);
+        match self.buckets.binary_search_by_key(&index, |bucket| bucket.0) {
+            Ok(at) => self.buckets[at].1 = self.buckets[at].1.saturating_add(count),
+            Err(at) => self.buckets.insert(at, (index, count)),
+        }
+    }
+
+    /// Adds everything that `other` holds.
+    pub fn merge(&mut self, other: &Self) {
+        for &(index, count) in &other.buckets {
+            self.add(index, count, 0);
+        }
+        self.sum_ns = self.sum_ns.saturating_add(other.sum_ns);
+    }
+
+    /// Number of durations.
+    pub fn count(&self) -> u64 {
+        self.count
+    }
+
+    /// Sum of the durations, nanoseconds.
+    pub fn sum_ns(&self) -> u64 {
+        self.sum_ns
+    }
+
+    /// Buckets that hold something: (index, count), ascending.
+    pub fn buckets(&self) -> &[(i32, u64)] {
+        &self.buckets
+    }
+
+    /// Upper bound, in seconds, of the bucket in which the `q` quantile lies (0 < q <= 1); `None` when empty.
+    #[allow(clippy::cast_precision_loss, clippy::cast_sign_loss, clippy::cast_possible_truncation)]
+    pub fn quantile(&self, q: f64) -> Option<f64> {
+        let rank = ((self.count as f64 * q).ceil() as u64).max(1);
+        let mut seen = 0_u64;
+        self.buckets.iter().find_map(|&(index, count)| {
+            seen = seen.saturating_add(count);
+            (seen >= rank).then(|| bucket_upper_bound_seconds(index))
+        })
+    }
+
+    /// The form on the wire.
+    pub fn to_wire(&self) -> agent::Histogram {
+        let mut wire =
+            agent::Histogram { count: self.count, sum_ns: self.sum_ns, ..agent::Histogram::default() };
+        let mut last = 0;
+        for &(index, count) in &self.buckets {
+            wire.index_delta.push(index - last);
+            wire.bucket.push(count);
+            last = index;
+        }
+        wire
+    }
+
+    /// Reads the form on the wire, believing nothing.
+    pub fn from_wire(wire: &agent::Histogram) -> Result<Self, MalformedHistogram> {
+        if wire.index_delta.len() != wire.bucket.len() {
+            return Err(MalformedHistogram("as many counts as indexes are needed"));
+        }
+        if wire.bucket.len() > BUCKETS {
+            return Err(MalformedHistogram("too many buckets"));
+        }
+        let mut histogram = Self { sum_ns: wire.sum_ns, ..Self::default() };
+        let mut last = None::<i32>;
+        for (&delta, &count) in wire.index_delta.iter().zip(&wire.bucket) {
+            let index = last.unwrap_or(0).checked_add(delta).ok_or(MalformedHistogram("index overflow"))?;
+            if !(INDEX_MIN..=INDEX_MAX).contains(&index) {
+                return Err(MalformedHistogram("index out of range"));
+            }
+            if last.is_some_and(|last| index <= last) {
+                return Err(MalformedHistogram("indexes must ascend"));
+            }
+            histogram.count =
+                histogram.count.checked_add(count).ok_or(MalformedHistogram("count overflow"))?;
+            histogram.buckets.push((index, count));
+            last = Some(index);
+        }
+        if histogram.count != wire.count {
+            return Err(MalformedHistogram("the buckets do not add up to the count"));
+        }
+        Ok(histogram)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_wire_form_survives_a_round_trip() {
+        let mut histogram = Histogram::default();
+        for ns in [0, 1, 80_000, 80_000, 1_000_000, 3_000_000_000, u64::MAX / 2] {
+            histogram.record(ns);
+        }
+        assert_eq!(Histogram::from_wire(&histogram.to_wire()).expect("well formed"), histogram);
+    }
+
+    #[test]
+    fn contradictions_are_refused() {
+        let good = || {
+            let mut histogram = Histogram::default();
+            histogram.record(5);
+            histogram.record(5_000_000);
+            histogram.to_wire()
+        };
+        let mut wire = good();
+        wire.count += 1;
+        assert!(Histogram::from_wire(&wire).is_err());
+        let mut wire = good();
+        wire.bucket.pop();
+        assert!(Histogram::from_wire(&wire).is_err());
+        let mut wire = good();
+        wire.index_delta[1] = 0;
+        assert!(Histogram::from_wire(&wire).is_err());
+        let mut wire = good();
+        wire.index_delta[0] = i32::MAX;
+        assert!(Histogram::from_wire(&wire).is_err());
+    }
+
+    #[test]
+    fn a_quantile_is_the_bound_of_its_bucket() {
+        let mut histogram = Histogram::default();
+        assert_eq!(histogram.quantile(0.5), None);
+        for _ in 0..99 {
+            histogram.record(1_000_000);
+        }
+        histogram.record(1_000_000_000);
+        let p50 = histogram.quantile(0.5).expect("not empty");
+        assert!((0.001..0.0011).contains(&p50), "{p50}");
+        assert_eq!(histogram.quantile(1.0), Some(1.0));
+    }
+}

@@ -1,0 +1,27 @@
+//! Bounds on what crosses between guest and host. Both sides keep to them; the host enforces them.
+
+use std::time::Duration;
+
+/// The contract version that this build speaks.
+pub const CONTRACT_VERSION: u32 = 1;
+
+/// Guest vsock port on which the agent listens. Kata uses 1024 to 1027 and 10240.
+pub const AGENT_VSOCK_PORT: u32 = 10_260;
+
+/// Context id of the host (vsock(7), `VMADDR_CID_HOST`): the only peer that the agent accepts.
+pub const HOST_CID: u32 = 2;
+
+/// Largest number of series in one batch; a full state is sent as several batches.
+pub const BATCH_SERIES_MAX: usize = 512;
+
+/// Largest length of any string in a series key, in bytes.
+pub const KEY_STRING_MAX: usize = 256;
+
+/// Largest number of series that the host keeps for one sandbox, whatever the guest says.
+pub const SANDBOX_SERIES_MAX: usize = 4_096;
+
+/// Deadline of one unary call.
+pub const CALL_DEADLINE: Duration = Duration::from_secs(5);
+
+/// Default least time between two batches of one `Watch`.
+pub const WATCH_INTERVAL: Duration = Duration::from_secs(1);

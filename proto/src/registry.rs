@@ -1,0 +1,289 @@
+//! The registry of sandboxes: one JSON file per sandbox in a directory on the host.
+//!
+//! The companion of a sandbox writes `<sandbox id>.json` by rename, holds an exclusive `flock` on
+//! `<sandbox id>.lock` while it lives, and removes both at the end. The exporter watches the directory. A file
+//! whose lock can be taken belongs to a companion that died: whoever reads it may remove both.
+//!
+//! Everything in a record was said by the host (containerd, the configuration), never by the guest.
+
+use std::{
+    collections::BTreeMap,
+    fmt, io,
+    path::{Path, PathBuf},
+    str::FromStr,
+};
+
+use serde::{Deserialize, Serialize};
+
+use crate::channel::Channel;
+
+/// Where the registry is unless configured otherwise.
+pub const DEFAULT_DIRECTORY: &str = "/run/porthole/sandboxes";
+
+/// Version of the record's form.
+pub const RECORD_VERSION: u32 = 1;
+
+/// Largest record that is read, in bytes.
+pub const RECORD_BYTES_MAX: u64 = 256 * 1024;
+
+/// Largest length of an id, in bytes: containerd's own bound (`containerd: identifiers/validate.go`).
+pub const ID_BYTES_MAX: usize = 76;
+
+/// Id that containerd gave to a container or sandbox: letters and digits, inside also `-`, `_` and `.`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct ContainerId(String);
+
+/// A sandbox has the id of its first container.
+pub type SandboxId = ContainerId;
+
+/// A text that containerd would not accept as an id.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "`{0}` is no container id: 1 to {ID_BYTES_MAX} letters, digits, `-`, `_`, `.`, starting with a letter or digit"
+)]
+pub struct InvalidId(String);
+
+impl ContainerId {
+    /// The id's text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for ContainerId {
+    type Err = InvalidId;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let well_formed = (1..=ID_BYTES_MAX).contains(&text.len())
+            && text.starts_with(|c: char| c.is_ascii_alphanumeric())
+            && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b));
+        if well_formed { Ok(Self(text.to_owned())) } else { Err(InvalidId(text.to_owned())) }
+    }
+}
+
+impl TryFrom<String> for ContainerId {
+    type Error = InvalidId;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        text.parse()
+    }
+}
+
+impl From<ContainerId> for String {
+    fn from(id: ContainerId) -> Self {
+        id.0
+    }
+}
+
+impl fmt::Display for ContainerId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// How far the monitoring of a sandbox has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SandboxState {
+    /// The companion waits for the sandbox or puts the agent into it.
+    Injecting,
+    /// The agent was started; the exporter can dial it.
+    Watching,
+    /// The workload runs without an agent; the reason says why.
+    Unmonitored,
+    /// The workload has ended; the companion is cleaning up.
+    Ended,
+}
+
+impl SandboxState {
+    /// The state as it stands in records, metrics and listings.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Injecting => "injecting",
+            Self::Watching => "watching",
+            Self::Unmonitored => "unmonitored",
+            Self::Ended => "ended",
+        }
+    }
+}
+
+/// Why a sandbox has no agent.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reason {
+    /// One of a small fixed set of words, fit for a metric's label: `sidecar_missing`, `create_refused`, …
+    pub code: String,
+    /// The whole story, one line.
+    pub message: String,
+}
+
+/// A container of the sandbox that belongs to the workload.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ContainerRecord {
+    /// `k8s_container_name`; for plain containerd the container's id.
+    pub name: String,
+}
+
+/// One sandbox, as the host knows it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SandboxRecord {
+    /// [`RECORD_VERSION`].
+    pub version: u32,
+    /// containerd's id of the sandbox container.
+    pub sandbox_id: SandboxId,
+    /// containerd's namespace.
+    pub containerd_namespace: String,
+    /// Whom the numbers belong to.
+    pub tenant: String,
+    /// The application (OpenTelemetry's `service.name`).
+    pub service_name: String,
+    /// Kubernetes namespace of a CRI pod.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub k8s_namespace_name: Option<String>,
+    /// Kubernetes name of a CRI pod.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub k8s_pod_name: Option<String>,
+    /// The workload's containers; the agent's own is not among them.
+    pub containers: BTreeMap<ContainerId, ContainerRecord>,
+    /// The delegate's binary name.
+    pub runtime: String,
+    /// Where the agent listens, once it was started.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub channel: Option<Channel>,
+    /// How far the monitoring has come.
+    pub state: SandboxState,
+    /// Set when the state is [`SandboxState::Unmonitored`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<Reason>,
+    /// When the companion began, milliseconds since 1970-01-01T00:00:00Z.
+    pub created_unix_ms: u64,
+}
+
+/// A record that cannot be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum RecordError {
+    /// The file system refused.
+    #[error("{path}: {source}")]
+    Io {
+        /// The file concerned.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The file holds something else than a record.
+    #[error("{path}: not a sandbox record: {source}")]
+    Malformed {
+        /// The file concerned.
+        path: PathBuf,
+        /// What the parser said.
+        source: serde_json::Error,
+    },
+    /// The file is larger than a record may be.
+    #[error("{path}: larger than {RECORD_BYTES_MAX} bytes")]
+    TooLarge {
+        /// The file concerned.
+        path: PathBuf,
+    },
+    /// The record is of another form.
+    #[error("{path}: record version {found}, this build reads {RECORD_VERSION}")]
+    Version {
+        /// The file concerned.
+        path: PathBuf,
+        /// The version found.
+        found: u32,
+    },
+}
+
+/// The record file of a sandbox.
+pub fn record_path(directory: &Path, sandbox: &SandboxId) -> PathBuf {
+    directory.join(format!("{sandbox}.json"))
+}
+
+/// The lock file of a sandbox's companion.
+pub fn lock_path(directory: &Path, sandbox: &SandboxId) -> PathBuf {
+    directory.join(format!("{sandbox}.lock"))
+}
+
+impl SandboxRecord {
+    /// Writes the record so that a reader sees the old or the new one, never half of one.
+    pub fn write(&self, directory: &Path) -> Result<(), RecordError> {
+        let path = record_path(directory, &self.sandbox_id);
+        let io = |source| RecordError::Io { path: path.clone(), source };
+        let text = serde_json::to_vec_pretty(self)
+            .map_err(|source| RecordError::Malformed { path: path.clone(), source })?;
+        let staged = directory.join(format!(".{}.json.new", self.sandbox_id));
+        std::fs::write(&staged, text).map_err(io)?;
+        std::fs::rename(&staged, &path).map_err(io)
+    }
+
+    /// Reads one record.
+    pub fn read(path: &Path) -> Result<Self, RecordError> {
+        let io = |source| RecordError::Io { path: path.to_owned(), source };
+        let file = std::fs::File::open(path).map_err(io)?;
+        let mut text = Vec::new();
+        io::Read::read_to_end(&mut io::Read::take(file, RECORD_BYTES_MAX + 1), &mut text).map_err(io)?;
+        if text.len() as u64 > RECORD_BYTES_MAX {
+            return Err(RecordError::TooLarge { path: path.to_owned() });
+        }
+        let record: Self = serde_json::from_slice(&text)
+            .map_err(|source| RecordError::Malformed { path: path.to_owned(), source })?;
+        if record.version != RECORD_VERSION {
+            return Err(RecordError::Version { path: path.to_owned(), found: record.version });
+        }
+        Ok(record)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record() -> SandboxRecord {
+        SandboxRecord {
+            version: RECORD_VERSION,
+            sandbox_id: "shop-1".parse().expect("id"),
+            containerd_namespace: "acme".into(),
+            tenant: "acme \"quoted\"\nünïcode".into(),
+            service_name: "shop".into(),
+            k8s_namespace_name: None,
+            k8s_pod_name: None,
+            containers: BTreeMap::from([(
+                "shop-1".parse().expect("id"),
+                ContainerRecord { name: "shop".into() },
+            )]),
+            runtime: "containerd-shim-porthole-microvm-v2".into(),
+            channel: Some("hvsock:///run/x.sock:10260".parse().expect("channel")),
+            state: SandboxState::Watching,
+            reason: None,
+            created_unix_ms: 1,
+        }
+    }
+
+    #[test]
+    fn a_record_survives_a_round_trip() {
+        let dir = tempfile::tempdir().expect("directory");
+        record().write(dir.path()).expect("written");
+        let path = record_path(dir.path(), &record().sandbox_id);
+        assert_eq!(SandboxRecord::read(&path).expect("read"), record());
+        assert_eq!(std::fs::read_dir(dir.path()).expect("listing").count(), 1, "no staging file remains");
+    }
+
+    #[test]
+    fn other_versions_garbage_and_giants_are_refused_with_the_file_named() {
+        let dir = tempfile::tempdir().expect("directory");
+        let path = dir.path().join("x.json");
+        let future = serde_json::to_string(&SandboxRecord { version: 9, ..record() }).expect("json");
+        for text in [future.as_bytes(), b"{", &vec![b' '; 300_000]] {
+            std::fs::write(&path, text).expect("written");
+            let error = SandboxRecord::read(&path).expect_err("refused").to_string();
+            assert!(error.contains("x.json"), "{error}");
+        }
+    }
+
+    #[test]
+    fn ids_that_could_leave_the_directory_are_refused() {
+        for id in ["", "..", ".x", "a/b", "a\n", &"a".repeat(77)] {
+            assert!(id.parse::<ContainerId>().is_err(), "{id:?}");
+        }
+    }
+}
