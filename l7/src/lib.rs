@@ -13,6 +13,7 @@ mod chunk;
 mod connection;
 mod engine;
 mod exchange;
+pub mod sql;
 
 pub use chunk::{Chunk, Direction, Timestamp};
 pub use connection::{Connection, Verdict};
