@@ -1,6 +1,15 @@
 //! One connection: identified by its first bytes, then followed by its protocol's parser.
+//!
+//! What comes before identification is kept, within bounds, and given to the parser once it is known. A connection
+//! may have been joined in the middle, so every chunk is taken for a possible start of a message until one is
+//! recognised.
 
-use crate::{Chunk, Engine, Exchange, Protocol, ScopeId, Timestamp};
+use crate::{
+    Chunk, Direction, Engine, Exchange, Protocol, ScopeId, Side, Timestamp,
+    guessing::{Found, Guessing},
+    parser::{Context, Flow, Parser, Request, Segment, Sender, Start, Transport},
+    table,
+};
 
 /// What is known about a connection's protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,31 +22,207 @@ pub enum Verdict {
     Ignored,
 }
 
+/// Times that a connection may turn out to speak something else than was thought.
+const CHANGES_MAX: u8 = 4;
+
+/// Later looks at a connection on which nothing was recognised at first: at its 16th, 32nd, 64th, … chunk.
+const SECOND_LOOKS_MAX: u8 = 6;
+
 /// One connection's parser state.
 #[derive(Debug)]
 pub struct Connection {
     scope: ScopeId,
-    verdict: Verdict,
+    transport: Transport,
+    state: State,
+    /// Where each direction's next byte is expected.
+    next: [u64; 2],
+    changes: u8,
+}
+
+#[derive(Debug)]
+enum State {
+    Guessing(Box<Guessing>),
+    Known {
+        protocol: Protocol,
+        side: Side,
+        parser: Box<dyn Parser>,
+    },
+    /// Nothing was recognised; may be looked at again.
+    Unknown {
+        chunks: u32,
+        looks: u8,
+    },
+    /// Will not be looked at again.
+    Done,
 }
 
 impl Connection {
     /// A connection of which nothing was seen yet.
     pub fn new(scope: ScopeId) -> Self {
-        Self { scope, verdict: Verdict::Guessing }
+        Self::with_transport(scope, Transport::Stream)
+    }
+
+    /// A pair of datagram ends of which nothing was seen yet: each chunk is one datagram.
+    pub fn datagram(scope: ScopeId) -> Self {
+        Self::with_transport(scope, Transport::Datagram)
+    }
+
+    fn with_transport(scope: ScopeId, transport: Transport) -> Self {
+        Self { scope, transport, state: State::Guessing(Box::default()), next: [0; 2], changes: 0 }
+    }
+
+    /// A connection whose protocol is known from elsewhere; `None` when there is no parser for it.
+    pub fn known(scope: ScopeId, transport: Transport, protocol: Protocol, side: Side) -> Option<Self> {
+        let parser = (table::entry(protocol)?.start)(Start { transport, handover: None });
+        let state = State::Known { protocol, side, parser };
+        Some(Self { state, ..Self::with_transport(scope, transport) })
     }
 
     /// What is known about its protocol.
     pub fn verdict(&self) -> Verdict {
-        self.verdict
+        match &self.state {
+            State::Guessing(_) => Verdict::Guessing,
+            State::Known { protocol, .. } => Verdict::Known(*protocol),
+            State::Unknown { .. } | State::Done => Verdict::Ignored,
+        }
+    }
+
+    /// Which side the observed process is on, once the protocol is known.
+    pub fn side(&self) -> Option<Side> {
+        match &self.state {
+            State::Known { side, .. } => Some(*side),
+            _ => None,
+        }
     }
 
     /// Takes the next bytes, in the order of each direction's offsets; gives out every exchange that they end.
     pub fn chunk(&mut self, chunk: &Chunk<'_>, engine: &mut Engine, sink: &mut dyn FnMut(Exchange)) {
-        let _ = (chunk, engine, sink, self.scope);
+        let Some((chunk, lost)) = self.in_order(chunk) else { return };
+        match &mut self.state {
+            State::Done => {}
+            State::Known { .. } => self.follow(&chunk, lost, engine, sink),
+            State::Guessing(guessing) => match guessing.chunk(&chunk, lost, self.transport) {
+                Found::Nothing => {}
+                Found::GaveUp => {
+                    engine.tally_mut().unidentified += 1;
+                    self.state = State::Unknown { chunks: 0, looks: 0 };
+                }
+                Found::Protocol(protocol, side) => {
+                    let guessing = std::mem::take(guessing);
+                    self.enter(protocol, side, None);
+                    guessing.replay(|chunk, lost| self.follow(chunk, lost, engine, sink));
+                }
+            },
+            State::Unknown { chunks, looks } => {
+                *chunks = chunks.saturating_add(1);
+                if *looks < SECOND_LOOKS_MAX && *chunks >= 16 << *looks {
+                    *looks += 1;
+                    let found = Guessing::default().chunk(&chunk, lost, self.transport);
+                    if let Found::Protocol(protocol, side) = found {
+                        self.enter(protocol, side, None);
+                        self.follow(&chunk, lost, engine, sink);
+                    }
+                }
+            }
+        }
     }
 
     /// The connection was closed: requests still waiting end without a response.
     pub fn close(&mut self, now: Timestamp, engine: &mut Engine, sink: &mut dyn FnMut(Exchange)) {
-        let _ = (now, engine, sink);
+        if let State::Known { side, parser, .. } = &mut self.state {
+            parser.close(now, &mut Context { engine, scope: self.scope, side: *side, sink });
+        }
+        self.state = State::Done;
+    }
+
+    /// Nothing moved on the connection for a while (call it every few seconds): ends what only waits for time to pass.
+    pub fn idle(&mut self, now: Timestamp, engine: &mut Engine, sink: &mut dyn FnMut(Exchange)) {
+        if let State::Known { side, parser, .. } = &mut self.state {
+            parser.idle(now, &mut Context { engine, scope: self.scope, side: *side, sink });
+        }
+    }
+
+    /// Drops what was already seen of a chunk; finds how much was lost before it.
+    fn in_order<'a>(&mut self, chunk: &Chunk<'a>) -> Option<(Chunk<'a>, u64)> {
+        let mut chunk = *chunk;
+        chunk.total = chunk.total.max(chunk.bytes.len() as u64);
+        if self.transport == Transport::Datagram {
+            return Some((chunk, 0));
+        }
+        let next = &mut self.next[chunk.direction as usize];
+        let expected = *next;
+        let seen = expected.saturating_sub(chunk.offset);
+        if seen > 0 {
+            if seen >= chunk.total {
+                return None;
+            }
+            let seen_bytes = usize::try_from(seen).unwrap_or(usize::MAX).min(chunk.bytes.len());
+            chunk.bytes = chunk.bytes.get(seen_bytes..).unwrap_or_default();
+            chunk.offset += seen;
+            chunk.total -= seen;
+        }
+        *next = chunk.offset.saturating_add(chunk.total);
+        Some((chunk, chunk.offset - expected))
+    }
+
+    fn enter(&mut self, protocol: Protocol, side: Side, handover: Option<Request>) {
+        self.state = match table::entry(protocol) {
+            Some(entry) => {
+                let parser = (entry.start)(Start { transport: self.transport, handover });
+                State::Known { protocol, side, parser }
+            }
+            None => State::Done,
+        };
+    }
+
+    /// Gives bytes to the parser, and does what it says.
+    fn follow(&mut self, chunk: &Chunk<'_>, lost: u64, engine: &mut Engine, sink: &mut dyn FnMut(Exchange)) {
+        let mut bytes = chunk.bytes;
+        let mut lost = lost;
+        loop {
+            let State::Known { side, parser, .. } = &mut self.state else { return };
+            let side = *side;
+            let segment = Segment {
+                from: Sender::of(chunk.direction, side),
+                at: chunk.timestamp,
+                lost,
+                bytes,
+                unseen: chunk.total.saturating_sub(chunk.bytes.len() as u64),
+            };
+            let mut cx = Context { engine, scope: self.scope, side, sink };
+            match parser.segment(&segment, &mut cx) {
+                Flow::Continue => return,
+                Flow::Done => {
+                    self.state = State::Done;
+                    return;
+                }
+                Flow::Unrecognised => {
+                    parser.close(chunk.timestamp, &mut cx);
+                    self.changes = self.changes.saturating_add(1);
+                    self.state = if self.changes > CHANGES_MAX {
+                        State::Done
+                    } else {
+                        State::Guessing(Box::default())
+                    };
+                    return;
+                }
+                Flow::Switch { to, rest, handover } => {
+                    self.changes = self.changes.saturating_add(1);
+                    if self.changes > CHANGES_MAX {
+                        self.state = State::Done;
+                        return;
+                    }
+                    self.enter(to, side, handover);
+                    bytes = bytes.get(bytes.len().saturating_sub(rest)..).unwrap_or_default();
+                    lost = 0;
+                    if bytes.is_empty() && segment.unseen == 0 {
+                        return;
+                    }
+                }
+            }
+        }
     }
 }
+
+/// A direction as an index.
+const _: () = assert!(Direction::Ingress as usize == 0 && Direction::Egress as usize == 1);

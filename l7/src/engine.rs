@@ -1,6 +1,11 @@
 //! What the connections of one agent share: names, limits and counts.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+
+use crate::{
+    Status,
+    routes::{RouteRef, Routes, template},
+};
 
 /// A name, as a small integer. Equal names have equal symbols within one engine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -16,6 +21,44 @@ impl Symbol {
 /// The application in whose favour routes are limited: all connections of one container share one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ScopeId(pub u32);
+
+/// A vocabulary of names that an application brings, each bounded by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
+pub enum NameKind {
+    /// HTTP methods that are not well known.
+    HttpMethod,
+    /// gRPC `/service/method`.
+    GrpcMethod,
+    /// Tables of SQL statements.
+    Table,
+    /// Commands that are not well known, of any protocol.
+    Command,
+    /// Error words that are not well known: SQLSTATEs, Redis error prefixes.
+    ErrorWord,
+    /// Topics, subjects, queues, exchanges.
+    Destination,
+    /// Collections of document stores.
+    Collection,
+    /// Domain names, converged.
+    Domain,
+    /// Classes of keys.
+    KeyClass,
+}
+
+impl NameKind {
+    /// Most names of this kind that one application has.
+    fn limit(self, limits: &Limits) -> usize {
+        match self {
+            Self::HttpMethod => 16,
+            Self::Command | Self::ErrorWord => 64,
+            _ => limits.routes_per_scope,
+        }
+    }
+}
+
+/// Longest name, bytes; longer ones are cut.
+pub const NAME_BYTES_MAX: usize = 256;
 
 /// Bounds of an engine.
 #[derive(Clone, Copy, Debug)]
@@ -35,9 +78,11 @@ impl Default for Limits {
 }
 
 /// What the engine saw and did not understand, cumulative.
+///
+/// `messages_seen` is `exchanges` plus `not_understood` plus what still waits.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Tally {
-    /// Request starts seen on identified connections.
+    /// Request starts seen on identified connections; a response whose request was not seen counts as one.
     pub messages_seen: u64,
     /// Exchanges given out.
     pub exchanges: u64,
@@ -47,6 +92,8 @@ pub struct Tally {
     pub folded: u64,
     /// Gaps in a stream after which a parser had to look for the next message.
     pub gaps: u64,
+    /// Connections that were given up because nothing known was spoken.
+    pub unidentified: u64,
 }
 
 /// What the connections of one agent share.
@@ -54,14 +101,29 @@ pub struct Tally {
 pub struct Engine {
     limits: Limits,
     tally: Tally,
-    names: Vec<Box<str>>,
+    names: Names,
+    vocabularies: HashMap<(ScopeId, NameKind), HashSet<Symbol>>,
+    routes: HashMap<ScopeId, Routes>,
+    scratch: String,
+}
+
+#[derive(Debug, Default)]
+struct Names {
+    texts: Vec<Box<str>>,
     symbols: HashMap<Box<str>, Symbol>,
 }
 
 impl Engine {
     /// An engine without connections.
     pub fn new(limits: Limits) -> Self {
-        let mut engine = Self { limits, tally: Tally::default(), names: Vec::new(), symbols: HashMap::new() };
+        let mut engine = Self {
+            limits,
+            tally: Tally::default(),
+            names: Names::default(),
+            vocabularies: HashMap::new(),
+            routes: HashMap::new(),
+            scratch: String::new(),
+        };
         for reserved in ["", "other"] {
             engine.intern(reserved);
         }
@@ -80,21 +142,118 @@ impl Engine {
 
     /// The text of a symbol.
     pub fn name(&self, symbol: Symbol) -> &str {
-        self.names.get(symbol.0 as usize).map_or("other", |name| name)
+        self.names.texts.get(symbol.0 as usize).map_or("other", |name| name)
     }
 
     /// The symbol of a name; [`Symbol::OTHER`], counted, when there is no room for another.
     pub fn intern(&mut self, name: &str) -> Symbol {
-        if let Some(&symbol) = self.symbols.get(name) {
+        self.names.intern(name, &self.limits, &mut self.tally)
+    }
+
+    /// Forgets what was learned of an application whose connections are gone. Symbols stay.
+    pub fn forget_scope(&mut self, scope: ScopeId) {
+        self.routes.remove(&scope);
+        self.vocabularies.retain(|(of, _), _| *of != scope);
+    }
+
+    pub(crate) fn tally_mut(&mut self) -> &mut Tally {
+        &mut self.tally
+    }
+
+    /// The symbol of a name out of an application's vocabulary; [`Symbol::OTHER`], counted, when that is full.
+    pub(crate) fn name_of(&mut self, scope: ScopeId, kind: NameKind, name: &str) -> Symbol {
+        let name = truncate(name, NAME_BYTES_MAX);
+        if name.is_empty() {
+            return Symbol::NONE;
+        }
+        let known = self.names.symbols.get(name).copied();
+        let vocabulary = self.vocabularies.entry((scope, kind)).or_default();
+        if let Some(symbol) = known
+            && vocabulary.contains(&symbol)
+        {
             return symbol;
         }
-        if self.names.len() >= self.limits.symbols.max(2) {
+        if vocabulary.len() >= kind.limit(&self.limits) {
             self.tally.folded += 1;
             return Symbol::OTHER;
         }
-        let symbol = Symbol(u32::try_from(self.names.len()).unwrap_or(1));
-        self.names.push(name.into());
+        let symbol = self.intern(name);
+        if symbol != Symbol::OTHER
+            && let Some(vocabulary) = self.vocabularies.get_mut(&(scope, kind))
+        {
+            vocabulary.insert(symbol);
+        }
+        symbol
+    }
+
+    /// Looks up the route of a request target.
+    pub(crate) fn route(&mut self, scope: ScopeId, target: &[u8]) -> RouteRef {
+        template(target, &mut self.scratch);
+        self.routes.entry(scope).or_default().begin(&self.scratch)
+    }
+
+    /// The name of a route, now that its outcome is known.
+    pub(crate) fn route_symbol(&mut self, scope: ScopeId, route: RouteRef, status: Status) -> Symbol {
+        let Self { limits, tally, names, routes, .. } = self;
+        let folded_before = tally.folded;
+        let symbol =
+            routes
+                .entry(scope)
+                .or_default()
+                .finish(route, status, limits.routes_per_scope, |name| names.intern(name, limits, tally));
+        if symbol == Symbol::OTHER && tally.folded == folded_before {
+            tally.folded += 1;
+        }
+        symbol
+    }
+}
+
+impl Names {
+    fn intern(&mut self, name: &str, limits: &Limits, tally: &mut Tally) -> Symbol {
+        if let Some(&symbol) = self.symbols.get(name) {
+            return symbol;
+        }
+        if self.texts.len() >= limits.symbols.max(2) {
+            tally.folded += 1;
+            return Symbol::OTHER;
+        }
+        let symbol = Symbol(u32::try_from(self.texts.len()).unwrap_or(1));
+        self.texts.push(name.into());
         self.symbols.insert(name.into(), symbol);
         symbol
+    }
+}
+
+/// The longest prefix of at most `bytes` bytes that ends between two characters.
+fn truncate(text: &str, bytes: usize) -> &str {
+    if text.len() <= bytes {
+        return text;
+    }
+    let end = (0..=bytes).rev().find(|&end| text.is_char_boundary(end)).unwrap_or(0);
+    &text[..end]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_vocabulary_is_bounded_per_application() {
+        let mut engine = Engine::new(Limits { routes_per_scope: 3, ..Limits::default() });
+        let (one, two) = (ScopeId(1), ScopeId(2));
+        let first = engine.name_of(one, NameKind::Table, "t0");
+        for number in 1..10 {
+            engine.name_of(one, NameKind::Table, &format!("t{number}"));
+        }
+        assert_eq!(engine.name_of(one, NameKind::Table, "t0"), first);
+        assert_eq!(engine.name_of(one, NameKind::Table, "t9"), Symbol::OTHER);
+        assert_ne!(engine.name_of(two, NameKind::Table, "t9"), Symbol::OTHER);
+        assert_eq!(engine.tally().folded, 8);
+    }
+
+    #[test]
+    fn names_are_cut_between_characters() {
+        assert_eq!(truncate("a\u{fc}b", 2), "a");
+        assert_eq!(truncate("abc", 3), "abc");
     }
 }

@@ -6,16 +6,61 @@
 //!
 //! Invariants: no I/O, no async, no `unsafe`; every input is hostile, cut at any byte and may have gaps; memory is
 //! bounded per connection and in all; nothing is counted that was not a request.
+//!
+//! # Adding a protocol
+//!
+//! A protocol is a folder beside `http1/` that offers one [`parser::Entry`], and a line in `table.rs`. Nothing else
+//! changes (a new [`Protocol`] variant and [`NameKind`] aside).
+//!
+//! 1. **Identification**, `fn identify(&Opening) -> Guess`. It sees the bytes from the start of a chunk, of one end, and
+//!    what the other end said lately (`opening.peer`). It says [`Yes`](parser::Guess::Yes) with who sent them,
+//!    [`More`](parser::Guess::More) while the bytes are a prefix of something it would know (turn it into `No` when
+//!    `!opening.may_grow()`, unless it waits for the other end), [`No`](parser::Guess::No) otherwise. Both the client's
+//!    and the server's messages should be recognised, for connections joined in the middle; a server that speaks first
+//!    is simply recognised by its greeting. Random bytes must never pass: check every length, version and reserved bit;
+//!    where one end's bytes are not distinctive enough, want the other end's as well. Protocols are asked in the
+//!    table's order and the first `Yes` wins.
+//! 2. **The parser**, [`parser::Parser`]: gets [`parser::Segment`]s (who sent it, when, what was lost before it, the
+//!    captured head, how much followed unseen). It announces each request start with
+//!    [`message`](parser::Context::message) and ends it exactly once, with [`emit`](parser::Context::emit) or
+//!    [`not_understood`](parser::Context::not_understood); `testing::Replay::close` asserts that the sum is right. A
+//!    response without a request is an [`orphan`](parser::Context::orphan). Push messages and heartbeats are neither.
+//!    [`parser::Flow`] says how the connection goes on: another protocol ([`Switch`](parser::Flow::Switch): STARTTLS,
+//!    h2c), left alone ([`Done`](parser::Flow::Done)), or not this protocol after all
+//!    ([`Unrecognised`](parser::Flow::Unrecognised)).
+//! 3. **Building blocks**, the one way to do it: [`stream::Framer`] for length-prefixed messages (one for each
+//!    direction; it joins, skips and finds gaps), [`pending::Fifo`] for protocols that answer in order,
+//!    [`pending::ById`] for correlation ids, stream ids and datagrams' ids, [`domain::converge`] for host names,
+//!    `sql::shape` for statements, [`Context::name`](parser::Context::name) for names that the application brings
+//!    (bounded by [`NameKind`]), [`Context::word`](parser::Context::word) for words of the protocol itself.
+//! 4. **Datagrams**: with [`Transport::Datagram`] each segment is a whole datagram, and the connection is a pair of
+//!    ends; expire what waits in [`idle`](parser::Parser::idle).
+//! 5. **Tests** beside the parser: tables of conversations through `testing::assert_same_at_every_cut`, mutations and
+//!    random bytes through `testing::Random`, truncated and lost bytes through `testing::Replay`; a fuzz target in
+//!    `fuzz/`.
 #![forbid(unsafe_code)]
 #![warn(clippy::unwrap_used)]
 
 mod chunk;
 mod connection;
+pub mod domain;
 mod engine;
 mod exchange;
+mod guessing;
+mod http1;
+pub mod parser;
+pub mod pending;
+mod proxy;
+mod routes;
 pub mod sql;
+pub mod stream;
+mod table;
+#[cfg(test)]
+mod testing;
+mod tls;
 
 pub use chunk::{Chunk, Direction, Timestamp};
 pub use connection::{Connection, Verdict};
-pub use engine::{Engine, Limits, ScopeId, Symbol, Tally};
+pub use engine::{Engine, Limits, NAME_BYTES_MAX, NameKind, ScopeId, Symbol, Tally};
 pub use exchange::{ErrorClass, Exchange, Protocol, Side, Status};
+pub use parser::Transport;

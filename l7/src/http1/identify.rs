@@ -1,0 +1,175 @@
+//! Is this the start of an HTTP/1 message?
+
+use crate::parser::{Guess, Opening, Sender};
+
+/// Methods by which a connection is recognised: RFC 9110, RFC 5789 (PATCH), RFC 4918 and other `WebDAV`, UPnP, caches.
+/// Once it is, any token is a method.
+const METHODS: &[&str] = &[
+    "GET",
+    "POST",
+    "PUT",
+    "HEAD",
+    "DELETE",
+    "OPTIONS",
+    "PATCH",
+    "CONNECT",
+    "TRACE",
+    "PROPFIND",
+    "PROPPATCH",
+    "MKCOL",
+    "COPY",
+    "MOVE",
+    "LOCK",
+    "UNLOCK",
+    "REPORT",
+    "SEARCH",
+    "PURGE",
+    "BAN",
+    "LINK",
+    "UNLINK",
+    "NOTIFY",
+    "SUBSCRIBE",
+    "UNSUBSCRIBE",
+    "M-SEARCH",
+    "MERGE",
+    "CHECKOUT",
+    "MKACTIVITY",
+    "MKCALENDAR",
+    "ACL",
+    "BIND",
+    "REBIND",
+    "UNBIND",
+    "QUERY",
+];
+
+/// Length of a target behind a known method that is believed without having seen the version behind it, bytes.
+const LONG_TARGET: usize = 256;
+
+/// Length of an unknown method, bytes.
+const METHOD_BYTES_MAX: usize = 32;
+
+/// Looks at first bytes.
+pub(super) fn identify(opening: &Opening<'_>) -> Guess {
+    let guess = match request(opening.bytes, true) {
+        Guess::No => response(opening.bytes),
+        guess => guess,
+    };
+    if guess == Guess::More && !opening.may_grow() { Guess::No } else { guess }
+}
+
+/// Does a request start here? With `strict` only by a well-known method.
+pub(super) fn request(bytes: &[u8], strict: bool) -> Guess {
+    // RFC 9112 section 2.2: empty lines before a request are to be ignored.
+    let blank = bytes.iter().take(8).take_while(|b| matches!(b, b'\r' | b'\n')).count();
+    let bytes = bytes.get(blank..).unwrap_or_default();
+    let Some(method_end) = bytes.iter().take(METHOD_BYTES_MAX + 1).position(|b| !is_token(*b)) else {
+        let begun = bytes.len() <= METHOD_BYTES_MAX
+            && (METHODS.iter().any(|method| method.as_bytes().starts_with(bytes)) || !strict);
+        return if begun { Guess::More } else { Guess::No };
+    };
+    let (method, rest) = bytes.split_at(method_end);
+    let known = METHODS.iter().any(|known| known.as_bytes() == method);
+    if (strict && !known) || method.is_empty() || rest.first() != Some(&b' ') {
+        return Guess::No;
+    }
+    let target = rest.get(1..).unwrap_or_default();
+    let Some(&first) = target.first() else { return Guess::More };
+    if !matches!(first, b'/' | b'*' | b'[') && !first.is_ascii_alphanumeric() {
+        return Guess::No;
+    }
+    let line_end = memchr::memchr(b'\n', target);
+    let line = line_end.map_or(target, |end| target.get(..end).unwrap_or_default());
+    if line.iter().any(|b| (*b < b' ' && *b != b'\r') || *b == 0x7f) {
+        return Guess::No;
+    }
+    match line_end {
+        Some(_) if version_at_end(line) => Guess::Yes(Sender::Client),
+        Some(_) => Guess::No,
+        None if known && first == b'/' && line.len() >= LONG_TARGET => Guess::Yes(Sender::Client),
+        None => Guess::More,
+    }
+}
+
+/// Does a response start here?
+pub(super) fn response(bytes: &[u8]) -> Guess {
+    const SHAPE: &[u8; 13] = b"HTTP/1.v ddd ";
+    for (at, shape) in SHAPE.iter().enumerate() {
+        let Some(&byte) = bytes.get(at) else { return Guess::More };
+        let fits = match shape {
+            b'v' => matches!(byte, b'0' | b'1'),
+            b'd' if at == 9 => matches!(byte, b'1'..=b'9'),
+            b'd' => byte.is_ascii_digit(),
+            // The reason phrase may be missing with its space.
+            b' ' if at == 12 => matches!(byte, b' ' | b'\r' | b'\n'),
+            literal => byte == *literal,
+        };
+        if !fits {
+            return Guess::No;
+        }
+    }
+    Guess::Yes(Sender::Server)
+}
+
+/// Whether a request line (without its line feed) ends in a version of HTTP/1.
+pub(super) fn version_at_end(line: &[u8]) -> bool {
+    let line = line.strip_suffix(b"\r").unwrap_or(line).trim_ascii_end();
+    line.ends_with(b" HTTP/1.1") || line.ends_with(b" HTTP/1.0")
+}
+
+/// The method's name, if it is a well-known one.
+pub(super) fn well_known(method: &[u8]) -> Option<&'static str> {
+    METHODS.iter().copied().find(|known| known.as_bytes() == method)
+}
+
+/// RFC 9110 section 5.6.2, `tchar`.
+pub(super) fn is_token(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn requests_and_responses_are_recognised_from_their_prefix_on() {
+        for text in [
+            "GET / HTTP/1.1\r\n",
+            "\r\nPOST /x?y HTTP/1.0\n",
+            "CONNECT a.b:443 HTTP/1.1\r\n",
+            "OPTIONS * HTTP/1.1\r\n",
+            "GET http://a/b HTTP/1.1\r\n",
+            "M-SEARCH * HTTP/1.1\r\n",
+        ] {
+            for cut in 0..text.len() {
+                assert_eq!(request(&text.as_bytes()[..cut], true), Guess::More, "{text:?} cut at {cut}");
+            }
+            assert_eq!(request(text.as_bytes(), true), Guess::Yes(Sender::Client), "{text:?}");
+        }
+        for text in ["HTTP/1.1 200 ", "HTTP/1.0 404\r", "HTTP/1.1 599\n"] {
+            for cut in 0..text.len() {
+                assert_eq!(response(&text.as_bytes()[..cut]), Guess::More, "{text:?} cut at {cut}");
+            }
+            assert_eq!(response(text.as_bytes()), Guess::Yes(Sender::Server), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn neighbours_are_not_taken_for_it() {
+        for text in [
+            "GET key\r\n",
+            "get / HTTP/1.1\r\n",
+            "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+            "OPTIONS rtsp://x RTSP/1.0\r\n",
+            "INVITE sip:a@b SIP/2.0\r\n",
+            "HTTP/2 200 \r\n",
+            "HTTP/1.1 20x ",
+            "GET /\r\n",
+            "GET \0 HTTP/1.1\r\n",
+            "*1\r\n$4\r\nPING\r\n",
+            "\x16\x03\x01",
+        ] {
+            assert_eq!(request(text.as_bytes(), true), Guess::No, "{text:?}");
+            assert_eq!(response(text.as_bytes()), Guess::No, "{text:?}");
+        }
+    }
+}

@@ -1,0 +1,92 @@
+//! HTTP/1.0 and HTTP/1.1 (RFC 9110, RFC 9112).
+//!
+//! ```text
+//! Segment → Reader (one per direction: start line, header, body framing) → Pairing → Exchange
+//! ```
+//!
+//! What counts as an exchange: a request whose head was complete, and
+//! - its final response, from the request's first byte to the response's last; the interim ones belong to it;
+//! - or the switch of protocols (101, or success of CONNECT), after which the connection is left alone;
+//! - or the connection's end without a response.
+//!
+//! A request whose head never ended is none, and counts as not understood. Nothing is held of a message but a line
+//! that was cut between two segments.
+
+mod identify;
+mod pairing;
+mod reader;
+#[cfg(test)]
+mod tests;
+
+use crate::{
+    Protocol, Timestamp,
+    http1::{
+        pairing::{Pairing, RequestEnd, ResponseEnd},
+        reader::Reader,
+    },
+    parser::{Context, Entry, Flow, Parser, Segment, Sender, Start, Transport},
+};
+
+/// Its line in the table.
+pub(crate) const ENTRY: Entry = Entry {
+    protocol: Protocol::Http1,
+    transports: &[Transport::Stream],
+    identify: identify::identify,
+    start: |_: Start| Box::new(Http1::default()),
+};
+
+/// Segments in a row without a message start after which a connection that lost its framing is given up.
+const FRUITLESS_MAX: u16 = 1024;
+
+/// One connection.
+#[derive(Debug)]
+struct Http1 {
+    requests: Reader,
+    responses: Reader,
+    pairing: Pairing,
+}
+
+impl Default for Http1 {
+    fn default() -> Self {
+        Self {
+            requests: Reader::new(Sender::Client),
+            responses: Reader::new(Sender::Server),
+            pairing: Pairing::default(),
+        }
+    }
+}
+
+impl Parser for Http1 {
+    fn segment(&mut self, segment: &Segment<'_>, cx: &mut Context<'_>) -> Flow {
+        let Self { requests, responses, pairing } = self;
+        let rest = match segment.from {
+            Sender::Client => requests.segment(segment, &mut RequestEnd { pairing, responses, cx }),
+            Sender::Server => responses.segment(segment, &mut ResponseEnd { pairing, cx }),
+        };
+        if let Some(tunnel) = pairing.tunnel.take() {
+            // Requests that were sent behind the one that switched are not HTTP/1's any more.
+            pairing.forget(cx);
+            return match tunnel.to {
+                Some(to) => Flow::Switch { to, rest, handover: tunnel.handover },
+                None => Flow::Done,
+            };
+        }
+        if requests.fruitless() > FRUITLESS_MAX || responses.fruitless() > FRUITLESS_MAX {
+            self.close(segment.at, cx);
+            return Flow::Done;
+        }
+        Flow::Continue
+    }
+
+    fn close(&mut self, now: Timestamp, cx: &mut Context<'_>) {
+        let Self { requests, responses, pairing } = self;
+        responses.close(&mut ResponseEnd { pairing, cx });
+        requests.close(&mut RequestEnd { pairing, responses, cx });
+        pairing.close(now, cx);
+    }
+
+    fn idle(&mut self, now: Timestamp, cx: &mut Context<'_>) {
+        let Self { responses, pairing, .. } = self;
+        responses.idle(now, &mut ResponseEnd { pairing, cx });
+    }
+}

@@ -1,0 +1,421 @@
+//! Pairs requests with responses, in order.
+//!
+//! A response normally finds its request waiting. Two threads can make the capture deliver them the other way round;
+//! then the response waits, briefly. On a connection that was joined in the middle the first response can belong to a
+//! request that nobody saw: a response that came before the first request was seen is never paired with it.
+//!
+//! After a loss on a connection that pipelines it cannot be told which responses are missing: nothing is paired until
+//! the connection was quiet. Without pipelining only the newest request can still be unanswered.
+
+use std::collections::VecDeque;
+
+use crate::{
+    ErrorClass, NameKind, Protocol, Status, Timestamp,
+    http1::{
+        identify,
+        reader::{Body, Fields, Handler, Reader},
+    },
+    parser::{Context, Outcome, Request, Resource},
+    pending::{Fifo, Next},
+};
+
+/// Most responses that wait for their request.
+const EARLY_MAX: usize = 4;
+
+/// After a loss on a pipelining connection: time from the last response to a request, nanoseconds, that says that
+/// everything before it was answered.
+const QUIET_NS: u64 = 5_000_000;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Method {
+    Head,
+    Connect,
+    Other,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Waiting {
+    request: Request,
+    method: Method,
+    upgrade_h2c: bool,
+    /// The head's end was seen: it counts even when no response comes.
+    certain: bool,
+}
+
+/// The response that is being read.
+#[derive(Debug)]
+struct Current {
+    status: u16,
+    started: Timestamp,
+    owner: Owner,
+}
+
+#[derive(Debug)]
+enum Owner {
+    /// The response's head has not ended.
+    Undecided,
+    /// Not seen yet, if ever.
+    Unknown,
+    Forgotten,
+    Request(Waiting),
+}
+
+#[derive(Debug)]
+struct Early {
+    status: u16,
+    started: Timestamp,
+    ended: Timestamp,
+    bytes: u64,
+}
+
+/// What the connection became.
+#[derive(Debug)]
+pub(super) struct Tunnel {
+    /// A protocol that is followed further.
+    pub(super) to: Option<Protocol>,
+    /// The request that is answered in it.
+    pub(super) handover: Option<Request>,
+}
+
+/// Requests and responses of one connection.
+#[derive(Debug, Default)]
+pub(super) struct Pairing {
+    waiting: Fifo<Waiting>,
+    early: VecDeque<Early>,
+    /// The request that is being read, until its head ends.
+    incoming: Option<Waiting>,
+    current: Option<Current>,
+    /// Bytes of interim responses.
+    interim_bytes: u64,
+    /// A request was paired and nothing was lost since: a response without a request is one that came too early.
+    aligned: bool,
+    /// Bytes of responses were lost since requests began to wait.
+    responses_lost: bool,
+    /// A response was seen to end while another request was already waiting.
+    pipelined: bool,
+    /// Nothing is paired until the connection was quiet.
+    adrift: bool,
+    last_response: Timestamp,
+    pub(super) tunnel: Option<Tunnel>,
+}
+
+impl Pairing {
+    /// The connection was closed, and both readers have said what they had to.
+    pub(super) fn close(&mut self, now: Timestamp, cx: &mut Context<'_>) {
+        if let Some(current) = self.current.take() {
+            self.settle(current, 0, now, cx);
+        }
+        while let Some(waiting) = self.waiting.drain_one() {
+            if waiting.certain && !self.responses_lost {
+                cx.emit(Protocol::Http1, &waiting.request, &Outcome::none(now));
+            } else {
+                cx.not_understood();
+            }
+        }
+        self.forget(cx);
+    }
+
+    /// Nothing that waits will become an exchange.
+    pub(super) fn forget(&mut self, cx: &mut Context<'_>) {
+        while self.waiting.drain_one().is_some() {
+            cx.not_understood();
+        }
+        if self.incoming.take().is_some() {
+            cx.not_understood();
+        }
+        for _ in self.early.drain(..) {
+            cx.orphan();
+        }
+    }
+
+    /// A request's head is complete.
+    fn arrive(&mut self, waiting: Waiting, cx: &mut Context<'_>) {
+        // Responses that are already here: of this request, or of one that was never seen.
+        while let Some(early) = self.early.pop_front() {
+            if self.aligned || waiting.request.start <= early.started {
+                self.aligned = true;
+                emit(&waiting.request, early.status, early.bytes, early.ended, cx);
+                return;
+            }
+            cx.orphan();
+        }
+        if let Some(current) = &mut self.current
+            && matches!(current.owner, Owner::Unknown)
+            && self.waiting.is_empty()
+            && (self.aligned || waiting.request.start <= current.started)
+        {
+            self.aligned = true;
+            current.owner = Owner::Request(waiting);
+            return;
+        }
+        if self.waiting.push(waiting, cx.limits().pending_per_connection).is_some() {
+            cx.not_understood();
+        }
+    }
+
+    /// Bytes were lost: of what waits, only what certainly is unanswered may be paired.
+    fn lost(&mut self, cx: &mut Context<'_>) {
+        self.aligned = false;
+        if self.pipelined {
+            self.adrift = true;
+        }
+        while self.waiting.len() > usize::from(!self.adrift) {
+            if self.waiting.drain_one().is_none() {
+                break;
+            }
+            cx.not_understood();
+        }
+    }
+
+    /// A response is complete.
+    fn settle(&mut self, current: Current, bytes: u64, ended: Timestamp, cx: &mut Context<'_>) {
+        let bytes = bytes + std::mem::take(&mut self.interim_bytes);
+        self.last_response = ended;
+        match current.owner {
+            Owner::Request(waiting) => {
+                self.aligned = true;
+                self.pipelined |= !self.waiting.is_empty();
+                emit(&waiting.request, current.status, bytes, ended, cx);
+            }
+            Owner::Forgotten => {}
+            Owner::Undecided | Owner::Unknown => {
+                if self.early.len() >= EARLY_MAX {
+                    self.early.pop_front();
+                    cx.orphan();
+                }
+                self.early.push_back(Early {
+                    status: current.status,
+                    started: current.started,
+                    ended,
+                    bytes,
+                });
+            }
+        }
+    }
+}
+
+fn emit(request: &Request, status: u16, bytes: u64, end: Timestamp, cx: &mut Context<'_>) {
+    let error = match status {
+        400..=499 => ErrorClass::Client,
+        500..=599 => ErrorClass::Server,
+        _ => ErrorClass::None,
+    };
+    let outcome = Outcome { status: Status::Code(u32::from(status)), error, end, bytes };
+    cx.emit(Protocol::Http1, request, &outcome);
+}
+
+/// Takes what the client's reader finds.
+pub(super) struct RequestEnd<'a, 'c> {
+    pub(super) pairing: &'a mut Pairing,
+    pub(super) responses: &'a mut Reader,
+    pub(super) cx: &'a mut Context<'c>,
+}
+
+impl Handler for RequestEnd<'_, '_> {
+    fn start(&mut self, line: &[u8], whole: bool, at: Timestamp) -> bool {
+        let Some((method, target)) = request_line(line, whole) else { return false };
+        let operation = match identify::well_known(method) {
+            Some(word) => self.cx.word(word),
+            // The bytes of a token are ASCII.
+            None => self.cx.name(NameKind::HttpMethod, std::str::from_utf8(method).unwrap_or("other")),
+        };
+        let method = match method {
+            b"HEAD" => Method::Head,
+            b"CONNECT" => Method::Connect,
+            _ => Method::Other,
+        };
+        let resource = Resource::Route(self.cx.route(target));
+        self.cx.message();
+        self.pairing.incoming = Some(Waiting {
+            request: Request { operation, resource, start: at, bytes: 0 },
+            method,
+            upgrade_h2c: false,
+            certain: true,
+        });
+        true
+    }
+
+    fn head(&mut self, fields: &Fields, certain: bool, bytes: u64, _at: Timestamp) -> Body {
+        let Some(mut waiting) = self.pairing.incoming.take() else { return Body::Unframed };
+        waiting.certain = certain;
+        waiting.upgrade_h2c = fields.upgrade_h2c;
+        waiting.request.bytes = bytes;
+        // A request that follows an unframed response says that it has ended, unless requests are pipelined.
+        if self.responses.is_unframed() && self.pairing.waiting.is_empty() {
+            let Self { pairing, responses, cx } = self;
+            responses.end_unframed(&mut ResponseEnd { pairing, cx });
+        }
+        if self.pairing.responses_lost {
+            // Without pipelining, what waits was answered in what was lost.
+            while self.pairing.waiting.drain_one().is_some() {
+                self.cx.not_understood();
+            }
+            self.pairing.responses_lost = false;
+        }
+        if self.pairing.adrift && waiting.request.start.since(self.pairing.last_response) < QUIET_NS {
+            self.cx.not_understood();
+        } else {
+            self.pairing.adrift = false;
+            self.pairing.arrive(waiting, self.cx);
+        }
+        if !certain || fields.contradictory {
+            return Body::Unframed;
+        }
+        match (fields.coded, fields.chunked, fields.length) {
+            (_, true, _) => Body::Chunked,
+            (true, false, _) => Body::Unframed,
+            (false, false, Some(length)) if length > 0 => Body::Length(length),
+            _ => Body::None,
+        }
+    }
+
+    fn end(&mut self, bytes: u64, _at: Timestamp) {
+        let Pairing { waiting, current, .. } = &mut *self.pairing;
+        let newest = match (waiting.back_mut(), current) {
+            (Some(newest), _) => Some(newest),
+            (None, Some(Current { owner: Owner::Request(waiting), .. })) => Some(waiting),
+            _ => None,
+        };
+        if let Some(newest) = newest {
+            newest.request.bytes = newest.request.bytes.max(bytes);
+        }
+    }
+
+    fn abandon(&mut self) {
+        if self.pairing.incoming.take().is_some() {
+            self.cx.not_understood();
+        }
+    }
+
+    fn next_expected(&self) -> bool {
+        // Only when everything before was answered: then the rest of the body will not come.
+        let Pairing { waiting, current, .. } = &*self.pairing;
+        waiting.is_empty() && (current.is_none() || self.responses.is_unframed())
+    }
+
+    fn gap(&mut self) {
+        self.cx.gap();
+        self.pairing.lost(self.cx);
+    }
+}
+
+/// Takes what the server's reader finds.
+pub(super) struct ResponseEnd<'a, 'c> {
+    pub(super) pairing: &'a mut Pairing,
+    pub(super) cx: &'a mut Context<'c>,
+}
+
+impl Handler for ResponseEnd<'_, '_> {
+    fn start(&mut self, line: &[u8], _whole: bool, at: Timestamp) -> bool {
+        let Some(status) = status_line(line) else { return false };
+        self.pairing.current = Some(Current { status, started: at, owner: Owner::Undecided });
+        true
+    }
+
+    fn head(&mut self, fields: &Fields, certain: bool, bytes: u64, at: Timestamp) -> Body {
+        let pairing = &mut *self.pairing;
+        let Some(current) = &mut pairing.current else { return Body::Unframed };
+        if (100..=199).contains(&current.status) && current.status != 101 {
+            pairing.interim_bytes = pairing.interim_bytes.saturating_add(bytes);
+            pairing.current = None;
+            return Body::Interim;
+        }
+        current.owner = match pairing.waiting.pop() {
+            None if pairing.adrift => Owner::Forgotten,
+            Some(Next::Waiting(waiting)) => Owner::Request(waiting),
+            Some(Next::Forgotten) => Owner::Forgotten,
+            None => Owner::Unknown,
+        };
+        let method = match &current.owner {
+            Owner::Request(waiting) => waiting.method,
+            _ => Method::Other,
+        };
+        if current.status == 101 || (method == Method::Connect && (200..=299).contains(&current.status)) {
+            self.tunnel(bytes, at);
+            return Body::Tunnel;
+        }
+        if matches!(current.status, 204 | 304) || method == Method::Head {
+            return Body::None;
+        }
+        if !certain {
+            return Body::Unframed;
+        }
+        match (fields.coded, fields.chunked, fields.length) {
+            (_, true, _) => Body::Chunked,
+            (true, false, _) => Body::UntilClose,
+            (false, false, Some(0)) if !fields.contradictory => Body::None,
+            (false, false, Some(length)) if !fields.contradictory => Body::Length(length),
+            _ => Body::UntilClose,
+        }
+    }
+
+    fn end(&mut self, bytes: u64, at: Timestamp) {
+        if let Some(current) = self.pairing.current.take() {
+            self.pairing.settle(current, bytes, at, self.cx);
+        }
+    }
+
+    fn abandon(&mut self) {
+        // The status was seen, the head's end was not: the request it answers still waits.
+        self.pairing.current = None;
+    }
+
+    fn next_expected(&self) -> bool {
+        !self.pairing.waiting.is_empty()
+    }
+
+    fn gap(&mut self) {
+        self.cx.gap();
+        self.pairing.lost(self.cx);
+        self.pairing.responses_lost |= !self.pairing.waiting.is_empty();
+    }
+}
+
+impl ResponseEnd<'_, '_> {
+    /// The connection changes its protocol with this response.
+    fn tunnel(&mut self, bytes: u64, at: Timestamp) {
+        let pairing = &mut *self.pairing;
+        let Some(current) = pairing.current.take() else { return };
+        let Owner::Request(waiting) = current.owner else {
+            pairing.tunnel = Some(Tunnel { to: None, handover: None });
+            self.cx.orphan();
+            return;
+        };
+        pairing.tunnel = Some(Tunnel { to: None, handover: None });
+        let bytes = bytes + std::mem::take(&mut pairing.interim_bytes);
+        emit(&waiting.request, current.status, bytes, at, self.cx);
+    }
+}
+
+/// Method and target of a request line (RFC 9112 section 3).
+fn request_line(line: &[u8], whole: bool) -> Option<(&[u8], &[u8])> {
+    let method_end = line.iter().position(|b| !identify::is_token(*b))?;
+    let (method, rest) = line.split_at(method_end);
+    if method.is_empty() || rest.first() != Some(&b' ') {
+        return None;
+    }
+    let rest = rest.trim_ascii_start();
+    let target = if whole {
+        if !identify::version_at_end(rest) {
+            return None;
+        }
+        // " HTTP/1.1" was found at its end.
+        rest.trim_ascii_end().get(..rest.trim_ascii_end().len() - 9)?.trim_ascii()
+    } else {
+        rest
+    };
+    let plausible = matches!(target.first()?, b'/' | b'*' | b'[' | b'0'..=b'9' | b'a'..=b'z' | b'A'..=b'Z')
+        && !target.iter().any(|b| *b < b' ' || *b == 0x7f);
+    plausible.then_some((method, target))
+}
+
+/// Status code of a status line (RFC 9112 section 4).
+fn status_line(line: &[u8]) -> Option<u16> {
+    let rest = line.strip_prefix(b"HTTP/1.1 ").or_else(|| line.strip_prefix(b"HTTP/1.0 "))?;
+    let (digits, rest) = rest.split_at_checked(3)?;
+    if !digits.iter().all(u8::is_ascii_digit) || !matches!(rest.first(), None | Some(b' ')) {
+        return None;
+    }
+    let status = digits.iter().fold(0_u16, |sum, digit| sum * 10 + u16::from(digit - b'0'));
+    (100..=999).contains(&status).then_some(status)
+}

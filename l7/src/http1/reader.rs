@@ -1,0 +1,447 @@
+//! Reads one direction of an HTTP/1 connection: finds where messages start and end, and hands out their start lines.
+//!
+//! Lines are looked at in place; only one that is cut between two segments is copied, up to a bound. Bodies are
+//! counted, not read. Where the framing falls into bytes that were lost or not captured, the message is *unframed*: it
+//! ends when the next one starts at the beginning of a segment, when the other end says something that only makes
+//! sense after it, or with the connection.
+
+use crate::{
+    Timestamp,
+    http1::identify,
+    parser::{Guess, Segment, Sender},
+};
+
+/// Most bytes of a line that is cut between segments which are kept; the rest of it is skipped.
+const LINE_BYTES_MAX: usize = 1024;
+
+/// Capacity that is kept between lines, bytes.
+const IDLE_CAPACITY: usize = 256;
+
+/// Quiet time after which an unframed response counts as ended, nanoseconds.
+const UNFRAMED_QUIET_NS: u64 = 5_000_000_000;
+
+/// What a head says about the message.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Fields {
+    /// `Content-Length`.
+    pub(super) length: Option<u64>,
+    /// `Transfer-Encoding` ends with `chunked`.
+    pub(super) chunked: bool,
+    /// There is a `Transfer-Encoding`.
+    pub(super) coded: bool,
+    /// Lengths contradict each other or are none.
+    pub(super) contradictory: bool,
+    /// `Upgrade: h2c`.
+    pub(super) upgrade_h2c: bool,
+}
+
+/// How a message goes on after its head.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Body {
+    /// Nothing follows.
+    None,
+    /// Nothing follows, and the message is only a forerunner of another.
+    Interim,
+    /// So many bytes, not 0.
+    Length(u64),
+    /// RFC 9112 section 7.1.
+    Chunked,
+    /// Until the connection ends.
+    UntilClose,
+    /// Unknown.
+    Unframed,
+    /// What follows is not HTTP.
+    Tunnel,
+}
+
+/// Who is told about messages.
+pub(super) trait Handler {
+    /// A start line, without its line feed. `whole` is false when its end was not captured or kept. Says whether it
+    /// is one.
+    fn start(&mut self, line: &[u8], whole: bool, at: Timestamp) -> bool;
+    /// The head ended; `certain` is false when its end lies in bytes that were not captured.
+    fn head(&mut self, fields: &Fields, certain: bool, bytes: u64, at: Timestamp) -> Body;
+    /// The message ended.
+    fn end(&mut self, bytes: u64, at: Timestamp);
+    /// The message, whose head did not end, is none.
+    fn abandon(&mut self);
+    /// Whether a message could start although the one before has not ended by its own framing.
+    fn next_expected(&self) -> bool;
+    /// The framing was lost.
+    fn gap(&mut self);
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// Between messages, or within a start line.
+    Start,
+    Header,
+    Length(u64),
+    ChunkSize,
+    /// Data, then its line end.
+    ChunkData(u64),
+    ChunkEnd,
+    Trailer,
+    UntilClose,
+    Unframed,
+    /// No message; waits for one at the beginning of a segment.
+    Lost,
+    Tunnel,
+}
+
+/// One direction of a connection.
+#[derive(Debug)]
+pub(super) struct Reader {
+    from: Sender,
+    state: State,
+    line: Vec<u8>,
+    /// The line is longer than what is kept of it.
+    long: bool,
+    fields: Fields,
+    bytes: u64,
+    first: Timestamp,
+    last: Timestamp,
+    fruitless: u16,
+}
+
+impl Reader {
+    pub(super) fn new(from: Sender) -> Self {
+        Self {
+            from,
+            state: State::Start,
+            line: Vec::new(),
+            long: false,
+            fields: Fields::default(),
+            bytes: 0,
+            first: Timestamp::default(),
+            last: Timestamp::default(),
+            fruitless: 0,
+        }
+    }
+
+    /// Segments in a row without a message start since the framing was lost.
+    pub(super) fn fruitless(&self) -> u16 {
+        self.fruitless
+    }
+
+    /// Whether the message's end cannot be seen in its own direction.
+    pub(super) fn is_unframed(&self) -> bool {
+        self.state == State::Unframed
+    }
+
+    /// Takes a segment; returns how many of its captured bytes come after HTTP ended.
+    pub(super) fn segment(&mut self, segment: &Segment<'_>, handler: &mut impl Handler) -> usize {
+        if segment.lost > 0 {
+            self.hole(segment.lost, handler);
+        }
+        self.restart(segment, handler);
+        let mut input = segment.bytes;
+        while !input.is_empty() {
+            if self.state == State::Tunnel {
+                return input.len();
+            }
+            input = self.step(input, segment.at, handler);
+        }
+        if segment.unseen > 0 {
+            self.last = segment.at;
+            self.hole(segment.unseen, handler);
+        } else if self.state == State::Unframed && self.fields.chunked && ends_chunked(segment.bytes) {
+            self.finish(handler);
+        }
+        0
+    }
+
+    /// The message, if it is unframed, has ended with its last byte so far.
+    pub(super) fn end_unframed(&mut self, handler: &mut impl Handler) {
+        if self.state == State::Unframed {
+            self.finish(handler);
+            self.state = State::Lost;
+        }
+    }
+
+    /// The connection was closed.
+    pub(super) fn close(&mut self, handler: &mut impl Handler) {
+        match self.state {
+            State::Header => handler.abandon(),
+            State::Start if !self.line.is_empty() => {
+                if handler.start(&self.line, false, self.first) {
+                    handler.abandon();
+                }
+            }
+            State::Start | State::Lost | State::Tunnel => {}
+            _ => self.finish(handler),
+        }
+        self.state = State::Lost;
+    }
+
+    /// Nothing moved for a while.
+    pub(super) fn idle(&mut self, now: Timestamp, handler: &mut impl Handler) {
+        if now.since(self.last) >= UNFRAMED_QUIET_NS {
+            self.end_unframed(handler);
+        }
+    }
+
+    /// At the beginning of a segment: does a message start here although none was due?
+    fn restart(&mut self, segment: &Segment<'_>, handler: &mut impl Handler) {
+        let guess = || match self.from {
+            Sender::Client => identify::request(segment.bytes, true),
+            Sender::Server => identify::response(segment.bytes),
+        };
+        match self.state {
+            State::Lost if segment.bytes.is_empty() => {}
+            State::Lost => {
+                if guess() == Guess::No {
+                    self.fruitless = self.fruitless.saturating_add(1);
+                } else {
+                    self.state = State::Start;
+                }
+            }
+            State::Unframed | State::UntilClose | State::Length(_)
+                if handler.next_expected() && matches!(guess(), Guess::Yes(_)) =>
+            {
+                if let State::Length(_) = self.state {
+                    handler.gap();
+                }
+                self.finish(handler);
+            }
+            _ => {}
+        }
+    }
+
+    /// Whether what is held of a start line can become one.
+    fn line_guess(&self) -> Guess {
+        match self.from {
+            Sender::Client => identify::request(&self.line, false),
+            Sender::Server => identify::response(&self.line),
+        }
+    }
+
+    /// Goes on by one line or one stretch of body; returns what is left.
+    fn step<'a>(&mut self, input: &'a [u8], at: Timestamp, handler: &mut impl Handler) -> &'a [u8] {
+        match self.state {
+            State::Length(remaining) => {
+                let (taken, left) = self.skip(input, remaining, at);
+                self.state = State::Length(remaining - taken);
+                if remaining == taken {
+                    self.finish(handler);
+                }
+                left
+            }
+            State::ChunkData(remaining) => {
+                let (taken, left) = self.skip(input, remaining, at);
+                self.state =
+                    if remaining == taken { State::ChunkEnd } else { State::ChunkData(remaining - taken) };
+                left
+            }
+            State::UntilClose | State::Unframed => self.skip(input, u64::MAX, at).1,
+            State::Lost | State::Tunnel => &[],
+            State::Start | State::Header | State::ChunkSize | State::ChunkEnd | State::Trailer => {
+                if self.state == State::Start && self.line.is_empty() && self.bytes == 0 {
+                    self.first = at;
+                }
+                let Some(end) = memchr::memchr(b'\n', input) else {
+                    self.bytes += input.len() as u64;
+                    self.last = at;
+                    self.hold(input);
+                    if self.state == State::Start && self.line_guess() == Guess::No {
+                        self.line.clear();
+                        self.long = false;
+                        self.lose(handler);
+                    }
+                    return &[];
+                };
+                let (line, left) = input.split_at(end + 1);
+                self.bytes += line.len() as u64;
+                self.last = at;
+                let line = line.strip_suffix(b"\n").unwrap_or(line);
+                if self.line.is_empty() && !self.long {
+                    self.line(line, true, handler);
+                } else {
+                    self.hold(line);
+                    let held = std::mem::take(&mut self.line);
+                    let whole = !std::mem::take(&mut self.long);
+                    self.line(&held, whole, handler);
+                    self.line = held;
+                    self.line.clear();
+                    self.line.shrink_to(IDLE_CAPACITY);
+                }
+                left
+            }
+        }
+    }
+
+    /// A line, without its line feed. Blank lines before a start line, obsolete line folding (RFC 9112 section 5.2)
+    /// and bare line feeds are taken as servers take them.
+    fn line(&mut self, line: &[u8], whole: bool, handler: &mut impl Handler) {
+        let line = if whole { line.strip_suffix(b"\r").unwrap_or(line) } else { line };
+        match self.state {
+            State::Start if line.is_empty() => self.bytes = 0,
+            State::Start => {
+                self.fields = Fields::default();
+                if handler.start(line, whole, self.first) {
+                    self.fruitless = 0;
+                    self.state = State::Header;
+                } else {
+                    self.lose(handler);
+                }
+            }
+            State::Header if line.is_empty() => self.head(true, handler),
+            State::Header if line.contains(&0) => {
+                handler.abandon();
+                self.lose(handler);
+            }
+            State::Header => self.fields.take(line),
+            State::ChunkSize => match chunk_size(line) {
+                Some(0) => self.state = State::Trailer,
+                Some(size) => self.state = State::ChunkData(size),
+                None => {
+                    handler.gap();
+                    self.state = State::Unframed;
+                }
+            },
+            State::ChunkEnd if line.is_empty() => self.state = State::ChunkSize,
+            State::ChunkEnd => {
+                handler.gap();
+                self.state = State::Unframed;
+            }
+            State::Trailer if line.is_empty() => self.finish(handler),
+            _ => {}
+        }
+    }
+
+    fn head(&mut self, certain: bool, handler: &mut impl Handler) {
+        let body = handler.head(&self.fields, certain, self.bytes, self.last);
+        self.state = match body {
+            Body::None => {
+                self.finish(handler);
+                return;
+            }
+            Body::Interim => State::Start,
+            Body::Length(length) => State::Length(length),
+            Body::Chunked => State::ChunkSize,
+            Body::UntilClose => State::UntilClose,
+            Body::Unframed => State::Unframed,
+            Body::Tunnel => State::Tunnel,
+        };
+        if body == Body::Interim {
+            self.bytes = 0;
+        }
+    }
+
+    /// `bytes` of this direction were not captured.
+    fn hole(&mut self, bytes: u64, handler: &mut impl Handler) {
+        let before = self.bytes;
+        self.bytes = self.bytes.saturating_add(bytes);
+        match self.state {
+            State::Start if self.line.is_empty() => self.lose(handler),
+            State::Start => {
+                let held = std::mem::take(&mut self.line);
+                self.fields = Fields::default();
+                handler.gap();
+                if handler.start(&held, false, self.first) {
+                    self.fruitless = 0;
+                    self.head(false, handler);
+                } else {
+                    self.state = State::Lost;
+                    self.bytes = 0;
+                }
+            }
+            State::Header => {
+                handler.gap();
+                self.head(false, handler);
+            }
+            State::Length(remaining) if bytes < remaining => self.state = State::Length(remaining - bytes),
+            State::Length(remaining) => {
+                self.bytes = before.saturating_add(remaining);
+                self.finish(handler);
+                if bytes > remaining {
+                    self.lose(handler);
+                }
+            }
+            State::ChunkData(remaining) if bytes <= remaining => {
+                self.state =
+                    if bytes == remaining { State::ChunkEnd } else { State::ChunkData(remaining - bytes) };
+            }
+            State::ChunkSize | State::ChunkData(_) | State::ChunkEnd | State::Trailer => {
+                handler.gap();
+                self.state = State::Unframed;
+            }
+            State::UntilClose | State::Unframed | State::Lost | State::Tunnel => {}
+        }
+        self.line.clear();
+        self.long = false;
+    }
+
+    fn finish(&mut self, handler: &mut impl Handler) {
+        self.state = State::Start;
+        let bytes = std::mem::take(&mut self.bytes);
+        self.line.clear();
+        self.long = false;
+        handler.end(bytes, self.last);
+    }
+
+    fn lose(&mut self, handler: &mut impl Handler) {
+        self.bytes = 0;
+        if self.state != State::Lost {
+            self.state = State::Lost;
+            handler.gap();
+        }
+    }
+
+    fn skip<'a>(&mut self, input: &'a [u8], most: u64, at: Timestamp) -> (u64, &'a [u8]) {
+        let taken = (input.len() as u64).min(most);
+        self.bytes += taken;
+        self.last = at;
+        // Fits: not larger than the input's length.
+        (taken, input.get(usize::try_from(taken).unwrap_or(usize::MAX)..).unwrap_or_default())
+    }
+
+    fn hold(&mut self, bytes: &[u8]) {
+        let room = LINE_BYTES_MAX.saturating_sub(self.line.len());
+        self.long |= bytes.len() > room;
+        self.line.extend_from_slice(bytes.get(..room).unwrap_or(bytes));
+    }
+}
+
+impl Fields {
+    /// Takes a header line, if it says something about framing.
+    fn take(&mut self, line: &[u8]) {
+        let Some(colon) = line.iter().take(24).position(|b| *b == b':') else { return };
+        let (name, value) = line.split_at(colon);
+        let value = value.get(1..).unwrap_or_default().trim_ascii();
+        if name.eq_ignore_ascii_case(b"content-length") {
+            let length = decimal(value);
+            self.contradictory |= length.is_none() || self.length.is_some_and(|known| Some(known) != length);
+            self.length = length;
+        } else if name.eq_ignore_ascii_case(b"transfer-encoding") {
+            self.coded = true;
+            let last = value.rsplit(|b| *b == b',').next().unwrap_or_default().trim_ascii();
+            self.chunked = last.eq_ignore_ascii_case(b"chunked");
+        } else if name.eq_ignore_ascii_case(b"upgrade") {
+            self.upgrade_h2c |=
+                value.split(|b| *b == b',').any(|one| one.trim_ascii().eq_ignore_ascii_case(b"h2c"));
+        }
+    }
+}
+
+/// RFC 9112 section 7.1: hexadecimal, then perhaps extensions.
+fn chunk_size(line: &[u8]) -> Option<u64> {
+    let digits = line.iter().take_while(|b| b.is_ascii_hexdigit()).count();
+    let (number, rest) = line.split_at(digits);
+    if !matches!(rest.first(), None | Some(b';' | b' ' | b'\t')) {
+        return None;
+    }
+    u64::from_str_radix(std::str::from_utf8(number).ok()?, 16).ok()
+}
+
+fn decimal(text: &[u8]) -> Option<u64> {
+    if text.is_empty() || !text.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    std::str::from_utf8(text).ok()?.parse().ok()
+}
+
+/// Whether a segment looks like the end of a chunked body without trailers.
+fn ends_chunked(bytes: &[u8]) -> bool {
+    bytes == b"0\r\n\r\n" || bytes.ends_with(b"\r\n0\r\n\r\n")
+}

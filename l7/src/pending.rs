@@ -1,0 +1,192 @@
+//! Requests that wait for their response: in order, or by an id. Bounded.
+
+use std::collections::{HashMap, VecDeque};
+use std::hash::Hash;
+
+/// What answers next, in a protocol that answers in order.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Next<T> {
+    /// This one.
+    Waiting(T),
+    /// One that had to be forgotten: its response is to be dropped.
+    Forgotten,
+}
+
+/// First in, first out. When it is full the oldest is forgotten, and its response will be recognised as such: the
+/// pairing of the others stays right.
+#[derive(Debug)]
+pub struct Fifo<T> {
+    waiting: VecDeque<T>,
+    forgotten: u64,
+}
+
+impl<T> Default for Fifo<T> {
+    fn default() -> Self {
+        Self { waiting: VecDeque::new(), forgotten: 0 }
+    }
+}
+
+impl<T> Fifo<T> {
+    /// Adds one that waits; gives back the one that was forgotten for it.
+    pub fn push(&mut self, item: T, limit: usize) -> Option<T> {
+        let evicted = if self.waiting.len() >= limit.max(1) { self.waiting.pop_front() } else { None };
+        self.forgotten += u64::from(evicted.is_some());
+        self.waiting.push_back(item);
+        evicted
+    }
+
+    /// Takes the one whose response has come; `None` when nothing waits.
+    pub fn pop(&mut self) -> Option<Next<T>> {
+        if self.forgotten > 0 {
+            self.forgotten -= 1;
+            return Some(Next::Forgotten);
+        }
+        self.waiting.pop_front().map(Next::Waiting)
+    }
+
+    /// Takes the oldest that is still known, whatever was forgotten before it: for the end of a connection.
+    pub fn drain_one(&mut self) -> Option<T> {
+        self.forgotten = 0;
+        self.waiting.pop_front()
+    }
+
+    /// The one that is answered next, unless it was forgotten.
+    pub fn front(&self) -> Option<&T> {
+        if self.forgotten > 0 { None } else { self.waiting.front() }
+    }
+
+    /// The newest.
+    pub fn back_mut(&mut self) -> Option<&mut T> {
+        self.waiting.back_mut()
+    }
+
+    /// How many wait, with those forgotten.
+    pub fn len(&self) -> usize {
+        self.waiting.len() + usize::try_from(self.forgotten).unwrap_or(usize::MAX / 2)
+    }
+
+    /// Whether nothing waits.
+    pub fn is_empty(&self) -> bool {
+        self.waiting.is_empty() && self.forgotten == 0
+    }
+}
+
+/// By correlation id or stream id. When it is full the oldest is forgotten; its response finds nothing.
+#[derive(Debug)]
+pub struct ById<K, T> {
+    waiting: HashMap<K, (u64, T)>,
+    order: VecDeque<(u64, K)>,
+    sequence: u64,
+}
+
+impl<K: Copy + Eq + Hash, T> Default for ById<K, T> {
+    fn default() -> Self {
+        Self { waiting: HashMap::new(), order: VecDeque::new(), sequence: 0 }
+    }
+}
+
+impl<K: Copy + Eq + Hash, T> ById<K, T> {
+    /// Adds one that waits; gives back one of the same id, or the oldest, that was forgotten for it.
+    pub fn insert(&mut self, id: K, item: T, limit: usize) -> Option<T> {
+        self.sequence += 1;
+        let mut evicted = self.waiting.insert(id, (self.sequence, item)).map(|(_, old)| old);
+        self.order.push_back((self.sequence, id));
+        // Those answered are still in the order: drop them before they pile up.
+        while let Some(&(sequence, id)) = self.order.front() {
+            let alive = self.waiting.get(&id).is_some_and(|entry| entry.0 == sequence);
+            if alive && self.waiting.len() <= limit.max(1) {
+                if self.order.len() > 2 * self.waiting.len() + 16 {
+                    let waiting = &self.waiting;
+                    self.order
+                        .retain(|(sequence, id)| waiting.get(id).is_some_and(|entry| entry.0 == *sequence));
+                }
+                break;
+            }
+            self.order.pop_front();
+            if alive {
+                evicted = self.waiting.remove(&id).map(|(_, old)| old);
+            }
+        }
+        evicted
+    }
+
+    /// Takes the one whose response has come.
+    pub fn remove(&mut self, id: K) -> Option<T> {
+        self.waiting.remove(&id).map(|(_, item)| item)
+    }
+
+    /// The one with this id.
+    pub fn get_mut(&mut self, id: K) -> Option<&mut T> {
+        self.waiting.get_mut(&id).map(|(_, item)| item)
+    }
+
+    /// Takes the oldest one, when it fulfils the condition: for time-outs and for the end of a connection.
+    pub fn pop_oldest_if(&mut self, condition: impl Fn(&T) -> bool) -> Option<T> {
+        while let Some(&(sequence, id)) = self.order.front() {
+            match self.waiting.get(&id) {
+                Some((of, item)) if *of == sequence => {
+                    if !condition(item) {
+                        return None;
+                    }
+                    self.order.pop_front();
+                    return self.remove(id);
+                }
+                _ => self.order.pop_front(),
+            };
+        }
+        None
+    }
+
+    /// How many wait.
+    pub fn len(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// Whether nothing waits.
+    pub fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_forgotten_request_does_not_shift_the_others() {
+        let mut fifo = Fifo::default();
+        assert_eq!(fifo.push('a', 2), None);
+        assert_eq!(fifo.push('b', 2), None);
+        assert_eq!(fifo.push('c', 2), Some('a'));
+        assert_eq!(fifo.len(), 3);
+        assert_eq!(fifo.pop(), Some(Next::Forgotten));
+        assert_eq!(fifo.pop(), Some(Next::Waiting('b')));
+        assert_eq!(fifo.pop(), Some(Next::Waiting('c')));
+        assert_eq!(fifo.pop(), None);
+    }
+
+    #[test]
+    fn by_id_is_bounded_and_forgets_the_oldest() {
+        let mut by_id = ById::default();
+        for id in 0..10_000_u32 {
+            let evicted = by_id.insert(id, id, 4);
+            assert_eq!(evicted, id.checked_sub(4));
+        }
+        assert_eq!(by_id.len(), 4);
+        assert_eq!(by_id.remove(9_998), Some(9_998));
+        assert_eq!(by_id.pop_oldest_if(|_| true), Some(9_996));
+        assert_eq!(by_id.pop_oldest_if(|item| *item == 0), None);
+        assert_eq!(by_id.len(), 2);
+    }
+
+    #[test]
+    fn the_order_does_not_grow_with_answered_requests() {
+        let mut by_id = ById::default();
+        by_id.insert(u32::MAX, 0, 64);
+        for id in 0..100_000_u32 {
+            by_id.insert(id, id, 64);
+            by_id.remove(id);
+        }
+        assert!(by_id.order.len() < 64, "{}", by_id.order.len());
+    }
+}

@@ -1,0 +1,177 @@
+//! Framing for protocols of length-prefixed messages: joins what was cut, skips what is not needed, finds out about
+//! losses.
+//!
+//! A parser is offered the head of a message; it says how long the message is, and gets the next one when that many
+//! bytes have gone by, captured or not. So large bodies cost nothing and their capture may be truncated.
+
+use crate::{Timestamp, parser::Segment};
+
+/// What a [`Framer`] tells the parser.
+#[derive(Debug)]
+pub enum Piece<'a> {
+    /// Bytes from the start of a message.
+    Head(Head<'a>),
+    /// The message that was taken has gone by completely.
+    End {
+        /// When its last byte moved.
+        at: Timestamp,
+    },
+    /// Bytes are missing and nothing is known of where messages start. The message that was taken, if it did not
+    /// end, will not.
+    Gap,
+}
+
+/// The start of a message.
+#[derive(Clone, Copy, Debug)]
+pub struct Head<'a> {
+    /// What there is of it, and what follows it.
+    pub bytes: &'a [u8],
+    /// When its first byte moved.
+    pub at: Timestamp,
+    /// No more than `bytes` will be captured of it: [`Step::More`] would be in vain and counts as [`Step::Lost`].
+    pub last: bool,
+    /// After a loss: the bytes start a segment, not certainly a message. Anything but a beyond doubt plausible start
+    /// is to be answered with [`Step::Lost`].
+    pub resync: bool,
+}
+
+/// What the parser answers to a [`Piece::Head`]; the answer to other pieces is ignored unless it is `Stop`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// The message is this long in all, bytes; at least 1.
+    Take(u64),
+    /// More bytes are needed to say.
+    More,
+    /// This is no start of a message: look for one at the start of the next segment.
+    Lost,
+    /// Leave the rest of this segment alone; `Framer::segment` returns how much that is.
+    Stop,
+}
+
+/// Frames one direction of a connection.
+#[derive(Debug, Default)]
+pub struct Framer {
+    /// Bytes of an incomplete head.
+    held: Vec<u8>,
+    held_at: Timestamp,
+    /// Bytes that the current message still has to come.
+    remaining: u64,
+    inside: bool,
+    lost: bool,
+}
+
+/// Capacity that an idle framer keeps, bytes.
+const IDLE_CAPACITY: usize = 256;
+
+impl Framer {
+    /// Takes a segment; at most `bound` bytes of a head are held. Returns how many captured bytes were left alone
+    /// because the parser said [`Step::Stop`].
+    pub fn segment(
+        &mut self,
+        segment: &Segment<'_>,
+        bound: usize,
+        mut parser: impl FnMut(Piece<'_>) -> Step,
+    ) -> usize {
+        if segment.lost > 0 {
+            self.hole(segment.lost, segment.at, &mut parser);
+        }
+        let mut input = segment.bytes;
+        loop {
+            if self.inside {
+                let step = (input.len() as u64).min(self.remaining);
+                self.remaining -= step;
+                // Fits: not larger than the input's length.
+                input = input.get(usize::try_from(step).unwrap_or(usize::MAX)..).unwrap_or_default();
+                if self.remaining > 0 {
+                    break;
+                }
+                self.inside = false;
+                if parser(Piece::End { at: segment.at }) == Step::Stop {
+                    return input.len();
+                }
+            }
+            if input.is_empty() {
+                break;
+            }
+            let joined = !self.held.is_empty();
+            if !joined {
+                self.held_at = segment.at;
+            }
+            let before = self.held.len();
+            if joined {
+                let room = bound.saturating_sub(before).min(input.len());
+                self.held.extend_from_slice(&input[..room]);
+            }
+            let bytes = if joined { self.held.as_slice() } else { input };
+            let full = bytes.len() >= bound;
+            let last = full || segment.unseen > 0;
+            match parser(Piece::Head(Head { bytes, at: self.held_at, last, resync: self.lost })) {
+                Step::Take(length) => {
+                    self.lost = false;
+                    self.inside = true;
+                    self.remaining = length.max(1).saturating_sub(before as u64);
+                    self.release();
+                }
+                Step::More if !last => {
+                    if !joined {
+                        self.held.extend_from_slice(input);
+                    }
+                    return 0;
+                }
+                Step::Stop => {
+                    self.release();
+                    return input.len();
+                }
+                Step::More | Step::Lost => {
+                    self.lose(&mut parser);
+                    return 0;
+                }
+            }
+        }
+        if segment.unseen > 0 {
+            self.hole(segment.unseen, segment.at, &mut parser);
+        }
+        0
+    }
+
+    /// Whether a message has begun that did not end.
+    pub fn in_message(&self) -> bool {
+        self.inside || !self.held.is_empty()
+    }
+
+    /// Whether the start of the next message is unknown.
+    pub fn is_lost(&self) -> bool {
+        self.lost
+    }
+
+    fn hole(&mut self, bytes: u64, at: Timestamp, parser: &mut impl FnMut(Piece<'_>) -> Step) {
+        if self.inside && self.remaining >= bytes {
+            self.remaining -= bytes;
+            if self.remaining == 0 {
+                self.inside = false;
+                parser(Piece::End { at });
+            }
+            return;
+        }
+        if self.inside {
+            // The message ended somewhere within what is missing.
+            self.inside = false;
+            self.remaining = 0;
+            parser(Piece::End { at });
+        }
+        self.lose(parser);
+    }
+
+    fn lose(&mut self, parser: &mut impl FnMut(Piece<'_>) -> Step) {
+        self.release();
+        if !self.lost {
+            self.lost = true;
+            parser(Piece::Gap);
+        }
+    }
+
+    fn release(&mut self) {
+        self.held.clear();
+        self.held.shrink_to(IDLE_CAPACITY);
+    }
+}

@@ -1,0 +1,148 @@
+//! What the parsers' tests share: a connection with its engine, random numbers, and ways to cut bytes.
+
+use crate::{Chunk, Connection, Direction, Engine, Exchange, Limits, Tally, Timestamp};
+
+/// A connection under test, fed by hand. Time passes by one microsecond for each chunk.
+pub(crate) struct Replay {
+    pub(crate) engine: Engine,
+    pub(crate) connection: Connection,
+    pub(crate) exchanges: Vec<Exchange>,
+    pub(crate) now: u64,
+    offsets: [u64; 2],
+}
+
+impl Replay {
+    pub(crate) fn new(connection: Connection) -> Self {
+        Self {
+            engine: Engine::new(Limits::default()),
+            connection,
+            exchanges: Vec::new(),
+            now: 0,
+            offsets: [0; 2],
+        }
+    }
+
+    pub(crate) fn ingress(&mut self, bytes: &[u8]) {
+        self.part(Direction::Ingress, bytes, bytes.len() as u64);
+    }
+
+    pub(crate) fn egress(&mut self, bytes: &[u8]) {
+        self.part(Direction::Egress, bytes, bytes.len() as u64);
+    }
+
+    /// Of `total` bytes only the head was captured.
+    pub(crate) fn part(&mut self, direction: Direction, bytes: &[u8], total: u64) {
+        self.now += 1000;
+        let offset = self.offsets[direction as usize];
+        self.offsets[direction as usize] += total;
+        let chunk = Chunk { direction, timestamp: Timestamp(self.now), offset, bytes, total };
+        let exchanges = &mut self.exchanges;
+        self.connection.chunk(&chunk, &mut self.engine, &mut |exchange| exchanges.push(exchange));
+    }
+
+    /// Bytes moved and nothing is known of them.
+    pub(crate) fn lose(&mut self, direction: Direction, bytes: u64) {
+        self.offsets[direction as usize] += bytes;
+    }
+
+    pub(crate) fn close(&mut self) {
+        self.now += 1000;
+        let exchanges = &mut self.exchanges;
+        self.connection
+            .close(Timestamp(self.now), &mut self.engine, &mut |exchange| exchanges.push(exchange));
+        let Tally { messages_seen, exchanges, not_understood, .. } = self.engine.tally();
+        assert_eq!(messages_seen, exchanges + not_understood, "every message must come to one end");
+        assert_eq!(exchanges, self.exchanges.len() as u64);
+    }
+
+    /// What came out, as text, without times: `operation resource status error request_bytes/response_bytes`.
+    pub(crate) fn lines(&self) -> Vec<String> {
+        self.exchanges.iter().map(|exchange| line(&self.engine, exchange)).collect()
+    }
+}
+
+pub(crate) fn line(engine: &Engine, exchange: &Exchange) -> String {
+    let status = match exchange.status {
+        crate::Status::None => "-".to_owned(),
+        crate::Status::Code(code) => code.to_string(),
+        crate::Status::Word(word) => engine.name(word).to_owned(),
+    };
+    format!(
+        "{:?} {} {} {status} {:?} {}/{}",
+        exchange.side,
+        engine.name(exchange.operation),
+        engine.name(exchange.resource),
+        exchange.error,
+        exchange.request_bytes,
+        exchange.response_bytes
+    )
+}
+
+/// Deterministic random numbers (`SplitMix64`).
+pub(crate) struct Random(pub(crate) u64);
+
+impl Random {
+    pub(crate) fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// Below `bound`, which is not 0.
+    pub(crate) fn below(&mut self, bound: usize) -> usize {
+        usize::try_from(self.next() % bound as u64).expect("small")
+    }
+
+    pub(crate) fn bytes(&mut self, length: usize) -> Vec<u8> {
+        (0..length).map(|_| self.next().to_le_bytes()[0]).collect()
+    }
+}
+
+/// A step of a conversation: which way, and the bytes.
+pub(crate) type Step = (Direction, Vec<u8>);
+
+/// Plays a conversation and gives the exchanges as text.
+pub(crate) fn play(connection: Connection, steps: &[Step]) -> Vec<String> {
+    let mut replay = Replay::new(connection);
+    for (direction, bytes) in steps {
+        replay.part(*direction, bytes, bytes.len() as u64);
+    }
+    replay.close();
+    replay.lines()
+}
+
+/// Asserts that a conversation gives the same exchanges with every step cut in two at every byte, cut into single
+/// bytes, and cut at random.
+pub(crate) fn assert_same_at_every_cut(
+    connection: impl Fn() -> Connection,
+    steps: &[Step],
+    expected: &[String],
+) {
+    for (at, (direction, bytes)) in steps.iter().enumerate() {
+        for cut in 1..bytes.len() {
+            let mut cut_steps = steps[..at].to_vec();
+            cut_steps.push((*direction, bytes[..cut].to_vec()));
+            cut_steps.push((*direction, bytes[cut..].to_vec()));
+            cut_steps.extend_from_slice(&steps[at + 1..]);
+            assert_eq!(play(connection(), &cut_steps), expected, "step {at} cut at {cut}");
+        }
+    }
+    let bytewise: Vec<Step> =
+        steps.iter().flat_map(|(way, bytes)| bytes.iter().map(|byte| (*way, vec![*byte]))).collect();
+    assert_eq!(play(connection(), &bytewise), expected, "byte by byte");
+    for seed in 0..50 {
+        let mut random = Random(seed);
+        let mut cut_steps = Vec::new();
+        for (direction, bytes) in steps {
+            let mut rest = bytes.as_slice();
+            while !rest.is_empty() {
+                let (head, tail) = rest.split_at(1 + random.below(rest.len().min(40)));
+                cut_steps.push((*direction, head.to_vec()));
+                rest = tail;
+            }
+        }
+        assert_eq!(play(connection(), &cut_steps), expected, "seed {seed}");
+    }
+}
