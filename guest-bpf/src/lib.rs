@@ -1,7 +1,20 @@
 //! Types and arithmetic that the eBPF programs in the guest's kernel share with the agent.
 //!
+//! - [`record`]: what goes through the ring buffer, and how the agent reads it.
+//! - [`connection`]: the kernel's table of connections.
+//! - [`syscall`]: which system calls move bytes on sockets, and in which of their arguments.
+//! - [`offset`]: the kernel's struct offsets that the agent resolves from BTF before loading.
+//! - [`histogram`]: bucket arithmetic.
+//!
 //! Invariants: `no_std`, no allocation, nothing that the eBPF verifier would refuse (no 128-bit arithmetic,
 //! no floating point in what the programs call); every shared type is `repr(C)` without padding.
 #![cfg_attr(not(test), no_std)]
 
+pub mod connection;
 pub mod histogram;
+pub mod offset;
+pub mod record;
+pub mod syscall;
+
+#[cfg(feature = "user")]
+mod user;

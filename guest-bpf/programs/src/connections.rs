@@ -1,0 +1,229 @@
+//! The table of connections: finding, creating, announcing and ending them.
+
+use core::arch::asm;
+
+use aya_ebpf::helpers::{
+    bpf_get_current_pid_tgid,
+    generated::{
+        bpf_get_current_cgroup_id, bpf_get_smp_processor_id, bpf_ktime_get_ns, bpf_probe_read_kernel,
+    },
+};
+use porthole_bpf_types::{
+    connection::{Connection, GUESSING_BUDGET, state, transport},
+    record::{Close, Open, UNIX_PATH_MAX, kind},
+};
+
+use crate::{
+    kernel::{self, Socket, TCP_CLOSE},
+    maps::{CONNECTIONS, OPEN, count, offset},
+    process, ring,
+};
+
+const AF_UNIX: u16 = 1;
+const AF_INET: u16 = 2;
+const AF_INET6: u16 = 10;
+const SOCK_STREAM: u16 = 1;
+const SOCK_DGRAM: u16 = 2;
+const IPPROTO_TCP: u16 = 6;
+const IPPROTO_UDP: u16 = 17;
+
+/// The connection of a socket; a new one when it was not seen before and is of a kind that is looked at.
+#[inline(always)]
+pub fn of(socket: Socket, role: u64) -> Option<*mut Connection> {
+    if let Some(connection) = CONNECTIONS.get_ptr_mut(socket.sk) {
+        // SAFETY: a map's value.
+        let (transport, inode) = unsafe { ((*connection).transport, (*connection).inode) };
+        // The end of a TCP socket is always seen, so its address cannot stand for another.
+        if transport == transport::TCP || inode == socket.inode() {
+            return Some(connection);
+        }
+    }
+    create(socket.file, socket.socket, socket.sk, role);
+    CONNECTIONS.get_ptr_mut(socket.sk)
+}
+
+/// Makes an entry for a socket that is looked at. A global function: verified once, whoever calls it.
+#[inline(never)]
+#[unsafe(no_mangle)]
+pub extern "C" fn create(file: u64, socket: u64, sk: u64, role: u64) -> u64 {
+    let socket = Socket { file, socket, sk };
+    let Some(transport) = transport_of(socket) else { return 0 };
+    // SAFETY: helpers without preconditions.
+    let (now, cpu, cgroup) =
+        unsafe { (bpf_ktime_get_ns(), u64::from(bpf_get_smp_processor_id()), bpf_get_current_cgroup_id()) };
+    let connection = Connection {
+        // A CPU makes no two in one nanosecond, and 2^56 ns are two years.
+        id: (now << 8) | (cpu & 0xff),
+        inode: socket.inode(),
+        cgroup,
+        offset: [0; 2],
+        sequence: 0,
+        budget: GUESSING_BUDGET,
+        state: state::GUESSING,
+        transport,
+        role: role as u8,
+        announced: 0,
+    };
+    if CONNECTIONS.insert(socket.sk, connection, 0).is_err() {
+        count!(table_full);
+    }
+    0
+}
+
+/// What the socket's connection runs over; `None` for sockets that are not looked at.
+#[inline(always)]
+fn transport_of(socket: Socket) -> Option<u8> {
+    let sk = socket.sk;
+    let family: u16 = kernel::read(sk + offset!(sock_family) as u64)?;
+    if family != AF_INET && family != AF_INET6 && family != AF_UNIX {
+        return None;
+    }
+    let kind: u16 = kernel::read(socket.socket + offset!(socket_type) as u64)?;
+    if family == AF_UNIX {
+        return (kind == SOCK_STREAM).then_some(transport::UNIX);
+    }
+    let protocol: u16 = kernel::read(sk + offset!(sock_protocol) as u64)?;
+    match (kind, protocol) {
+        (SOCK_STREAM, IPPROTO_TCP) => {
+            // What is still read from a connection that was reset can no longer be answered, and nothing would end it.
+            let state: u8 = kernel::read(sk + offset!(sock_state) as u64)?;
+            (i32::from(state) != TCP_CLOSE).then_some(transport::TCP)
+        }
+        (SOCK_STREAM, _) => Some(transport::OTHER_STREAM),
+        (SOCK_DGRAM, IPPROTO_UDP) => Some(transport::UDP),
+        _ => None,
+    }
+}
+
+/// The next sequence number of a connection's records.
+#[inline(always)]
+pub fn next_sequence(connection: *mut Connection) -> u64 {
+    // SAFETY: a map's value, aligned.
+    unsafe { fetch_add(&raw mut (*connection).sequence, 1) }
+}
+
+/// Moves a direction's position on; gives the one before.
+#[inline(always)]
+pub fn advance(connection: *mut Connection, direction: u8, bytes: u64) -> u64 {
+    // SAFETY: a map's value, aligned.
+    unsafe {
+        if direction == 0 {
+            fetch_add(&raw mut (*connection).offset[0], bytes)
+        } else {
+            fetch_add(&raw mut (*connection).offset[1], bytes)
+        }
+    }
+}
+
+/// Adds atomically; gives the value before. `core`'s atomics have no such operation on this target.
+///
+/// # Safety
+///
+/// `at` must point into a map's value, aligned to 8.
+#[inline(always)]
+unsafe fn fetch_add(at: *mut u64, value: u64) -> u64 {
+    let mut value = value;
+    // SAFETY: as the caller says.
+    unsafe {
+        asm!("{1} = atomic_fetch_add((u64 *)({0} + 0), {1})", in(reg) at, inout(reg) value);
+    }
+    value
+}
+
+/// Tells user space of a socket's connection. Until that succeeds nothing else is said about it. A global function.
+#[inline(never)]
+#[unsafe(no_mangle)]
+pub extern "C" fn announce(sk: u64) -> u64 {
+    let Some(connection) = CONNECTIONS.get_ptr_mut(sk) else { return 0 };
+    let Some(open) = OPEN.get_ptr_mut(0) else { return 0 };
+    // SAFETY: a map's value, which only this program uses.
+    let open = unsafe { &mut *open };
+    // SAFETY: a map's value.
+    let (id, cgroup, transport, role) =
+        unsafe { ((*connection).id, (*connection).cgroup, (*connection).transport, (*connection).role) };
+    process::announce_cgroup(process::BY_CALL);
+    open.kind = kind::OPEN;
+    open.tgid = (bpf_get_current_pid_tgid() >> 32) as u32;
+    // SAFETY: a helper without preconditions.
+    open.timestamp = unsafe { bpf_ktime_get_ns() };
+    open.connection = id;
+    open.socket = sk;
+    open.cgroup = cgroup;
+    open.transport = transport;
+    open.role = role;
+    open.local = [0; 16];
+    open.remote = [0; 16];
+    open.local_port = 0;
+    open.remote_port = 0;
+    open.path_len = 0;
+    open.family = kernel::read(sk + offset!(sock_family) as u64).unwrap_or(0);
+    if open.family == AF_UNIX {
+        read_path(open, sk);
+    } else {
+        read_addresses(open, sk);
+    }
+    open.sequence = next_sequence(connection);
+    if !ring::send_open(open) {
+        return 0;
+    }
+    // SAFETY: a map's value.
+    unsafe { (*connection).announced = 1 };
+    1
+}
+
+#[inline(always)]
+fn read_addresses(open: &mut Open, sk: u64) {
+    let (local, remote, len) = if open.family == AF_INET {
+        (offset!(sock_rcv_saddr), offset!(sock_daddr), 4)
+    } else {
+        (offset!(sock_v6_rcv_saddr), offset!(sock_v6_daddr), 16)
+    };
+    // SAFETY: both arrays have room for 16 bytes; the sources are checked by the helper.
+    unsafe {
+        bpf_probe_read_kernel(open.local.as_mut_ptr().cast(), len, (sk + local as u64) as *const _);
+        bpf_probe_read_kernel(open.remote.as_mut_ptr().cast(), len, (sk + remote as u64) as *const _);
+    }
+    open.local_port = kernel::read(sk + offset!(sock_num) as u64).unwrap_or(0);
+    open.remote_port = u16::from_be(kernel::read(sk + offset!(sock_dport) as u64).unwrap_or(0));
+}
+
+/// The name that a unix connection was made to: bound to this end at the server, to the other end at the client.
+#[inline(always)]
+fn read_path(open: &mut Open, sk: u64) {
+    let mut address: u64 = kernel::read(sk + offset!(unix_addr) as u64).unwrap_or(0);
+    if address == 0 {
+        let peer: u64 = kernel::read(sk + offset!(unix_peer) as u64).unwrap_or(0);
+        address = kernel::read(peer + offset!(unix_addr) as u64).unwrap_or(0);
+    }
+    let len: u32 = kernel::read(address + offset!(unix_address_len) as u64).unwrap_or(0);
+    // `sun_family` comes first.
+    let mut len = u64::from(len.saturating_sub(2));
+    if len > UNIX_PATH_MAX as u64 {
+        len = UNIX_PATH_MAX as u64;
+    }
+    let name = address + offset!(unix_address_name) as u64 + 2;
+    // SAFETY: as long as the path has room; the source is checked by the helper.
+    let rc = unsafe { bpf_probe_read_kernel(open.path.as_mut_ptr().cast(), len as u32, name as *const _) };
+    if rc == 0 {
+        open.path_len = len as u32;
+    }
+}
+
+/// The socket reached the end of its life.
+#[inline(always)]
+pub fn closed(sk: u64) {
+    let Some(connection) = CONNECTIONS.get_ptr_mut(sk) else { return };
+    // SAFETY: a map's value.
+    let (id, announced, state) = unsafe { ((*connection).id, (*connection).announced, (*connection).state) };
+    if announced != 0 && state != state::IGNORED {
+        ring::send_close(&Close {
+            kind: kind::CLOSE,
+            reserved: 0,
+            connection: id,
+            sequence: next_sequence(connection),
+            // SAFETY: a helper without preconditions.
+            timestamp: unsafe { bpf_ktime_get_ns() },
+        });
+    }
+    let _ = CONNECTIONS.remove(sk);
+}

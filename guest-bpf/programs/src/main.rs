@@ -1,0 +1,64 @@
+//! The programs that run in the guest's kernel: they capture what goes over sockets.
+//!
+//! ```text
+//! hook stub → call → socket of the descriptor → connection → head of the bytes → ring buffer
+//! ```
+//!
+//! - The stubs in this file belong to one kind of hook each and do nothing but fetch the call's number, arguments
+//!   and result for [`transfer::call`].
+//! - [`registers`] knows the architecture, [`kernel`] reads the kernel's structs, [`connections`] keeps the table,
+//!   [`capture`] copies heads, [`ring`] sends records, [`process`] sees exits and control groups.
+//!
+//! Invariants: a system call that is not looked at costs a comparison and a table look-up; nothing of a process is
+//! changed or waited for; what cannot be sent is counted.
+#![no_std]
+#![no_main]
+#![feature(asm_experimental_arch)]
+
+mod capture;
+mod connections;
+mod kernel;
+mod maps;
+mod process;
+mod registers;
+mod ring;
+mod transfer;
+
+use aya_ebpf::{macros::raw_tracepoint, programs::RawTracePointContext};
+
+/// Every system call's end. Its arguments are still in the registers that it came with.
+#[raw_tracepoint(tracepoint = "sys_exit")]
+pub fn sys_exit(ctx: RawTracePointContext) -> i32 {
+    let result: i64 = ctx.arg(1);
+    transfer::on_call_exit(result);
+    0
+}
+
+/// A TCP socket changes its state: its end is the end of the connection.
+#[raw_tracepoint(tracepoint = "inet_sock_set_state")]
+pub fn inet_sock_set_state(ctx: RawTracePointContext) -> i32 {
+    let socket: u64 = ctx.arg(0);
+    let new_state: i32 = ctx.arg(2);
+    if new_state == kernel::TCP_CLOSE {
+        connections::closed(socket);
+    }
+    0
+}
+
+/// A thread exits.
+#[raw_tracepoint(tracepoint = "sched_process_exit")]
+pub fn sched_process_exit(_ctx: RawTracePointContext) -> i32 {
+    process::exited();
+    0
+}
+
+/// Nothing here panics; the linker wants the symbol.
+#[panic_handler]
+fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
+    loop {}
+}
+
+/// Kernel structs may be read by GPL-compatible programs only.
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

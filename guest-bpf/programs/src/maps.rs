@@ -1,0 +1,144 @@
+//! The maps and globals through which the programs and the agent see each other.
+
+use aya_ebpf::{
+    macros::map,
+    maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf},
+};
+use porthole_bpf_types::{
+    connection::Connection,
+    offset::KernelOffsets,
+    record::{Cgroup, Chunk, Counters, HEAD_MAX, Open, Settings},
+};
+
+/// Room for a head twice over: the verifier bounds position and length of a copy each by [`HEAD_MAX`].
+pub const HEAD_ROOM: usize = 2 * HEAD_MAX as usize;
+
+/// What a call moved, and the chunk under construction.
+///
+/// The programs hand values on through this memory rather than in registers: the verifier forgets what it knows
+/// about them, so that the paths that led there become one again.
+#[repr(C)]
+pub struct Work {
+    /// What goes to user space: header and captured head.
+    pub header: Chunk,
+    pub head: [u8; HEAD_ROOM],
+    /// The descriptor.
+    pub fd: u64,
+    /// A buffer, or an array of `struct iovec`.
+    pub address: u64,
+    /// Length of that array; [`NO_VECTOR`] for a buffer.
+    pub count: u64,
+    /// Most bytes to capture; 0 when there is nothing that could be read.
+    pub want: u64,
+}
+
+/// Says that [`Work::address`] is a buffer.
+pub const NO_VECTOR: u64 = u64::MAX;
+
+/// Where the kernel has what; set by the agent before loading.
+#[unsafe(no_mangle)]
+pub static OFFSETS: KernelOffsets = {
+    // Not all zero: the section must hold data. The agent always overrides it.
+    let mut offsets = ZEROED;
+    offsets.task_files = 1;
+    offsets
+};
+
+// SAFETY: integers only.
+const ZEROED: KernelOffsets = unsafe { core::mem::zeroed() };
+
+/// The agent's own process in the outermost namespace; set by the agent before loading.
+#[unsafe(no_mangle)]
+pub static SELF_TGID: u32 = u32::MAX;
+
+/// One field of [`OFFSETS`], as a constant that the verifier knows and the compiler does not.
+macro_rules! offset {
+    ($field:ident) => {{ crate::maps::constant(&raw const crate::maps::OFFSETS.$field) as usize }};
+}
+pub(crate) use offset;
+
+/// Reads a global that the agent has set, which the compiler must not take for what stands here.
+#[inline(always)]
+pub fn constant(global: *const u32) -> u32 {
+    // SAFETY: the callers pass statics of this module.
+    unsafe { core::ptr::read_volatile(global) }
+}
+
+/// The agent's own process.
+#[inline(always)]
+pub fn self_tgid() -> u32 {
+    constant(&raw const SELF_TGID)
+}
+
+/// Records for the agent. The size is the agent's to choose.
+#[map]
+pub static RECORDS: RingBuf = RingBuf::with_byte_size(1 << 20, 0);
+
+/// Connections by address of their socket. The size is the agent's to choose.
+#[map]
+pub static CONNECTIONS: LruHashMap<u64, Connection> = LruHashMap::with_max_entries(8192, 0);
+
+/// What user space decided about a connection, by its id: one of `connection::state`.
+#[map]
+pub static VERDICTS: LruHashMap<u64, u8> = LruHashMap::with_max_entries(8192, 0);
+
+/// Control groups that user space was told of.
+#[map]
+pub static CGROUPS: HashMap<u64, u8> = HashMap::with_max_entries(1024, 0);
+
+/// What went wrong, by CPU.
+#[map]
+pub static COUNTERS: PerCpuArray<Counters> = PerCpuArray::with_max_entries(1, 0);
+
+/// What user space can change.
+#[map]
+pub static SETTINGS: Array<Settings> = Array::with_max_entries(1, 0);
+
+/// Only the system call's program uses it, and that does not interrupt itself.
+#[map]
+pub static WORK: PerCpuArray<Work> = PerCpuArray::with_max_entries(1, 0);
+
+/// Announcements under construction, of the same program.
+#[map]
+pub static OPEN: PerCpuArray<Open> = PerCpuArray::with_max_entries(1, 0);
+
+/// Announcements of control groups under construction: one for the system call's, one for the exit's program.
+#[map]
+pub static CGROUP: PerCpuArray<Cgroup> = PerCpuArray::with_max_entries(2, 0);
+
+/// What the kernel side remembers for itself, one value for all CPUs each: see [`memory`].
+#[map]
+pub static MEMORY: Array<u64> = Array::with_max_entries(2, 0);
+
+/// Indexes in [`MEMORY`].
+pub mod memory {
+    /// Address of the operations that all sockets' files have.
+    pub const SOCKET_OPERATIONS: u32 = 0;
+    /// When a process exit last woke the agent.
+    pub const EXIT_WAKE: u32 = 1;
+}
+
+/// Adds to one of this CPU's counters.
+macro_rules! count {
+    ($field:ident) => {
+        count!($field, 1)
+    };
+    ($field:ident, $n:expr) => {
+        if let Some(counters) = crate::maps::COUNTERS.get_ptr_mut(0) {
+            crate::maps::add(
+                counters,
+                core::mem::offset_of!(porthole_bpf_types::record::Counters, $field),
+                $n,
+            )
+        }
+    };
+}
+pub(crate) use count;
+
+/// Adds to the counter at `offset`.
+#[inline(always)]
+pub fn add(counters: *mut Counters, offset: usize, n: u64) {
+    // SAFETY: a field of the map's value; nothing else of this CPU writes it except an interrupt, which may cost a
+    // count.
+    unsafe { *counters.cast::<u8>().add(offset).cast::<u64>() += n }
+}

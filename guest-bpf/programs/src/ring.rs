@@ -1,0 +1,75 @@
+//! The way to user space. The agent is woken when a quarter of the ring has filled up; otherwise it looks by itself
+//! a few times a second.
+
+use aya_ebpf::{
+    bindings::{BPF_RB_AVAIL_DATA, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP, BPF_RB_RING_SIZE},
+    helpers::bpf_ringbuf_output,
+};
+use porthole_bpf_types::record::{Cgroup, Chunk, Close, Exit, Open};
+
+use crate::{
+    capture::bounded,
+    maps::{HEAD_ROOM, RECORDS, Work, count},
+};
+
+/// Sends `len` bytes at `data`.
+#[inline(always)]
+fn send(data: *const u8, len: u64, flags: u64) -> bool {
+    // SAFETY: the caller's data is `len` long, which the verifier checks.
+    let rc = unsafe {
+        bpf_ringbuf_output((&raw const RECORDS).cast_mut().cast(), data.cast_mut().cast(), len, flags)
+    };
+    if rc != 0 {
+        count!(lost);
+    }
+    rc == 0
+}
+
+/// Whether a record of this size fills up another quarter of the ring.
+#[inline(always)]
+fn wake_for(len: u64) -> u64 {
+    let available = RECORDS.query(u64::from(BPF_RB_AVAIL_DATA));
+    let quarter = RECORDS.query(u64::from(BPF_RB_RING_SIZE)) >> 2;
+    // Only the record that crosses the mark wakes: the agent sleeps no longer than its timer anyway.
+    if (available < quarter && available + len >= quarter)
+        || (available < 3 * quarter && available + len >= 3 * quarter)
+    {
+        u64::from(BPF_RB_FORCE_WAKEUP)
+    } else {
+        u64::from(BPF_RB_NO_WAKEUP)
+    }
+}
+
+/// Sends the chunk in `work` with as much head as its header says.
+#[inline(always)]
+pub fn send_chunk(work: &Work) -> bool {
+    let head = bounded::<{ HEAD_ROOM as u64 - 1 }>(u64::from(work.header.head));
+    let len = size_of::<Chunk>() as u64 + head;
+    send((&raw const *work).cast(), len, wake_for(len))
+}
+
+/// Sends a connection's announcement.
+#[inline(always)]
+pub fn send_open(open: &Open) -> bool {
+    let len = size_of::<Open>() as u64;
+    send((&raw const *open).cast(), len, wake_for(len))
+}
+
+/// Sends a connection's end.
+#[inline(always)]
+pub fn send_close(close: &Close) {
+    send((&raw const *close).cast(), size_of::<Close>() as u64, u64::from(BPF_RB_NO_WAKEUP));
+}
+
+/// Sends a control group's announcement.
+#[inline(always)]
+pub fn send_cgroup(cgroup: &Cgroup) -> bool {
+    send((&raw const *cgroup).cast(), size_of::<Cgroup>() as u64, u64::from(BPF_RB_NO_WAKEUP))
+}
+
+/// Sends a process's exit, and wakes the agent if it must not wait.
+#[inline(always)]
+pub fn send_exit(exit: &Exit, wake: bool) {
+    let flags = if wake { BPF_RB_FORCE_WAKEUP } else { BPF_RB_NO_WAKEUP };
+    send((&raw const *exit).cast(), size_of::<Exit>() as u64, u64::from(flags));
+}

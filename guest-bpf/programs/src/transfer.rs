@@ -1,0 +1,248 @@
+//! A system call's end: from its arguments to a record.
+
+use aya_ebpf::helpers::{
+    bpf_get_current_pid_tgid,
+    generated::{bpf_ktime_get_ns, bpf_probe_read_user},
+};
+use porthole_bpf_types::{
+    connection::{Connection, direction, role, spend, state},
+    record::{HEAD_MAX, MESSAGES_MAX, kind},
+    syscall::{Call, NOT_CONSUMING, TRUNCATING, shape},
+};
+
+use crate::{
+    capture, connections,
+    kernel::{self, Socket},
+    maps::{NO_VECTOR, SETTINGS, VERDICTS, WORK, Work, count, self_tgid},
+    registers::Registers,
+    ring,
+};
+
+const EINPROGRESS: i64 = 115;
+
+/// How often a followed connection's verdict is looked up again, in records.
+const VERDICT_INTERVAL: u64 = 32;
+
+/// Positions in `struct msghdr` (`struct user_msghdr`, `include/linux/socket.h`) on a 64-bit machine.
+mod msghdr {
+    pub const IOV: u64 = 16;
+    pub const SIZE: u64 = 56;
+    /// `struct mmsghdr`: a header, then the length that was moved.
+    pub const MESSAGE_SIZE: u64 = 64;
+}
+
+/// Any system call's end.
+#[inline(always)]
+pub fn on_call_exit(result: i64) {
+    // Failed calls moved nothing; most calls of busy event loops end here.
+    if result < 0 && result != -EINPROGRESS {
+        return;
+    }
+    let registers = Registers::of(kernel::current());
+    let call = registers.call();
+    if call == Call::NONE {
+        return;
+    }
+    if registers.is_compat() {
+        count!(compat);
+        return;
+    }
+    match call.shape() {
+        shape::ACCEPT => {
+            opened(result as u64, u64::from(role::ACCEPTED));
+        }
+        shape::CONNECT => {
+            opened(registers.argument::<0>(), u64::from(role::CONNECTED));
+        }
+        _ if result <= 0 => {}
+        shape => moved(call, shape, registers, result as u64),
+    }
+}
+
+/// A connection was made. A global function: verified once, whoever calls it.
+#[inline(never)]
+#[unsafe(no_mangle)]
+pub extern "C" fn opened(fd: u64, role: u64) -> u64 {
+    if !is_self()
+        && let Some(socket) = Socket::of(kernel::current(), fd)
+    {
+        let _ = connections::of(socket, role);
+    }
+    0
+}
+
+#[inline(always)]
+fn is_self() -> bool {
+    (bpf_get_current_pid_tgid() >> 32) as u32 == self_tgid()
+}
+
+/// A call that moved bytes, or messages.
+#[inline(always)]
+fn moved(call: Call, shape: u8, registers: Registers, result: u64) {
+    let Some(work) = WORK.get_ptr_mut(0) else { return };
+    let address = registers.argument::<1>();
+    let mut want = result;
+    let mut direction = if call.is_egress() { direction::EGRESS } else { direction::INGRESS };
+    // SAFETY: a map's value, which only this program uses.
+    let work = unsafe { &mut *work };
+    work.fd = registers.argument::<0>();
+    work.address = address;
+    work.count = NO_VECTOR;
+    work.header.total = result;
+    if call.has_receive_flags() {
+        let flags =
+            if shape == shape::MESSAGE { registers.argument::<2>() } else { registers.argument::<3>() };
+        if flags & NOT_CONSUMING != 0 {
+            return;
+        }
+        if flags & TRUNCATING != 0 {
+            want = 0;
+        }
+    }
+    match shape {
+        shape::VECTOR => work.count = registers.argument::<2>(),
+        shape::MESSAGE => message(work, address),
+        shape::LENGTH => want = 0,
+        shape::SPLICE => {
+            // The other end is a pipe.
+            want = 0;
+            if Socket::of(kernel::current(), work.fd).is_none() {
+                direction = direction::EGRESS;
+                work.fd = registers.argument::<2>();
+            }
+        }
+        _ => {}
+    }
+    work.want = want;
+    work.header.direction = direction;
+    if shape == shape::MESSAGES {
+        messages(work);
+    } else {
+        transfer();
+    }
+}
+
+/// Puts the buffers of a `struct msghdr` into `work`.
+#[inline(always)]
+fn message(work: &mut Work, address: u64) {
+    [work.address, work.count] = read_user::<[u64; 2]>(address + msghdr::IOV).unwrap_or([0, 0]);
+}
+
+/// Several messages of one call: a record each.
+#[inline(never)]
+fn messages(work: *mut Work) -> u64 {
+    // SAFETY: this CPU's.
+    let work = unsafe { &mut *work };
+    let (address, used) = (work.address, work.header.total);
+    let mut index = 0;
+    while index < u64::from(MESSAGES_MAX) {
+        if index >= used {
+            return 0;
+        }
+        let at = address + index * msghdr::MESSAGE_SIZE;
+        let len = u64::from(read_user::<u32>(at + msghdr::SIZE).unwrap_or(0));
+        work.header.total = len;
+        work.want = len;
+        message(work, at);
+        transfer();
+        index += 1;
+    }
+    if used > u64::from(MESSAGES_MAX) {
+        count!(beyond, used - u64::from(MESSAGES_MAX));
+    }
+    0
+}
+
+#[inline(always)]
+fn read_user<T: Copy>(address: u64) -> Option<T> {
+    let mut value = core::mem::MaybeUninit::<T>::uninit();
+    // SAFETY: writes the size of `T` to where a `T` has room; the source is checked by the helper.
+    let rc =
+        unsafe { bpf_probe_read_user(value.as_mut_ptr().cast(), size_of::<T>() as u32, address as *const _) };
+    // SAFETY: written in full when the helper says so.
+    if rc == 0 { Some(unsafe { value.assume_init() }) } else { None }
+}
+
+/// The bytes in this CPU's [`WORK`] moved on what may be a socket. A global function.
+#[inline(never)]
+#[unsafe(no_mangle)]
+pub extern "C" fn transfer() -> u64 {
+    let Some(work) = WORK.get_ptr_mut(0) else { return 0 };
+    // SAFETY: this CPU's.
+    let work = unsafe { &mut *work };
+    let Some(socket) = Socket::of(kernel::current(), work.fd) else { return 0 };
+    let Some(connection) = connections::of(socket, u64::from(role::UNKNOWN)) else { return 0 };
+    // SAFETY: a map's value.
+    if unsafe { (*connection).state } != state::IGNORED && !is_self() {
+        record(work, connection, socket.sk);
+    }
+    0
+}
+
+/// Sends what a call moved on a connection that is not ignored.
+#[inline(always)]
+fn record(work: &mut Work, connection: *mut Connection, sk: u64) {
+    // Positions move on whatever becomes of the record, so that a loss shows.
+    work.header.offset = connections::advance(connection, work.header.direction, work.header.total);
+    let Some(settings) = SETTINGS.get(0) else { return };
+    if settings.paused != 0 {
+        count!(lost);
+        return;
+    }
+    if work.want > u64::from(settings.head) {
+        work.want = u64::from(settings.head);
+    }
+    if work.want > u64::from(HEAD_MAX) {
+        work.want = u64::from(HEAD_MAX);
+    }
+    // SAFETY: a map's value.
+    let (known, sequence) = unsafe { ((*connection).state, (*connection).sequence) };
+    // User space can lose interest in a followed connection too, which is no hurry.
+    if (known != state::FOLLOWED || sequence % VERDICT_INTERVAL == 0)
+        && may_capture(connection, work.want as u32) == 0
+    {
+        return;
+    }
+    // SAFETY: a map's value.
+    if unsafe { (*connection).announced } == 0 && connections::announce(sk) == 0 {
+        return;
+    }
+    // SAFETY: this CPU's.
+    unsafe { capture::head(work) };
+    let task = bpf_get_current_pid_tgid();
+    let header = &mut work.header;
+    header.kind = kind::CHUNK;
+    // SAFETY: a map's value.
+    header.connection = unsafe { (*connection).id };
+    header.tgid = (task >> 32) as u32;
+    header.tid = task as u32;
+    // SAFETY: a helper without preconditions.
+    header.timestamp = unsafe { bpf_ktime_get_ns() };
+    header.sequence = connections::next_sequence(connection);
+    ring::send_chunk(work);
+}
+
+/// Whether a connection whose protocol is not known yet may be captured; learns what user space decided.
+#[inline(never)]
+fn may_capture(connection: *mut Connection, want: u32) -> u64 {
+    // SAFETY: a map's value; of two writers at once either may win.
+    unsafe {
+        if let Some(verdict) = VERDICTS.get_ptr((*connection).id) {
+            (*connection).state = *verdict;
+            if *verdict != state::GUESSING {
+                return u64::from(*verdict == state::FOLLOWED);
+            }
+        }
+        match spend((*connection).budget, want) {
+            Some(left) => {
+                (*connection).budget = left;
+                1
+            }
+            None => {
+                (*connection).state = state::EXHAUSTED;
+                count!(exhausted);
+                0
+            }
+        }
+    }
+}

@@ -1,0 +1,106 @@
+//! The kernel's table of connections: keyed by the address of the `struct sock`.
+
+/// What a connection runs over.
+pub mod transport {
+    /// TCP: the entry goes when the socket reaches `TCP_CLOSE`.
+    pub const TCP: u8 = 1;
+    /// UDP.
+    pub const UDP: u8 = 2;
+    /// A unix stream socket.
+    pub const UNIX: u8 = 3;
+    /// Another stream over IP, such as MPTCP.
+    pub const OTHER_STREAM: u8 = 4;
+}
+
+/// How the observed process came to the connection.
+pub mod role {
+    /// Not seen: it was open before, or inherited.
+    pub const UNKNOWN: u8 = 0;
+    /// By accept(2).
+    pub const ACCEPTED: u8 = 1;
+    /// By connect(2).
+    pub const CONNECTED: u8 = 2;
+}
+
+/// What the programs do with a connection's bytes.
+pub mod state {
+    /// Captured within a budget until user space says something.
+    pub const GUESSING: u8 = 0;
+    /// Captured.
+    pub const FOLLOWED: u8 = 1;
+    /// Counted only: nobody understands them.
+    pub const IGNORED: u8 = 2;
+    /// The budget of guessing is used up; user space has not answered yet.
+    pub const EXHAUSTED: u8 = 3;
+}
+
+/// One connection, as the kernel side keeps it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Connection {
+    /// Unique as long as the kernel runs.
+    pub id: u64,
+    /// Number of the socket's inode: tells a reused address of a socket whose end was not seen.
+    pub inode: u64,
+    /// The control group of the process that was first seen on it.
+    pub cgroup: u64,
+    /// Bytes that moved, by direction: ingress, egress.
+    pub offset: [u64; 2],
+    /// Records sent about it; the next one's sequence number.
+    pub sequence: u64,
+    /// Bytes still to be captured while guessing.
+    pub budget: u32,
+    /// One of [`state`].
+    pub state: u8,
+    /// One of [`transport`].
+    pub transport: u8,
+    /// One of [`role`].
+    pub role: u8,
+    /// Set once user space was told of it.
+    pub announced: u8,
+}
+
+/// Index of a direction in [`Connection::offset`] and value of [`crate::record::Chunk::direction`].
+pub mod direction {
+    /// The process read.
+    pub const INGRESS: u8 = 0;
+    /// The process wrote.
+    pub const EGRESS: u8 = 1;
+}
+
+/// Bytes captured of a connection while its protocol is unknown.
+pub const GUESSING_BUDGET: u32 = 128 * 1024;
+
+/// What every captured call costs of the budget besides its bytes, so that small messages end it too.
+pub const GUESSING_CALL_COST: u32 = 256;
+
+/// The budget after `captured` bytes of one call; `None` when there is none left for it.
+#[inline(always)]
+pub const fn spend(budget: u32, captured: u32) -> Option<u32> {
+    if budget == 0 {
+        return None;
+    }
+    Some(budget.saturating_sub(captured.saturating_add(GUESSING_CALL_COST)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn small_messages_end_the_budget_too() {
+        let mut budget = GUESSING_BUDGET;
+        let mut calls = 0;
+        while let Some(left) = spend(budget, 1) {
+            budget = left;
+            calls += 1;
+        }
+        assert!((100..=512).contains(&calls), "{calls}");
+    }
+
+    #[test]
+    fn the_last_call_may_overdraw() {
+        assert_eq!(spend(1, 4096), Some(0));
+        assert_eq!(spend(0, 1), None);
+    }
+}

@@ -1,0 +1,285 @@
+//! What goes through the ring buffer: one header, then what its kind says.
+//!
+//! All numbers are in the machine's byte order: writer and reader are the same machine.
+
+/// Most bytes of one system call that are captured.
+pub const HEAD_MAX: u32 = 4096;
+
+/// Most buffers of one vectored call that are looked at.
+pub const VECTOR_MAX: u32 = 16;
+
+/// Most messages of one sendmmsg(2) or recvmmsg(2) that are looked at.
+pub const MESSAGES_MAX: u32 = 16;
+
+/// Most components of a control group's path that are sent.
+pub const CGROUP_DEPTH_MAX: usize = 4;
+
+/// Longest component of a control group's path, with its terminating zero.
+pub const CGROUP_NAME_MAX: usize = 128;
+
+/// Length of `sun_path` (unix(7)).
+pub const UNIX_PATH_MAX: usize = 108;
+
+/// Kinds of records.
+pub mod kind {
+    /// [`super::Chunk`], then the captured head.
+    pub const CHUNK: u32 = 1;
+    /// [`super::Open`].
+    pub const OPEN: u32 = 2;
+    /// [`super::Close`].
+    pub const CLOSE: u32 = 3;
+    /// [`super::Cgroup`].
+    pub const CGROUP: u32 = 4;
+    /// [`super::Exit`].
+    pub const EXIT: u32 = 5;
+}
+
+/// Bytes moved on a connection.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Chunk {
+    /// [`kind::CHUNK`].
+    pub kind: u32,
+    /// Captured bytes that follow.
+    pub head: u32,
+    /// The connection.
+    pub connection: u64,
+    /// Counts the connection's records.
+    pub sequence: u64,
+    /// Position of the first byte in its direction's stream.
+    pub offset: u64,
+    /// Bytes that moved in all.
+    pub total: u64,
+    /// End of the call, nanoseconds of `CLOCK_MONOTONIC`.
+    pub timestamp: u64,
+    /// Process in the outermost namespace.
+    pub tgid: u32,
+    /// Thread in the outermost namespace.
+    pub tid: u32,
+    /// One of [`crate::connection::direction`].
+    pub direction: u8,
+    /// Set when memory of the process could not be read, so that the head is shorter than it could be.
+    pub unreadable: u8,
+    /// Zero.
+    pub reserved: [u8; 6],
+}
+
+/// A connection was seen for the first time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Open {
+    /// [`kind::OPEN`].
+    pub kind: u32,
+    /// Process in the outermost namespace.
+    pub tgid: u32,
+    /// The connection.
+    pub connection: u64,
+    /// Counts the connection's records.
+    pub sequence: u64,
+    /// Address of the socket: the key in the kernel's table.
+    pub socket: u64,
+    /// Control group of the process.
+    pub cgroup: u64,
+    /// Nanoseconds of `CLOCK_MONOTONIC`.
+    pub timestamp: u64,
+    /// Address family: 2 IPv4, 10 IPv6, 1 unix.
+    pub family: u16,
+    /// Local port, host byte order.
+    pub local_port: u16,
+    /// Remote port, host byte order.
+    pub remote_port: u16,
+    /// One of [`crate::connection::transport`].
+    pub transport: u8,
+    /// One of [`crate::connection::role`].
+    pub role: u8,
+    /// Local address; IPv4 in the first four bytes.
+    pub local: [u8; 16],
+    /// Remote address.
+    pub remote: [u8; 16],
+    /// Bytes of [`Open::path`].
+    pub path_len: u32,
+    /// Name of the unix socket: the listener's, whichever end this is.
+    pub path: [u8; UNIX_PATH_MAX],
+}
+
+/// A connection's socket was closed for good.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Close {
+    /// [`kind::CLOSE`].
+    pub kind: u32,
+    /// Zero.
+    pub reserved: u32,
+    /// The connection.
+    pub connection: u64,
+    /// Counts the connection's records.
+    pub sequence: u64,
+    /// Nanoseconds of `CLOCK_MONOTONIC`.
+    pub timestamp: u64,
+}
+
+/// A control group was seen for the first time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Cgroup {
+    /// [`kind::CGROUP`].
+    pub kind: u32,
+    /// Zero.
+    pub reserved: u32,
+    /// Its id.
+    pub cgroup: u64,
+    /// The last components of its path, the last one first, each ended by a zero; empty ones are above the root.
+    pub names: [[u8; CGROUP_NAME_MAX]; CGROUP_DEPTH_MAX],
+}
+
+/// The last thread of a process exited.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Exit {
+    /// [`kind::EXIT`].
+    pub kind: u32,
+    /// Process in the outermost namespace.
+    pub tgid: u32,
+    /// Its control group.
+    pub cgroup: u64,
+    /// Nanoseconds of `CLOCK_MONOTONIC`.
+    pub timestamp: u64,
+    /// Set when it was the first process of a pid namespace: the others in it are killed.
+    pub init: u8,
+    /// Set when it was the last task of its control group.
+    pub last: u8,
+    /// Zero.
+    pub reserved: [u8; 6],
+}
+
+/// Counts that each CPU keeps.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Counters {
+    /// Records for which the ring buffer had no room.
+    pub lost: u64,
+    /// Calls on connections whose guessing budget was used up before user space answered.
+    pub exhausted: u64,
+    /// Calls whose memory could not be read.
+    pub unreadable: u64,
+    /// Messages of one sendmmsg(2) or recvmmsg(2) beyond [`MESSAGES_MAX`], taken as one length.
+    pub beyond: u64,
+    /// Connections that the table had no room for.
+    pub table_full: u64,
+    /// Socket calls of 32-bit programs, which are not looked at.
+    pub compat: u64,
+}
+
+/// What user space can change while the programs run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Settings {
+    /// Most bytes captured of one call; at most [`HEAD_MAX`].
+    pub head: u32,
+    /// Not zero: nothing is captured.
+    pub paused: u32,
+}
+
+/// Marks the types that may be read from a record's bytes: `repr(C)`, no padding, every bit pattern valid.
+///
+/// # Safety
+///
+/// The type must be as described.
+pub unsafe trait Plain: Copy {
+    /// Reads one from the beginning of `bytes`; `None` when they are too few.
+    fn read(bytes: &[u8]) -> Option<Self> {
+        if bytes.len() < size_of::<Self>() {
+            return None;
+        }
+        // SAFETY: there are enough bytes, and the trait says that any are valid.
+        Some(unsafe { core::ptr::read_unaligned(bytes.as_ptr().cast::<Self>()) })
+    }
+}
+
+macro_rules! plain {
+    ($($name:ident: $size:literal;)*) => {$(
+        const _: () = assert!(size_of::<$name>() == $size);
+        // SAFETY: `repr(C)` of integers and arrays of them; the sum of the fields' sizes is the type's.
+        unsafe impl Plain for $name {}
+    )*};
+}
+
+plain! {
+    Chunk: 64;
+    Open: 200;
+    Close: 32;
+    Cgroup: 528;
+    Exit: 32;
+    Counters: 48;
+    Settings: 8;
+}
+
+/// A record, as it comes out of the ring buffer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(clippy::large_enum_variant)]
+pub enum Record<'a> {
+    /// Bytes moved, with the captured head.
+    Chunk(Chunk, &'a [u8]),
+    /// A connection was seen for the first time.
+    Open(Open),
+    /// A connection ended.
+    Close(Close),
+    /// A control group was seen for the first time.
+    Cgroup(Cgroup),
+    /// A process exited.
+    Exit(Exit),
+}
+
+impl<'a> Record<'a> {
+    /// Reads a record; `None` when it is none, which says that programs and agent are of different builds.
+    pub fn read(bytes: &'a [u8]) -> Option<Self> {
+        let kind = u32::from_ne_bytes(*bytes.first_chunk()?);
+        Some(match kind {
+            kind::CHUNK => {
+                let chunk = Chunk::read(bytes)?;
+                let head = bytes.get(size_of::<Chunk>()..)?.get(..chunk.head as usize)?;
+                Self::Chunk(chunk, head)
+            }
+            kind::OPEN => Self::Open(Open::read(bytes)?),
+            kind::CLOSE => Self::Close(Close::read(bytes)?),
+            kind::CGROUP => Self::Cgroup(Cgroup::read(bytes)?),
+            kind::EXIT => Self::Exit(Exit::read(bytes)?),
+            _ => return None,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bytes_of<T: Plain>(value: &T) -> Vec<u8> {
+        let mut bytes = vec![0; size_of::<T>()];
+        // SAFETY: the vector has the type's size, and the type has no padding.
+        unsafe {
+            core::ptr::copy_nonoverlapping((&raw const *value).cast(), bytes.as_mut_ptr(), bytes.len())
+        };
+        bytes
+    }
+
+    #[test]
+    fn a_chunk_comes_out_with_its_head() {
+        let chunk = Chunk { kind: kind::CHUNK, head: 3, total: 9, connection: 7, ..Chunk::default() };
+        let mut bytes = bytes_of(&chunk);
+        bytes.extend_from_slice(b"GET and what the ring buffer rounded up");
+        assert_eq!(Record::read(&bytes), Some(Record::Chunk(chunk, b"GET")));
+    }
+
+    #[test]
+    fn cut_and_unknown_records_are_none() {
+        let close = Close { kind: kind::CLOSE, connection: 1, ..Close::default() };
+        let bytes = bytes_of(&close);
+        assert_eq!(Record::read(&bytes), Some(Record::Close(close)));
+        for len in 0..bytes.len() {
+            assert_eq!(Record::read(&bytes[..len]), None, "{len}");
+        }
+        let long = Chunk { kind: kind::CHUNK, head: 1, ..Chunk::default() };
+        assert_eq!(Record::read(&bytes_of(&long)), None);
+        assert_eq!(Record::read(&[9; 64]), None);
+    }
+}
