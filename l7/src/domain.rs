@@ -37,11 +37,10 @@ pub fn converge(name: &[u8], out: &mut String) {
             out.push_str("{}.");
         }
         5
-    } else if is(0, "local") || is(0, "internal") || is(0, "localhost") {
-        3
-    } else if labels().next().is_some_and(|top| top.len() == 2)
-        && SECOND_LEVEL.iter().any(|label| is(1, label))
-        && count > 2
+    } else if ["local", "internal", "localhost"].iter().any(|zone| is(0, zone))
+        || (labels().next().is_some_and(|top| top.len() == 2)
+            && SECOND_LEVEL.iter().any(|label| is(1, label))
+            && count > 2)
     {
         3
     } else {

@@ -2,7 +2,7 @@
 
 use crate::parser::{Guess, Opening, Sender};
 
-/// Methods by which a connection is recognised: RFC 9110, RFC 5789 (PATCH), RFC 4918 and other `WebDAV`, UPnP, caches.
+/// Methods by which a connection is recognised: RFC 9110, RFC 5789 (PATCH), RFC 4918 and other `WebDAV`, `UPnP`, caches.
 /// Once it is, any token is a method.
 const METHODS: &[&str] = &[
     "GET",

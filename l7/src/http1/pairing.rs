@@ -79,6 +79,7 @@ pub(super) struct Tunnel {
 
 /// Requests and responses of one connection.
 #[derive(Debug, Default)]
+#[allow(clippy::struct_excessive_bools)] // Independent facts about one connection.
 pub(super) struct Pairing {
     waiting: Fifo<Waiting>,
     early: VecDeque<Early>,
@@ -103,7 +104,7 @@ impl Pairing {
     /// The connection was closed, and both readers have said what they had to.
     pub(super) fn close(&mut self, now: Timestamp, cx: &mut Context<'_>) {
         if let Some(current) = self.current.take() {
-            self.settle(current, 0, now, cx);
+            self.settle(&current, 0, now, cx);
         }
         while let Some(waiting) = self.waiting.drain_one() {
             if waiting.certain && !self.responses_lost {
@@ -168,10 +169,10 @@ impl Pairing {
     }
 
     /// A response is complete.
-    fn settle(&mut self, current: Current, bytes: u64, ended: Timestamp, cx: &mut Context<'_>) {
+    fn settle(&mut self, current: &Current, bytes: u64, ended: Timestamp, cx: &mut Context<'_>) {
         let bytes = bytes + std::mem::take(&mut self.interim_bytes);
         self.last_response = ended;
-        match current.owner {
+        match &current.owner {
             Owner::Request(waiting) => {
                 self.aligned = true;
                 self.pipelined |= !self.waiting.is_empty();
@@ -342,7 +343,6 @@ impl Handler for ResponseEnd<'_, '_> {
         }
         match (fields.coded, fields.chunked, fields.length) {
             (_, true, _) => Body::Chunked,
-            (true, false, _) => Body::UntilClose,
             (false, false, Some(0)) if !fields.contradictory => Body::None,
             (false, false, Some(length)) if !fields.contradictory => Body::Length(length),
             _ => Body::UntilClose,
@@ -351,7 +351,7 @@ impl Handler for ResponseEnd<'_, '_> {
 
     fn end(&mut self, bytes: u64, at: Timestamp) {
         if let Some(current) = self.pairing.current.take() {
-            self.pairing.settle(current, bytes, at, self.cx);
+            self.pairing.settle(&current, bytes, at, self.cx);
         }
     }
 

@@ -22,6 +22,7 @@ const UNFRAMED_QUIET_NS: u64 = 5_000_000_000;
 
 /// What a head says about the message.
 #[derive(Clone, Copy, Debug, Default)]
+#[allow(clippy::struct_excessive_bools)] // Independent facts about one head.
 pub(super) struct Fields {
     /// `Content-Length`.
     pub(super) length: Option<u64>,

@@ -20,7 +20,7 @@ fn served(texts: &[&str]) -> Vec<Step> {
     texts
         .iter()
         .enumerate()
-        .map(|(at, text)| step(if at % 2 == 0 { Ingress } else { Egress }, text))
+        .map(|(at, text)| step(if at.is_multiple_of(2) { Ingress } else { Egress }, text))
         .filter(|step| !step.1.is_empty())
         .collect()
 }
@@ -488,8 +488,8 @@ fn mutated_conversations_never_panic_and_account_for_every_message() {
         "HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\nHTTP/1.1 200 OK\r\n\r\n",
     ];
     let mut random = Random(11);
-    for round in 0..20_000 {
-        let connection = if round % 2 == 0 {
+    for round in 0..20_000_u32 {
+        let connection = if round.is_multiple_of(2) {
             guessed()
         } else {
             Connection::known(ScopeId(1), Transport::Stream, Protocol::Http1, Side::Server).expect("http")
@@ -504,7 +504,7 @@ fn mutated_conversations_never_panic_and_account_for_every_message() {
             }
             let from = if random.below(4) == 0 { random.below(bytes.len()) } else { 0 };
             let to = if random.below(4) == 0 { from + random.below(bytes.len() - from) } else { bytes.len() };
-            let direction = if at % 2 == 0 { Ingress } else { Egress };
+            let direction = if at.is_multiple_of(2) { Ingress } else { Egress };
             if random.below(16) == 0 {
                 replay.lose(direction, random.next() % 64);
             }

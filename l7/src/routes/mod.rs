@@ -80,7 +80,7 @@ enum Placing {
 #[derive(Debug, Default)]
 pub(crate) struct Routes {
     known: HashMap<Box<str>, u32>,
-    routes: Vec<Route>,
+    all: Vec<Route>,
     unproven: usize,
     /// By hash of the template: those that meet in one slot displace each other.
     provisional: Vec<Provisional>,
@@ -143,8 +143,8 @@ impl Routes {
                         if symbol == Symbol::OTHER {
                             return symbol;
                         }
-                        let index = u32::try_from(self.routes.len()).unwrap_or(u32::MAX);
-                        self.routes.push(Route { symbol, proven });
+                        let index = u32::try_from(self.all.len()).unwrap_or(u32::MAX);
+                        self.all.push(Route { symbol, proven });
                         self.unproven += usize::from(!proven);
                         self.known.insert(name.into_boxed_str(), index);
                         index
@@ -152,7 +152,7 @@ impl Routes {
                 }
             }
         };
-        let Some(known) = self.routes.get_mut(index as usize) else { return Symbol::OTHER };
+        let Some(known) = self.all.get_mut(index as usize) else { return Symbol::OTHER };
         if proven && !known.proven {
             known.proven = true;
             self.unproven = self.unproven.saturating_sub(1);
@@ -164,7 +164,7 @@ impl Routes {
         if let Some(&index) = self.known.get(text) {
             return Placing::Known(index);
         }
-        let room = limit.saturating_sub(self.routes.len());
+        let room = limit.saturating_sub(self.all.len());
         if room == 0 {
             return self.fold(text).map_or(Placing::Other, |folded| self.known_or_other(&folded));
         }

@@ -79,8 +79,8 @@ fn is_id(name: &[u8]) -> bool {
     let lower = count(u8::is_ascii_lowercase);
     let letters = upper + lower;
     let hex = count(u8::is_ascii_hexdigit);
-    let dashes = name.iter().filter(|b| matches!(b, b'-' | b'_' | b':')).count();
-    let dots = name.iter().filter(|b| **b == b'.').count();
+    let dashes = count(|b| matches!(b, b'-' | b'_' | b':'));
+    let dots = count(|b| matches!(b, b'.'));
     if digits == 0 {
         // Hashes without a digit are rare, words of hexadecimal letters are short; long mixed case is a token.
         return (hex == name.len() && name.len() >= 16)

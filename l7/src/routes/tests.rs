@@ -25,6 +25,12 @@ impl App {
         *self.counts.entry(name.to_owned()).or_default() += 1;
     }
 
+    fn all_real(&mut self) {
+        for path in REAL {
+            self.request(path, 200);
+        }
+    }
+
     fn count(&self, route: &str) -> usize {
         self.counts.get(route).copied().unwrap_or(0)
     }
@@ -48,7 +54,7 @@ fn a_crawler_of_missing_pages_leaves_real_routes_exact() {
     for round in 0..100_000 {
         app.request(&format!("/{}", word(round)), 404);
         if round % 100 == 50 {
-            REAL.iter().for_each(|path| app.request(path, 200));
+            app.all_real();
         }
     }
     for path in REAL {
@@ -61,7 +67,7 @@ fn a_crawler_of_missing_pages_leaves_real_routes_exact() {
 #[test]
 fn a_crawler_that_finds_pages_everywhere_leaves_real_routes_exact() {
     let mut app = App::default();
-    REAL.iter().for_each(|path| app.request(path, 200));
+    app.all_real();
     for round in 0..100_000 {
         let path = match round % 3 {
             0 => format!("/{}", word(round)),
@@ -70,7 +76,7 @@ fn a_crawler_that_finds_pages_everywhere_leaves_real_routes_exact() {
         };
         app.request(&path, 200);
         if round % 100 == 50 {
-            REAL.iter().for_each(|path| app.request(path, 200));
+            app.all_real();
         }
     }
     for path in REAL {
