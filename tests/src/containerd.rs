@@ -1,0 +1,136 @@
+//! A containerd of our own: its root, state, sockets and configuration are in the environment's directory.
+
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
+
+use anyhow::{Context, Result};
+
+use crate::{
+    command::{self, Finished},
+    daemon::Daemon,
+    wait,
+};
+
+/// Long enough for a guest to boot under emulation on a busy machine.
+pub const CALL_DEADLINE: Duration = Duration::from_secs(120);
+
+/// A running containerd.
+#[derive(Debug)]
+pub struct Containerd {
+    daemon: Daemon,
+    directory: PathBuf,
+}
+
+impl Containerd {
+    /// Starts containerd below `directory`. `environment` is handed on to the shims.
+    pub fn start(
+        directory: &Path,
+        environment: &[(String, String)],
+        search_path: &std::ffi::OsStr,
+    ) -> Result<Self> {
+        let home = directory.join("containerd");
+        std::fs::create_dir_all(&home).context("make containerd's directory")?;
+        let config = home.join("config.toml");
+        std::fs::write(&config, configuration(&home)).context("write containerd's configuration")?;
+        let mut command = Command::new("containerd");
+        command
+            .arg("--config")
+            .arg(&config)
+            .env("PATH", search_path)
+            .envs(environment.iter().map(|(name, value)| (name, value)));
+        let daemon = Daemon::spawn("containerd", &mut command, &directory.join("log/containerd.log"))?;
+        let mut containerd = Self { daemon, directory: home };
+        wait::until("containerd answers", Duration::from_secs(30), || {
+            containerd.daemon.check()?;
+            let finished = command::run(containerd.ctr("default").arg("version"), Duration::from_secs(10))?;
+            Ok(finished.status.success().then_some(()))
+        })?;
+        Ok(containerd)
+    }
+
+    /// `ctr` for a containerd namespace; add the subcommand.
+    pub fn ctr(&self, namespace: &str) -> Command {
+        let mut command = Command::new("ctr");
+        command.arg("--address").arg(self.directory.join("c.sock")).args(["--namespace", namespace]);
+        command
+    }
+
+    /// Runs `ctr` and insists on success.
+    pub fn call(&self, namespace: &str, arguments: &[&str]) -> Result<Finished> {
+        command::succeed(self.ctr(namespace).args(arguments), CALL_DEADLINE)
+    }
+
+    /// Runs `ctr`, whatever it answers.
+    pub fn attempt(&self, namespace: &str, arguments: &[&str]) -> Result<Finished> {
+        command::run(self.ctr(namespace).args(arguments), CALL_DEADLINE)
+    }
+
+    /// Brings an image archive into a namespace.
+    pub fn import(&self, namespace: &str, archive: &Path) -> Result<()> {
+        let archive = archive.to_str().context("an image path in UTF-8")?;
+        self.call(namespace, &["images", "import", archive]).map(drop)
+    }
+
+    /// Directory of a running task's bundle.
+    pub fn bundle(&self, namespace: &str, id: &str) -> PathBuf {
+        self.directory.join("state/io.containerd.runtime.v2.task").join(namespace).join(id)
+    }
+
+    /// What containerd logged so far.
+    pub fn log(&self) -> String {
+        self.daemon.output()
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> i32 {
+        self.daemon.pid().as_raw()
+    }
+
+    /// The state directory: what is left in it when all containers are gone is a leak.
+    pub fn state(&self) -> PathBuf {
+        self.directory.join("state")
+    }
+
+    /// Stops containerd; shims and guests live on, as they do when the machine's containerd is restarted.
+    pub fn stop(&mut self) -> Result<()> {
+        self.daemon.stop().map(drop)
+    }
+
+    /// Namespaces, and the containers in them.
+    pub fn containers(&self) -> Result<Vec<(String, String)>> {
+        let mut found = Vec::new();
+        let namespaces =
+            command::try_quietly(self.ctr("default").args(["namespaces", "ls", "-q"]), CALL_DEADLINE)?;
+        for namespace in namespaces.text().split_whitespace() {
+            let listing =
+                command::try_quietly(self.ctr(namespace).args(["containers", "ls", "-q"]), CALL_DEADLINE)?;
+            found.extend(listing.text().split_whitespace().map(|id| (namespace.to_owned(), id.to_owned())));
+        }
+        Ok(found)
+    }
+}
+
+fn configuration(home: &Path) -> String {
+    let home = home.display();
+    // cri and opt would touch /etc/cni and /opt; the snapshotters other than overlayfs only complain.
+    format!(
+        r#"version = 2
+root = "{home}/root"
+state = "{home}/state"
+disabled_plugins = [
+  "io.containerd.grpc.v1.cri", "io.containerd.internal.v1.opt", "io.containerd.tracing.processor.v1.otlp",
+  "io.containerd.internal.v1.tracing", "io.containerd.snapshotter.v1.aufs", "io.containerd.snapshotter.v1.btrfs",
+  "io.containerd.snapshotter.v1.devmapper", "io.containerd.snapshotter.v1.zfs",
+]
+[grpc]
+address = "{home}/c.sock"
+[ttrpc]
+address = "{home}/c.sock.ttrpc"
+[debug]
+level = "info"
+"#
+    )
+}

@@ -1,0 +1,187 @@
+//! The whole environment, made and taken down in order.
+
+mod configuration;
+
+use std::{
+    cell::RefCell,
+    fs,
+    net::Ipv4Addr,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use anyhow::{Context, Result, ensure};
+
+use crate::{
+    container,
+    containerd::Containerd,
+    dist::Dist,
+    exporter::{self, Exporter},
+    footprint::{self, Footprint},
+    image,
+    network::{Endpoint, Network},
+    prometheus::Prometheus,
+    sweep::{self, Scratch},
+};
+
+pub use configuration::Settings;
+
+/// A containerd with everything around it. Fields are dropped in this order.
+#[derive(Debug)]
+pub struct Environment {
+    /// Prometheus, which scrapes the exporter.
+    pub prometheus: Option<Prometheus>,
+    /// The exporter.
+    pub exporter: RefCell<Exporter>,
+    /// containerd, shared with the containers.
+    pub containerd: Arc<Containerd>,
+    /// The hub from which sandboxes are reached.
+    pub network: Network,
+    /// Where the built parts are.
+    pub dist: Dist,
+    /// The configuration file that the shim and the exporter read.
+    pub configuration: PathBuf,
+    footprint: Footprint,
+    scratch: Scratch,
+}
+
+/// Tells what is being done, so that nobody waits without knowing for what.
+pub type Progress<'a> = &'a dyn Fn(&str);
+
+impl Environment {
+    /// Starts containerd, the exporter and, if asked, Prometheus, and imports the image into the namespaces.
+    pub fn start(
+        dist: Dist,
+        settings: &Settings,
+        namespaces: &[&str],
+        with_prometheus: bool,
+        progress: Progress,
+    ) -> Result<Self> {
+        if !image::is_cached(&dist.cache) {
+            progress("making the container image from distribution packages (once)");
+        }
+        let archive = image::build(&dist.cache)?;
+        let scratch = Scratch::create()?;
+        let directory = scratch.path();
+        progress("starting containerd");
+        let address = exporter::free_address()?;
+        let configuration = directory.join("porthole.toml");
+        fs::write(&configuration, settings.render(&dist, directory, address)?)
+            .context("write the configuration")?;
+        let network = Network::create(&scratch.tag())?;
+        let containerd = start_containerd(&dist, directory, &configuration)?;
+        for namespace in namespaces {
+            progress(&format!("importing the image into namespace {namespace}"));
+            containerd.import(namespace, &archive)?;
+        }
+        progress("starting the exporter");
+        let exporter = Exporter::start(&dist, directory, &configuration, address)?;
+        let prometheus = if with_prometheus {
+            progress("starting Prometheus");
+            Some(Prometheus::start(directory, address)?)
+        } else {
+            None
+        };
+        let footprint = Footprint::take(&[scratch.mark()], &[directory])?;
+        Ok(Self {
+            prometheus,
+            exporter: RefCell::new(exporter),
+            containerd: Arc::new(containerd),
+            network,
+            dist,
+            configuration,
+            footprint,
+            scratch,
+        })
+    }
+
+    /// The environment's directory.
+    pub fn directory(&self) -> &Path {
+        self.scratch.path()
+    }
+
+    /// The registry of sandboxes.
+    pub fn registry(&self) -> PathBuf {
+        self.scratch.path().join("registry")
+    }
+
+    /// Makes a network namespace for a sandbox.
+    pub fn endpoint(&self, name: &str, host: u8) -> Result<Endpoint> {
+        self.network.endpoint(name, host)
+    }
+
+    /// An id that no other environment on this machine uses at the same time.
+    pub fn unique(&self, name: &str) -> String {
+        format!("{name}-{}", self.scratch.tag().rsplit('-').next().unwrap_or_default())
+    }
+
+    /// The address that `10.231.0.<host>` stands for.
+    pub fn address(host: u8) -> Ipv4Addr {
+        Ipv4Addr::new(10, 231, 0, host)
+    }
+
+    /// Sends requests from where the sandboxes can be reached.
+    pub fn from_hub<T: Send>(&self, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+        self.network.inside(work)?
+    }
+
+    /// Waits until no process of a sandbox is left.
+    pub fn wait_quiet(&self, deadline: Duration) -> Result<()> {
+        sweep::wait_until_quiet(self.scratch.mark(), &self.own_processes(), deadline)
+    }
+
+    /// Removes all containers and insists that nothing is left but what the environment itself began with.
+    pub fn finish(self) -> Result<()> {
+        self.remove_containers();
+        self.wait_quiet(Duration::from_secs(30))?;
+        let (mark, directory) = (self.scratch.mark().to_owned(), self.directory().to_owned());
+        let left = Footprint::take(&[&mark], &[&directory])?.beyond(&self.footprint);
+        let leaks: Vec<_> = left.into_iter().filter(|line| !is_ours_to_keep(line, &directory)).collect();
+        ensure!(leaks.is_empty(), "left behind by sandboxes that are gone:\n  {}", leaks.join("\n  "));
+        drop(self);
+        footprint::gone(&[&mark], &[&directory], &Footprint::default(), Duration::from_secs(10))
+    }
+
+    fn remove_containers(&self) {
+        for (namespace, id) in self.containerd.containers().unwrap_or_default() {
+            container::remove_quietly(&self.containerd, &namespace, &id);
+        }
+    }
+
+    fn own_processes(&self) -> Vec<i32> {
+        let exporter = self.exporter.borrow().pid();
+        let prometheus = self.prometheus.as_ref().map(Prometheus::pid);
+        [Some(self.containerd.pid()), exporter, prometheus].into_iter().flatten().collect()
+    }
+}
+
+impl Drop for Environment {
+    fn drop(&mut self) {
+        self.remove_containers();
+        if let Err(error) = self.wait_quiet(Duration::from_secs(15)) {
+            eprintln!("teardown: {error:#}");
+        }
+    }
+}
+
+/// Starts containerd so that the shims find our programs and our configuration.
+fn start_containerd(dist: &Dist, directory: &Path, configuration: &Path) -> Result<Containerd> {
+    let configuration = configuration.to_str().context("a configuration path in UTF-8")?;
+    let environment = [
+        ("PORTHOLE_CONFIG".to_owned(), configuration.to_owned()),
+        ("PORTHOLE_LOG".to_owned(), std::env::var("PORTHOLE_LOG").unwrap_or_else(|_| "info".into())),
+    ];
+    Containerd::start(directory, &environment, &dist.search_path())
+}
+
+/// containerd's own bookkeeping, Prometheus' storage, and logs grow; they are no leak of a sandbox.
+fn is_ours_to_keep(line: &str, directory: &Path) -> bool {
+    let growing = ["log", "prometheus", "containerd/root"]
+        .map(|part| format!("file {}", directory.join(part).display()));
+    // containerd keeps the directory of a namespace in which there was a task.
+    let tasks =
+        format!("file {}/", directory.join("containerd/state/io.containerd.runtime.v2.task").display());
+    let namespace = line.strip_prefix(&tasks).is_some_and(|rest| !rest.contains('/'));
+    namespace || growing.iter().any(|prefix| line.starts_with(prefix.as_str()))
+}

@@ -1,0 +1,37 @@
+//! Ctrl-C and SIGTERM as a condition that every wait looks at, so that an interrupted run unwinds like a failed one
+//! and takes down what it started.
+
+use std::sync::{
+    Arc, OnceLock,
+    atomic::{AtomicBool, Ordering},
+};
+
+use anyhow::{Context, Result, bail};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+
+static REQUESTED: OnceLock<Arc<AtomicBool>> = OnceLock::new();
+
+/// From now on the first SIGINT, SIGTERM or SIGHUP asks for an orderly end; a second one ends at once.
+pub fn install() -> Result<()> {
+    let flag = REQUESTED.get_or_init(Arc::default);
+    for signal in [SIGINT, SIGTERM, SIGHUP] {
+        // The order matters: the shutdown looks at the flag before this signal sets it.
+        signal_hook::flag::register_conditional_shutdown(signal, 130, Arc::clone(flag))
+            .and_then(|_| signal_hook::flag::register(signal, Arc::clone(flag)))
+            .context("install signal handlers")?;
+    }
+    Ok(())
+}
+
+/// Whether somebody asked for the end.
+pub fn requested() -> bool {
+    REQUESTED.get().is_some_and(|flag| flag.load(Ordering::Relaxed))
+}
+
+/// An error when somebody asked for the end.
+pub fn check() -> Result<()> {
+    if requested() {
+        bail!("interrupted");
+    }
+    Ok(())
+}

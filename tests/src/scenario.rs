@@ -1,0 +1,298 @@
+//! Two tenants, three applications, and requests whose outcomes are known: what the demo shows and the tests count.
+//!
+//! Tenant `acme` has `shop`, an nginx that proxies to `catalog`, a Python HTTP service; tenant `globex` has `blog`,
+//! another nginx. The requests come in two rounds: in the second, `catalog` has been stopped.
+
+pub mod counted;
+
+use std::{
+    collections::BTreeMap,
+    net::{SocketAddr, TcpStream},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, ensure};
+use porthole_proto::registry::{self, SandboxRecord, SandboxState};
+
+use crate::{
+    container::{Container, Launch},
+    environment::Environment,
+    http::Connection,
+    network::Endpoint,
+    wait,
+};
+
+/// An application in a sandbox of its own.
+#[derive(Clone, Copy, Debug)]
+pub struct Application {
+    /// containerd's namespace, which is the tenant's name.
+    pub tenant: &'static str,
+    /// Its name.
+    pub service: &'static str,
+    /// Last byte of its address.
+    pub host: u8,
+    /// The port that it listens on.
+    pub port: u16,
+    /// Its program.
+    pub command: &'static [&'static str],
+}
+
+/// The proxying nginx.
+pub const SHOP: Application = Application {
+    tenant: "acme",
+    service: "shop",
+    host: 11,
+    port: 80,
+    command: &["/usr/sbin/nginx", "-c", "/srv/shop.conf"],
+};
+
+/// The Python service behind it, whose address stands in `applications/shop.conf`.
+pub const CATALOG: Application = Application {
+    tenant: "acme",
+    service: "catalog",
+    host: 12,
+    port: 8000,
+    command: &["/usr/bin/python3", "/srv/catalog.py"],
+};
+
+/// The other tenant's nginx.
+pub const BLOG: Application = Application {
+    tenant: "globex",
+    service: "blog",
+    host: 13,
+    port: 80,
+    command: &["/usr/sbin/nginx", "-c", "/srv/blog.conf"],
+};
+
+/// All of them; `catalog` first, because `shop` depends on it.
+pub const APPLICATIONS: [Application; 3] = [CATALOG, SHOP, BLOG];
+
+/// The tenants' containerd namespaces.
+pub const NAMESPACES: [&str; 2] = ["acme", "globex"];
+
+/// Which end of a request somebody sees.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Side {
+    /// It received the request.
+    Server,
+    /// It sent the request.
+    Client,
+}
+
+impl Side {
+    /// As it stands in metric names.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Server => "server",
+            Self::Client => "client",
+        }
+    }
+}
+
+/// A request that is sent several times, and who sees it.
+#[derive(Clone, Copy, Debug)]
+struct Request {
+    to: Application,
+    method: &'static str,
+    target: &'static str,
+    route: &'static str,
+    status: u16,
+    times: usize,
+    /// Whether it goes through `shop` to `catalog`.
+    proxied: bool,
+}
+
+const fn plain(
+    to: Application,
+    method: &'static str,
+    target: &'static str,
+    route: &'static str,
+    status: u16,
+    times: usize,
+) -> Request {
+    Request { to, method, target, route, status, times, proxied: false }
+}
+
+const fn proxied(target: &'static str, status: u16, times: usize) -> Request {
+    Request { to: SHOP, method: "GET", target, route: "/items/{}", status, times, proxied: true }
+}
+
+/// Sent while everything runs.
+const FIRST_ROUND: [Request; 11] = [
+    plain(SHOP, "GET", "/", "/", 200, 40),
+    plain(SHOP, "HEAD", "/", "/", 200, 4),
+    plain(SHOP, "GET", "/old", "/old", 301, 10),
+    proxied("/items/7", 200, 35),
+    proxied("/items/12?colour=red", 200, 25),
+    proxied("/items/4711", 404, 15),
+    plain(BLOG, "GET", "/", "/", 200, 30),
+    plain(BLOG, "GET", "/posts/2024-05-01", "/posts/{}", 200, 12),
+    plain(BLOG, "GET", "/feed", "/feed", 301, 6),
+    plain(BLOG, "GET", "/healthz", "/healthz", 204, 9),
+    plain(BLOG, "GET", "/nothing", "/nothing", 404, 7),
+];
+
+/// Sent after `catalog` was stopped: nginx answers for it, and no client side exists.
+const SECOND_ROUND: [Request; 2] =
+    [plain(SHOP, "GET", "/items/7", "/items/{}", 502, 5), plain(SHOP, "GET", "/", "/", 200, 3)];
+
+/// What tells one count from another.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Key {
+    /// Whose.
+    pub tenant: String,
+    /// The application.
+    pub service: String,
+    /// The sandbox.
+    pub instance: String,
+    /// From which end.
+    pub side: Side,
+    /// Request method.
+    pub method: String,
+    /// Templated route.
+    pub route: String,
+    /// Status code.
+    pub status: String,
+}
+
+/// How many requests were sent, by what must tell them apart in the metrics.
+pub type Sent = BTreeMap<Key, u64>;
+
+/// The applications, running.
+#[derive(Debug)]
+pub struct Running<'a> {
+    environment: &'a Environment,
+    /// Their containers by service name; one that was stopped is gone. Dropped before the endpoints.
+    pub containers: BTreeMap<&'static str, Container>,
+    endpoints: BTreeMap<&'static str, Endpoint>,
+    instances: BTreeMap<&'static str, String>,
+}
+
+impl<'a> Running<'a> {
+    /// Starts all applications and waits until they listen and are watched. `told` hears how long each start took.
+    pub fn start(environment: &'a Environment, runtime: &str, told: &dyn Fn(&str)) -> Result<Self> {
+        let mut running = Self {
+            environment,
+            containers: BTreeMap::new(),
+            endpoints: BTreeMap::new(),
+            instances: BTreeMap::new(),
+        };
+        for application in APPLICATIONS {
+            let Application { tenant, service, host, command, .. } = application;
+            let id = environment.unique(service);
+            let endpoint = environment.endpoint(service, host)?;
+            let begin = Instant::now();
+            let annotations = [("io.porthole.service", service)];
+            let launch = Launch::new(tenant, &id, runtime, command).on(&endpoint).annotated(&annotations);
+            let container =
+                launch.start(&environment.containerd).with_context(|| format!("start {service}"))?;
+            told(&format!("{tenant}/{service}: first process after {:.1} s", container.start.as_secs_f64()));
+            running.endpoints.insert(service, endpoint);
+            running.containers.insert(service, container);
+            running.instances.insert(service, id.clone());
+            running.wait_listening(application)?;
+            if runtime == crate::container::PORTHOLE {
+                wait_watched(environment, &id)?;
+                told(&format!("{tenant}/{service}: watched after {:.1} s", begin.elapsed().as_secs_f64()));
+            }
+        }
+        Ok(running)
+    }
+
+    /// Where an application listens, for a thread in the hub.
+    pub fn at(&self, application: Application) -> Result<SocketAddr> {
+        let endpoint = self.endpoints.get(application.service).context("the application was not started")?;
+        Ok(endpoint.at(application.port))
+    }
+
+    /// Sends both rounds and stops `catalog` between them. Every response must be the expected one.
+    pub fn send_everything(&mut self) -> Result<Sent> {
+        let mut sent = Sent::new();
+        self.send_first_round(&mut sent)?;
+        self.stop_catalog()?;
+        self.send(&SECOND_ROUND, &mut sent)?;
+        Ok(sent)
+    }
+
+    /// Sends the round that needs everything to run.
+    pub fn send_first_round(&self, sent: &mut Sent) -> Result<()> {
+        self.send(&FIRST_ROUND, sent)
+    }
+
+    /// Stops the upstream, as an operator would.
+    pub fn stop_catalog(&mut self) -> Result<()> {
+        self.containers.remove(CATALOG.service).context("catalog runs")?.remove()
+    }
+
+    fn send(&self, requests: &[Request], sent: &mut Sent) -> Result<()> {
+        let mut addresses = Vec::new();
+        for request in requests {
+            addresses.push((request, self.at(request.to)?));
+        }
+        self.environment.from_hub(|| {
+            for (request, address) in addresses {
+                send_one_kind(request, address)?;
+            }
+            Ok(())
+        })?;
+        for request in requests {
+            let seen: &[(Application, Side)] = if request.proxied {
+                &[(SHOP, Side::Server), (SHOP, Side::Client), (CATALOG, Side::Server)]
+            } else {
+                &[(request.to, Side::Server)]
+            };
+            for (application, side) in seen {
+                *sent.entry(self.key(request, *application, *side)?).or_default() += request.times as u64;
+            }
+        }
+        Ok(())
+    }
+
+    fn key(&self, request: &Request, seen_by: Application, side: Side) -> Result<Key> {
+        Ok(Key {
+            tenant: seen_by.tenant.to_owned(),
+            service: seen_by.service.to_owned(),
+            instance: self.instances.get(seen_by.service).context("an application that was started")?.clone(),
+            side,
+            method: request.method.to_owned(),
+            route: request.route.to_owned(),
+            status: request.status.to_string(),
+        })
+    }
+
+    /// Waits until the application accepts connections. Connecting sends no byte, so it is counted nowhere.
+    fn wait_listening(&self, application: Application) -> Result<()> {
+        let address = self.at(application)?;
+        let network = &self.environment.network;
+        wait::until(&format!("{} listens", application.service), Duration::from_secs(60), || {
+            network.inside(|| TcpStream::connect_timeout(&address, Duration::from_secs(1)))??;
+            Ok(Some(()))
+        })
+    }
+}
+
+fn send_one_kind(request: &Request, address: SocketAddr) -> Result<()> {
+    let Request { method, target, status, times, .. } = *request;
+    // Half on one connection that stays open, half each on its own.
+    let mut connection = Connection::open(address)?;
+    for number in 0..times {
+        crate::interrupt::check()?;
+        if number >= times / 2 {
+            connection = Connection::open(address)?;
+        }
+        let response = connection.request(method, target)?;
+        ensure!(response.status == status, "{method} {target}: expected {status}, got {}", response.status);
+    }
+    Ok(())
+}
+
+/// Waits until the companion says that the sandbox's agent was started and the exporter has heard it.
+pub fn wait_watched(environment: &Environment, id: &str) -> Result<()> {
+    let id = id.parse().context("a container id")?;
+    let path = registry::record_path(&environment.registry(), &id);
+    wait::until(&format!("{id} is watched"), Duration::from_secs(60), || {
+        let record = SandboxRecord::read(&path)?;
+        ensure!(record.state != SandboxState::Unmonitored, "unmonitored: {:?}", record.reason);
+        Ok((record.state == SandboxState::Watching).then_some(()))
+    })
+}
