@@ -1,0 +1,154 @@
+//! Framing for protocols of text lines, some of which are followed by counted bytes: Memcached, NATS.
+//!
+//! Lines are joined where they were cut; counted bytes go past by length, captured or not.
+
+use crate::{Timestamp, parser::Segment};
+
+/// What a [`LineReader`] tells the parser.
+#[derive(Debug)]
+pub enum Piece<'a> {
+    /// A line, without its end.
+    Line(Line<'a>),
+    /// The bytes that were counted for the line before have gone by.
+    DataEnd {
+        /// When the last of them moved.
+        at: Timestamp,
+    },
+    /// Bytes are missing or were no line. `begun` says that a line had begun that will not end, or that counted bytes
+    /// will not.
+    Gap {
+        /// Whether something had begun.
+        begun: bool,
+    },
+}
+
+/// One line.
+#[derive(Clone, Copy, Debug)]
+pub struct Line<'a> {
+    /// Its text, without `\r\n` or `\n`.
+    pub text: &'a [u8],
+    /// When its first byte moved.
+    pub start: Timestamp,
+    /// When its last byte moved.
+    pub end: Timestamp,
+    /// Its size with its end, bytes.
+    pub bytes: u64,
+    /// After a loss: the line starts a segment, not certainly a message.
+    pub resync: bool,
+}
+
+/// What the parser answers to a line; the answer to other pieces is ignored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Another line follows.
+    Next,
+    /// So many bytes follow before the next line.
+    Data(u64),
+    /// This is none of the protocol's lines: look for one at the start of the next segment.
+    Lost,
+}
+
+/// Reads one direction of a connection.
+#[derive(Debug, Default)]
+pub struct LineReader {
+    held: Vec<u8>,
+    held_at: Timestamp,
+    data: u64,
+    lost: bool,
+}
+
+impl LineReader {
+    /// Takes a segment; a line may be at most `bound` bytes long.
+    pub fn segment(
+        &mut self,
+        segment: &Segment<'_>,
+        bound: usize,
+        mut parser: impl FnMut(Piece<'_>) -> Step,
+    ) {
+        if segment.lost > 0 {
+            self.hole(segment.lost, segment.at, &mut parser);
+        }
+        let mut input = segment.bytes;
+        while !input.is_empty() {
+            if self.data > 0 {
+                let step = usize::try_from(self.data).unwrap_or(usize::MAX).min(input.len());
+                input = input.get(step..).unwrap_or_default();
+                self.pass(step as u64, segment.at, &mut parser);
+                continue;
+            }
+            let Some(end) = memchr::memchr(b'\n', input) else {
+                if self.lost || self.held.len() + input.len() > bound {
+                    return self.lose(&mut parser);
+                }
+                if self.held.is_empty() {
+                    self.held_at = segment.at;
+                }
+                self.held.extend_from_slice(input);
+                break;
+            };
+            let (line, rest) = input.split_at(end + 1);
+            input = rest;
+            if self.held.len() + line.len() > bound {
+                return self.lose(&mut parser);
+            }
+            let step = if self.held.is_empty() {
+                parser(self.line(line, segment.at, segment.at))
+            } else {
+                self.held.extend_from_slice(line);
+                let held = std::mem::take(&mut self.held);
+                let step = parser(self.line(&held, self.held_at, segment.at));
+                self.held = held;
+                self.held.clear();
+                step
+            };
+            match step {
+                Step::Next => self.lost = false,
+                Step::Data(bytes) => {
+                    self.lost = false;
+                    self.data = bytes;
+                }
+                Step::Lost => return self.lose(&mut parser),
+            }
+        }
+        if segment.unseen > 0 {
+            self.hole(segment.unseen, segment.at, &mut parser);
+        }
+    }
+
+    /// Whether a line or counted bytes have begun that did not end.
+    pub fn in_message(&self) -> bool {
+        self.data > 0 || !self.held.is_empty()
+    }
+
+    /// Whether the start of the next line is unknown.
+    pub fn is_lost(&self) -> bool {
+        self.lost
+    }
+
+    fn line<'a>(&self, line: &'a [u8], start: Timestamp, end: Timestamp) -> Piece<'a> {
+        let text = line.strip_suffix(b"\n").unwrap_or(line);
+        let text = text.strip_suffix(b"\r").unwrap_or(text);
+        Piece::Line(Line { text, start, end, bytes: line.len() as u64, resync: self.lost })
+    }
+
+    fn pass(&mut self, bytes: u64, at: Timestamp, parser: &mut impl FnMut(Piece<'_>) -> Step) {
+        self.data -= bytes;
+        if self.data == 0 {
+            parser(Piece::DataEnd { at });
+        }
+    }
+
+    fn hole(&mut self, bytes: u64, at: Timestamp, parser: &mut impl FnMut(Piece<'_>) -> Step) {
+        if self.data >= bytes { self.pass(bytes, at, parser) } else { self.lose(parser) }
+    }
+
+    fn lose(&mut self, parser: &mut impl FnMut(Piece<'_>) -> Step) {
+        let begun = self.in_message();
+        self.held = Vec::new();
+        self.data = 0;
+        if !self.lost {
+            self.lost = true;
+            parser(Piece::Gap { begun });
+        }
+    }
+}

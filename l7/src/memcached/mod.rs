@@ -1,0 +1,306 @@
+//! Memcached: the text protocol, its meta commands, and the binary protocol.
+//!
+//! ```text
+//! Segment → lines or frames (one reader per direction) → Memcached: first in, first out → Exchange
+//! ```
+//!
+//! - One exchange per command; `get a b c` is one. Its status is the answer's first word (`STORED`, `NOT_FOUND`, …), for
+//!   retrievals `HIT` or `MISS`.
+//! - Commands with `noreply` are over at once and have no status. Quiet ones (meta `q`, binary `…Q`) are answered
+//!   only sometimes: what was kept silent about is known at the next answer that is not theirs.
+//! - The resource is the key's class: what comes before its first `:`, when that is a plain word. No more of a key
+//!   leaves this module.
+
+mod binary;
+mod identify;
+#[cfg(test)]
+mod tests;
+mod text;
+
+use crate::{
+    ErrorClass, NameKind, Protocol, Status, Symbol, Timestamp,
+    lines::{Line, LineReader, Piece, Step},
+    memcached::binary::Binary,
+    parser::{Context, Entry, Flow, Outcome, Parser, Request, Resource, Segment, Sender, Start, Transport},
+    pending::{Fifo, Next},
+};
+
+/// Its line in the table.
+pub(crate) const ENTRY: Entry = Entry {
+    protocol: Protocol::Memcached,
+    transports: &[Transport::Stream],
+    identify: identify::identify,
+    start: |_: Start| Box::new(Memcached::Undecided),
+};
+
+/// Longest line, bytes: 100 keys of 20 bytes in one `get`, or a key of 250 in base64 with all meta flags.
+const LINE_MAX: usize = 8 * 1024;
+
+/// Longest class of keys, bytes.
+const CLASS_MAX: usize = 32;
+
+/// What answers a command.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Expect {
+    Nothing,
+    /// One line, or one value.
+    Line,
+    /// Values or statistics, then `END`.
+    UntilEnd,
+    /// One line, or silence.
+    Quiet,
+    /// `MN`, which says that nothing more comes for those before.
+    Barrier,
+}
+
+/// One connection.
+#[derive(Debug)]
+enum Memcached {
+    Undecided,
+    Text(Box<Text>),
+    Binary(Box<Binary>),
+}
+
+impl Parser for Memcached {
+    fn segment(&mut self, segment: &Segment<'_>, cx: &mut Context<'_>) -> Flow {
+        if let Self::Undecided = self {
+            let Some(first) = segment.bytes.first() else { return Flow::Continue };
+            *self =
+                if *first & 0xfe == 0x80 { Self::Binary(Box::default()) } else { Self::Text(Box::default()) };
+        }
+        match self {
+            Self::Text(text) => text.segment(segment, cx),
+            Self::Binary(binary) => binary.segment(segment, cx),
+            Self::Undecided => {}
+        }
+        Flow::Continue
+    }
+
+    fn close(&mut self, now: Timestamp, cx: &mut Context<'_>) {
+        match self {
+            Self::Text(text) => text.close(now, cx),
+            Self::Binary(binary) => binary.close(now, cx),
+            Self::Undecided => {}
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Waiting {
+    request: Request,
+    command: &'static str,
+    expect: Expect,
+}
+
+/// An answer of several lines that is being read.
+#[derive(Clone, Copy, Debug, Default)]
+struct Answering {
+    bytes: u64,
+    hit: bool,
+}
+
+/// One connection of the text protocol.
+#[derive(Debug, Default)]
+struct Text {
+    requests: LineReader,
+    answers: LineReader,
+    waiting: Fifo<Waiting>,
+    /// A command whose value is still coming.
+    incoming: Option<Waiting>,
+    answering: Answering,
+    /// A value of an answer of one line is going by.
+    value: bool,
+    /// Bytes are missing: nothing can be paired before a command follows a whole answer.
+    gapped: bool,
+    turn: bool,
+}
+
+impl Text {
+    fn segment(&mut self, segment: &Segment<'_>, cx: &mut Context<'_>) {
+        match segment.from {
+            Sender::Client => {
+                let mut requests = std::mem::take(&mut self.requests);
+                requests.segment(segment, LINE_MAX, |piece| self.request(&piece, cx));
+                self.requests = requests;
+                self.turn = false;
+            }
+            Sender::Server => {
+                let mut answers = std::mem::take(&mut self.answers);
+                answers.segment(segment, LINE_MAX, |piece| self.answer(&piece, cx));
+                self.turn = !answers.in_message() && !answers.is_lost();
+                self.answers = answers;
+            }
+        }
+    }
+
+    fn request(&mut self, piece: &Piece<'_>, cx: &mut Context<'_>) -> Step {
+        match piece {
+            Piece::Line(line) => {
+                if line.text.is_empty() {
+                    return Step::Next;
+                }
+                let Some(command) = text::command(line.text) else {
+                    return self.unknown_command(line, cx);
+                };
+                cx.message();
+                let request = Request {
+                    operation: cx.word(command.name),
+                    resource: Resource::Name(class(command.key, cx)),
+                    start: line.start,
+                    bytes: line.bytes + command.data,
+                };
+                let waiting = Waiting { request, command: command.name, expect: command.expect };
+                if command.data > 0 {
+                    self.incoming = Some(waiting);
+                    return Step::Data(command.data);
+                }
+                self.arrive(waiting, line.end, cx);
+            }
+            Piece::DataEnd { at } => {
+                if let Some(waiting) = self.incoming.take() {
+                    self.arrive(waiting, *at, cx);
+                }
+            }
+            Piece::Gap { begun } => {
+                match self.incoming.take() {
+                    Some(_) => cx.not_understood(),
+                    None if *begun => cx.orphan(),
+                    None => {}
+                }
+                self.lose(cx);
+            }
+        }
+        Step::Next
+    }
+
+    /// The server answers `ERROR` to what it does not know.
+    fn unknown_command(&mut self, line: &Line<'_>, cx: &mut Context<'_>) -> Step {
+        if line.resync || !line.text.iter().all(|b| (b' '..0x7f).contains(b)) {
+            return Step::Lost;
+        }
+        cx.message();
+        let request = Request {
+            operation: Symbol::OTHER,
+            resource: Resource::Name(Symbol::NONE),
+            start: line.start,
+            bytes: line.bytes,
+        };
+        self.arrive(Waiting { request, command: "", expect: Expect::Line }, line.end, cx);
+        Step::Next
+    }
+
+    fn arrive(&mut self, waiting: Waiting, at: Timestamp, cx: &mut Context<'_>) {
+        if waiting.expect == Expect::Nothing {
+            let outcome = Outcome { status: Status::None, error: ErrorClass::None, end: at, bytes: 0 };
+            return cx.emit(Protocol::Memcached, &waiting.request, &outcome);
+        }
+        if self.gapped && !self.turn {
+            return cx.not_understood();
+        }
+        self.gapped = false;
+        if self.waiting.push(waiting, cx.limits().pending_per_connection).is_some() {
+            cx.not_understood();
+        }
+    }
+
+    fn answer(&mut self, piece: &Piece<'_>, cx: &mut Context<'_>) -> Step {
+        match piece {
+            Piece::Line(line) => {
+                let Some(answer) = text::answer(line.text) else { return Step::Lost };
+                if answer.data > 0 {
+                    self.answering.bytes += line.bytes + answer.data;
+                    self.answering.hit = true;
+                    self.value = answer.word == b"VA";
+                    return Step::Data(answer.data);
+                }
+                self.answering.bytes += line.bytes;
+                self.answered(answer.word, line.end, cx);
+            }
+            Piece::DataEnd { at } if self.value => {
+                self.value = false;
+                self.answered(b"HIT", *at, cx);
+            }
+            Piece::DataEnd { .. } => {}
+            Piece::Gap { .. } => self.lose(cx),
+        }
+        Step::Next
+    }
+
+    /// A line came that may be the last of an answer.
+    fn answered(&mut self, word: &[u8], at: Timestamp, cx: &mut Context<'_>) {
+        while let Some(&front) = self.waiting.front() {
+            let silent =
+                front.expect == Expect::Quiet && (word == b"MN" || text::suppressed(front.command, word));
+            if !silent {
+                break;
+            }
+            self.waiting.pop();
+            let outcome = Outcome { status: Status::None, error: ErrorClass::None, end: at, bytes: 0 };
+            cx.emit(Protocol::Memcached, &front.request, &outcome);
+        }
+        let error = error_class(word);
+        let goes_on =
+            |front: &Waiting| front.expect == Expect::UntilEnd && word != b"END" && error == ErrorClass::None;
+        if self.waiting.front().is_some_and(goes_on) {
+            return;
+        }
+        let answering = std::mem::take(&mut self.answering);
+        if let Some(Next::Waiting(waiting)) = self.waiting.pop() {
+            let word = match (waiting.command, word) {
+                ("get" | "gets" | "gat" | "gats", b"END") if answering.hit => b"HIT",
+                ("get" | "gets" | "gat" | "gats", b"END") | ("mg", b"EN") => b"MISS".as_slice(),
+                ("stats", b"END") => b"",
+                (_, word) => word,
+            };
+            let outcome = Outcome { status: status(word, cx), error, end: at, bytes: answering.bytes };
+            cx.emit(Protocol::Memcached, &waiting.request, &outcome);
+        }
+    }
+
+    fn lose(&mut self, cx: &mut Context<'_>) {
+        cx.gap();
+        while self.waiting.drain_one().is_some() {
+            cx.not_understood();
+        }
+        self.answering = Answering::default();
+        self.value = false;
+        self.gapped = true;
+    }
+
+    fn close(&mut self, now: Timestamp, cx: &mut Context<'_>) {
+        if self.incoming.take().is_some() {
+            cx.not_understood();
+        }
+        while let Some(waiting) = self.waiting.drain_one() {
+            cx.emit(Protocol::Memcached, &waiting.request, &Outcome::none(now));
+        }
+    }
+}
+
+/// The fault that an answer's first word stands for (memcached: doc/protocol.txt, "Error strings").
+fn error_class(word: &[u8]) -> ErrorClass {
+    match word {
+        b"ERROR" | b"CLIENT_ERROR" => ErrorClass::Client,
+        b"SERVER_ERROR" => ErrorClass::Server,
+        _ => ErrorClass::None,
+    }
+}
+
+fn status(word: &[u8], cx: &mut Context<'_>) -> Status {
+    match std::str::from_utf8(word) {
+        Ok(word) if !word.is_empty() => Status::Word(cx.name(NameKind::ErrorWord, word)),
+        _ => Status::None,
+    }
+}
+
+/// The class of a key.
+fn class(key: &[u8], cx: &mut Context<'_>) -> Symbol {
+    let Some(end) = memchr::memchr(b':', key) else { return Symbol::NONE };
+    let class = key.get(..end).unwrap_or_default();
+    let plain = (1..=CLASS_MAX).contains(&class.len())
+        && class.iter().all(|b| b.is_ascii_alphabetic() || b"_-".contains(b));
+    match std::str::from_utf8(class) {
+        Ok(class) if plain => cx.name(NameKind::Destination, class),
+        _ => Symbol::NONE,
+    }
+}

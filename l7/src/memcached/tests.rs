@@ -1,0 +1,152 @@
+//! Conversations as memcached has them, whole and cut, and bytes that are none.
+
+use crate::{
+    Connection, Direction, ScopeId,
+    testing::{Random, Replay, Step, assert_same_at_every_cut, play},
+};
+
+fn connection() -> Connection {
+    Connection::new(ScopeId(0))
+}
+
+fn conversation(parts: &[(Direction, &[u8])]) -> Vec<Step> {
+    parts.iter().map(|(direction, bytes)| (*direction, bytes.to_vec())).collect()
+}
+
+const C: Direction = Direction::Ingress;
+const S: Direction = Direction::Egress;
+
+fn expect(parts: &[(Direction, &[u8])], expected: &[&str]) {
+    let expected: Vec<String> = expected.iter().map(|line| format!("Server {line}")).collect();
+    let steps = conversation(parts);
+    assert_eq!(play(connection(), &steps), expected);
+    assert_same_at_every_cut(connection, &steps, &expected);
+}
+
+#[test]
+fn text_commands_pair_in_order_when_pipelined() {
+    expect(
+        &[
+            (C, b"set user:1 0 60 5\r\nab\r\nc\r\nget user:1 user:2\r\nget nosuch\r\nincr n 1\r\n"),
+            (S, b"STORED\r\nVALUE user:1 0 5\r\nEND\r\n\r\nEND\r\nEND\r\nNOT_FOUND\r\n"),
+        ],
+        &[
+            "set user STORED None 26/8",
+            "get user HIT None 19/30",
+            "get  MISS None 12/5",
+            "incr  NOT_FOUND None 10/11",
+        ],
+    );
+}
+
+#[test]
+fn noreply_is_over_at_once_and_errors_have_their_class() {
+    expect(
+        &[
+            (C, b"set a 0 0 1 noreply\r\nx\r\ndelete a\r\nnonsense\r\nset b 0 0 1\r\ny\r\n"),
+            (S, b"DELETED\r\nERROR\r\nSERVER_ERROR out of memory storing object\r\n"),
+        ],
+        &[
+            "set  - None 24/0",
+            "delete  DELETED None 10/9",
+            "other  ERROR Client 10/7",
+            "set  SERVER_ERROR Server 16/43",
+        ],
+    );
+}
+
+#[test]
+fn quiet_meta_commands_are_known_at_the_barrier() {
+    expect(
+        &[
+            (C, b"set a 0 0 1\r\nx\r\n"),
+            (S, b"STORED\r\n"),
+            (C, b"mg miss v q\r\nmg a v q\r\nms b 1 q\r\nz\r\nmn\r\n"),
+            (S, b"VA 1\r\nx\r\nMN\r\n"),
+        ],
+        &[
+            "set  STORED None 16/8",
+            "mg  HIT None 13/9",
+            "mg  - None 10/0",
+            "ms  - None 13/0",
+            "mn  MN None 4/4",
+        ],
+    );
+}
+
+fn binary(magic: u8, opcode: u8, status: u16, extras: &[u8], key: &[u8], value: &[u8]) -> Vec<u8> {
+    let body = extras.len() + key.len() + value.len();
+    let mut bytes = vec![magic, opcode];
+    bytes.extend_from_slice(&u16::try_from(key.len()).unwrap().to_be_bytes());
+    bytes.extend_from_slice(&[u8::try_from(extras.len()).unwrap(), 0]);
+    bytes.extend_from_slice(&status.to_be_bytes());
+    bytes.extend_from_slice(&u32::try_from(body).unwrap().to_be_bytes());
+    bytes.extend_from_slice(&[0; 12]);
+    bytes.extend_from_slice(extras);
+    bytes.extend_from_slice(key);
+    bytes.extend_from_slice(value);
+    bytes
+}
+
+#[test]
+fn binary_commands_pair_and_quiet_ones_may_stay_silent() {
+    let mut requests = binary(0x80, 0x01, 0, &[0; 8], b"user:1", b"value");
+    requests.extend(binary(0x80, 0x09, 0, &[], b"user:2", b""));
+    requests.extend(binary(0x80, 0x00, 0, &[], b"user:1", b""));
+    requests.extend(binary(0x80, 0x00, 0, &[], b"nosuch", b""));
+    let mut answers = binary(0x81, 0x01, 0, &[], b"", b"");
+    answers.extend(binary(0x81, 0x00, 0, &[0; 4], b"", b"value"));
+    answers.extend(binary(0x81, 0x00, 1, &[], b"", b"Not found"));
+    expect(
+        &[(C, &requests), (S, &answers)],
+        &["set user - None 43/24", "get user - None 30/0", "get user HIT None 30/33", "get  MISS None 30/33"],
+    );
+}
+
+#[test]
+fn commands_alone_are_not_believed_without_their_answer() {
+    for parts in [
+        &[(C, b"get out of here\r\n".as_slice()), (S, b"why?\r\n".as_slice())][..],
+        &[(C, b"quit\r\n"), (S, b"221 bye\r\n")],
+        &[(C, b"version\r\n"), (S, b"1.0\r\n")],
+    ] {
+        assert!(play(connection(), &conversation(parts)).is_empty());
+    }
+}
+
+#[test]
+fn large_values_are_gone_past_by_length() {
+    let mut replay = Replay::new(connection());
+    for _ in 0..3 {
+        replay.part(C, b"set k 0 0 1000000\r\nxxx", 19 + 1_000_002);
+        replay.egress(b"STORED\r\n");
+        replay.ingress(b"get k\r\n");
+        replay.part(S, b"VALUE k 0 1000000\r\nxxxx", 19 + 1_000_002);
+        replay.egress(b"END\r\n");
+    }
+    replay.close();
+    assert_eq!(replay.exchanges.len(), 6);
+}
+
+#[test]
+fn mutations_and_losses_do_no_harm() {
+    let client = b"set user:1 0 60 5\r\nab\r\nc\r\nget user:1 user:2\r\nmg a v q\r\nmn\r\nstats\r\n";
+    let server = b"STORED\r\nVALUE user:1 0 5\r\nab\r\nc\r\nEND\r\nVA 1\r\nx\r\nMN\r\nSTAT a 1\r\nEND\r\n";
+    for seed in 0..2_000 {
+        let mut random = Random(seed);
+        let mut replay = Replay::new(connection());
+        for round in 0..6 {
+            let (way, mut bytes) = if round % 2 == 0 { (C, client.to_vec()) } else { (S, server.to_vec()) };
+            for _ in 0..random.below(4) {
+                let at = random.below(bytes.len());
+                bytes[at] = random.bytes(1)[0];
+            }
+            if random.below(6) == 0 {
+                replay.lose(way, 17);
+            }
+            let total = bytes.len() as u64 + if random.below(5) == 0 { 50 } else { 0 };
+            replay.part(way, &bytes, total);
+        }
+        replay.close();
+    }
+}

@@ -1,0 +1,303 @@
+//! Redis: RESP2, RESP3 and inline commands, one exchange per command.
+//!
+//! ```text
+//! Segment → Reader (one per direction) → Redis: first in, first out → Exchange
+//! ```
+//!
+//! - Replies come in the order of the commands. Pushes (`>` of RESP3, messages to subscribers) answer nothing.
+//! - `SUBSCRIBE a b` is one exchange and ends with the confirmation of its last channel.
+//! - `CLIENT REPLY OFF|SKIP` make commands that get no reply: each is an exchange without status, over at once.
+//! - Behind `MONITOR`, `SYNC` and `PSYNC` the connection carries no commands, and is left alone.
+//! - A redirect (`MOVED`, `ASK`) is a status, not an error: the client goes on elsewhere.
+//!
+//! Only the command's name and an error's prefix leave this module.
+
+mod command;
+mod identify;
+mod reader;
+#[cfg(test)]
+mod tests;
+
+use std::collections::VecDeque;
+
+use crate::{
+    ErrorClass, NameKind, Protocol, Status, Symbol, Timestamp,
+    parser::{Context, Entry, Flow, Outcome, Parser, Request, Resource, Segment, Sender, Start, Transport},
+    pending::{Fifo, Next},
+    redis::reader::{Item, Message, Reader, Word},
+};
+
+/// Its line in the table.
+pub(crate) const ENTRY: Entry = Entry {
+    protocol: Protocol::Redis,
+    transports: &[Transport::Stream],
+    identify: identify::identify,
+    start: |_: Start| Box::new(Redis::default()),
+};
+
+/// Most replies that wait for a command whose capture comes later.
+const EARLY_MAX: usize = 64;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Plain,
+    /// Waits for this many confirmations more.
+    Subscription(u64),
+    /// The connection carries no commands afterwards.
+    Last,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Waiting {
+    request: Request,
+    kind: Kind,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Replies {
+    #[default]
+    On,
+    Off,
+    /// Off for the next command.
+    Skip,
+}
+
+/// One connection.
+#[derive(Debug, Default)]
+#[allow(clippy::struct_excessive_bools)] // Independent facts about one connection, not states.
+struct Redis {
+    requests: Reader,
+    replies: Reader,
+    waiting: Fifo<Waiting>,
+    early: VecDeque<Message>,
+    mode: Replies,
+    subscriber: bool,
+    /// Commands and replies are known to correspond.
+    aligned: bool,
+    /// Bytes were missing once: only behind a whole reply can a command be the next to be answered.
+    gapped: bool,
+    /// The last segment was the server's, and ended where a reply ends.
+    turn: bool,
+    ended: bool,
+}
+
+impl Parser for Redis {
+    fn segment(&mut self, segment: &Segment<'_>, cx: &mut Context<'_>) -> Flow {
+        match segment.from {
+            Sender::Client => {
+                let mut requests = std::mem::take(&mut self.requests);
+                requests.segment(segment, true, |item| match item {
+                    Item::Message(message) => self.command(&message, cx),
+                    Item::Gap { begun } => self.lose(begun, cx),
+                });
+                self.requests = requests;
+                self.turn = false;
+            }
+            Sender::Server => {
+                let mut replies = std::mem::take(&mut self.replies);
+                replies.segment(segment, false, |item| match item {
+                    Item::Message(message) => self.reply(&message, cx),
+                    Item::Gap { .. } => self.lose(false, cx),
+                });
+                self.replies = replies;
+                self.turn = !self.replies.in_message() && !self.replies.is_lost();
+            }
+        }
+        if self.ended { Flow::Done } else { Flow::Continue }
+    }
+
+    fn close(&mut self, now: Timestamp, cx: &mut Context<'_>) {
+        if self.requests.in_message() {
+            cx.orphan();
+        }
+        for _ in self.early.drain(..) {
+            cx.orphan();
+        }
+        while let Some(waiting) = self.waiting.drain_one() {
+            cx.emit(Protocol::Redis, &waiting.request, &Outcome::none(now));
+        }
+    }
+}
+
+impl Redis {
+    fn command(&mut self, message: &Message, cx: &mut Context<'_>) {
+        let [name, argument, second] = &message.words;
+        if message.elements == 0 {
+            return;
+        }
+        cx.message();
+        let operation = operation(name.as_bytes(), cx);
+        let request = Request {
+            operation,
+            resource: Resource::Name(Symbol::NONE),
+            start: message.start,
+            bytes: message.bytes,
+        };
+        let mode = self.mode;
+        if name.is("CLIENT") && argument.is("REPLY") {
+            self.mode = match () {
+                () if second.is("OFF") => Replies::Off,
+                () if second.is("SKIP") => Replies::Skip,
+                () => Replies::On,
+            };
+        } else if mode == Replies::Skip {
+            self.mode = Replies::On;
+        }
+        let answered = match (mode, self.mode) {
+            // `CLIENT REPLY SKIP` itself is not answered either.
+            (_, Replies::Off) | (Replies::Skip, _) | (Replies::On, Replies::Skip) => false,
+            _ => true,
+        };
+        if !answered {
+            let outcome =
+                Outcome { status: Status::None, error: ErrorClass::None, end: message.end, bytes: 0 };
+            return cx.emit(Protocol::Redis, &request, &outcome);
+        }
+        let waiting = Waiting { request, kind: kind(message) };
+        self.subscriber |= matches!(waiting.kind, Kind::Subscription(_));
+        self.aligned = self.aligned || !self.gapped || self.turn;
+        if !self.aligned {
+            return cx.not_understood();
+        }
+        if self.waiting.push(waiting, cx.limits().pending_per_connection).is_some() {
+            cx.not_understood();
+        }
+        while !self.waiting.is_empty() {
+            let Some(early) = self.early.pop_front() else { break };
+            self.reply(&early, cx);
+        }
+    }
+
+    fn reply(&mut self, message: &Message, cx: &mut Context<'_>) {
+        if !self.aligned {
+            // Joined in the middle: the answer to a command that was never seen.
+            return;
+        }
+        let confirmed = confirmation(&message.words[0]) && matches!(message.kind, b'*' | b'>');
+        if self.is_push(message) {
+            return;
+        }
+        match self.waiting.front() {
+            Some(Waiting { kind: Kind::Subscription(left), .. }) if confirmed && *left > 1 => {
+                if let Some(front) = self.waiting.front_mut() {
+                    front.kind = Kind::Subscription(left_after(front.kind));
+                    return;
+                }
+            }
+            // More confirmations than channels were named: `UNSUBSCRIBE` from all.
+            Some(Waiting { kind: Kind::Plain | Kind::Last, .. }) | None if confirmed => return,
+            None => {
+                if self.waiting.is_empty() {
+                    if self.early.len() < EARLY_MAX {
+                        self.early.push_back(*message);
+                    } else {
+                        self.lose(false, cx);
+                    }
+                    return;
+                }
+            }
+            Some(_) => {}
+        }
+        match self.waiting.pop() {
+            Some(Next::Waiting(waiting)) => {
+                let (status, error) = outcome(message, cx);
+                let outcome = Outcome { status, error, end: message.end, bytes: message.bytes };
+                cx.emit(Protocol::Redis, &waiting.request, &outcome);
+                self.ended |= waiting.kind == Kind::Last && error == ErrorClass::None;
+            }
+            Some(Next::Forgotten) | None => {}
+        }
+    }
+
+    fn is_push(&self, message: &Message) -> bool {
+        let [word, ..] = &message.words;
+        match message.kind {
+            b'>' => !confirmation(word),
+            b'*' if self.subscriber => {
+                ((word.is("message") || word.is("smessage")) && message.elements == 3)
+                    || (word.is("pmessage") && message.elements == 4)
+            }
+            _ => false,
+        }
+    }
+
+    /// Bytes are missing on one side: nothing that waits can be paired any more.
+    fn lose(&mut self, begun: bool, cx: &mut Context<'_>) {
+        cx.gap();
+        if begun {
+            cx.orphan();
+        }
+        for _ in self.early.drain(..) {
+            cx.orphan();
+        }
+        while self.waiting.drain_one().is_some() {
+            cx.not_understood();
+        }
+        self.aligned = false;
+        self.gapped = true;
+        self.turn = false;
+    }
+}
+
+fn left_after(kind: Kind) -> u64 {
+    if let Kind::Subscription(left) = kind { left.saturating_sub(1) } else { 0 }
+}
+
+fn kind(message: &Message) -> Kind {
+    const SUBSCRIPTIONS: [&str; 6] =
+        ["SUBSCRIBE", "PSUBSCRIBE", "SSUBSCRIBE", "UNSUBSCRIBE", "PUNSUBSCRIBE", "SUNSUBSCRIBE"];
+    let [name, ..] = &message.words;
+    if SUBSCRIPTIONS.into_iter().any(|subscription| name.is(subscription)) {
+        Kind::Subscription(message.elements.saturating_sub(1).max(1))
+    } else if ["MONITOR", "SYNC", "PSYNC"].into_iter().any(|last| name.is(last)) {
+        Kind::Last
+    } else {
+        Kind::Plain
+    }
+}
+
+fn confirmation(word: &Word) -> bool {
+    ["subscribe", "psubscribe", "ssubscribe", "unsubscribe", "punsubscribe", "sunsubscribe"]
+        .into_iter()
+        .any(|confirmation| word.as_bytes() == confirmation.as_bytes())
+}
+
+fn operation(name: &[u8], cx: &mut Context<'_>) -> Symbol {
+    if let Some(known) = command::known(name) {
+        return cx.word(known);
+    }
+    // A module's command.
+    let mut upper = [0_u8; reader::WORD_MAX];
+    let plain = name.iter().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(b));
+    match upper.get_mut(..name.len()) {
+        Some(upper) if plain && !name.is_empty() => {
+            upper.copy_from_slice(name);
+            upper.make_ascii_uppercase();
+            std::str::from_utf8(upper).map_or(Symbol::OTHER, |text| cx.name(NameKind::Command, text))
+        }
+        _ => Symbol::OTHER,
+    }
+}
+
+/// The prefix of an error's text: its first word, in capitals.
+fn error_prefix(text: &[u8]) -> Option<&str> {
+    let word = text.split(|b| *b == b' ').next().unwrap_or_default();
+    let well_formed = (2..=24).contains(&word.len())
+        && word.iter().all(|b| b.is_ascii_uppercase() || b.is_ascii_digit() || *b == b'_');
+    if well_formed { std::str::from_utf8(word).ok() } else { None }
+}
+
+fn outcome(message: &Message, cx: &mut Context<'_>) -> (Status, ErrorClass) {
+    if !matches!(message.kind, b'-' | b'!') {
+        return (Status::None, ErrorClass::None);
+    }
+    let prefix = error_prefix(message.words[0].as_bytes()).unwrap_or("ERR");
+    // Redis' own error prefixes (redis: src/server.c, shared objects).
+    let class = match prefix {
+        "MOVED" | "ASK" => ErrorClass::None,
+        "LOADING" | "BUSY" | "OOM" | "MASTERDOWN" | "CLUSTERDOWN" | "MISCONF" | "NOREPLICAS" | "IOERR"
+        | "TRYAGAIN" | "READONLY" => ErrorClass::Server,
+        _ => ErrorClass::Client,
+    };
+    (Status::Word(cx.name(NameKind::ErrorWord, prefix)), class)
+}

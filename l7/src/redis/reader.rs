@@ -1,0 +1,351 @@
+//! Reads RESP2 and RESP3 values, cut anywhere, keeping only what pairing needs: kind, first words, size.
+//!
+//! Format: the Redis serialization protocol specification (redis.io: reference/protocol-spec). Bulk contents are gone
+//! past by length, captured or not.
+
+use crate::{Timestamp, parser::Segment};
+
+/// Bytes of a line or bulk that are kept.
+pub(super) const WORD_MAX: usize = 32;
+
+/// Deepest nesting that is followed; `COMMAND DOCS` needs about ten.
+const DEPTH_MAX: usize = 32;
+
+/// Largest bulk or aggregate believed (512 MB is Redis' own limit for a bulk).
+const LENGTH_MAX: u64 = 1 << 32;
+
+/// Longest line that is no inline command or error, bytes: longer ones are no RESP.
+const LINE_MAX: usize = 64 * 1024;
+
+/// The first bytes of a text.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Word {
+    bytes: [u8; WORD_MAX],
+    length: u8,
+}
+
+impl Word {
+    pub(super) fn as_bytes(&self) -> &[u8] {
+        self.bytes.get(..usize::from(self.length)).unwrap_or_default()
+    }
+
+    fn extend(&mut self, bytes: &[u8]) {
+        let room = WORD_MAX - usize::from(self.length).min(WORD_MAX);
+        for byte in bytes.iter().take(room) {
+            if let Some(slot) = self.bytes.get_mut(usize::from(self.length)) {
+                *slot = *byte;
+                self.length += 1;
+            }
+        }
+    }
+
+    pub(super) fn is(&self, text: &str) -> bool {
+        self.as_bytes().eq_ignore_ascii_case(text.as_bytes())
+    }
+}
+
+/// A whole message: a top-level value, or an inline command.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Message {
+    /// The type byte (`*`, `+`, `-`, …), or 0 for an inline command.
+    pub(super) kind: u8,
+    /// Elements of an aggregate, words of an inline command; 1 for a scalar.
+    pub(super) elements: u64,
+    /// The first scalars: of a command its name and arguments, of an error its text.
+    pub(super) words: [Word; 3],
+    /// When its first byte moved.
+    pub(super) start: Timestamp,
+    /// When its last byte moved.
+    pub(super) end: Timestamp,
+    /// Its size.
+    pub(super) bytes: u64,
+}
+
+/// What a reader came upon.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Item {
+    Message(Message),
+    /// Bytes are missing or are no RESP. `begun` says that a message had begun that will not end.
+    Gap {
+        begun: bool,
+    },
+}
+
+/// Reads one direction.
+#[derive(Debug, Default)]
+pub(super) struct Reader {
+    message: Option<Message>,
+    scalars: usize,
+    /// Elements that each open aggregate still waits for.
+    open: Vec<u64>,
+    /// The line that is being read.
+    line: Word,
+    line_bytes: usize,
+    line_last: u8,
+    /// Bytes of the current bulk and its line end that are still to come.
+    bulk: u64,
+    lost: bool,
+}
+
+enum Line {
+    Goes,
+    Broken,
+}
+
+impl Reader {
+    /// Takes a segment and gives out every message that it ends. With `inline`, lines without a type byte are commands.
+    pub(super) fn segment(&mut self, segment: &Segment<'_>, inline: bool, mut give: impl FnMut(Item)) {
+        if segment.lost > 0 {
+            self.hole(segment.lost, segment.at, &mut give);
+        }
+        let mut input = segment.bytes;
+        if self.lost {
+            // A message can only be found at the start of a segment.
+            if !starts_message(input, inline) {
+                return;
+            }
+            self.lost = false;
+        }
+        while !input.is_empty() {
+            if self.bulk > 0 {
+                input = self.take_bulk(input, segment.at, &mut give);
+                continue;
+            }
+            let end = memchr::memchr(b'\n', input).map_or(input.len(), |at| at + 1);
+            let (line, rest) = input.split_at(end);
+            input = rest;
+            self.take_line_bytes(line, segment.at);
+            if line.last() == Some(&b'\n') {
+                if let Line::Broken = self.line_ended(inline, segment.at, &mut give) {
+                    self.lose(&mut give);
+                    return;
+                }
+            } else if self.line_bytes > LINE_MAX {
+                self.lose(&mut give);
+                return;
+            }
+        }
+        if segment.unseen > 0 {
+            self.hole(segment.unseen, segment.at, &mut give);
+        }
+    }
+
+    /// Whether a message has begun that did not end.
+    pub(super) fn in_message(&self) -> bool {
+        self.message.is_some()
+    }
+
+    /// Whether the start of the next message is unknown.
+    pub(super) fn is_lost(&self) -> bool {
+        self.lost
+    }
+
+    /// Another reader found out that the pairing is lost: what has begun will not be used.
+    pub(super) fn lose(&mut self, give: &mut impl FnMut(Item)) {
+        let begun = self.message.take().is_some();
+        self.open.clear();
+        self.line = Word::default();
+        self.line_bytes = 0;
+        self.bulk = 0;
+        if !self.lost {
+            self.lost = true;
+            give(Item::Gap { begun });
+        }
+    }
+
+    fn hole(&mut self, bytes: u64, at: Timestamp, give: &mut impl FnMut(Item)) {
+        if self.bulk >= bytes {
+            self.bulk -= bytes;
+            if let Some(message) = &mut self.message {
+                message.bytes += bytes;
+            }
+            if self.bulk == 0 {
+                self.scalar_ended(at, give);
+            }
+        } else {
+            self.lose(give);
+        }
+    }
+
+    fn take_bulk<'a>(&mut self, input: &'a [u8], at: Timestamp, give: &mut impl FnMut(Item)) -> &'a [u8] {
+        let step = usize::try_from(self.bulk).unwrap_or(usize::MAX).min(input.len());
+        let (inside, rest) = input.split_at(step);
+        // The last two bytes are the line end.
+        let content = usize::try_from(self.bulk.saturating_sub(2)).unwrap_or(usize::MAX).min(inside.len());
+        if let Some(message) = &mut self.message {
+            message.bytes += step as u64;
+            if let Some(word) = message.words.get_mut(self.scalars) {
+                word.extend(inside.get(..content).unwrap_or_default());
+            }
+        }
+        self.bulk -= step as u64;
+        if self.bulk == 0 {
+            self.scalar_ended(at, give);
+        }
+        rest
+    }
+
+    fn take_line_bytes(&mut self, bytes: &[u8], at: Timestamp) {
+        let message = self.message.get_or_insert(Message {
+            kind: 0,
+            elements: 1,
+            words: [Word::default(); 3],
+            start: at,
+            end: at,
+            bytes: 0,
+        });
+        message.bytes += bytes.len() as u64;
+        self.line.extend(bytes);
+        self.line_bytes = self.line_bytes.saturating_add(bytes.len());
+        self.line_last =
+            bytes.len().checked_sub(2).and_then(|i| bytes.get(i)).copied().unwrap_or(self.line_last);
+    }
+
+    fn line_ended(&mut self, inline: bool, at: Timestamp, give: &mut impl FnMut(Item)) -> Line {
+        let line = std::mem::take(&mut self.line);
+        self.line_bytes = 0;
+        let text = line.as_bytes();
+        let text = text.strip_suffix(b"\n").unwrap_or(text);
+        let text = text.strip_suffix(b"\r").unwrap_or(text);
+        let top = self.open.is_empty();
+        let Some((&kind, rest)) = text.split_first() else {
+            // Redis passes over empty lines between commands.
+            if top && inline {
+                self.message = None;
+                return Line::Goes;
+            }
+            return Line::Broken;
+        };
+        if top && inline && kind != b'*' {
+            return self.inline_command(text, at, give);
+        }
+        let first = top && self.message.as_ref().is_some_and(|message| message.kind == 0);
+        let attribute = self.message.as_ref().is_some_and(|message| message.kind == b'|');
+        if let Some(message) = self.message.as_mut().filter(|_| first || (top && attribute)) {
+            message.kind = kind;
+        }
+        match kind {
+            b'+' | b'-' | b':' | b',' | b'#' | b'(' | b'_' => {
+                self.word(rest);
+                self.scalar_ended(at, give);
+            }
+            b'$' | b'=' | b'!' => match length(rest) {
+                Some(Length::Bytes(length)) => self.bulk = length + 2,
+                Some(Length::Null) => self.scalar_ended(at, give),
+                None => return Line::Broken,
+            },
+            b'*' | b'~' | b'>' | b'%' | b'|' => {
+                let Some(count) = length(rest) else { return Line::Broken };
+                let pairs = if matches!(kind, b'%' | b'|') { 2 } else { 1 };
+                let elements = match count {
+                    Length::Bytes(count) => count.saturating_mul(pairs),
+                    Length::Null => 0,
+                };
+                if let Some(message) = self.message.as_mut().filter(|_| top) {
+                    message.elements = elements;
+                }
+                if kind == b'|' {
+                    // An attribute comes before the value that counts.
+                    match self.open.last_mut() {
+                        Some(waiting) => *waiting += 1,
+                        None => self.open.push(1),
+                    }
+                }
+                if elements == 0 {
+                    self.element_ended(at, give);
+                } else if self.open.len() >= DEPTH_MAX {
+                    return Line::Broken;
+                } else {
+                    self.open.push(elements);
+                }
+            }
+            _ => return Line::Broken,
+        }
+        Line::Goes
+    }
+
+    fn inline_command(&mut self, text: &[u8], at: Timestamp, give: &mut impl FnMut(Item)) -> Line {
+        if !text.first().is_some_and(u8::is_ascii_alphabetic) {
+            return Line::Broken;
+        }
+        let Some(message) = &mut self.message else { return Line::Broken };
+        message.elements = 0;
+        for (index, word) in text.split(|b| *b == b' ').filter(|word| !word.is_empty()).enumerate() {
+            message.elements += 1;
+            if let Some(slot) = message.words.get_mut(index) {
+                slot.extend(word);
+            }
+        }
+        self.message_ended(at, give);
+        Line::Goes
+    }
+
+    fn word(&mut self, text: &[u8]) {
+        if let Some(word) = self.message.as_mut().and_then(|message| message.words.get_mut(self.scalars)) {
+            word.extend(text);
+        }
+    }
+
+    fn scalar_ended(&mut self, at: Timestamp, give: &mut impl FnMut(Item)) {
+        self.scalars += 1;
+        self.element_ended(at, give);
+    }
+
+    /// A value ended; so do the aggregates of which it was the last.
+    fn element_ended(&mut self, at: Timestamp, give: &mut impl FnMut(Item)) {
+        while let Some(waiting) = self.open.last_mut() {
+            *waiting = waiting.saturating_sub(1);
+            if *waiting > 0 {
+                return;
+            }
+            self.open.pop();
+        }
+        self.message_ended(at, give);
+    }
+
+    fn message_ended(&mut self, at: Timestamp, give: &mut impl FnMut(Item)) {
+        self.scalars = 0;
+        if let Some(mut message) = self.message.take() {
+            message.end = at;
+            give(Item::Message(message));
+        }
+    }
+}
+
+/// The number behind a type byte.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Length {
+    Bytes(u64),
+    /// RESP2's null: `-1`.
+    Null,
+}
+
+/// A decimal length; `None` for anything else, streamed `?` among it.
+pub(super) fn length(text: &[u8]) -> Option<Length> {
+    if text == b"-1" {
+        return Some(Length::Null);
+    }
+    if text.is_empty() || text.len() > 10 || !text.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    let value = text.iter().fold(0_u64, |value, digit| value * 10 + u64::from(digit - b'0'));
+    (value <= LENGTH_MAX).then_some(Length::Bytes(value))
+}
+
+/// Whether these bytes look like the start of a message, for finding one again after a loss.
+fn starts_message(bytes: &[u8], inline: bool) -> bool {
+    let Some((&kind, rest)) = bytes.split_first() else { return false };
+    let line = rest.split(|b| *b == b'\n').next().unwrap_or_default();
+    let Some(text) = line.strip_suffix(b"\r") else { return false };
+    match kind {
+        b'*' => length(text).is_some(),
+        _ if inline => false,
+        b'$' | b'=' | b'!' | b'~' | b'>' | b'%' | b'|' => length(text).is_some(),
+        b':' => text.strip_prefix(b"-").unwrap_or(text).iter().all(u8::is_ascii_digit) && !text.is_empty(),
+        b'+' | b'-' => text.iter().all(|b| (b' '..0x7f).contains(b)),
+        b'#' => matches!(text, b"t" | b"f"),
+        b'_' => text.is_empty(),
+        b',' | b'(' => !text.is_empty() && text.len() < WORD_MAX,
+        _ => false,
+    }
+}

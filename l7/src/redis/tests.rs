@@ -1,0 +1,284 @@
+//! Conversations as Redis has them, whole and cut, and bytes that are none.
+
+use crate::{
+    Chunk, Connection, Direction, Engine, ErrorClass, Exchange, Limits, Protocol, ScopeId, Side, Status,
+    Timestamp, Verdict,
+};
+
+/// Who speaks next.
+#[derive(Clone, Copy)]
+enum Say {
+    C(&'static [u8]),
+    S(&'static [u8]),
+}
+use Say::{C, S};
+
+struct Heard {
+    exchanges: Vec<Exchange>,
+    engine: Engine,
+    verdict: Verdict,
+}
+
+impl Heard {
+    fn operations(&self) -> Vec<String> {
+        self.exchanges
+            .iter()
+            .map(|exchange| {
+                let status = match exchange.status {
+                    Status::Word(word) => format!("={}", self.engine.name(word)),
+                    _ => String::new(),
+                };
+                format!("{}{status}", self.engine.name(exchange.operation))
+            })
+            .collect()
+    }
+}
+
+/// Plays a conversation to the server's side, every part cut into pieces of at most `piece` bytes.
+fn play(conversation: &[Say], piece: usize, close: bool) -> Heard {
+    let mut engine = Engine::new(Limits::default());
+    let mut connection = Connection::new(ScopeId(0));
+    let mut exchanges = Vec::new();
+    let (mut now, mut offsets) = (0, [0_u64; 2]);
+    for say in conversation {
+        let (bytes, direction, offset) = match *say {
+            C(bytes) => (bytes, Direction::Ingress, 0),
+            S(bytes) => (bytes, Direction::Egress, 1),
+        };
+        for bytes in bytes.chunks(piece) {
+            now += 1000;
+            let chunk = Chunk {
+                direction,
+                timestamp: Timestamp(now),
+                offset: offsets[offset],
+                bytes,
+                total: bytes.len() as u64,
+            };
+            offsets[offset] += bytes.len() as u64;
+            connection.chunk(&chunk, &mut engine, &mut |exchange| exchanges.push(exchange));
+        }
+    }
+    if close {
+        connection.close(Timestamp(now + 1000), &mut engine, &mut |exchange| exchanges.push(exchange));
+    }
+    Heard { exchanges, verdict: connection.verdict(), engine }
+}
+
+fn expect(conversation: &[Say], operations: &[&str]) {
+    for piece in (1..40).chain([usize::MAX]) {
+        let heard = play(conversation, piece, true);
+        assert_eq!(heard.operations(), operations, "in pieces of {piece}");
+        assert!(heard.exchanges.iter().all(|e| e.protocol == Protocol::Redis && e.side == Side::Server));
+        let tally = heard.engine.tally();
+        assert_eq!(tally.messages_seen, tally.exchanges + tally.not_understood, "in pieces of {piece}");
+    }
+}
+
+#[test]
+fn commands_pair_in_order_when_pipelined() {
+    expect(
+        &[
+            C(b"*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$5\r\nv\r\nv*\r\n*2\r\n$3\r\nget\r\n$1\r\nk\r\n*1\r\n$4\r\nPING\r\n"),
+            S(b"+OK\r\n$5\r\nv\r\nv*\r\n+PONG\r\n"),
+        ],
+        &["SET", "GET", "PING"],
+    );
+}
+
+#[test]
+fn errors_carry_their_prefix() {
+    let conversation = &[
+        C(b"*2\r\n$4\r\nINCR\r\n$1\r\nk\r\n*2\r\n$3\r\nGET\r\n$1\r\nx\r\n*1\r\n$6\r\nNOSUCH\r\n"),
+        S(b"-WRONGTYPE Operation against a key\r\n-MOVED 3999 127.0.0.1:6381\r\n-ERR unknown command 'NOSUCH'\r\n"),
+    ];
+    expect(conversation, &["INCR=WRONGTYPE", "GET=MOVED", "NOSUCH=ERR"]);
+    let classes: Vec<_> = play(conversation, 99, true).exchanges.iter().map(|e| e.error).collect();
+    assert_eq!(classes, [ErrorClass::Client, ErrorClass::None, ErrorClass::Client]);
+}
+
+#[test]
+fn nested_and_null_replies_are_one_each() {
+    expect(
+        &[
+            C(b"*1\r\n$4\r\nEXEC\r\n*3\r\n$4\r\nMGET\r\n$1\r\na\r\n$1\r\nb\r\n*2\r\n$5\r\nHELLO\r\n$1\r\n3\r\n*1\r\n$4\r\nPING\r\n"),
+            S(b"*3\r\n:1\r\n*2\r\n$1\r\na\r\n*0\r\n-ERR inside\r\n*2\r\n$-1\r\n*-1\r\n"),
+            S(b"%2\r\n+server\r\n+redis\r\n+proto\r\n:3\r\n|1\r\n+ttl\r\n:5\r\n+PONG\r\n"),
+        ],
+        &["EXEC", "MGET", "HELLO", "PING"],
+    );
+}
+
+#[test]
+fn pushes_and_messages_answer_nothing() {
+    expect(
+        &[
+            C(b"*3\r\n$9\r\nSUBSCRIBE\r\n$1\r\na\r\n$1\r\nb\r\n"),
+            S(b"*3\r\n$9\r\nsubscribe\r\n$1\r\na\r\n:1\r\n*3\r\n$9\r\nsubscribe\r\n$1\r\nb\r\n:2\r\n"),
+            S(b"*3\r\n$7\r\nmessage\r\n$1\r\na\r\n$2\r\nhi\r\n"),
+            C(b"*1\r\n$4\r\nPING\r\n"),
+            S(b"*3\r\n$7\r\nmessage\r\n$1\r\na\r\n$2\r\nhi\r\n*2\r\n$4\r\npong\r\n$0\r\n\r\n"),
+            C(b"*1\r\n$11\r\nUNSUBSCRIBE\r\n"),
+            S(b"*3\r\n$11\r\nunsubscribe\r\n$1\r\na\r\n:1\r\n*3\r\n$11\r\nunsubscribe\r\n$1\r\nb\r\n:0\r\n"),
+            C(b"*2\r\n$3\r\nGET\r\n$1\r\nk\r\n"),
+            S(b">2\r\n$10\r\ninvalidate\r\n*1\r\n$1\r\nk\r\n$-1\r\n"),
+        ],
+        &["SUBSCRIBE", "PING", "UNSUBSCRIBE", "GET"],
+    );
+}
+
+#[test]
+fn commands_without_reply_are_over_at_once() {
+    expect(
+        &[
+            C(b"*3\r\n$6\r\nCLIENT\r\n$5\r\nREPLY\r\n$4\r\nSKIP\r\n*2\r\n$4\r\nINCR\r\n$1\r\nk\r\n"),
+            C(b"*2\r\n$3\r\nGET\r\n$1\r\nk\r\n"),
+            S(b"$1\r\n1\r\n"),
+            C(b"*3\r\n$6\r\nCLIENT\r\n$5\r\nREPLY\r\n$3\r\nOFF\r\n*2\r\n$4\r\nINCR\r\n$1\r\nk\r\n"),
+            C(b"*3\r\n$6\r\nCLIENT\r\n$5\r\nREPLY\r\n$2\r\nON\r\n"),
+            S(b"+OK\r\n"),
+        ],
+        &["CLIENT", "INCR", "GET", "CLIENT", "INCR", "CLIENT"],
+    );
+}
+
+#[test]
+fn monitor_ends_the_following() {
+    let conversation = &[
+        C(b"*1\r\n$7\r\nMONITOR\r\n"),
+        S(b"+OK\r\n"),
+        S(b"+1339518083.107412 [0 127.0.0.1:60866] \"keys\" \"*\"\r\n"),
+    ];
+    expect(conversation, &["MONITOR"]);
+    assert_eq!(play(conversation, 99, false).verdict, Verdict::Ignored);
+}
+
+#[test]
+fn inline_commands_are_recognised_by_their_answer() {
+    let conversation = &[C(b"PING\r\n"), S(b"+PONG\r\n"), C(b"SET a b\r\n"), S(b"+OK\r\n")];
+    assert_eq!(play(conversation, usize::MAX, true).operations(), ["PING", "SET"]);
+}
+
+#[test]
+fn an_unanswered_command_ends_with_the_connection() {
+    let heard = play(&[C(b"*1\r\n$4\r\nPING\r\n")], 99, true);
+    assert_eq!(heard.exchanges.iter().map(|e| e.error).collect::<Vec<_>>(), [ErrorClass::NoResponse]);
+}
+
+#[test]
+fn big_values_are_gone_past_by_length() {
+    let mut engine = Engine::new(Limits::default());
+    let mut connection = Connection::new(ScopeId(0));
+    let mut exchanges = Vec::new();
+    let head = b"*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$1000000\r\nxxxx";
+    let total = head.len() as u64 - 4 + 1_000_002;
+    for round in 0..3_u64 {
+        let request = Chunk {
+            direction: Direction::Egress,
+            timestamp: Timestamp(round * 10 + 1),
+            offset: round * total,
+            bytes: head,
+            total,
+        };
+        let reply = Chunk {
+            direction: Direction::Ingress,
+            timestamp: Timestamp(round * 10 + 2),
+            offset: round * 5,
+            bytes: b"+OK\r\n",
+            total: 5,
+        };
+        for chunk in [request, reply] {
+            connection.chunk(&chunk, &mut engine, &mut |exchange| exchanges.push(exchange));
+        }
+    }
+    assert_eq!(exchanges.len(), 3);
+    assert!(exchanges.iter().all(|e| e.side == Side::Client && e.request_bytes == total));
+}
+
+#[test]
+fn after_a_loss_nothing_is_paired_wrongly() {
+    let mut engine = Engine::new(Limits::default());
+    let mut connection = Connection::new(ScopeId(0));
+    let mut exchanges = Vec::new();
+    let get = b"*2\r\n$3\r\nGET\r\n$1\r\nk\r\n";
+    let ping = b"*1\r\n$4\r\nPING\r\n";
+    let steps: &[(Direction, u64, &[u8])] = &[
+        (Direction::Ingress, 0, get),
+        (Direction::Egress, 0, b"$1\r\nv\r\n"),
+        // Here a pipelined batch of 1000 bytes is lost, and its answers come.
+        (Direction::Ingress, 1020, get),
+        (Direction::Egress, 7, b"$1\r\nv\r\n$1\r\nv\r\n$1\r\nv\r\n"),
+        (Direction::Ingress, 1040, ping),
+        (Direction::Egress, 28, b"+PONG\r\n"),
+    ];
+    for (index, (direction, offset, bytes)) in steps.iter().enumerate() {
+        let chunk = Chunk {
+            direction: *direction,
+            timestamp: Timestamp(index as u64 + 1),
+            offset: *offset,
+            bytes,
+            total: bytes.len() as u64,
+        };
+        connection.chunk(&chunk, &mut engine, &mut |exchange| exchanges.push(exchange));
+    }
+    let names: Vec<_> = exchanges.iter().map(|e| engine.name(e.operation)).collect();
+    assert_eq!(names.first(), Some(&"GET"));
+    assert_eq!(names.last(), Some(&"PING"));
+    assert_eq!(engine.tally().gaps, 1);
+    connection.close(Timestamp(99), &mut engine, &mut |_| {});
+    let tally = engine.tally();
+    assert_eq!(tally.messages_seen, tally.exchanges + tally.not_understood);
+}
+
+#[test]
+fn other_line_protocols_are_not_redis() {
+    for conversation in [
+        &[C(b"PING\r\n"), S(b"PONG\r\n")][..],
+        &[S(b"+OK POP3 ready\r\n"), C(b"AUTH x\r\n"), S(b"+OK welcome\r\n")],
+        &[C(b"get k\r\n"), S(b"END\r\n")],
+        &[C(b"*1\r\n$5\r\nHAPPY\r\n"), S(b"+OK\r\n")],
+    ] {
+        let heard = play(conversation, usize::MAX, true);
+        assert!(heard.exchanges.iter().all(|exchange| exchange.protocol != Protocol::Redis));
+    }
+}
+
+#[test]
+fn mutated_conversations_do_no_harm() {
+    let seed = b"*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$5\r\nv\r\nv*\r\n*2\r\n$3\r\nget\r\n$1\r\nk\r\n";
+    let answer = b"+OK\r\n*2\r\n$5\r\nv\r\nv*\r\n:1\r\n%1\r\n+a\r\n>1\r\n$-1\r\n|1\r\n+x\r\n_\r\n-ERR y\r\n";
+    let mut state = 0x1234_5678_9abc_def1_u64;
+    let mut random = move || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        usize::try_from(state >> 33).unwrap()
+    };
+    for _ in 0..3_000 {
+        let mut engine = Engine::new(Limits::default());
+        let mut connection = Connection::new(ScopeId(0));
+        let mut offsets = [0_u64; 2];
+        for round in 0..6_u64 {
+            let client = random() % 2 == 0;
+            let mut bytes = if client { seed.to_vec() } else { answer.to_vec() };
+            if round > 0 {
+                for _ in 0..random() % 4 {
+                    let at = random() % bytes.len();
+                    bytes[at] = random().to_le_bytes()[0];
+                }
+            }
+            let unseen = if random() % 5 == 0 { random() as u64 % 100 } else { 0 };
+            let skipped = if random() % 7 == 0 { random() as u64 % 50 } else { 0 };
+            let offset = &mut offsets[usize::from(client)];
+            *offset += skipped;
+            let total = bytes.len() as u64 + unseen;
+            let direction = if client { Direction::Ingress } else { Direction::Egress };
+            let chunk =
+                Chunk { direction, timestamp: Timestamp(round), offset: *offset, bytes: &bytes, total };
+            *offset += total;
+            connection.chunk(&chunk, &mut engine, &mut |_| {});
+        }
+        connection.close(Timestamp(100), &mut engine, &mut |_| {});
+        let tally = engine.tally();
+        assert_eq!(tally.messages_seen, tally.exchanges + tally.not_understood);
+    }
+}
