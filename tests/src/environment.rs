@@ -3,15 +3,14 @@
 mod configuration;
 
 use std::{
-    cell::RefCell,
     fs,
     net::Ipv4Addr,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Mutex, MutexGuard},
     time::Duration,
 };
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 
 use crate::{
     container,
@@ -33,7 +32,7 @@ pub struct Environment {
     /// Prometheus, which scrapes the exporter.
     pub prometheus: Option<Prometheus>,
     /// The exporter.
-    pub exporter: RefCell<Exporter>,
+    exporter: Mutex<Exporter>,
     /// containerd, shared with the containers.
     pub containerd: Arc<Containerd>,
     /// The hub from which sandboxes are reached.
@@ -86,7 +85,7 @@ impl Environment {
         let footprint = Footprint::take(&[scratch.mark()], &[directory])?;
         Ok(Self {
             prometheus,
-            exporter: RefCell::new(exporter),
+            exporter: Mutex::new(exporter),
             containerd: Arc::new(containerd),
             network,
             dist,
@@ -94,6 +93,11 @@ impl Environment {
             footprint,
             scratch,
         })
+    }
+
+    /// The exporter.
+    pub fn exporter(&self) -> Result<MutexGuard<'_, Exporter>> {
+        self.exporter.lock().map_err(|_| anyhow!("somebody panicked while using the exporter"))
     }
 
     /// The environment's directory.
@@ -150,7 +154,7 @@ impl Environment {
     }
 
     fn own_processes(&self) -> Vec<i32> {
-        let exporter = self.exporter.borrow().pid();
+        let exporter = self.exporter().ok().and_then(|exporter| exporter.pid());
         let prometheus = self.prometheus.as_ref().map(Prometheus::pid);
         [Some(self.containerd.pid()), exporter, prometheus].into_iter().flatten().collect()
     }

@@ -15,7 +15,7 @@ use anyhow::{Context, Result, ensure};
 use porthole_proto::registry::{self, SandboxRecord, SandboxState};
 
 use crate::{
-    container::{Container, Launch},
+    container::{Container, Launch, PORTHOLE},
     environment::Environment,
     http::Connection,
     network::Endpoint,
@@ -178,25 +178,37 @@ impl<'a> Running<'a> {
             instances: BTreeMap::new(),
         };
         for application in APPLICATIONS {
-            let Application { tenant, service, host, command, .. } = application;
-            let id = environment.unique(service);
-            let endpoint = environment.endpoint(service, host)?;
-            let begin = Instant::now();
-            let annotations = [("io.porthole.service", service)];
-            let launch = Launch::new(tenant, &id, runtime, command).on(&endpoint).annotated(&annotations);
-            let container =
-                launch.start(&environment.containerd).with_context(|| format!("start {service}"))?;
-            told(&format!("{tenant}/{service}: first process after {:.1} s", container.start.as_secs_f64()));
-            running.endpoints.insert(service, endpoint);
-            running.containers.insert(service, container);
-            running.instances.insert(service, id.clone());
-            running.wait_listening(application)?;
-            if runtime == crate::container::PORTHOLE {
-                wait_watched(environment, &id)?;
-                told(&format!("{tenant}/{service}: watched after {:.1} s", begin.elapsed().as_secs_f64()));
-            }
+            running.start_one(application, runtime, &environment.unique(application.service), told)?;
         }
         Ok(running)
+    }
+
+    fn start_one(
+        &mut self,
+        application: Application,
+        runtime: &str,
+        id: &str,
+        told: &dyn Fn(&str),
+    ) -> Result<()> {
+        let Application { tenant, service, host, command, .. } = application;
+        if !self.endpoints.contains_key(service) {
+            self.endpoints.insert(service, self.environment.endpoint(service, host)?);
+        }
+        let endpoint = self.endpoints.get(service).context("an endpoint")?;
+        let begin = Instant::now();
+        let annotations = [("io.porthole.service", service)];
+        let launch = Launch::new(tenant, id, runtime, command).on(endpoint).annotated(&annotations);
+        let container =
+            launch.start(&self.environment.containerd).with_context(|| format!("start {service}"))?;
+        told(&format!("{tenant}/{service}: first process after {:.1} s", container.start.as_secs_f64()));
+        self.containers.insert(service, container);
+        self.instances.insert(service, id.to_owned());
+        self.wait_listening(application)?;
+        if runtime == PORTHOLE {
+            wait_watched(self.environment, id)?;
+            told(&format!("{tenant}/{service}: watched after {:.1} s", begin.elapsed().as_secs_f64()));
+        }
+        Ok(())
     }
 
     /// Where an application listens, for a thread in the hub.
@@ -222,6 +234,12 @@ impl<'a> Running<'a> {
     /// Stops the upstream, as an operator would.
     pub fn stop_catalog(&mut self) -> Result<()> {
         self.containers.remove(CATALOG.service).context("catalog runs")?.remove()
+    }
+
+    /// Starts the upstream again, as a new instance.
+    pub fn restart_catalog(&mut self, told: &dyn Fn(&str)) -> Result<()> {
+        let id = self.environment.unique("catalog-again");
+        self.start_one(CATALOG, PORTHOLE, &id, told)
     }
 
     fn send(&self, requests: &[Request], sent: &mut Sent) -> Result<()> {

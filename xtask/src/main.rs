@@ -1,3 +1,69 @@
-//! Entry point.
+//! Development commands: `cargo xtask build`, `test`, `demo`, `lint`. Each does its own set-up.
+//!
+//! [`setup`] brings what the machine lacks (distribution packages, build tools), [`build`] makes the parts, and the
+//! rest uses them. Invariant: what is there already is not fetched again, so that everything works offline once it
+//! has worked.
 
-fn main() {}
+mod build;
+mod demo;
+mod lint;
+mod report;
+mod setup;
+mod tests;
+mod workspace;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::workspace::Workspace;
+
+/// Porthole's development commands. Each sets up what it needs and says what it is going to install.
+#[derive(Parser)]
+#[command(bin_name = "cargo xtask", after_help = EXAMPLES, disable_help_subcommand = true)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  sudo -E cargo xtask demo           run three applications of two tenants and look at their metrics
+  sudo -E cargo xtask demo --once    the same, check every count, leave nothing behind
+  sudo -E cargo xtask test           set up, build and run all tests, the end-to-end ones too
+  cargo xtask lint                   what has to pass before a commit
+
+Root is needed where packages are installed, and where containers and guests run.";
+
+#[derive(Subcommand)]
+enum Command {
+    /// Build everything into target/dist.
+    #[command(after_help = build::EXAMPLES)]
+    Build(build::Options),
+    /// Check format, lints, licences, advisories and documentation.
+    #[command(after_help = lint::EXAMPLES)]
+    Lint(lint::Options),
+    /// Run all tests.
+    #[command(after_help = tests::EXAMPLES)]
+    Test(tests::Options),
+    /// Show Porthole at work: real containerd, guests, applications and Prometheus.
+    #[command(after_help = demo::EXAMPLES)]
+    Demo(demo::Options),
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let outcome = Workspace::find().and_then(|workspace| match &arguments.command {
+        Command::Build(options) => build::run(&workspace, options),
+        Command::Lint(options) => lint::run(&workspace, options),
+        Command::Test(options) => tests::run(&workspace, options),
+        Command::Demo(options) => demo::run(&workspace, options),
+    });
+    match outcome {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,106 @@
+//! `cargo xtask demo`: the whole way once, from `ctr run` to a labelled metric in Prometheus.
+
+use std::{process::ExitCode, time::Duration};
+
+use anyhow::{Context, Result};
+use porthole_tests::{
+    container::PORTHOLE,
+    environment::{Environment, Settings},
+    interrupt,
+    network::Forward,
+    scenario::{APPLICATIONS, NAMESPACES, Running, counted::Comparison},
+    wait,
+};
+
+use crate::{
+    build, report,
+    setup::{self, Need},
+    workspace::{Workspace, require_root},
+};
+
+/// For `--help`.
+pub const EXAMPLES: &str = "\
+Examples:
+  sudo -E cargo xtask demo           leaves everything running until Ctrl-C
+  sudo -E cargo xtask demo --once    ends by itself; exit code 0 only if every count equals what was sent
+
+The demo has its own containerd, network, exporter and Prometheus, and takes them down at the end.";
+
+/// How long the demo stays up between two looks whether somebody ended it.
+const DAY: Duration = Duration::from_secs(24 * 3600);
+
+/// Options of `cargo xtask demo`.
+#[derive(clap::Args)]
+pub struct Options {
+    /// Check the counts, take everything down and exit.
+    #[arg(long)]
+    once: bool,
+}
+
+/// Sets up, builds, runs.
+pub fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> {
+    require_root("running containers and guests")?;
+    setup::packages(Need::RUN)?;
+    build::everything(workspace)?;
+    interrupt::install()?;
+    let environment = report::step("start containerd, the exporter and Prometheus", || {
+        Environment::start(workspace.dist(), &Settings::default(), &NAMESPACES, true, &report::note)
+    })?;
+    let exact = show(&environment, options);
+    let finished = report::step("take everything down", || environment.finish());
+    let exact = match exact {
+        Err(_) if !options.once && interrupt::requested() => true,
+        other => other?,
+    };
+    finished?;
+    Ok(if exact { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Runs the applications, sends the requests, prints the comparison; whether every count was exact.
+fn show(environment: &Environment, options: &Options) -> Result<bool> {
+    let mut running =
+        report::step("start three applications of two tenants, each in a guest of its own", || {
+            Running::start(environment, PORTHOLE, &report::note)
+        })?;
+    let sent = report::step("send requests; stop catalog; send more", || running.send_everything())?;
+    let prometheus = environment.prometheus.as_ref().context("the demo has Prometheus")?;
+    let comparison = report::step("ask Prometheus", || Comparison::settle(prometheus, &sent))?;
+    println!("\n{comparison}");
+    for (tenant, service, requests, errors) in comparison.totals() {
+        println!("{tenant}/{service}: {requests} requests served, {errors} errors (4xx and 5xx)");
+    }
+    let differences = comparison.differences().len();
+    if differences == 0 {
+        println!(
+            "\nEvery count equals what was sent: {} requests seen from their ends.",
+            sent.values().sum::<u64>()
+        );
+    } else {
+        println!("\n{differences} counts differ from what was sent.");
+    }
+    if !options.once {
+        stay(environment, &mut running)?;
+    }
+    Ok(differences == 0)
+}
+
+/// Prints where to look and waits for Ctrl-C.
+fn stay(environment: &Environment, running: &mut Running) -> Result<()> {
+    running.restart_catalog(&report::note)?;
+    let forwards = APPLICATIONS
+        .iter()
+        .map(|application| Ok((application, environment.network.forward(running.at(*application)?)?)))
+        .collect::<Result<Vec<(_, Forward)>>>()?;
+    println!("\nLook around; Ctrl-C ends it.");
+    println!("  exporter    http://{}/metrics", environment.exporter()?.address);
+    if let Some(prometheus) = &environment.prometheus {
+        println!(
+            "  Prometheus  http://{}/graph?g0.expr=porthole_app_requests_total&g0.tab=1",
+            prometheus.address
+        );
+    }
+    for (application, forward) in &forwards {
+        println!("  {:10}  http://{}/", application.service, forward.address);
+    }
+    wait::hold(DAY)
+}

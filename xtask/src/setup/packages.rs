@@ -1,0 +1,166 @@
+//! Debian packages: only what is missing, said beforehand, and no service is started.
+
+use std::{
+    fs::{self, OpenOptions},
+    io::Write,
+    os::unix::fs::OpenOptionsExt,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context, Result, bail};
+
+use crate::{
+    report,
+    workspace::{require_root, run},
+};
+
+/// Asked by packages' scripts before they start a service; exit code 101 forbids it (Debian's
+/// `invoke-rc.d`, "policy-rc.d interface").
+const POLICY: &str = "/usr/sbin/policy-rc.d";
+
+/// A package and what shows that it is there, whoever installed it.
+#[derive(Clone, Copy, Debug)]
+pub struct Need {
+    package: &'static str,
+    proof: &'static [&'static str],
+    why: &'static str,
+}
+
+const fn need(package: &'static str, proof: &'static [&'static str], why: &'static str) -> Need {
+    Need { package, proof, why }
+}
+
+impl Need {
+    /// To build programs and images.
+    pub const BUILD: &'static [Self] = &[
+        need("build-essential", &["cc"], "links Rust programs"),
+        need("dpkg", &["dpkg-deb"], "unpacks the guest's kernel package"),
+        need("xz-utils", &["xz"], "unpacks kernel modules"),
+        need("zstd", &["zstd"], "unpacks kernel modules"),
+    ];
+
+    /// To run sandboxes, applications and Prometheus.
+    pub const RUN: &'static [Self] = &[
+        need("containerd", &["containerd", "ctr"], "starts the containers"),
+        need("runc", &["runc"], "the ordinary runtime, to compare with"),
+        need("qemu-system-x86", &["qemu-system-x86_64"], "runs the guests"),
+        need(
+            "qemu-system-common",
+            &["/usr/lib/qemu/virtiofsd", "/usr/libexec/virtiofsd"],
+            "shares file systems with the guests",
+        ),
+        need("iproute2", &["ip", "tc"], "network namespaces"),
+        need("mmdebstrap", &["mmdebstrap"], "makes the container image"),
+        need("prometheus", &["prometheus", "promtool"], "scrapes the exporter"),
+    ];
+
+    /// To test beside that.
+    pub const TEST: &'static [Self] = &[need(
+        "python3-prometheus-client",
+        &["/usr/lib/python3/dist-packages/prometheus_client/openmetrics/parser.py"],
+        "reads OpenMetrics strictly",
+    )];
+
+    fn is_there(&self) -> bool {
+        let found = |proof: &&str| {
+            if proof.starts_with('/') { Path::new(proof).exists() } else { in_path(proof).is_some() }
+        };
+        // Paths are alternatives, names are all needed.
+        if self.proof.iter().all(|proof| proof.starts_with('/')) {
+            self.proof.iter().any(found)
+        } else {
+            self.proof.iter().all(found)
+        }
+    }
+}
+
+/// A program in the PATH or in the system's directories.
+fn in_path(program: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let system = ["/usr/sbin", "/usr/bin", "/sbin", "/bin"].map(PathBuf::from);
+    std::env::split_paths(&path)
+        .chain(system)
+        .map(|directory| directory.join(program))
+        .find(|path| path.is_file())
+}
+
+/// Installs what is missing of these.
+pub fn install(needs: &[Need]) -> Result<()> {
+    let missing: Vec<_> = needs.iter().filter(|need| !need.is_there()).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let names: Vec<_> = missing.iter().map(|need| need.package).collect();
+    if in_path("apt-get").is_none() {
+        bail!(
+            "missing: {}; this is no Debian-like machine, so please install them yourself",
+            names.join(", ")
+        );
+    }
+    eprintln!("==> going to install distribution packages; their services will not be started:");
+    for need in &missing {
+        report::note(&format!("{:20} {}", need.package, need.why));
+    }
+    require_root("installing packages")?;
+    report::step("install packages", || {
+        let _policy = Policy::forbid_services()?;
+        run(apt().args(["--quiet", "update"])).context("the package index could not be refreshed")?;
+        let mut install = apt();
+        install.args(["--quiet", "--yes", "--no-install-recommends", "install"]).args(&names);
+        run(&mut install)
+    })?;
+    let absent: Vec<_> = missing.iter().filter(|need| !need.is_there()).map(|need| need.package).collect();
+    if !absent.is_empty() {
+        bail!("installed, but without the expected programs: {}", absent.join(", "));
+    }
+    Ok(())
+}
+
+fn apt() -> Command {
+    let mut command = Command::new("apt-get");
+    // The last two: never ask, never restart what runs.
+    command
+        .env("DEBIAN_FRONTEND", "noninteractive")
+        .env("NEEDRESTART_MODE", "l")
+        .env("NEEDRESTART_SUSPEND", "1");
+    command.args(["-o", "Dpkg::Options::=--force-confold", "-o", "DPkg::Lock::Timeout=120"]);
+    command
+}
+
+/// Forbids the start of services until it is dropped. A policy that is there already is not touched: it is the
+/// machine's own, and stays in charge.
+struct Policy {
+    ours: bool,
+}
+
+impl Policy {
+    fn forbid_services() -> Result<Self> {
+        let file = OpenOptions::new().write(true).create_new(true).mode(0o755).open(POLICY);
+        match file {
+            Ok(mut file) => {
+                let policy = Self { ours: true };
+                file.write_all(b"#!/bin/sh\n# Written by `cargo xtask`, which removes it when it has installed.\nexit 101\n")
+                    .with_context(|| format!("write {POLICY}"))?;
+                Ok(policy)
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
+                report::note(&format!(
+                    "{POLICY} exists and stays as it is: it decides whether services start"
+                ));
+                Ok(Self { ours: false })
+            }
+            Err(error) => Err(error).with_context(|| format!("create {POLICY}")),
+        }
+    }
+}
+
+impl Drop for Policy {
+    fn drop(&mut self) {
+        if self.ours
+            && let Err(error) = fs::remove_file(POLICY)
+        {
+            eprintln!("warning: remove {POLICY} yourself, it forbids starting services: {error}");
+        }
+    }
+}
