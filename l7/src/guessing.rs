@@ -71,7 +71,9 @@ impl Guessing {
         match guess {
             Asked::Yes(protocol, side) => Found::Protocol(protocol, side),
             Asked::More if !self.sealed[this] || transport == Transport::Datagram => Found::Nothing,
-            Asked::More | Asked::No => {
+            // Only the other end can say more.
+            Asked::More => self.fruitless(),
+            Asked::No => {
                 self.discard(chunk.direction);
                 self.fruitless()
             }
@@ -162,7 +164,8 @@ impl Guessing {
                 Guess::No => {}
             }
         }
-        if matches!(asked, Asked::More) && opening.bytes.len() >= OPENING_BYTES_MAX {
+        let pieces = self.pieces.iter().filter(|piece| piece.direction == direction).count();
+        if matches!(asked, Asked::More) && pieces > 1 && self.kept[this].len() >= OPENING_BYTES_MAX {
             return Asked::No;
         }
         asked

@@ -48,6 +48,7 @@ mod engine;
 mod exchange;
 mod guessing;
 mod http1;
+mod http2;
 pub mod parser;
 pub mod pending;
 mod proxy;

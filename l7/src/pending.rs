@@ -55,6 +55,11 @@ impl<T> Fifo<T> {
         if self.forgotten > 0 { None } else { self.waiting.front() }
     }
 
+    /// The one that is answered next, to be changed.
+    pub fn front_mut(&mut self) -> Option<&mut T> {
+        if self.forgotten > 0 { None } else { self.waiting.front_mut() }
+    }
+
     /// The newest.
     pub fn back_mut(&mut self) -> Option<&mut T> {
         self.waiting.back_mut()
@@ -118,6 +123,11 @@ impl<K: Copy + Eq + Hash, T> ById<K, T> {
     /// The one with this id.
     pub fn get_mut(&mut self, id: K) -> Option<&mut T> {
         self.waiting.get_mut(&id).map(|(_, item)| item)
+    }
+
+    /// Visits all that wait.
+    pub fn for_each_mut(&mut self, visit: impl FnMut(&mut T)) {
+        self.waiting.values_mut().map(|(_, item)| item).for_each(visit);
     }
 
     /// Takes the oldest one, when it fulfils the condition: for time-outs and for the end of a connection.

@@ -117,7 +117,7 @@ pub(super) fn version_at_end(line: &[u8]) -> bool {
 }
 
 /// The method's name, if it is a well-known one.
-pub(super) fn well_known(method: &[u8]) -> Option<&'static str> {
+pub(crate) fn well_known(method: &[u8]) -> Option<&'static str> {
     METHODS.iter().copied().find(|known| known.as_bytes() == method)
 }
 

@@ -18,6 +18,8 @@ mod reader;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use identify::well_known as well_known_method;
+
 use crate::{
     Protocol, Timestamp,
     http1::{

@@ -332,7 +332,7 @@ impl Handler for ResponseEnd<'_, '_> {
             _ => Method::Other,
         };
         if current.status == 101 || (method == Method::Connect && (200..=299).contains(&current.status)) {
-            self.tunnel(bytes, at);
+            self.tunnel(fields, bytes, at);
             return Body::Tunnel;
         }
         if matches!(current.status, 204 | 304) || method == Method::Head {
@@ -373,7 +373,7 @@ impl Handler for ResponseEnd<'_, '_> {
 
 impl ResponseEnd<'_, '_> {
     /// The connection changes its protocol with this response.
-    fn tunnel(&mut self, bytes: u64, at: Timestamp) {
+    fn tunnel(&mut self, fields: &Fields, bytes: u64, at: Timestamp) {
         let pairing = &mut *self.pairing;
         let Some(current) = pairing.current.take() else { return };
         let Owner::Request(waiting) = current.owner else {
@@ -381,6 +381,11 @@ impl ResponseEnd<'_, '_> {
             self.cx.orphan();
             return;
         };
+        if waiting.upgrade_h2c && fields.upgrade_h2c {
+            // The request is answered on stream 1.
+            pairing.tunnel = Some(Tunnel { to: Some(Protocol::Http2), handover: Some(waiting.request) });
+            return;
+        }
         pairing.tunnel = Some(Tunnel { to: None, handover: None });
         let bytes = bytes + std::mem::take(&mut pairing.interim_bytes);
         emit(&waiting.request, current.status, bytes, at, self.cx);

@@ -1,0 +1,307 @@
+//! HTTP/2 (RFC 9113) with gRPC on top.
+//!
+//! ```text
+//! Segment → Framer → frame → header block → HPACK table → Streams (pairing by stream) → Exchange
+//! ```
+//!
+//! A connection begins with the client's preface, with an upgrade from HTTP/1 (the upgrading request is stream 1), or
+//! is joined in the middle. Then, and after a loss, fields that refer to a part of the HPACK table that was not seen are
+//! unknown: an unknown method or path counts under `other`, an unknown status is the word `other`, never a wrong one.
+//!
+//! An exchange lasts from the first byte of the request's header block to the last byte of the frame that ends the
+//! response. For gRPC the status is the one in the trailers, the resource `/service/method`. A stream that is reset
+//! before a status was seen got no response.
+
+mod frame;
+mod hpack;
+mod huffman;
+mod identify;
+mod streams;
+#[cfg(test)]
+mod tests;
+
+use crate::{
+    Protocol, Timestamp,
+    http2::{
+        frame::{END_HEADERS, END_STREAM, HEADER_BYTES, Header, Kind, PREFACE},
+        hpack::{Scratch, Table},
+        streams::{Began, Streams},
+    },
+    parser::{Context, Entry, Flow, Parser, Segment, Sender, Start, Transport},
+    stream::{Framer, Head, Piece, Step},
+};
+
+/// Its line in the table.
+pub(crate) const ENTRY: Entry = Entry {
+    protocol: Protocol::Http2,
+    transports: &[Transport::Stream],
+    identify: identify::identify,
+    start: |start: Start| Box::new(Http2::new(start)),
+};
+
+/// Most bytes of a frame that are held when it is cut between segments.
+const FRAME_BYTES_MAX: usize = HEADER_BYTES + (1 << 14);
+
+/// Most bytes of a header block that goes over several frames.
+const BLOCK_BYTES_MAX: usize = 32 * 1024;
+
+/// Segments in a row without a frame after which a connection that lost its framing is given up.
+const FRUITLESS_MAX: u16 = 1024;
+
+/// One connection.
+#[derive(Debug)]
+struct Http2 {
+    client: End,
+    server: End,
+    streams: Streams,
+    scratch: Scratch,
+}
+
+/// What one end sends.
+#[derive(Debug)]
+struct End {
+    framer: Framer,
+    frames: Frames,
+    fruitless: u16,
+}
+
+/// State between the frames of one end.
+#[derive(Debug)]
+struct Frames {
+    from: Sender,
+    table: Table,
+    /// The header block that is continued in the next frame.
+    open: Option<Open>,
+    /// Its fragments.
+    block: Vec<u8>,
+    /// The stream that ends with the frame that goes by.
+    ending: Option<u32>,
+    /// What there is to know of how the connection began is known to this end's table.
+    preface: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Open {
+    stream: u32,
+    end_stream: bool,
+    pushed: bool,
+    /// All of it was captured and kept.
+    whole: bool,
+    at: Timestamp,
+    /// Length of its frames so far.
+    bytes: usize,
+}
+
+impl End {
+    fn new(from: Sender) -> Self {
+        let frames = Frames {
+            from,
+            table: Table::default(),
+            open: None,
+            block: Vec::new(),
+            ending: None,
+            preface: false,
+        };
+        Self { framer: Framer::default(), frames, fruitless: 0 }
+    }
+}
+
+impl Http2 {
+    fn new(start: Start) -> Self {
+        let mut http2 = Self {
+            client: End::new(Sender::Client),
+            server: End::new(Sender::Server),
+            streams: Streams::default(),
+            scratch: Scratch::default(),
+        };
+        if let Some(request) = start.handover {
+            http2.streams.adopt(request);
+        }
+        http2
+    }
+}
+
+impl Parser for Http2 {
+    fn segment(&mut self, segment: &Segment<'_>, cx: &mut Context<'_>) -> Flow {
+        let Self { client, server, streams, scratch } = self;
+        let End { framer, frames, fruitless } = match segment.from {
+            Sender::Client => client,
+            Sender::Server => server,
+        };
+        framer.segment(segment, FRAME_BYTES_MAX, |piece| match piece {
+            Piece::Head(head) => {
+                let step = frames.head(&head, streams, scratch, cx);
+                if let Step::Take(_) = step {
+                    *fruitless = 0;
+                }
+                step
+            }
+            Piece::End { at } => {
+                if let Some(stream) = frames.ending.take() {
+                    streams.end(frames.from, stream, at, cx);
+                }
+                Step::More
+            }
+            Piece::Gap => {
+                cx.gap();
+                frames.lost();
+                streams.lost();
+                Step::More
+            }
+        });
+        if framer.is_lost() {
+            *fruitless = fruitless.saturating_add(1);
+            if *fruitless > FRUITLESS_MAX {
+                streams.close(segment.at, cx);
+                return Flow::Done;
+            }
+        }
+        Flow::Continue
+    }
+
+    fn close(&mut self, now: Timestamp, cx: &mut Context<'_>) {
+        self.streams.close(now, cx);
+    }
+}
+
+impl Frames {
+    /// A frame begins.
+    fn head(
+        &mut self,
+        head: &Head<'_>,
+        streams: &mut Streams,
+        scratch: &mut Scratch,
+        cx: &mut Context<'_>,
+    ) -> Step {
+        if self.from == Sender::Client && !self.preface && head.bytes.first() == Some(&b'P') {
+            let begun = head.bytes.get(..PREFACE.len()).unwrap_or(head.bytes);
+            if !PREFACE.starts_with(begun) {
+                return Step::Lost;
+            }
+            if begun.len() < PREFACE.len() {
+                return Step::More;
+            }
+            self.preface = true;
+            streams.began = Began::Start;
+            return Step::Take(PREFACE.len() as u64);
+        }
+        if head.bytes.len() < HEADER_BYTES {
+            return Step::More;
+        }
+        let Some(header) = Header::read(head.bytes, self.from) else { return Step::Lost };
+        if head.resync && !(header.is_plausible() && streams.is_near(header.stream)) {
+            return Step::Lost;
+        }
+        if streams.began == Began::Unknown && (self.from == Sender::Client || header.kind == Kind::Headers) {
+            streams.began = Began::Middle;
+        }
+        if streams.began == Began::Middle && !self.preface {
+            // Older entries exist that were not seen.
+            self.preface = true;
+            self.table.forget();
+        }
+        let payload = head.bytes.get(HEADER_BYTES..).unwrap_or_default();
+        let needed = match header.kind {
+            Kind::Headers | Kind::PushPromise | Kind::Continuation => header.payload,
+            Kind::GoAway => 8,
+            _ => 0,
+        };
+        if payload.len() < needed && !head.last {
+            return Step::More;
+        }
+        let open = self.open;
+        if open.is_some() && header.kind != Kind::Continuation {
+            // RFC 9113 section 6.10: nothing may come in between.
+            self.abort_block();
+        }
+        match header.kind {
+            Kind::Data => {
+                streams.bytes(self.from, header.stream, head.at, header.total());
+                self.ending = (header.flags & END_STREAM != 0).then_some(header.stream);
+            }
+            Kind::Headers | Kind::PushPromise => {
+                self.block.clear();
+                let end_stream = header.kind == Kind::Headers && header.flags & END_STREAM != 0;
+                let pushed = header.kind == Kind::PushPromise;
+                self.open = Some(Open {
+                    stream: header.stream,
+                    end_stream,
+                    pushed,
+                    whole: true,
+                    at: head.at,
+                    bytes: 0,
+                });
+                self.fragment(&header, payload, streams, scratch, cx);
+            }
+            Kind::Continuation if open.is_some_and(|open| open.stream == header.stream) => {
+                self.fragment(&header, payload, streams, scratch, cx);
+            }
+            // The beginning of the block was not seen.
+            Kind::Continuation => self.abort_block(),
+            Kind::Reset => streams.reset(header.stream, head.at, cx),
+            Kind::GoAway => {
+                if let (Sender::Server, Some(last)) = (self.from, payload.first_chunk::<4>()) {
+                    streams.go_away(u32::from_be_bytes(*last) & 0x7fff_ffff, head.at, cx);
+                }
+            }
+            _ => {}
+        }
+        Step::Take(header.total() as u64)
+    }
+
+    /// A piece of a header block; the last one ends the block.
+    fn fragment(
+        &mut self,
+        header: &Header,
+        payload: &[u8],
+        streams: &mut Streams,
+        scratch: &mut Scratch,
+        cx: &mut Context<'_>,
+    ) {
+        let Some(open) = &mut self.open else { return };
+        let (bytes, whole) = header.fragment(payload).unwrap_or((&[], false));
+        let room = BLOCK_BYTES_MAX.saturating_sub(self.block.len());
+        let kept = bytes.get(..room).unwrap_or(bytes);
+        let was_whole = open.whole;
+        open.whole &= whole && kept.len() == bytes.len();
+        open.bytes = open.bytes.saturating_add(header.total());
+        let ends = header.flags & END_HEADERS != 0;
+        let open = *open;
+        let only = ends && self.block.is_empty();
+        if !only && was_whole {
+            self.block.extend_from_slice(kept);
+        }
+        if !ends {
+            return;
+        }
+        self.open = None;
+        let block = if only { kept } else { self.block.as_slice() };
+        if open.pushed {
+            self.table.decode(block, scratch, |_| {});
+        } else {
+            let table = &mut self.table;
+            streams.block(self.from, open.stream, open.at, open.bytes, cx, |to| {
+                table.decode(block, scratch, to);
+            });
+            self.ending = open.end_stream.then_some(open.stream);
+        }
+        if !open.whole {
+            self.table.forget();
+            cx.gap();
+        }
+        self.block.clear();
+        self.block.shrink_to(0);
+    }
+
+    /// The block that was being read will not be complete.
+    fn abort_block(&mut self) {
+        self.open = None;
+        self.block.clear();
+        self.table.forget();
+    }
+
+    fn lost(&mut self) {
+        self.abort_block();
+        self.ending = None;
+    }
+}

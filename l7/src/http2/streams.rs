@@ -1,0 +1,305 @@
+//! Pairs what both ends send, by stream.
+
+use crate::{
+    ErrorClass, NameKind, Protocol, Status, Symbol, Timestamp, http1,
+    http2::hpack::{Field, Name},
+    parser::{Context, Outcome, Request, Resource, Sender},
+    pending::ById,
+};
+
+/// Streams of one connection.
+#[derive(Debug, Default)]
+pub(super) struct Streams {
+    open: ById<u32, Stream>,
+    /// The newest stream that the client opened; ids ascend (RFC 9113 section 5.1.1).
+    newest: u32,
+    /// How much of the connection was seen.
+    pub(super) began: Began,
+    /// The path of the header block that is being read.
+    path: Vec<u8>,
+}
+
+/// How much of a connection was seen.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Began {
+    /// Nothing that would tell.
+    #[default]
+    Unknown,
+    /// From its start.
+    Start,
+    /// It was joined in the middle.
+    Middle,
+}
+
+/// A stream whose response has not ended.
+#[derive(Clone, Copy, Debug)]
+struct Stream {
+    request: Request,
+    grpc: bool,
+    status: Seen,
+    grpc_status: Seen,
+    /// The server's header blocks hold fields that are unknown.
+    unknown: bool,
+    response_bytes: u64,
+    /// When the server's last bytes moved.
+    last: Timestamp,
+    /// Bytes of the connection were lost while it was open.
+    damaged: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Seen {
+    No,
+    /// The field is there, its value is not known.
+    Unknown,
+    Code(u16),
+}
+
+/// What a header block says.
+#[derive(Debug, Default)]
+struct Block {
+    /// Only requests have such fields.
+    request: bool,
+    operation: Option<Symbol>,
+    grpc: bool,
+    status: Option<Seen>,
+    grpc_status: Option<Seen>,
+    unknown: bool,
+}
+
+impl Streams {
+    /// The request that upgraded the connection is stream 1 (RFC 7540 section 3.2).
+    pub(super) fn adopt(&mut self, request: Request) {
+        self.newest = 1;
+        self.began = Began::Start;
+        self.open.insert(1, Stream::new(request), 1);
+    }
+
+    /// Whether a stream's id is one that can be expected.
+    pub(super) fn is_near(&self, stream: u32) -> bool {
+        stream == 0 || self.newest == 0 || stream <= self.newest.saturating_add(2000)
+    }
+
+    /// A frame of this length belongs to a stream.
+    pub(super) fn bytes(&mut self, from: Sender, stream: u32, at: Timestamp, bytes: usize) {
+        let Some(stream) = self.open.get_mut(stream) else { return };
+        let count = match from {
+            Sender::Client => &mut stream.request.bytes,
+            Sender::Server => {
+                stream.last = at;
+                &mut stream.response_bytes
+            }
+        };
+        *count = count.saturating_add(bytes as u64);
+    }
+
+    /// A header block: `read` gives its fields.
+    pub(super) fn block(
+        &mut self,
+        from: Sender,
+        id: u32,
+        at: Timestamp,
+        bytes: usize,
+        cx: &mut Context<'_>,
+        read: impl FnOnce(&mut dyn FnMut(&Field<'_>)),
+    ) {
+        let mut block = Block::default();
+        match from {
+            Sender::Client => {
+                let new = id > self.newest;
+                self.path.clear();
+                let path = &mut self.path;
+                read(&mut |field| block.request_field(field, path, cx));
+                if !new {
+                    self.bytes(from, id, at, bytes);
+                } else if block.request {
+                    self.newest = id;
+                    self.arrive(id, at, bytes, &block, cx);
+                }
+            }
+            Sender::Server => {
+                read(&mut |field| block.response_field(field));
+                self.bytes(from, id, at, bytes);
+                let Some(stream) = self.open.get_mut(id) else {
+                    // Of a stream that the client opened before it was seen; not of one that the server pushed.
+                    if id % 2 == 1 && id > self.newest && block.status.is_some() {
+                        self.newest = id;
+                        cx.orphan();
+                    }
+                    return;
+                };
+                stream.unknown |= block.unknown;
+                stream.grpc |= block.grpc || block.grpc_status.is_some();
+                match block.status {
+                    Some(Seen::Code(100..=199)) | None => {}
+                    Some(status) => stream.status = status,
+                }
+                if let Some(status) = block.grpc_status {
+                    stream.grpc_status = status;
+                }
+            }
+        }
+    }
+
+    fn arrive(&mut self, id: u32, at: Timestamp, bytes: usize, block: &Block, cx: &mut Context<'_>) {
+        cx.message();
+        let resource = if self.path.is_empty() {
+            Resource::Name(Symbol::OTHER)
+        } else if block.grpc {
+            let method = std::str::from_utf8(&self.path).unwrap_or("other");
+            Resource::Name(cx.name(NameKind::GrpcMethod, method))
+        } else {
+            Resource::Route(cx.route(&self.path))
+        };
+        let operation = block.operation.unwrap_or(Symbol::OTHER);
+        let request = Request { operation, resource, start: at, bytes: bytes as u64 };
+        let stream = Stream { grpc: block.grpc, ..Stream::new(request) };
+        if self.open.insert(id, stream, cx.limits().pending_per_connection).is_some() {
+            cx.not_understood();
+        }
+    }
+
+    /// The frame with which an end closes its half of a stream has gone by.
+    pub(super) fn end(&mut self, from: Sender, id: u32, at: Timestamp, cx: &mut Context<'_>) {
+        if from == Sender::Server
+            && let Some(stream) = self.open.remove(id)
+        {
+            stream.finish(at, cx);
+        }
+    }
+
+    /// `RST_STREAM`: what was seen so far is all there is.
+    pub(super) fn reset(&mut self, id: u32, at: Timestamp, cx: &mut Context<'_>) {
+        if let Some(stream) = self.open.remove(id) {
+            stream.finish(at, cx);
+        }
+    }
+
+    /// GOAWAY: the server will not answer streams beyond the last one.
+    pub(super) fn go_away(&mut self, last: u32, at: Timestamp, cx: &mut Context<'_>) {
+        if last > self.newest {
+            return;
+        }
+        for id in (last.saturating_add(1)..=self.newest).take(4096) {
+            if let Some(stream) = self.open.remove(id) {
+                stream.finish(at, cx);
+            }
+        }
+    }
+
+    /// Bytes were lost.
+    pub(super) fn lost(&mut self) {
+        self.open.for_each_mut(|stream| stream.damaged = true);
+    }
+
+    /// The connection has ended.
+    pub(super) fn close(&mut self, now: Timestamp, cx: &mut Context<'_>) {
+        while let Some(stream) = self.open.pop_oldest_if(|_| true) {
+            let answered = stream.status != Seen::No && stream.response_bytes > 0;
+            stream.finish(if answered { stream.last } else { now }, cx);
+        }
+    }
+}
+
+impl Stream {
+    fn new(request: Request) -> Self {
+        Self {
+            request,
+            grpc: false,
+            status: Seen::No,
+            grpc_status: Seen::No,
+            unknown: false,
+            response_bytes: 0,
+            last: request.start,
+            damaged: false,
+        }
+    }
+
+    /// Gives out the exchange.
+    fn finish(&self, end: Timestamp, cx: &mut Context<'_>) {
+        if self.damaged && !self.unknown && self.status == Seen::No && self.grpc_status == Seen::No {
+            cx.not_understood();
+            return;
+        }
+        let protocol = if self.grpc { Protocol::Grpc } else { Protocol::Http2 };
+        let unknown = (Status::Word(Symbol::OTHER), ErrorClass::None);
+        let (status, error) = match (self.grpc, self.grpc_status, self.status) {
+            (true, Seen::Code(code), _) => (Status::Code(u32::from(code)), grpc_error(code)),
+            (true, Seen::Unknown, _) | (_, Seen::No, Seen::Unknown) => unknown,
+            (false, _, Seen::Code(code)) => (Status::Code(u32::from(code)), http_error(code)),
+            // The server's fields may hold a status that is not known.
+            (_, _, _) if self.unknown => unknown,
+            // A gRPC call that was answered by something that does not speak it, or broken off.
+            (true, Seen::No, Seen::Code(200)) => (Status::None, ErrorClass::NoResponse),
+            (true, Seen::No, Seen::Code(code)) => (Status::None, http_error(code)),
+            _ => (Status::None, ErrorClass::NoResponse),
+        };
+        cx.emit(protocol, &self.request, &Outcome { status, error, end, bytes: self.response_bytes });
+    }
+}
+
+impl Block {
+    fn request_field(&mut self, field: &Field<'_>, path: &mut Vec<u8>, cx: &mut Context<'_>) {
+        self.request |= matches!(field.name, Name::Method | Name::Path | Name::Scheme | Name::Authority);
+        match (field.name, field.value) {
+            (Name::Method, Some(method)) => {
+                self.operation = Some(match http1::well_known_method(method) {
+                    Some(word) => cx.word(word),
+                    None => cx.name(NameKind::HttpMethod, std::str::from_utf8(method).unwrap_or("other")),
+                });
+            }
+            // What it means is decided by a field that follows.
+            (Name::Path, Some(value)) => {
+                path.clear();
+                path.extend_from_slice(value);
+            }
+            (Name::ContentType, Some(kind)) => self.grpc |= is_grpc(kind),
+            _ => {}
+        }
+    }
+
+    fn response_field(&mut self, field: &Field<'_>) {
+        self.unknown |= field.name == Name::Unknown;
+        let code = |value: Option<&[u8]>| {
+            value.map_or(Seen::Unknown, |value| number(value).map_or(Seen::Unknown, Seen::Code))
+        };
+        match field.name {
+            Name::Status => self.status = Some(code(field.value)),
+            Name::GrpcStatus => self.grpc_status = Some(code(field.value)),
+            Name::ContentType => self.grpc |= field.value.is_some_and(is_grpc),
+            _ => {}
+        }
+    }
+}
+
+/// Whether a content type is gRPC's; gRPC-Web has its status in the body and counts as HTTP.
+fn is_grpc(content_type: &[u8]) -> bool {
+    content_type
+        .strip_prefix(b"application/grpc")
+        .is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';' | b' ')))
+}
+
+fn http_error(status: u16) -> ErrorClass {
+    match status {
+        400..=499 => ErrorClass::Client,
+        500..=599 => ErrorClass::Server,
+        _ => ErrorClass::None,
+    }
+}
+
+/// The split that OpenTelemetry makes for servers: `UNKNOWN`, `DEADLINE_EXCEEDED`, `UNIMPLEMENTED`, `INTERNAL`,
+/// `UNAVAILABLE` and `DATA_LOSS` are the server's.
+fn grpc_error(status: u16) -> ErrorClass {
+    match status {
+        0 => ErrorClass::None,
+        2 | 4 | 12..=15 => ErrorClass::Server,
+        _ => ErrorClass::Client,
+    }
+}
+
+fn number(text: &[u8]) -> Option<u16> {
+    if text.is_empty() || text.len() > 3 || !text.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    Some(text.iter().fold(0, |sum, digit| sum * 10 + u16::from(digit - b'0')))
+}

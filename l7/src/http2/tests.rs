@@ -1,0 +1,363 @@
+//! Conversations and the exchanges they must give, however they are cut.
+
+use crate::{
+    Connection,
+    Direction::{Egress, Ingress},
+    Protocol, ScopeId, Side, Transport, Verdict,
+    http2::frame::PREFACE,
+    testing::{Random, Replay, Step, assert_same_at_every_cut, play},
+};
+
+fn guessed() -> Connection {
+    Connection::new(ScopeId(1))
+}
+
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).expect("short").to_be_bytes();
+    let mut bytes = length[1..].to_vec();
+    bytes.extend([kind, flags]);
+    bytes.extend(stream.to_be_bytes());
+    bytes.extend(payload);
+    bytes
+}
+
+fn settings() -> Vec<u8> {
+    frame(4, 0, 0, &[0, 3, 0, 0, 0, 100])
+}
+
+/// A literal field, inserted into the table or not.
+fn literal(name: &str, value: &str, insert: bool) -> Vec<u8> {
+    let mut bytes = vec![if insert { 0x40 } else { 0 }];
+    for text in [name, value] {
+        bytes.push(u8::try_from(text.len()).expect("short"));
+        bytes.extend(text.as_bytes());
+    }
+    bytes
+}
+
+fn get(path: &str) -> Vec<u8> {
+    let mut block = vec![0x82, 0x86];
+    block.extend(literal(":path", path, true));
+    block.extend(literal("cookie", "a=b", true));
+    block
+}
+
+fn call(path: &str) -> Vec<u8> {
+    let mut block = vec![0x83, 0x86];
+    block.extend(literal(":path", path, true));
+    block.extend(literal("content-type", "application/grpc", true));
+    block
+}
+
+fn trailers(status: &str) -> Vec<u8> {
+    let mut block = literal("grpc-status", status, true);
+    block.extend(literal("grpc-message", "", false));
+    block
+}
+
+const END: u8 = 5;
+const OPEN: u8 = 4;
+
+fn opening() -> Vec<Step> {
+    vec![
+        (Ingress, [PREFACE.to_vec(), settings()].concat()),
+        (Egress, [settings(), frame(4, 1, 0, &[])].concat()),
+    ]
+}
+
+fn with_opening(steps: &[Step]) -> Vec<Step> {
+    [opening(), steps.to_vec()].concat()
+}
+
+fn assert_exchanges(steps: &[Step], expected: &[&str]) {
+    let steps = with_opening(steps);
+    let expected: Vec<String> = expected.iter().map(|line| format!("Server {line}")).collect();
+    assert_eq!(play(guessed(), &steps), expected);
+    assert_same_at_every_cut(guessed, &steps, &expected);
+    let steps: Vec<Step> = steps.into_iter().map(|(way, bytes)| (way.reverse(), bytes)).collect();
+    let expected: Vec<String> = expected.iter().map(|line| line.replacen("Server", "Client", 1)).collect();
+    assert_same_at_every_cut(guessed, &steps, &expected);
+}
+
+#[test]
+fn streams_pair_by_id_not_by_order() {
+    assert_exchanges(
+        &[
+            (Ingress, [frame(1, END, 1, &get("/a/1?x")), frame(1, END, 3, &get("/b"))].concat()),
+            (Egress, frame(1, OPEN, 3, &[0x8d])),
+            (Egress, [frame(1, END, 1, &[0x88]), frame(0, 1, 3, b"none")].concat()),
+        ],
+        &["GET /a/{} 200 None 37/10", "GET /b 404 Client 33/23"],
+    );
+}
+
+#[test]
+fn a_grpc_call_has_its_status_from_the_trailers() {
+    let mut steps = vec![];
+    for (id, status) in [(1, "0"), (3, "5"), (5, "14")] {
+        steps.push((
+            Ingress,
+            [frame(1, OPEN, id, &call("/shop.Cart/Add")), frame(0, 1, id, b"\0\0\0\0\0")].concat(),
+        ));
+        steps.push((Egress, frame(1, OPEN, id, &[0x88])));
+        steps.push((Egress, frame(0, 0, id, b"\0\0\0\0\0")));
+        steps.push((Egress, frame(1, END, id, &trailers(status))));
+    }
+    assert_exchanges(
+        &steps,
+        &[
+            "POST /shop.Cart/Add 0 None 78/63",
+            "POST /shop.Cart/Add 5 Client 78/63",
+            "POST /shop.Cart/Add 14 Server 78/64",
+        ],
+    );
+    let mut replay = Replay::new(guessed());
+    for (direction, bytes) in with_opening(&steps) {
+        replay.part(direction, &bytes, bytes.len() as u64);
+    }
+    assert!(replay.exchanges.iter().all(|exchange| exchange.protocol == Protocol::Grpc));
+    assert_eq!(replay.exchanges[0].duration_ns(), 3000);
+}
+
+#[test]
+fn fields_out_of_the_dynamic_table_are_followed() {
+    // :path /a is entry 63 after the cookie was inserted.
+    assert_exchanges(
+        &[
+            (Ingress, frame(1, END, 1, &get("/a"))),
+            (Egress, frame(1, END, 1, &literal(":status", "418", true))),
+            (Ingress, frame(1, END, 3, &[0x82, 0x86, 0xbf, 0xbe])),
+            (Egress, frame(1, END, 3, &[0xbe])),
+        ],
+        &["GET /a 418 Client 33/22", "GET /a 418 Client 13/10"],
+    );
+}
+
+#[test]
+fn padding_priority_continuation_and_interim_responses() {
+    let block = get("/long");
+    let (first, rest) = block.split_at(4);
+    let padded = [&[3, 0, 0, 0, 0, 16][..], first, &[0, 0, 0]].concat();
+    assert_exchanges(
+        &[
+            (
+                Ingress,
+                [
+                    frame(1, 0x29, 1, &padded),
+                    frame(9, 0, 1, &rest[..3]),
+                    frame(9, 4, 1, &rest[3..]),
+                    frame(2, 0, 1, &[0; 5]),
+                    frame(8, 0, 1, &[0; 4]),
+                    frame(6, 0, 0, &[0; 8]),
+                    frame(0xbe, 0xff, 7, b"extension"),
+                ]
+                .concat(),
+            ),
+            (Egress, frame(1, OPEN, 1, &literal(":status", "103", false))),
+            (Egress, [frame(1, OPEN, 1, &[0x88]), frame(0, 9, 1, b"\x02ok\0\0")].concat()),
+        ],
+        &["GET /long 200 None 63/46"],
+    );
+}
+
+#[test]
+fn resets_goaway_and_close_end_what_waits() {
+    assert_exchanges(
+        &[
+            (Ingress, frame(1, OPEN, 1, &get("/reset"))),
+            (Ingress, frame(3, 0, 1, &[0, 0, 0, 8])),
+            (Ingress, [frame(1, END, 3, &get("/kept")), frame(1, END, 5, &get("/refused"))].concat()),
+            (Egress, frame(7, 0, 0, &[0, 0, 0, 3, 0, 0, 0, 0])),
+            (Egress, frame(1, END, 3, &[0x89])),
+            (Ingress, frame(1, END, 7, &get("/late"))),
+        ],
+        &[
+            "GET /reset - NoResponse 37/0",
+            "GET /refused - NoResponse 39/0",
+            "GET /kept 204 None 36/10",
+            "GET /late - NoResponse 36/0",
+        ],
+    );
+}
+
+#[test]
+fn trailers_of_requests_and_pushed_responses_are_no_requests() {
+    assert_exchanges(
+        &[
+            (Ingress, frame(1, OPEN, 1, &call("/s/m"))),
+            (
+                Egress,
+                [frame(5, 4, 1, &[&[0, 0, 0, 2][..], &get("/pushed")].concat()), frame(1, END, 2, &[0x88])]
+                    .concat(),
+            ),
+            (Egress, frame(1, END, 1, &[&[0x88][..], &trailers("0")].concat())),
+            (Ingress, frame(1, END, 1, &literal("x-checksum", "1", true))),
+        ],
+        &["POST /s/m 0 None 54/40"],
+    );
+}
+
+#[test]
+fn joined_in_the_middle_what_is_unknown_is_other() {
+    let steps = [
+        (Egress, b"\0\0\0some data of a response".to_vec()),
+        // All but the method and the scheme refers to what was not seen.
+        (Ingress, frame(1, END, 101, &[0x82, 0x86, 0xc5, 0xc6])),
+        (Egress, frame(1, END, 101, &[0x88, 0xc9])),
+        // What is inserted from now on is known.
+        (Ingress, frame(1, END, 103, &[&[0x82, 0x86][..], &literal(":path", "/new", true)].concat())),
+        (Egress, frame(1, END, 103, &[0xc7])),
+        (Ingress, frame(1, END, 105, &[0xc8, 0x86, 0xbe])),
+        (Egress, frame(1, END, 105, &[0x8e])),
+    ];
+    assert_eq!(
+        play(guessed(), &steps),
+        [
+            "Server GET other 200 None 13/11",
+            "Server GET /new other None 23/10",
+            "Server other /new 500 Server 12/10"
+        ]
+    );
+}
+
+#[test]
+fn bodies_of_which_only_the_head_was_captured_keep_the_framing() {
+    let mut replay = Replay::new(guessed());
+    for (direction, bytes) in opening() {
+        replay.part(direction, &bytes, bytes.len() as u64);
+    }
+    for id in [1, 3, 5] {
+        replay.ingress(&frame(1, END, id, &get("/big")));
+        let data = [frame(1, OPEN, id, &[0x88]), frame(0, 1, id, &[0; 16_000])].concat();
+        replay.part(Egress, &data[..64], data.len() as u64 - 5000);
+        replay.part(Egress, &[], 5000);
+    }
+    replay.close();
+    assert_eq!(replay.lines(), ["Server GET /big 200 None 35/16019"; 3]);
+    assert_eq!(replay.engine.tally().gaps, 0);
+}
+
+#[test]
+fn after_a_loss_frames_are_found_again_and_nothing_wrong_is_said() {
+    let mut replay = Replay::new(guessed());
+    for (direction, bytes) in opening() {
+        replay.part(direction, &bytes, bytes.len() as u64);
+    }
+    replay.ingress(&frame(1, END, 1, &get("/a")));
+    replay.lose(Egress, 100);
+    replay.egress(b"the rest of some frame");
+    replay.egress(&frame(1, END, 1, &[0xbe]));
+    replay.lose(Ingress, 100);
+    replay.ingress(&frame(1, END, 9, &[0x82, 0x86, 0xbf]));
+    replay.egress(&frame(1, END, 9, &[0x88]));
+    replay.close();
+    assert_eq!(replay.lines(), ["Server GET /a other None 33/10", "Server GET other 200 None 12/10"]);
+    assert_eq!(replay.engine.tally().gaps, 2);
+}
+
+#[test]
+fn a_header_block_cut_by_the_capture_gives_what_it_showed() {
+    let mut replay = Replay::new(guessed());
+    for (direction, bytes) in opening() {
+        replay.part(direction, &bytes, bytes.len() as u64);
+    }
+    let request = frame(1, END, 1, &[get("/a"), literal("cookie", &"x".repeat(100), true)].concat());
+    replay.part(Ingress, &request[..40], request.len() as u64);
+    replay.egress(&frame(1, END, 1, &[0x88]));
+    replay.ingress(&frame(1, END, 3, &[0x82, 0x86, 0xbf]));
+    replay.egress(&frame(1, END, 3, &[0x88]));
+    replay.close();
+    assert_eq!(replay.lines().len(), 2);
+    assert!(replay.lines()[0].starts_with("Server GET /a 200"), "{:?}", replay.lines());
+    assert!(replay.lines()[1].starts_with("Server GET other 200"), "{:?}", replay.lines());
+}
+
+#[test]
+fn an_upgrade_from_http1_is_answered_on_stream_one() {
+    let steps = [
+        (
+            Ingress,
+            b"GET /first HTTP/1.1\r\nUpgrade: h2c\r\nConnection: Upgrade, HTTP2-Settings\r\nHTTP2-Settings: AAMAAABk\r\n\r\n".to_vec(),
+        ),
+        (
+            Egress,
+            [
+                b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n".to_vec(),
+                settings(),
+                frame(1, OPEN, 1, &[0x88]),
+            ]
+            .concat(),
+        ),
+        (Ingress, [PREFACE.to_vec(), settings()].concat()),
+        (Egress, frame(0, 1, 1, b"hello")),
+        (Ingress, frame(1, END, 3, &get("/second"))),
+        (Egress, frame(1, END, 3, &[0x8d])),
+    ];
+    let expected =
+        ["Server GET /first 200 None 100/24", "Server GET /second 404 Client 38/10"].map(str::to_owned);
+    assert_eq!(play(guessed(), &steps), expected);
+    assert_same_at_every_cut(guessed, &steps, &expected);
+    let mut replay = Replay::new(guessed());
+    for (direction, bytes) in &steps {
+        replay.part(*direction, bytes, bytes.len() as u64);
+    }
+    assert_eq!(replay.connection.verdict(), Verdict::Known(Protocol::Http2));
+    assert!(replay.exchanges.iter().all(|exchange| exchange.protocol == Protocol::Http2));
+}
+
+#[test]
+fn random_bytes_give_no_exchange() {
+    let mut random = Random(5);
+    for round in 0..2000 {
+        let connection = if round % 2 == 0 {
+            guessed()
+        } else {
+            Connection::known(ScopeId(1), Transport::Stream, Protocol::Http2, Side::Client).expect("http2")
+        };
+        let mut replay = Replay::new(connection);
+        for _ in 0..20 {
+            let length = random.below(300);
+            let bytes = random.bytes(length);
+            replay.part(if random.below(2) == 0 { Ingress } else { Egress }, &bytes, length as u64);
+        }
+        replay.close();
+        assert!(replay.exchanges.is_empty());
+    }
+}
+
+#[test]
+fn mutated_conversations_never_panic_and_account_for_every_message() {
+    let mut whole = opening();
+    for id in [1, 3, 5] {
+        whole.push((Ingress, [frame(1, OPEN, id, &call("/a.B/c")), frame(0, 1, id, b"12345")].concat()));
+        whole.push((Egress, [frame(1, OPEN, id, &[0x88]), frame(0, 0, id, b"12345")].concat()));
+        whole.push((Egress, frame(1, END, id, &trailers("0"))));
+        whole.push((Ingress, frame(3, 0, id, &[0; 4])));
+    }
+    let mut random = Random(3);
+    for round in 0..20_000_u32 {
+        let connection = if round.is_multiple_of(2) {
+            guessed()
+        } else {
+            Connection::known(ScopeId(1), Transport::Stream, Protocol::Http2, Side::Server).expect("http2")
+        };
+        let mut replay = Replay::new(connection);
+        for (direction, bytes) in &whole {
+            if random.below(8) == 0 {
+                continue;
+            }
+            let mut bytes = bytes.clone();
+            for _ in 0..random.below(3) {
+                let place = random.below(bytes.len());
+                bytes[place] = random.next().to_le_bytes()[0];
+            }
+            if random.below(16) == 0 {
+                replay.lose(*direction, random.next() % 64);
+            }
+            let to = if random.below(6) == 0 { random.below(bytes.len()) } else { bytes.len() };
+            let total = if random.below(2) == 0 { bytes.len() } else { to };
+            replay.part(*direction, &bytes[..to], total as u64);
+        }
+        replay.close();
+    }
+}
