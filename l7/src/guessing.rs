@@ -65,6 +65,9 @@ impl Guessing {
         if continued && matches!(guess, Asked::No) {
             // What was begun leads nowhere: perhaps a message starts with this chunk.
             self.discard(chunk.direction);
+            if self.fruitless() == Found::GaveUp {
+                return Found::GaveUp;
+            }
             self.keep(chunk);
             guess = self.ask(chunk.direction, transport);
         }

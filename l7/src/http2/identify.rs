@@ -4,7 +4,7 @@
 //! header block of a request on one end, that of a response of the same stream on the other.
 
 use crate::{
-    http2::frame::{Header, Kind, PREFACE},
+    http2::frame::{HEADER_BYTES, Header, Kind, PREFACE},
     parser::{Guess, Opening, Sender},
 };
 
@@ -50,18 +50,16 @@ fn find(bytes: &[u8]) -> Look {
         if rest.is_empty() {
             return frames;
         }
-        if rest.len() < 9 {
-            return if matches!(frames, Look::Frames) || (rest[0] == 0 && rest.len() < 4) {
-                frames
-            } else {
-                Look::Cut
-            };
+        if rest.len() < HEADER_BYTES {
+            // Lengths below 2^14, known types.
+            let begun = rest.iter().zip([0, 0x40, 0xff, 9]).all(|(byte, most)| *byte <= most);
+            return if begun { frames } else { Look::No };
         }
         // Client and server differ in details that the block decides.
         let Some(header) = Header::read(rest, Sender::Server).filter(Header::is_plausible) else {
             return Look::No;
         };
-        let payload = rest.get(9..).unwrap_or_default();
+        let payload = rest.get(HEADER_BYTES..).unwrap_or_default();
         if header.kind == Kind::Headers && header.stream % 2 == 1 {
             let Some((block, _)) = header.fragment(payload) else { return Look::Cut };
             let sender = match block.first() {
