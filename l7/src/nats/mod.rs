@@ -1,0 +1,239 @@
+//! NATS: publications, requests and deliveries.
+//!
+//! - `REQUEST`: a publication whose answer comes to an inbox that this connection subscribed; it lasts until the
+//!   answer is here.
+//! - `PUB`: any other publication. The protocol answers none: it is over when its last byte moved.
+//! - `MSG`: a delivery that answers no request; over likewise.
+//!
+//! The server speaks first (`INFO {…}`). The resource is the converged subject. Payloads and headers go past by length.
+
+#[cfg(test)]
+mod tests;
+mod wire;
+
+use std::collections::hash_map::DefaultHasher;
+use std::hash::{Hash, Hasher};
+
+use crate::{
+    ErrorClass, NameKind, Protocol, Status, Timestamp,
+    lines::{LineReader, Piece, Step},
+    nats::wire::{Message, Verb},
+    parser::{
+        Context, Entry, Flow, Guess, Opening, Outcome, Parser, Request, Resource, Segment, Sender, Start,
+        Transport,
+    },
+    pending::ById,
+};
+
+/// Its line in the table.
+pub(crate) const ENTRY: Entry = Entry {
+    protocol: Protocol::Nats,
+    transports: &[Transport::Stream],
+    identify,
+    start: |_: Start| Box::new(Nats::default()),
+};
+
+/// Longest line, bytes: an `INFO` of a large cluster lists all its members.
+const LINE_MAX: usize = 64 * 1024;
+
+/// Most subscriptions of which a connection's inboxes are remembered.
+const INBOXES_MAX: usize = 64;
+
+/// Looks at first bytes: the server's `INFO {"server_id":…`, or the client's `CONNECT {`.
+fn identify(opening: &Opening<'_>) -> Guess {
+    let bytes = opening.bytes;
+    let marks: [(&[u8], Sender); 3] = [
+        (b"INFO {\"server_id\":", Sender::Server),
+        (b"CONNECT {\"verbose\":", Sender::Client),
+        (b"CONNECT {", Sender::Client),
+    ];
+    for (mark, sender) in marks {
+        if bytes.starts_with(mark) {
+            return Guess::Yes(sender);
+        }
+        if mark.starts_with(bytes) {
+            return if opening.may_grow() { Guess::More } else { Guess::No };
+        }
+    }
+    Guess::No
+}
+
+#[derive(Debug)]
+struct Incoming {
+    request: Request,
+    /// Of a publication: the inbox, where an answer is awaited. Of a delivery: the subject.
+    inbox: Option<u64>,
+    delivery: bool,
+}
+
+/// One connection.
+#[derive(Debug, Default)]
+struct Nats {
+    client: LineReader,
+    server: LineReader,
+    publishing: Option<Incoming>,
+    delivering: Option<Incoming>,
+    requests: ById<u64, Request>,
+    /// Hashes of the prefixes of subscribed inboxes.
+    inboxes: Vec<u64>,
+    scratch: String,
+}
+
+impl Parser for Nats {
+    fn segment(&mut self, segment: &Segment<'_>, cx: &mut Context<'_>) -> Flow {
+        let mut reader = std::mem::take(self.reader(segment.from));
+        let from = segment.from;
+        reader.segment(segment, LINE_MAX, |piece| self.piece(&piece, from, cx));
+        *self.reader(from) = reader;
+        Flow::Continue
+    }
+
+    fn close(&mut self, now: Timestamp, cx: &mut Context<'_>) {
+        for begun in [self.publishing.take(), self.delivering.take()].into_iter().flatten() {
+            let _ = begun;
+            cx.not_understood();
+        }
+        while let Some(request) = self.requests.pop_oldest_if(|_| true) {
+            cx.emit(Protocol::Nats, &request, &Outcome::none(now));
+        }
+    }
+}
+
+impl Nats {
+    fn reader(&mut self, from: Sender) -> &mut LineReader {
+        match from {
+            Sender::Client => &mut self.client,
+            Sender::Server => &mut self.server,
+        }
+    }
+
+    fn piece(&mut self, piece: &Piece<'_>, from: Sender, cx: &mut Context<'_>) -> Step {
+        match piece {
+            Piece::Line(line) => {
+                let Some(verb) = wire::line(line.text) else { return Step::Lost };
+                match (verb, from) {
+                    (Verb::Publish(message), Sender::Client) => {
+                        let request = self.request("PUB", &message, line.start, line.bytes, cx);
+                        let inbox = message.reply.filter(|reply| self.is_inbox(reply)).map(hash);
+                        self.publishing = Some(Incoming { request, inbox, delivery: false });
+                        Step::Data(message.data)
+                    }
+                    (Verb::Deliver(message), Sender::Server) => {
+                        let inbox = Some(hash(message.subject));
+                        if inbox.is_some_and(|inbox| self.requests.get_mut(inbox).is_some()) {
+                            // The answer to a request: no message of its own.
+                            let request = Request {
+                                operation: cx.word("MSG"),
+                                resource: Resource::Name(crate::Symbol::NONE),
+                                start: line.start,
+                                bytes: line.bytes + message.data,
+                            };
+                            self.delivering = Some(Incoming { request, inbox, delivery: false });
+                        } else {
+                            let request = self.request("MSG", &message, line.start, line.bytes, cx);
+                            self.delivering = Some(Incoming { request, inbox: None, delivery: true });
+                        }
+                        Step::Data(message.data)
+                    }
+                    (Verb::Subscribe { subject }, Sender::Client) => {
+                        self.subscribed(subject);
+                        Step::Next
+                    }
+                    (Verb::Other, _) => Step::Next,
+                    _ => Step::Lost,
+                }
+            }
+            Piece::DataEnd { at } => {
+                match from {
+                    Sender::Client => self.published(*at, cx),
+                    Sender::Server => self.delivered(*at, cx),
+                }
+                Step::Next
+            }
+            Piece::Gap { .. } => {
+                cx.gap();
+                let begun = match from {
+                    Sender::Client => self.publishing.take(),
+                    Sender::Server => self.delivering.take().filter(|incoming| incoming.delivery),
+                };
+                if begun.is_some() {
+                    cx.not_understood();
+                }
+                Step::Next
+            }
+        }
+    }
+
+    fn request(
+        &mut self,
+        operation: &'static str,
+        message: &Message<'_>,
+        start: Timestamp,
+        line_bytes: u64,
+        cx: &mut Context<'_>,
+    ) -> Request {
+        cx.message();
+        wire::converge(message.subject, &mut self.scratch);
+        Request {
+            operation: cx.word(operation),
+            resource: Resource::Name(cx.name(NameKind::Destination, &self.scratch)),
+            start,
+            bytes: line_bytes + message.data,
+        }
+    }
+
+    /// `_INBOX.<id>.*` and `_INBOX.<id>` are remembered by what comes before the wildcard.
+    fn subscribed(&mut self, subject: &[u8]) {
+        let prefix = inbox_prefix(subject);
+        if subject.starts_with(b"_") && self.inboxes.len() < INBOXES_MAX {
+            self.inboxes.push(hash(prefix));
+        }
+    }
+
+    fn is_inbox(&self, reply: &[u8]) -> bool {
+        self.inboxes.contains(&hash(reply))
+            || reply
+                .iter()
+                .rposition(|b| *b == b'.')
+                .is_some_and(|dot| self.inboxes.contains(&hash(reply.get(..dot).unwrap_or_default())))
+            || (self.inboxes.is_empty() && reply.starts_with(b"_INBOX."))
+    }
+
+    fn published(&mut self, at: Timestamp, cx: &mut Context<'_>) {
+        let Some(Incoming { mut request, inbox, .. }) = self.publishing.take() else { return };
+        match inbox {
+            Some(inbox) => {
+                request.operation = cx.word("REQUEST");
+                if self.requests.insert(inbox, request, cx.limits().pending_per_connection).is_some() {
+                    cx.not_understood();
+                }
+            }
+            None => cx.emit(Protocol::Nats, &request, &over(at)),
+        }
+    }
+
+    fn delivered(&mut self, at: Timestamp, cx: &mut Context<'_>) {
+        let Some(incoming) = self.delivering.take() else { return };
+        if incoming.delivery {
+            return cx.emit(Protocol::Nats, &incoming.request, &over(at));
+        }
+        if let Some(request) = incoming.inbox.and_then(|inbox| self.requests.remove(inbox)) {
+            let outcome = Outcome { bytes: incoming.request.bytes, ..over(at) };
+            cx.emit(Protocol::Nats, &request, &outcome);
+        }
+    }
+}
+
+fn over(at: Timestamp) -> Outcome {
+    Outcome { status: Status::None, error: ErrorClass::None, end: at, bytes: 0 }
+}
+
+fn inbox_prefix(subject: &[u8]) -> &[u8] {
+    subject.strip_suffix(b".*").or_else(|| subject.strip_suffix(b".>")).unwrap_or(subject)
+}
+
+fn hash(text: &[u8]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    text.hash(&mut hasher);
+    hasher.finish()
+}

@@ -1,0 +1,70 @@
+//! Conversations as NATS has them, whole and cut, and bytes that are none.
+
+use crate::{
+    Connection, Direction, ScopeId,
+    testing::{Random, Replay, Step, assert_same_at_every_cut, play},
+};
+
+const C: Direction = Direction::Egress;
+const S: Direction = Direction::Ingress;
+const INFO: &[u8] = b"INFO {\"server_id\":\"NA\",\"version\":\"2.9\",\"max_payload\":1048576}\r\n";
+
+fn connection() -> Connection {
+    Connection::new(ScopeId(0))
+}
+
+#[test]
+fn publications_requests_and_deliveries_are_told_apart() {
+    let steps: Vec<Step> = [
+        (S, INFO),
+        (C, b"CONNECT {\"verbose\":false}\r\nPING\r\nSUB _INBOX.x.* 1\r\nSUB work.* 2\r\n".as_slice()),
+        (S, b"PONG\r\n"),
+        (C, b"PUB orders.17.new 2\r\n\r\n\r\nPUB svc.get _INBOX.x.1 3\r\nabc\r\n"),
+        (S, b"MSG work.a 2 4\r\nPUB \r\nMSG _INBOX.x.1 1 5\r\nhello\r\n"),
+        (C, b"HPUB a 12 14\r\nNATS/1.0\r\n\r\nhi\r\n"),
+    ]
+    .map(|(way, bytes)| (way, bytes.to_vec()))
+    .to_vec();
+    let expected = [
+        "Client PUB orders.{}.new - None 25/0",
+        "Client MSG work.a - None 22/0",
+        "Client REQUEST svc.get - None 31/27",
+        "Client PUB a - None 30/0",
+    ]
+    .map(String::from);
+    assert_eq!(play(connection(), &steps), expected);
+    assert_same_at_every_cut(connection, &steps, &expected);
+}
+
+#[test]
+fn an_unanswered_request_ends_with_the_connection() {
+    let mut replay = Replay::new(connection());
+    replay.ingress(INFO);
+    replay.egress(b"CONNECT {\"verbose\":false}\r\nSUB _INBOX.x.* 1\r\nPUB svc _INBOX.x.1 0\r\n\r\n");
+    replay.close();
+    assert_eq!(replay.lines(), ["Client REQUEST svc - NoResponse 24/0"]);
+}
+
+#[test]
+fn mutations_and_losses_do_no_harm() {
+    let client = b"PUB orders.17.new 2\r\n\r\n\r\nPUB svc.get _INBOX.x.1 3\r\nabc\r\n";
+    let server = b"MSG work.a 2 4\r\nPUB \r\nMSG _INBOX.x.1 1 5\r\nhello\r\nPING\r\n-ERR 'x'\r\n";
+    for seed in 0..2_000 {
+        let mut random = Random(seed);
+        let mut replay = Replay::new(connection());
+        replay.ingress(INFO);
+        for round in 0..6 {
+            let (way, mut bytes) = if round % 2 == 0 { (C, client.to_vec()) } else { (S, server.to_vec()) };
+            for _ in 0..random.below(3) {
+                let at = random.below(bytes.len());
+                bytes[at] = random.bytes(1)[0];
+            }
+            if random.below(6) == 0 {
+                replay.lose(way, 17);
+            }
+            let total = bytes.len() as u64 + if random.below(5) == 0 { 50 } else { 0 };
+            replay.part(way, &bytes, total);
+        }
+        replay.close();
+    }
+}
