@@ -1,3 +1,170 @@
-//! Entry point.
+//! `porthole-agent`: see the library for how it works.
 
-fn main() {}
+use std::{path::PathBuf, sync::Arc, time::Instant};
+
+use anyhow::{Context, bail};
+use clap::Parser;
+use porthole_agent::{
+    btf,
+    capture::Capture,
+    listen::{self, ListenAddress},
+    privileges,
+    probes::{ProbeLimits, Probes},
+    service::{Identity, Service},
+    state::Shared,
+    usage::{self, Brake},
+};
+use porthole_proto::{agent::CaptureMode, agent_ttrpc::create_agent, config::LOG_ENV};
+use tokio::{
+    io::{Interest, unix::AsyncFd},
+    signal::unix::{SignalKind, signal},
+};
+use tracing_subscriber::EnvFilter;
+
+/// The eBPF object that was embedded at build time; empty without one.
+static EMBEDDED_OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/porthole.bpf.o"));
+
+/// Watches what the processes of this kernel say over sockets, and tells the host.
+#[derive(Debug, Parser)]
+#[command(version, after_help = EXAMPLES)]
+struct Arguments {
+    /// Where to listen: vsock://:PORT (only the host gets through) or unix:///PATH
+    #[arg(long, value_name = "ADDRESS")]
+    listen: ListenAddress,
+    /// The procfs of the outermost pid namespace
+    #[arg(long, value_name = "DIRECTORY", default_value = "/proc")]
+    proc: PathBuf,
+    /// eBPF object to load instead of the embedded one
+    #[arg(long, value_name = "FILE")]
+    bpf_object: Option<PathBuf>,
+    /// Size of the ring buffer between kernel and agent, KiB; a power of two
+    #[arg(long, value_name = "KIB", default_value_t = 1024, value_parser = ring_kib)]
+    ring_kib: u32,
+    /// Connections that the kernel keeps
+    #[arg(long, value_name = "NUMBER", default_value_t = 8192, value_parser = clap::value_parser!(u32).range(64..=1_000_000))]
+    connections: u32,
+    /// Share of one CPU, percent, beyond which capture pauses; 0 for no limit
+    #[arg(long, value_name = "PERCENT", default_value_t = 90)]
+    cpu_share: u32,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  In a guest, as a sidecar container:
+    porthole-agent --listen vsock://:10260 --proc /host/proc
+  On an ordinary host, for development:
+    porthole-agent --listen unix:///run/porthole-agent.sock
+  With other probes, saying more:
+    PORTHOLE_LOG=debug porthole-agent --listen unix:///run/a.sock --bpf-object target/dist/bpf/porthole.bpf.o
+
+The log filter is read from PORTHOLE_LOG, for example `info` or `porthole_agent=debug`.";
+
+fn ring_kib(text: &str) -> Result<u32, String> {
+    let kib: u32 = text.parse().map_err(|error| format!("{error}"))?;
+    if kib.is_power_of_two() && (4..=1 << 18).contains(&kib) {
+        Ok(kib)
+    } else {
+        Err("must be a power of two from 4 to 262144".to_owned())
+    }
+}
+
+fn main() -> anyhow::Result<()> {
+    let started = Instant::now();
+    let start_unix_ns = usage::unix_ns();
+    let arguments = Arguments::parse();
+    let filter = EnvFilter::try_from_env(LOG_ENV).unwrap_or_else(|_| EnvFilter::new("info"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+
+    let object = object(&arguments)?;
+    let release = privileges::kernel_release();
+    let offsets = btf::kernel_offsets().context("this kernel cannot be watched")?;
+    let limits = ProbeLimits { ring_bytes: arguments.ring_kib * 1024, connections: arguments.connections };
+    let (probes, records) = Probes::load(&object, &offsets, own_tgid(&arguments), &limits)
+        .context("loading the probes; this takes root, or CAP_BPF and CAP_PERFMON")?;
+    let load_ns = u64::try_from(started.elapsed().as_nanos()).unwrap_or(u64::MAX);
+    drop(object);
+    tracing::info!(milliseconds = load_ns / 1_000_000, kernel = release, "the probes run");
+
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let shared = Arc::new(Shared::default());
+        // SAFETY: the ring buffer gives the same descriptor as long as it lives, and keeps it open.
+        let records = unsafe { AsyncFd::register_with_interest(records, Interest::READABLE) }?;
+        let brake = Brake::new(arguments.cpu_share);
+        let capture = Capture::new(probes, records, shared.clone(), brake, limitations());
+        let identity = Identity {
+            epoch: random()?,
+            start_unix_ns,
+            kernel_release: release.clone(),
+            capture_mode: CaptureMode::CAPTURE_MODE_SYSCALL_RAW_TRACEPOINT,
+            load_ns,
+            proc: arguments.proc.clone(),
+        };
+        let (listener, _listening) = listen::listen(&arguments.listen)
+            .with_context(|| format!("listening on {:?}", arguments.listen))?;
+        let mut server = ttrpc::r#async::Server::new()
+            .add_listener(listener)
+            .register_service(create_agent(Arc::new(Service::new(shared, identity))));
+        server.start().await.context("serving")?;
+        privileges::give_up(privileges::kernel_version(&release))?;
+        let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+        tokio::select! {
+            ended = capture.run() => ended.context("capturing")?,
+            _ = term.recv() => tracing::info!("terminated"),
+            _ = int.recv() => tracing::info!("interrupted"),
+        }
+        anyhow::Ok(())
+    })?;
+    // Streams to a host that does not read must not hold the exit up.
+    runtime.shutdown_background();
+    Ok(())
+}
+
+/// The eBPF object to load.
+fn object(arguments: &Arguments) -> anyhow::Result<Vec<u8>> {
+    if let Some(path) = &arguments.bpf_object {
+        return std::fs::read(path).with_context(|| format!("{}", path.display()));
+    }
+    if EMBEDDED_OBJECT.is_empty() {
+        bail!(
+            "this agent was built without probes: `cargo xtask build` builds and embeds them, \
+             --bpf-object FILE loads others"
+        );
+    }
+    Ok(EMBEDDED_OBJECT.to_vec())
+}
+
+/// This process's id in the outermost pid namespace, as far as the given procfs shows it.
+fn own_tgid(arguments: &Arguments) -> u32 {
+    let own = std::fs::read_link(arguments.proc.join("self"));
+    own.ok().and_then(|pid| pid.to_str()?.parse().ok()).unwrap_or_else(std::process::id)
+}
+
+/// What capture by system calls cannot see, whatever the kernel.
+fn limitations() -> Vec<String> {
+    let mut sentences = vec![
+        "Bytes that io_uring moves are not seen: raw tracepoints show its completions without sockets and \
+         buffers."
+            .to_owned(),
+    ];
+    if !std::path::Path::new("/sys/fs/cgroup/cgroup.controllers").exists()
+        && std::path::Path::new("/sys/fs/cgroup/unified").exists()
+    {
+        sentences.push(
+            "This kernel's containers live in cgroup v1 hierarchies: they are told apart only if they have a \
+             group of their own in the unified one."
+                .to_owned(),
+        );
+    }
+    sentences
+}
+
+fn random() -> anyhow::Result<u64> {
+    let mut bytes = [0_u8; 8];
+    // SAFETY: as long as is said.
+    let got = unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), 0) };
+    if got != 8 {
+        bail!("no random numbers: {}", std::io::Error::last_os_error());
+    }
+    Ok(u64::from_ne_bytes(bytes))
+}

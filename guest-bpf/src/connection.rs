@@ -48,7 +48,7 @@ pub struct Connection {
     pub offset: [u64; 2],
     /// Records sent about it; the next one's sequence number.
     pub sequence: u64,
-    /// Bytes still to be captured while guessing.
+    /// While guessing: bytes still to be captured. While ignored: calls until the next look.
     pub budget: u32,
     /// One of [`state`].
     pub state: u8,
@@ -58,6 +58,10 @@ pub struct Connection {
     pub role: u8,
     /// Set once user space was told of it.
     pub announced: u8,
+    /// How often it was looked at again after it was ignored.
+    pub looks: u32,
+    /// Zero.
+    pub reserved: u32,
 }
 
 /// Index of a direction in [`Connection::offset`] and value of [`crate::record::Chunk::direction`].
@@ -83,6 +87,16 @@ pub const fn spend(budget: u32, captured: u32) -> Option<u32> {
     Some(budget.saturating_sub(captured.saturating_add(GUESSING_CALL_COST)))
 }
 
+/// What may be captured when an ignored connection is looked at again.
+pub const SECOND_LOOK_BUDGET: u32 = 8 * 1024;
+
+/// Calls on an ignored connection until it is looked at again: a keep-alive connection that was joined in the middle
+/// of a body becomes readable with the next request. Ever rarer.
+#[inline(always)]
+pub const fn calls_until_look(looks: u32) -> u32 {
+    32 << if looks < 10 { looks } else { 10 }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -96,6 +110,12 @@ mod tests {
             calls += 1;
         }
         assert!((100..=512).contains(&calls), "{calls}");
+    }
+
+    #[test]
+    fn looks_at_ignored_connections_become_rare() {
+        assert_eq!(calls_until_look(0), 32);
+        assert_eq!(calls_until_look(u32::MAX), 32 * 1024);
     }
 
     #[test]

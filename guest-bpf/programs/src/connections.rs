@@ -63,6 +63,8 @@ pub extern "C" fn create(file: u64, socket: u64, sk: u64, role: u64) -> u64 {
         transport,
         role: role as u8,
         announced: 0,
+        looks: 0,
+        reserved: 0,
     };
     if CONNECTIONS.insert(socket.sk, connection, 0).is_err() {
         count!(table_full);

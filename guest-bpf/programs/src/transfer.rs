@@ -5,7 +5,7 @@ use aya_ebpf::helpers::{
     generated::{bpf_ktime_get_ns, bpf_probe_read_user},
 };
 use porthole_bpf_types::{
-    connection::{Connection, direction, role, spend, state},
+    connection::{Connection, SECOND_LOOK_BUDGET, calls_until_look, direction, role, spend, state},
     record::{HEAD_MAX, MESSAGES_MAX, kind},
     syscall::{Call, NOT_CONSUMING, TRUNCATING, shape},
 };
@@ -173,10 +173,31 @@ pub extern "C" fn transfer() -> u64 {
     let Some(socket) = Socket::of(kernel::current(), work.fd) else { return 0 };
     let Some(connection) = connections::of(socket, u64::from(role::UNKNOWN)) else { return 0 };
     // SAFETY: a map's value.
-    if unsafe { (*connection).state } != state::IGNORED && !is_self() {
+    if unsafe { (*connection).state } == state::IGNORED && !looked_at_again(connection) {
+        connections::advance(connection, work.header.direction, work.header.total);
+        return 0;
+    }
+    if !is_self() {
         record(work, connection, socket.sk);
     }
     0
+}
+
+/// Whether it is time to look at an ignored connection again; then it is new to user space.
+#[inline(always)]
+fn looked_at_again(connection: *mut Connection) -> bool {
+    // SAFETY: a map's value; of two CPUs at once both may come to the same.
+    unsafe {
+        if (*connection).budget > 1 {
+            (*connection).budget -= 1;
+            return false;
+        }
+        let _ = VERDICTS.remove((*connection).id);
+        (*connection).announced = 0;
+        (*connection).budget = SECOND_LOOK_BUDGET;
+        (*connection).state = state::GUESSING;
+    }
+    true
 }
 
 /// Sends what a call moved on a connection that is not ignored.
@@ -229,9 +250,12 @@ fn may_capture(connection: *mut Connection, want: u32) -> u64 {
     unsafe {
         if let Some(verdict) = VERDICTS.get_ptr((*connection).id) {
             (*connection).state = *verdict;
-            if *verdict != state::GUESSING {
-                return u64::from(*verdict == state::FOLLOWED);
+            if *verdict == state::FOLLOWED {
+                return 1;
             }
+            (*connection).budget = calls_until_look((*connection).looks);
+            (*connection).looks += 1;
+            return 0;
         }
         match spend((*connection).budget, want) {
             Some(left) => {

@@ -1,0 +1,281 @@
+//! Struct offsets from the running kernel's type information.
+//!
+//! Only a few dozen members are wanted out of a hundred thousand types, before the first request can be seen and
+//! without keeping anything in memory, so this walks the types once and builds no index of names. Format:
+//! `Documentation/bpf/btf.rst`.
+
+use std::{fs, io, path::PathBuf};
+
+use porthole_bpf_types::offset::{KernelOffsets, SOURCES, Source};
+
+/// Where the kernel offers its own type information.
+pub const VMLINUX: &str = "/sys/kernel/btf/vmlinux";
+
+/// Type information that does not tell what is wanted.
+#[derive(Debug, thiserror::Error)]
+pub enum BtfError {
+    /// The kernel offers none.
+    #[error("{path}: {source}; the kernel needs CONFIG_DEBUG_INFO_BTF")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// Not in the format.
+    #[error("malformed kernel type information: {0}")]
+    Malformed(&'static str),
+    /// The kernel has no such member.
+    #[error("this kernel's `struct {structure}` has no member `{member}`")]
+    Missing {
+        /// The struct.
+        structure: &'static str,
+        /// The member.
+        member: &'static str,
+    },
+}
+
+/// Offsets of everything that the programs read, for the running kernel.
+pub fn kernel_offsets() -> Result<KernelOffsets, BtfError> {
+    let read = |source| BtfError::Read { path: VMLINUX.into(), source };
+    resolve(&fs::read(VMLINUX).map_err(read)?)
+}
+
+/// Offsets of everything that the programs read, from type information in memory.
+pub fn resolve(bytes: &[u8]) -> Result<KernelOffsets, BtfError> {
+    let btf = Btf::index(bytes)?;
+    let mut offsets = [0; SOURCES.len()];
+    for (offset, source) in offsets.iter_mut().zip(SOURCES) {
+        *offset = btf.offset(source)?;
+    }
+    Ok(KernelOffsets::from_array(offsets))
+}
+
+const MAGIC: u16 = 0xeb9f;
+const KIND_STRUCT: u32 = 4;
+const KIND_UNION: u32 = 5;
+/// Qualifiers and type tags, through which a member's type is looked for.
+const KINDS_TRANSPARENT: [u32; 5] = [8, 9, 10, 11, 18];
+/// Anonymous structs in structs are nested no deeper than this.
+const NESTING_MAX: usize = 8;
+
+/// Types by number, and the wanted structs among them.
+struct Btf<'a> {
+    types: &'a [u8],
+    strings: &'a [u8],
+    /// Position of each type; number 0 is `void`.
+    positions: Vec<u32>,
+    /// Numbers of the structs that [`SOURCES`] names.
+    structures: Vec<(&'static str, u32)>,
+}
+
+struct Type {
+    kind: u32,
+    members: usize,
+    /// Set when members' offsets carry the width of a bit field in their upper bits.
+    bit_fields: bool,
+    /// What a transparent type stands for.
+    target: u32,
+    /// Where the members begin.
+    position: usize,
+}
+
+fn word(bytes: &[u8], at: usize) -> Result<u32, BtfError> {
+    bytes
+        .get(at..)
+        .and_then(<[u8]>::first_chunk)
+        .map(|chunk| u32::from_ne_bytes(*chunk))
+        .ok_or(BtfError::Malformed("cut short"))
+}
+
+impl<'a> Btf<'a> {
+    fn index(bytes: &'a [u8]) -> Result<Self, BtfError> {
+        let malformed = BtfError::Malformed;
+        let magic = bytes.first_chunk().ok_or(malformed("cut short"))?;
+        if u16::from_ne_bytes(*magic) != MAGIC {
+            return Err(malformed("wrong magic number"));
+        }
+        let section = |offset: usize| -> Result<&'a [u8], BtfError> {
+            let start = word(bytes, 4)? as usize + word(bytes, offset)? as usize;
+            let end = start + word(bytes, offset + 4)? as usize;
+            bytes.get(start..end).ok_or(malformed("section out of range"))
+        };
+        let mut btf = Self {
+            types: section(8)?,
+            strings: section(16)?,
+            positions: Vec::with_capacity(1 << 17),
+            structures: Vec::with_capacity(32),
+        };
+        let mut names: Vec<&'static str> = SOURCES.iter().map(|source| source.structure).collect();
+        names.dedup();
+        btf.positions.push(0);
+        let mut position = 0;
+        while position < btf.types.len() {
+            let number = u32::try_from(btf.positions.len()).map_err(|_| malformed("too many types"))?;
+            btf.positions.push(u32::try_from(position).map_err(|_| malformed("too large"))?);
+            let info = word(btf.types, position + 4)?;
+            if info >> 24 & 0x1f == KIND_STRUCT {
+                let name = btf.string(word(btf.types, position)?);
+                if let Some(&wanted) = names.iter().find(|wanted| name == wanted.as_bytes()) {
+                    btf.structures.push((wanted, number));
+                }
+            }
+            position += 12 + trailer(info).ok_or(malformed("unknown kind of type"))?;
+        }
+        Ok(btf)
+    }
+
+    /// Text at `offset`, without its terminating zero.
+    fn string(&self, offset: u32) -> &'a [u8] {
+        let rest = self.strings.get(offset as usize..).unwrap_or_default();
+        // No wanted name is longer.
+        let rest = &rest[..rest.len().min(64)];
+        &rest[..rest.iter().position(|&byte| byte == 0).unwrap_or(rest.len())]
+    }
+
+    fn get(&self, number: u32) -> Result<Type, BtfError> {
+        let position = *self
+            .positions
+            .get(number as usize)
+            .filter(|_| number != 0)
+            .ok_or(BtfError::Malformed("type out of range"))? as usize;
+        let info = word(self.types, position + 4)?;
+        Ok(Type {
+            kind: info >> 24 & 0x1f,
+            members: info as usize & 0xffff,
+            bit_fields: info >> 31 != 0,
+            target: word(self.types, position + 8)?,
+            position: position + 12,
+        })
+    }
+
+    fn offset(&self, source: &Source) -> Result<u32, BtfError> {
+        let missing = BtfError::Missing { structure: source.structure, member: source.member };
+        for &(_, number) in self.structures.iter().filter(|(name, _)| *name == source.structure) {
+            for name in std::iter::once(&source.member).chain(source.other) {
+                if let Some(bits) = self.member(number, name.as_bytes(), 0)? {
+                    return Ok(bits / 8);
+                }
+            }
+        }
+        Err(missing)
+    }
+
+    /// Offset in bits of a member of a struct or union, also inside anonymous ones.
+    fn member(&self, number: u32, name: &[u8], depth: usize) -> Result<Option<u32>, BtfError> {
+        let mut of = self.get(number)?;
+        let mut steps = 0;
+        while KINDS_TRANSPARENT.contains(&of.kind) && steps < NESTING_MAX {
+            of = self.get(of.target)?;
+            steps += 1;
+        }
+        if ![KIND_STRUCT, KIND_UNION].contains(&of.kind) || depth > NESTING_MAX {
+            return Ok(None);
+        }
+        for index in 0..of.members {
+            let at = of.position + index * 12;
+            let (member_name, member_type) = (self.string(word(self.types, at)?), word(self.types, at + 4)?);
+            let mut bits = word(self.types, at + 8)?;
+            if of.bit_fields {
+                bits &= 0x00ff_ffff;
+            }
+            if member_name == name {
+                return Ok(Some(bits));
+            }
+            if member_name.is_empty()
+                && let Some(inner) = self.member(member_type, name, depth + 1)?
+            {
+                return Ok(Some(bits + inner));
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// Bytes that follow a type's common part.
+fn trailer(info: u32) -> Option<usize> {
+    let members = info as usize & 0xffff;
+    Some(match info >> 24 & 0x1f {
+        1 | 14 | 17 => 4,
+        2 | 7..=12 | 16 | 18 => 0,
+        3 => 12,
+        4 | 5 | 15 | 19 => members * 12,
+        6 | 13 => members * 8,
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Builds type information of one struct each, with members at 8, 16, … and the last member of every struct
+    /// inside an anonymous union.
+    fn synthetic() -> Vec<u8> {
+        let (mut types, mut strings) = (Vec::<u8>::new(), vec![0]);
+        let mut put = |types: &mut Vec<u8>, words: &[u32]| {
+            types.extend(words.iter().flat_map(|word| word.to_ne_bytes()));
+        };
+        let mut name = |text: &str| {
+            let at = strings.len() as u32;
+            strings.extend_from_slice(text.as_bytes());
+            strings.push(0);
+            at
+        };
+        // Number 1: an int, to have something in front.
+        let int = name("int");
+        put(&mut types, &[int, 1 << 24, 4, 32]);
+        let mut number = 1;
+        let mut structures: Vec<&str> = SOURCES.iter().map(|source| source.structure).collect();
+        structures.dedup();
+        for structure in structures {
+            let members: Vec<_> = SOURCES.iter().filter(|source| source.structure == structure).collect();
+            let (last, others) = members.split_last().expect("a member");
+            let last = name(last.other.first().unwrap_or(&last.member));
+            put(&mut types, &[0, KIND_UNION << 24 | 1, 8, last, 1, 0]);
+            number += 1;
+            let own = name(structure);
+            put(&mut types, &[own, KIND_STRUCT << 24 | (others.len() as u32 + 1), 64]);
+            for (index, member) in others.iter().enumerate() {
+                let member = name(member.member);
+                put(&mut types, &[member, 1, 64 * (index as u32 + 1)]);
+            }
+            put(&mut types, &[0, number, 64 * 100]);
+            number += 1;
+        }
+        let mut bytes = Vec::new();
+        bytes.extend_from_slice(&MAGIC.to_ne_bytes());
+        bytes.extend_from_slice(&[1, 0]);
+        let (types_len, strings_len) = (types.len() as u32, strings.len() as u32);
+        put(&mut bytes, &[24, 0, types_len, types_len, strings_len]);
+        bytes.extend_from_slice(&types);
+        bytes.extend_from_slice(&strings);
+        bytes
+    }
+
+    #[test]
+    fn members_are_found_also_in_anonymous_unions_and_by_their_other_name() {
+        let offsets = resolve(&synthetic()).expect("resolved");
+        assert_eq!(offsets.task_files, 8);
+        assert_eq!(offsets.task_signal, 16);
+        assert_eq!(offsets.task_thread_pid, 800, "in the union at 800");
+        assert_eq!(offsets.kernfs_parent, 800, "by its other name");
+    }
+
+    #[test]
+    fn any_cut_is_an_error_and_never_a_panic() {
+        let bytes = synthetic();
+        for len in 0..bytes.len() {
+            assert!(resolve(&bytes[..len]).is_err(), "{len}");
+        }
+    }
+
+    #[test]
+    fn a_missing_member_is_named() {
+        let mut bytes = synthetic();
+        let at = bytes.windows(9).position(|window| window == b"nr_tasks\0").expect("there");
+        bytes[at] = b'x';
+        let error = resolve(&bytes).expect_err("missing").to_string();
+        assert!(error.contains("css_set") && error.contains("nr_tasks"), "{error}");
+    }
+}

@@ -1,0 +1,201 @@
+//! The loop that empties the ring buffer.
+
+use std::{sync::Arc, time::Duration};
+
+use porthole_proto::agent;
+use tokio::{
+    io::unix::AsyncFd,
+    time::{Instant, MissedTickBehavior, interval},
+};
+
+use crate::{
+    probes::{ProbeError, Probes, Records},
+    state::Shared,
+    tracker::{Command, Event, Tracker},
+    usage::{self, Brake},
+};
+
+/// How often the ring buffer is looked at without being woken: the kernel side wakes only when a good part of it is
+/// full.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// Records taken before the service gets its turn.
+const RECORDS_AT_A_TIME: usize = 4096;
+
+/// How often connections are looked through for silent ones.
+const IDLE_EVERY: Duration = Duration::from_secs(5);
+
+/// The capture loop.
+#[allow(missing_debug_implementations)]
+pub struct Capture {
+    probes: Probes,
+    records: AsyncFd<Records>,
+    tracker: Tracker,
+    shared: Arc<Shared>,
+    brake: Brake,
+    /// What was said of the kernel and configuration at the start.
+    limitations: Vec<String>,
+    paused_until: Option<Instant>,
+    idle_at: Instant,
+}
+
+impl Capture {
+    /// A loop over these probes' records.
+    pub fn new(
+        probes: Probes,
+        records: AsyncFd<Records>,
+        shared: Arc<Shared>,
+        brake: Brake,
+        limitations: Vec<String>,
+    ) -> Self {
+        let unix_offset_ns = usage::unix_ns().saturating_sub(usage::monotonic_ns());
+        shared.lock().limitations.clone_from(&limitations);
+        Self {
+            probes,
+            records,
+            tracker: Tracker::new(unix_offset_ns),
+            shared,
+            brake,
+            limitations,
+            paused_until: None,
+            idle_at: Instant::now() + IDLE_EVERY,
+        }
+    }
+
+    /// Reads until it is dropped.
+    pub async fn run(mut self) -> Result<(), ProbeError> {
+        let mut look = interval(LOOK);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let woken = tokio::select! {
+                ready = self.records.readable_mut() => {
+                    if let Ok(mut ready) = ready {
+                        ready.clear_ready();
+                    }
+                    true
+                }
+                _ = look.tick() => false,
+            };
+            while self.drain() {
+                tokio::task::yield_now().await;
+            }
+            if !woken {
+                self.tick()?;
+            }
+        }
+    }
+
+    /// Takes what is in the ring buffer; true when there may be more.
+    fn drain(&mut self) -> bool {
+        let shared = self.shared.clone();
+        let mut state = shared.lock();
+        let records = self.records.get_mut();
+        let mut taken = 0;
+        while taken < RECORDS_AT_A_TIME
+            && let Some(record) = records.next()
+        {
+            taken += 1;
+            if let Event::ContainerExit(id) = self.tracker.record(&record, &mut state.series) {
+                state.container_exited(id);
+            }
+        }
+        self.tracker.settle(usage::monotonic_ns(), &mut state.series);
+        state.connections = self.tracker.connections() as u64;
+        self.fill_counters(&mut state.counters);
+        state.counters.folded += state.series.folded();
+        state.counters.not_understood += state.series.dropped();
+        state.counters.exchanges = state.series.recorded();
+        let signal = state.signal();
+        drop(state);
+        for command in self.tracker.take_commands() {
+            self.obey(command);
+        }
+        self.shared.publish(signal);
+        taken == RECORDS_AT_A_TIME
+    }
+
+    fn obey(&mut self, command: Command) {
+        let done = match command {
+            Command::Follow(connection) => self.probes.decide(connection, true),
+            Command::Ignore(connection) => self.probes.decide(connection, false),
+            Command::Forget(connection) => {
+                self.probes.forget(connection);
+                Ok(())
+            }
+            Command::Evict { socket, connection } => {
+                self.probes.evict(socket, connection);
+                Ok(())
+            }
+        };
+        if let Err(error) = done {
+            tracing::debug!(%error, "telling the probes");
+        }
+    }
+
+    /// What is known without asking the kernel.
+    fn fill_counters(&self, counters: &mut agent::Counters) {
+        let (counts, tally) = (self.tracker.counts(), self.tracker.engine().tally());
+        counters.events_captured = counts.records;
+        counters.bytes_copied = counts.bytes;
+        counters.connections_seen = counts.connections;
+        counters.connections_ignored = counts.ignored;
+        counters.messages_seen = tally.messages_seen;
+        counters.not_understood = tally.not_understood;
+        counters.folded = tally.folded;
+    }
+
+    /// Once every [`LOOK`].
+    fn tick(&mut self) -> Result<(), ProbeError> {
+        let now = Instant::now();
+        let kernel = self.probes.counters()?;
+        let counts = self.tracker.counts();
+        let mut state = self.shared.lock();
+        // Every reason for which bytes of a connection that might have been understood did not come.
+        state.counters.events_lost = kernel.lost + kernel.exhausted + kernel.table_full + counts.malformed;
+        if now >= self.idle_at {
+            self.idle_at = now + IDLE_EVERY;
+            self.tracker.idle(usage::monotonic_ns(), &mut state.series);
+            state.limitations.clone_from(&self.limitations);
+            state.limitations.extend(observed_limitations(&kernel, counts.evicted, self.brake.pauses()));
+        }
+        let signal = state.signal();
+        drop(state);
+        self.shared.publish(signal);
+        self.apply_brake(now)
+    }
+
+    fn apply_brake(&mut self, now: Instant) -> Result<(), ProbeError> {
+        if self.paused_until.is_some_and(|until| now >= until) {
+            self.paused_until = None;
+            self.probes.pause(false)?;
+        }
+        let uptime = Duration::from_nanos(usage::monotonic_ns());
+        if let Some(pause) = self.brake.check(uptime, usage::cpu_time()) {
+            tracing::warn!(?pause, "took more than its share of CPU: capture pauses");
+            self.paused_until = Some(now + pause);
+            self.probes.pause(true)?;
+        }
+        Ok(())
+    }
+}
+
+/// Limitations that only showed while running.
+fn observed_limitations(
+    kernel: &porthole_bpf_types::record::Counters,
+    evicted: u64,
+    pauses: u64,
+) -> Vec<String> {
+    let mut sentences = Vec::new();
+    let mut say = |count: u64, what: &str| {
+        if count > 0 {
+            sentences.push(format!("{count} {what}"));
+        }
+    };
+    say(kernel.compat, "socket calls of 32-bit programs were not looked at");
+    say(kernel.unreadable, "calls moved bytes in memory that could not be read");
+    say(kernel.beyond, "messages of large sendmmsg or recvmmsg calls were not looked at");
+    say(kernel.exhausted, "calls came before it was decided what their connection speaks, too many to keep");
+    say(evicted, "connections made room for newer ones");
+    say(pauses, "times capture paused because the agent took more than its share of CPU");
+    sentences
+}

@@ -1,0 +1,30 @@
+//! The guest agent.
+//!
+//! ```text
+//! probes ─records→ tracker: order, l7 ─exchanges→ series ─batches→ service (ttrpc) ─→ host
+//! ```
+//!
+//! - [`btf`], [`probes`]: the programs in the kernel.
+//! - [`tracker`] with [`order`], [`peer`], [`containers`]: from records to exchanges.
+//! - [`series`]: sums, by small integer keys.
+//! - [`state`]: what the capture loop and the service share.
+//! - [`capture`]: the loop that reads the ring buffer.
+//! - [`service`], [`listen`]: what the host sees.
+//! - [`privileges`], [`usage`]: capabilities, and what the agent itself takes.
+//!
+//! Invariants: memory is bounded everywhere; what is dropped is counted; nothing here can hold up the workload; the
+//! kernel's records are read as if they came from an adversary, since the bytes in them do.
+
+pub mod btf;
+pub mod capture;
+pub mod containers;
+pub mod listen;
+pub mod order;
+pub mod peer;
+pub mod privileges;
+pub mod probes;
+pub mod series;
+pub mod service;
+pub mod state;
+pub mod tracker;
+pub mod usage;

@@ -1,0 +1,143 @@
+//! The few commands of bpf(2) that loading takes.
+//!
+//! aya's own loader reads all of the kernel's type information and tries out a dozen features before it loads
+//! anything, half a second in an emulated guest during which requests go unseen; so the object is parsed and
+//! relocated by aya's `aya-obj` and loaded here.
+
+use std::{
+    ffi::CStr,
+    io,
+    os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
+};
+
+use aya_obj::generated::{bpf_attr, bpf_cmd};
+
+/// Calls bpf(2).
+///
+/// # Safety
+///
+/// The pointers in `attr` must be valid for what `command` does with them.
+unsafe fn bpf(command: bpf_cmd, attr: &mut bpf_attr) -> io::Result<i64> {
+    // SAFETY: as the caller says.
+    let rc = unsafe { libc::syscall(libc::SYS_bpf, command as u32, &raw mut *attr, size_of::<bpf_attr>()) };
+    if rc < 0 { Err(io::Error::last_os_error()) } else { Ok(rc) }
+}
+
+/// Calls a command of bpf(2) that gives a descriptor.
+///
+/// # Safety
+///
+/// As for [`bpf`], and `command` must be one that gives a new descriptor.
+unsafe fn bpf_fd(command: bpf_cmd, attr: &mut bpf_attr) -> io::Result<OwnedFd> {
+    // SAFETY: as the caller says.
+    let fd = unsafe { bpf(command, attr)? };
+    let fd = RawFd::try_from(fd).map_err(|_| io::Error::from(io::ErrorKind::InvalidData))?;
+    // SAFETY: the kernel gave it to us alone.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+fn attr() -> bpf_attr {
+    // SAFETY: a union of plain structs of integers; unused fields must be zero.
+    unsafe { std::mem::zeroed() }
+}
+
+/// Makes a map.
+pub fn create_map(map: &aya_obj::Map) -> io::Result<OwnedFd> {
+    let mut attr = attr();
+    // SAFETY: the variant of this command; all of it is zero.
+    let create = unsafe { &mut attr.__bindgen_anon_1 };
+    create.map_type = map.map_type();
+    create.key_size = map.key_size();
+    create.value_size = map.value_size();
+    create.max_entries = map.max_entries();
+    create.map_flags = map.map_flags();
+    // SAFETY: no pointers.
+    unsafe { bpf_fd(bpf_cmd::BPF_MAP_CREATE, &mut attr) }
+}
+
+/// Puts the contents of a read-only section into its map, for good.
+pub fn fill_and_freeze(map: BorrowedFd<'_>, contents: &[u8]) -> io::Result<()> {
+    let key = 0_u32;
+    let mut update = attr();
+    // SAFETY: the variant of this command; all of it is zero.
+    let element = unsafe { &mut update.__bindgen_anon_2 };
+    element.map_fd = map.as_raw_fd().cast_unsigned();
+    element.key = (&raw const key) as u64;
+    element.__bindgen_anon_1.value = contents.as_ptr() as u64;
+    // SAFETY: key and value live until after the call; the value is as long as the map was made for.
+    unsafe { bpf(bpf_cmd::BPF_MAP_UPDATE_ELEM, &mut update)? };
+    let mut freeze = attr();
+    freeze.__bindgen_anon_2.map_fd = map.as_raw_fd().cast_unsigned();
+    // SAFETY: no pointers.
+    unsafe { bpf(bpf_cmd::BPF_MAP_FREEZE, &mut freeze)? };
+    Ok(())
+}
+
+/// Loads type information of programs.
+pub fn load_types(types: &[u8]) -> io::Result<OwnedFd> {
+    let mut attr = attr();
+    // SAFETY: the variant of this command; all of it is zero.
+    let load = unsafe { &mut attr.__bindgen_anon_7 };
+    load.btf = types.as_ptr() as u64;
+    load.btf_size = types.len() as u32;
+    // SAFETY: the bytes live until after the call.
+    unsafe { bpf_fd(bpf_cmd::BPF_BTF_LOAD, &mut attr) }
+}
+
+/// Bytes for what the verifier has to say about a program that it refuses.
+const LOG_BYTES: usize = 1 << 20;
+
+/// Loads a raw tracepoint program; on refusal the error carries the end of the verifier's log.
+pub fn load_program(
+    function: &aya_obj::Function,
+    license: &CStr,
+    types: BorrowedFd<'_>,
+) -> Result<OwnedFd, (io::Error, String)> {
+    let function_info = function.func_info.func_info_bytes();
+    let mut log = Vec::new();
+    let load = |log: &mut Vec<u8>| {
+        let mut attr = attr();
+        // SAFETY: the variant of this command; all of it is zero.
+        let load = unsafe { &mut attr.__bindgen_anon_3 };
+        load.prog_type = aya_obj::generated::bpf_prog_type::BPF_PROG_TYPE_RAW_TRACEPOINT as u32;
+        load.insns = function.instructions.as_ptr() as u64;
+        load.insn_cnt = function.instructions.len() as u32;
+        load.license = license.as_ptr() as u64;
+        load.prog_btf_fd = types.as_raw_fd().cast_unsigned();
+        load.func_info = function_info.as_ptr() as u64;
+        load.func_info_cnt = function.func_info.len() as u32;
+        load.func_info_rec_size = function.func_info_rec_size as u32;
+        for (to, &from) in load.prog_name.iter_mut().zip(function.name.as_bytes().iter().take(15)) {
+            *to = from.cast_signed();
+        }
+        if !log.is_empty() {
+            load.log_level = 1;
+            load.log_buf = log.as_mut_ptr() as u64;
+            load.log_size = log.len() as u32;
+        }
+        // SAFETY: all buffers live until after the call and are as long as is said.
+        unsafe { bpf_fd(bpf_cmd::BPF_PROG_LOAD, &mut attr) }
+    };
+    load(&mut log).or_else(|_| {
+        // Once more, to hear why.
+        log.resize(LOG_BYTES, 0);
+        load(&mut log).map_err(|error| (error, log_end(&log)))
+    })
+}
+
+/// The last lines of the verifier's log.
+fn log_end(log: &[u8]) -> String {
+    let text = &log[..log.iter().position(|&byte| byte == 0).unwrap_or(log.len())];
+    let text = String::from_utf8_lossy(text);
+    let lines: Vec<&str> = text.lines().collect();
+    lines[lines.len().saturating_sub(12)..].join("\n")
+}
+
+/// Attaches a program to a raw tracepoint; it stays attached as long as the descriptor is open.
+pub fn attach(program: BorrowedFd<'_>, tracepoint: &CStr) -> io::Result<OwnedFd> {
+    let mut attr = attr();
+    attr.raw_tracepoint.name = tracepoint.as_ptr() as u64;
+    attr.raw_tracepoint.prog_fd = program.as_raw_fd().cast_unsigned();
+    // SAFETY: the name lives until after the call.
+    unsafe { bpf_fd(bpf_cmd::BPF_RAW_TRACEPOINT_OPEN, &mut attr) }
+}

@@ -1,0 +1,414 @@
+//! Exchanges, summed up by what they have in common.
+//!
+//! A key is a few small integers; its words are looked up once, when the series is made. The number of series is
+//! bounded: what has no room goes into series whose resource, then also whose operation, status and peer are `other`.
+
+use std::collections::HashMap;
+
+use porthole_l7::{Engine, ErrorClass, Exchange, Protocol, Side, Status, Symbol};
+use porthole_proto::{
+    agent,
+    histogram::Histogram,
+    limits::{KEY_STRING_MAX, SANDBOX_SERIES_MAX},
+};
+use protobuf::{EnumOrUnknown, MessageField};
+
+use crate::{containers::ContainerIndex, peer::Peer};
+
+/// Most series that are kept; the rest of [`SANDBOX_SERIES_MAX`] is for what is folded.
+pub const SERIES_MAX: usize = SANDBOX_SERIES_MAX / 2;
+
+/// Most series in all, folded ones included.
+pub const SERIES_WITH_FOLDED_MAX: usize = SERIES_MAX + SERIES_MAX / 4;
+
+/// Most peers that are told apart.
+pub const PEERS_MAX: usize = 512;
+
+/// A peer, as a small integer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct PeerIndex(u32);
+
+impl PeerIndex {
+    const NONE: Self = Self(0);
+    const OTHER: Self = Self(1);
+}
+
+/// What the exchanges of one series have in common.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Key {
+    container: ContainerIndex,
+    protocol: Protocol,
+    side: Side,
+    operation: Symbol,
+    resource: Symbol,
+    status: Status,
+    error: ErrorClass,
+    peer: PeerIndex,
+}
+
+impl Key {
+    /// The keys to try, from the exact one to the coarsest.
+    fn coarser(self) -> [Self; 3] {
+        let no_resource = match self.resource {
+            Symbol::NONE => self,
+            _ => Self { resource: Symbol::OTHER, ..self },
+        };
+        let coarsest = Self {
+            operation: Symbol::OTHER,
+            status: Status::None,
+            peer: if self.peer == PeerIndex::NONE { PeerIndex::NONE } else { PeerIndex::OTHER },
+            ..no_resource
+        };
+        [self, no_resource, coarsest]
+    }
+}
+
+#[derive(Debug)]
+struct Entry {
+    words: agent::SeriesKey,
+    duration: Histogram,
+    request_bytes: u64,
+    response_bytes: u64,
+    start_unix_ns: u64,
+    /// [`SeriesTable::version`] when it last changed.
+    changed: u64,
+}
+
+/// All series of this agent.
+#[derive(Debug)]
+pub struct SeriesTable {
+    index: HashMap<Key, u32>,
+    entries: Vec<Entry>,
+    peers: HashMap<Peer, PeerIndex>,
+    version: u64,
+    folded: u64,
+    dropped: u64,
+    recorded: u64,
+}
+
+impl Default for SeriesTable {
+    fn default() -> Self {
+        Self {
+            index: HashMap::new(),
+            entries: Vec::new(),
+            peers: HashMap::from([(Peer::Unknown, PeerIndex::NONE)]),
+            version: 1,
+            folded: 0,
+            dropped: 0,
+            recorded: 0,
+        }
+    }
+}
+
+/// Where an exchange was seen.
+#[derive(Clone, Copy, Debug)]
+pub struct Origin<'a> {
+    /// The process's container.
+    pub container: ContainerIndex,
+    /// That container's id.
+    pub container_id: &'a str,
+    /// The other end of the connection.
+    pub peer: &'a Peer,
+}
+
+impl SeriesTable {
+    /// Adds an exchange, seen at `now`, nanoseconds since 1970.
+    pub fn record(&mut self, exchange: &Exchange, origin: Origin<'_>, engine: &Engine, now_unix_ns: u64) {
+        let peer = match exchange.side {
+            // A server's peers are its clients' passing ports.
+            Side::Server => PeerIndex::NONE,
+            Side::Client => self.peer_index(origin.peer),
+        };
+        let key = Key {
+            container: origin.container,
+            protocol: exchange.protocol,
+            side: exchange.side,
+            operation: exchange.operation,
+            resource: exchange.resource,
+            status: exchange.status,
+            error: exchange.error,
+            peer,
+        };
+        let Some(at) = self.find_or_make(key, origin, engine, now_unix_ns) else {
+            self.dropped += 1;
+            return;
+        };
+        self.version += 1;
+        self.recorded += 1;
+        let entry = &mut self.entries[at];
+        entry.duration.record(exchange.duration_ns());
+        entry.request_bytes = entry.request_bytes.saturating_add(exchange.request_bytes);
+        entry.response_bytes = entry.response_bytes.saturating_add(exchange.response_bytes);
+        entry.changed = self.version;
+    }
+
+    fn peer_index(&mut self, peer: &Peer) -> PeerIndex {
+        if let Some(&index) = self.peers.get(peer) {
+            return index;
+        }
+        if self.peers.len() >= PEERS_MAX {
+            return PeerIndex::OTHER;
+        }
+        let index = PeerIndex(u32::try_from(self.peers.len()).unwrap_or(u32::MAX).saturating_add(1));
+        self.peers.insert(peer.clone(), index);
+        index
+    }
+
+    fn find_or_make(
+        &mut self,
+        key: Key,
+        origin: Origin<'_>,
+        engine: &Engine,
+        now_unix_ns: u64,
+    ) -> Option<usize> {
+        if let Some(&at) = self.index.get(&key) {
+            return Some(at as usize);
+        }
+        if self.entries.len() < SERIES_MAX {
+            return Some(self.make(key, origin, engine, now_unix_ns));
+        }
+        self.folded += 1;
+        let [_, no_resource, coarsest] = key.coarser();
+        for (candidate, limit) in
+            [(no_resource, SERIES_MAX + SERIES_MAX / 8), (coarsest, SERIES_WITH_FOLDED_MAX)]
+        {
+            if let Some(&at) = self.index.get(&candidate) {
+                return Some(at as usize);
+            }
+            if self.entries.len() < limit {
+                return Some(self.make(candidate, origin, engine, now_unix_ns));
+            }
+        }
+        None
+    }
+
+    fn make(&mut self, key: Key, origin: Origin<'_>, engine: &Engine, now_unix_ns: u64) -> usize {
+        let at = self.entries.len();
+        self.entries.push(Entry {
+            words: words(&key, origin, engine),
+            duration: Histogram::default(),
+            request_bytes: 0,
+            response_bytes: 0,
+            start_unix_ns: now_unix_ns,
+            changed: 0,
+        });
+        self.index.insert(key, u32::try_from(at).unwrap_or(u32::MAX));
+        at
+    }
+
+    /// Changes with every exchange; see [`Self::changed_since`].
+    pub fn version(&self) -> u64 {
+        self.version
+    }
+
+    /// Up to `most` series that changed after `version`, in the form of the wire, and where to go on for the rest.
+    pub fn changed_since(
+        &self,
+        version: u64,
+        from: usize,
+        most: usize,
+    ) -> (Vec<agent::Series>, Option<usize>) {
+        let changed = |at: &usize| self.entries.get(*at).is_some_and(|entry| entry.changed > version);
+        let mut indexes = (from..self.entries.len()).filter(changed);
+        let series = indexes.by_ref().take(most).map(|at| self.to_wire(at)).collect();
+        (series, indexes.next())
+    }
+
+    fn to_wire(&self, at: usize) -> agent::Series {
+        let entry = &self.entries[at];
+        agent::Series {
+            id: u32::try_from(at).unwrap_or(u32::MAX),
+            key: MessageField::some(entry.words.clone()),
+            duration: MessageField::some(entry.duration.to_wire()),
+            request_bytes: entry.request_bytes,
+            response_bytes: entry.response_bytes,
+            start_unix_ns: entry.start_unix_ns,
+            ..agent::Series::default()
+        }
+    }
+
+    /// All series, in the form of the wire.
+    #[cfg(test)]
+    pub(crate) fn all(&self) -> Vec<agent::Series> {
+        self.changed_since(0, 0, usize::MAX).0
+    }
+
+    /// Number of series.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// Exchanges that became part of a series.
+    pub fn recorded(&self) -> u64 {
+        self.recorded
+    }
+
+    /// Exchanges that went into a coarser series than their own.
+    pub fn folded(&self) -> u64 {
+        self.folded
+    }
+
+    /// Exchanges for which there was no room at all.
+    pub fn dropped(&self) -> u64 {
+        self.dropped
+    }
+}
+
+fn words(key: &Key, origin: Origin<'_>, engine: &Engine) -> agent::SeriesKey {
+    let name = |symbol| cut(engine.name(symbol).to_owned());
+    agent::SeriesKey {
+        container_id: cut(origin.container_id.to_owned()),
+        protocol: EnumOrUnknown::new(protocol(key.protocol)),
+        side: EnumOrUnknown::new(match key.side {
+            Side::Server => agent::Side::SIDE_SERVER,
+            Side::Client => agent::Side::SIDE_CLIENT,
+        }),
+        operation: name(key.operation),
+        resource: name(key.resource),
+        status: match key.status {
+            Status::None => String::new(),
+            Status::Code(code) => code.to_string(),
+            Status::Word(word) => name(word),
+        },
+        error: EnumOrUnknown::new(match key.error {
+            ErrorClass::None => agent::ErrorClass::ERROR_CLASS_NONE,
+            ErrorClass::Client => agent::ErrorClass::ERROR_CLASS_CLIENT,
+            ErrorClass::Server => agent::ErrorClass::ERROR_CLASS_SERVER,
+            ErrorClass::NoResponse => agent::ErrorClass::ERROR_CLASS_NO_RESPONSE,
+        }),
+        peer: match key.peer {
+            PeerIndex::NONE => String::new(),
+            PeerIndex::OTHER => "other".to_owned(),
+            _ => cut(origin.peer.to_string()),
+        },
+        ..agent::SeriesKey::default()
+    }
+}
+
+/// Cuts a word to what the contract allows.
+fn cut(mut word: String) -> String {
+    if word.len() > KEY_STRING_MAX {
+        word.truncate(word.floor_char_boundary(KEY_STRING_MAX));
+    }
+    word
+}
+
+fn protocol(protocol: Protocol) -> agent::Protocol {
+    use agent::Protocol as Wire;
+    match protocol {
+        Protocol::Http1 => Wire::PROTOCOL_HTTP1,
+        Protocol::Http2 => Wire::PROTOCOL_HTTP2,
+        Protocol::Grpc => Wire::PROTOCOL_GRPC,
+        Protocol::Mysql => Wire::PROTOCOL_MYSQL,
+        Protocol::Postgresql => Wire::PROTOCOL_POSTGRESQL,
+        Protocol::Redis => Wire::PROTOCOL_REDIS,
+        Protocol::Kafka => Wire::PROTOCOL_KAFKA,
+        Protocol::Dns => Wire::PROTOCOL_DNS,
+        Protocol::Mongodb => Wire::PROTOCOL_MONGODB,
+        Protocol::Memcached => Wire::PROTOCOL_MEMCACHED,
+        Protocol::Amqp => Wire::PROTOCOL_AMQP,
+        Protocol::Nats => Wire::PROTOCOL_NATS,
+        Protocol::Tls => Wire::PROTOCOL_TLS,
+        _ => Wire::PROTOCOL_UNSPECIFIED,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use porthole_l7::{Limits, Timestamp};
+
+    use super::*;
+
+    fn exchange(engine: &mut Engine, side: Side, resource: &str, status: u32) -> Exchange {
+        Exchange {
+            protocol: Protocol::Http1,
+            side,
+            operation: engine.intern("GET"),
+            resource: engine.intern(resource),
+            status: Status::Code(status),
+            error: ErrorClass::None,
+            start: Timestamp(1_000),
+            end: Timestamp(2_000_000),
+            request_bytes: 10,
+            response_bytes: 20,
+        }
+    }
+
+    fn origin(peer: &Peer) -> Origin<'_> {
+        Origin { container: ContainerIndex(1), container_id: "shop-1", peer }
+    }
+
+    #[test]
+    fn equal_exchanges_are_one_series_with_words_looked_up() {
+        let (mut table, mut engine) = (SeriesTable::default(), Engine::new(Limits::default()));
+        let exchange = exchange(&mut engine, Side::Client, "/a", 200);
+        let peer = Peer::Internet("10.0.0.1:80".parse().expect("address"));
+        for _ in 0..3 {
+            table.record(&exchange, origin(&peer), &engine, 77);
+        }
+        let series = table.all();
+        let [series] = &series[..] else { panic!("{series:?}") };
+        assert_eq!(series.duration.count, 3);
+        assert_eq!((series.request_bytes, series.response_bytes, series.start_unix_ns), (30, 60, 77));
+        let key = &series.key;
+        assert_eq!((&key.container_id[..], &key.operation[..], &key.resource[..]), ("shop-1", "GET", "/a"));
+        assert_eq!((&key.status[..], &key.peer[..]), ("200", "10.0.0.1:80"));
+    }
+
+    #[test]
+    fn a_servers_clients_do_not_make_series() {
+        let (mut table, mut engine) = (SeriesTable::default(), Engine::new(Limits::default()));
+        let exchange = exchange(&mut engine, Side::Server, "/a", 200);
+        for port in 1..100 {
+            let peer = Peer::Internet(format!("10.0.0.1:{port}").parse().expect("address"));
+            table.record(&exchange, origin(&peer), &engine, 0);
+        }
+        assert_eq!(table.len(), 1);
+    }
+
+    #[test]
+    fn only_what_changed_is_given_out() {
+        let (mut table, mut engine) = (SeriesTable::default(), Engine::new(Limits::default()));
+        let (a, b) =
+            (exchange(&mut engine, Side::Server, "/a", 200), exchange(&mut engine, Side::Server, "/b", 200));
+        table.record(&a, origin(&Peer::Unknown), &engine, 0);
+        table.record(&b, origin(&Peer::Unknown), &engine, 0);
+        let version = table.version();
+        assert!(table.changed_since(version, 0, 9).0.is_empty());
+        table.record(&b, origin(&Peer::Unknown), &engine, 0);
+        let (changed, rest) = table.changed_since(version, 0, 9);
+        assert_eq!((&changed[0].key.resource[..], changed.len(), rest), ("/b", 1, None));
+        let (first, rest) = table.changed_since(0, 0, 1);
+        let (second, end) = table.changed_since(0, rest.expect("another"), 1);
+        assert_eq!((&first[0].key.resource[..], &second[0].key.resource[..], end), ("/a", "/b", None));
+    }
+
+    #[test]
+    fn beyond_the_bound_exchanges_are_folded_and_counted_and_none_is_lost() {
+        let (mut table, mut engine) = (SeriesTable::default(), Engine::new(Limits::default()));
+        let base = exchange(&mut engine, Side::Server, "/a", 200);
+        let many = SERIES_WITH_FOLDED_MAX as u32 + 500;
+        for code in 0..many {
+            let exchange = Exchange { status: Status::Code(code), ..base };
+            table.record(&exchange, origin(&Peer::Unknown), &engine, 0);
+        }
+        assert!(table.len() <= SERIES_WITH_FOLDED_MAX, "{}", table.len());
+        assert_eq!(table.folded(), u64::from(many) - SERIES_MAX as u64);
+        assert_eq!(table.dropped(), 0);
+        let counted: u64 = table.all().iter().map(|series| series.duration.count).sum();
+        assert_eq!(counted, u64::from(many));
+        let other = table.all().into_iter().find(|series| series.key.operation == "other").expect("a fold");
+        assert_eq!((&other.key.resource[..], &other.key.status[..]), ("other", ""));
+    }
+
+    #[test]
+    fn words_are_cut_to_what_the_contract_allows() {
+        assert_eq!(cut("ä".repeat(200)).len(), KEY_STRING_MAX);
+        assert_eq!(cut("x".into()), "x");
+    }
+}

@@ -1,0 +1,209 @@
+//! What the host sees: the ttrpc service.
+//!
+//! ttrpc sets no deadline and no limit, and a handler that panics never answers; so handlers here take no locks across
+//! an await, panics become errors, and the number of streams is bounded.
+
+use std::{
+    collections::VecDeque,
+    panic::AssertUnwindSafe,
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use futures_util::FutureExt;
+use porthole_proto::{
+    agent::{Batch, CaptureMode, HelloRequest, HelloResponse, StatsRequest, StatsResponse, WatchRequest},
+    agent_ttrpc::Agent,
+    limits::{BATCH_SERIES_MAX, CONTRACT_VERSION, WATCH_INTERVAL},
+};
+use protobuf::{EnumOrUnknown, MessageField};
+use tokio::{
+    sync::oneshot,
+    time::{Instant, sleep, sleep_until},
+};
+use ttrpc::r#async::{ServerStreamSender, TtrpcContext};
+
+use crate::{
+    state::{Shared, Signal},
+    usage,
+};
+
+/// Most streams at a time. One more ends the oldest: its host may be gone without a word.
+pub const WATCHES_MAX: usize = 4;
+
+/// Shortest interval that a host may ask for.
+const INTERVAL_MIN: Duration = Duration::from_millis(50);
+
+/// Longest silence on a stream: a batch without series shows whether anybody is still there.
+const HEARTBEAT: Duration = Duration::from_secs(10);
+
+/// Least time between batches after a container's exit: its connections close right behind it.
+const AFTER_EXIT: Duration = Duration::from_millis(20);
+
+/// What does not change while the agent runs.
+#[derive(Clone, Debug)]
+pub struct Identity {
+    /// Random, per start.
+    pub epoch: u64,
+    /// When it started, nanoseconds since 1970.
+    pub start_unix_ns: u64,
+    /// The kernel's release.
+    pub kernel_release: String,
+    /// How bytes are captured.
+    pub capture_mode: CaptureMode,
+    /// From start to attached probes, nanoseconds.
+    pub load_ns: u64,
+    /// The guest's procfs.
+    pub proc: PathBuf,
+}
+
+/// The service.
+#[derive(Debug)]
+pub struct Service {
+    shared: Arc<Shared>,
+    identity: Identity,
+    watches: Mutex<VecDeque<oneshot::Sender<()>>>,
+}
+
+impl Service {
+    /// A service that tells of `shared`.
+    pub fn new(shared: Arc<Shared>, identity: Identity) -> Self {
+        Self { shared, identity, watches: Mutex::default() }
+    }
+
+    /// Registers a stream; the receiver resolves when it must end for a newer one.
+    fn enter(&self) -> oneshot::Receiver<()> {
+        let (end, ended) = oneshot::channel();
+        let mut watches = self.watches.lock().unwrap_or_else(PoisonError::into_inner);
+        watches.retain(|watch| !watch.is_closed());
+        while watches.len() >= WATCHES_MAX {
+            if let Some(oldest) = watches.pop_front() {
+                let _ = oldest.send(());
+            }
+        }
+        watches.push_back(end);
+        ended
+    }
+
+    async fn stream(&self, interval: Duration, out: ServerStreamSender<Batch>) -> ttrpc::Result<()> {
+        let mut ended = self.enter();
+        let mut signal = self.shared.subscribe();
+        let mut sent = Signal { version: 0, exits: self.shared.lock().signal().exits };
+        let mut sequence = 0;
+        loop {
+            signal.mark_unchanged();
+            let batches = self.batches(&mut sent, &mut sequence);
+            let exited = batches.iter().any(|batch| !batch.exited_container_id.is_empty());
+            for batch in batches {
+                tokio::select! {
+                    result = out.send(&batch) => result?,
+                    _ = &mut ended => return Ok(()),
+                }
+            }
+            let next = Instant::now() + if exited { AFTER_EXIT } else { interval };
+            tokio::select! {
+                () = sleep_until(next) => {}
+                changed = signal.wait_for(|signal| signal.exits != sent.exits) => {
+                    if changed.is_err() { return Ok(()) }
+                }
+                _ = &mut ended => return Ok(()),
+            }
+            tokio::select! {
+                changed = signal.wait_for(|signal| *signal != sent) => {
+                    if changed.is_err() { return Ok(()) }
+                }
+                () = sleep(HEARTBEAT) => {}
+                _ = &mut ended => return Ok(()),
+            }
+        }
+    }
+
+    /// What changed since what was sent; at least one batch, and one for each container that exited.
+    fn batches(&self, sent: &mut Signal, sequence: &mut u64) -> Vec<Batch> {
+        let state = self.shared.lock();
+        let now = state.signal();
+        let mut batches = Vec::new();
+        let mut from = Some(0);
+        while let Some(at) = from {
+            let (series, rest) = state.series.changed_since(sent.version, at, BATCH_SERIES_MAX);
+            batches.push(Batch { series, ..self.batch(&state.counters, sequence) });
+            from = rest;
+        }
+        for (index, exited) in state.exits_after(sent.exits).into_iter().enumerate() {
+            if index > 0 {
+                batches.push(self.batch(&state.counters, sequence));
+            }
+            if let Some(last) = batches.last_mut() {
+                last.exited_container_id = exited;
+            }
+        }
+        *sent = now;
+        batches
+    }
+
+    fn batch(&self, counters: &porthole_proto::agent::Counters, sequence: &mut u64) -> Batch {
+        *sequence += 1;
+        Batch {
+            epoch: self.identity.epoch,
+            sequence: *sequence,
+            counters: MessageField::some(counters.clone()),
+            ..Batch::default()
+        }
+    }
+
+    fn stats_now(&self) -> StatsResponse {
+        let resident_bytes = usage::resident_bytes(&self.identity.proc);
+        let state = self.shared.lock();
+        StatsResponse {
+            counters: MessageField::some(state.counters.clone()),
+            resident_bytes,
+            cpu_ns: u64::try_from(usage::cpu_time().as_nanos()).unwrap_or(u64::MAX),
+            connections: state.connections,
+            series: state.series.len() as u64,
+            limitations: state.limitations.clone(),
+            load_ns: self.identity.load_ns,
+            ..StatsResponse::default()
+        }
+    }
+}
+
+/// The error that a panic becomes.
+fn panicked(_: Box<dyn std::any::Any + Send>) -> ttrpc::Error {
+    ttrpc::Error::RpcStatus(ttrpc::get_status(ttrpc::Code::INTERNAL, "the handler panicked"))
+}
+
+#[async_trait]
+impl Agent for Service {
+    async fn hello(&self, _ctx: &TtrpcContext, request: HelloRequest) -> ttrpc::Result<HelloResponse> {
+        let meets = (request.version_min..=request.version_max).contains(&CONTRACT_VERSION);
+        Ok(HelloResponse {
+            version: if meets { CONTRACT_VERSION } else { 0 },
+            agent_version: env!("CARGO_PKG_VERSION").to_owned(),
+            kernel_release: self.identity.kernel_release.clone(),
+            capture_mode: EnumOrUnknown::new(self.identity.capture_mode),
+            capabilities: vec!["unix_sockets".to_owned()],
+            epoch: self.identity.epoch,
+            start_unix_ns: self.identity.start_unix_ns,
+            ..HelloResponse::default()
+        })
+    }
+
+    async fn watch(
+        &self,
+        _ctx: &TtrpcContext,
+        request: WatchRequest,
+        out: ServerStreamSender<Batch>,
+    ) -> ttrpc::Result<()> {
+        let interval = match request.interval_ms {
+            0 => WATCH_INTERVAL,
+            ms => Duration::from_millis(ms.into()).max(INTERVAL_MIN),
+        };
+        AssertUnwindSafe(self.stream(interval, out)).catch_unwind().await.map_err(panicked)?
+    }
+
+    async fn stats(&self, _ctx: &TtrpcContext, _request: StatsRequest) -> ttrpc::Result<StatsResponse> {
+        std::panic::catch_unwind(AssertUnwindSafe(|| self.stats_now())).map_err(panicked)
+    }
+}

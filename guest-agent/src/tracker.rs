@@ -1,0 +1,550 @@
+//! From the kernel's records to exchanges: the table of connections.
+//!
+//! ```text
+//! Record → order → l7's Connection → Exchange → series
+//! ```
+//!
+//! It does no I/O: what the kernel side is to be told comes out as [`Command`]s.
+
+use std::collections::HashMap;
+
+use porthole_bpf_types::{
+    connection::{direction, transport},
+    record::{self, Open, Record},
+};
+use porthole_l7::{Chunk, Connection, Direction, Engine, Exchange, Limits, ScopeId, Timestamp, Verdict};
+
+use crate::{
+    containers::{ContainerIndex, Containers},
+    order::{Order, Sequence},
+    peer::Peer,
+    series::{Origin, SeriesTable},
+};
+
+/// What the kernel side is to be told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Command {
+    /// This connection is worth following.
+    Follow(u64),
+    /// Nobody understands this connection.
+    Ignore(u64),
+    /// This connection ended.
+    Forget(u64),
+    /// There is no room for this connection: announce it anew when something moves on it.
+    Evict {
+        /// Key in the kernel's table.
+        socket: u64,
+        /// The connection.
+        connection: u64,
+    },
+}
+
+/// What came of a record besides exchanges.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// Nothing.
+    None,
+    /// The last process of this container exits; its numbers must not wait.
+    ContainerExit(String),
+}
+
+/// Counts of what went in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TrackerCounts {
+    /// Records read.
+    pub records: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Bytes that were no record: programs and agent are of different builds.
+    pub malformed: u64,
+    /// Connections announced.
+    pub connections: u64,
+    /// Connections that nobody understood.
+    pub ignored: u64,
+    /// Records that are missing in a connection's sequence.
+    pub missing: u64,
+    /// Connections for which there was no room any more.
+    pub evicted: u64,
+}
+
+/// Most connections that are followed at a time.
+pub const CONNECTIONS_MAX: usize = 4096;
+
+/// How long a record that came early waits for the one before it. Two CPUs differ by microseconds.
+const EARLY_WAIT_NS: u64 = 50_000_000;
+
+/// How long a connection may be silent before it must make room: sockets whose end is not seen would stay forever.
+const IDLE_NS: u64 = 15 * 60 * 1_000_000_000;
+
+/// The same for TCP, whose end is seen unless its record is lost.
+const IDLE_TCP_NS: u64 = 4 * 3600 * 1_000_000_000;
+
+#[derive(Debug)]
+struct Tracked {
+    l7: Connection,
+    sequence: Sequence<Held>,
+    container: ContainerIndex,
+    peer: Peer,
+    socket: u64,
+    transport: u8,
+    /// What the kernel side was told.
+    told: Verdict,
+    /// When something was last heard of it.
+    last_ns: u64,
+    /// When the first held record came.
+    waiting_since_ns: u64,
+}
+
+/// A record that came early.
+#[derive(Debug)]
+enum Held {
+    Chunk(record::Chunk, Box<[u8]>),
+    Close(Timestamp),
+    /// A second announcement.
+    Nothing,
+}
+
+/// The connections, and what is understood of them.
+#[derive(Debug)]
+pub struct Tracker {
+    engine: Engine,
+    connections: HashMap<u64, Tracked>,
+    containers: Containers,
+    /// Connections that hold early records.
+    waiting: Vec<u64>,
+    commands: Vec<Command>,
+    counts: TrackerCounts,
+    /// Nanoseconds from the monotonic clock's zero to 1970.
+    unix_offset_ns: u64,
+}
+
+impl Tracker {
+    /// An empty table. `unix_offset_ns` is the wall clock's time when the monotonic clock showed 0.
+    pub fn new(unix_offset_ns: u64) -> Self {
+        Self {
+            engine: Engine::new(Limits::default()),
+            connections: HashMap::new(),
+            containers: Containers::default(),
+            waiting: Vec::new(),
+            commands: Vec::new(),
+            counts: TrackerCounts::default(),
+            unix_offset_ns,
+        }
+    }
+
+    /// Takes one record as it comes from the ring buffer.
+    pub fn record(&mut self, bytes: &[u8], series: &mut SeriesTable) -> Event {
+        self.counts.records += 1;
+        self.counts.bytes += bytes.len() as u64;
+        match Record::read(bytes) {
+            None => self.counts.malformed += 1,
+            Some(Record::Cgroup(cgroup)) => self.containers.learn(cgroup.cgroup, &cgroup.names),
+            Some(Record::Exit(exit)) => {
+                let container = self.containers.id(self.containers.of_cgroup(exit.cgroup));
+                if (exit.init != 0 || exit.last != 0) && !container.is_empty() {
+                    return Event::ContainerExit(container.to_owned());
+                }
+            }
+            Some(Record::Open(open)) => self.open(&open, series),
+            Some(Record::Chunk(chunk, head)) => {
+                self.numbered(chunk.connection, chunk.sequence, series, |order| match order {
+                    Order::Now => Step::Chunk(&chunk, head),
+                    _ => Step::Hold(Held::Chunk(chunk, head.into()), chunk.timestamp),
+                })
+            }
+            Some(Record::Close(close)) => {
+                self.numbered(close.connection, close.sequence, series, |order| match order {
+                    Order::Now => Step::Close(Timestamp(close.timestamp)),
+                    _ => Step::Hold(Held::Close(Timestamp(close.timestamp)), close.timestamp),
+                })
+            }
+        }
+        Event::None
+    }
+
+    fn open(&mut self, open: &Open, series: &mut SeriesTable) {
+        if self.connections.contains_key(&open.connection) {
+            // Two CPUs announced it at once.
+            self.numbered(open.connection, open.sequence, series, |order| match order {
+                Order::Now => Step::Nothing,
+                _ => Step::Hold(Held::Nothing, open.timestamp),
+            });
+            return;
+        }
+        if self.connections.len() >= CONNECTIONS_MAX {
+            self.make_room();
+        }
+        let container = self.containers.of_cgroup(open.cgroup);
+        let scope = ScopeId(container.0);
+        self.counts.connections += 1;
+        self.connections.insert(
+            open.connection,
+            Tracked {
+                l7: if open.transport == transport::UDP {
+                    Connection::datagram(scope)
+                } else {
+                    Connection::new(scope)
+                },
+                sequence: Sequence::starting_at(open.sequence + 1),
+                container,
+                peer: Peer::of(open),
+                socket: open.socket,
+                transport: open.transport,
+                told: Verdict::Guessing,
+                last_ns: open.timestamp,
+                waiting_since_ns: 0,
+            },
+        );
+    }
+
+    /// Takes a numbered record of a connection: now, or when its turn comes.
+    fn numbered<'a>(
+        &mut self,
+        id: u64,
+        number: u64,
+        series: &mut SeriesTable,
+        step: impl FnOnce(Order) -> Step<'a>,
+    ) {
+        // A connection that is ignored by now.
+        let Some(tracked) = self.connections.get_mut(&id) else { return };
+        match tracked.sequence.take(number) {
+            Order::Late => {}
+            Order::Early => {
+                let Step::Hold(held, now) = step(Order::Early) else { return };
+                if !tracked.sequence.is_waiting() {
+                    tracked.waiting_since_ns = now;
+                    self.waiting.push(id);
+                }
+                if tracked.sequence.hold(number, held) {
+                    self.counts.missing += tracked.sequence.give_up();
+                    self.held(id, series);
+                }
+            }
+            Order::Now => {
+                self.step(id, step(Order::Now), series);
+                self.held(id, series);
+            }
+        }
+    }
+
+    /// Takes the held records whose turn has come.
+    fn held(&mut self, id: u64, series: &mut SeriesTable) {
+        while let Some(held) = self.connections.get_mut(&id).and_then(|tracked| tracked.sequence.pop()) {
+            match &held {
+                Held::Chunk(chunk, head) => self.step(id, Step::Chunk(chunk, head), series),
+                Held::Close(at) => self.step(id, Step::Close(*at), series),
+                Held::Nothing => {}
+            }
+        }
+    }
+
+    fn step(&mut self, id: u64, step: Step<'_>, series: &mut SeriesTable) {
+        let Some(tracked) = self.connections.get_mut(&id) else { return };
+        let Tracked { l7, container, peer, .. } = tracked;
+        let origin =
+            Origin { container: *container, container_id: self.containers.id(*container), peer: &*peer };
+        let mut done: Vec<Exchange> = Vec::new();
+        let mut sink = |exchange| done.push(exchange);
+        let closed = match step {
+            Step::Chunk(chunk, head) => {
+                tracked.last_ns = chunk.timestamp;
+                let chunk = Chunk {
+                    direction: if chunk.direction == direction::EGRESS {
+                        Direction::Egress
+                    } else {
+                        Direction::Ingress
+                    },
+                    timestamp: Timestamp(chunk.timestamp),
+                    offset: chunk.offset,
+                    bytes: head,
+                    total: chunk.total,
+                };
+                l7.chunk(&chunk, &mut self.engine, &mut sink);
+                false
+            }
+            Step::Close(at) => {
+                l7.close(at, &mut self.engine, &mut sink);
+                true
+            }
+            Step::Nothing | Step::Hold(..) => false,
+        };
+        let verdict = l7.verdict();
+        for exchange in &done {
+            let now = self.unix_offset_ns.saturating_add(exchange.end.0);
+            series.record(exchange, origin, &self.engine, now);
+        }
+        if closed {
+            self.connections.remove(&id);
+            self.commands.push(Command::Forget(id));
+            return;
+        }
+        if verdict == tracked.told {
+            return;
+        }
+        tracked.told = verdict;
+        match verdict {
+            Verdict::Guessing => {}
+            Verdict::Known(_) => self.commands.push(Command::Follow(id)),
+            Verdict::Ignored => {
+                self.counts.ignored += 1;
+                self.commands.push(Command::Ignore(id));
+                // The kernel side says nothing more about it.
+                self.connections.remove(&id);
+            }
+        }
+    }
+
+    /// Gives up what has been missing too long. Call it after the ring buffer was emptied.
+    pub fn settle(&mut self, now_ns: u64, series: &mut SeriesTable) {
+        for id in std::mem::take(&mut self.waiting) {
+            let Some(tracked) = self.connections.get_mut(&id) else { continue };
+            if tracked.sequence.is_waiting()
+                && now_ns.saturating_sub(tracked.waiting_since_ns) > EARLY_WAIT_NS
+            {
+                self.counts.missing += tracked.sequence.give_up();
+                tracked.waiting_since_ns = now_ns;
+                self.held(id, series);
+            }
+            if self.connections.get(&id).is_some_and(|tracked| tracked.sequence.is_waiting()) {
+                self.waiting.push(id);
+            }
+        }
+    }
+
+    /// Ends what waits only for time to pass, and drops connections that have been silent too long. Call it every few
+    /// seconds.
+    pub fn idle(&mut self, now_ns: u64, series: &mut SeriesTable) {
+        let mut stale = Vec::new();
+        let mut done: Vec<Exchange> = Vec::new();
+        for (&id, tracked) in &mut self.connections {
+            let silent = now_ns.saturating_sub(tracked.last_ns);
+            tracked.l7.idle(Timestamp(now_ns), &mut self.engine, &mut |exchange| done.push(exchange));
+            let origin = Origin {
+                container: tracked.container,
+                container_id: self.containers.id(tracked.container),
+                peer: &tracked.peer,
+            };
+            for exchange in done.drain(..) {
+                let now = self.unix_offset_ns.saturating_add(exchange.end.0);
+                series.record(&exchange, origin, &self.engine, now);
+            }
+            if silent > if tracked.transport == transport::TCP { IDLE_TCP_NS } else { IDLE_NS } {
+                stale.push(id);
+            }
+        }
+        for id in stale {
+            self.evict(id);
+        }
+    }
+
+    /// Evicts the eighth of the connections that has been silent longest.
+    fn make_room(&mut self) {
+        let mut by_age: Vec<(u64, u64)> =
+            self.connections.iter().map(|(&id, tracked)| (tracked.last_ns, id)).collect();
+        let count = by_age.len() / 8;
+        by_age.select_nth_unstable(count);
+        for &(_, id) in &by_age[..=count] {
+            self.evict(id);
+        }
+    }
+
+    fn evict(&mut self, id: u64) {
+        if let Some(tracked) = self.connections.remove(&id) {
+            self.counts.evicted += 1;
+            self.commands.push(Command::Evict { socket: tracked.socket, connection: id });
+        }
+    }
+
+    /// What the kernel side is to be told since the last call.
+    pub fn take_commands(&mut self) -> Vec<Command> {
+        std::mem::take(&mut self.commands)
+    }
+
+    /// What the parsers saw.
+    pub fn engine(&self) -> &Engine {
+        &self.engine
+    }
+
+    /// Counts of what went in.
+    pub fn counts(&self) -> TrackerCounts {
+        self.counts
+    }
+
+    /// Number of connections that are followed.
+    pub fn connections(&self) -> usize {
+        self.connections.len()
+    }
+}
+
+/// What a record does when its turn has come, or in what form it waits.
+enum Step<'a> {
+    Chunk(&'a record::Chunk, &'a [u8]),
+    Close(Timestamp),
+    Nothing,
+    Hold(Held, u64),
+}
+
+#[cfg(test)]
+mod tests {
+    use porthole_bpf_types::record::{Close, kind};
+
+    use super::*;
+    use crate::peer::tests::open;
+
+    fn bytes_of<T: record::Plain>(value: &T) -> Vec<u8> {
+        // SAFETY: the trait's types have no padding.
+        unsafe { std::slice::from_raw_parts((&raw const *value).cast::<u8>(), size_of::<T>()) }.to_vec()
+    }
+
+    /// A connection as its records come from the kernel.
+    struct Wire {
+        connection: u64,
+        sequence: u64,
+        offset: [u64; 2],
+        now: u64,
+    }
+
+    impl Wire {
+        fn new(connection: u64) -> Self {
+            Self { connection, sequence: 0, offset: [0; 2], now: 1_000_000 }
+        }
+
+        fn number(&mut self) -> u64 {
+            self.sequence += 1;
+            self.sequence - 1
+        }
+
+        fn open(&mut self) -> Vec<u8> {
+            let sequence = self.number();
+            bytes_of(&Open { sequence, ..open(self.connection) })
+        }
+
+        fn chunk(&mut self, direction: u8, text: &[u8]) -> Vec<u8> {
+            self.now += 1_000_000;
+            let offset = self.offset[usize::from(direction)];
+            self.offset[usize::from(direction)] += text.len() as u64;
+            let mut bytes = bytes_of(&record::Chunk {
+                kind: kind::CHUNK,
+                head: text.len() as u32,
+                connection: self.connection,
+                sequence: self.number(),
+                offset,
+                total: text.len() as u64,
+                timestamp: self.now,
+                direction,
+                ..record::Chunk::default()
+            });
+            bytes.extend_from_slice(text);
+            bytes
+        }
+
+        fn request(&mut self) -> Vec<u8> {
+            self.chunk(direction::INGRESS, b"GET /a HTTP/1.1\r\nHost: x\r\n\r\n")
+        }
+
+        fn response(&mut self) -> Vec<u8> {
+            self.chunk(direction::EGRESS, b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+        }
+
+        fn close(&mut self) -> Vec<u8> {
+            bytes_of(&Close {
+                kind: kind::CLOSE,
+                connection: self.connection,
+                sequence: self.number(),
+                timestamp: self.now + 1,
+                ..Close::default()
+            })
+        }
+    }
+
+    fn count(series: &SeriesTable) -> u64 {
+        series.all().iter().map(|series| series.duration.count).sum()
+    }
+
+    #[test]
+    fn a_conversation_becomes_a_series_and_commands() {
+        let (mut tracker, mut series, mut wire) = (Tracker::new(0), SeriesTable::default(), Wire::new(5));
+        for bytes in [wire.open(), wire.request(), wire.response(), wire.close()] {
+            assert_eq!(tracker.record(&bytes, &mut series), Event::None);
+        }
+        assert_eq!(count(&series), 1);
+        assert_eq!(tracker.take_commands(), [Command::Follow(5), Command::Forget(5)]);
+        assert_eq!(tracker.connections(), 0);
+    }
+
+    #[test]
+    fn records_in_any_order_give_the_same() {
+        let mut wire = Wire::new(5);
+        let mut records = vec![wire.open()];
+        for _ in 0..8 {
+            records.extend([wire.request(), wire.response()]);
+        }
+        records.push(wire.close());
+        // Every record swapped with its neighbour, and the last one far ahead.
+        for (i, j) in [(1, 2), (3, 4), (5, 9), (17, 10)] {
+            let mut shuffled = records.clone();
+            shuffled.swap(i, j);
+            let (mut tracker, mut series) = (Tracker::new(0), SeriesTable::default());
+            for bytes in &shuffled {
+                tracker.record(bytes, &mut series);
+            }
+            assert_eq!(count(&series), 8, "{i} and {j} swapped");
+            assert_eq!(tracker.counts().missing, 0);
+        }
+    }
+
+    #[test]
+    fn a_lost_record_is_given_up_after_a_while_and_counted() {
+        let (mut tracker, mut series, mut wire) = (Tracker::new(0), SeriesTable::default(), Wire::new(5));
+        for bytes in [wire.open(), wire.request(), wire.response()] {
+            tracker.record(&bytes, &mut series);
+        }
+        let _lost = [wire.request(), wire.response()];
+        for bytes in [wire.request(), wire.response()] {
+            tracker.record(&bytes, &mut series);
+        }
+        assert_eq!(count(&series), 1, "what comes after the gap waits");
+        tracker.settle(wire.now, &mut series);
+        assert_eq!(count(&series), 1, "not long enough");
+        tracker.settle(wire.now + 2 * EARLY_WAIT_NS, &mut series);
+        assert_eq!(count(&series), 2);
+        assert_eq!(tracker.counts().missing, 2);
+    }
+
+    #[test]
+    fn noise_is_ignored_and_forgotten() {
+        let (mut tracker, mut series, mut wire) = (Tracker::new(0), SeriesTable::default(), Wire::new(5));
+        tracker.record(&wire.open(), &mut series);
+        for _ in 0..64 {
+            let noise = wire.chunk(direction::INGRESS, &[0xfe; 300]);
+            tracker.record(&noise, &mut series);
+        }
+        assert_eq!(tracker.take_commands(), [Command::Ignore(5)]);
+        assert_eq!((tracker.connections(), count(&series)), (0, 0));
+        assert_eq!(tracker.counts().ignored, 1);
+    }
+
+    #[test]
+    fn the_table_is_bounded_and_the_oldest_go() {
+        let (mut tracker, mut series) = (Tracker::new(0), SeriesTable::default());
+        for connection in 0..=CONNECTIONS_MAX as u64 {
+            let bytes = bytes_of(&Open { timestamp: connection, ..open(connection) });
+            tracker.record(&bytes, &mut series);
+        }
+        assert!(tracker.connections() <= CONNECTIONS_MAX);
+        let commands = tracker.take_commands();
+        assert!(commands.contains(&Command::Evict { socket: 0x1000, connection: 0 }), "the oldest");
+        assert_eq!(tracker.counts().evicted, commands.len() as u64);
+    }
+
+    #[test]
+    fn garbage_is_counted_and_harmless() {
+        let (mut tracker, mut series, mut wire) = (Tracker::new(0), SeriesTable::default(), Wire::new(5));
+        let good = wire.request();
+        for len in 0..good.len() {
+            tracker.record(&good[..len], &mut series);
+        }
+        assert!(tracker.counts().malformed > 0);
+        assert!(series.is_empty());
+    }
+}
