@@ -1,0 +1,98 @@
+//! What a companion is started with, as its command line.
+
+use std::{ffi::OsString, path::PathBuf};
+
+use porthole_proto::registry::SandboxId;
+
+use crate::answer::Answer;
+
+/// What a companion has to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// Monitor a new sandbox until its end.
+    Watch,
+    /// Clean up after a companion that died.
+    CleanUp,
+}
+
+/// One companion's sandbox.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Assignment {
+    /// What to do.
+    pub mode: Mode,
+    /// The sandbox.
+    pub sandbox: SandboxId,
+    /// containerd's namespace.
+    pub namespace: String,
+    /// The sandbox container's bundle.
+    pub bundle: PathBuf,
+    /// File name of the delegate.
+    pub runtime: String,
+    /// How to reach the delegate's shim, or why it cannot be reached.
+    pub answer: Result<Answer, String>,
+}
+
+impl Assignment {
+    /// The command line after the program's name; the sandbox's id comes first, for `ps`.
+    pub fn to_arguments(&self) -> Vec<OsString> {
+        let mode = if self.mode == Mode::Watch { "watch" } else { "clean-up" };
+        let (kind, answer) = match &self.answer {
+            Ok(answer) => ("answer", answer.to_string()),
+            Err(message) => ("no-answer", message.clone()),
+        };
+        vec![
+            self.sandbox.as_str().into(),
+            mode.into(),
+            self.namespace.clone().into(),
+            self.bundle.clone().into(),
+            self.runtime.clone().into(),
+            kind.into(),
+            // An argument cannot hold a NUL.
+            answer.replace('\0', " ").into(),
+        ]
+    }
+
+    /// Reads what [`Self::to_arguments`] wrote.
+    pub fn from_arguments(arguments: &[OsString]) -> Option<Self> {
+        let [sandbox, mode, namespace, bundle, runtime, kind, answer] = arguments else { return None };
+        let text = |argument: &OsString| argument.to_str().map(str::to_owned);
+        Some(Self {
+            mode: match mode.to_str()? {
+                "watch" => Mode::Watch,
+                "clean-up" => Mode::CleanUp,
+                _ => return None,
+            },
+            sandbox: text(sandbox)?.parse().ok()?,
+            namespace: text(namespace)?,
+            bundle: bundle.into(),
+            runtime: text(runtime)?,
+            answer: match kind.to_str()? {
+                "answer" => text(answer)?.parse::<Answer>().map_err(|error| error.to_string()),
+                _ => Err(text(answer)?),
+            },
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::answer::TaskApi;
+
+    #[test]
+    fn an_assignment_survives_a_round_trip() {
+        let mut assignment = Assignment {
+            mode: Mode::CleanUp,
+            sandbox: "shop-1".parse().expect("id"),
+            namespace: "acme".into(),
+            bundle: "/run/b".into(),
+            runtime: "containerd-shim-x-v2".into(),
+            answer: Ok(Answer { address: "unix:///run/s".into(), api: TaskApi::V3 }),
+        };
+        assert_eq!(Assignment::from_arguments(&assignment.to_arguments()), Some(assignment.clone()));
+        assignment.answer = Err("no such thing".into());
+        assignment.mode = Mode::Watch;
+        assert_eq!(Assignment::from_arguments(&assignment.to_arguments()), Some(assignment));
+        assert_eq!(Assignment::from_arguments(&["x".into()]), None);
+    }
+}

@@ -1,0 +1,152 @@
+//! The sidecar's bundle: the agent as a container of the sandbox.
+
+use std::{
+    io,
+    os::unix::fs::{DirBuilderExt, MetadataExt},
+    path::{Path, PathBuf},
+};
+
+use porthole_proto::{
+    limits::AGENT_VSOCK_PORT,
+    registry::{ContainerId, SandboxId},
+};
+use serde_json::{Value, json};
+
+use super::reason::{Failure, ReasonCode};
+use crate::bundle::{CONTAINER_TYPE, SANDBOX_ID};
+
+/// The agent in the sidecar's root file system.
+pub const AGENT: &str = "porthole-agent";
+
+/// Where the sidecar sees the guest's `/proc`.
+pub const GUEST_PROC: &str = "/host/proc";
+
+/// What loading the probes and finding the containers of processes takes, and nothing else.
+pub const CAPABILITIES: [&str; 5] =
+    ["CAP_BPF", "CAP_PERFMON", "CAP_SYS_PTRACE", "CAP_DAC_READ_SEARCH", "CAP_SYS_RESOURCE"];
+
+/// Characters of the sandbox's id in the sidecar's.
+const SHORT_CHARS: usize = 12;
+
+/// A new id, never used before: a delegate that is asked twice for the same id may kill what it names.
+pub fn new_id(sandbox: &SandboxId) -> io::Result<ContainerId> {
+    let mut random = [0; 8];
+    io::Read::read_exact(&mut std::fs::File::open("/dev/urandom")?, &mut random)?;
+    let short: String =
+        sandbox.as_str().chars().filter(char::is_ascii_alphanumeric).take(SHORT_CHARS).collect();
+    let id = format!("porthole-{short}-{:016x}", u64::from_ne_bytes(random));
+    id.parse().map_err(io::Error::other)
+}
+
+/// Finds out whether there is an agent to run.
+pub fn check(rootfs: &Path) -> Result<(), Failure> {
+    let agent = rootfs.join(AGENT);
+    let missing =
+        |what: &str| Failure::new(ReasonCode::SidecarMissing, format!("{}: {what}", agent.display()));
+    match std::fs::metadata(&agent) {
+        Err(error) => Err(missing(&error.to_string())),
+        Ok(found) if !found.is_file() || found.mode() & 0o111 == 0 => Err(missing("not a program")),
+        Ok(_) if !rootfs.is_absolute() => Err(missing("not an absolute path")),
+        Ok(_) => Ok(()),
+    }
+}
+
+/// Writes the bundle.
+pub fn write_bundle(
+    bundle: &Path,
+    sidecar: &ContainerId,
+    sandbox: &SandboxId,
+    rootfs: &Path,
+) -> io::Result<PathBuf> {
+    std::fs::DirBuilder::new().recursive(true).mode(0o711).create(bundle)?;
+    let config = bundle.join("config.json");
+    std::fs::write(&config, serde_json::to_vec(&spec(sidecar, sandbox, rootfs))?)?;
+    Ok(config)
+}
+
+/// The OCI runtime configuration (runtime-spec 1.0.2).
+///
+/// `root.path` is absolute because Kata's Rust shim resolves a relative one in another bundle. There are no resource
+/// limits: a memory limit makes Kata plug memory and a CPU into the guest; nor rlimits, which some runtimes may not
+/// raise (the agent has `CAP_SYS_RESOURCE` for the kernels before 5.11 that lock the memory of maps). No network namespace
+/// is asked for: the sidecar has the sandbox's.
+fn spec(sidecar: &ContainerId, sandbox: &SandboxId, rootfs: &Path) -> Value {
+    let mount = |destination: &str, kind: &str, source: &str, options: &[&str]| json!({"destination": destination, "type": kind, "source": source, "options": options});
+    json!({
+        "ociVersion": "1.0.2",
+        "process": {
+            "terminal": false,
+            "user": {"uid": 0, "gid": 0},
+            "args": [
+                format!("/{AGENT}"),
+                "--listen", format!("vsock://:{AGENT_VSOCK_PORT}"),
+                "--proc", GUEST_PROC,
+            ],
+            "env": ["PATH=/"],
+            "cwd": "/",
+            "capabilities": {
+                "bounding": CAPABILITIES,
+                "effective": CAPABILITIES,
+                "permitted": CAPABILITIES,
+            },
+            "noNewPrivileges": true,
+        },
+        "root": {"path": rootfs, "readonly": true},
+        "hostname": "porthole",
+        "mounts": [
+            mount("/proc", "proc", "proc", &["nosuid", "noexec", "nodev"]),
+            mount("/sys", "sysfs", "sysfs", &["nosuid", "noexec", "nodev", "ro"]),
+            mount("/sys/kernel/tracing", "tracefs", "tracefs", &["nosuid", "noexec", "nodev"]),
+            mount("/sys/fs/bpf", "bpf", "bpf", &["nosuid", "noexec", "nodev", "mode=0700"]),
+            mount("/tmp", "tmpfs", "tmpfs", &["nosuid", "noexec", "nodev", "size=1m"]),
+            mount(GUEST_PROC, "bind", "/proc", &["rbind", "ro", "nosuid", "noexec", "nodev"]),
+        ],
+        "annotations": {CONTAINER_TYPE: "container", SANDBOX_ID: sandbox},
+        "linux": {
+            "cgroupsPath": format!("/{sidecar}"),
+            "namespaces": [
+                {"type": "pid"}, {"type": "mount"}, {"type": "ipc"}, {"type": "uts"}, {"type": "cgroup"},
+            ],
+        },
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sandbox() -> SandboxId {
+        "shop.-1".parse().expect("id")
+    }
+
+    #[test]
+    fn ids_are_unique_and_containerd_would_accept_them() {
+        let (one, two) = (new_id(&sandbox()).expect("id"), new_id(&sandbox()).expect("id"));
+        assert_ne!(one, two);
+        assert!(one.as_str().starts_with("porthole-shop1-"), "{one}");
+        let long: SandboxId = "a".repeat(76).parse().expect("id");
+        assert!(new_id(&long).is_ok());
+    }
+
+    #[test]
+    fn the_spec_asks_for_what_loading_needs_and_no_more() {
+        let spec = spec(&"c".parse().expect("id"), &sandbox(), Path::new("/usr/lib/porthole/sidecar/rootfs"));
+        assert_eq!(spec["process"]["capabilities"]["bounding"], json!(CAPABILITIES));
+        assert_eq!(spec["process"]["noNewPrivileges"], json!(true));
+        assert_eq!(spec["root"]["readonly"], json!(true));
+        assert_eq!(spec["annotations"][SANDBOX_ID], json!("shop.-1"));
+        assert_eq!(spec["annotations"][CONTAINER_TYPE], json!("container"));
+        assert!(spec["linux"].get("resources").is_none());
+        assert_eq!(spec["process"]["args"][2], json!("vsock://:10260"));
+    }
+
+    #[test]
+    fn a_missing_agent_is_named() {
+        let dir = tempfile::tempdir().expect("directory");
+        let failure = check(dir.path()).expect_err("missing");
+        assert_eq!(failure.code, ReasonCode::SidecarMissing);
+        assert!(failure.message.contains("porthole-agent"), "{}", failure.message);
+        std::fs::write(dir.path().join(AGENT), "text").expect("written");
+        assert!(check(dir.path()).is_err());
+    }
+}

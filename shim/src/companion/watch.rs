@@ -1,0 +1,229 @@
+//! Staying with a sandbox until its end: with the agent, without it, or bringing it back.
+
+use std::{
+    future::Future,
+    os::fd::{FromRawFd, OwnedFd},
+    time::Duration,
+};
+
+use containerd_shim_protos::api::Status;
+use tokio::{
+    io::{Interest, unix::AsyncFd},
+    time::{Instant, MissedTickBehavior, interval, sleep, timeout},
+};
+
+use super::{
+    Companion,
+    containers::{Containers, TICK},
+    inject::{self, Agent, Injection, Sidecars},
+    reason::{Failure, ReasonCode},
+    record::Publisher,
+    task::{CallError, QUESTION_DEADLINE, Task},
+    teardown,
+};
+
+/// Looks at the directory of bundles between two looks at the sandbox itself; its end usually shows at once, by the
+/// end of its process or of the shim.
+const TICKS_PER_STATE: u32 = 5;
+
+/// How long after the agent's end the sandbox may still look alive although it is ending.
+const END_DOUBT: Duration = Duration::from_secs(1);
+
+/// Least time between two starts of the agent.
+const RESTART_INTERVAL: Duration = Duration::from_mins(1);
+
+/// Most restarts of the agent in one sandbox.
+const RESTARTS_MAX: u32 = 3;
+
+/// Why the loop woke up.
+enum Event {
+    AgentEnded(Result<u32, CallError>),
+    ShimGone,
+    SandboxProcessEnded,
+    ContainerStarted,
+    Tick,
+    RestartDue,
+}
+
+/// Returns when the sandbox has ended; the result is the agent whose end was not seen.
+pub async fn watch(
+    companion: &Companion<'_>,
+    task: &Task,
+    sidecars: &mut Sidecars<'_>,
+    publisher: &mut Publisher,
+    agent: Option<Agent>,
+) -> Option<Agent> {
+    let sandbox = companion.assignment.sandbox.as_str();
+    let mut agent = agent;
+    let mut containers = Containers::new(companion);
+    containers.refresh(publisher);
+    let mut process = SandboxProcess::default();
+    process.find(task, sandbox).await;
+    let mut tick = interval(TICK);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let (mut ticks, mut restarts, mut restart_at) = (0_u32, 0, None);
+    let mut last_start = agent.as_ref().map(|agent| agent.started);
+    let waiting_on = |agent: &Option<Agent>| agent.as_ref().map(|agent| agent.id.clone());
+    let mut agent_end = Box::pin(agent_end(task.clone(), waiting_on(&agent)));
+    loop {
+        let event = tokio::select! {
+            ended = &mut agent_end => Event::AgentEnded(ended),
+            () = task.closed() => Event::ShimGone,
+            () = process.ended() => Event::SandboxProcessEnded,
+            () = containers.woken() => Event::ContainerStarted,
+            () = at(restart_at) => Event::RestartDue,
+            _ = tick.tick() => Event::Tick,
+        };
+        match event {
+            Event::ShimGone => return agent,
+            Event::ContainerStarted => containers.refresh(publisher),
+            Event::SandboxProcessEnded => {
+                // The shim needs a moment to see it too; if it never does, the process was something else.
+                if ends_within(task, sandbox, END_DOUBT).await {
+                    return agent;
+                }
+                process = SandboxProcess::Unknown;
+            }
+            Event::Tick => {
+                containers.refresh(publisher);
+                ticks += 1;
+                if ticks.is_multiple_of(TICKS_PER_STATE) {
+                    if has_ended(task, sandbox).await {
+                        return agent;
+                    }
+                    process.find(task, sandbox).await;
+                }
+            }
+            Event::AgentEnded(result) => {
+                let ended = agent.take();
+                agent_end = Box::pin(self::agent_end(task.clone(), None));
+                if ends_within(task, sandbox, END_DOUBT).await {
+                    return None;
+                }
+                let message = match result {
+                    Ok(code) => format!("exit status {code}"),
+                    Err(error) => error.to_string(),
+                };
+                publisher.unmonitored(&Failure::new(ReasonCode::AgentExited, message));
+                let Some(ended) = ended else { continue };
+                if teardown::delete_sidecar(task, ended.id.as_str()).await {
+                    sidecars.forget(ended.id.as_str());
+                    if restarts < RESTARTS_MAX {
+                        restart_at = last_start.map(|start| start + RESTART_INTERVAL);
+                    }
+                }
+            }
+            Event::RestartDue => {
+                restart_at = None;
+                restarts += 1;
+                last_start = Some(Instant::now());
+                tracing::info!(id = sandbox, restarts, "bringing the agent back");
+                publisher.injecting();
+                match inject::inject(companion, task, sidecars, publisher).await {
+                    Injection::SandboxEnded => return None,
+                    Injection::Failed(failure) => publisher.unmonitored(&failure),
+                    Injection::Running(started) => {
+                        agent = Some(started);
+                        agent_end = Box::pin(self::agent_end(task.clone(), waiting_on(&agent)));
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The end of a sidecar; never, without one.
+async fn agent_end(task: Task, id: Option<porthole_proto::registry::ContainerId>) -> Result<u32, CallError> {
+    match id {
+        Some(id) => task.wait(id.as_str()).await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn at(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Whether the sandbox is over. A shim that does not answer does not say so.
+async fn has_ended(task: &Task, sandbox: &str) -> bool {
+    match task.state(sandbox, QUESTION_DEADLINE).await {
+        Ok(state) => state.status == Status::STOPPED,
+        Err(CallError::Closed) => true,
+        Err(error) => error.is_not_found(),
+    }
+}
+
+/// Whether the sandbox is over within some time.
+async fn ends_within(task: &Task, sandbox: &str, time: Duration) -> bool {
+    until(time, || has_ended(task, sandbox)).await
+}
+
+/// Asks again and again until the answer is yes or the time is over.
+pub async fn until<F: Future<Output = bool>>(time: Duration, mut question: impl FnMut() -> F) -> bool {
+    timeout(time, async {
+        while !question().await {
+            sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await
+    .is_ok()
+}
+
+/// The process on the host that lives as long as the sandbox: its init with runc, the VMM with Kata. Its end tells at
+/// once what asking the shim would tell later.
+#[derive(Default)]
+enum SandboxProcess {
+    /// Not looked for yet, for example because the sandbox was not running.
+    #[default]
+    Wanted,
+    /// Its end can be awaited.
+    Known(AsyncFd<OwnedFd>),
+    /// It cannot be known: asking the shim has to do.
+    Unknown,
+}
+
+impl SandboxProcess {
+    /// Looks for it if it is wanted.
+    async fn find(&mut self, task: &Task, sandbox: &str) {
+        if !matches!(self, Self::Wanted) {
+            return;
+        }
+        let pid = |state: super::task::ContainerState| (state.status == Status::RUNNING).then_some(state.pid);
+        let Some(before) = task.state(sandbox, QUESTION_DEADLINE).await.ok().and_then(pid) else { return };
+        let Some(process) = pidfd(before) else {
+            *self = Self::Unknown;
+            return;
+        };
+        // Asked again: the id could have gone to another process before it was opened.
+        let after = task.state(sandbox, QUESTION_DEADLINE).await.ok().and_then(pid);
+        // SAFETY: an OwnedFd owns a valid descriptor, which is not replaced while it is registered.
+        let registered = unsafe { AsyncFd::register_with_interest(process, Interest::READABLE) };
+        *self = match registered {
+            Ok(process) if after == Some(before) => Self::Known(process),
+            _ => Self::Unknown,
+        };
+    }
+
+    async fn ended(&self) {
+        match self {
+            Self::Known(process) => {
+                let _ = process.readable().await;
+            }
+            Self::Wanted | Self::Unknown => std::future::pending().await,
+        }
+    }
+}
+
+fn pidfd(pid: u32) -> Option<OwnedFd> {
+    if pid == 0 {
+        return None;
+    }
+    // SAFETY: pidfd_open(2) takes two integers and returns a new descriptor or an error.
+    let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
+    let fd = i32::try_from(fd).ok().filter(|fd| *fd >= 0)?;
+    // SAFETY: the descriptor is new and nobody else's.
+    Some(unsafe { OwnedFd::from_raw_fd(fd) })
+}
