@@ -1,7 +1,8 @@
 """A server that is told by each connection's first line what to do with it.
 
-ECHO    sends back what comes, byte for byte
-SINK    reads to the end, then answers with the number of bytes
+ECHO         sends back what comes, byte for byte
+SINK         reads to the end, then answers with the number of bytes
+GET /ws …    accepts the upgrade to a WebSocket and then sends back what comes
 """
 
 import socket
@@ -20,6 +21,12 @@ def serve(connection):
             while data := stream.read1(65536):
                 count += len(data)
             connection.sendall(b"%d\n" % count)
+        elif order.startswith(b"GET /ws "):
+            while stream.readline().strip():
+                pass
+            connection.sendall(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n")
+            while data := stream.read1(65536):
+                connection.sendall(data)
 
 
 listener = socket.create_server(("0.0.0.0", 8001))

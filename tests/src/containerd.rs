@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// Long enough for a guest to boot under emulation on a busy machine.
-pub const CALL_DEADLINE: Duration = Duration::from_secs(120);
+pub const CALL_DEADLINE: Duration = Duration::from_mins(2);
 
 /// A running containerd.
 #[derive(Debug)]

@@ -4,7 +4,7 @@ mod configuration;
 
 use std::{
     fs,
-    net::Ipv4Addr,
+    net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard},
     time::Duration,
@@ -22,6 +22,7 @@ use crate::{
     network::{Endpoint, Network},
     prometheus::Prometheus,
     sweep::{self, Scratch},
+    wait,
 };
 
 pub use configuration::Settings;
@@ -41,6 +42,8 @@ pub struct Environment {
     pub dist: Dist,
     /// The configuration file that the shim and the exporter read.
     pub configuration: PathBuf,
+    settings: Settings,
+    exporter_address: SocketAddr,
     footprint: Footprint,
     scratch: Scratch,
 }
@@ -90,6 +93,8 @@ impl Environment {
             network,
             dist,
             configuration,
+            settings: settings.clone(),
+            exporter_address: address,
             footprint,
             scratch,
         })
@@ -108,6 +113,51 @@ impl Environment {
     /// The registry of sandboxes.
     pub fn registry(&self) -> PathBuf {
         self.scratch.path().join("registry")
+    }
+
+    /// Runs `work` while sandboxes that start find other settings beside the environment's own. The exporter, which
+    /// reads the configuration when it starts, keeps what it has.
+    pub fn with_settings<T>(&self, other: &Settings, work: impl FnOnce() -> Result<T>) -> Result<T> {
+        let write = |settings: &Settings| -> Result<()> {
+            let text = settings.render(&self.dist, self.scratch.path(), self.exporter_address)?;
+            let staged = self.configuration.with_extension("new");
+            fs::write(&staged, text).context("write the configuration")?;
+            fs::rename(&staged, &self.configuration).context("replace the configuration")
+        };
+        write(&self.settings.clone().and(other))?;
+        let done = work();
+        write(&self.settings)?;
+        done
+    }
+
+    /// Where companions keep the sidecars' bundles.
+    pub fn companions(&self) -> PathBuf {
+        self.scratch.path().join("companion")
+    }
+
+    /// A directory in which containerd finds programs before any other.
+    pub fn extra_programs(&self) -> PathBuf {
+        self.scratch.path().join("bin")
+    }
+
+    /// The shim's log.
+    pub fn shim_log(&self) -> String {
+        fs::read_to_string(self.scratch.path().join("log/shim.log")).unwrap_or_default()
+    }
+
+    /// Everything that bears this mark, beside what bears the environment's own.
+    pub fn footprint_of(&self, mark: &str) -> Result<Footprint> {
+        Footprint::take(&[mark], &[self.directory()])
+    }
+
+    /// Waits until nothing that bears the mark is left beyond `before`: processes, mounts, sockets, files, locks.
+    pub fn wait_gone(&self, mark: &str, before: &Footprint, deadline: Duration) -> Result<()> {
+        let kept = |line: &String| is_ours_to_keep(line, self.directory());
+        wait::until(&format!("nothing of {mark} is left"), deadline, || {
+            let left = self.footprint_of(mark)?.beyond(before);
+            let left: Vec<_> = left.into_iter().filter(|line| !kept(line)).collect();
+            if left.is_empty() { Ok(Some(())) } else { Err(anyhow!("still there:\n  {}", left.join("\n  "))) }
+        })
     }
 
     /// Makes a network namespace for a sandbox.
@@ -176,7 +226,12 @@ fn start_containerd(dist: &Dist, directory: &Path, configuration: &Path) -> Resu
         ("PORTHOLE_CONFIG".to_owned(), configuration.to_owned()),
         ("PORTHOLE_LOG".to_owned(), std::env::var("PORTHOLE_LOG").unwrap_or_else(|_| "info".into())),
     ];
-    Containerd::start(directory, &environment, &dist.search_path())
+    let extra = directory.join("bin");
+    fs::create_dir_all(&extra).context("make a directory for programs")?;
+    let mut search_path = extra.into_os_string();
+    search_path.push(":");
+    search_path.push(dist.search_path());
+    Containerd::start(directory, &environment, &search_path)
 }
 
 /// containerd's own bookkeeping, Prometheus' storage, and logs grow; they are no leak of a sandbox.

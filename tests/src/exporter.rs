@@ -8,6 +8,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
+use serde_json::Value;
 
 use crate::{
     daemon::Daemon,
@@ -91,6 +92,24 @@ impl Exporter {
     /// The exposition's samples.
     pub fn samples(&self) -> Result<Vec<Sample>> {
         exposition::parse(&self.text()?)
+    }
+
+    /// Its list of sandboxes.
+    pub fn sandboxes(&self) -> Result<Vec<Value>> {
+        let response = http::get(self.address, "/api/v1/sandboxes")?;
+        ensure!(
+            response.status == 200,
+            "/api/v1/sandboxes answered {}: {}",
+            response.status,
+            response.text()
+        );
+        let listing: Value = serde_json::from_slice(&response.body).context("JSON of the sandboxes")?;
+        listing["sandboxes"].as_array().cloned().context("a list of sandboxes")
+    }
+
+    /// One sandbox of the list.
+    pub fn sandbox(&self, id: &str) -> Result<Option<Value>> {
+        Ok(self.sandboxes()?.into_iter().find(|sandbox| sandbox["sandbox_id"] == id))
     }
 
     /// What it logged so far.

@@ -104,6 +104,25 @@ pub fn processes(marks: &[&str]) -> Result<Vec<Process>> {
     Ok(found)
 }
 
+/// Processes that hold a file below this directory open.
+pub fn holders(directory: &Path) -> Result<Vec<Process>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir("/proc").context("list processes")? {
+        let path = entry.context("list processes")?.path();
+        let Some(id) = path.file_name().and_then(|name| name.to_str()?.parse::<i32>().ok()) else { continue };
+        // A process may end while we look.
+        let descriptors = fs::read_dir(path.join("fd")).into_iter().flatten().flatten();
+        let mut targets = descriptors.filter_map(|descriptor| fs::read_link(descriptor.path()).ok());
+        if targets.any(|target| target.starts_with(directory)) {
+            let command_line = fs::read(path.join("cmdline")).unwrap_or_default();
+            let command_line =
+                String::from_utf8_lossy(&command_line).replace('\0', " ").trim_end().to_owned();
+            found.push(Process { id, command_line });
+        }
+    }
+    Ok(found)
+}
+
 /// Mount points that bear one of the marks, the innermost last.
 pub fn mount_points(marks: &[&str]) -> Result<Vec<PathBuf>> {
     let lines = marked_lines("/proc/self/mountinfo", marks)?;

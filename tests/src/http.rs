@@ -2,7 +2,7 @@
 
 use std::{
     io::{self, BufRead, BufReader, Read, Write},
-    net::{SocketAddr, TcpStream},
+    net::{Shutdown, SocketAddr, TcpStream},
     time::Duration,
 };
 
@@ -70,6 +70,11 @@ impl Connection {
         self.stream.get_mut().write_all(bytes).with_context(|| format!("send to {}", self.host))
     }
 
+    /// Says that nothing more will be sent.
+    pub fn finish(&mut self) -> Result<()> {
+        self.stream.get_mut().shutdown(Shutdown::Write).context("end the sending side")
+    }
+
     /// Reads the response to a request with this method.
     pub fn receive(&mut self, method: &str) -> Result<Response> {
         let status_line = self.line()?;
@@ -129,7 +134,8 @@ impl Connection {
         }
     }
 
-    fn exactly(&mut self, count: usize) -> Result<Vec<u8>> {
+    /// Reads this many bytes.
+    pub fn exactly(&mut self, count: usize) -> Result<Vec<u8>> {
         let mut bytes = vec![0; count];
         self.stream.read_exact(&mut bytes).context("read a body")?;
         Ok(bytes)

@@ -26,5 +26,6 @@ pub mod interrupt;
 pub mod network;
 pub mod prometheus;
 pub mod scenario;
+pub mod shim;
 pub mod sweep;
 pub mod wait;

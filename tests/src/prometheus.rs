@@ -30,7 +30,7 @@ pub struct Element {
 }
 
 impl Element {
-    /// A label's value, empty when it has none, as in PromQL.
+    /// A label's value, empty when it has none, as in `PromQL`.
     pub fn label(&self, name: &str) -> &str {
         self.labels.get(name).map_or("", String::as_str)
     }

@@ -8,11 +8,12 @@ pub mod counted;
 use std::{
     collections::BTreeMap,
     net::{SocketAddr, TcpStream},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, ensure};
-use porthole_proto::registry::{self, SandboxRecord, SandboxState};
+use porthole_proto::registry::{self, Reason, SandboxRecord, SandboxState};
 
 use crate::{
     container::{Container, Launch, PORTHOLE},
@@ -160,19 +161,19 @@ pub type Sent = BTreeMap<Key, u64>;
 
 /// The applications, running.
 #[derive(Debug)]
-pub struct Running<'a> {
-    environment: &'a Environment,
+pub struct Running {
+    environment: Arc<Environment>,
     /// Their containers by service name; one that was stopped is gone. Dropped before the endpoints.
     pub containers: BTreeMap<&'static str, Container>,
     endpoints: BTreeMap<&'static str, Endpoint>,
     instances: BTreeMap<&'static str, String>,
 }
 
-impl<'a> Running<'a> {
+impl Running {
     /// Starts all applications and waits until they listen and are watched. `told` hears how long each start took.
-    pub fn start(environment: &'a Environment, runtime: &str, told: &dyn Fn(&str)) -> Result<Self> {
+    pub fn start(environment: &Arc<Environment>, runtime: &str, told: &dyn Fn(&str)) -> Result<Self> {
         let mut running = Self {
-            environment,
+            environment: Arc::clone(environment),
             containers: BTreeMap::new(),
             endpoints: BTreeMap::new(),
             instances: BTreeMap::new(),
@@ -205,7 +206,7 @@ impl<'a> Running<'a> {
         self.instances.insert(service, id.to_owned());
         self.wait_listening(application)?;
         if runtime == PORTHOLE {
-            wait_watched(self.environment, id)?;
+            wait_watched(&self.environment, id)?;
             told(&format!("{tenant}/{service}: watched after {:.1} s", begin.elapsed().as_secs_f64()));
         }
         Ok(())
@@ -282,7 +283,7 @@ impl<'a> Running<'a> {
     fn wait_listening(&self, application: Application) -> Result<()> {
         let address = self.at(application)?;
         let network = &self.environment.network;
-        wait::until(&format!("{} listens", application.service), Duration::from_secs(60), || {
+        wait::until(&format!("{} listens", application.service), Duration::from_mins(1), || {
             network.inside(|| TcpStream::connect_timeout(&address, Duration::from_secs(1)))??;
             Ok(Some(()))
         })
@@ -304,13 +305,34 @@ fn send_one_kind(request: &Request, address: SocketAddr) -> Result<()> {
     Ok(())
 }
 
-/// Waits until the companion says that the sandbox's agent was started and the exporter has heard it.
-pub fn wait_watched(environment: &Environment, id: &str) -> Result<()> {
+/// The companion's record of a sandbox.
+pub fn record(environment: &Environment, id: &str) -> Result<SandboxRecord> {
     let id = id.parse().context("a container id")?;
-    let path = registry::record_path(&environment.registry(), &id);
-    wait::until(&format!("{id} is watched"), Duration::from_secs(60), || {
-        let record = SandboxRecord::read(&path)?;
+    Ok(SandboxRecord::read(&registry::record_path(&environment.registry(), &id))?)
+}
+
+/// Waits until the companion has put the agent into the sandbox and the exporter hears it: from then on every request
+/// is seen.
+pub fn wait_watched(environment: &Environment, id: &str) -> Result<()> {
+    wait::until(&format!("{id} is watched"), Duration::from_mins(1), || {
+        let record = record(environment, id)?;
         ensure!(record.state != SandboxState::Unmonitored, "unmonitored: {:?}", record.reason);
-        Ok((record.state == SandboxState::Watching).then_some(()))
+        let sandbox = environment.exporter()?.sandbox(id)?;
+        let connection = sandbox.as_ref().map(|sandbox| &sandbox["connection"]);
+        ensure!(
+            connection.is_some_and(|connection| connection["state"] == "connected"),
+            "record {}, the exporter's connection: {connection:?}",
+            record.state.as_str()
+        );
+        Ok(Some(()))
+    })
+}
+
+/// Waits until the companion has given up on a sandbox; returns why.
+pub fn wait_unmonitored(environment: &Environment, id: &str) -> Result<Reason> {
+    wait::until(&format!("{id} is unmonitored"), Duration::from_mins(1), || {
+        let record = record(environment, id)?;
+        ensure!(record.state == SandboxState::Unmonitored, "its state is {}", record.state.as_str());
+        record.reason.context("no reason").map(Some)
     })
 }

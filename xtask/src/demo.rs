@@ -1,6 +1,6 @@
 //! `cargo xtask demo`: the whole way once, from `ctr run` to a labelled metric in Prometheus.
 
-use std::{process::ExitCode, time::Duration};
+use std::{process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result};
 use porthole_tests::{
@@ -27,7 +27,7 @@ Examples:
 The demo has its own containerd, network, exporter and Prometheus, and takes them down at the end.";
 
 /// How long the demo stays up between two looks whether somebody ended it.
-const DAY: Duration = Duration::from_secs(24 * 3600);
+const DAY: Duration = Duration::from_hours(24);
 
 /// Options of `cargo xtask demo`.
 #[derive(clap::Args)]
@@ -46,8 +46,11 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> {
     let environment = report::step("start containerd, the exporter and Prometheus", || {
         Environment::start(workspace.dist(), &Settings::default(), &NAMESPACES, true, &report::note)
     })?;
+    let environment = Arc::new(environment);
     let exact = show(&environment, options);
-    let finished = report::step("take everything down", || environment.finish());
+    let finished = report::step("take everything down", || {
+        Arc::into_inner(environment).context("nobody else has the environment")?.finish()
+    });
     let exact = match exact {
         Err(_) if !options.once && interrupt::requested() => true,
         other => other?,
@@ -57,7 +60,7 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> {
 }
 
 /// Runs the applications, sends the requests, prints the comparison; whether every count was exact.
-fn show(environment: &Environment, options: &Options) -> Result<bool> {
+fn show(environment: &Arc<Environment>, options: &Options) -> Result<bool> {
     let mut running =
         report::step("start three applications of two tenants, each in a guest of its own", || {
             Running::start(environment, PORTHOLE, &report::note)

@@ -21,14 +21,26 @@ impl Settings {
         self
     }
 
+    /// These and then the others.
+    #[must_use]
+    pub(super) fn and(mut self, others: &Self) -> Self {
+        self.overrides.extend(others.overrides.iter().cloned());
+        self
+    }
+
     /// The file's text.
     pub(super) fn render(&self, dist: &Dist, directory: &Path, exporter: SocketAddr) -> Result<String> {
         let text = |path: &Path| path.to_str().map(str::to_owned).context("a path in UTF-8");
         let mut table = Table::new();
-        let base: [(&str, &str, String); 3] = [
+        let base: [(&str, &str, String); 8] = [
             ("registry", "directory", text(&directory.join("registry"))?),
             ("shim", "sidecar_rootfs", text(&dist.sidecar())?),
+            ("shim", "log", text(&directory.join("log/shim.log"))?),
+            ("shim", "state_directory", text(&directory.join("companion"))?),
             ("exporter", "listen", exporter.to_string()),
+            ("exporter", "state_directory", text(&directory.join("exporter"))?),
+            ("microvm", "kernel", text(&dist.kernel())?),
+            ("microvm", "initrd", text(&dist.initrd())?),
         ];
         for (section, key, value) in base {
             set(&mut table, section, key, value.into())?;

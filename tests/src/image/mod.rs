@@ -63,6 +63,6 @@ fn extract_packages(to: &Path) -> Result<()> {
         .arg(PACKAGES)
         .arg(release())
         .arg(&staged);
-    command::succeed(&mut command, Duration::from_secs(600)).context("extract the image's packages")?;
+    command::succeed(&mut command, Duration::from_mins(10)).context("extract the image's packages")?;
     fs::rename(&staged, to).with_context(|| format!("keep {}", to.display()))
 }

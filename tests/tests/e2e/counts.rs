@@ -1,0 +1,125 @@
+//! Is every request counted, once, under the right names?
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use porthole_tests::{
+    container::{Launch, PORTHOLE},
+    exposition, http,
+    scenario::{self, Sent, counted::Comparison},
+    wait,
+};
+
+use crate::{Test, stage::Stage};
+
+pub const TESTS: &[Test] = &[
+    ("counts::two_tenants_are_counted_exactly_on_both_sides", two_tenants),
+    ("counts::applications_totals_stay_when_an_instance_has_ended", totals_stay),
+    ("counts::a_container_that_serves_five_requests_and_exits_is_in_the_numbers", short_lived),
+    ("counts::an_exporter_that_was_down_during_the_requests_has_them_afterwards", exporter_restart),
+];
+
+/// Compares what was sent with what Prometheus has, and insists.
+fn insist(stage: &Stage, sent: &Sent) -> Result<()> {
+    let environment = stage.environment()?;
+    let prometheus = environment.prometheus.as_ref().context("Prometheus")?;
+    let comparison = Comparison::settle(prometheus, sent)?;
+    ensure!(comparison.differences().is_empty(), "counts differ:\n{comparison}");
+    Ok(())
+}
+
+fn two_tenants(stage: &Stage) -> Result<()> {
+    stage.with_applications(|running| {
+        let sent = running.send_everything()?;
+        insist(stage, &sent)
+    })
+}
+
+fn totals_stay(stage: &Stage) -> Result<()> {
+    // catalog was stopped by the test before; alone, this one brings that about itself.
+    stage.with_applications(|running| {
+        if running.containers.contains_key("catalog") {
+            running.send_everything()?;
+        }
+        let environment = stage.environment()?;
+        // More than two scrapes after its end, the instance's series are gone and the application's are not.
+        let prometheus = environment.prometheus.as_ref().context("Prometheus")?;
+        wait::until("the series of the ended sandbox go", Duration::from_secs(20), || {
+            let series =
+                prometheus.query("http_server_request_duration_seconds_count{service_name=\"catalog\"}")?;
+            Ok(series.is_empty().then_some(()))
+        })?;
+        let samples = environment.exporter()?.samples()?;
+        let labels =
+            [("tenant", "acme"), ("service_name", "catalog"), ("side", "server"), ("protocol", "http1")];
+        let total = exposition::sum(&samples, "porthole_app_requests_total", &labels);
+        ensure!(total == Some(75.0), "the application's total is {total:?}, 75 requests were sent");
+        Ok(())
+    })
+}
+
+fn short_lived(stage: &Stage) -> Result<()> {
+    let environment = stage.environment()?;
+    let endpoint = environment.endpoint("five", 21)?;
+    let id = environment.unique("five");
+    let command = ["/usr/bin/python3", "/srv/five.py", "5"];
+    let container =
+        Launch::new("acme", &id, PORTHOLE, &command).on(&endpoint).start(&environment.containerd)?;
+    scenario::wait_watched(&environment, &id)?;
+    let address = endpoint.at(8000);
+    environment.from_hub(|| {
+        for number in 0..5 {
+            let response = wait::until("the server listens", Duration::from_secs(30), || {
+                // Only a refused connection is tried again: a request is sent once.
+                Ok(http::Connection::open(address).ok())
+            })?
+            .request("GET", &format!("/work/{number}"))?;
+            ensure!(response.status == 200, "got {}", response.status);
+        }
+        Ok(())
+    })?;
+    container.wait_stopped(Duration::from_secs(30))?;
+    container.remove()?;
+    let labels = [("tenant", "acme"), ("service_name", &id), ("side", "server")];
+    wait::until("the five requests are counted", Duration::from_secs(10), || {
+        let samples = environment.exporter()?.samples()?;
+        let total = exposition::sum(&samples, "porthole_app_requests_total", &labels);
+        ensure!(total.is_none_or(|total| total <= 5.0), "counted {total:?} of 5");
+        Ok((total == Some(5.0)).then_some(()))
+    })
+}
+
+fn exporter_restart(stage: &Stage) -> Result<()> {
+    stage.with_applications(|running| {
+        let environment = stage.environment()?;
+        let total = |environment: &porthole_tests::environment::Environment| -> Result<f64> {
+            let samples = environment.exporter()?.samples()?;
+            let labels = [("tenant", "globex"), ("service_name", "blog"), ("side", "server")];
+            Ok(exposition::sum(&samples, "porthole_app_requests_total", &labels).unwrap_or(0.0))
+        };
+        let before = total(&environment)?;
+        environment.exporter()?.stop()?;
+        let address = running.at(scenario::BLOG)?;
+        environment.from_hub(|| {
+            for _ in 0..17 {
+                ensure!(http::get(address, "/")?.status == 200, "blog serves while the exporter is down");
+            }
+            Ok(())
+        })?;
+        environment.exporter()?.restart()?;
+        let instance = [
+            ("tenant", "globex"),
+            ("service_name", "blog"),
+            ("http_route", "/"),
+            ("http_response_status_code", "200"),
+        ];
+        wait::until("the requests are counted", Duration::from_secs(20), || {
+            let now = total(&environment)?;
+            ensure!(now <= before + 17.0, "{before} before, 17 sent, {now} now");
+            let samples = environment.exporter()?.samples()?;
+            let count = exposition::sum(&samples, "http_server_request_duration_seconds_count", &instance);
+            ensure!(now >= before + 17.0, "{before} before, 17 sent, {now} now; the instance has {count:?}");
+            Ok(Some(()))
+        })
+    })
+}

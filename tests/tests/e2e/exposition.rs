@@ -1,0 +1,92 @@
+//! Do the parsers that people use accept what the exporter says, whatever things are called?
+
+use std::{fs, process::Command, time::Duration};
+
+use anyhow::{Context, Result, ensure};
+use porthole_tests::{
+    command,
+    container::{Launch, PORTHOLE},
+    exposition, http, scenario, wait,
+};
+
+use crate::{
+    Test,
+    stage::{ODD_NAMESPACE, ODD_TENANT, Stage},
+};
+
+pub const TESTS: &[Test] = &[
+    ("exposition::odd_names_survive_prometheus_and_python_and_this_parser", odd_names),
+    ("exposition::alert_rules_and_scrape_example_are_accepted_by_promtool", deployed_rules),
+];
+
+/// Reads an exposition as strictly as OpenMetrics is defined, and prints each sample's tenant.
+const PYTHON: &str = "
+import sys
+from prometheus_client.openmetrics.parser import text_string_to_metric_families
+for family in text_string_to_metric_families(open(sys.argv[1], encoding='utf-8').read()):
+    for sample in family.samples:
+        print(family.type, sample.name, repr(sample.labels.get('tenant')))
+";
+
+/// An application's name that has everything a label must escape.
+const ODD_SERVICE: &str = "say \"hi\" \\ {é}, 日本=語";
+
+fn odd_names(stage: &Stage) -> Result<()> {
+    let environment = stage.environment()?;
+    let endpoint = environment.endpoint("odd", 61)?;
+    let id = environment.unique("odd");
+    let annotations = [("io.porthole.service", ODD_SERVICE)];
+    let launch = Launch::new(ODD_NAMESPACE, &id, PORTHOLE, scenario::BLOG.command);
+    let container = launch.on(&endpoint).annotated(&annotations).start(&environment.containerd)?;
+    scenario::wait_watched(&environment, &id)?;
+    let address = endpoint.at(80);
+    environment.from_hub(|| {
+        let open = || Ok(http::Connection::open(address).ok());
+        let mut connection = wait::until("the server listens", Duration::from_secs(30), open)?;
+        connection.request("GET", "/%22quoted%22/\\backslash")?;
+        connection.request("GET", "/")
+    })?;
+    let labels = [("tenant", ODD_TENANT), ("service_name", ODD_SERVICE), ("side", "server")];
+    wait::until("both requests are counted under the odd names", Duration::from_secs(10), || {
+        let samples = environment.exporter()?.samples()?;
+        Ok((exposition::sum(&samples, "porthole_app_requests_total", &labels) == Some(2.0)).then_some(()))
+    })?;
+
+    let text = environment.exporter()?.text()?;
+    let file = environment.directory().join("log/exposition.txt");
+    fs::write(&file, &text).context("keep the exposition")?;
+    let mut python = Command::new("/usr/bin/python3");
+    let read = command::succeed(python.args(["-c", PYTHON]).arg(&file), Duration::from_mins(1))?.text();
+    let python_quoted = format!("'{}'", ODD_TENANT.replace('\\', "\\\\"));
+    ensure!(
+        read.lines()
+            .any(|line| line.contains("porthole_app_requests_total") && line.ends_with(&python_quoted)),
+        "Python read no requests of {python_quoted}:\n{read}"
+    );
+
+    let prometheus = environment.prometheus.as_ref().context("Prometheus")?;
+    prometheus.next_scrape()?;
+    let (health, error) = prometheus.target()?;
+    ensure!(health == "up" && error.is_empty(), "Prometheus says {health}: {error}");
+    let totals = prometheus.query("porthole_app_requests_total{side=\"server\"}")?;
+    ensure!(
+        totals
+            .iter()
+            .any(|total| total.label("tenant") == ODD_TENANT && total.label("service_name") == ODD_SERVICE),
+        "Prometheus does not know the odd names: {totals:?}"
+    );
+    container.remove()
+}
+
+fn deployed_rules(_: &Stage) -> Result<()> {
+    let deploy = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/prometheus");
+    let check = |arguments: [&str; 3]| {
+        command::succeed(
+            Command::new("promtool").current_dir(deploy).args(arguments),
+            Duration::from_secs(30),
+        )
+    };
+    check(["check", "rules", "porthole.rules.yml"])?;
+    check(["check", "config", "prometheus.yml"])?;
+    check(["test", "rules", "porthole.rules.test.yml"]).map(drop)
+}

@@ -1,0 +1,127 @@
+//! Is anything left when a sandbox is gone, however it went?
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use porthole_tests::{
+    container::{Container, Launch, PORTHOLE},
+    environment::Environment,
+    footprint::{self, Footprint, Process},
+    network::Endpoint,
+    scenario, wait,
+};
+
+use crate::{Test, stage::Stage};
+
+pub const TESTS: &[Test] = &[
+    ("leaks::nothing_remains_after_kill_and_delete", after_kill_and_delete),
+    ("leaks::nothing_remains_after_qemu_was_killed", after_qemu_was_killed),
+    ("leaks::nothing_remains_after_the_shim_was_killed", after_the_shim_was_killed),
+    ("leaks::nothing_remains_after_the_companion_was_killed", after_the_companion_was_killed),
+];
+
+/// A watched sandbox, and how things were before it.
+struct Sandbox {
+    endpoint: Endpoint,
+    container: Container,
+    before: Footprint,
+    interfaces: Vec<String>,
+    rules: String,
+}
+
+impl Sandbox {
+    fn start(environment: &Environment, name: &str, host: u8) -> Result<Self> {
+        let endpoint = environment.endpoint(name, host)?;
+        let id = environment.unique(&format!("box-{name}"));
+        let before = environment.footprint_of(&id)?;
+        let (interfaces, rules) = (endpoint.interfaces()?, endpoint.traffic_rules()?);
+        let launch = Launch::new("acme", &id, PORTHOLE, scenario::BLOG.command).on(&endpoint);
+        let container = launch.start(&environment.containerd)?;
+        scenario::wait_watched(environment, &id)?;
+        Ok(Self { endpoint, container, before, interfaces, rules })
+    }
+
+    /// The one process of this sandbox whose command line has all of these words.
+    fn process(&self, words: &[&str]) -> Result<Process> {
+        let mut found = footprint::processes(&[&self.container.id])?;
+        found.retain(|process| words.iter().all(|word| process.command_line.contains(word)));
+        ensure!(found.len() == 1, "processes with {words:?}: {found:?}");
+        found.pop().context("a process")
+    }
+
+    /// Kills that process and nothing else.
+    fn kill(&self, words: &[&str]) -> Result<()> {
+        let process = self.process(words)?;
+        kill(Pid::from_raw(process.id), Signal::SIGKILL).with_context(|| format!("kill {process:?}"))
+    }
+
+    /// Waits until containerd knows that the task is over, removes it, and insists that nothing is left.
+    fn must_vanish(self, environment: &Environment) -> Result<()> {
+        let Self { endpoint, container, before, interfaces, rules } = self;
+        container.wait_stopped(Duration::from_secs(40))?;
+        let (id, socket) = (container.id.clone(), container.shim_socket.clone());
+        container.remove()?;
+        environment.wait_gone(&id, &before, Duration::from_secs(40))?;
+        if let Some(socket) = socket {
+            ensure!(!std::path::Path::new(&socket).exists(), "the shim's socket {socket} is left");
+        }
+        let left = endpoint.interfaces()?;
+        ensure!(names(&left) == names(&interfaces), "interfaces before: {interfaces:?}, left: {left:?}");
+        let left = endpoint.traffic_rules()?;
+        ensure!(left == rules, "traffic rules before: {rules:?}, left: {left:?}");
+        ensure!(
+            !environment.containerd.containers()?.iter().any(|(_, known)| *known == id),
+            "containerd still lists it"
+        );
+        Ok(())
+    }
+}
+
+/// Names of interfaces: their state may differ.
+fn names(interfaces: &[String]) -> Vec<&str> {
+    interfaces.iter().filter_map(|line| line.split_whitespace().next()).collect()
+}
+
+fn after_kill_and_delete(stage: &Stage) -> Result<()> {
+    let environment = stage.environment()?;
+    Sandbox::start(&environment, "deleted", 41)?.container_killed(&environment)
+}
+
+impl Sandbox {
+    fn container_killed(self, environment: &Environment) -> Result<()> {
+        ensure!(self.container.kill("SIGKILL")?.status.success(), "SIGKILL was refused");
+        self.must_vanish(environment)
+    }
+}
+
+fn after_qemu_was_killed(stage: &Stage) -> Result<()> {
+    let environment = stage.environment()?;
+    let sandbox = Sandbox::start(&environment, "qemu", 42)?;
+    sandbox.kill(&["qemu-system"])?;
+    sandbox.must_vanish(&environment)
+}
+
+fn after_the_shim_was_killed(stage: &Stage) -> Result<()> {
+    let environment = stage.environment()?;
+    let sandbox = Sandbox::start(&environment, "shim", 43)?;
+    sandbox.kill(&["containerd-shim-porthole-microvm-v2"])?;
+    sandbox.must_vanish(&environment)
+}
+
+fn after_the_companion_was_killed(stage: &Stage) -> Result<()> {
+    let environment = stage.environment()?;
+    let sandbox = Sandbox::start(&environment, "companion", 44)?;
+    sandbox.kill(&["containerd-shim-porthole-v2"])?;
+    // The workload does not notice.
+    let address = sandbox.endpoint.at(80);
+    let response = environment.from_hub(|| porthole_tests::http::get(address, "/"))?;
+    ensure!(response.status == 200, "the workload answers {}", response.status);
+    wait::until("containerd says that it runs", Duration::from_secs(5), || {
+        Ok((sandbox.container.status()?.as_deref() == Some("RUNNING")).then_some(()))
+    })?;
+    sandbox.container_killed(&environment)
+}

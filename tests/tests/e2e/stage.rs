@@ -1,0 +1,102 @@
+//! What the tests share: the environment, and the demo's applications once somebody asked for them.
+
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Instant,
+};
+
+use anyhow::{Context, Result};
+use porthole_tests::{
+    container::PORTHOLE,
+    dist::Dist,
+    environment::{Environment, Settings},
+    scenario::{NAMESPACES, Running},
+};
+
+use crate::Test;
+
+/// The last one: nothing may be left when all sandboxes are gone.
+pub const LAST: &[Test] = &[("teardown::nothing_is_left_of_the_whole_run", |stage| stage.take_down())];
+
+/// Names of tenants and applications that only quoting gets into an exposition.
+pub const ODD_TENANT: &str = "Ümläut \"quoted\\\" {tenant}, 日本";
+
+/// containerd namespace of the tenant with the odd name.
+pub const ODD_NAMESPACE: &str = "odd";
+
+/// Made when the first test needs it.
+#[derive(Clone, Debug, Default)]
+pub struct Stage(Arc<Mutex<Parts>>);
+
+#[derive(Debug, Default)]
+struct Parts {
+    applications: Option<Running>,
+    environment: Option<Arc<Environment>>,
+}
+
+impl Stage {
+    /// Nothing yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The environment.
+    pub fn environment(&self) -> Result<Arc<Environment>> {
+        let mut parts = self.lock();
+        if let Some(environment) = &parts.environment {
+            return Ok(Arc::clone(environment));
+        }
+        let settings = Settings::default().with("tenants.by_namespace", ODD_NAMESPACE, ODD_TENANT);
+        let begin = Instant::now();
+        let namespaces = [&NAMESPACES[..], &[ODD_NAMESPACE]].concat();
+        let environment = Environment::start(Dist::from_env()?, &settings, &namespaces, true, &|_| {})?;
+        eprintln!("environment after {:.1} s", begin.elapsed().as_secs_f64());
+        let environment = Arc::new(environment);
+        parts.environment = Some(Arc::clone(&environment));
+        Ok(environment)
+    }
+
+    /// Works with the demo's applications, which are started by the first test that asks.
+    pub fn with_applications(&self, work: impl FnOnce(&mut Running) -> Result<()>) -> Result<()> {
+        let environment = self.environment()?;
+        let mut parts = self.lock();
+        if parts.applications.is_none() {
+            parts.applications = Some(Running::start(&environment, PORTHOLE, &|line| eprintln!("{line}"))?);
+        }
+        work(parts.applications.as_mut().context("the applications")?)
+    }
+
+    /// Takes everything down and insists that nothing is left. A second time there is nothing to do.
+    pub fn take_down(&self) -> Result<()> {
+        let mut parts = self.lock();
+        parts.applications = None;
+        match parts.environment.take() {
+            Some(environment) => {
+                Arc::into_inner(environment).context("a test still has the environment")?.finish()
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// The end of the shim's and containerd's logs, for a failed test.
+    pub fn last_words(&self) -> String {
+        let parts = self.lock();
+        let Some(environment) = &parts.environment else { return String::new() };
+        let tail = |text: &str| {
+            let lines: Vec<_> = text.lines().rev().take(15).collect();
+            lines.into_iter().rev().collect::<Vec<_>>().join("\n")
+        };
+        let exporter = environment.exporter().map(|exporter| exporter.log_text()).unwrap_or_default();
+        format!(
+            "--- shim\n{}\n--- containerd\n{}\n--- exporter\n{}",
+            tail(&environment.shim_log()),
+            tail(&environment.containerd.log()),
+            tail(&exporter)
+        )
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Parts> {
+        // A test that panicked leaves parts that can be taken down all the same.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
