@@ -73,6 +73,21 @@ impl Histogram {
         })
     }
 
+    /// A histogram of these buckets, (index, count), ascending by index, and the sum of their durations.
+    pub fn from_parts(sum_ns: u64, buckets: Vec<(i32, u64)>) -> Result<Self, MalformedHistogram> {
+        if buckets.iter().any(|&(index, _)| !(INDEX_MIN..=INDEX_MAX).contains(&index)) {
+            return Err(MalformedHistogram("index out of range"));
+        }
+        if buckets.windows(2).any(|pair| pair[0].0 >= pair[1].0) {
+            return Err(MalformedHistogram("indexes must ascend"));
+        }
+        let count = buckets
+            .iter()
+            .try_fold(0_u64, |total, &(_, count)| total.checked_add(count))
+            .ok_or(MalformedHistogram("count overflow"))?;
+        Ok(Self { count, sum_ns, buckets })
+    }
+
     /// The form on the wire.
     pub fn to_wire(&self) -> agent::Histogram {
         let mut wire =
@@ -149,6 +164,15 @@ mod tests {
         let mut wire = good();
         wire.index_delta[0] = i32::MAX;
         assert!(Histogram::from_wire(&wire).is_err());
+    }
+
+    #[test]
+    fn parts_must_ascend_and_lie_in_range() {
+        let whole = Histogram::from_parts(7, vec![(-3, 1), (5, 2)]).expect("well formed");
+        assert_eq!((whole.count(), whole.sum_ns()), (3, 7));
+        for buckets in [vec![(5, 1), (5, 1)], vec![(INDEX_MAX + 1, 1)], vec![(0, u64::MAX), (1, 1)]] {
+            assert!(Histogram::from_parts(0, buckets).is_err());
+        }
     }
 
     #[test]

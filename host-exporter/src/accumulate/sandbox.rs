@@ -1,0 +1,391 @@
+//! The values of one sandbox: epochs, series ids, and what of them is exposed.
+//!
+//! Invariants:
+//! - the golden values and the exposed series never go backwards, whatever the agent sends;
+//! - memory is bounded by [`SANDBOX_SERIES_MAX`] ids, by the tenant's budget, and by the bounds of each series;
+//! - a value is counted once however often it is told.
+
+use std::{
+    collections::{BTreeMap, HashMap, VecDeque},
+    sync::Arc,
+};
+
+use porthole_proto::limits::SANDBOX_SERIES_MAX;
+
+use super::{
+    budget::TenantBudget,
+    counters::AgentCounters,
+    golden::GoldenTable,
+    series::{CheckedSeries, SeriesKey},
+    values::Values,
+};
+use crate::{
+    protocol::{ErrorClass, Protocol, Side},
+    rejection::Rejection,
+};
+
+/// Ended epochs that are remembered so that one that returns is not counted again.
+pub const CLOSED_EPOCHS_MAX: usize = 64;
+
+/// Names of the sandbox's containers by containerd's id, from the registry's record.
+pub type ContainerNames = BTreeMap<String, String>;
+
+/// What the sandbox's golden values consist of. Ended epochs, and the one that runs.
+#[derive(Clone, Debug, Default)]
+pub struct Totals {
+    /// Golden values of the epochs before.
+    pub closed: GoldenTable,
+    /// Golden values of the running epoch.
+    pub current: GoldenTable,
+    /// What an earlier run of the exporter knew of the running epoch.
+    pub floor: GoldenTable,
+    /// The same three for the agent's own counts.
+    pub closed_counters: AgentCounters,
+    /// Counts of the running epoch.
+    pub current_counters: AgentCounters,
+    /// What an earlier run of the exporter knew of them.
+    pub floor_counters: AgentCounters,
+}
+
+impl Totals {
+    /// All that is known.
+    pub fn golden(&self) -> GoldenTable {
+        let mut all = self.current.at_least(&self.floor);
+        all.add(&self.closed);
+        all
+    }
+
+    /// All that is known of the agent's own counts.
+    pub fn counters(&self) -> AgentCounters {
+        let mut all = self.current_counters.at_least(&self.floor_counters);
+        all.add(&self.closed_counters);
+        all
+    }
+
+    fn close_epoch(&mut self) {
+        self.closed = self.golden();
+        self.closed_counters = self.counters();
+        self.current = GoldenTable::default();
+        self.floor = GoldenTable::default();
+        self.current_counters = AgentCounters::default();
+        self.floor_counters = AgentCounters::default();
+    }
+}
+
+#[derive(Debug)]
+struct Tracked {
+    key: Arc<SeriesKey>,
+    error: ErrorClass,
+    folded: bool,
+    /// The container's id as long as the record does not list it.
+    unlisted: Option<Box<str>>,
+    last: Values,
+}
+
+#[derive(Debug, Default)]
+struct Exposed {
+    /// Values of the epochs before.
+    carried: Option<Box<Values>>,
+    /// Ids of the running epoch that make up the series: one, unless several share their labels.
+    ids: Vec<u32>,
+}
+
+/// What a call of [`Accumulator::apply`] did with a series.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Its values count.
+    Accepted,
+    /// Its values count, in `other`.
+    Folded,
+}
+
+/// The values of one sandbox.
+#[derive(Debug)]
+pub struct Accumulator {
+    budget: Arc<TenantBudget>,
+    epoch: Option<u64>,
+    closed_epochs: VecDeque<u64>,
+    by_id: HashMap<u32, Tracked>,
+    exposed: BTreeMap<Arc<SeriesKey>, Exposed>,
+    totals: Totals,
+}
+
+impl Accumulator {
+    /// An accumulator without values.
+    pub fn new(budget: Arc<TenantBudget>) -> Self {
+        Self {
+            budget,
+            epoch: None,
+            closed_epochs: VecDeque::new(),
+            by_id: HashMap::new(),
+            exposed: BTreeMap::new(),
+            totals: Totals::default(),
+        }
+    }
+
+    /// An accumulator that goes on where an earlier run of the exporter stopped.
+    pub fn restored(
+        budget: Arc<TenantBudget>,
+        epoch: Option<u64>,
+        closed_epochs: impl IntoIterator<Item = u64>,
+        totals: Totals,
+        carried: impl IntoIterator<Item = (SeriesKey, Values)>,
+    ) -> Self {
+        let mut restored = Self::new(budget);
+        restored.epoch = epoch;
+        restored.totals = totals;
+        restored.closed_epochs = closed_epochs.into_iter().take(CLOSED_EPOCHS_MAX).collect();
+        for (key, values) in carried.into_iter().take(SANDBOX_SERIES_MAX) {
+            if !restored.budget.take_exposed() {
+                break;
+            }
+            restored
+                .exposed
+                .insert(Arc::new(key), Exposed { carried: Some(Box::new(values)), ids: Vec::new() });
+        }
+        restored
+    }
+
+    /// The epoch that runs, once an agent was heard.
+    pub fn epoch(&self) -> Option<u64> {
+        self.epoch
+    }
+
+    /// Epochs that ended, oldest first.
+    pub fn closed_epochs(&self) -> impl Iterator<Item = u64> {
+        self.closed_epochs.iter().copied()
+    }
+
+    /// What outlives the sandbox.
+    pub fn totals(&self) -> &Totals {
+        &self.totals
+    }
+
+    /// Number of exposed series.
+    pub fn series(&self) -> usize {
+        self.exposed.len()
+    }
+
+    /// An agent said in which epoch it is. An epoch that was left does not come back.
+    pub fn begin_epoch(&mut self, epoch: u64) -> Result<(), Rejection> {
+        if self.epoch == Some(epoch) {
+            return Ok(());
+        }
+        if self.closed_epochs.contains(&epoch) {
+            return Err(Rejection::EpochReturned);
+        }
+        if let Some(before) = self.epoch.replace(epoch) {
+            if self.closed_epochs.len() == CLOSED_EPOCHS_MAX {
+                self.closed_epochs.pop_front();
+            }
+            self.closed_epochs.push_back(before);
+            self.close_epoch();
+        }
+        Ok(())
+    }
+
+    fn close_epoch(&mut self) {
+        self.totals.close_epoch();
+        for exposed in self.exposed.values_mut() {
+            let mut carried = exposed.carried.take().unwrap_or_default();
+            for id in exposed.ids.drain(..) {
+                if let Some(tracked) = self.by_id.get(&id) {
+                    carried.add(&tracked.last);
+                }
+            }
+            exposed.carried = Some(carried);
+        }
+        self.budget.release_tracked(self.by_id.len());
+        self.by_id.clear();
+    }
+
+    /// Takes one series of a batch of the running epoch.
+    pub fn apply(&mut self, told: CheckedSeries, containers: &ContainerNames) -> Result<Outcome, Rejection> {
+        if self.by_id.contains_key(&told.id) {
+            self.apply_known(told, containers)
+        } else {
+            self.apply_new(told, containers)
+        }
+    }
+
+    fn apply_known(
+        &mut self,
+        told: CheckedSeries,
+        containers: &ContainerNames,
+    ) -> Result<Outcome, Rejection> {
+        self.list_container(told.id, containers);
+        let Some(tracked) = self.by_id.get_mut(&told.id) else { return Err(Rejection::KeyChanged) };
+        let same = tracked.error == told.error
+            && tracked.key.protocol == told.key.protocol
+            && tracked.key.side == told.key.side
+            && (tracked.folded
+                || (tracked.key.operation == told.key.operation
+                    && tracked.key.resource == told.key.resource
+                    && tracked.key.status == told.key.status
+                    && tracked.key.peer_address == told.key.peer_address
+                    && tracked.key.peer_port == told.key.peer_port));
+        if !same {
+            return Err(Rejection::KeyChanged);
+        }
+        let grown = told.values.since(&tracked.last).ok_or(Rejection::WentBackwards)?;
+        self.totals.current.record(told.key.side, told.key.protocol, told.error, &grown.durations);
+        tracked.last = told.values;
+        Ok(if tracked.folded { Outcome::Folded } else { Outcome::Accepted })
+    }
+
+    fn apply_new(
+        &mut self,
+        mut told: CheckedSeries,
+        containers: &ContainerNames,
+    ) -> Result<Outcome, Rejection> {
+        if self.by_id.len() >= SANDBOX_SERIES_MAX {
+            return Err(Rejection::SandboxSeriesLimit);
+        }
+        if !self.budget.take_tracked() {
+            return Err(Rejection::TenantSeriesLimit);
+        }
+        let mut unlisted = None;
+        match containers.get(&told.container_id) {
+            Some(name) => told.key.container = name.as_str().into(),
+            None if told.container_id.is_empty() => {}
+            None => unlisted = Some(told.container_id.into_boxed_str()),
+        }
+        let (key, folded) = self.expose(told.key, told.id);
+        self.totals.current.record(key.side, key.protocol, told.error, &told.values.durations);
+        self.by_id.insert(told.id, Tracked { key, error: told.error, folded, unlisted, last: told.values });
+        Ok(if folded { Outcome::Folded } else { Outcome::Accepted })
+    }
+
+    /// Finds or makes the exposed series of a key and adds the id to it; folds when the budget is used up.
+    fn expose(&mut self, key: SeriesKey, id: u32) -> (Arc<SeriesKey>, bool) {
+        let known = |key: &SeriesKey, exposed: &BTreeMap<Arc<SeriesKey>, Exposed>| {
+            exposed.get_key_value(key).map(|(known, _)| Arc::clone(known))
+        };
+        let (key, folded) = match known(&key, &self.exposed) {
+            Some(known) => (known, false),
+            None if self.exposed.len() < SANDBOX_SERIES_MAX && self.budget.take_exposed() => {
+                (Arc::new(key), false)
+            }
+            None => {
+                let other = key.folded();
+                let other = known(&other, &self.exposed).unwrap_or_else(|| {
+                    self.budget.take_exposed_for_other();
+                    Arc::new(other)
+                });
+                (other, true)
+            }
+        };
+        self.exposed.entry(Arc::clone(&key)).or_default().ids.push(id);
+        (key, folded)
+    }
+
+    /// Moves a series under its container's name when the record has come to list the container.
+    fn list_container(&mut self, id: u32, containers: &ContainerNames) {
+        let Some(tracked) = self.by_id.get_mut(&id) else { return };
+        let Some(name) = tracked.unlisted.as_deref().and_then(|unlisted| containers.get(unlisted)) else {
+            return;
+        };
+        tracked.unlisted = None;
+        if tracked.folded {
+            return;
+        }
+        let before = Arc::clone(&tracked.key);
+        if let Some(exposed) = self.exposed.get_mut(&before) {
+            exposed.ids.retain(|&other| other != id);
+            if exposed.ids.is_empty() && exposed.carried.is_none() {
+                self.exposed.remove(&before);
+                self.budget.release_exposed(1);
+            }
+        }
+        let (key, folded) =
+            self.expose(SeriesKey { container: name.as_str().into(), ..(*before).clone() }, id);
+        if let Some(tracked) = self.by_id.get_mut(&id) {
+            tracked.key = key;
+            tracked.folded = folded;
+        }
+    }
+
+    /// Looks up containers that the record did not list when their series came.
+    pub fn containers_changed(&mut self, containers: &ContainerNames) {
+        let listed: Vec<u32> = self
+            .by_id
+            .iter()
+            .filter(|(_, tracked)| {
+                tracked.unlisted.as_deref().is_some_and(|unlisted| containers.contains_key(unlisted))
+            })
+            .map(|(&id, _)| id)
+            .collect();
+        for id in listed {
+            self.list_container(id, containers);
+        }
+    }
+
+    /// Whether a series is one whose container the record does not list.
+    pub fn is_unlisted(&self, id: u32) -> bool {
+        self.by_id.get(&id).is_some_and(|tracked| tracked.unlisted.is_some())
+    }
+
+    /// Takes the agent's own counts of the running epoch.
+    pub fn apply_counters(&mut self, told: AgentCounters) -> Result<(), Rejection> {
+        let backwards = told.went_backwards_since(&self.totals.current_counters);
+        self.totals.current_counters = told.at_least(&self.totals.current_counters);
+        if backwards { Err(Rejection::CountersWentBackwards) } else { Ok(()) }
+    }
+
+    /// Whether any exposed series is of one of these protocols' sides.
+    pub fn has_any(&self, of: &[(Protocol, Side)]) -> bool {
+        self.exposed.keys().any(|key| of.contains(&(key.protocol, key.side)))
+    }
+
+    /// Calls `visit` for every exposed series with its values over all epochs.
+    pub fn for_each_series<E>(
+        &self,
+        mut visit: impl FnMut(&SeriesKey, &Values) -> Result<(), E>,
+    ) -> Result<(), E> {
+        for (key, exposed) in &self.exposed {
+            match (&exposed.carried, exposed.ids.as_slice()) {
+                (None, [id]) => {
+                    if let Some(tracked) = self.by_id.get(id) {
+                        visit(key, &tracked.last)?;
+                    }
+                }
+                (Some(carried), []) => visit(key, carried)?,
+                (carried, ids) => {
+                    let mut sum = carried.as_deref().cloned().unwrap_or_default();
+                    for tracked in ids.iter().filter_map(|id| self.by_id.get(id)) {
+                        sum.add(&tracked.last);
+                    }
+                    visit(key, &sum)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Values of ended epochs, which no agent will tell again.
+    pub fn carried(&self) -> impl Iterator<Item = (&SeriesKey, &Values)> {
+        self.exposed.iter().filter_map(|(key, exposed)| Some((key.as_ref(), exposed.carried.as_deref()?)))
+    }
+
+    /// Forgets the series and keeps the totals: the sandbox has ended and was scraped often enough.
+    pub fn forget_series(&mut self) {
+        self.release();
+        self.by_id = HashMap::new();
+        self.exposed = BTreeMap::new();
+    }
+
+    fn release(&self) {
+        self.budget.release_tracked(self.by_id.len());
+        self.budget.release_exposed(self.exposed.len());
+    }
+}
+
+impl Drop for Accumulator {
+    fn drop(&mut self) {
+        self.release();
+    }
+}
+
+#[cfg(test)]
+#[path = "sandbox_tests.rs"]
+mod tests;

@@ -1,0 +1,88 @@
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+
+use super::*;
+
+fn guarded() -> (GuardedStream<DuplexStream>, Control, DuplexStream) {
+    let (host, guest) = duplex(1 << 16);
+    let (stream, control) = GuardedStream::new(Box::pin(host));
+    (stream, control, guest)
+}
+
+fn frame(length: u32) -> Vec<u8> {
+    let mut frame = length.to_be_bytes().to_vec();
+    frame.extend([0, 0, 0, 1, 3, 0]);
+    frame.resize(HEADER + length as usize, 7);
+    frame
+}
+
+#[tokio::test]
+async fn frames_pass_unchanged() {
+    let (mut stream, control, mut guest) = guarded();
+    for length in [0, 1, 20_000] {
+        guest.write_all(&frame(length)).await.expect("sent");
+        let mut received = vec![0; HEADER + length as usize];
+        stream.read_exact(&mut received).await.expect("received");
+        assert_eq!(received, frame(length));
+        control.release();
+    }
+}
+
+#[tokio::test]
+async fn a_giant_frame_is_refused_by_its_header() {
+    let (mut stream, _control, mut guest) = guarded();
+    guest.write_all(&u32::try_from(FRAME_BYTES_MAX + 1).expect("small").to_be_bytes()).await.expect("sent");
+    guest.write_all(&[0; 6]).await.expect("sent");
+    let error = stream.read_exact(&mut [0; HEADER]).await.expect_err("refused");
+    assert_eq!(error.kind(), io::ErrorKind::InvalidData);
+}
+
+#[tokio::test(start_paused = true)]
+async fn reading_stops_until_frames_are_worked_off() {
+    let (mut stream, control, mut guest) = guarded();
+    for _ in 0..=FRAMES_IN_FLIGHT_MAX {
+        guest.write_all(&frame(4)).await.expect("sent");
+    }
+    let mut received = vec![0; (HEADER + 4) * FRAMES_IN_FLIGHT_MAX];
+    stream.read_exact(&mut received).await.expect("received");
+    let mut next = [0; 1];
+    let blocked = tokio::time::timeout(Duration::from_hours(1), stream.read_exact(&mut next)).await;
+    assert!(blocked.is_err(), "the third frame must wait");
+    control.release();
+    stream.read_exact(&mut next).await.expect("received");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_guest_is_held_to_its_rate() {
+    let (mut stream, control, mut guest) = guarded();
+    let flood = tokio::spawn(async move { while guest.write_all(&frame(60_000)).await.is_ok() {} });
+    let began = Instant::now();
+    let mut received = 0_u64;
+    let mut piece = vec![0; HEADER + 60_000];
+    while began.elapsed() < Duration::from_secs(20) {
+        received += stream.read_exact(&mut piece).await.expect("received") as u64;
+        control.release();
+    }
+    let allowed = u64::from(BYTES_BURST) + 21 * u64::from(BYTES_PER_SECOND);
+    assert!(received <= allowed, "{received} of {allowed}");
+    drop(stream);
+    flood.await.expect("the guest sees the end");
+}
+
+#[tokio::test]
+async fn dropping_the_control_ends_both_directions() {
+    let (stream, control, _guest) = guarded();
+    let (mut reader, mut writer) = tokio::io::split(stream);
+    let reading = tokio::spawn(async move { reader.read_u8().await.expect_err("ended").kind() });
+    let writing = tokio::spawn(async move {
+        loop {
+            // The guest takes nothing: this hangs until the control goes.
+            if let Err(error) = writer.write_all(&[0; 4096]).await {
+                return error.kind();
+            }
+        }
+    });
+    tokio::task::yield_now().await;
+    drop(control);
+    assert_eq!(reading.await.expect("joined"), io::ErrorKind::ConnectionAborted);
+    assert_eq!(writing.await.expect("joined"), io::ErrorKind::ConnectionAborted);
+}

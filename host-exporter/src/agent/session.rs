@@ -1,0 +1,234 @@
+//! One connection to an agent: Hello, Stats, Watch, until it ends.
+
+use std::{
+    pin::Pin,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use porthole_proto::{
+    agent,
+    agent_ttrpc::AgentClient,
+    limits::{CALL_DEADLINE, CONTRACT_VERSION, WATCH_INTERVAL},
+};
+use tokio::{
+    sync::watch,
+    time::{Instant as Clock, timeout, timeout_at},
+};
+use ttrpc::r#async::{Client, ClientStreamReceiver, transport::Socket};
+
+use super::{
+    dial::ByteStream,
+    guarded::{Control, GuardedStream},
+};
+use crate::{
+    accumulate::{counters::AgentCounters, sandbox::Outcome},
+    fleet::{
+        Fleet,
+        link::{AboutAgent, LinkState},
+        sandbox::Sandbox,
+    },
+    intake,
+    protocol::CaptureMode,
+    rejection::Rejection,
+};
+
+/// How long the exporter still listens to an agent whose sandbox has ended, at most.
+const DRAIN_AT_MOST: Duration = Duration::from_secs(5);
+
+/// Silence after which an agent whose sandbox has ended has nothing more to say.
+const DRAIN_SILENCE: Duration = Duration::from_millis(500);
+
+/// Why a connection ended.
+#[derive(Debug, thiserror::Error)]
+pub enum SessionError {
+    /// An answer did not come in time.
+    #[error("{0} was not answered within {CALL_DEADLINE:?}")]
+    Deadline(&'static str),
+    /// ttrpc or the agent refused.
+    #[error("{call}: {source}")]
+    Call {
+        /// What was asked.
+        call: &'static str,
+        /// What came of it.
+        source: ttrpc::Error,
+    },
+    /// No common contract version.
+    #[error("the agent speaks contract version {0} at best, this exporter {CONTRACT_VERSION}")]
+    Version(u32),
+    /// The agent's epoch cannot be counted.
+    #[error("epoch refused: {0}")]
+    Epoch(Rejection),
+}
+
+/// Runs one connection. Ends well when the agent closes it or the sandbox has ended and was drained.
+pub async fn run(
+    fleet: &Fleet,
+    sandbox: &Sandbox,
+    stream: Pin<Box<dyn ByteStream>>,
+    idle: Duration,
+    mut ended: watch::Receiver<bool>,
+) -> Result<(), SessionError> {
+    let (guarded, control) = GuardedStream::new(stream);
+    let agent = AgentClient::new(Client::new(Socket::new(guarded)));
+    let epoch = hello(fleet, sandbox, &agent, &control).await?;
+    stats(fleet, sandbox, &agent, &control).await?;
+    let mut batches = watch(&agent).await?;
+    sandbox.link.lock().state = LinkState::Connected;
+    let mut drain_until = None;
+    loop {
+        let wait = if drain_until.is_some() { DRAIN_SILENCE } else { idle };
+        let deadline = drain_until.map_or(Clock::now() + wait, |until: Clock| until.min(Clock::now() + wait));
+        let next = tokio::select! {
+            next = timeout_at(deadline, batches.recv()) => next,
+            _ = ended.wait_for(|ended| *ended), if drain_until.is_none() => {
+                drain_until = Some(Clock::now() + DRAIN_AT_MOST);
+                continue;
+            }
+        };
+        match next {
+            // The end of the stream comes as an empty message.
+            Ok(Ok(Some(batch))) if batch == agent::Batch::default() => return Ok(()),
+            Ok(Ok(Some(batch))) => {
+                take_batch(fleet, sandbox, epoch, batch);
+                control.release();
+            }
+            Ok(
+                Ok(None) | Err(ttrpc::Error::Eof | ttrpc::Error::RemoteClosed | ttrpc::Error::LocalClosed),
+            ) => return Ok(()),
+            Ok(Err(source)) => return Err(SessionError::Call { call: "Watch", source }),
+            Err(_) if drain_until.is_some() => return Ok(()),
+            // Silence is allowed while nothing changes; an agent that is alive answers.
+            Err(_) => stats(fleet, sandbox, &agent, &control).await?,
+        }
+    }
+}
+
+async fn within<T>(
+    call: &'static str,
+    answer: impl Future<Output = ttrpc::Result<T>>,
+) -> Result<T, SessionError> {
+    timeout(CALL_DEADLINE, answer)
+        .await
+        .map_err(|_| SessionError::Deadline(call))?
+        .map_err(|source| SessionError::Call { call, source })
+}
+
+async fn hello(
+    fleet: &Fleet,
+    sandbox: &Sandbox,
+    agent: &AgentClient,
+    control: &Control,
+) -> Result<u64, SessionError> {
+    let request = agent::HelloRequest {
+        version_min: CONTRACT_VERSION,
+        version_max: CONTRACT_VERSION,
+        host_version: env!("CARGO_PKG_VERSION").to_owned(),
+        ..Default::default()
+    };
+    let context = ttrpc::context::with_duration(CALL_DEADLINE);
+    let answer = within("Hello", agent.hello(context, &request)).await?;
+    control.release();
+    if answer.version != CONTRACT_VERSION {
+        return Err(SessionError::Version(answer.version));
+    }
+    sandbox.accumulator.lock().begin_epoch(answer.epoch).map_err(|rejection| {
+        fleet.rejections.count(rejection);
+        SessionError::Epoch(rejection)
+    })?;
+    let mut link = sandbox.link.lock();
+    link.connections += 1;
+    link.agent = Some(AboutAgent {
+        version: intake::about_text(&answer.agent_version),
+        kernel_release: intake::about_text(&answer.kernel_release),
+        capture_mode: CaptureMode::from_wire(answer.capture_mode),
+        capabilities: intake::about_texts(&answer.capabilities),
+        limitations: Vec::new(),
+        resident_bytes: 0,
+        cpu_ns: 0,
+        connections: 0,
+        series: 0,
+        load_ns: 0,
+    });
+    Ok(answer.epoch)
+}
+
+async fn stats(
+    fleet: &Fleet,
+    sandbox: &Sandbox,
+    agent: &AgentClient,
+    control: &Control,
+) -> Result<(), SessionError> {
+    let context = ttrpc::context::with_duration(CALL_DEADLINE);
+    let answer = within("Stats", agent.stats(context, &agent::StatsRequest::default())).await?;
+    control.release();
+    if let Some(counters) = answer.counters.as_ref() {
+        take_counters(fleet, sandbox, counters, true);
+    }
+    if let Some(about) = &mut sandbox.link.lock().agent {
+        about.limitations = intake::about_texts(&answer.limitations);
+        about.resident_bytes = answer.resident_bytes;
+        about.cpu_ns = answer.cpu_ns;
+        about.connections = answer.connections;
+        about.series = answer.series;
+        about.load_ns = answer.load_ns;
+    }
+    Ok(())
+}
+
+async fn watch(agent: &AgentClient) -> Result<ClientStreamReceiver<agent::Batch>, SessionError> {
+    let request = agent::WatchRequest {
+        interval_ms: u32::try_from(WATCH_INTERVAL.as_millis()).unwrap_or(1_000),
+        ..Default::default()
+    };
+    within("Watch", agent.watch(ttrpc::context::Context::default(), &request)).await
+}
+
+/// Counts a batch: what is good of it, series by series.
+pub fn take_batch(fleet: &Fleet, sandbox: &Sandbox, epoch: u64, batch: agent::Batch) {
+    fleet.own.batches.inc();
+    {
+        let mut link = sandbox.link.lock();
+        link.batches += 1;
+        link.last_batch = Some(Instant::now());
+    }
+    if let Err(rejection) = intake::check_batch(&batch, epoch) {
+        fleet.rejections.count(rejection);
+        tracing::debug!(sandbox = %sandbox.identity.sandbox_id, %rejection, "batch refused");
+        return;
+    }
+    if let Some(counters) = batch.counters.as_ref() {
+        take_counters(fleet, sandbox, counters, false);
+    }
+    let containers: Arc<_> = sandbox.containers();
+    let mut accumulator = sandbox.accumulator.lock();
+    for wire in batch.series {
+        let id = wire.id;
+        let taken = intake::check_series(wire).and_then(|told| accumulator.apply(told, &containers));
+        match taken {
+            Ok(outcome) => {
+                fleet.own.series_updates.inc();
+                if outcome == Outcome::Folded {
+                    fleet.own.series_updates_folded.inc();
+                }
+                if accumulator.is_unlisted(id) {
+                    fleet.own.series_updates_unlisted.inc();
+                }
+            }
+            Err(rejection) => {
+                fleet.rejections.count(rejection);
+                tracing::trace!(sandbox = %sandbox.identity.sandbox_id, %rejection, "series refused");
+            }
+        }
+    }
+    drop(accumulator);
+    fleet.changed();
+}
+
+fn take_counters(fleet: &Fleet, sandbox: &Sandbox, wire: &agent::Counters, may_be_late: bool) {
+    let told = sandbox.accumulator.lock().apply_counters(AgentCounters::from_wire(wire));
+    if let (Err(rejection), false) = (told, may_be_late) {
+        fleet.rejections.count(rejection);
+    }
+    fleet.changed();
+}

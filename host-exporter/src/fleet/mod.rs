@@ -1,0 +1,283 @@
+//! All sandboxes of the host, live and ended, and the totals of the applications.
+//!
+//! A sandbox goes through phases: *live* while its record is in the registry; *ended* while its series are still
+//! exposed for the next scrapes; *remembered*, without series, so that a sandbox whose record only vanished for a while
+//! comes back without being counted twice; at last it is folded into its application's totals. An application's totals
+//! are the folded ones plus those of every sandbox in any phase, and so never go backwards.
+
+pub mod link;
+pub mod sandbox;
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use parking_lot::RwLock;
+use porthole_proto::registry::SandboxRecord;
+
+use self::sandbox::{Phase, Sandbox, SandboxKey};
+use crate::{
+    accumulate::{budget::TenantBudget, counters::AgentCounters, golden::GoldenTable},
+    exposition::own::OwnCounts,
+    identity::{Application, Identity},
+    rejection::Rejections,
+};
+
+/// Ended sandboxes that are remembered one by one; beyond, the oldest are folded into their applications.
+pub const REMEMBERED_MAX: usize = 10_000;
+
+/// How long an ended sandbox is remembered one by one.
+pub const REMEMBER: Duration = Duration::from_hours(1);
+
+/// When an ended sandbox's series go.
+#[derive(Clone, Copy, Debug)]
+pub struct Retention {
+    /// Scrapes that must have seen the final values.
+    pub scrapes: u32,
+    /// Least time after the end, so that a look by hand does not use the scrapes up.
+    pub at_least: Duration,
+    /// Longest time, scraped or not.
+    pub at_most: Duration,
+}
+
+/// All sandboxes of the host.
+#[derive(Debug)]
+pub struct Fleet {
+    series_per_tenant: usize,
+    retention: Retention,
+    inner: RwLock<Inner>,
+    /// What agents sent that was not counted.
+    pub rejections: Rejections,
+    /// The exporter's counts about itself.
+    pub own: OwnCounts,
+    changes: AtomicU64,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    sandboxes: BTreeMap<SandboxKey, Arc<Sandbox>>,
+    applications: BTreeMap<Application, GoldenTable>,
+    tenant_counters: BTreeMap<String, AgentCounters>,
+    budgets: BTreeMap<String, Arc<TenantBudget>>,
+}
+
+/// What was folded out of sandboxes that are no longer remembered.
+#[derive(Clone, Debug, Default)]
+pub struct Folded {
+    /// Golden values by application.
+    pub applications: BTreeMap<Application, GoldenTable>,
+    /// Agents' own counts by tenant.
+    pub tenant_counters: BTreeMap<String, AgentCounters>,
+}
+
+/// Milliseconds since 1970-01-01T00:00:00Z.
+pub fn unix_ms() -> u64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+}
+
+impl Fleet {
+    /// A fleet without sandboxes.
+    pub fn new(series_per_tenant: usize, retention: Retention) -> Self {
+        Self {
+            series_per_tenant,
+            retention,
+            inner: RwLock::default(),
+            rejections: Rejections::default(),
+            own: OwnCounts::default(),
+            changes: AtomicU64::new(0),
+        }
+    }
+
+    /// A number that grows whenever something that the ledger holds changes.
+    pub fn changes(&self) -> u64 {
+        self.changes.load(Ordering::Acquire)
+    }
+
+    /// Something that the ledger holds has changed.
+    pub fn changed(&self) {
+        self.changes.fetch_add(1, Ordering::Release);
+    }
+
+    /// The budget of a tenant.
+    pub fn budget(&self, tenant: &str) -> Arc<TenantBudget> {
+        self.inner.write().budget(tenant, self.series_per_tenant)
+    }
+
+    /// The sandbox of a record: the one known, the one that came back, or a new one.
+    pub fn register(&self, record: &SandboxRecord) -> Arc<Sandbox> {
+        let key = SandboxKey::of(record);
+        if let Some(known) = self.inner.read().sandboxes.get(&key) {
+            known.record_changed(record);
+            return Arc::clone(known);
+        }
+        let mut inner = self.inner.write();
+        let identity = Identity::from(record);
+        let earlier = inner
+            .sandboxes
+            .range(SandboxKey::all_of(&key.sandbox_id))
+            .find(|(_, sandbox)| sandbox.identity == identity && sandbox.phase().exposes_series())
+            .map(|(earlier, _)| earlier.clone());
+        // An id used again while the series of its earlier use are still exposed has the same labels: they go on rather
+        // than appear twice.
+        let sandbox = earlier.and_then(|earlier| inner.sandboxes.remove(&earlier)).unwrap_or_else(|| {
+            let budget = inner.budget(&identity.tenant, self.series_per_tenant);
+            Arc::new(Sandbox::new(identity, key.created_unix_ms, budget))
+        });
+        sandbox.record_changed(record);
+        inner.sandboxes.insert(key, Arc::clone(&sandbox));
+        drop(inner);
+        self.changed();
+        sandbox
+    }
+
+    /// Puts a sandbox of an earlier run of the exporter back.
+    pub fn restore(&self, sandbox: Sandbox) {
+        let key = SandboxKey {
+            sandbox_id: sandbox.identity.sandbox_id.clone(),
+            created_unix_ms: sandbox.created_unix_ms(),
+        };
+        self.inner.write().sandboxes.insert(key, Arc::new(sandbox));
+    }
+
+    /// Puts the folded totals of an earlier run back.
+    pub fn restore_folded(&self, folded: Folded) {
+        let mut inner = self.inner.write();
+        inner.applications = folded.applications;
+        inner.tenant_counters = folded.tenant_counters;
+    }
+
+    /// A sandbox has ended: its values are final.
+    pub fn end(&self, sandbox: &Sandbox) {
+        if sandbox.end() {
+            self.changed();
+        }
+    }
+
+    /// Every sandbox in any phase.
+    pub fn sandboxes(&self) -> Vec<Arc<Sandbox>> {
+        self.inner.read().sandboxes.values().cloned().collect()
+    }
+
+    /// All that the ledger holds, as of one moment.
+    pub fn snapshot<T>(&self, take: impl FnOnce(&[Arc<Sandbox>], Folded) -> T) -> T {
+        let inner = self.inner.read();
+        let sandboxes: Vec<_> = inner.sandboxes.values().cloned().collect();
+        let folded = Folded {
+            applications: inner.applications.clone(),
+            tenant_counters: inner.tenant_counters.clone(),
+        };
+        take(&sandboxes, folded)
+    }
+
+    /// Golden values of every application, for good.
+    pub fn applications(&self) -> BTreeMap<Application, GoldenTable> {
+        let inner = self.inner.read();
+        let mut applications = inner.applications.clone();
+        for sandbox in inner.sandboxes.values() {
+            let golden = sandbox.accumulator.lock().totals().golden();
+            if !golden.is_empty() {
+                applications.entry(sandbox.identity.application()).or_default().add(&golden);
+            }
+        }
+        applications
+    }
+
+    /// What the agents of each tenant count about themselves, for good.
+    pub fn tenant_counters(&self) -> BTreeMap<String, AgentCounters> {
+        let inner = self.inner.read();
+        let mut tenants = inner.tenant_counters.clone();
+        for sandbox in inner.sandboxes.values() {
+            let counters = sandbox.accumulator.lock().totals().counters();
+            tenants.entry(sandbox.identity.tenant.clone()).or_default().add(&counters);
+        }
+        tenants
+    }
+
+    /// Every tenant's budget.
+    pub fn budgets(&self) -> Vec<(String, Arc<TenantBudget>)> {
+        self.inner
+            .read()
+            .budgets
+            .iter()
+            .map(|(tenant, budget)| (tenant.clone(), Arc::clone(budget)))
+            .collect()
+    }
+
+    /// A scrape that saw these ended sandboxes went out whole.
+    pub fn scraped(&self, ended: &[Arc<Sandbox>]) {
+        for sandbox in ended {
+            sandbox.scraped();
+        }
+        self.retire(unix_ms());
+    }
+
+    /// Lets series, and then memory, of ended sandboxes go when their time has come.
+    pub fn retire(&self, now_unix_ms: u64) {
+        let mut remembered = Vec::new();
+        for sandbox in self.sandboxes() {
+            match sandbox.phase() {
+                Phase::Live => {}
+                Phase::Ended { at_unix_ms, scrapes } => {
+                    let age = Duration::from_millis(now_unix_ms.saturating_sub(at_unix_ms));
+                    let seen = scrapes >= self.retention.scrapes && age >= self.retention.at_least;
+                    if seen || age >= self.retention.at_most {
+                        sandbox.forget_series();
+                    }
+                }
+                Phase::Remembered { at_unix_ms } => remembered.push((at_unix_ms, sandbox)),
+            }
+        }
+        remembered.sort_by_key(|(at_unix_ms, _)| *at_unix_ms);
+        let surplus = remembered.len().saturating_sub(REMEMBERED_MAX);
+        let expired =
+            |at_unix_ms: u64| Duration::from_millis(now_unix_ms.saturating_sub(at_unix_ms)) >= REMEMBER;
+        for (at, (ended_unix_ms, sandbox)) in remembered.into_iter().enumerate() {
+            if at < surplus || expired(ended_unix_ms) {
+                self.fold(&sandbox);
+            }
+        }
+    }
+
+    fn fold(&self, sandbox: &Arc<Sandbox>) {
+        let mut inner = self.inner.write();
+        let key = SandboxKey {
+            sandbox_id: sandbox.identity.sandbox_id.clone(),
+            created_unix_ms: sandbox.created_unix_ms(),
+        };
+        // It may have come back to life since it was listed.
+        if !matches!(sandbox.phase(), Phase::Remembered { .. }) || inner.sandboxes.remove(&key).is_none() {
+            return;
+        }
+        let accumulator = sandbox.accumulator.lock();
+        let totals = accumulator.totals();
+        let golden = totals.golden();
+        if !golden.is_empty() {
+            inner.applications.entry(sandbox.identity.application()).or_default().add(&golden);
+        }
+        inner.tenant_counters.entry(sandbox.identity.tenant.clone()).or_default().add(&totals.counters());
+        drop(accumulator);
+        drop(inner);
+        self.changed();
+    }
+}
+
+impl Inner {
+    fn budget(&mut self, tenant: &str, limit: usize) -> Arc<TenantBudget> {
+        if let Some(budget) = self.budgets.get(tenant) {
+            return Arc::clone(budget);
+        }
+        let budget = Arc::new(TenantBudget::new(limit));
+        self.budgets.insert(tenant.to_owned(), Arc::clone(&budget));
+        budget
+    }
+}
+
+#[cfg(test)]
+mod tests;

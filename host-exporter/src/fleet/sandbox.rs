@@ -1,0 +1,179 @@
+//! One sandbox: who it is, what its record says, what it has counted, how its agent is reached.
+
+use std::{ops::RangeInclusive, sync::Arc};
+
+use parking_lot::Mutex;
+use porthole_proto::registry::SandboxRecord;
+
+use super::{link::Link, unix_ms};
+use crate::{
+    accumulate::{
+        budget::TenantBudget,
+        sandbox::{Accumulator, ContainerNames},
+    },
+    identity::Identity,
+};
+
+/// A sandbox in the fleet. An id may be used again; the time of creation tells its uses apart.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SandboxKey {
+    /// containerd's id.
+    pub sandbox_id: String,
+    /// When the companion began, milliseconds since 1970-01-01T00:00:00Z.
+    pub created_unix_ms: u64,
+}
+
+impl SandboxKey {
+    /// The key of a record's sandbox.
+    pub fn of(record: &SandboxRecord) -> Self {
+        Self { sandbox_id: record.sandbox_id.to_string(), created_unix_ms: record.created_unix_ms }
+    }
+
+    pub(super) fn all_of(sandbox_id: &str) -> RangeInclusive<Self> {
+        let key = |created_unix_ms| Self { sandbox_id: sandbox_id.to_owned(), created_unix_ms };
+        key(0)..=key(u64::MAX)
+    }
+}
+
+/// Where a sandbox is in its life; see the module above.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// Its record is in the registry.
+    Live,
+    /// Its series are exposed for the next scrapes.
+    Ended {
+        /// When it ended, milliseconds since 1970-01-01T00:00:00Z.
+        at_unix_ms: u64,
+        /// Scrapes that have seen its final values.
+        scrapes: u32,
+    },
+    /// Only its totals are kept.
+    Remembered {
+        /// When it ended, milliseconds since 1970-01-01T00:00:00Z.
+        at_unix_ms: u64,
+    },
+}
+
+impl Phase {
+    /// Whether scrapes show the sandbox's series.
+    pub fn exposes_series(self) -> bool {
+        !matches!(self, Self::Remembered { .. })
+    }
+
+    /// When the sandbox ended, milliseconds since 1970-01-01T00:00:00Z.
+    pub fn ended_unix_ms(self) -> Option<u64> {
+        match self {
+            Self::Live => None,
+            Self::Ended { at_unix_ms, .. } | Self::Remembered { at_unix_ms } => Some(at_unix_ms),
+        }
+    }
+}
+
+/// One sandbox.
+#[derive(Debug)]
+pub struct Sandbox {
+    /// Its labels; they never change.
+    pub identity: Identity,
+    /// What it has counted.
+    pub accumulator: Mutex<Accumulator>,
+    /// How its agent is reached, and what the agent said about itself.
+    pub link: Mutex<Link>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    created_unix_ms: u64,
+    phase: Phase,
+    record: Option<Arc<SandboxRecord>>,
+    containers: Arc<ContainerNames>,
+}
+
+impl Sandbox {
+    /// A live sandbox that has counted nothing.
+    pub fn new(identity: Identity, created_unix_ms: u64, budget: Arc<TenantBudget>) -> Self {
+        Self::restored(identity, created_unix_ms, Phase::Live, Accumulator::new(budget))
+    }
+
+    /// A sandbox of an earlier run of the exporter.
+    pub fn restored(
+        identity: Identity,
+        created_unix_ms: u64,
+        phase: Phase,
+        accumulator: Accumulator,
+    ) -> Self {
+        Self {
+            identity,
+            accumulator: Mutex::new(accumulator),
+            link: Mutex::default(),
+            state: Mutex::new(State { created_unix_ms, phase, record: None, containers: Arc::default() }),
+        }
+    }
+
+    /// When the companion began, milliseconds since 1970-01-01T00:00:00Z.
+    pub fn created_unix_ms(&self) -> u64 {
+        self.state.lock().created_unix_ms
+    }
+
+    /// Where it is in its life.
+    pub fn phase(&self) -> Phase {
+        self.state.lock().phase
+    }
+
+    /// The last record seen; `None` for a sandbox of an earlier run whose record was gone.
+    pub fn record(&self) -> Option<Arc<SandboxRecord>> {
+        self.state.lock().record.clone()
+    }
+
+    /// Names of the containers that the record lists.
+    pub fn containers(&self) -> Arc<ContainerNames> {
+        Arc::clone(&self.state.lock().containers)
+    }
+
+    /// The registry has this record of the sandbox.
+    pub(super) fn record_changed(&self, record: &SandboxRecord) {
+        let containers: ContainerNames = record
+            .containers
+            .iter()
+            .map(|(id, container)| (id.to_string(), container.name.clone()))
+            .collect();
+        let mut state = self.state.lock();
+        state.created_unix_ms = record.created_unix_ms;
+        state.phase = Phase::Live;
+        if state.record.as_deref() != Some(record) {
+            state.record = Some(Arc::new(record.clone()));
+        }
+        if *state.containers == containers {
+            return;
+        }
+        state.containers = Arc::new(containers);
+        let containers = Arc::clone(&state.containers);
+        drop(state);
+        self.accumulator.lock().containers_changed(&containers);
+    }
+
+    /// Marks the end; false when it had ended before.
+    pub(super) fn end(&self) -> bool {
+        let mut state = self.state.lock();
+        let live = state.phase == Phase::Live;
+        if live {
+            state.phase = Phase::Ended { at_unix_ms: unix_ms(), scrapes: 0 };
+        }
+        live
+    }
+
+    pub(super) fn scraped(&self) {
+        if let Phase::Ended { scrapes, .. } = &mut self.state.lock().phase {
+            *scrapes = scrapes.saturating_add(1);
+        }
+    }
+
+    pub(super) fn forget_series(&self) {
+        let mut state = self.state.lock();
+        if let Phase::Ended { at_unix_ms, .. } = state.phase {
+            state.phase = Phase::Remembered { at_unix_ms };
+            drop(state);
+            self.accumulator.lock().forget_series();
+        }
+    }
+}

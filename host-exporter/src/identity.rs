@@ -1,0 +1,47 @@
+//! Whose numbers they are: labels that come from the registry's record alone, never from a guest.
+
+use porthole_proto::registry::SandboxRecord;
+use serde::{Deserialize, Serialize};
+
+/// The labels of a sandbox. An empty text stands for a label that this sandbox does not have.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Identity {
+    /// Whom the numbers belong to.
+    pub tenant: String,
+    /// The application.
+    pub service_name: String,
+    /// Kubernetes namespace of a pod.
+    pub k8s_namespace_name: String,
+    /// Kubernetes name of a pod.
+    pub k8s_pod_name: String,
+    /// containerd's id of the sandbox.
+    pub sandbox_id: String,
+}
+
+impl From<&SandboxRecord> for Identity {
+    fn from(record: &SandboxRecord) -> Self {
+        Self {
+            tenant: record.tenant.clone(),
+            service_name: record.service_name.clone(),
+            k8s_namespace_name: record.k8s_namespace_name.clone().unwrap_or_default(),
+            k8s_pod_name: record.k8s_pod_name.clone().unwrap_or_default(),
+            sandbox_id: record.sandbox_id.to_string(),
+        }
+    }
+}
+
+impl Identity {
+    /// The application that the sandbox is an instance of.
+    pub fn application(&self) -> Application {
+        Application { tenant: self.tenant.clone(), service_name: self.service_name.clone() }
+    }
+}
+
+/// An application of a tenant.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Application {
+    /// Whom it belongs to.
+    pub tenant: String,
+    /// OpenTelemetry's `service.name`.
+    pub service_name: String,
+}

@@ -1,0 +1,189 @@
+//! The checks on what an agent sends: sizes, characters, enumerations, histograms. Nothing passes unchecked, and
+//! nothing here remembers anything.
+
+use porthole_proto::{
+    agent,
+    histogram::Histogram,
+    limits::{BATCH_SERIES_MAX, KEY_STRING_MAX},
+};
+
+use crate::{
+    accumulate::{
+        series::{CheckedSeries, SeriesKey},
+        values::Values,
+    },
+    protocol::{ErrorClass, Protocol, Side},
+    rejection::Rejection,
+};
+
+/// Largest text of an agent about itself that is kept, in bytes.
+pub const ABOUT_TEXT_MAX: usize = 256;
+
+/// Largest number of texts of an agent about itself (capabilities, limitations) that are kept.
+pub const ABOUT_TEXTS_MAX: usize = 32;
+
+/// Checks what concerns a batch as a whole.
+pub fn check_batch(batch: &agent::Batch, epoch: u64) -> Result<(), Rejection> {
+    if batch.series.len() > BATCH_SERIES_MAX {
+        return Err(Rejection::BatchTooLarge);
+    }
+    if batch.epoch != epoch {
+        return Err(Rejection::EpochMismatch);
+    }
+    Ok(())
+}
+
+/// Checks one series.
+pub fn check_series(wire: agent::Series) -> Result<CheckedSeries, Rejection> {
+    let key = wire.key.into_option().ok_or(Rejection::KeyMissing)?;
+    for text in [&key.container_id, &key.operation, &key.resource, &key.status, &key.peer] {
+        check_text(text)?;
+    }
+    let protocol = Protocol::from_wire(key.protocol).ok_or(Rejection::ProtocolUnknown)?;
+    let side = Side::from_wire(key.side).ok_or(Rejection::SideUnknown)?;
+    let error = ErrorClass::from_wire(key.error).ok_or(Rejection::ErrorClassUnknown)?;
+    let durations = match wire.duration.as_ref() {
+        Some(histogram) => Histogram::from_wire(histogram).map_err(|_| Rejection::HistogramMalformed)?,
+        None => Histogram::default(),
+    };
+    let (peer_address, peer_port) = split_peer(&key.peer);
+    let error_type = protocol.error_type(side, error, &key.status).into();
+    Ok(CheckedSeries {
+        id: wire.id,
+        container_id: key.container_id,
+        key: SeriesKey {
+            protocol,
+            side,
+            container: Box::default(),
+            peer_address: peer_address.into(),
+            peer_port: peer_port.into(),
+            operation: key.operation.into(),
+            resource: key.resource.into(),
+            status: key.status.into(),
+            error_type,
+        },
+        error,
+        values: Values { durations, request_bytes: wire.request_bytes, response_bytes: wire.response_bytes },
+    })
+}
+
+fn check_text(text: &str) -> Result<(), Rejection> {
+    if text.len() > KEY_STRING_MAX {
+        return Err(Rejection::TextTooLong);
+    }
+    if text.chars().any(char::is_control) {
+        return Err(Rejection::TextCharacters);
+    }
+    Ok(())
+}
+
+/// Address and port of `address:port`, `[address]:port`, or a socket's path, which has no port.
+fn split_peer(peer: &str) -> (&str, &str) {
+    let whole = (peer, "");
+    let Some((address, port)) = peer.rsplit_once(':') else { return whole };
+    if peer.starts_with('/') || port.is_empty() || !port.bytes().all(|byte| byte.is_ascii_digit()) {
+        return whole;
+    }
+    let bare = address.strip_prefix('[').and_then(|address| address.strip_suffix(']'));
+    match bare {
+        Some(bare) => (bare, port),
+        // An IPv6 address without brackets has no port of its own that could be told from its last group.
+        None if address.contains(':') => whole,
+        None => (address, port),
+    }
+}
+
+/// A text of an agent about itself, cut to size, with control characters replaced.
+pub fn about_text(text: &str) -> String {
+    text.chars()
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .scan(0, |length, c| {
+            *length += c.len_utf8();
+            (*length <= ABOUT_TEXT_MAX).then_some(c)
+        })
+        .collect()
+}
+
+/// Texts of an agent about itself.
+pub fn about_texts(texts: &[String]) -> Vec<String> {
+    texts.iter().take(ABOUT_TEXTS_MAX).map(|text| about_text(text)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn series() -> agent::Series {
+        let mut durations = Histogram::default();
+        durations.record(1_000_000);
+        agent::Series {
+            id: 1,
+            key: Some(agent::SeriesKey {
+                container_id: "shop-1".into(),
+                protocol: agent::Protocol::PROTOCOL_HTTP1.into(),
+                side: agent::Side::SIDE_CLIENT.into(),
+                operation: "GET".into(),
+                resource: "/items/{}".into(),
+                status: "503".into(),
+                error: agent::ErrorClass::ERROR_CLASS_SERVER.into(),
+                peer: "[fd00::1]:8080".into(),
+                ..Default::default()
+            })
+            .into(),
+            duration: Some(durations.to_wire()).into(),
+            ..Default::default()
+        }
+    }
+
+    #[test]
+    fn a_good_series_keeps_all_its_parts() {
+        let checked = check_series(series()).expect("good");
+        assert_eq!(&*checked.key.peer_address, "fd00::1");
+        assert_eq!(&*checked.key.peer_port, "8080");
+        assert_eq!(&*checked.key.error_type, "503");
+        assert_eq!(checked.values.durations.count(), 1);
+    }
+
+    #[test]
+    fn each_fault_is_refused_for_its_own_reason() {
+        let with = |change: fn(&mut agent::SeriesKey)| {
+            let mut wire = series();
+            change(wire.key.as_mut().expect("key"));
+            check_series(wire).expect_err("refused")
+        };
+        assert_eq!(with(|key| key.resource = "x".repeat(257)), Rejection::TextTooLong);
+        assert_eq!(with(|key| key.operation = "GET\n".into()), Rejection::TextCharacters);
+        assert_eq!(with(|key| key.status = "\u{85}".into()), Rejection::TextCharacters);
+        assert_eq!(
+            with(|key| key.protocol = protobuf::EnumOrUnknown::from_i32(99)),
+            Rejection::ProtocolUnknown
+        );
+        assert_eq!(with(|key| key.side = agent::Side::SIDE_UNSPECIFIED.into()), Rejection::SideUnknown);
+        assert_eq!(
+            with(|key| key.error = protobuf::EnumOrUnknown::from_i32(-1)),
+            Rejection::ErrorClassUnknown
+        );
+        let mut wire = series();
+        wire.duration.as_mut().expect("histogram").count += 1;
+        assert_eq!(check_series(wire).expect_err("refused"), Rejection::HistogramMalformed);
+        let keyless = agent::Series { id: 1, ..Default::default() };
+        assert_eq!(check_series(keyless).expect_err("refused"), Rejection::KeyMissing);
+    }
+
+    #[test]
+    fn peers_that_differ_stay_different() {
+        assert_eq!(split_peer("10.0.0.1:80"), ("10.0.0.1", "80"));
+        assert_eq!(split_peer("catalog:80"), ("catalog", "80"));
+        assert_eq!(split_peer("[::1]:80"), ("::1", "80"));
+        assert_eq!(split_peer("::1:80"), ("::1:80", ""));
+        assert_eq!(split_peer("/run/mysqld.sock"), ("/run/mysqld.sock", ""));
+        assert_eq!(split_peer("/run/a:80"), ("/run/a:80", ""));
+        assert_eq!(split_peer(""), ("", ""));
+    }
+
+    #[test]
+    fn texts_about_an_agent_are_cut_on_a_character() {
+        let text = about_text(&"ü\n".repeat(300));
+        assert!(text.len() <= ABOUT_TEXT_MAX && !text.contains('\n') && text.starts_with('ü'));
+    }
+}

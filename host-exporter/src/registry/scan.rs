@@ -1,0 +1,110 @@
+//! Reads all records of the directory; unchanged files are not read again.
+
+use std::{
+    collections::HashMap,
+    io,
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use porthole_proto::registry::SandboxRecord;
+
+use super::liveness::{self, Companion};
+
+/// Records beyond this many are not read: the registry is the host's, but a mistake there must not take all memory.
+pub const RECORDS_MAX: usize = 50_000;
+
+/// What tells a file's content from its earlier one.
+type Stamp = (u64, u64, i64, i64);
+
+/// One record of the directory.
+#[derive(Clone, Debug)]
+pub struct Found {
+    /// What it says.
+    pub record: Arc<SandboxRecord>,
+    /// Whether the one who wrote it lives.
+    pub companion: Companion,
+}
+
+/// All that the directory held at one moment.
+#[derive(Clone, Debug, Default)]
+pub struct Snapshot {
+    /// The records that can be read.
+    pub found: Vec<Found>,
+    /// Files that are named like records and are none.
+    pub unreadable: usize,
+}
+
+/// The directory, with what is known of its files.
+#[derive(Debug)]
+pub struct Scanner {
+    directory: PathBuf,
+    known: HashMap<PathBuf, (Stamp, Option<Arc<SandboxRecord>>)>,
+}
+
+impl Scanner {
+    /// A scanner of the directory.
+    pub fn new(directory: PathBuf) -> Self {
+        Self { directory, known: HashMap::new() }
+    }
+
+    /// The directory.
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// Reads the directory. One that does not exist holds no sandbox; any other failure says nothing about sandboxes.
+    pub fn scan(&mut self) -> io::Result<Snapshot> {
+        let entries = match std::fs::read_dir(&self.directory) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Snapshot::default()),
+            Err(error) => return Err(error),
+        };
+        let mut snapshot = Snapshot::default();
+        let mut seen = HashMap::with_capacity(self.known.len());
+        for entry in entries {
+            let path = entry?.path();
+            if !is_record(&path) || seen.len() >= RECORDS_MAX {
+                continue;
+            }
+            let Ok(metadata) = std::fs::metadata(&path) else { continue };
+            let stamp = (metadata.ino(), metadata.size(), metadata.mtime(), metadata.mtime_nsec());
+            let record = match self.known.remove(&path) {
+                Some((known, record)) if known == stamp => record,
+                _ => read(&path),
+            };
+            match &record {
+                Some(record) => snapshot.found.push(Found {
+                    companion: liveness::companion(&self.directory, &record.sandbox_id),
+                    record: Arc::clone(record),
+                }),
+                None => snapshot.unreadable += 1,
+            }
+            seen.insert(path, (stamp, record));
+        }
+        self.known = seen;
+        Ok(snapshot)
+    }
+}
+
+fn is_record(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension == "json")
+        && path.file_name().is_some_and(|name| !name.as_encoded_bytes().starts_with(b"."))
+}
+
+fn read(path: &Path) -> Option<Arc<SandboxRecord>> {
+    match SandboxRecord::read(path) {
+        Ok(record) if path.file_stem().is_some_and(|stem| stem == record.sandbox_id.as_str()) => {
+            Some(Arc::new(record))
+        }
+        Ok(record) => {
+            tracing::warn!(path = %path.display(), sandbox = %record.sandbox_id, "record of another sandbox than its name says; ignored");
+            None
+        }
+        Err(error) => {
+            tracing::warn!(%error, "record ignored");
+            None
+        }
+    }
+}

@@ -1,0 +1,74 @@
+//! Why something that an agent sent was not counted: a small fixed set, fit for a metric's label.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+macro_rules! rejections {
+    ($($(#[$meta:meta])* $name:ident = $text:literal;)+) => {
+        /// Why something that an agent sent was not counted.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, thiserror::Error)]
+        pub enum Rejection {
+            $($(#[$meta])* #[error($text)] $name,)+
+        }
+
+        impl Rejection {
+            /// Every reason.
+            pub const ALL: &[Self] = &[$(Self::$name),+];
+
+            /// The word used in labels.
+            pub fn as_str(self) -> &'static str {
+                match self { $(Self::$name => $text),+ }
+            }
+        }
+    };
+}
+
+rejections! {
+    /// A batch with more series than the contract allows.
+    BatchTooLarge = "batch_too_large";
+    /// A batch that is no message of the contract.
+    BatchMalformed = "batch_malformed";
+    /// A batch of another epoch than the agent named when the connection began.
+    EpochMismatch = "epoch_mismatch";
+    /// An epoch that was left before.
+    EpochReturned = "epoch_returned";
+    /// A text longer than the contract allows.
+    TextTooLong = "text_too_long";
+    /// A text with control characters.
+    TextCharacters = "text_characters";
+    /// A protocol that this build does not know.
+    ProtocolUnknown = "protocol_unknown";
+    /// Neither server nor client.
+    SideUnknown = "side_unknown";
+    /// An error class that this build does not know.
+    ErrorClassUnknown = "error_class_unknown";
+    /// A series without a key.
+    KeyMissing = "key_missing";
+    /// A series id whose key changed within the epoch.
+    KeyChanged = "key_changed";
+    /// A histogram that contradicts itself.
+    HistogramMalformed = "histogram_malformed";
+    /// A cumulative value smaller than before.
+    WentBackwards = "went_backwards";
+    /// A count of the agent's own smaller than before.
+    CountersWentBackwards = "counters_went_backwards";
+    /// More series than a sandbox may have.
+    SandboxSeriesLimit = "sandbox_series_limit";
+    /// More series than the tenant's budget.
+    TenantSeriesLimit = "tenant_series_limit";
+}
+
+/// How often each reason was met.
+#[derive(Debug, Default)]
+pub struct Rejections([AtomicU64; Rejection::ALL.len()]);
+
+impl Rejections {
+    /// Counts one.
+    pub fn count(&self, rejection: Rejection) {
+        self.0[rejection as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How often a reason was met.
+    pub fn get(&self, rejection: Rejection) -> u64 {
+        self.0[rejection as usize].load(Ordering::Relaxed)
+    }
+}

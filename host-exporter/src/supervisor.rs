@@ -1,0 +1,273 @@
+//! From what the registry holds to one task per agent, and to the end of each sandbox.
+
+use std::{
+    collections::{HashMap, HashSet},
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use porthole_proto::{
+    channel::Channel,
+    registry::{SandboxId, SandboxState},
+};
+use tokio::{
+    sync::{Notify, watch},
+    task::JoinHandle,
+    time::Instant,
+};
+
+use crate::{
+    agent::task::{self, Links},
+    fleet::{
+        link::LinkState,
+        sandbox::{Phase, Sandbox, SandboxKey},
+    },
+    registry::{
+        liveness::{self, Companion},
+        scan::{Found, Scanner, Snapshot},
+        watch::DirectoryWatch,
+    },
+};
+
+/// How the supervisor watches the registry.
+#[derive(Clone, Debug)]
+pub struct Watching {
+    /// The registry's directory.
+    pub directory: PathBuf,
+    /// Longest time between two looks.
+    pub rescan: Duration,
+    /// How long a record may be without a living companion before the sandbox counts as ended.
+    pub orphan_grace: Duration,
+}
+
+struct Watched {
+    sandbox: Arc<Sandbox>,
+    sandbox_id: SandboxId,
+    link: Option<Linked>,
+    /// Since when the companion is dead.
+    orphan_since: Option<Instant>,
+}
+
+struct Linked {
+    channel: Channel,
+    ended: watch::Sender<bool>,
+    task: JoinHandle<()>,
+}
+
+/// Watches the registry until cancelled.
+pub struct Supervisor {
+    links: Links,
+    watching: Watching,
+    watched: HashMap<SandboxKey, Watched>,
+    /// The first look at the registry was taken.
+    ready: Arc<AtomicBool>,
+    /// A link's task has ended.
+    link_ended: Arc<Notify>,
+}
+
+impl Supervisor {
+    /// A supervisor that has not looked yet.
+    pub fn new(links: Links, watching: Watching, ready: Arc<AtomicBool>) -> Self {
+        Self { links, watching, watched: HashMap::new(), ready, link_ended: Arc::default() }
+    }
+
+    /// Runs until the future is dropped.
+    pub async fn run(mut self) {
+        let mut scanner = Some(Scanner::new(self.watching.directory.clone()));
+        let mut watch = DirectoryWatch::new(self.watching.rescan);
+        let mut failing = false;
+        loop {
+            watch.attach(&self.watching.directory);
+            let Some(mut reading) = scanner.take() else { return };
+            let read = tokio::task::spawn_blocking(move || {
+                let snapshot = reading.scan();
+                (reading, snapshot)
+            });
+            // Only a panic or the end of the runtime loses the scanner.
+            let snapshot = match read.await {
+                Ok((reading, snapshot)) => {
+                    scanner = Some(reading);
+                    snapshot
+                }
+                Err(error) => {
+                    tracing::error!(%error, "reading the registry failed");
+                    scanner = Some(Scanner::new(self.watching.directory.clone()));
+                    Err(std::io::Error::other(error))
+                }
+            };
+            match snapshot {
+                Ok(snapshot) => {
+                    failing = false;
+                    self.links.fleet.own.records_unreadable.set(snapshot.unreadable);
+                    self.look(&snapshot);
+                    self.ready.store(true, Ordering::Release);
+                }
+                Err(error) if !failing => {
+                    failing = true;
+                    let directory = self.watching.directory.display();
+                    tracing::error!(%error, %directory, "the registry cannot be read; trying again");
+                }
+                Err(_) => {}
+            }
+            tokio::select! {
+                () = watch.changed() => {}
+                () = self.link_ended.notified() => {}
+            }
+        }
+    }
+
+    fn look(&mut self, snapshot: &Snapshot) {
+        let present: HashSet<SandboxKey> =
+            snapshot.found.iter().map(|found| SandboxKey::of(&found.record)).collect();
+        for (key, watched) in &mut self.watched {
+            if !present.contains(key) {
+                watched.finish(&self.links);
+            }
+        }
+        self.watched.retain(|_, watched| watched.sandbox.phase() == Phase::Live);
+        for found in &snapshot.found {
+            self.look_at(found);
+        }
+        // Sandboxes of an earlier run of the exporter whose records are gone.
+        for sandbox in self.links.fleet.sandboxes() {
+            let key = SandboxKey {
+                sandbox_id: sandbox.identity.sandbox_id.clone(),
+                created_unix_ms: sandbox.created_unix_ms(),
+            };
+            if sandbox.phase() == Phase::Live && !self.watched.contains_key(&key) && !present.contains(&key) {
+                self.links.fleet.end(&sandbox);
+            }
+        }
+        self.links.fleet.retire(crate::fleet::unix_ms());
+    }
+
+    fn look_at(&mut self, found: &Found) {
+        let record = &found.record;
+        let key = SandboxKey::of(record);
+        if record.state == SandboxState::Ended {
+            if self.watched.get_mut(&key).is_some_and(|watched| watched.finish(&self.links)) {
+                self.watched.remove(&key);
+            }
+            self.clear_orphan_of_ended(found);
+            return;
+        }
+        let used_before = |watched: &SandboxKey| watched.sandbox_id == key.sandbox_id;
+        if !self.watched.contains_key(&key) && self.watched.keys().any(used_before) {
+            // The id's earlier use still drains; its task tells when it is over.
+            return;
+        }
+        let links = &self.links;
+        let watched = self.watched.entry(key).or_insert_with(|| {
+            let sandbox = links.fleet.register(record);
+            tracing::info!(sandbox = %record.sandbox_id, tenant = %record.tenant, service = %record.service_name, "sandbox");
+            Watched { sandbox, sandbox_id: record.sandbox_id.clone(), link: None, orphan_since: None }
+        });
+        if watched.sandbox.record().as_deref() != Some(record.as_ref()) {
+            watched.record_changed(links, record);
+        }
+        if let (SandboxState::Watching, Some(channel)) = (record.state, &record.channel) {
+            watched.link_to(links, channel, &self.link_ended);
+        }
+        watched.look_after_orphan(links, &self.watching, found.companion);
+        if watched.sandbox.phase() != Phase::Live {
+            self.watched.remove(&SandboxKey::of(record));
+        }
+    }
+
+    /// A companion that died while it cleaned up leaves a record that says `ended`.
+    fn clear_orphan_of_ended(&self, found: &Found) {
+        if found.companion == Companion::Dead {
+            remove_orphan(&self.watching, &found.record.sandbox_id);
+        }
+    }
+}
+
+impl Watched {
+    fn record_changed(&mut self, links: &Links, record: &porthole_proto::registry::SandboxRecord) {
+        let identity = crate::identity::Identity::from(record);
+        if identity != self.sandbox.identity {
+            // Whose numbers they are is settled when a sandbox begins; otherwise one tenant's past would become
+            // another's.
+            tracing::error!(sandbox = %record.sandbox_id, "the record changed its identity; the change is ignored");
+            links.fleet.own.identity_changes.inc();
+            return;
+        }
+        links.fleet.register(record);
+    }
+
+    fn link_to(&mut self, links: &Links, channel: &Channel, link_ended: &Arc<Notify>) {
+        if let Some(link) = &self.link {
+            let ending = *link.ended.borrow();
+            if ending || (link.channel == *channel && !link.task.is_finished()) {
+                return;
+            }
+            if link.task.is_finished() {
+                tracing::error!(sandbox = %self.sandbox_id, "an agent's task ended unexpectedly; starting it again");
+                links.fleet.own.task_failures.inc();
+            }
+            link.task.abort();
+        }
+        let (ended, is_ended) = watch::channel(false);
+        let tell = TellEnd(Arc::clone(link_ended));
+        let kept = task::keep(links.clone(), Arc::clone(&self.sandbox), channel.clone(), is_ended);
+        let task = tokio::spawn(async move {
+            let _tell = tell;
+            kept.await;
+        });
+        self.link = Some(Linked { channel: channel.clone(), ended, task });
+    }
+
+    /// Lets the link drain; true once the sandbox is over.
+    fn finish(&mut self, links: &Links) -> bool {
+        if let Some(link) = &self.link {
+            link.ended.send_replace(true);
+            if !link.task.is_finished() {
+                return false;
+            }
+        }
+        self.sandbox.link.lock().state = LinkState::Closed;
+        links.fleet.end(&self.sandbox);
+        tracing::info!(sandbox = %self.sandbox_id, "sandbox ended");
+        true
+    }
+
+    /// A sandbox whose companion died is watched on as long as its agent speaks, and counts as ended afterwards.
+    fn look_after_orphan(&mut self, links: &Links, watching: &Watching, companion: Companion) {
+        if companion != Companion::Dead {
+            self.orphan_since = None;
+            return;
+        }
+        let since = *self.orphan_since.get_or_insert_with(|| {
+            tracing::warn!(sandbox = %self.sandbox_id, "the sandbox's companion is dead");
+            Instant::now()
+        });
+        let speaking = self.sandbox.link.lock().state == LinkState::Connected;
+        if speaking || since.elapsed() < watching.orphan_grace {
+            return;
+        }
+        if self.finish(links) {
+            remove_orphan(watching, &self.sandbox_id);
+        }
+    }
+}
+
+/// Tells that a task is over, however it ended.
+struct TellEnd(Arc<Notify>);
+
+impl Drop for TellEnd {
+    fn drop(&mut self) {
+        self.0.notify_one();
+    }
+}
+
+fn remove_orphan(watching: &Watching, sandbox: &SandboxId) {
+    match liveness::remove_orphan(&watching.directory, sandbox) {
+        Ok(true) => tracing::info!(%sandbox, "removed what a dead companion left"),
+        Ok(false) => {}
+        Err(error) => tracing::warn!(%sandbox, %error, "cannot remove what a dead companion left"),
+    }
+}

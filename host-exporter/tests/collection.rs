@@ -1,0 +1,234 @@
+//! From agents to numbers: exact values, labels, reconnects, epochs, the ends of sandboxes.
+
+#![allow(clippy::float_cmp, reason = "counts are exact in f64")]
+
+mod support;
+
+use porthole_proto::{
+    agent::Counters,
+    registry::{ContainerRecord, SandboxState},
+};
+use support::{
+    Host,
+    agent::{TestAgent, http, http_client},
+    record, wait_for,
+};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn values_are_exact_and_under_their_own_tenant() {
+    let host = Host::new();
+    let (shop_socket, blog_socket) = (host.socket("s"), host.socket("b"));
+    let shop = TestAgent::start(&shop_socket, 7).await;
+    let blog = TestAgent::start(&blog_socket, 7).await;
+    shop.set_counters(Counters { messages_seen: 20, exchanges: 15, events_lost: 2, ..Default::default() });
+    shop.tell(vec![
+        http(1, "shop-1", "/", "200", 9, 4),
+        http(2, "shop-1", "/missing", "404", 2, 1),
+        http_client(3, "shop-1", "10.0.0.2:8080", "503", 4),
+    ]);
+    blog.tell(vec![http(1, "blog-1", "/", "200", 6, 2)]);
+    let exporter = host.start();
+    let _shop = host.companion(&record("shop-1", "acme", "shop", &shop_socket));
+    let _blog = host.companion(&record("blog-1", "globex", "blog", &blog_socket));
+    exporter.wait_for_requests("shop", 15).await;
+    exporter.wait_for_requests("blog", 6).await;
+
+    let metrics = exporter.metrics().await;
+    let server = "http_server_request_duration_seconds_count";
+    let shop_labels = [("tenant", "acme"), ("service_name", "shop"), ("k8s_container_name", "shop")];
+    let with = |more: &[(&'static str, &'static str)]| [&shop_labels[..], more].concat();
+    assert_eq!(metrics.sum(server, &with(&[("http_route", "/"), ("http_response_status_code", "200")])), 9.0);
+    assert_eq!(metrics.sum(server, &with(&[("http_response_status_code", "404"), ("error_type", "")])), 2.0);
+    assert_eq!(metrics.sum(server, &[("tenant", "globex")]), 6.0);
+    assert_eq!(metrics.sum(server, &[]), 17.0, "nothing under anybody else");
+    let client = with(&[("server_address", "10.0.0.2"), ("server_port", "8080"), ("error_type", "503")]);
+    assert_eq!(metrics.sum("http_client_request_duration_seconds_count", &client), 4.0);
+
+    // 4 ms lie above 2^-8 s = 3.9 ms and below 2^-7 s = 7.8 ms.
+    let bucket = |le| {
+        metrics.sum("http_server_request_duration_seconds_bucket", &with(&[("http_route", "/"), ("le", le)]))
+    };
+    assert_eq!((bucket("0.00390625"), bucket("0.0078125"), bucket("+Inf")), (0.0, 9.0, 9.0));
+    let sum = metrics.sum("http_server_request_duration_seconds_sum", &with(&[("http_route", "/")]));
+    assert!((sum - 0.036).abs() < 1e-9, "{sum}");
+
+    let app = [("tenant", "acme"), ("service_name", "shop"), ("side", "server"), ("protocol", "http1")];
+    assert_eq!(metrics.sum("porthole_app_requests_total", &app), 11.0);
+    assert_eq!(metrics.sum("porthole_app_errors_total", &app), 2.0);
+    assert_eq!(
+        metrics.sum("porthole_app_errors_total", &[("side", "client"), ("error_class", "server")]),
+        4.0
+    );
+    assert_eq!(metrics.sum("porthole_app_request_duration_seconds_count", &app), 11.0);
+    assert_eq!(metrics.sum("porthole_capture_completeness_ratio", &[("tenant", "acme")]), 0.75);
+    assert_eq!(metrics.sum("porthole_agent_events_lost_total", &[]), 2.0);
+    assert_eq!(metrics.sum("porthole_sandboxes", &[("state", "watching")]), 2.0);
+    exporter.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reconnect_tells_everything_again_and_changes_nothing() {
+    let host = Host::new();
+    let socket = host.socket("s");
+    let agent = TestAgent::start(&socket, 7).await;
+    agent.tell(vec![http(1, "shop-1", "/", "200", 5, 1)]);
+    let exporter = host.start();
+    let _companion = host.companion(&record("shop-1", "acme", "shop", &socket));
+    exporter.wait_for_requests("shop", 5).await;
+    agent.stop().await;
+    let agent = TestAgent::start(&socket, 7).await;
+    agent.tell(vec![http(1, "shop-1", "/", "200", 5, 1), http(2, "shop-1", "/b", "200", 1, 1)]);
+    exporter.wait_for_requests("shop", 6).await;
+    let metrics = exporter.metrics().await;
+    assert_eq!(metrics.sum("http_server_request_duration_seconds_count", &[]), 6.0);
+    assert_eq!(metrics.sum("porthole_agent_reconnects_total", &[]), 0.0, "counted when the connection ends");
+    assert!(metrics.sum("porthole_agent_connection_failures_total", &[]) >= 1.0);
+    exporter.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agents_restart_adds_to_what_was_counted() {
+    let host = Host::new();
+    let socket = host.socket("s");
+    let exporter = host.start();
+    let _companion = host.companion(&record("shop-1", "acme", "shop", &socket));
+    let mut expected = 0;
+    for epoch in 1..=3 {
+        let agent = TestAgent::start(&socket, epoch).await;
+        agent.tell(vec![http(1, "shop-1", "/", "200", 5 * epoch, 1)]);
+        expected += 5 * epoch;
+        exporter.wait_for_requests("shop", expected).await;
+        agent.stop().await;
+    }
+    // An epoch that comes back is not counted a second time.
+    let agent = TestAgent::start(&socket, 1).await;
+    agent.tell(vec![http(1, "shop-1", "/", "200", 1_000, 1)]);
+    wait_for("the refusal", async || {
+        exporter.metrics().await.sum("porthole_rejected_total", &[("reason", "epoch_returned")]) >= 1.0
+    })
+    .await;
+    let metrics = exporter.metrics().await;
+    assert_eq!(metrics.sum("http_server_request_duration_seconds_count", &[]), 30.0);
+    assert_eq!(metrics.sum("porthole_app_requests_total", &[]), 30.0);
+    exporter.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_ended_sandbox_stays_for_two_scrapes_and_in_the_totals_for_good() {
+    let host = Host::new();
+    let socket = host.socket("s");
+    let agent = TestAgent::start(&socket, 7).await;
+    agent.tell(vec![http(1, "shop-1", "/", "200", 5, 1)]);
+    let exporter = host.start();
+    let companion = host.companion(&record("shop-1", "acme", "shop", &socket));
+    exporter.wait_for_requests("shop", 5).await;
+    // Told just before the end: still counted.
+    agent.tell(vec![http(1, "shop-1", "/", "200", 8, 1)]);
+    companion.end();
+    agent.stop().await;
+    exporter.wait_for_sandbox("shop-1", "ended", |row| row["state"] == "ended").await;
+    let series = "http_server_request_duration_seconds_count";
+    for _ in 0..2 {
+        let metrics = exporter.metrics().await;
+        assert_eq!(metrics.sum(series, &[("sandbox_id", "shop-1")]), 8.0);
+        assert_eq!(metrics.sum("porthole_sandboxes", &[("state", "ended")]), 1.0);
+    }
+    let metrics = exporter.metrics().await;
+    assert!(metrics.select(series, &[]).is_empty(), "gone after two scrapes");
+    assert_eq!(metrics.sum("porthole_app_requests_total", &[]), 8.0);
+    assert_eq!(metrics.sum("porthole_tenant_series", &[("tenant", "acme")]), 0.0, "the budget is free again");
+    exporter.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_id_used_again_goes_on_under_the_same_labels() {
+    let host = Host::new();
+    let (first_socket, second_socket) = (host.socket("1"), host.socket("2"));
+    let first = TestAgent::start(&first_socket, 1).await;
+    first.tell(vec![http(1, "shop-1", "/", "200", 5, 1)]);
+    let second = TestAgent::start(&second_socket, 2).await;
+    second.tell(vec![http(1, "shop-1", "/", "200", 3, 1)]);
+    let exporter = host.start();
+    let companion = host.companion(&record("shop-1", "acme", "shop", &first_socket));
+    exporter.wait_for_requests("shop", 5).await;
+    companion.end();
+    let mut again = record("shop-1", "acme", "shop", &second_socket);
+    again.created_unix_ms = 2;
+    let _companion = host.companion(&again);
+    exporter.wait_for_requests("shop", 8).await;
+    let metrics = exporter.metrics().await;
+    assert_eq!(metrics.sum("http_server_request_duration_seconds_count", &[]), 8.0);
+    exporter.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_container_that_the_record_lists_later_gets_its_name() {
+    let host = Host::new();
+    let socket = host.socket("s");
+    let agent = TestAgent::start(&socket, 7).await;
+    agent.tell(vec![http(1, "shop-1", "/", "200", 5, 1), http(2, "side-1", "/", "200", 2, 1)]);
+    let exporter = host.start();
+    let mut companion = host.companion(&record("shop-1", "acme", "shop", &socket));
+    exporter.wait_for_requests("shop", 7).await;
+    let count = "http_server_request_duration_seconds_count";
+    let metrics = exporter.metrics().await;
+    assert_eq!(metrics.sum(count, &[("k8s_container_name", "")]), 2.0);
+    assert_eq!(metrics.sum("porthole_series_updates_unlisted_container_total", &[]), 1.0);
+    companion.rewrite(|record| {
+        record.containers.insert("side-1".parse().expect("id"), ContainerRecord { name: "sidecar".into() });
+    });
+    wait_for("the name", async || {
+        exporter.metrics().await.sum(count, &[("k8s_container_name", "sidecar")]) == 2.0
+    })
+    .await;
+    let metrics = exporter.metrics().await;
+    assert_eq!(metrics.sum(count, &[]), 7.0, "moved, not doubled");
+    assert_eq!(metrics.sum("porthole_app_requests_total", &[]), 7.0);
+    exporter.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn states_and_reasons_of_sandboxes_without_agent_are_shown() {
+    let host = Host::new();
+    let exporter = host.start();
+    let mut injecting = record("a-1", "acme", "a", &host.socket("none"));
+    injecting.state = SandboxState::Injecting;
+    injecting.channel = None;
+    let mut refused = record("b-1", "acme", "b", &host.socket("none"));
+    refused.state = SandboxState::Unmonitored;
+    refused.channel = None;
+    refused.reason =
+        Some(porthole_proto::registry::Reason { code: "create_refused".into(), message: "policy".into() });
+    let _injecting = host.companion(&injecting);
+    let _refused = host.companion(&refused);
+    exporter.wait_for_sandbox("b-1", "its reason", |row| row["reason"]["code"] == "create_refused").await;
+    exporter.wait_for_sandbox("a-1", "no connection", |row| row["connection"]["state"] == "none").await;
+    let metrics = exporter.metrics().await;
+    assert_eq!(metrics.sum("porthole_sandboxes", &[("state", "injecting"), ("reason", "")]), 1.0);
+    assert_eq!(
+        metrics.sum("porthole_sandboxes", &[("state", "unmonitored"), ("reason", "create_refused")]),
+        1.0
+    );
+    exporter.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_dead_companion_left_is_counted_and_removed() {
+    let host = Host::new();
+    let socket = host.socket("s");
+    let agent = TestAgent::start(&socket, 7).await;
+    agent.tell(vec![http(1, "shop-1", "/", "200", 5, 1)]);
+    let exporter = host.start();
+    let companion = host.companion(&record("shop-1", "acme", "shop", &socket));
+    exporter.wait_for_requests("shop", 5).await;
+    companion.die();
+    // As long as the agent speaks the sandbox is watched.
+    agent.tell(vec![http(1, "shop-1", "/", "200", 6, 1)]);
+    exporter.wait_for_requests("shop", 6).await;
+    agent.stop().await;
+    wait_for("an empty registry", async || std::fs::read_dir(host.registry()).expect("listing").count() == 0)
+        .await;
+    exporter.wait_for_sandbox("shop-1", "ended", |row| row["state"] == "ended").await;
+    assert_eq!(exporter.requests("shop").await, 6);
+    exporter.stop().await;
+}
