@@ -36,14 +36,17 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
+/// What both ends send.
+type Steps = Vec<(Direction, Vec<u8>)>;
+
 /// A conversation that is repeated on one connection.
 struct Scenario {
     name: &'static str,
     protocol: Protocol,
     /// Once, at the beginning.
-    opening: Vec<(Direction, Vec<u8>)>,
+    opening: Steps,
     /// Again and again; the number of the round is given.
-    round: Box<dyn Fn(u32) -> Vec<(Direction, Vec<u8>)>>,
+    round: Box<dyn Fn(u32) -> Steps>,
     exchanges_per_round: u64,
 }
 

@@ -7,6 +7,7 @@
 //! A connection begins with the client's preface, with an upgrade from HTTP/1 (the upgrading request is stream 1), or
 //! is joined in the middle. Then, and after a loss, fields that refer to a part of the HPACK table that was not seen are
 //! unknown: an unknown method or path counts under `other`, an unknown status is the word `other`, never a wrong one.
+//! So is the status 200 of a stream that may be a gRPC call.
 //!
 //! An exchange lasts from the first byte of the request's header block to the last byte of the frame that ends the
 //! response. For gRPC the status is the one in the trailers, the resource `/service/method`. A stream that is reset
@@ -161,6 +162,10 @@ impl Parser for Http2 {
 
     fn close(&mut self, now: Timestamp, cx: &mut Context<'_>) {
         self.streams.close(now, cx);
+    }
+
+    fn idle(&mut self, now: Timestamp, cx: &mut Context<'_>) {
+        self.streams.idle(now, cx);
     }
 }
 

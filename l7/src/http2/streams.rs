@@ -7,6 +7,9 @@ use crate::{
     pending::ById,
 };
 
+/// Quiet time after which an answered stream counts as ended when its end may have been lost, nanoseconds.
+const DAMAGED_QUIET_NS: u64 = 5_000_000_000;
+
 /// Streams of one connection.
 #[derive(Debug, Default)]
 pub(super) struct Streams {
@@ -15,6 +18,9 @@ pub(super) struct Streams {
     newest: u32,
     /// How much of the connection was seen.
     pub(super) began: Began,
+    /// Streams of which it is known that they were gRPC calls, or were not, were seen.
+    seen_grpc: bool,
+    seen_http: bool,
     /// The path of the header block that is being read.
     path: Vec<u8>,
 }
@@ -35,7 +41,7 @@ pub(super) enum Began {
 #[derive(Clone, Copy, Debug)]
 struct Stream {
     request: Request,
-    grpc: bool,
+    content: Content,
     status: Seen,
     grpc_status: Seen,
     /// The server's header blocks hold fields that are unknown.
@@ -45,6 +51,19 @@ struct Stream {
     last: Timestamp,
     /// Bytes of the connection were lost while it was open.
     damaged: bool,
+}
+
+/// What a stream carries, told by its content type.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Content {
+    /// The field that would tell is unknown, or has not come.
+    #[default]
+    Unknown,
+    Grpc,
+    /// Another content.
+    Http,
+    /// No gRPC, which says nothing about other streams.
+    Plain,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,11 +76,13 @@ enum Seen {
 
 /// What a header block says.
 #[derive(Debug, Default)]
+#[allow(clippy::struct_excessive_bools)] // Independent facts about one block.
 struct Block {
     /// Only requests have such fields.
     request: bool,
     operation: Option<Symbol>,
-    grpc: bool,
+    not_post: bool,
+    content: Content,
     status: Option<Seen>,
     grpc_status: Option<Seen>,
     unknown: bool,
@@ -129,7 +150,11 @@ impl Streams {
                     return;
                 };
                 stream.unknown |= block.unknown;
-                stream.grpc |= block.grpc || block.grpc_status.is_some();
+                stream.content = match (block.content, stream.content) {
+                    _ if block.grpc_status.is_some() => Content::Grpc,
+                    (Content::Unknown, Content::Unknown) if !block.unknown => Content::Plain,
+                    (Content::Unknown, known) | (known, _) => known,
+                };
                 match block.status {
                     Some(Seen::Code(100..=199)) | None => {}
                     Some(status) => stream.status = status,
@@ -143,9 +168,14 @@ impl Streams {
 
     fn arrive(&mut self, id: u32, at: Timestamp, bytes: usize, block: &Block, cx: &mut Context<'_>) {
         cx.message();
+        // gRPC calls are POST requests with a content type.
+        let content = match block.content {
+            Content::Unknown if !block.unknown || block.not_post => Content::Plain,
+            content => content,
+        };
         let resource = if self.path.is_empty() {
             Resource::Name(Symbol::OTHER)
-        } else if block.grpc {
+        } else if content == Content::Grpc {
             let method = std::str::from_utf8(&self.path).unwrap_or("other");
             Resource::Name(cx.name(NameKind::GrpcMethod, method))
         } else {
@@ -153,7 +183,7 @@ impl Streams {
         };
         let operation = block.operation.unwrap_or(Symbol::OTHER);
         let request = Request { operation, resource, start: at, bytes: bytes as u64 };
-        let stream = Stream { grpc: block.grpc, ..Stream::new(request) };
+        let stream = Stream { content, ..Stream::new(request) };
         if self.open.insert(id, stream, cx.limits().pending_per_connection).is_some() {
             cx.not_understood();
         }
@@ -164,14 +194,14 @@ impl Streams {
         if from == Sender::Server
             && let Some(stream) = self.open.remove(id)
         {
-            stream.finish(at, cx);
+            self.finish(stream, at, cx);
         }
     }
 
     /// `RST_STREAM`: what was seen so far is all there is.
     pub(super) fn reset(&mut self, id: u32, at: Timestamp, cx: &mut Context<'_>) {
         if let Some(stream) = self.open.remove(id) {
-            stream.finish(at, cx);
+            self.finish(stream, at, cx);
         }
     }
 
@@ -182,7 +212,7 @@ impl Streams {
         }
         for id in (last.saturating_add(1)..=self.newest).take(4096) {
             if let Some(stream) = self.open.remove(id) {
-                stream.finish(at, cx);
+                self.finish(stream, at, cx);
             }
         }
     }
@@ -195,9 +225,31 @@ impl Streams {
     /// The connection has ended.
     pub(super) fn close(&mut self, now: Timestamp, cx: &mut Context<'_>) {
         while let Some(stream) = self.open.pop_oldest_if(|_| true) {
-            let answered = stream.status != Seen::No && stream.response_bytes > 0;
-            stream.finish(if answered { stream.last } else { now }, cx);
+            let end = if stream.is_answered() { stream.last } else { now };
+            self.finish(stream, end, cx);
         }
+    }
+
+    /// Streams whose end may have been among lost bytes, and that are quiet, have ended.
+    pub(super) fn idle(&mut self, now: Timestamp, cx: &mut Context<'_>) {
+        while let Some(stream) = self.open.pop_oldest_if(|stream| {
+            stream.damaged && stream.is_answered() && now.since(stream.last) >= DAMAGED_QUIET_NS
+        }) {
+            self.finish(stream, stream.last, cx);
+        }
+    }
+
+    /// Gives out the exchange.
+    fn finish(&mut self, mut stream: Stream, end: Timestamp, cx: &mut Context<'_>) {
+        match stream.content {
+            Content::Grpc => self.seen_grpc = true,
+            Content::Http => self.seen_http = true,
+            // A connection hardly ever carries both.
+            Content::Unknown if self.seen_grpc && !self.seen_http => stream.content = Content::Grpc,
+            Content::Unknown if self.seen_http && !self.seen_grpc => stream.content = Content::Http,
+            Content::Plain | Content::Unknown => {}
+        }
+        stream.finish(end, cx);
     }
 }
 
@@ -205,7 +257,7 @@ impl Stream {
     fn new(request: Request) -> Self {
         Self {
             request,
-            grpc: false,
+            content: Content::Unknown,
             status: Seen::No,
             grpc_status: Seen::No,
             unknown: false,
@@ -215,17 +267,23 @@ impl Stream {
         }
     }
 
-    /// Gives out the exchange.
+    fn is_answered(&self) -> bool {
+        self.status != Seen::No || self.grpc_status != Seen::No
+    }
+
     fn finish(&self, end: Timestamp, cx: &mut Context<'_>) {
-        if self.damaged && !self.unknown && self.status == Seen::No && self.grpc_status == Seen::No {
+        if self.damaged && !self.unknown && !self.is_answered() {
             cx.not_understood();
             return;
         }
-        let protocol = if self.grpc { Protocol::Grpc } else { Protocol::Http2 };
+        let grpc = self.content == Content::Grpc;
+        let protocol = if grpc { Protocol::Grpc } else { Protocol::Http2 };
         let unknown = (Status::Word(Symbol::OTHER), ErrorClass::None);
-        let (status, error) = match (self.grpc, self.grpc_status, self.status) {
+        let (status, error) = match (grpc, self.grpc_status, self.status) {
             (true, Seen::Code(code), _) => (Status::Code(u32::from(code)), grpc_error(code)),
             (true, Seen::Unknown, _) | (_, Seen::No, Seen::Unknown) => unknown,
+            // Perhaps a gRPC call: then this is not its status.
+            (false, _, Seen::Code(200)) if self.content == Content::Unknown => unknown,
             (false, _, Seen::Code(code)) => (Status::Code(u32::from(code)), http_error(code)),
             // The server's fields may hold a status that is not known.
             (_, _, _) if self.unknown => unknown,
@@ -240,9 +298,11 @@ impl Stream {
 
 impl Block {
     fn request_field(&mut self, field: &Field<'_>, path: &mut Vec<u8>, cx: &mut Context<'_>) {
+        self.unknown |= field.name == Name::Unknown;
         self.request |= matches!(field.name, Name::Method | Name::Path | Name::Scheme | Name::Authority);
         match (field.name, field.value) {
             (Name::Method, Some(method)) => {
+                self.not_post = method != b"POST";
                 self.operation = Some(match http1::well_known_method(method) {
                     Some(word) => cx.word(word),
                     None => cx.name(NameKind::HttpMethod, std::str::from_utf8(method).unwrap_or("other")),
@@ -253,7 +313,7 @@ impl Block {
                 path.clear();
                 path.extend_from_slice(value);
             }
-            (Name::ContentType, Some(kind)) => self.grpc |= is_grpc(kind),
+            (Name::ContentType, Some(value)) => self.content = content(value),
             _ => {}
         }
     }
@@ -266,17 +326,18 @@ impl Block {
         match field.name {
             Name::Status => self.status = Some(code(field.value)),
             Name::GrpcStatus => self.grpc_status = Some(code(field.value)),
-            Name::ContentType => self.grpc |= field.value.is_some_and(is_grpc),
+            Name::ContentType => self.content = field.value.map_or(Content::Unknown, content),
             _ => {}
         }
     }
 }
 
-/// Whether a content type is gRPC's; gRPC-Web has its status in the body and counts as HTTP.
-fn is_grpc(content_type: &[u8]) -> bool {
-    content_type
-        .strip_prefix(b"application/grpc")
-        .is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';' | b' ')))
+/// What a content type says; gRPC-Web has its status in the body and counts as HTTP.
+fn content(content_type: &[u8]) -> Content {
+    match content_type.strip_prefix(b"application/grpc").map(<[u8]>::first) {
+        Some(None | Some(b'+' | b';' | b' ')) => Content::Grpc,
+        _ => Content::Http,
+    }
 }
 
 fn http_error(status: u16) -> ErrorClass {

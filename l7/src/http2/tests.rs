@@ -209,13 +209,28 @@ fn joined_in_the_middle_what_is_unknown_is_other() {
         (Egress, frame(1, END, 103, &[0xc7])),
         (Ingress, frame(1, END, 105, &[0xc8, 0x86, 0xbe])),
         (Egress, frame(1, END, 105, &[0x8e])),
+        // Perhaps a gRPC call: 200 is not its status.
+        (Ingress, frame(1, END, 107, &[0x83, 0x86, 0xc8])),
+        (Egress, frame(1, END, 107, &[0x88, 0xc9])),
+        (
+            Ingress,
+            frame(
+                1,
+                END,
+                109,
+                &[&[0x83, 0x86, 0xc8][..], &literal("content-type", "application/grpc", true)].concat(),
+            ),
+        ),
+        (Egress, frame(1, END, 109, &[&[0x88][..], &trailers("0")].concat())),
     ];
     assert_eq!(
         play(guessed(), &steps),
         [
             "Server GET other 200 None 13/11",
             "Server GET /new other None 23/10",
-            "Server other /new 500 Server 12/10"
+            "Server other /new 500 Server 12/10",
+            "Server POST other other None 12/11",
+            "Server POST other 0 None 43/40",
         ]
     );
 }
