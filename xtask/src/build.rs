@@ -60,6 +60,15 @@ pub fn everything(workspace: &Workspace) -> Result<()> {
     Ok(())
 }
 
+/// Builds the agent alone; gives the static program with its probes inside.
+pub fn agent(workspace: &Workspace) -> Result<PathBuf> {
+    setup::packages(Need::BUILD)?;
+    setup::build_tools(workspace)?;
+    let object = report::step("build the eBPF programs", || bpf_object(workspace))?;
+    report::step("build the agent", || static_program(workspace, &["--package", "porthole-agent"], &object))?;
+    Ok(workspace.target.join(&workspace.triple).join("release/porthole-agent"))
+}
+
 /// Builds everything and says where it is.
 pub fn run(workspace: &Workspace, _options: &Options) -> Result<ExitCode> {
     everything(workspace)?;

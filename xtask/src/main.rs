@@ -4,6 +4,7 @@
 //! rest uses them. Invariant: what is there already is not fetched again, so that everything works offline once it
 //! has worked.
 
+mod bench;
 mod build;
 mod demo;
 mod lint;
@@ -46,6 +47,9 @@ enum Command {
     /// Run all tests.
     #[command(after_help = tests::EXAMPLES)]
     Test(tests::Options),
+    /// Measure what Porthole costs.
+    #[command(after_help = bench::EXAMPLES)]
+    Bench(bench::Options),
     /// Show Porthole at work: real containerd, guests, applications and Prometheus.
     #[command(after_help = demo::EXAMPLES)]
     Demo(demo::Options),
@@ -57,6 +61,7 @@ fn main() -> ExitCode {
         Command::Build(options) => build::run(&workspace, options),
         Command::Lint(options) => lint::run(&workspace, options),
         Command::Test(options) => tests::run(&workspace, options),
+        Command::Bench(options) => bench::run(&workspace, options),
         Command::Demo(options) => demo::run(&workspace, options),
     });
     match outcome {

@@ -55,6 +55,15 @@ impl Need {
         need("prometheus", &["prometheus", "promtool"], "scrapes the exporter"),
     ];
 
+    /// To measure.
+    pub const BENCH: &'static [Self] = &[
+        need("nginx-light", &["/usr/sbin/nginx"], "a server to measure"),
+        need("redis-server", &["redis-server"], "a server to measure"),
+        need("redis-tools", &["redis-benchmark"], "loads it"),
+        need("wrk", &["wrk"], "loads nginx"),
+        need("bpftool", &["bpftool"], "reads the kernel's accounting of eBPF programs"),
+    ];
+
     /// To test beside that.
     pub const TEST: &'static [Self] = &[need(
         "python3-prometheus-client",

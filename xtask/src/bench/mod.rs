@@ -1,0 +1,77 @@
+//! `cargo xtask bench`: what Porthole costs, as ratios against a baseline of the same run.
+//!
+//! Machines are shared and noisy: every measurement comes in pairs, with and without the agent, in alternating order,
+//! and the median over the pairs is what is said. [`workload`] runs a server and its client, [`agent`] the agent,
+//! [`overhead`] brings them together.
+
+mod agent;
+mod overhead;
+mod workload;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::Subcommand;
+
+use crate::workspace::Workspace;
+
+/// For `--help`.
+pub const EXAMPLES: &str = "\
+Examples:
+  cargo xtask bench overhead                 nginx and redis with the agent off and on
+  cargo xtask bench overhead --pairs 15 --seconds 4 --json
+  cargo xtask bench l7                       parser throughput and allocations";
+
+/// Options of `cargo xtask bench`.
+#[derive(clap::Args)]
+pub struct Options {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Subcommand)]
+enum What {
+    /// Throughput and p99 of servers with the agent on, relative to off, natively on this machine.
+    Overhead(overhead::Options),
+    /// Throughput of the parsers, and allocations per exchange.
+    L7,
+}
+
+/// Runs a benchmark.
+pub fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> {
+    match &options.what {
+        What::Overhead(options) => overhead::run(workspace, options)?,
+        What::L7 => crate::workspace::run(workspace.cargo().args([
+            "run",
+            "--release",
+            "--package",
+            "porthole-l7",
+            "--example",
+            "throughput",
+        ]))?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The median; `None` of nothing.
+fn median(mut values: Vec<f64>) -> Option<f64> {
+    values.sort_by(f64::total_cmp);
+    let middle = values.len() / 2;
+    match values.len() {
+        0 => None,
+        odd if odd % 2 == 1 => values.get(middle).copied(),
+        _ => Some(f64::midpoint(*values.get(middle - 1)?, *values.get(middle)?)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::median;
+
+    #[test]
+    fn the_median_is_in_the_middle() {
+        assert_eq!(median(vec![3.0, 1.0, 2.0]), Some(2.0));
+        assert_eq!(median(vec![4.0, 1.0, 2.0, 3.0]), Some(2.5));
+        assert_eq!(median(Vec::new()), None);
+    }
+}
