@@ -61,6 +61,11 @@ impl<T> Fifo<T> {
     }
 
     /// The newest.
+    pub fn back(&self) -> Option<&T> {
+        self.waiting.back()
+    }
+
+    /// The newest, to be changed.
     pub fn back_mut(&mut self) -> Option<&mut T> {
         self.waiting.back_mut()
     }

@@ -4,8 +4,8 @@
 //! then the response waits, briefly. On a connection that was joined in the middle the first response can belong to a
 //! request that nobody saw: a response that came before the first request was seen is never paired with it.
 //!
-//! After a loss on a connection that pipelines it cannot be told which responses are missing: nothing is paired until
-//! the connection was quiet. Without pipelining only the newest request can still be unanswered.
+//! After a loss only the newest request can still be unanswered, unless requests are pipelined: then it cannot be told
+//! which responses belong to which, and nothing is paired until the connection was quiet.
 
 use std::collections::VecDeque;
 
@@ -24,13 +24,27 @@ const EARLY_MAX: usize = 4;
 
 /// After a loss on a pipelining connection: time from the last response to a request, nanoseconds, that says that
 /// everything before it was answered.
-const QUIET_NS: u64 = 5_000_000;
+const QUIET_NS: u64 = 100_000_000;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Method {
     Head,
     Connect,
     Other,
+}
+
+/// How far the order of requests and responses can be relied on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Trust {
+    /// The connection may have been joined in the middle.
+    #[default]
+    Joined,
+    /// Pairs were found and nothing was lost: a response without a request is one that came too early.
+    Aligned,
+    /// Bytes were lost. As long as nothing looks like pipelining, what comes next belongs together.
+    Suspect,
+    /// Bytes of pipelined messages were lost: nothing is paired.
+    Adrift,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -79,7 +93,6 @@ pub(super) struct Tunnel {
 
 /// Requests and responses of one connection.
 #[derive(Debug, Default)]
-#[allow(clippy::struct_excessive_bools)] // Independent facts about one connection.
 pub(super) struct Pairing {
     waiting: Fifo<Waiting>,
     early: VecDeque<Early>,
@@ -88,15 +101,12 @@ pub(super) struct Pairing {
     current: Option<Current>,
     /// Bytes of interim responses.
     interim_bytes: u64,
-    /// A request was paired and nothing was lost since: a response without a request is one that came too early.
-    aligned: bool,
+    trust: Trust,
     /// Bytes of responses were lost since requests began to wait.
     responses_lost: bool,
-    /// A response was seen to end while another request was already waiting.
+    /// A request certainly came before the one before it was answered.
     pipelined: bool,
-    /// Nothing is paired until the connection was quiet.
-    adrift: bool,
-    last_response: Timestamp,
+    last_request: Timestamp,
     pub(super) tunnel: Option<Tunnel>,
 }
 
@@ -131,10 +141,20 @@ impl Pairing {
 
     /// A request's head is complete.
     fn arrive(&mut self, waiting: Waiting, cx: &mut Context<'_>) {
+        self.pipelined |=
+            self.waiting.back().is_some_and(|before| before.request.start == waiting.request.start);
+        if self.trust == Trust::Suspect && (self.pipelined || !self.waiting.is_empty()) {
+            self.pipelined = true;
+            self.drift(cx);
+        }
+        if self.trust == Trust::Adrift {
+            cx.not_understood();
+            return;
+        }
         // Responses that are already here: of this request, or of one that was never seen.
         while let Some(early) = self.early.pop_front() {
-            if self.aligned || waiting.request.start <= early.started {
-                self.aligned = true;
+            if self.trust == Trust::Aligned || waiting.request.start <= early.started {
+                self.paired();
                 emit(&waiting.request, early.status, early.bytes, early.ended, cx);
                 return;
             }
@@ -143,9 +163,8 @@ impl Pairing {
         if let Some(current) = &mut self.current
             && matches!(current.owner, Owner::Unknown)
             && self.waiting.is_empty()
-            && (self.aligned || waiting.request.start <= current.started)
+            && (self.trust == Trust::Aligned || waiting.request.start <= current.started)
         {
-            self.aligned = true;
             current.owner = Owner::Request(waiting);
             return;
         }
@@ -156,11 +175,12 @@ impl Pairing {
 
     /// Bytes were lost: of what waits, only what certainly is unanswered may be paired.
     fn lost(&mut self, cx: &mut Context<'_>) {
-        self.aligned = false;
-        if self.pipelined {
-            self.adrift = true;
+        if self.pipelined || self.trust == Trust::Adrift {
+            self.drift(cx);
+            return;
         }
-        while self.waiting.len() > usize::from(!self.adrift) {
+        self.trust = Trust::Suspect;
+        while self.waiting.len() > 1 {
             if self.waiting.drain_one().is_none() {
                 break;
             }
@@ -168,17 +188,45 @@ impl Pairing {
         }
     }
 
+    /// Nothing that waits can be paired, nor what comes until the connection was quiet.
+    fn drift(&mut self, cx: &mut Context<'_>) {
+        self.trust = Trust::Adrift;
+        while self.waiting.drain_one().is_some() {
+            cx.not_understood();
+        }
+    }
+
+    fn paired(&mut self) {
+        if self.trust == Trust::Joined {
+            self.trust = Trust::Aligned;
+        }
+    }
+
+    /// A request comes: was everything before it answered, as far as can be told from the silence?
+    fn settle_down(&mut self, request: Timestamp, last_response: Timestamp) {
+        let quiet = last_response > self.last_request && request.since(last_response) >= QUIET_NS;
+        if quiet && self.waiting.is_empty() && self.current.is_none() && self.trust != Trust::Aligned {
+            self.trust = Trust::Joined;
+        }
+        self.last_request = request;
+    }
+
     /// A response is complete.
     fn settle(&mut self, current: &Current, bytes: u64, ended: Timestamp, cx: &mut Context<'_>) {
         let bytes = bytes + std::mem::take(&mut self.interim_bytes);
-        self.last_response = ended;
         match &current.owner {
             Owner::Request(waiting) => {
-                self.aligned = true;
-                self.pipelined |= !self.waiting.is_empty();
+                self.paired();
+                self.pipelined |= self.trust == Trust::Aligned && !self.waiting.is_empty();
                 emit(&waiting.request, current.status, bytes, ended, cx);
             }
             Owner::Forgotten => {}
+            // A request that was lost: more than one was on the way.
+            Owner::Undecided | Owner::Unknown if self.trust == Trust::Suspect => {
+                cx.orphan();
+                self.pipelined = true;
+                self.drift(cx);
+            }
             Owner::Undecided | Owner::Unknown => {
                 if self.early.len() >= EARLY_MAX {
                     self.early.pop_front();
@@ -253,12 +301,8 @@ impl Handler for RequestEnd<'_, '_> {
             }
             self.pairing.responses_lost = false;
         }
-        if self.pairing.adrift && waiting.request.start.since(self.pairing.last_response) < QUIET_NS {
-            self.cx.not_understood();
-        } else {
-            self.pairing.adrift = false;
-            self.pairing.arrive(waiting, self.cx);
-        }
+        self.pairing.settle_down(waiting.request.start, self.responses.seen());
+        self.pairing.arrive(waiting, self.cx);
         if !certain || fields.contradictory {
             return Body::Unframed;
         }
@@ -322,7 +366,7 @@ impl Handler for ResponseEnd<'_, '_> {
             return Body::Interim;
         }
         current.owner = match pairing.waiting.pop() {
-            None if pairing.adrift => Owner::Forgotten,
+            None if pairing.trust == Trust::Adrift => Owner::Forgotten,
             Some(Next::Waiting(waiting)) => Owner::Request(waiting),
             Some(Next::Forgotten) => Owner::Forgotten,
             None => Owner::Unknown,

@@ -102,6 +102,8 @@ pub(super) struct Reader {
     bytes: u64,
     first: Timestamp,
     last: Timestamp,
+    /// When anything of this direction was last seen.
+    seen: Timestamp,
     fruitless: u16,
 }
 
@@ -116,6 +118,7 @@ impl Reader {
             bytes: 0,
             first: Timestamp::default(),
             last: Timestamp::default(),
+            seen: Timestamp::default(),
             fruitless: 0,
         }
     }
@@ -123,6 +126,11 @@ impl Reader {
     /// Segments in a row without a message start since the framing was lost.
     pub(super) fn fruitless(&self) -> u16 {
         self.fruitless
+    }
+
+    /// When anything of this direction was last seen.
+    pub(super) fn seen(&self) -> Timestamp {
+        self.seen
     }
 
     /// Whether the message's end cannot be seen in its own direction.
@@ -136,6 +144,7 @@ impl Reader {
             self.hole(segment.lost, handler);
         }
         self.restart(segment, handler);
+        self.seen = segment.at;
         let mut input = segment.bytes;
         while !input.is_empty() {
             if self.state == State::Tunnel {

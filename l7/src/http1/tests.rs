@@ -397,7 +397,7 @@ fn after_a_loss_while_pipelining_nothing_is_paired_until_it_is_quiet() {
     replay.ingress(batch.as_bytes());
     replay.part(Egress, &OK.as_bytes()[..20], OK.len() as u64 * 2);
     replay.egress(OK.repeat(2).as_bytes());
-    replay.now += 10_000_000;
+    replay.now += 200_000_000;
     let marked = "GET /b HTTP/1.1\r\n\r\n".repeat(4);
     replay.ingress(marked.as_bytes());
     replay.egress("HTTP/1.1 404 No\r\nContent-Length: 0\r\n\r\n".repeat(4).as_bytes());
@@ -542,4 +542,39 @@ fn a_truncated_response_keeps_its_status() {
     replay.close();
     assert_eq!(replay.lines(), ["Server GET /a 200 None 19/44"]);
     assert_eq!(replay.exchanges[0].error, ErrorClass::None);
+}
+
+#[test]
+fn an_idle_connection_is_small() {
+    assert!(size_of::<super::Http1>() <= 640, "{} bytes", size_of::<super::Http1>());
+    assert!(size_of::<Connection>() <= 96, "{} bytes", size_of::<Connection>());
+}
+
+#[test]
+fn after_a_hole_in_pipelined_requests_no_response_is_given_to_another() {
+    let mut random = Random(1);
+    for round in 0..200 {
+        let mut replay = Replay::new(guessed());
+        let mut requests = String::new();
+        let mut responses = String::new();
+        for _ in 0..200 {
+            requests.clear();
+            responses.clear();
+            let depth = 1 + random.below(16);
+            for _ in 0..depth {
+                let status = ["200", "301", "404", "500"][random.below(4)];
+                requests.push_str(&format!("GET /s{status} HTTP/1.1\r\nHost: example\r\n\r\n"));
+                responses.push_str(&format!("HTTP/1.1 {status} X\r\nContent-Length: 5\r\n\r\nhello"));
+            }
+            let cap = 30 + random.below(400);
+            for (direction, text) in [(Ingress, &requests), (Egress, &responses)] {
+                replay.part(direction, &text.as_bytes()[..cap.min(text.len())], text.len() as u64);
+            }
+        }
+        replay.close();
+        for line in replay.lines() {
+            let status = line.split(' ').nth(3).expect("a status");
+            assert!(line.contains(&format!("/s{status}")) || status == "-", "round {round}: {line}");
+        }
+    }
 }
