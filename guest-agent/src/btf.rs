@@ -108,6 +108,11 @@ impl<'a> Btf<'a> {
         };
         let mut names: Vec<&'static str> = SOURCES.iter().map(|source| source.structure).collect();
         names.dedup();
+        // Nearly all names are sorted out by their first letter.
+        let mut initials = [false; 256];
+        for name in &names {
+            initials[usize::from(name.as_bytes()[0])] = true;
+        }
         btf.positions.push(0);
         let mut position = 0;
         while position < btf.types.len() {
@@ -115,9 +120,12 @@ impl<'a> Btf<'a> {
             btf.positions.push(u32::try_from(position).map_err(|_| malformed("too large"))?);
             let info = word(btf.types, position + 4)?;
             if info >> 24 & 0x1f == KIND_STRUCT {
-                let name = btf.string(word(btf.types, position)?);
-                if let Some(&wanted) = names.iter().find(|wanted| name == wanted.as_bytes()) {
-                    btf.structures.push((wanted, number));
+                let name = btf.strings.get(word(btf.types, position)? as usize..).unwrap_or_default();
+                if name.first().is_some_and(|&initial| initials[usize::from(initial)]) {
+                    let is = |wanted: &&&str| {
+                        name.strip_prefix(wanted.as_bytes()).is_some_and(|rest| rest.first() == Some(&0))
+                    };
+                    btf.structures.extend(names.iter().find(is).map(|&wanted| (wanted, number)));
                 }
             }
             position += 12 + trailer(info).ok_or(malformed("unknown kind of type"))?;
@@ -206,6 +214,7 @@ fn trailer(info: u32) -> Option<usize> {
 }
 
 #[cfg(test)]
+#[allow(clippy::cast_possible_truncation)]
 mod tests {
     use super::*;
 
@@ -213,7 +222,7 @@ mod tests {
     /// inside an anonymous union.
     fn synthetic() -> Vec<u8> {
         let (mut types, mut strings) = (Vec::<u8>::new(), vec![0]);
-        let mut put = |types: &mut Vec<u8>, words: &[u32]| {
+        let put = |types: &mut Vec<u8>, words: &[u32]| {
             types.extend(words.iter().flat_map(|word| word.to_ne_bytes()));
         };
         let mut name = |text: &str| {

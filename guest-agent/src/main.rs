@@ -28,7 +28,7 @@ static EMBEDDED_OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/portho
 #[derive(Debug, Parser)]
 #[command(version, after_help = EXAMPLES)]
 struct Arguments {
-    /// Where to listen: vsock://:PORT (only the host gets through) or unix:///PATH
+    /// Where to listen: `vsock://:PORT` (only the host gets through) or `unix:///PATH`
     #[arg(long, value_name = "ADDRESS")]
     listen: ListenAddress,
     /// The procfs of the outermost pid namespace
@@ -75,11 +75,13 @@ fn main() -> anyhow::Result<()> {
     let filter = EnvFilter::try_from_env(LOG_ENV).unwrap_or_else(|_| EnvFilter::new("info"));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
 
+    tracing::debug!("started");
     let object = object(&arguments)?;
     let release = privileges::kernel_release();
     let offsets = btf::kernel_offsets().context("this kernel cannot be watched")?;
+    tracing::debug!("the kernel's types are read");
     let limits = ProbeLimits { ring_bytes: arguments.ring_kib * 1024, connections: arguments.connections };
-    let (probes, records) = Probes::load(&object, &offsets, own_tgid(&arguments), &limits)
+    let (probes, records) = Probes::load(&object, &offsets, own_tgid(&arguments), limits)
         .context("loading the probes; this takes root, or CAP_BPF and CAP_PERFMON")?;
     let load_ns = u64::try_from(started.elapsed().as_nanos()).unwrap_or(u64::MAX);
     drop(object);
@@ -93,7 +95,7 @@ fn main() -> anyhow::Result<()> {
         let brake = Brake::new(arguments.cpu_share);
         let capture = Capture::new(probes, records, shared.clone(), brake, limitations());
         let identity = Identity {
-            epoch: random()?,
+            epoch: epoch(start_unix_ns),
             start_unix_ns,
             kernel_release: release.clone(),
             capture_mode: CaptureMode::CAPTURE_MODE_SYSCALL_RAW_TRACEPOINT,
@@ -107,6 +109,7 @@ fn main() -> anyhow::Result<()> {
             .register_service(create_agent(Arc::new(Service::new(shared, identity))));
         server.start().await.context("serving")?;
         privileges::give_up(privileges::kernel_version(&release))?;
+        tracing::debug!("listening, without capabilities");
         let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
         tokio::select! {
             ended = capture.run() => ended.context("capturing")?,
@@ -159,12 +162,11 @@ fn limitations() -> Vec<String> {
     sentences
 }
 
-fn random() -> anyhow::Result<u64> {
+/// A number that no other start of an agent has. Early in a guest's life the kernel's random numbers are not of full
+/// quality, and waiting until they are takes seconds; so the time goes in as well.
+fn epoch(start_unix_ns: u64) -> u64 {
     let mut bytes = [0_u8; 8];
-    // SAFETY: as long as is said.
-    let got = unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), 0) };
-    if got != 8 {
-        bail!("no random numbers: {}", std::io::Error::last_os_error());
-    }
-    Ok(u64::from_ne_bytes(bytes))
+    // SAFETY: as long as is said. Whatever it gives, the time remains.
+    unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), libc::GRND_INSECURE) };
+    u64::from_ne_bytes(bytes) ^ start_unix_ns
 }

@@ -64,6 +64,7 @@ impl std::fmt::Display for Peer {
 }
 
 #[cfg(test)]
+#[allow(clippy::cast_possible_truncation)]
 pub(crate) mod tests {
     use porthole_bpf_types::{connection::transport, record::kind};
 

@@ -319,6 +319,7 @@ fn protocol(protocol: Protocol) -> agent::Protocol {
 }
 
 #[cfg(test)]
+#[allow(clippy::cast_possible_truncation)]
 mod tests {
     use porthole_l7::{Limits, Timestamp};
 

@@ -150,13 +150,13 @@ impl Tracker {
                 self.numbered(chunk.connection, chunk.sequence, series, |order| match order {
                     Order::Now => Step::Chunk(&chunk, head),
                     _ => Step::Hold(Held::Chunk(chunk, head.into()), chunk.timestamp),
-                })
+                });
             }
             Some(Record::Close(close)) => {
                 self.numbered(close.connection, close.sequence, series, |order| match order {
                     Order::Now => Step::Close(Timestamp(close.timestamp)),
                     _ => Step::Hold(Held::Close(Timestamp(close.timestamp)), close.timestamp),
-                })
+                });
             }
         }
         Event::None
@@ -221,7 +221,7 @@ impl Tracker {
                 }
             }
             Order::Now => {
-                self.step(id, step(Order::Now), series);
+                self.step(id, &step(Order::Now), series);
                 self.held(id, series);
             }
         }
@@ -231,14 +231,14 @@ impl Tracker {
     fn held(&mut self, id: u64, series: &mut SeriesTable) {
         while let Some(held) = self.connections.get_mut(&id).and_then(|tracked| tracked.sequence.pop()) {
             match &held {
-                Held::Chunk(chunk, head) => self.step(id, Step::Chunk(chunk, head), series),
-                Held::Close(at) => self.step(id, Step::Close(*at), series),
+                Held::Chunk(chunk, head) => self.step(id, &Step::Chunk(chunk, head), series),
+                Held::Close(at) => self.step(id, &Step::Close(*at), series),
                 Held::Nothing => {}
             }
         }
     }
 
-    fn step(&mut self, id: u64, step: Step<'_>, series: &mut SeriesTable) {
+    fn step(&mut self, id: u64, step: &Step<'_>, series: &mut SeriesTable) {
         let Some(tracked) = self.connections.get_mut(&id) else { return };
         let Tracked { l7, container, peer, .. } = tracked;
         let origin =
@@ -263,7 +263,7 @@ impl Tracker {
                 false
             }
             Step::Close(at) => {
-                l7.close(at, &mut self.engine, &mut sink);
+                l7.close(*at, &mut self.engine, &mut sink);
                 true
             }
             Step::Nothing | Step::Hold(..) => false,
@@ -385,6 +385,7 @@ enum Step<'a> {
 }
 
 #[cfg(test)]
+#[allow(clippy::cast_possible_truncation)]
 mod tests {
     use porthole_bpf_types::record::{Close, kind};
 

@@ -76,11 +76,12 @@ impl Brake {
         let first = self.window_start.is_zero();
         (self.window_start, self.cpu_at_start) = (now, cpu);
         let allowed = elapsed.mul_f64(self.share?);
-        if first || used <= allowed {
+        let excess = used.saturating_sub(allowed);
+        if first || excess.is_zero() {
             return None;
         }
         self.pauses += 1;
-        Some((used - allowed).min(PAUSE_MAX))
+        Some(excess.min(PAUSE_MAX))
     }
 
     /// Pauses so far.

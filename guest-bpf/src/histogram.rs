@@ -29,7 +29,13 @@ const DURATION_MAX_NS: u64 = 240_000_000_000;
 /// Bucket of a duration in nanoseconds.
 #[inline]
 #[must_use]
-#[allow(clippy::cast_possible_truncation, clippy::cast_possible_wrap)]
+#[allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_possible_wrap,
+    clippy::cast_sign_loss,
+    // `clamp` has a check that may panic, which the verifier would have to see.
+    clippy::manual_clamp
+)]
 pub fn bucket_index(duration_ns: u64) -> i32 {
     let ns = if duration_ns > DURATION_MAX_NS { DURATION_MAX_NS } else { duration_ns };
     // Seconds in 2^-38 fixed point would overflow at the top, so short and long durations take different scales.
@@ -92,6 +98,7 @@ pub fn bucket_upper_bound_seconds(index: i32) -> f64 {
 }
 
 #[cfg(test)]
+#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
 mod tests {
     use super::*;
 

@@ -257,8 +257,8 @@ mod tests {
         let mut bytes = vec![0; size_of::<T>()];
         // SAFETY: the vector has the type's size, and the type has no padding.
         unsafe {
-            core::ptr::copy_nonoverlapping((&raw const *value).cast(), bytes.as_mut_ptr(), bytes.len())
-        };
+            core::ptr::copy_nonoverlapping((&raw const *value).cast(), bytes.as_mut_ptr(), bytes.len());
+        }
         bytes
     }
 

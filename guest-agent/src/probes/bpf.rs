@@ -4,6 +4,9 @@
 //! anything, half a second in an emulated guest during which requests go unseen; so the object is parsed and
 //! relocated by aya's `aya-obj` and loaded here.
 
+// The kernel's structs have 32-bit lengths for what is far smaller here.
+#![allow(clippy::cast_possible_truncation)]
+
 use std::{
     ffi::CStr,
     io,

@@ -94,7 +94,7 @@ impl Probes {
         object: &[u8],
         offsets: &KernelOffsets,
         self_tgid: u32,
-        limits: &ProbeLimits,
+        limits: ProbeLimits,
     ) -> Result<(Self, Records), ProbeError> {
         let malformed = |error: &dyn std::fmt::Display| ProbeError::Object(error.to_string());
         let mut object = Object::parse(object).map_err(|error| malformed(&error))?;
@@ -110,7 +110,9 @@ impl Probes {
             .ok_or_else(|| malformed(&"built without type information"))?
             .to_bytes();
         let types = bpf::load_types(&types).map_err(ProbeError::Types)?;
+        tracing::debug!("the object is parsed");
         let mut maps = create_maps(&mut object, limits)?;
+        tracing::debug!("the maps are made");
         let programs = attach_programs(&object, types.as_fd())?;
         let mut take = |name: &str| -> Result<Map, ProbeError> {
             let fd = maps.remove(name).ok_or_else(|| malformed(&format!("no map {name}")))?;
@@ -187,7 +189,7 @@ fn bytes_of(offsets: &KernelOffsets) -> Vec<u8> {
 }
 
 /// Makes the object's maps and puts them into its programs.
-fn create_maps(object: &mut Object, limits: &ProbeLimits) -> Result<HashMap<String, OwnedFd>, ProbeError> {
+fn create_maps(object: &mut Object, limits: ProbeLimits) -> Result<HashMap<String, OwnedFd>, ProbeError> {
     let failed = |name: &str, source| ProbeError::Map { name: name.to_owned(), source };
     let mut maps = Vec::new();
     for (name, mut map) in std::mem::take(&mut object.maps) {
@@ -227,6 +229,7 @@ fn attach_programs(object: &Object, types: std::os::fd::BorrowedFd<'_>) -> Resul
             .ok_or_else(|| ProbeError::Object(format!("program {name} has no code")))?;
         let loaded = bpf::load_program(function, &program.license, types)
             .map_err(|(source, log)| ProbeError::Load { name: name.clone(), source, log })?;
+        tracing::debug!(name, "a program is loaded");
         let tracepoint = CString::new(name.as_str())
             .map_err(|error| ProbeError::Object(format!("program {name}: {error}")))?;
         open.push(
@@ -234,6 +237,7 @@ fn attach_programs(object: &Object, types: std::os::fd::BorrowedFd<'_>) -> Resul
                 .map_err(|source| ProbeError::Attach { name: name.clone(), source })?,
         );
         open.push(loaded);
+        tracing::debug!(name, "a program is attached");
     }
     Ok(open)
 }
