@@ -1,0 +1,153 @@
+//! `[microvm]` of the configuration.
+
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use porthole_proto::config::Section;
+use serde::Deserialize;
+
+/// Where sandboxes keep their state unless configured otherwise.
+pub const DEFAULT_STATE_DIRECTORY: &str = "/run/porthole/microvm";
+
+/// What runs guest instructions.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Accelerator {
+    /// KVM where the processor offers it, emulation otherwise.
+    #[default]
+    Auto,
+    /// KVM or nothing.
+    Kvm,
+    /// Emulation.
+    Tcg,
+}
+
+/// `[microvm]`. Programs without a path are looked up where distributions put them.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Microvm {
+    /// The guest's kernel.
+    pub kernel: PathBuf,
+    /// The guest's initrd.
+    pub initrd: PathBuf,
+    /// `qemu-system-x86_64`.
+    pub qemu: Option<PathBuf>,
+    /// virtiofsd, of QEMU or of the Rust project.
+    pub virtiofsd: Option<PathBuf>,
+    /// `vhost-device-vsock`; used where the host has no `/dev/vhost-vsock`.
+    pub vhost_device_vsock: Option<PathBuf>,
+    /// What runs guest instructions.
+    pub accelerator: Accelerator,
+    /// The guest's memory, MiB. It is taken from the host as the guest touches it.
+    pub memory_mib: u32,
+    /// The guest's processors.
+    pub vcpus: u32,
+    /// Directory with a directory for each sandbox.
+    pub state_directory: PathBuf,
+    /// Added to the kernel's command line.
+    pub kernel_parameters: String,
+    /// How long a guest may take to come up, seconds.
+    pub boot_timeout_seconds: u64,
+    /// How long other containers of a sandbox run on when its own has ended, milliseconds: what watches the workload
+    /// sends its last words in that time.
+    pub linger_ms: u64,
+    /// Bound on the file that keeps the guest's console, KiB.
+    pub console_log_kib: u64,
+}
+
+impl Default for Microvm {
+    fn default() -> Self {
+        Self {
+            kernel: "/usr/lib/porthole/guest/vmlinuz".into(),
+            initrd: "/usr/lib/porthole/guest/initrd.img".into(),
+            qemu: None,
+            virtiofsd: None,
+            vhost_device_vsock: None,
+            accelerator: Accelerator::Auto,
+            memory_mib: 512,
+            vcpus: 1,
+            state_directory: DEFAULT_STATE_DIRECTORY.into(),
+            kernel_parameters: String::new(),
+            boot_timeout_seconds: 60,
+            linger_ms: 400,
+            console_log_kib: 256,
+        }
+    }
+}
+
+impl Section for Microvm {
+    const NAME: &'static str = "microvm";
+}
+
+impl Microvm {
+    /// How long a guest may take to come up.
+    pub fn boot_timeout(&self) -> Duration {
+        Duration::from_secs(self.boot_timeout_seconds)
+    }
+
+    /// How long other containers run on after the sandbox's own.
+    pub fn linger(&self) -> Duration {
+        Duration::from_millis(self.linger_ms)
+    }
+
+    /// The state directory of one sandbox.
+    pub fn sandbox_directory(&self, id: &str) -> PathBuf {
+        self.state_directory.join(id)
+    }
+
+    /// QEMU's program.
+    pub fn qemu_program(&self) -> PathBuf {
+        find(self.qemu.as_deref(), &["/usr/bin/qemu-system-x86_64"], "qemu-system-x86_64")
+    }
+
+    /// virtiofsd's program.
+    pub fn virtiofsd_program(&self) -> PathBuf {
+        let usual = ["/usr/libexec/virtiofsd", "/usr/lib/qemu/virtiofsd", "/usr/lib/virtiofsd", "/usr/bin/virtiofsd"];
+        find(self.virtiofsd.as_deref(), &usual, "virtiofsd")
+    }
+
+    /// vhost-device-vsock's program.
+    pub fn vsock_program(&self) -> PathBuf {
+        let usual = ["/usr/lib/porthole/vhost-device-vsock", "/usr/bin/vhost-device-vsock"];
+        find(self.vhost_device_vsock.as_deref(), &usual, "vhost-device-vsock")
+    }
+}
+
+/// The configured program, else the first of the usual ones that is there, else what `PATH` has.
+fn find(configured: Option<&Path>, usual: &[&str], name: &str) -> PathBuf {
+    if let Some(configured) = configured {
+        return configured.to_owned();
+    }
+    usual.iter().map(Path::new).find(|path| path.exists()).unwrap_or(Path::new(name)).to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<Microvm, toml::de::Error> {
+        toml::from_str(text)
+    }
+
+    #[test]
+    fn an_unknown_key_is_refused_by_name() {
+        let error = parse("memory = 1").expect_err("refused").to_string();
+        assert!(error.contains("memory"), "{error}");
+    }
+
+    #[test]
+    fn what_is_not_said_has_its_default() {
+        let config = parse("memory_mib = 1024\naccelerator = \"tcg\"").expect("parsed");
+        assert_eq!((config.memory_mib, config.vcpus, config.accelerator), (1024, 1, Accelerator::Tcg));
+        assert_eq!(config.sandbox_directory("x"), Path::new("/run/porthole/microvm/x"));
+    }
+
+    #[test]
+    fn a_configured_program_is_taken_as_it_is() {
+        assert_eq!(find(Some(Path::new("/opt/q")), &["/bin/sh"], "q"), Path::new("/opt/q"));
+        assert_eq!(find(None, &["/nonexistent", "/bin/sh"], "q"), Path::new("/bin/sh"));
+        assert_eq!(find(None, &["/nonexistent"], "q"), Path::new("q"));
+    }
+}

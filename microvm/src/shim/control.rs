@@ -1,0 +1,148 @@
+//! What is done to containers while they are there: signals, further processes, pausing, limits, counters.
+
+use std::sync::Arc;
+
+use containerd_shim::protos::{
+    cgroups_v2::metrics::Metrics,
+    events::task::{TaskExecAdded, TaskPaused, TaskResumed},
+};
+use serde_json::Value;
+
+use super::{
+    ShimError,
+    container::{Process, Status},
+    sandbox::{Sandbox, soon},
+    spec, stats,
+    stdio::StdioPaths,
+};
+use crate::wire::guest;
+
+impl Sandbox {
+    /// Sends a signal.
+    pub async fn kill(&self, id: &str, exec_id: &str, signal: u32, all: bool) -> Result<(), ShimError> {
+        let process = self.process(id, exec_id)?;
+        if matches!(process.status(), Status::Stopped(_)) {
+            return Err(ShimError::NotFound(format!("{}: process already finished", process.name())));
+        }
+        let running = self.running()?;
+        let request = guest::SignalRequest {
+            id: id.to_owned(),
+            exec_id: exec_id.to_owned(),
+            signal,
+            all,
+            ..Default::default()
+        };
+        running.guest.signal(soon(), &request).await?;
+        Ok(())
+    }
+
+    /// Adds a process that is yet to be started.
+    pub fn add_process(
+        &self,
+        id: &str,
+        exec_id: &str,
+        spec: &[u8],
+        stdio: StdioPaths,
+    ) -> Result<(), ShimError> {
+        let container = self.container(id)?;
+        let mut process: Value =
+            serde_json::from_slice(spec).map_err(|source| ShimError::Json { what: "process", source })?;
+        spec::prepare_process(&mut process, stdio.terminal);
+        let process = serde_json::to_vec(&process).map_err(|source| ShimError::Json { what: "process", source })?;
+        container.add(Process::new(id, exec_id, stdio, process))?;
+        if container.known_to_containerd {
+            self.events.publish(TaskExecAdded {
+                container_id: id.to_owned(),
+                exec_id: exec_id.to_owned(),
+                ..Default::default()
+            });
+        }
+        Ok(())
+    }
+
+    /// Sets the size of a process' terminal.
+    pub async fn resize(&self, id: &str, exec_id: &str, width: u32, height: u32) -> Result<(), ShimError> {
+        self.process(id, exec_id)?;
+        let request = guest::ResizeRequest {
+            id: id.to_owned(),
+            exec_id: exec_id.to_owned(),
+            width,
+            height,
+            ..Default::default()
+        };
+        self.running()?.guest.resize(soon(), &request).await?;
+        Ok(())
+    }
+
+    /// Ends a process' standard input.
+    pub async fn close_input(&self, id: &str, exec_id: &str) -> Result<(), ShimError> {
+        let process = self.process(id, exec_id)?;
+        if let Some(stdio) = &*process.stdio.lock().await {
+            stdio.close_input();
+        }
+        Ok(())
+    }
+
+    /// Stops a container's processes where they are.
+    pub async fn pause(&self, id: &str) -> Result<(), ShimError> {
+        let container = self.container(id)?;
+        if container.init.status() != Status::Running {
+            return Err(ShimError::State(format!("container {id} is not running")));
+        }
+        self.running()?.guest.pause(soon(), &request(id)).await?;
+        container.init.set(Status::Paused);
+        if container.known_to_containerd {
+            self.events.publish(TaskPaused { container_id: id.to_owned(), ..Default::default() });
+        }
+        Ok(())
+    }
+
+    /// Lets them go on.
+    pub async fn resume(&self, id: &str) -> Result<(), ShimError> {
+        let container = self.container(id)?;
+        if container.init.status() != Status::Paused {
+            return Err(ShimError::State(format!("container {id} is not paused")));
+        }
+        self.running()?.guest.resume(soon(), &request(id)).await?;
+        container.init.set(Status::Running);
+        if container.known_to_containerd {
+            self.events.publish(TaskResumed { container_id: id.to_owned(), ..Default::default() });
+        }
+        Ok(())
+    }
+
+    /// A container's processes, by their numbers in the guest.
+    pub async fn pids(&self, id: &str) -> Result<Vec<u32>, ShimError> {
+        self.container(id)?;
+        Ok(self.running()?.guest.pids(soon(), &request(id)).await?.pids)
+    }
+
+    /// A container's counters.
+    pub async fn stats(&self, id: &str) -> Result<Metrics, ShimError> {
+        self.container(id)?;
+        Ok(stats::metrics(&self.running()?.guest.stats(soon(), &request(id)).await?))
+    }
+
+    /// Sets a container's limits, from an OCI `linux.resources` object.
+    pub async fn update(&self, id: &str, resources: &[u8]) -> Result<(), ShimError> {
+        self.container(id)?;
+        let mut value: Value =
+            serde_json::from_slice(resources).map_err(|source| ShimError::Json { what: "resources", source })?;
+        spec::prepare_resources(&mut value);
+        let resources =
+            serde_json::to_vec(&value).map_err(|source| ShimError::Json { what: "resources", source })?;
+        let request = guest::UpdateRequest { id: id.to_owned(), resources, ..Default::default() };
+        self.running()?.guest.update(soon(), &request).await?;
+        Ok(())
+    }
+
+    /// Waits for a process' end.
+    pub async fn wait(self: &Arc<Self>, id: &str, exec_id: &str) -> Result<super::container::Exit, ShimError> {
+        let process = self.process(id, exec_id)?;
+        Ok(process.ended().await)
+    }
+}
+
+fn request(id: &str) -> guest::ContainerRequest {
+    guest::ContainerRequest { id: id.to_owned(), ..Default::default() }
+}

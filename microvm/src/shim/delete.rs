@@ -1,0 +1,84 @@
+//! Delete: forgets what has ended.
+
+use std::{sync::Arc, time::Duration};
+
+use containerd_shim::protos::events::task::TaskDelete;
+
+use super::{
+    ShimError,
+    container::{Exit, Status},
+    sandbox::{Sandbox, timestamp},
+};
+use crate::{vm::deadline, wire::guest};
+
+/// How long containerd may take to fetch a process' last output.
+const DRAIN_PATIENCE: Duration = Duration::from_secs(5);
+
+/// How long a process that was never started may take to be killed.
+const KILL_PATIENCE: Duration = Duration::from_secs(5);
+
+/// How long the guest may take to forget a container.
+const REMOVE_PATIENCE: Duration = Duration::from_secs(5);
+
+/// How long the sandbox's end may take.
+const END_PATIENCE: Duration = Duration::from_secs(20);
+
+impl Sandbox {
+    /// Deletes a process, with the empty exec id its container; answers how it ended.
+    pub async fn delete(self: &Arc<Self>, id: &str, exec_id: &str) -> Result<Exit, ShimError> {
+        let container = self.container(id)?;
+        let process = container.process(exec_id)?;
+        let exit = match process.status() {
+            Status::Stopped(exit) => exit,
+            Status::Created if exec_id.is_empty() => {
+                self.kill(id, "", libc::SIGKILL.unsigned_abs(), true).await?;
+                tokio::time::timeout(KILL_PATIENCE, process.ended())
+                    .await
+                    .map_err(|_| ShimError::State(format!("{} does not end", process.name())))?
+            }
+            Status::Created => Exit { status: 0, at: std::time::SystemTime::now() },
+            Status::Running | Status::Paused => {
+                return Err(ShimError::State(format!("{} is running", process.name())));
+            }
+        };
+        process.drain(DRAIN_PATIENCE).await;
+        if let Some(running) = self.machine() {
+            let request = guest::ProcessRequest { id: id.to_owned(), exec_id: exec_id.to_owned(), ..Default::default() };
+            // The machine may be going down; then there is nothing left to forget.
+            if let Err(error) = running.guest.remove(deadline(REMOVE_PATIENCE), &request).await {
+                tracing::debug!(%error, process = process.name(), "the guest did not remove it");
+            }
+        }
+        if !exec_id.is_empty() {
+            container.remove(exec_id);
+            return Ok(exit);
+        }
+        if id == self.id {
+            let mut ended = self.ended().subscribe();
+            if tokio::time::timeout(END_PATIENCE, ended.wait_for(|ended| *ended)).await.is_err() {
+                tracing::error!("the sandbox takes too long to end");
+            }
+        }
+        container.release_files();
+        self.containers().remove(id);
+        if container.known_to_containerd {
+            self.events.publish(TaskDelete {
+                container_id: id.to_owned(),
+                pid: self.pid(),
+                exit_status: exit.status,
+                exited_at: timestamp(exit.at),
+                ..Default::default()
+            });
+        }
+        Ok(exit)
+    }
+
+    /// Ends the shim when the sandbox's own container is gone, or at once if told to.
+    pub async fn shutdown(self: &Arc<Self>, now: bool) {
+        if !now && self.container(&self.id).is_ok() {
+            return;
+        }
+        self.end().await;
+        self.exit.signal();
+    }
+}

@@ -1,0 +1,189 @@
+//! What containerd executes: `start` leaves a shim behind or finds the sandbox's, `delete` removes what a shim has left,
+//! `-info` says what this is; without a verb it is the shim itself.
+
+use std::{
+    io::Write as _,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use async_trait::async_trait;
+use containerd_shim::{
+    Config, DeleteResponse, Error, ExitSignal, Flags, Shim, StartOpts,
+    asynchronous::spawn,
+    protos::{
+        protobuf::{Message as _, MessageField},
+        types::introspection::{RuntimeInfo, RuntimeVersion},
+    },
+    publisher::RemotePublisher,
+    socket_address,
+};
+use porthole_proto::config::ConfigFile;
+
+use super::{
+    config::Microvm,
+    container::KILLED,
+    events::Events,
+    logs,
+    sandbox::{Sandbox, timestamp},
+    service::TaskService,
+    spec::{Role, Spec},
+};
+use crate::vm::{VmError, cleanup, record::Record};
+
+/// The runtime's name in containerd's terms.
+pub const RUNTIME: &str = "io.containerd.porthole-microvm.v2";
+
+/// How long `delete` waits for a shim that is still there: containerd may call it while the shim is ending. containerd
+/// itself waits 5 seconds.
+const SHIM_PATIENCE: Duration = Duration::from_secs(3);
+
+/// How long a shim may take to send its last events.
+const EVENTS_PATIENCE: Duration = Duration::from_secs(2);
+
+/// How long a killed shim may take to be gone.
+const KILL_PATIENCE: Duration = Duration::from_secs(1);
+
+/// The program.
+pub async fn run() {
+    let arguments: Vec<_> = std::env::args_os().skip(1).collect();
+    match containerd_shim::parse(&arguments) {
+        Ok(flags) if flags.info => info(),
+        Ok(flags) if flags.version => println!("{RUNTIME} {}", env!("CARGO_PKG_VERSION")),
+        _ => {
+            // Children are waited for by whoever started them.
+            let config = Config { no_setup_logger: true, no_reaper: true, no_sub_reaper: true, ..Config::default() };
+            containerd_shim::run::<Launcher>(RUNTIME, Some(config)).await;
+        }
+    }
+}
+
+fn info() {
+    let info = RuntimeInfo {
+        name: RUNTIME.to_owned(),
+        version: MessageField::some(RuntimeVersion {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            ..Default::default()
+        }),
+        ..Default::default()
+    };
+    let bytes = info.write_to_bytes().expect("a message in memory serialises");
+    // containerd has gone if nobody reads.
+    let _ = std::io::stdout().write_all(&bytes);
+}
+
+/// One call of the program.
+struct Launcher {
+    id: String,
+    namespace: String,
+    socket: String,
+    config: Result<Microvm, String>,
+    exit: Arc<ExitSignal>,
+    events: std::sync::OnceLock<Events>,
+}
+
+fn load_config() -> Result<Microvm, String> {
+    ConfigFile::load(None).and_then(|file| file.section()).map_err(|error| error.to_string())
+}
+
+impl Launcher {
+    fn config(&self) -> Result<Microvm, Error> {
+        self.config.clone().map_err(Error::Other)
+    }
+}
+
+#[async_trait]
+impl Shim for Launcher {
+    type T = TaskService;
+
+    async fn new(_: &str, flags: &Flags, _: &mut Config) -> Self {
+        if flags.action.is_empty() {
+            // The shim itself: a session of its own, so that no signal meant for containerd's reaches it.
+            let _ = nix::unistd::setsid();
+            logs::start(Path::new("."));
+        }
+        Self {
+            id: flags.id.clone(),
+            namespace: flags.namespace.clone(),
+            socket: flags.socket.clone(),
+            config: load_config(),
+            exit: Arc::new(ExitSignal::default()),
+            events: std::sync::OnceLock::new(),
+        }
+    }
+
+    async fn start_shim(&mut self, options: StartOpts) -> Result<String, Error> {
+        self.config()?;
+        let bundle = std::env::current_dir().map_err(|error| Error::Other(error.to_string()))?;
+        let spec = Spec::load(&bundle).map_err(|error| Error::Other(error.to_string()))?;
+        let address = match spec.role() {
+            Role::Member(sandbox) if sandbox != options.id => {
+                socket_address(&options.address, &options.namespace, &sandbox)
+            }
+            _ => {
+                let group = options.id.clone();
+                spawn(options, &group, Vec::new()).await?
+            }
+        };
+        // containerd finds the shim by it after a restart.
+        std::fs::write("address", &address).map_err(|error| Error::Other(error.to_string()))?;
+        Ok(address)
+    }
+
+    async fn delete_shim(&mut self) -> Result<DeleteResponse, Error> {
+        let directory = self.config()?.sandbox_directory(&self.id);
+        // A container that joined a sandbox has no directory of its own: its sandbox cares for what it leaves.
+        if !self.id.is_empty() && directory.is_dir() {
+            remove_sandbox(&directory).map_err(|error| Error::Other(error.to_string()))?;
+        }
+        Ok(DeleteResponse {
+            exit_status: KILLED,
+            exited_at: timestamp(SystemTime::now()),
+            ..Default::default()
+        })
+    }
+
+    async fn wait(&mut self) {
+        self.exit.wait().await;
+        if let Some(events) = self.events.get() {
+            events.flush(EVENTS_PATIENCE).await;
+        }
+    }
+
+    async fn create_task_service(&self, publisher: RemotePublisher) -> TaskService {
+        let events = Events::start(publisher.address.clone(), self.namespace.clone());
+        // Called once; the first is kept.
+        let _ = self.events.set(events.clone());
+        let socket = self.socket.strip_prefix("unix://").unwrap_or(&self.socket);
+        let config = self.config.clone().unwrap_or_else(|error| {
+            // `start` has refused a configuration like this one; it must have changed since.
+            tracing::error!(error, "the configuration cannot be used; going on with the defaults");
+            Microvm::default()
+        });
+        let sandbox = Sandbox::new(
+            self.id.clone(),
+            config,
+            events,
+            Arc::clone(&self.exit),
+            (!socket.is_empty()).then(|| PathBuf::from(socket)),
+        );
+        TaskService::new(Arc::new(sandbox))
+    }
+}
+
+/// Removes what a sandbox has left, its shim first.
+fn remove_sandbox(directory: &Path) -> Result<(), VmError> {
+    let record = Record::load(directory).map_err(VmError::io("read the record in", directory))?.unwrap_or_default();
+    if let Some(shim) = &record.shim
+        && !shim.wait_gone(SHIM_PATIENCE)
+    {
+        shim.kill(KILL_PATIENCE).map_err(|source| VmError::Program { name: shim.name.clone(), source })?;
+    }
+    cleanup::sweep(directory)?;
+    if let Some(socket) = &record.socket {
+        // The shim removes it itself when it ends by itself.
+        let _ = std::fs::remove_file(socket);
+    }
+    Ok(())
+}

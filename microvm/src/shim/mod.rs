@@ -1,0 +1,103 @@
+//! The shim: Task v2 towards containerd, one process for each sandbox.
+//!
+//! [`service`] is the edge: each call of the ttrpc service is one call of [`sandbox::Sandbox`], which knows nothing of
+//! ttrpc. The verbs are in [`create`], [`start`], [`delete`] and [`control`]; [`ending`] takes the sandbox down when its
+//! container has ended. [`launch`] is what containerd executes: `start`, `delete`, `-info`.
+//!
+//! Invariants: a container's end is reported before anything else happens because of it; the machine does not outlive
+//! the sandbox's own container; a call to the guest has a deadline, since the guest may not answer.
+
+use std::path::{Path, PathBuf};
+
+use crate::vm::VmError;
+
+pub mod config;
+pub mod container;
+pub mod control;
+pub mod create;
+pub mod delete;
+pub mod ending;
+pub mod events;
+pub mod launch;
+pub mod logs;
+pub mod monitor;
+pub mod rootfs;
+pub mod sandbox;
+pub mod service;
+pub mod spec;
+pub mod start;
+pub mod stats;
+pub mod stdio;
+
+/// A call that failed.
+#[derive(Debug, thiserror::Error)]
+pub enum ShimError {
+    /// No such container or process.
+    #[error("{0}: not found")]
+    NotFound(String),
+    /// The id is taken.
+    #[error("{0}: already exists")]
+    Exists(String),
+    /// Not in this state.
+    #[error("{0}")]
+    State(String),
+    /// This runtime does not do that.
+    #[error("{0} is not supported")]
+    Unsupported(&'static str),
+    /// A file or directory of the host.
+    #[error("{what} {path}: {source}")]
+    Io {
+        /// What was being done.
+        what: &'static str,
+        /// To what.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The specification.
+    #[error("specification: {0}")]
+    Spec(#[from] spec::SpecError),
+    /// What containerd sent cannot be read.
+    #[error("{what}: {source}")]
+    Json {
+        /// What it was.
+        what: &'static str,
+        /// Why not.
+        source: serde_json::Error,
+    },
+    /// The machine.
+    #[error(transparent)]
+    Vm(#[from] VmError),
+    /// The guest refused, with its own words.
+    #[error("{0}")]
+    Guest(String),
+    /// containerd's library.
+    #[error("{0}")]
+    Shim(containerd_shim::Error),
+    /// Something that cannot be.
+    #[error("internal: {0}")]
+    Internal(&'static str),
+}
+
+impl ShimError {
+    pub(crate) fn io(what: &'static str, path: impl AsRef<Path>) -> impl FnOnce(std::io::Error) -> Self {
+        let path = path.as_ref().to_owned();
+        move |source| Self::Io { what, path, source }
+    }
+}
+
+/// The guest's words without ttrpc's wrapping.
+impl From<ttrpc::Error> for ShimError {
+    fn from(error: ttrpc::Error) -> Self {
+        match error {
+            ttrpc::Error::RpcStatus(status) if status.code() == ttrpc::Code::NOT_FOUND => {
+                Self::NotFound(status.message().trim_end_matches(" not found").to_owned())
+            }
+            ttrpc::Error::RpcStatus(status) if status.code() == ttrpc::Code::FAILED_PRECONDITION => {
+                Self::State(status.message().to_owned())
+            }
+            ttrpc::Error::RpcStatus(status) => Self::Guest(status.message().to_owned()),
+            other => Self::Guest(format!("the guest does not answer: {other}")),
+        }
+    }
+}

@@ -1,0 +1,216 @@
+//! A sandbox: its machine, its containers, and what goes for all of them.
+
+use std::{
+    collections::HashMap,
+    path::PathBuf,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU32, AtomicU64, Ordering},
+    },
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use containerd_shim::{
+    ExitSignal,
+    protos::{
+        events::task::{TaskExit, TaskOOM},
+        protobuf::{MessageField, well_known_types::timestamp::Timestamp},
+    },
+};
+use tokio::sync::{Mutex as AsyncMutex, watch};
+
+use super::{
+    ShimError,
+    config::Microvm,
+    container::{Container, Exit, KILLED, Process, Status},
+    events::Events,
+};
+use crate::{
+    vm::{Machine, deadline, record::Record},
+    wire::{guest, guest_ttrpc::GuestClient},
+};
+
+/// How long the guest may take over a call that does not wait for anything. Emulated guests are slow.
+pub const CALL_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// A machine with the connection to its init.
+pub struct Running {
+    /// The machine.
+    pub machine: Machine,
+    /// Its init.
+    pub guest: GuestClient,
+    /// What is on record about it.
+    pub record: Mutex<Record>,
+}
+
+/// A sandbox.
+pub struct Sandbox {
+    /// Its id, which is that of its own container.
+    pub id: String,
+    /// The configuration.
+    pub config: Microvm,
+    /// Events to containerd.
+    pub events: Events,
+    /// Tells the process to end.
+    pub exit: Arc<ExitSignal>,
+    /// The shim's ttrpc socket.
+    pub socket: Option<PathBuf>,
+    /// One creation at a time: the first makes the machine.
+    pub(super) creating: AsyncMutex<()>,
+    running: Mutex<Option<Arc<Running>>>,
+    containers: Mutex<HashMap<String, Arc<Container>>>,
+    sequence: AtomicU64,
+    pid: AtomicU32,
+    /// Whether the machine was taken down for good.
+    ended: watch::Sender<bool>,
+}
+
+impl Sandbox {
+    /// A sandbox without machine and containers.
+    pub fn new(
+        id: String,
+        config: Microvm,
+        events: Events,
+        exit: Arc<ExitSignal>,
+        socket: Option<PathBuf>,
+    ) -> Self {
+        Self {
+            id,
+            config,
+            events,
+            exit,
+            socket,
+            creating: AsyncMutex::default(),
+            running: Mutex::default(),
+            containers: Mutex::default(),
+            sequence: AtomicU64::new(1),
+            pid: AtomicU32::new(0),
+            ended: watch::Sender::new(false),
+        }
+    }
+
+    /// The sandbox's state directory.
+    pub fn directory(&self) -> PathBuf {
+        self.config.sandbox_directory(&self.id)
+    }
+
+    pub(super) fn containers(&self) -> MutexGuard<'_, HashMap<String, Arc<Container>>> {
+        self.containers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The container with that id.
+    pub fn container(&self, id: &str) -> Result<Arc<Container>, ShimError> {
+        self.containers().get(id).cloned().ok_or_else(|| ShimError::NotFound(format!("container {id}")))
+    }
+
+    /// A process.
+    pub fn process(&self, id: &str, exec_id: &str) -> Result<Arc<Process>, ShimError> {
+        self.container(id)?.process(exec_id)
+    }
+
+    /// The machine, if there is one.
+    pub fn machine(&self) -> Option<Arc<Running>> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(super) fn set_machine(&self, running: Option<Arc<Running>>) {
+        if let Some(running) = &running {
+            self.pid.store(running.machine.pid(), Ordering::Relaxed);
+        }
+        *self.running.lock().unwrap_or_else(PoisonError::into_inner) = running;
+    }
+
+    /// The machine, which a call needs.
+    pub fn running(&self) -> Result<Arc<Running>, ShimError> {
+        self.machine().ok_or_else(|| ShimError::State(format!("sandbox {} is not running", self.id)))
+    }
+
+    /// A number that no other container of the sandbox has had.
+    pub(super) fn next_number(&self) -> u64 {
+        self.sequence.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// The process number that containerd is told: QEMU's, which is in the pod's network namespace. It stays when the
+    /// machine has gone; 0 before it was there.
+    pub fn pid(&self) -> u32 {
+        self.pid.load(Ordering::Relaxed)
+    }
+
+    /// Follows a process to its end, in the background, and reports it.
+    pub(super) fn follow(self: &Arc<Self>, running: &Arc<Running>, process: Arc<Process>, report: bool) {
+        let (sandbox, running) = (Arc::clone(self), Arc::clone(running));
+        tokio::spawn(async move {
+            let exit = wait_in_guest(&running, &process).await;
+            tracing::info!(process = process.name(), status = exit.status, "ended");
+            let started = process.status() != Status::Created;
+            if report && (started || process.exec_id.is_empty()) {
+                sandbox.report_exit(&process, exit);
+            }
+            process.set(Status::Stopped(exit));
+        });
+    }
+
+    fn report_exit(&self, process: &Process, exit: Exit) {
+        let id = if process.exec_id.is_empty() { &process.container } else { &process.exec_id };
+        self.events.publish(TaskExit {
+            container_id: process.container.clone(),
+            id: id.clone(),
+            pid: self.pid(),
+            exit_status: exit.status,
+            exited_at: timestamp(exit.at),
+            ..Default::default()
+        });
+    }
+
+    /// Reports containers that ran out of memory, in the background, while the machine runs.
+    pub(super) fn follow_memory(self: &Arc<Self>, running: &Arc<Running>) {
+        let (sandbox, guest) = (Arc::clone(self), running.guest.clone());
+        tokio::spawn(async move {
+            let context = ttrpc::context::Context::default();
+            while let Ok(event) = guest.wait_oom(context.clone(), &guest::Empty::new()).await {
+                if sandbox.container(&event.id).is_ok_and(|container| container.known_to_containerd) {
+                    sandbox.events.publish(TaskOOM { container_id: event.id, ..Default::default() });
+                }
+            }
+        });
+    }
+
+    /// Turns true when the machine was taken down for good.
+    pub(super) fn ended(&self) -> &watch::Sender<bool> {
+        &self.ended
+    }
+}
+
+/// The end of a process, from the guest or by the guest's own end.
+async fn wait_in_guest(running: &Running, process: &Process) -> Exit {
+    let request = guest::ProcessRequest {
+        id: process.container.clone(),
+        exec_id: process.exec_id.clone(),
+        ..Default::default()
+    };
+    let mut gone = running.machine.gone();
+    let killed = || Exit { status: KILLED, at: SystemTime::now() };
+    tokio::select! {
+        answer = running.guest.wait(ttrpc::context::Context::default(), &request) => match answer {
+            Ok(answer) => Exit {
+                status: answer.status,
+                at: UNIX_EPOCH + Duration::from_nanos(answer.exited_unix_nanos),
+            },
+            Err(error) => {
+                tracing::warn!(%error, process = process.name(), "the guest does not say how it ended");
+                killed()
+            }
+        },
+        _ = gone.wait_for(|gone| *gone) => killed(),
+    }
+}
+
+/// A time in protobuf's form.
+pub fn timestamp(time: SystemTime) -> MessageField<Timestamp> {
+    MessageField::some(time.into())
+}
+
+/// A context for a call that should be answered soon.
+pub fn soon() -> ttrpc::context::Context {
+    deadline(CALL_TIMEOUT)
+}

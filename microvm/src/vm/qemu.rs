@@ -1,0 +1,181 @@
+//! QEMU's command line, and whether KVM is of use here.
+
+use std::{
+    ffi::OsString,
+    os::fd::RawFd,
+    path::{Path, PathBuf},
+};
+
+use crate::{
+    shim::config::{Accelerator, Microvm},
+    wire::SHARED_TAG,
+};
+
+/// How the guest gets its vsock.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum VsockDevice {
+    /// The host kernel's vhost-vsock, by an open descriptor.
+    Kernel {
+        /// `/dev/vhost-vsock`, opened and bound to the context id.
+        descriptor: RawFd,
+        /// The guest's context id.
+        cid: u32,
+    },
+    /// A vhost-user device behind a unix socket.
+    User {
+        /// The device's socket.
+        socket: PathBuf,
+    },
+}
+
+/// What a machine is made of.
+#[derive(Clone, Debug)]
+pub struct Machine<'a> {
+    /// The configuration.
+    pub config: &'a Microvm,
+    /// Whether KVM runs it.
+    pub kvm: bool,
+    /// The sandbox, for the process list.
+    pub name: &'a str,
+    /// virtiofsd's socket.
+    pub virtiofs_socket: &'a Path,
+    /// The vsock.
+    pub vsock: &'a VsockDevice,
+    /// The tap's descriptor.
+    pub tap: RawFd,
+}
+
+/// On the kernel's command line always. No stop at the console, an end instead of a reboot after a panic, and none of
+/// the probing for hardware that a virtual machine does not have.
+const KERNEL_PARAMETERS: &str = "console=ttyS0 quiet panic=-1 reboot=t nokaslr tsc=reliable no_timer_check \
+                                 noreplace-smp cryptomgr.notests 8250.nr_uarts=1 random.trust_cpu=on \
+                                 rcupdate.rcu_expedited=1";
+
+/// The guest's whole kernel command line.
+pub fn kernel_parameters(config: &Microvm) -> String {
+    let mut parameters = KERNEL_PARAMETERS.to_owned();
+    if !config.kernel_parameters.is_empty() {
+        parameters.push(' ');
+        parameters.push_str(&config.kernel_parameters);
+    }
+    parameters
+}
+
+/// QEMU's arguments.
+pub fn arguments(machine: &Machine<'_>) -> Vec<OsString> {
+    let config = machine.config;
+    let accelerator = if machine.kvm { "kvm" } else { "tcg" };
+    let processor = if machine.kvm { "host" } else { "max" };
+    let mut arguments: Vec<OsString> = Vec::new();
+    let mut add = |option: &str, value: OsString| {
+        arguments.push(option.into());
+        arguments.push(value);
+    };
+    add("-name", format!("porthole-{}", machine.name).into());
+    // Of the chipset only what the guest needs: fewer devices, fewer drivers that look for them.
+    add("-machine", format!("q35,accel={accelerator},memory-backend=memory,sata=off,smbus=off,usb=off,vmport=off").into());
+    add("-cpu", processor.into());
+    add("-smp", config.vcpus.to_string().into());
+    add("-m", format!("{}M", config.memory_mib).into());
+    // Shared with the vhost-user devices, which read and write the guest's buffers.
+    add("-object", format!("memory-backend-memfd,id=memory,size={}M,share=on", config.memory_mib).into());
+    add("-kernel", config.kernel.clone().into());
+    add("-initrd", config.initrd.clone().into());
+    add("-append", kernel_parameters(config).into());
+    add("-chardev", "stdio,id=console,signal=off".into());
+    add("-serial", "chardev:console".into());
+    add("-chardev", socket_device("virtiofs", machine.virtiofs_socket));
+    add("-device", format!("vhost-user-fs-pci,chardev=virtiofs,tag={SHARED_TAG},queue-size=1024").into());
+    match machine.vsock {
+        VsockDevice::Kernel { descriptor, cid } => {
+            add("-device", format!("vhost-vsock-pci,guest-cid={cid},vhostfd={descriptor}").into());
+        }
+        VsockDevice::User { socket } => {
+            add("-chardev", socket_device("vsock", socket));
+            add("-device", "vhost-user-vsock-pci,chardev=vsock".into());
+        }
+    }
+    add("-netdev", format!("tap,id=net,fd={}", machine.tap).into());
+    // No boot ROM: the firmware would spend its time on it.
+    add("-device", "virtio-net-pci,netdev=net,romfile=".into());
+    arguments.extend(["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"].map(OsString::from));
+    arguments
+}
+
+fn socket_device(id: &str, path: &Path) -> OsString {
+    let mut value = OsString::from(format!("socket,id={id},path="));
+    // QEMU reads a doubled comma as one.
+    value.push(path.to_string_lossy().replace(',', ",,"));
+    value
+}
+
+/// Whether KVM can run an ordinary guest. The device alone says little: nested hosts offer it without the processor's
+/// virtualisation behind it, and a guest started on it hangs.
+pub fn use_kvm(wanted: Accelerator) -> bool {
+    match wanted {
+        Accelerator::Tcg => false,
+        Accelerator::Kvm => true,
+        Accelerator::Auto => {
+            let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+            let opens = std::fs::OpenOptions::new().read(true).write(true).open("/dev/kvm").is_ok();
+            processor_virtualises(&cpuinfo) && opens
+        }
+    }
+}
+
+/// Intel and AMD say so in their flags.
+fn processor_virtualises(cpuinfo: &str) -> bool {
+    cpuinfo
+        .lines()
+        .filter(|line| line.starts_with("flags"))
+        .any(|line| line.split_whitespace().any(|flag| flag == "vmx" || flag == "svm"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn line(vsock: &VsockDevice, kvm: bool) -> String {
+        let config = Microvm { memory_mib: 300, kernel_parameters: "extra=1".into(), ..Microvm::default() };
+        let machine = Machine {
+            config: &config,
+            kvm,
+            name: "s1",
+            virtiofs_socket: Path::new("/s/a,b/fs.sock"),
+            vsock,
+            tap: 9,
+        };
+        let words: Vec<String> = arguments(&machine).iter().map(|word| word.to_string_lossy().into_owned()).collect();
+        words.join(" ")
+    }
+
+    #[test]
+    fn guest_memory_is_shared_with_the_devices() {
+        let line = line(&VsockDevice::User { socket: "/s/v.sock".into() }, false);
+        assert!(line.contains("memory-backend-memfd,id=memory,size=300M,share=on"), "{line}");
+        assert!(line.contains("memory-backend=memory") && line.contains("-m 300M"), "{line}");
+    }
+
+    #[test]
+    fn the_vsock_is_what_the_host_has() {
+        let user = line(&VsockDevice::User { socket: "/s/v.sock".into() }, false);
+        assert!(user.contains("socket,id=vsock,path=/s/v.sock") && user.contains("vhost-user-vsock-pci"), "{user}");
+        let kernel = line(&VsockDevice::Kernel { descriptor: 7, cid: 42 }, true);
+        assert!(kernel.contains("vhost-vsock-pci,guest-cid=42,vhostfd=7"), "{kernel}");
+        assert!(kernel.contains("accel=kvm") && !kernel.contains("vhost-user-vsock"), "{kernel}");
+    }
+
+    #[test]
+    fn paths_with_commas_are_escaped_and_parameters_appended() {
+        let line = line(&VsockDevice::User { socket: "/s/v.sock".into() }, false);
+        assert!(line.contains("path=/s/a,,b/fs.sock"), "{line}");
+        assert!(line.contains("rcu_expedited=1 extra=1 "), "{line}");
+    }
+
+    #[test]
+    fn a_device_without_the_processors_virtualisation_is_no_kvm() {
+        assert!(!processor_virtualises("flags\t\t: fpu hypervisor sse2\n"));
+        assert!(processor_virtualises("flags\t\t: fpu vmx sse2\n"));
+        assert!(!processor_virtualises("vmx flags\t: x\n"));
+    }
+}

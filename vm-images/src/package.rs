@@ -1,0 +1,221 @@
+//! Debian's kernel package: found, fetched and read with the distribution's own tools.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io::Read as _,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+use crate::{ImageError, modules::module_name};
+
+/// The package that always depends on the newest cloud kernel.
+pub const META_PACKAGE: &str = "linux-image-cloud-amd64";
+
+/// What the image needs of a kernel package.
+#[derive(Debug)]
+pub struct Contents {
+    /// The bzImage.
+    pub kernel: Vec<u8>,
+    /// Release, as in `/lib/modules/<release>`.
+    pub release: String,
+    /// Every module by its name.
+    pub modules: BTreeMap<String, Vec<u8>>,
+    /// Names of what is built in.
+    pub builtin: BTreeSet<String>,
+}
+
+fn run(command: &mut Command) -> Result<String, ImageError> {
+    let shown = format!("{command:?}").replace('"', "");
+    let output = command
+        .env("LC_ALL", "C")
+        .stdin(Stdio::null())
+        .output()
+        .map_err(|error| ImageError::Command { command: shown.clone(), output: error.to_string() })?;
+    if output.status.success() {
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    } else {
+        let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+        Err(ImageError::Command { command: shown, output: said })
+    }
+}
+
+/// The kernel package in the cache, downloaded if it is not there yet.
+pub fn fetch(cache: &Path, progress: &mut dyn FnMut(&str)) -> Result<PathBuf, ImageError> {
+    std::fs::create_dir_all(cache).map_err(ImageError::io("create", cache))?;
+    let wanted = match resolve() {
+        Ok(wanted) => wanted,
+        Err(error) => match newest_cached(cache)? {
+            Some(package) => {
+                progress(&format!("{error}; using {}", package.display()));
+                return Ok(package);
+            }
+            None => return Err(error),
+        },
+    };
+    let path = cache.join(&wanted.file);
+    if path.is_file() {
+        progress(&format!("{} is in the cache", wanted.file));
+        return Ok(path);
+    }
+    progress(&format!("downloading {} ({} MiB)", wanted.file, wanted.bytes >> 20));
+    // apt checks the download against the signed index. Its sandbox user cannot write to a private cache directory.
+    let mut command = Command::new("apt-get");
+    command.args(["-q", "-o", "APT::Sandbox::User=root", "download", &wanted.package]).current_dir(cache);
+    run(&mut command)?;
+    if path.is_file() {
+        Ok(path)
+    } else {
+        Err(ImageError::Missing { package: cache.to_owned(), what: wanted.file })
+    }
+}
+
+/// A package file that apt can download.
+#[derive(Debug, PartialEq, Eq)]
+struct Wanted {
+    package: String,
+    file: String,
+    bytes: u64,
+}
+
+fn resolve() -> Result<Wanted, ImageError> {
+    let depends = run(Command::new("apt-cache").args(["depends", "--important", META_PACKAGE]))?;
+    let package = parse_depends(&depends).ok_or(ImageError::UnknownPackage(META_PACKAGE))?;
+    let uris = run(Command::new("apt-get").args(["-q", "download", "--print-uris", &package]))?;
+    parse_uri(&package, &uris).ok_or(ImageError::UnknownPackage(META_PACKAGE))
+}
+
+/// The real kernel package among a meta package's dependencies.
+fn parse_depends(output: &str) -> Option<String> {
+    output
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("Depends: "))
+        .find(|package| package.starts_with("linux-image-"))
+        .map(str::to_owned)
+}
+
+/// Reads a line of `--print-uris`: `'URI' FILE SIZE HASH`.
+fn parse_uri(package: &str, output: &str) -> Option<Wanted> {
+    let line = output.lines().find(|line| line.starts_with('\''))?;
+    let mut fields = line.split_whitespace();
+    let file = fields.nth(1)?.to_owned();
+    let bytes = fields.next()?.parse().ok()?;
+    Some(Wanted { package: package.to_owned(), file, bytes })
+}
+
+fn newest_cached(cache: &Path) -> Result<Option<PathBuf>, ImageError> {
+    let mut packages = Vec::new();
+    for entry in std::fs::read_dir(cache).map_err(ImageError::io("read", cache))? {
+        let entry = entry.map_err(ImageError::io("read", cache))?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if name.starts_with("linux-image-") && name.ends_with(".deb") {
+            packages.push((entry.metadata().and_then(|data| data.modified()).ok(), entry.path()));
+        }
+    }
+    Ok(packages.into_iter().max().map(|(_, path)| path))
+}
+
+/// Reads what the image needs out of a package file.
+pub fn read(package: &Path) -> Result<Contents, ImageError> {
+    let shown = format!("dpkg-deb --fsys-tarfile {}", package.display());
+    let failed = |output: String| ImageError::Command { command: shown.clone(), output };
+    let mut child = Command::new("dpkg-deb")
+        .arg("--fsys-tarfile")
+        .arg(package)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .map_err(|error| failed(error.to_string()))?;
+    let stdout = child.stdout.take().expect("stdout is piped");
+    let read = read_archive(stdout);
+    let status = child.wait().map_err(|error| failed(error.to_string()))?;
+    let found = read.map_err(|error| failed(error.to_string()))?;
+    if !status.success() {
+        return Err(failed(status.to_string()));
+    }
+    let missing = |what: &str| ImageError::Missing { package: package.to_owned(), what: what.to_owned() };
+    let (release, kernel) = found.kernel.ok_or_else(|| missing("/boot/vmlinuz-*"))?;
+    if found.modules.is_empty() {
+        return Err(missing("kernel modules"));
+    }
+    Ok(Contents { kernel, release, modules: found.modules, builtin: found.builtin })
+}
+
+#[derive(Default)]
+struct Found {
+    kernel: Option<(String, Vec<u8>)>,
+    modules: BTreeMap<String, Vec<u8>>,
+    builtin: BTreeSet<String>,
+}
+
+fn read_archive(stream: impl std::io::Read) -> std::io::Result<Found> {
+    let mut found = Found::default();
+    let mut archive = tar::Archive::new(stream);
+    for entry in archive.entries()? {
+        let mut entry = entry?;
+        let path = entry.path()?.to_string_lossy().trim_start_matches("./").to_owned();
+        let stem = path.rsplit('/').next().unwrap_or_default();
+        if let Some(release) = path.strip_prefix("boot/vmlinuz-") {
+            let mut bytes = Vec::new();
+            entry.read_to_end(&mut bytes)?;
+            found.kernel = Some((release.to_owned(), bytes));
+        } else if let Some(stem) = stem.strip_suffix(".ko") {
+            let name = module_name(stem);
+            let mut bytes = Vec::new();
+            entry.read_to_end(&mut bytes)?;
+            found.modules.insert(name, bytes);
+        } else if stem == "modules.builtin" {
+            let mut text = String::new();
+            entry.read_to_string(&mut text)?;
+            found.builtin = text.lines().filter_map(builtin_name).collect();
+        }
+    }
+    // The stream is read to its end, else the archiver is killed by a full pipe and looks as if it had failed.
+    let mut rest = archive.into_inner();
+    std::io::copy(&mut rest, &mut std::io::sink())?;
+    Ok(found)
+}
+
+/// The module's name in a line of `modules.builtin` (`kernel/fs/fuse/fuse.ko`).
+fn builtin_name(line: &str) -> Option<String> {
+    line.rsplit('/').next()?.strip_suffix(".ko").map(module_name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_meta_package_resolves_to_the_kernel() {
+        let output = "linux-image-cloud-amd64\n  Depends: linux-image-6.1.0-50-cloud-amd64\n";
+        assert_eq!(parse_depends(output).as_deref(), Some("linux-image-6.1.0-50-cloud-amd64"));
+        assert_eq!(parse_depends("linux-image-cloud-amd64\n"), None);
+    }
+
+    #[test]
+    fn the_file_name_and_size_come_from_apt() {
+        let output = "'http://deb.debian.org/a/b/l.deb' linux-image-6.1_6.1.2-1_amd64.deb 26713492 SHA256:00\n";
+        let wanted = parse_uri("linux-image-6.1", output).expect("parsed");
+        assert_eq!((wanted.file.as_str(), wanted.bytes), ("linux-image-6.1_6.1.2-1_amd64.deb", 26_713_492));
+        assert_eq!(parse_uri("x", "E: Unable to locate\n"), None);
+    }
+
+    #[test]
+    fn a_packages_kernel_modules_and_builtins_are_found() {
+        let mut builder = tar::Builder::new(Vec::new());
+        for (path, data) in [
+            ("./boot/vmlinuz-6.1", "kernel"),
+            ("./lib/modules/6.1/kernel/drivers/virtio/virtio-rng.ko", "module"),
+            ("./lib/modules/6.1/modules.builtin", "kernel/net/packet/af_packet.ko\n"),
+            ("./usr/share/doc/x", "text"),
+        ] {
+            let mut header = tar::Header::new_gnu();
+            header.set_size(data.len() as u64);
+            builder.append_data(&mut header, path, data.as_bytes()).expect("appended");
+        }
+        let found = read_archive(builder.into_inner().expect("archive").as_slice()).expect("read");
+        assert_eq!(found.kernel, Some(("6.1".to_owned(), b"kernel".to_vec())));
+        assert_eq!(found.modules.keys().collect::<Vec<_>>(), ["virtio_rng"]);
+        assert!(found.builtin.contains("af_packet"));
+    }
+}
