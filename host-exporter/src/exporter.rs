@@ -82,6 +82,7 @@ pub fn start(prepared: Prepared, config: &config::Exporter, registry: PathBuf) -
         fleet: Arc::clone(&fleet),
         ready,
         scrapes: Arc::new(Semaphore::new(config.concurrent_scrapes_max)),
+        listings: Arc::new(Semaphore::new(http::CONCURRENT_LISTINGS)),
         timeout: seconds(config.http_timeout_seconds),
     };
     let server = tokio::spawn(http::server::serve(

@@ -58,6 +58,12 @@ struct Linked {
     task: JoinHandle<()>,
 }
 
+impl Drop for Linked {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
 /// Watches the registry until cancelled.
 pub struct Supervisor {
     links: Links,
@@ -209,7 +215,6 @@ impl Watched {
                 tracing::error!(sandbox = %self.sandbox_id, "an agent's task ended unexpectedly; starting it again");
                 links.fleet.own.task_failures.inc();
             }
-            link.task.abort();
         }
         let (ended, is_ended) = watch::channel(false);
         let tell = TellEnd(Arc::clone(link_ended));

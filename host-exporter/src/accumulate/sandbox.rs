@@ -108,6 +108,8 @@ pub struct Accumulator {
     by_id: HashMap<u32, Tracked>,
     exposed: BTreeMap<Arc<SeriesKey>, Exposed>,
     totals: Totals,
+    /// The carried values contain those of the running epoch: they were written down after the sandbox's end.
+    carried_is_final: bool,
 }
 
 impl Accumulator {
@@ -120,6 +122,7 @@ impl Accumulator {
             by_id: HashMap::new(),
             exposed: BTreeMap::new(),
             totals: Totals::default(),
+            carried_is_final: false,
         }
     }
 
@@ -130,10 +133,12 @@ impl Accumulator {
         closed_epochs: impl IntoIterator<Item = u64>,
         totals: Totals,
         carried: impl IntoIterator<Item = (SeriesKey, Values)>,
+        carried_is_final: bool,
     ) -> Self {
         let mut restored = Self::new(budget);
         restored.epoch = epoch;
         restored.totals = totals;
+        restored.carried_is_final = carried_is_final;
         restored.closed_epochs = closed_epochs.into_iter().take(CLOSED_EPOCHS_MAX).collect();
         for (key, values) in carried.into_iter().take(SANDBOX_SERIES_MAX) {
             if !restored.budget.take_exposed() {
@@ -169,6 +174,10 @@ impl Accumulator {
     /// An agent said in which epoch it is. An epoch that was left does not come back.
     pub fn begin_epoch(&mut self, epoch: u64) -> Result<(), Rejection> {
         if self.epoch == Some(epoch) {
+            if std::mem::take(&mut self.carried_is_final) {
+                // The agent will tell again what is among the carried values.
+                self.forget_series();
+            }
             return Ok(());
         }
         if self.closed_epochs.contains(&epoch) {
@@ -185,6 +194,12 @@ impl Accumulator {
     }
 
     fn close_epoch(&mut self) {
+        if !self.caught_up() {
+            // What an earlier run exposed of this epoch is lost: going on from the values of the epochs before it would
+            // look like requests of now, starting over is what Prometheus takes for what it is.
+            self.forget_series();
+        }
+        self.carried_is_final = false;
         self.totals.close_epoch();
         for exposed in self.exposed.values_mut() {
             let mut carried = exposed.carried.take().unwrap_or_default();
@@ -326,10 +341,8 @@ impl Accumulator {
     }
 
     /// Takes the agent's own counts of the running epoch.
-    pub fn apply_counters(&mut self, told: AgentCounters) -> Result<(), Rejection> {
-        let backwards = told.went_backwards_since(&self.totals.current_counters);
+    pub fn apply_counters(&mut self, told: &AgentCounters) {
         self.totals.current_counters = told.at_least(&self.totals.current_counters);
-        if backwards { Err(Rejection::CountersWentBackwards) } else { Ok(()) }
     }
 
     /// Whether any exposed series is of one of these protocols' sides.
@@ -337,11 +350,20 @@ impl Accumulator {
         self.exposed.keys().any(|key| of.contains(&(key.protocol, key.side)))
     }
 
+    /// Whether the agent has told again all that an earlier run of the exporter knew of the running epoch. Until then a
+    /// series that was not told yet would be exposed without its values of this epoch, and seem to go backwards.
+    fn caught_up(&self) -> bool {
+        self.carried_is_final
+            || self.totals.floor.is_empty()
+            || self.totals.current.at_least(&self.totals.floor) == self.totals.current
+    }
+
     /// Calls `visit` for every exposed series with its values over all epochs.
     pub fn for_each_series<E>(
         &self,
         mut visit: impl FnMut(&SeriesKey, &Values) -> Result<(), E>,
     ) -> Result<(), E> {
+        let caught_up = self.caught_up();
         for (key, exposed) in &self.exposed {
             match (&exposed.carried, exposed.ids.as_slice()) {
                 (None, [id]) => {
@@ -349,6 +371,7 @@ impl Accumulator {
                         visit(key, &tracked.last)?;
                     }
                 }
+                (Some(_), []) if !caught_up => {}
                 (Some(carried), []) => visit(key, carried)?,
                 (carried, ids) => {
                     let mut sum = carried.as_deref().cloned().unwrap_or_default();

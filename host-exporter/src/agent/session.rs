@@ -39,6 +39,9 @@ const DRAIN_AT_MOST: Duration = Duration::from_secs(5);
 /// Silence after which an agent whose sandbox has ended has nothing more to say.
 const DRAIN_SILENCE: Duration = Duration::from_millis(500);
 
+/// Most batches that are counted as missing for one connection.
+const MISSING_MAX: u64 = 1_000_000;
+
 /// Why a connection ended.
 #[derive(Debug, thiserror::Error)]
 pub enum SessionError {
@@ -67,40 +70,132 @@ pub async fn run(
     sandbox: &Sandbox,
     stream: Pin<Box<dyn ByteStream>>,
     idle: Duration,
-    mut ended: watch::Receiver<bool>,
+    ended: watch::Receiver<bool>,
 ) -> Result<(), SessionError> {
     let (guarded, control) = GuardedStream::new(stream);
     let agent = AgentClient::new(Client::new(Socket::new(guarded)));
-    let epoch = hello(fleet, sandbox, &agent, &control).await?;
-    stats(fleet, sandbox, &agent, &control).await?;
-    let mut batches = watch(&agent).await?;
+    let session = Session { fleet, sandbox, agent, control };
+    let epoch = session.hello().await?;
+    session.stats().await?;
+    let mut batches = session.watch().await?;
     sandbox.link.lock().state = LinkState::Connected;
-    let mut drain_until = None;
-    loop {
-        let wait = if drain_until.is_some() { DRAIN_SILENCE } else { idle };
-        let deadline = drain_until.map_or(Clock::now() + wait, |until: Clock| until.min(Clock::now() + wait));
-        let next = tokio::select! {
-            next = timeout_at(deadline, batches.recv()) => next,
-            _ = ended.wait_for(|ended| *ended), if drain_until.is_none() => {
-                drain_until = Some(Clock::now() + DRAIN_AT_MOST);
-                continue;
+    let mut received = Received::default();
+    let result = session.follow(&mut batches, epoch, &mut received, idle, ended).await;
+    fleet.own.batches_missing.add(received.missing());
+    result
+}
+
+/// One connection.
+struct Session<'a> {
+    fleet: &'a Fleet,
+    sandbox: &'a Sandbox,
+    agent: AgentClient,
+    /// Closes the connection when it goes, whatever ttrpc's tasks do.
+    control: Control,
+}
+
+impl Session<'_> {
+    /// Takes batches until the stream ends, or until the sandbox has ended and its agent has no more to say.
+    async fn follow(
+        &self,
+        batches: &mut ClientStreamReceiver<agent::Batch>,
+        epoch: u64,
+        received: &mut Received,
+        idle: Duration,
+        mut ended: watch::Receiver<bool>,
+    ) -> Result<(), SessionError> {
+        let mut drain_until = None;
+        loop {
+            let wait = Clock::now() + if drain_until.is_some() { DRAIN_SILENCE } else { idle };
+            let deadline = drain_until.map_or(wait, |until: Clock| until.min(wait));
+            let next = tokio::select! {
+                next = timeout_at(deadline, batches.recv()) => next,
+                _ = ended.wait_for(|ended| *ended), if drain_until.is_none() => {
+                    drain_until = Some(Clock::now() + DRAIN_AT_MOST);
+                    continue;
+                }
+            };
+            match next {
+                // The end of the stream comes as an empty message.
+                Ok(Ok(Some(batch))) if batch == agent::Batch::default() => return Ok(()),
+                Ok(Ok(Some(batch))) => {
+                    take_batch(self.fleet, self.sandbox, epoch, received, batch);
+                    self.control.release();
+                }
+                Ok(
+                    Ok(None)
+                    | Err(ttrpc::Error::Eof | ttrpc::Error::RemoteClosed | ttrpc::Error::LocalClosed),
+                ) => return Ok(()),
+                Ok(Err(source)) => return Err(SessionError::Call { call: "Watch", source }),
+                Err(_) if drain_until.is_some() => return Ok(()),
+                // Silence is allowed while nothing changes; an agent that is alive answers.
+                Err(_) => self.stats().await?,
             }
-        };
-        match next {
-            // The end of the stream comes as an empty message.
-            Ok(Ok(Some(batch))) if batch == agent::Batch::default() => return Ok(()),
-            Ok(Ok(Some(batch))) => {
-                take_batch(fleet, sandbox, epoch, batch);
-                control.release();
+            if drain_until.is_some_and(|until| until <= Clock::now()) {
+                return Ok(());
             }
-            Ok(
-                Ok(None) | Err(ttrpc::Error::Eof | ttrpc::Error::RemoteClosed | ttrpc::Error::LocalClosed),
-            ) => return Ok(()),
-            Ok(Err(source)) => return Err(SessionError::Call { call: "Watch", source }),
-            Err(_) if drain_until.is_some() => return Ok(()),
-            // Silence is allowed while nothing changes; an agent that is alive answers.
-            Err(_) => stats(fleet, sandbox, &agent, &control).await?,
         }
+    }
+
+    async fn hello(&self) -> Result<u64, SessionError> {
+        let request = agent::HelloRequest {
+            version_min: CONTRACT_VERSION,
+            version_max: CONTRACT_VERSION,
+            host_version: env!("CARGO_PKG_VERSION").to_owned(),
+            ..Default::default()
+        };
+        let context = ttrpc::context::with_duration(CALL_DEADLINE);
+        let answer = within("Hello", self.agent.hello(context, &request)).await?;
+        self.control.release();
+        if answer.version != CONTRACT_VERSION {
+            return Err(SessionError::Version(answer.version));
+        }
+        self.sandbox.accumulator.lock().begin_epoch(answer.epoch).map_err(|rejection| {
+            self.fleet.rejections.count(rejection);
+            SessionError::Epoch(rejection)
+        })?;
+        let mut link = self.sandbox.link.lock();
+        link.connections += 1;
+        link.agent = Some(AboutAgent {
+            version: intake::about_text(&answer.agent_version),
+            kernel_release: intake::about_text(&answer.kernel_release),
+            capture_mode: CaptureMode::from_wire(answer.capture_mode),
+            capabilities: intake::about_texts(&answer.capabilities),
+            limitations: Vec::new(),
+            resident_bytes: 0,
+            cpu_ns: 0,
+            connections: 0,
+            series: 0,
+            load_ns: 0,
+        });
+        Ok(answer.epoch)
+    }
+
+    async fn stats(&self) -> Result<(), SessionError> {
+        let context = ttrpc::context::with_duration(CALL_DEADLINE);
+        let answer = within("Stats", self.agent.stats(context, &agent::StatsRequest::default())).await?;
+        self.control.release();
+        if let Some(counters) = answer.counters.as_ref() {
+            self.sandbox.accumulator.lock().apply_counters(&AgentCounters::from_wire(counters));
+            self.fleet.changed();
+        }
+        if let Some(about) = &mut self.sandbox.link.lock().agent {
+            about.limitations = intake::about_texts(&answer.limitations);
+            about.resident_bytes = answer.resident_bytes;
+            about.cpu_ns = answer.cpu_ns;
+            about.connections = answer.connections;
+            about.series = answer.series;
+            about.load_ns = answer.load_ns;
+        }
+        Ok(())
+    }
+
+    async fn watch(&self) -> Result<ClientStreamReceiver<agent::Batch>, SessionError> {
+        let request = agent::WatchRequest {
+            interval_ms: u32::try_from(WATCH_INTERVAL.as_millis()).unwrap_or(1_000),
+            ..Default::default()
+        };
+        within("Watch", self.agent.watch(ttrpc::context::Context::default(), &request)).await
     }
 }
 
@@ -114,79 +209,37 @@ async fn within<T>(
         .map_err(|source| SessionError::Call { call, source })
 }
 
-async fn hello(
-    fleet: &Fleet,
-    sandbox: &Sandbox,
-    agent: &AgentClient,
-    control: &Control,
-) -> Result<u64, SessionError> {
-    let request = agent::HelloRequest {
-        version_min: CONTRACT_VERSION,
-        version_max: CONTRACT_VERSION,
-        host_version: env!("CARGO_PKG_VERSION").to_owned(),
-        ..Default::default()
-    };
-    let context = ttrpc::context::with_duration(CALL_DEADLINE);
-    let answer = within("Hello", agent.hello(context, &request)).await?;
-    control.release();
-    if answer.version != CONTRACT_VERSION {
-        return Err(SessionError::Version(answer.version));
-    }
-    sandbox.accumulator.lock().begin_epoch(answer.epoch).map_err(|rejection| {
-        fleet.rejections.count(rejection);
-        SessionError::Epoch(rejection)
-    })?;
-    let mut link = sandbox.link.lock();
-    link.connections += 1;
-    link.agent = Some(AboutAgent {
-        version: intake::about_text(&answer.agent_version),
-        kernel_release: intake::about_text(&answer.kernel_release),
-        capture_mode: CaptureMode::from_wire(answer.capture_mode),
-        capabilities: intake::about_texts(&answer.capabilities),
-        limitations: Vec::new(),
-        resident_bytes: 0,
-        cpu_ns: 0,
-        connections: 0,
-        series: 0,
-        load_ns: 0,
-    });
-    Ok(answer.epoch)
+/// What came over one `Watch`.
+#[derive(Debug, Default)]
+pub struct Received {
+    /// Highest sequence number.
+    sequence: u64,
+    batches: u64,
+    counters: AgentCounters,
 }
 
-async fn stats(
-    fleet: &Fleet,
-    sandbox: &Sandbox,
-    agent: &AgentClient,
-    control: &Control,
-) -> Result<(), SessionError> {
-    let context = ttrpc::context::with_duration(CALL_DEADLINE);
-    let answer = within("Stats", agent.stats(context, &agent::StatsRequest::default())).await?;
-    control.release();
-    if let Some(counters) = answer.counters.as_ref() {
-        take_counters(fleet, sandbox, counters, true);
+impl Received {
+    /// Batches that were sent, by their numbers, and did not come. A guest can lie; not without bound.
+    fn missing(&self) -> u64 {
+        self.sequence.saturating_sub(self.batches).min(MISSING_MAX)
     }
-    if let Some(about) = &mut sandbox.link.lock().agent {
-        about.limitations = intake::about_texts(&answer.limitations);
-        about.resident_bytes = answer.resident_bytes;
-        about.cpu_ns = answer.cpu_ns;
-        about.connections = answer.connections;
-        about.series = answer.series;
-        about.load_ns = answer.load_ns;
-    }
-    Ok(())
-}
-
-async fn watch(agent: &AgentClient) -> Result<ClientStreamReceiver<agent::Batch>, SessionError> {
-    let request = agent::WatchRequest {
-        interval_ms: u32::try_from(WATCH_INTERVAL.as_millis()).unwrap_or(1_000),
-        ..Default::default()
-    };
-    within("Watch", agent.watch(ttrpc::context::Context::default(), &request)).await
 }
 
 /// Counts a batch: what is good of it, series by series.
-pub fn take_batch(fleet: &Fleet, sandbox: &Sandbox, epoch: u64, batch: agent::Batch) {
+///
+/// ttrpc hands messages over by tasks of their own, so batches may overtake each other. Values are cumulative: a batch
+/// that comes late tells what is known already or what no later batch told, and only its going backwards is no lie.
+pub fn take_batch(
+    fleet: &Fleet,
+    sandbox: &Sandbox,
+    epoch: u64,
+    received: &mut Received,
+    batch: agent::Batch,
+) {
     fleet.own.batches.inc();
+    received.batches += 1;
+    let late = batch.sequence < received.sequence;
+    received.sequence = received.sequence.max(batch.sequence);
     {
         let mut link = sandbox.link.lock();
         link.batches += 1;
@@ -197,8 +250,13 @@ pub fn take_batch(fleet: &Fleet, sandbox: &Sandbox, epoch: u64, batch: agent::Ba
         tracing::debug!(sandbox = %sandbox.identity.sandbox_id, %rejection, "batch refused");
         return;
     }
-    if let Some(counters) = batch.counters.as_ref() {
-        take_counters(fleet, sandbox, counters, false);
+    if let Some(wire) = batch.counters.as_ref() {
+        let counters = AgentCounters::from_wire(wire);
+        if !late && counters.went_backwards_since(&received.counters) {
+            fleet.rejections.count(Rejection::CountersWentBackwards);
+        }
+        received.counters = counters.at_least(&received.counters);
+        sandbox.accumulator.lock().apply_counters(&counters);
     }
     let containers: Arc<_> = sandbox.containers();
     let mut accumulator = sandbox.accumulator.lock();
@@ -215,6 +273,7 @@ pub fn take_batch(fleet: &Fleet, sandbox: &Sandbox, epoch: u64, batch: agent::Ba
                     fleet.own.series_updates_unlisted.inc();
                 }
             }
+            Err(Rejection::WentBackwards) if late => {}
             Err(rejection) => {
                 fleet.rejections.count(rejection);
                 tracing::trace!(sandbox = %sandbox.identity.sandbox_id, %rejection, "series refused");
@@ -222,13 +281,5 @@ pub fn take_batch(fleet: &Fleet, sandbox: &Sandbox, epoch: u64, batch: agent::Ba
         }
     }
     drop(accumulator);
-    fleet.changed();
-}
-
-fn take_counters(fleet: &Fleet, sandbox: &Sandbox, wire: &agent::Counters, may_be_late: bool) {
-    let told = sandbox.accumulator.lock().apply_counters(AgentCounters::from_wire(wire));
-    if let (Err(rejection), false) = (told, may_be_late) {
-        fleet.rejections.count(rejection);
-    }
     fleet.changed();
 }

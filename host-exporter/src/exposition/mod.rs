@@ -37,8 +37,12 @@ pub const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
 /// hold up the sandbox's agent.
 pub type Holding = Arc<AtomicBool>;
 
-/// Encodes the whole exposition. When all of it was written, the scrape counts for the ended sandboxes in it.
-pub fn encode(fleet: &Arc<Fleet>, writer: &mut impl fmt::Write, holding: &Holding) -> fmt::Result {
+/// Encodes the whole exposition. Returns the ended sandboxes in it, for which the scrape counts once it is delivered.
+pub fn encode(
+    fleet: &Arc<Fleet>,
+    writer: &mut impl fmt::Write,
+    holding: &Holding,
+) -> Result<Vec<Arc<Sandbox>>, fmt::Error> {
     let mut registry = Registry::default();
     let ended = Arc::default();
     registry.register_collector(Box::new(Exposition {
@@ -47,9 +51,7 @@ pub fn encode(fleet: &Arc<Fleet>, writer: &mut impl fmt::Write, holding: &Holdin
         holding: Arc::clone(holding),
     }));
     text::encode(writer, &registry)?;
-    let ended = std::mem::take(&mut *ended.lock());
-    fleet.scraped(&ended);
-    Ok(())
+    Ok(std::mem::take(&mut *ended.lock()))
 }
 
 struct Exposition {

@@ -89,6 +89,8 @@ macro_rules! own_counts {
 own_counts! {
     /// Batches received.
     batches, "porthole_agent_batches", "Batches received from agents";
+    /// Batches whose numbers were skipped.
+    batches_missing, "porthole_agent_batches_missing", "Batches that agents sent, by their numbers, and that did not come; their values come with the next";
     /// Series in batches that were counted.
     series_updates, "porthole_series_updates", "Series in batches that were counted";
     /// Of those, counted in `other`.
@@ -114,6 +116,11 @@ own_counts! {
 }
 
 impl Count {
+    /// More of it.
+    pub fn add(&self, more: u64) {
+        self.0.fetch_add(more, Ordering::Relaxed);
+    }
+
     /// Replaces the count: for a last value.
     pub fn set(&self, value: u64) {
         self.0.store(value, Ordering::Relaxed);

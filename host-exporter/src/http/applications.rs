@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use axum::{
-    Json,
     extract::{Query, State},
+    response::Response,
 };
 use porthole_proto::histogram::Histogram;
 use serde::Serialize;
@@ -13,7 +13,7 @@ use super::{App, sandboxes::Filter};
 use crate::{
     accumulate::golden::Errors,
     exposition::buckets::sum_seconds,
-    fleet::sandbox::Sandbox,
+    fleet::{Fleet, sandbox::Sandbox},
     identity::Application,
     protocol::{Protocol, Side},
 };
@@ -96,9 +96,13 @@ impl Durations {
     }
 }
 
-pub(super) async fn list(State(app): State<App>, Query(filter): Query<Filter>) -> Json<Listing> {
+pub(super) async fn list(State(app): State<App>, Query(filter): Query<Filter>) -> Response {
+    app.listing(move |fleet| listing(fleet, &filter)).await
+}
+
+fn listing(fleet: &Fleet, filter: &Filter) -> Listing {
     let mut rows = BTreeMap::new();
-    for (application, table) in app.fleet.applications() {
+    for (application, table) in fleet.applications() {
         if !filter.admits(&application.tenant, &application.service_name) {
             continue;
         }
@@ -114,16 +118,16 @@ pub(super) async fn list(State(app): State<App>, Query(filter): Query<Filter>) -
         rows.insert(application, row);
     }
     let mut listed = 0_usize;
-    for sandbox in app.fleet.sandboxes() {
+    for sandbox in fleet.sandboxes() {
         let Some(row) = rows.get_mut(&sandbox.identity.application()) else { continue };
         if sandbox.phase().exposes_series() {
             row.instances.push(instance(&sandbox, &mut listed));
         }
     }
-    Json(Listing {
+    Listing {
         applications: rows.into_values().collect(),
         interfaces_left_out: listed.saturating_sub(INTERFACES_MAX),
-    })
+    }
 }
 
 fn instance(sandbox: &Sandbox, listed: &mut usize) -> Instance {

@@ -1,6 +1,7 @@
 //! The HTTP server: `/metrics`, health, and what the exporter knows as JSON.
 
 pub mod applications;
+pub mod patience;
 pub mod sandboxes;
 pub mod scrape;
 pub mod server;
@@ -11,12 +12,13 @@ use std::sync::{
 };
 
 use axum::{
-    Router,
+    Json, Router,
     extract::State,
     http::StatusCode,
-    response::{Html, IntoResponse},
+    response::{Html, IntoResponse, Response},
     routing::get,
 };
+use serde::Serialize;
 use tokio::sync::Semaphore;
 
 use crate::fleet::Fleet;
@@ -30,8 +32,32 @@ pub struct App {
     pub ready: Arc<AtomicBool>,
     /// Bounds the scrapes at one time.
     pub scrapes: Arc<Semaphore>,
+    /// Bounds the listings at one time.
+    pub listings: Arc<Semaphore>,
     /// Time for a client to take each part of a response.
     pub timeout: std::time::Duration,
+}
+
+/// Listings made at one time; further ones wait.
+pub const CONCURRENT_LISTINGS: usize = 2;
+
+impl App {
+    /// Makes a listing where it does not hold up the agents' tasks.
+    async fn listing<T: Serialize + Send + 'static>(
+        &self,
+        make: impl FnOnce(&Fleet) -> T + Send + 'static,
+    ) -> Response {
+        // The semaphore is never closed.
+        let _permit = self.listings.acquire().await;
+        let fleet = Arc::clone(&self.fleet);
+        match tokio::task::spawn_blocking(move || Json(make(&fleet)).into_response()).await {
+            Ok(response) => response,
+            Err(error) => {
+                tracing::error!(%error, "making a listing failed");
+                StatusCode::INTERNAL_SERVER_ERROR.into_response()
+            }
+        }
+    }
 }
 
 /// All routes.

@@ -3,8 +3,8 @@
 use std::time::Instant;
 
 use axum::{
-    Json,
     extract::{Query, State},
+    response::Response,
 };
 use serde::{Deserialize, Serialize};
 
@@ -12,6 +12,7 @@ use super::App;
 use crate::{
     accumulate::{counters::AgentCounters, sandbox::ContainerNames},
     fleet::{
+        Fleet,
         link::{AboutAgent, LinkState},
         sandbox::Sandbox,
     },
@@ -72,16 +73,19 @@ struct Connection {
     last_batch_age_seconds: Option<f64>,
 }
 
-pub(super) async fn list(State(app): State<App>, Query(filter): Query<Filter>) -> Json<Listing> {
-    let sandboxes = app
-        .fleet
+pub(super) async fn list(State(app): State<App>, Query(filter): Query<Filter>) -> Response {
+    app.listing(move |fleet| listing(fleet, &filter)).await
+}
+
+fn listing(fleet: &Fleet, filter: &Filter) -> Listing {
+    let sandboxes = fleet
         .sandboxes()
         .iter()
         .filter(|sandbox| sandbox.phase().exposes_series())
         .filter(|sandbox| filter.admits(&sandbox.identity.tenant, &sandbox.identity.service_name))
         .map(|sandbox| row(sandbox))
         .collect();
-    Json(Listing { sandboxes })
+    Listing { sandboxes }
 }
 
 fn row(sandbox: &Sandbox) -> Row {

@@ -13,10 +13,17 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use bytes::Bytes;
-use tokio::{runtime::Handle, sync::mpsc, time::timeout};
+use tokio::{
+    runtime::Handle,
+    sync::{OwnedSemaphorePermit, mpsc},
+    time::timeout,
+};
 
 use super::App;
-use crate::exposition;
+use crate::{
+    exposition,
+    fleet::{Fleet, sandbox::Sandbox},
+};
 
 /// Size of a piece, in bytes.
 const PIECE: usize = 64 << 10;
@@ -24,7 +31,12 @@ const PIECE: usize = 64 << 10;
 /// Pieces that wait for the client.
 const PIECES_AHEAD: usize = 2;
 
-type Piece = Result<Bytes, CutOff>;
+/// What the encoder hands to the response.
+enum Part {
+    Piece(Bytes),
+    /// Everything was encoded; these ended sandboxes are in it.
+    Whole(Vec<Arc<Sandbox>>),
+}
 
 /// The response cannot be completed; the client sees the connection break instead of half an exposition.
 #[derive(Debug, thiserror::Error)]
@@ -38,12 +50,12 @@ pub async fn metrics(State(app): State<App>, headers: HeaderMap) -> Response {
         let retry = [(header::RETRY_AFTER, "1")];
         return (StatusCode::SERVICE_UNAVAILABLE, retry, "too many scrapes at one time\n").into_response();
     };
-    let (pieces, received) = mpsc::channel::<Piece>(PIECES_AHEAD);
+    let (pieces, received) = mpsc::channel::<Part>(PIECES_AHEAD);
     let handle = Handle::current();
+    let delivery =
+        Delivery { fleet: Arc::clone(&app.fleet), began: Instant::now(), whole: false, _permit: permit };
     let content_type = negotiate(&headers);
     tokio::task::spawn_blocking(move || {
-        let _permit = permit;
-        let began = Instant::now();
         let mut writer = PieceWriter {
             piece: String::with_capacity(PIECE),
             pieces,
@@ -53,20 +65,49 @@ pub async fn metrics(State(app): State<App>, headers: HeaderMap) -> Response {
             cut_off: false,
         };
         let holding = Arc::clone(&writer.holding);
-        let encoded = exposition::encode(&app.fleet, &mut writer, &holding).and_then(|()| writer.send());
-        if encoded.is_ok() {
-            app.fleet.own.scrapes.inc();
-            let took = u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX);
-            app.fleet.own.last_scrape_ns.set(took);
-        } else {
-            app.fleet.own.scrapes_failed.inc();
-            let _ = writer.pieces.try_send(Err(CutOff));
+        // A failure drops the channel without the last part, which the response takes for what it is.
+        if let Ok(ended) = exposition::encode(&app.fleet, &mut writer, &holding) {
+            let _ = writer.send().and_then(|()| writer.hand_over(Part::Whole(ended)));
         }
     });
-    let body = futures_util::stream::unfold(received, |mut received| async move {
-        received.recv().await.map(|piece| (piece, received))
+    let body = futures_util::stream::unfold(Some((received, delivery)), |state| async move {
+        let (mut received, mut delivery) = state?;
+        match received.recv().await {
+            Some(Part::Piece(piece)) => Some((Ok(piece), Some((received, delivery)))),
+            Some(Part::Whole(ended)) => {
+                delivery.done(&ended);
+                None
+            }
+            None => Some((Err(CutOff), None)),
+        }
     });
     ([(header::CONTENT_TYPE, content_type)], Body::from_stream(body)).into_response()
+}
+
+/// Counts a scrape when it was delivered, and as failed when it goes before that.
+struct Delivery {
+    fleet: Arc<Fleet>,
+    began: Instant,
+    whole: bool,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Delivery {
+    fn done(&mut self, ended: &[Arc<Sandbox>]) {
+        self.whole = true;
+        self.fleet.own.scrapes.inc();
+        let took = u64::try_from(self.began.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        self.fleet.own.last_scrape_ns.set(took);
+        self.fleet.scraped(ended);
+    }
+}
+
+impl Drop for Delivery {
+    fn drop(&mut self) {
+        if !self.whole {
+            self.fleet.own.scrapes_failed.inc();
+        }
+    }
 }
 
 /// OpenMetrics unless the client names only other types.
@@ -85,7 +126,7 @@ fn negotiate(headers: &HeaderMap) -> HeaderValue {
 /// Hands text over in pieces; waits for the client to take them, but not for ever.
 struct PieceWriter {
     piece: String,
-    pieces: mpsc::Sender<Piece>,
+    pieces: mpsc::Sender<Part>,
     handle: Handle,
     timeout: Duration,
     holding: exposition::Holding,
@@ -94,11 +135,15 @@ struct PieceWriter {
 
 impl PieceWriter {
     fn send(&mut self) -> fmt::Result {
+        let piece = std::mem::replace(&mut self.piece, String::with_capacity(PIECE));
+        self.hand_over(Part::Piece(Bytes::from(piece)))
+    }
+
+    fn hand_over(&mut self, part: Part) -> fmt::Result {
         if self.cut_off {
             return Err(fmt::Error);
         }
-        let piece = std::mem::replace(&mut self.piece, String::with_capacity(PIECE));
-        let sent = self.handle.block_on(timeout(self.timeout, self.pieces.send(Ok(Bytes::from(piece)))));
+        let sent = self.handle.block_on(timeout(self.timeout, self.pieces.send(part)));
         if matches!(sent, Ok(Ok(()))) {
             return Ok(());
         }

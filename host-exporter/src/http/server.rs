@@ -5,6 +5,7 @@
 
 use std::{pin::pin, sync::Arc, time::Duration};
 
+use super::patience::Patient;
 use axum::Router;
 use hyper::server::conn::http1;
 use hyper_util::{
@@ -28,7 +29,7 @@ pub async fn serve(
     listener: TcpListener,
     router: Router,
     connections_max: usize,
-    header_timeout: Duration,
+    patience: Duration,
     mut stop: watch::Receiver<bool>,
 ) {
     let connections_max = u32::try_from(connections_max).unwrap_or(u32::MAX);
@@ -58,11 +59,9 @@ pub async fn serve(
         tokio::spawn(async move {
             let _permit = permit;
             let mut server = http1::Builder::new();
-            server
-                .timer(TokioTimer::new())
-                .header_read_timeout(header_timeout)
-                .max_buf_size(HEADER_BYTES_MAX);
-            let mut connection = pin!(server.serve_connection(TokioIo::new(stream), service));
+            server.timer(TokioTimer::new()).header_read_timeout(patience).max_buf_size(HEADER_BYTES_MAX);
+            let mut connection =
+                pin!(server.serve_connection(TokioIo::new(Patient::new(stream, patience)), service));
             let finished = tokio::select! {
                 result = connection.as_mut() => Some(result),
                 () = stopped(&mut stop) => None,

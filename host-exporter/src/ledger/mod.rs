@@ -51,7 +51,9 @@ pub fn restore(fleet: &Fleet, directory: &std::path::Path) -> Result<(), LedgerE
         };
         let carried = entry.carried.into_iter().map(form::CarriedSeries::restore);
         let budget = fleet.budget(&entry.identity.tenant);
-        let accumulator = Accumulator::restored(budget, entry.epoch, entry.closed_epochs, totals, carried);
+        let has_ended = entry.ended_unix_ms.is_some();
+        let accumulator =
+            Accumulator::restored(budget, entry.epoch, entry.closed_epochs, totals, carried, has_ended);
         let phase = match (entry.ended_unix_ms, entry.remembered) {
             (None, _) => Phase::Live,
             (Some(at_unix_ms), false) => Phase::Ended { at_unix_ms, scrapes: entry.scrapes },

@@ -1,0 +1,167 @@
+//! The HTTP server: what Prometheus gets, what parsers of others make of it, and what a bad client cannot do.
+
+#![allow(clippy::float_cmp, reason = "counts are exact in f64")]
+
+mod support;
+
+use std::{
+    io::Write,
+    process::{Command, Stdio},
+    time::Duration,
+};
+
+use support::{
+    Host,
+    agent::{TestAgent, http},
+    get, record, wait_for,
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
+
+const NASTY: &str = "te\"na\\nt\n{x=\"y\"} ünïcode \u{1F980} 漢字";
+
+/// Reads an exposition with Python's OpenMetrics parser and prints the tenants that it found.
+const PARSER: &str = "
+import sys
+from prometheus_client.openmetrics.parser import text_string_to_metric_families
+tenants = set()
+samples = 0
+for family in text_string_to_metric_families(sys.stdin.read()):
+    for sample in family.samples:
+        samples += 1
+        tenants.add(sample.labels.get('tenant'))
+assert samples > 50, samples
+sys.stdout.write('\\0'.join(sorted(t for t in tenants if t is not None)))
+";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pythons_openmetrics_parser_reads_any_label_back() {
+    let python = std::env::var("PORTHOLE_PYTHON").unwrap_or_else(|_| "python3".to_owned());
+    let has_parser = Command::new(&python)
+        .args(["-c", "import prometheus_client.openmetrics.parser"])
+        .stderr(Stdio::null())
+        .status()
+        .is_ok_and(|status| status.success());
+    if !has_parser {
+        // Not the machine's fault alone: the end-to-end suite runs the same parser and installs it.
+        eprintln!(
+            "NOT RUN: {python} has no prometheus_client. `pip install prometheus_client`, or name a Python that has \
+             it in PORTHOLE_PYTHON"
+        );
+        return;
+    }
+    let host = Host::new();
+    let socket = host.socket("s");
+    let agent = TestAgent::start(&socket, 7).await;
+    agent.tell(vec![
+        http(1, "shop-1", "/a\"b\\c ü 漢", "200", 5, 1),
+        http(2, "shop-1", "/", "404", 1, 60_000),
+    ]);
+    let exporter = host.start();
+    let mut named = record("shop-1", NASTY, "shop", &socket);
+    named.k8s_pod_name = Some("po\nd\"".into());
+    let _companion = host.companion(&named);
+    exporter.wait_for_requests("shop", 6).await;
+    let metrics = exporter.metrics().await;
+    assert_eq!(metrics.sum("porthole_app_requests_total", &[("tenant", NASTY)]), 6.0);
+    let mut parser = Command::new(&python)
+        .args(["-c", PARSER])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("started");
+    parser.stdin.take().expect("stdin").write_all(metrics.text.as_bytes()).expect("written");
+    let output = parser.wait_with_output().expect("ended");
+    assert!(output.status.success());
+    assert_eq!(String::from_utf8(output.stdout).expect("text"), NASTY);
+    exporter.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn content_types_are_those_that_were_asked_for() {
+    let host = Host::new();
+    let exporter = host.start();
+    let (_, openmetrics, _) = exporter.get("/metrics").await;
+    assert!(openmetrics.contains("application/openmetrics-text; version=1.0.0; charset=utf-8"));
+    let (_, text, _) = get(exporter.address(), "/metrics", "Accept: text/plain;version=0.0.4\r\n").await;
+    assert!(text.contains("text/plain; version=0.0.4; charset=utf-8"));
+    for path in ["/healthz", "/readyz", "/", "/api/v1/sandboxes", "/api/v1/applications?tenant=x"] {
+        wait_for(path, async || exporter.get(path).await.0 == 200).await;
+    }
+    assert_eq!(exporter.get("/nothing").await.0, 404);
+    assert_eq!(exporter.get("/api/v1/applications?tennant=x").await.0, 400);
+    exporter.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_that_stall_are_let_go_and_others_served() {
+    let host = Host::new();
+    let mut config = host.config();
+    config.http_timeout_seconds = 0.5;
+    config.http_connections_max = 8;
+    let exporter = host.start_with(&config);
+    let mut stalled = Vec::new();
+    for part in ["", "GET /met", "GET /metrics HTTP/1.1\r\nHost: x\r\nX-Slow: "] {
+        for _ in 0..4 {
+            let mut stream = TcpStream::connect(exporter.address()).await.expect("connected");
+            stream.write_all(part.as_bytes()).await.expect("sent");
+            stalled.push(stream);
+        }
+    }
+    // More of them than connections are allowed: this one is served once they were let go.
+    assert_eq!(exporter.get("/healthz").await.0, 200);
+    for mut stream in stalled {
+        let mut rest = Vec::new();
+        let ended = tokio::time::timeout(Duration::from_secs(10), stream.read_to_end(&mut rest)).await;
+        assert!(ended.is_ok(), "the server closes it");
+    }
+    exporter.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_scraper_that_reads_nothing_is_cut_off_and_holds_up_no_agent() {
+    let host = Host::new();
+    let socket = host.socket("s");
+    let agent = TestAgent::start(&socket, 7).await;
+    let series = |requests| {
+        (0..4_000).map(move |id| http(id, "shop-1", &format!("/{id}"), "200", requests, 1)).collect()
+    };
+    agent.tell(series(1));
+    let mut config = host.config();
+    config.http_timeout_seconds = 1.0;
+    config.concurrent_scrapes_max = 1;
+    let exporter = host.start_with(&config);
+    let _companion = host.companion(&record("shop-1", "acme", "shop", &socket));
+    exporter.wait_for_requests("shop", 4_000).await;
+    let mut stalled = TcpStream::connect(exporter.address()).await.expect("connected");
+    stalled.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n").await.expect("sent");
+    let mut first = [0; 1];
+    stalled.read_exact(&mut first).await.expect("it begins");
+    // The agent is heard while the scraper stalls.
+    agent.send(porthole_proto::agent::Batch {
+        series: vec![http(1, "shop-1", "/1", "200", 2, 1)],
+        ..Default::default()
+    });
+    exporter.wait_for_requests("shop", 4_001).await;
+    wait_for("the cut", async || exporter.fleet().own.scrapes_failed.get() >= 1).await;
+    wait_for("a place for the next scrape", async || exporter.get("/metrics").await.0 == 200).await;
+    exporter.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_giant_header_is_refused() {
+    let host = Host::new();
+    let exporter = host.start();
+    let giant = format!("X-Giant: {}\r\n", "a".repeat(1 << 20));
+    let mut stream = TcpStream::connect(exporter.address()).await.expect("connected");
+    let request = format!("GET /healthz HTTP/1.1\r\nHost: x\r\n{giant}\r\n");
+    // The server may close before everything was sent.
+    let _ = stream.write_all(request.as_bytes()).await;
+    let mut response = Vec::new();
+    let _ = stream.read_to_end(&mut response).await;
+    assert!(!response.starts_with(b"HTTP/1.1 200"));
+    assert_eq!(exporter.get("/healthz").await.0, 200);
+    exporter.stop().await;
+}
