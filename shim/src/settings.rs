@@ -3,7 +3,7 @@
 //! A configuration that cannot be used must not stop a workload: [`Settings::load`] always answers, with the delegate
 //! that is named if that much can be read, and keeps what is wrong for the log and the record.
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use porthole_proto::{
     config::{ConfigFile, Registry, Section},
@@ -32,6 +32,12 @@ pub struct Shim {
     pub state_directory: PathBuf,
     /// Whether the annotation `io.porthole.enabled = "false"` is heeded.
     pub allow_opt_out: bool,
+    /// Deadline of the delegate's answer to Create and Start of the sidecar, seconds.
+    pub call_deadline_s: u64,
+    /// How often an agent that ended while the workload runs is brought back in one sandbox.
+    pub agent_restarts: u32,
+    /// Least time between two starts of the agent in one sandbox, seconds.
+    pub agent_restart_interval_s: u64,
 }
 
 impl Default for Shim {
@@ -50,6 +56,9 @@ impl Default for Shim {
             .into(),
             state_directory: "/run/porthole/companion".into(),
             allow_opt_out: false,
+            call_deadline_s: 30,
+            agent_restarts: 3,
+            agent_restart_interval_s: 60,
         }
     }
 }
@@ -59,6 +68,16 @@ impl Section for Shim {
 }
 
 impl Shim {
+    /// [`Self::call_deadline_s`]
+    pub fn call_deadline(&self) -> Duration {
+        Duration::from_secs(self.call_deadline_s)
+    }
+
+    /// [`Self::agent_restart_interval_s`]
+    pub fn agent_restart_interval(&self) -> Duration {
+        Duration::from_secs(self.agent_restart_interval_s)
+    }
+
     /// The monitor sockets of one sandbox.
     pub fn monitor_sockets_of(&self, sandbox: &SandboxId) -> Vec<PathBuf> {
         self.monitor_sockets.iter().map(|path| path.replace("{id}", sandbox.as_str()).into()).collect()

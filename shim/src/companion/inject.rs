@@ -123,12 +123,16 @@ async fn try_inject(
     let channel = find_channel(companion, task).await?;
     sidecars.add(&id).map_err(internal)?;
     // From here on an error leaves the sidecar to the end of the sandbox: what was refused is not touched again.
-    let bundle = bundle.to_string_lossy();
-    change(task.create(id.as_str(), &bundle).await, ReasonCode::CreateRefused, ReasonCode::CreateTimeout)?;
+    let (bundle, deadline) = (bundle.to_string_lossy(), settings.call_deadline());
+    change(
+        task.create(id.as_str(), &bundle, deadline).await,
+        ReasonCode::CreateRefused,
+        ReasonCode::CreateTimeout,
+    )?;
     let sidecar_created = begin.elapsed();
     reach(task, sandbox.as_str(), |status| status == Status::RUNNING).await?;
     let running = begin.elapsed();
-    change(task.start(id.as_str()).await, ReasonCode::StartRefused, ReasonCode::StartTimeout)?;
+    change(task.start(id.as_str(), deadline).await, ReasonCode::StartRefused, ReasonCode::StartTimeout)?;
     tracing::info!(
         id = %sandbox, sidecar = %id, %channel, ?created, ?sidecar_created, ?running, started = ?begin.elapsed(),
         "watching"

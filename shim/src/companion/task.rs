@@ -29,9 +29,6 @@ use crate::answer::{Answer, TaskApi};
 /// Deadline of a question that costs the delegate nothing.
 pub const QUESTION_DEADLINE: Duration = Duration::from_secs(5);
 
-/// Deadline of Create and Start of the sidecar.
-pub const CHANGE_DEADLINE: Duration = Duration::from_secs(30);
-
 /// What became of a call.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CallError {
@@ -102,16 +99,16 @@ impl Task {
     }
 
     /// Creates a container from a bundle, without stdio and without root file system mounts.
-    pub async fn create(&self, id: &str, bundle: &str) -> Result<(), CallError> {
+    pub async fn create(&self, id: &str, bundle: &str, deadline: Duration) -> Result<(), CallError> {
         let request =
             CreateTaskRequest { id: id.into(), bundle: bundle.into(), ..CreateTaskRequest::default() };
-        self.call::<_, CreateTaskResponse>("Create", &request, Some(CHANGE_DEADLINE)).await.map(drop)
+        self.call::<_, CreateTaskResponse>("Create", &request, Some(deadline)).await.map(drop)
     }
 
     /// Starts a created container.
-    pub async fn start(&self, id: &str) -> Result<(), CallError> {
+    pub async fn start(&self, id: &str, deadline: Duration) -> Result<(), CallError> {
         let request = StartRequest { id: id.into(), ..StartRequest::default() };
-        self.call::<_, StartResponse>("Start", &request, Some(CHANGE_DEADLINE)).await.map(drop)
+        self.call::<_, StartResponse>("Start", &request, Some(deadline)).await.map(drop)
     }
 
     /// Returns the exit status of a container's init when it has ended. Never to be called for a workload's container:

@@ -29,12 +29,6 @@ const TICKS_PER_STATE: u32 = 5;
 /// How long after the agent's end the sandbox may still look alive although it is ending.
 const END_DOUBT: Duration = Duration::from_secs(1);
 
-/// Least time between two starts of the agent.
-const RESTART_INTERVAL: Duration = Duration::from_mins(1);
-
-/// Most restarts of the agent in one sandbox.
-const RESTARTS_MAX: u32 = 3;
-
 /// Why the loop woke up.
 enum Event {
     AgentEnded(Result<u32, CallError>),
@@ -54,6 +48,7 @@ pub async fn watch(
     agent: Option<Agent>,
 ) -> Option<Agent> {
     let sandbox = companion.assignment.sandbox.as_str();
+    let settings = &companion.settings.shim;
     let mut agent = agent;
     let mut containers = Containers::new(companion);
     containers.refresh(publisher);
@@ -108,8 +103,8 @@ pub async fn watch(
                 let Some(ended) = ended else { continue };
                 if teardown::delete_sidecar(task, ended.id.as_str()).await {
                     sidecars.forget(ended.id.as_str());
-                    if restarts < RESTARTS_MAX {
-                        restart_at = last_start.map(|start| start + RESTART_INTERVAL);
+                    if restarts < settings.agent_restarts {
+                        restart_at = last_start.map(|start| start + settings.agent_restart_interval());
                     }
                 }
             }

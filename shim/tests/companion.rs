@@ -1,0 +1,303 @@
+//! The companion's life with a delegate that obeys, refuses, hangs and dies: the workload is only looked at, each
+//! change is tried once, the reason can be read, and nothing is left.
+
+mod support;
+
+use containerd_shim_protos::api::Status;
+use porthole_proto::registry::SandboxState;
+use support::{
+    Setup,
+    task::{Behaviour, TaskDouble},
+    wait,
+};
+
+const ID: &str = "shop-1";
+
+/// A sandbox whose delegate is the double, after its `start` through the wrapper.
+fn sandbox(setup: &Setup, monitor: bool, prepare: impl FnOnce(&TaskDouble)) -> TaskDouble {
+    let (socket, monitor_path) = (setup.path("task.sock"), setup.path(format!("{ID}.monitor")));
+    let double = TaskDouble::listen(&socket, monitor.then_some(&*monitor_path));
+    prepare(&double);
+    setup.bundle(ID, &[("io.porthole.service", "shop")]);
+    let answer = format!("unix://{}", socket.display());
+    setup.delegate_says(answer.as_bytes(), b"", 0);
+    let output = setup.start(ID);
+    assert!(output.status.success() && output.stderr.is_empty());
+    assert_eq!(String::from_utf8_lossy(&output.stdout), answer);
+    double
+}
+
+/// The sandbox ends as Kata's do, and containerd deletes its container.
+fn end(setup: &Setup, double: &TaskDouble) {
+    double.stop_all();
+    setup.reaches(ID, SandboxState::Ended);
+    double.remove(ID);
+    setup.nothing_remains(ID);
+}
+
+#[test]
+fn the_agent_follows_the_workload_from_created_to_its_end() {
+    let setup = Setup::new();
+    let double = sandbox(&setup, true, |_| {});
+    let record = setup.reaches(ID, SandboxState::Injecting);
+    assert_eq!((record.tenant.as_str(), record.service_name.as_str()), ("acme", "shop"));
+    assert!(double.calls().is_empty(), "nothing is asked for before the sandbox is CREATED");
+
+    double.set(ID, Status::CREATED);
+    let sidecar = wait("Create(sidecar)", || double.sidecar());
+    assert_eq!(double.calls(), [format!("Create {sidecar}")], "no Start before the sandbox is RUNNING");
+    let config = double.bundle(&sidecar);
+    assert_eq!(config["annotations"]["io.kubernetes.cri.sandbox-id"], ID);
+    assert_eq!(config["root"]["path"], setup.path("sidecar").to_str().expect("path"));
+
+    double.set(ID, Status::RUNNING);
+    let record = setup.reaches(ID, SandboxState::Watching);
+    assert_eq!(record.channel.expect("channel").to_string(), "vsock://7:10260");
+    assert_eq!(record.containers.keys().map(|id| id.as_str()).collect::<Vec<_>>(), [ID]);
+
+    double.model().passing_delete_failures = 3;
+    double.stop_all();
+    setup.reaches(ID, SandboxState::Ended);
+    double.remove(ID);
+    wait("Shutdown", || double.is_shut_down().then_some(()));
+    setup.nothing_remains(ID);
+    assert_eq!(double.count("Delete"), 4);
+    let touched = double.calls().into_iter().find(|call| call.ends_with(ID) && !call.starts_with("Shutdown"));
+    assert_eq!(touched, None, "the workload's container is only looked at");
+    assert_eq!(double.count("Create") + double.count("Start"), 2);
+}
+
+#[test]
+fn a_refused_creation_is_not_repeated_and_its_reason_stays_until_the_end() {
+    let setup = Setup::new();
+    let double = sandbox(&setup, true, |double| {
+        double.model().create = Behaviour::Refuse;
+        double.set(ID, Status::RUNNING);
+    });
+    let reason = setup.reaches(ID, SandboxState::Unmonitored).reason.expect("reason");
+    assert_eq!(reason.code, "create_refused");
+    assert!(reason.message.contains("refused by policy"), "{}", reason.message);
+    assert!(setup.log().contains("refused by policy"));
+    end(&setup, &double);
+    assert_eq!((double.count("Create"), double.count("Start")), (1, 0));
+}
+
+#[test]
+fn a_refused_start_is_not_repeated_and_the_sidecar_is_deleted_at_the_end() {
+    let setup = Setup::new();
+    let double = sandbox(&setup, true, |double| {
+        double.model().start = Behaviour::Refuse;
+        double.set(ID, Status::RUNNING);
+    });
+    let reason = setup.reaches(ID, SandboxState::Unmonitored).reason.expect("reason");
+    assert_eq!(reason.code, "start_refused");
+    end(&setup, &double);
+    assert_eq!((double.count("Create"), double.count("Start"), double.count("Delete")), (1, 1, 1));
+    assert_eq!(double.sidecar(), None);
+}
+
+#[test]
+fn calls_that_hang_are_given_up_at_their_deadline() {
+    for (behaviour_of_create, code) in [(true, "create_timeout"), (false, "start_timeout")] {
+        let setup = Setup::new();
+        setup.configure(&setup.configuration("call_deadline_s = 1"));
+        let double = sandbox(&setup, true, |double| {
+            let mut model = double.model();
+            *(if behaviour_of_create { &mut model.create } else { &mut model.start }) = Behaviour::Hang;
+            drop(model);
+            double.set(ID, Status::RUNNING);
+        });
+        let reason = setup.reaches(ID, SandboxState::Unmonitored).reason.expect("reason");
+        assert_eq!(reason.code, code);
+        end(&setup, &double);
+        assert_eq!(double.count("Create"), 1);
+    }
+}
+
+#[test]
+fn a_shim_that_dies_takes_the_companion_with_it() {
+    let setup = Setup::new();
+    let mut double = sandbox(&setup, true, |double| double.set(ID, Status::RUNNING));
+    setup.reaches(ID, SandboxState::Watching);
+    double.die();
+    setup.nothing_remains(ID);
+}
+
+#[test]
+fn a_shim_that_dies_while_it_is_asked_takes_the_companion_with_it() {
+    let setup = Setup::new();
+    let mut double = sandbox(&setup, true, |double| {
+        double.model().create = Behaviour::Hang;
+        double.set(ID, Status::CREATED);
+    });
+    wait("Create(sidecar)", || (double.count("Create") == 1).then_some(()));
+    double.die();
+    setup.nothing_remains(ID);
+}
+
+#[test]
+fn a_sandbox_that_ends_before_it_runs_leaves_nothing() {
+    let setup = Setup::new();
+    let double = sandbox(&setup, true, |double| double.set(ID, Status::CREATED));
+    wait("Create(sidecar)", || double.sidecar());
+    double.stop_all();
+    double.remove(ID);
+    double.set(ID, Status::STOPPED);
+    wait("Delete(sidecar)", || double.sidecar().is_none().then_some(()));
+    double.remove(ID);
+    setup.nothing_remains(ID);
+    assert_eq!(double.count("Start"), 0);
+}
+
+#[test]
+fn without_an_agent_or_a_channel_nothing_is_asked_for() {
+    let setup = Setup::new();
+    std::fs::remove_file(setup.path("sidecar/porthole-agent")).expect("removed");
+    let double = sandbox(&setup, true, |double| double.set(ID, Status::RUNNING));
+    let reason = setup.reaches(ID, SandboxState::Unmonitored).reason.expect("reason");
+    assert_eq!(reason.code, "sidecar_missing");
+    end(&setup, &double);
+    assert!(double.calls().is_empty());
+
+    let setup = Setup::new();
+    let double = sandbox(&setup, false, |double| double.set(ID, Status::RUNNING));
+    let reason = setup.reaches(ID, SandboxState::Unmonitored).reason.expect("reason");
+    assert_eq!(reason.code, "no_channel");
+    end(&setup, &double);
+    assert!(double.calls().is_empty());
+}
+
+#[test]
+fn a_broken_configuration_is_the_reason() {
+    let setup = Setup::new();
+    let configuration = setup.configuration("") + "[tenants]\ncolour = 1\n";
+    setup.configure(&configuration);
+    let double = sandbox(&setup, true, |double| double.set(ID, Status::RUNNING));
+    let reason = setup.reaches(ID, SandboxState::Unmonitored).reason.expect("reason");
+    assert_eq!(reason.code, "configuration_invalid");
+    assert!(reason.message.contains("colour"), "{}", reason.message);
+    end(&setup, &double);
+    assert!(double.calls().is_empty());
+}
+
+#[test]
+fn an_agent_that_ends_is_reported_and_brought_back_under_another_id() {
+    let setup = Setup::new();
+    setup.configure(&setup.configuration("agent_restarts = 1\nagent_restart_interval_s = 3"));
+    let double = sandbox(&setup, true, |double| double.set(ID, Status::RUNNING));
+    setup.reaches(ID, SandboxState::Watching);
+    let first = double.sidecar().expect("sidecar");
+    double.sidecar_exits(3);
+    let reason = setup.reaches(ID, SandboxState::Unmonitored).reason.expect("reason");
+    assert_eq!((reason.code.as_str(), reason.message.as_str()), ("agent_exited", "exit status 3"));
+    setup.reaches(ID, SandboxState::Watching);
+    let second = double.sidecar().expect("sidecar");
+    assert_ne!(first, second);
+    assert!(double.calls().contains(&format!("Delete {first}")));
+    double.sidecar_exits(3);
+    setup.reaches(ID, SandboxState::Unmonitored);
+    wait("the second is deleted", || double.sidecar().is_none().then_some(()));
+    end(&setup, &double);
+    assert_eq!(double.count("Create"), 2, "no more restarts than configured");
+}
+
+#[test]
+fn further_containers_of_the_sandbox_are_named_in_the_record() {
+    let setup = Setup::new();
+    let double = sandbox(&setup, true, |double| double.set(ID, Status::RUNNING));
+    setup.reaches(ID, SandboxState::Watching);
+    let member = [
+        ("io.kubernetes.cri.container-type", "container"),
+        ("io.kubernetes.cri.sandbox-id", ID),
+        ("io.kubernetes.cri.container-name", "web"),
+    ];
+    setup.bundle("c1", &member);
+    setup.bundle("stranger", &[]);
+    let output = setup.start("c1");
+    assert!(output.status.success() && output.stderr.is_empty());
+    assert_eq!(setup.companion("c1"), None, "a further container has no companion of its own");
+    let named = |id: &str| {
+        let record = setup.record(ID)?;
+        record.containers.get(&id.parse().expect("id")).map(|container| container.name.clone())
+    };
+    assert_eq!(wait("c1 is in the record", || named("c1")), "web");
+    // containerd from 1.7 on does not call `start` for it.
+    setup.bundle("c2", &member);
+    assert_eq!(wait("c2 is in the record", || named("c2")), "web");
+    assert_eq!(named("stranger"), None);
+    end(&setup, &double);
+}
+
+#[test]
+fn told_to_go_the_companion_leaves_the_sandbox_alone_and_delete_cleans_up() {
+    let setup = Setup::new();
+    let mut double = sandbox(&setup, true, |double| double.set(ID, Status::RUNNING));
+    for signal in [nix::sys::signal::SIGTERM, nix::sys::signal::SIGKILL] {
+        setup.reaches(ID, SandboxState::Watching);
+        let calls = double.count("Kill") + double.count("Delete");
+        let pid = nix::unistd::Pid::from_raw(setup.companion(ID).expect("companion"));
+        nix::sys::signal::kill(pid, signal).expect("signalled");
+        wait("the companion goes", || setup.companion(ID).is_none().then_some(()));
+        assert_eq!(double.count("Kill") + double.count("Delete"), calls, "the sidecar is left alone");
+        let sidecar = double.sidecar().expect("sidecar");
+
+        // The sandbox ends; containerd deletes its container, to no effect on the shim, and calls `delete`.
+        double.stop_all();
+        double.remove(ID);
+        let hand_over = std::thread::scope(|scope| {
+            let delete = scope.spawn(|| setup.delete(ID));
+            wait("Shutdown has an effect", || double.is_shut_down().then_some(()));
+            double.die();
+            delete.join().expect("delete")
+        });
+        assert!(hand_over.status.success() && hand_over.stderr.is_empty());
+        assert_eq!(double.sidecar(), None, "{sidecar} is deleted");
+        setup.nothing_remains(ID);
+        if signal == nix::sys::signal::SIGTERM {
+            std::fs::remove_file(setup.path("task.sock")).expect("socket");
+            std::fs::remove_file(setup.path(format!("{ID}.monitor"))).expect("socket");
+            double = sandbox(&setup, true, |double| double.set(ID, Status::RUNNING));
+        }
+    }
+}
+
+#[test]
+fn delete_waits_for_the_companion_and_the_shim() {
+    let setup = Setup::new();
+    let mut double = sandbox(&setup, true, |double| double.set(ID, Status::RUNNING));
+    setup.reaches(ID, SandboxState::Watching);
+    std::fs::remove_dir_all(setup.path("recorded")).expect("removed");
+    std::thread::scope(|scope| {
+        let delete = scope.spawn(|| setup.delete(ID));
+        double.model().passing_delete_failures = 10;
+        double.stop_all();
+        double.remove(ID);
+        wait("Shutdown", || double.is_shut_down().then_some(()));
+        assert!(
+            !setup.path("recorded").exists(),
+            "the delegate's delete does not run while its shim is there"
+        );
+        double.die();
+        assert!(delete.join().expect("delete").status.success());
+    });
+    assert!(setup.path("recorded").exists());
+    setup.nothing_remains(ID);
+}
+
+#[test]
+fn a_new_sandbox_of_the_same_name_does_not_wait_for_the_old_record() {
+    let setup = Setup::new();
+    for _ in 0..3 {
+        let mut double = sandbox(&setup, true, |double| double.set(ID, Status::RUNNING));
+        setup.reaches(ID, SandboxState::Watching);
+        double.stop_all();
+        double.remove(ID);
+        wait("Shutdown", || double.is_shut_down().then_some(()));
+        double.die();
+        wait("the state directory goes", || (!setup.path("state").join(ID).exists()).then_some(()));
+        for socket in ["task.sock".to_owned(), format!("{ID}.monitor")] {
+            let _ = std::fs::remove_file(setup.path(socket));
+        }
+    }
+    setup.nothing_remains(ID);
+}
