@@ -17,6 +17,12 @@ const LINE_BYTES_MAX: usize = 1024;
 /// Capacity that is kept between lines, bytes.
 const IDLE_CAPACITY: usize = 256;
 
+/// What follows a chunk's data: CRLF.
+const CHUNK_TAIL: u64 = 2;
+
+/// What follows the last chunk's data in a message without trailers: CRLF, `0`, CRLF, CRLF.
+const LAST_CHUNK_TAIL: u64 = 7;
+
 /// Quiet time after which an unframed response counts as ended, nanoseconds.
 const UNFRAMED_QUIET_NS: u64 = 5_000_000_000;
 
@@ -141,7 +147,7 @@ impl Reader {
     /// Takes a segment; returns how many of its captured bytes come after HTTP ended.
     pub(super) fn segment(&mut self, segment: &Segment<'_>, handler: &mut impl Handler) -> usize {
         if segment.lost > 0 {
-            self.hole(segment.lost, handler);
+            self.hole(segment.lost, false, handler);
         }
         self.restart(segment, handler);
         self.seen = segment.at;
@@ -154,7 +160,7 @@ impl Reader {
         }
         if segment.unseen > 0 {
             self.last = segment.at;
-            self.hole(segment.unseen, handler);
+            self.hole(segment.unseen, true, handler);
         } else if self.state == State::Unframed && self.fields.chunked && ends_chunked(segment.bytes) {
             self.finish(handler);
         }
@@ -338,8 +344,9 @@ impl Reader {
         }
     }
 
-    /// `bytes` of this direction were not captured.
-    fn hole(&mut self, bytes: u64, handler: &mut impl Handler) {
+    /// `bytes` of this direction were not captured. With `one_call` they are the rest of what was moved at once, so
+    /// that a message or a chunk most likely ends with them.
+    fn hole(&mut self, bytes: u64, one_call: bool, handler: &mut impl Handler) {
         let before = self.bytes;
         self.bytes = self.bytes.saturating_add(bytes);
         match self.state {
@@ -371,6 +378,12 @@ impl Reader {
             State::ChunkData(remaining) if bytes <= remaining => {
                 self.state =
                     if bytes == remaining { State::ChunkEnd } else { State::ChunkData(remaining - bytes) };
+            }
+            State::ChunkData(remaining) if one_call && bytes - remaining == CHUNK_TAIL => {
+                self.state = State::ChunkSize;
+            }
+            State::ChunkData(remaining) if one_call && bytes - remaining == LAST_CHUNK_TAIL => {
+                self.finish(handler);
             }
             State::ChunkSize | State::ChunkData(_) | State::ChunkEnd | State::Trailer => {
                 handler.gap();

@@ -283,6 +283,22 @@ fn chunked_bodies_with_truncated_capture_stay_exact_without_pipelining() {
 }
 
 #[test]
+fn chunks_that_are_written_whole_need_not_be_captured_whole() {
+    let mut replay = Replay::new(guessed());
+    for _ in 0..3 {
+        replay.ingress(b"GET /stream HTTP/1.1\r\n\r\n");
+        let head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2000\r\nxxxx";
+        replay.part(Egress, head, head.len() as u64 - 4 + 8192 + 2);
+        replay.part(Egress, b"2000\r\nxxxx", 6 + 8192 + 2);
+        replay.part(Egress, b"1000\r\nxxxx", 6 + 4096 + 7);
+        assert_eq!(replay.exchanges.last().map(crate::Exchange::duration_ns), Some(3000));
+    }
+    replay.close();
+    assert_eq!(replay.lines(), ["Server GET /stream 200 None 24/20556"; 3]);
+    assert_eq!(replay.engine.tally().gaps, 0);
+}
+
+#[test]
 fn the_last_chunk_of_an_unframed_body_ends_it() {
     let mut replay = Replay::new(guessed());
     replay.ingress(b"GET /stream HTTP/1.1\r\n\r\n");

@@ -1,0 +1,184 @@
+//! An agent under test, and what it tells.
+
+use std::{
+    collections::HashMap,
+    fs,
+    path::PathBuf,
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use porthole_proto::{
+    agent::{Batch, Counters, Series, Side, StatsRequest, StatsResponse, WatchRequest},
+    agent_ttrpc::AgentClient,
+};
+use tokio::runtime::Runtime;
+use ttrpc::r#async::ClientStreamReceiver;
+
+use crate::http;
+
+/// How long anything may take; far longer than it does on a busy machine.
+const DEADLINE: Duration = Duration::from_secs(30);
+
+/// Waits for a condition.
+pub fn wait_for<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
+    let until = Instant::now() + DEADLINE;
+    loop {
+        if let Some(value) = condition() {
+            return value;
+        }
+        assert!(Instant::now() < until, "{what} did not happen within {DEADLINE:?}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// A running agent and a stream from it.
+pub struct Agent {
+    child: Child,
+    runtime: Runtime,
+    client: AgentClient,
+    batches: ClientStreamReceiver<Batch>,
+    series: HashMap<u32, Series>,
+    pub counters: Counters,
+    pub exited: Vec<String>,
+    sentinels: u64,
+    directory: tempfile::TempDir,
+}
+
+/// Whether the tests can run here; says why not.
+fn object() -> Option<PathBuf> {
+    // SAFETY: no preconditions.
+    if unsafe { libc::geteuid() } != 0 {
+        eprintln!("NOT RUN: probes take root; `sudo -E cargo xtask test` runs this test");
+        return None;
+    }
+    let built = concat!(env!("CARGO_MANIFEST_DIR"), "/../target/dist/bpf/porthole.bpf.o");
+    let named = std::env::var_os("PORTHOLE_BPF_OBJECT").filter(|path| !path.is_empty());
+    let path = named.map_or_else(|| PathBuf::from(built), PathBuf::from);
+    if !path.exists() {
+        eprintln!("NOT RUN: no eBPF object at {}; `cargo xtask build` builds it", path.display());
+        return None;
+    }
+    Some(path)
+}
+
+impl Agent {
+    /// Starts an agent and watches it; `None` where that is not possible, after saying why.
+    pub fn start(arguments: &[&str]) -> Option<Self> {
+        let object = object()?;
+        let directory = tempfile::tempdir().expect("directory");
+        let socket = directory.path().join("agent.sock");
+        let address = format!("unix://{}", socket.display());
+        let child = Command::new(env!("CARGO_BIN_EXE_porthole-agent"))
+            .args(["--listen", &address, "--bpf-object"])
+            .arg(object)
+            .args(arguments)
+            .stdin(Stdio::null())
+            .spawn()
+            .expect("the agent starts");
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime");
+        wait_for("the agent listens", || socket.exists().then_some(()));
+        let (client, batches) = runtime.block_on(async {
+            let client =
+                AgentClient::new(ttrpc::r#async::Client::connect(&address).await.expect("connected"));
+            let request = WatchRequest { interval_ms: 50, ..WatchRequest::default() };
+            let batches = client.watch(ttrpc::context::Context::default(), &request).await.expect("watched");
+            (client, batches)
+        });
+        let (series, counters, exited) = Default::default();
+        let mut agent =
+            Self { child, runtime, client, batches, series, counters, exited, sentinels: 0, directory };
+        agent.next_batch();
+        Some(agent)
+    }
+
+    fn next_batch(&mut self) {
+        let batch = self.runtime.block_on(async {
+            tokio::time::timeout(DEADLINE, self.batches.recv()).await.expect("a batch in time")
+        });
+        let batch = batch.expect("received").expect("not the end");
+        for series in batch.series {
+            self.series.insert(series.id, series);
+        }
+        if !batch.exited_container_id.is_empty() {
+            self.exited.push(batch.exited_container_id);
+        }
+        self.counters = batch.counters.unwrap_or_default();
+    }
+
+    /// Receives batches until a condition holds.
+    pub fn until<T>(&mut self, what: &str, mut condition: impl FnMut(&Self) -> Option<T>) -> T {
+        let until = Instant::now() + DEADLINE;
+        loop {
+            if let Some(value) = condition(self) {
+                return value;
+            }
+            assert!(Instant::now() < until, "{what} within {DEADLINE:?}; series: {:#?}", self.series);
+            self.next_batch();
+        }
+    }
+
+    /// Waits until everything that was on the wire before this call has arrived: sends a request of its own and waits
+    /// for that, on both sides.
+    pub fn catch_up(&mut self) {
+        let server = http::Server::start();
+        server.get("/sentinel", 1);
+        drop(server);
+        self.sentinels += 1;
+        let sentinels = self.sentinels;
+        self.until("the sentinel's request arrives", |agent| {
+            (agent.count(Side::SIDE_CLIENT, "/sentinel") == sentinels
+                && agent.count(Side::SIDE_SERVER, "/sentinel") == sentinels)
+                .then_some(())
+        });
+    }
+
+    /// Series of a side and path.
+    pub fn series(&self, side: Side, path: &str) -> Vec<&Series> {
+        let matches =
+            |series: &&Series| series.key.side.enum_value() == Ok(side) && series.key.resource == path;
+        self.series.values().filter(matches).collect()
+    }
+
+    /// Exchanges of a side and path.
+    pub fn count(&self, side: Side, path: &str) -> u64 {
+        self.series(side, path).iter().map(|series| series.duration.count).sum()
+    }
+
+    /// Exchanges of a path as (server, client), after everything arrived.
+    pub fn counts(&mut self, path: &str) -> (u64, u64) {
+        self.catch_up();
+        (self.count(Side::SIDE_SERVER, path), self.count(Side::SIDE_CLIENT, path))
+    }
+
+    /// The agent about itself.
+    pub fn stats(&self) -> StatsResponse {
+        self.runtime.block_on(async {
+            let context = ttrpc::context::with_duration(DEADLINE);
+            self.client.stats(context, &StatsRequest::default()).await.expect("stats")
+        })
+    }
+
+    /// A line of the agent's `/proc/<pid>/status`.
+    pub fn status_line(&self, name: &str) -> String {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("status");
+        let line = status.lines().find(|line| line.starts_with(name)).expect("line");
+        line.split_whitespace().nth(1).unwrap_or_default().to_owned()
+    }
+
+    /// Ends the agent by a signal; gives whether it ended well, and whether its socket is gone.
+    pub fn terminate(mut self) -> (bool, bool) {
+        let pid = libc::pid_t::try_from(self.child.id()).expect("a pid");
+        // SAFETY: a child of ours that was not waited for.
+        assert_eq!(unsafe { libc::kill(pid, libc::SIGTERM) }, 0);
+        let status = wait_for("the agent ends", || self.child.try_wait().expect("waited"));
+        (status.success(), !self.directory.path().join("agent.sock").exists())
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

@@ -1,0 +1,83 @@
+//! Containers, short lives, and the agent's own manners.
+
+use std::{
+    fs,
+    path::PathBuf,
+    process::{Command, Stdio},
+};
+
+use porthole_proto::agent::Side;
+
+use crate::{harness::Agent, http::Server};
+
+/// A control group that is removed in the end.
+struct Cgroup(PathBuf);
+
+impl Cgroup {
+    fn new(name: &str) -> Self {
+        let unified = PathBuf::from("/sys/fs/cgroup/unified");
+        let root = if unified.exists() { unified } else { "/sys/fs/cgroup".into() };
+        let path = root.join(name);
+        fs::create_dir_all(&path).expect("control group");
+        Self(path)
+    }
+}
+
+impl Drop for Cgroup {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir(&self.0);
+    }
+}
+
+#[test]
+fn a_container_that_exits_at_once_is_in_the_numbers_under_its_name() {
+    let Some(mut agent) = Agent::start(&[]) else { return };
+    let server = Server::start();
+    let cgroup = Cgroup::new("porthole-test-short");
+    // The first process of its own pid namespace, as in a container.
+    let script = format!(
+        "echo 0 > {}/cgroup.procs; exec unshare --pid --fork --kill-child sh -c 'for i in 1 2 3 4 5; do \
+         curl -s -o /dev/null http://{}/short; done'",
+        cgroup.0.display(),
+        server.address
+    );
+    let done = Command::new("sh").args(["-c", &script]).stdin(Stdio::null()).status().expect("run");
+    assert!(done.success());
+    agent.until("the container's exit is told", |agent| {
+        agent.exited.iter().any(|id| id == "porthole-test-short").then_some(())
+    });
+    let series = agent.series(Side::SIDE_CLIENT, "/short");
+    let [series] = series[..] else { panic!("{series:?}") };
+    assert_eq!((&series.key.container_id[..], series.duration.count), ("porthole-test-short", 5));
+    let [served] = agent.series(Side::SIDE_SERVER, "/short")[..] else { panic!("one series") };
+    assert_eq!(served.key.container_id, "", "the server is outside");
+}
+
+#[test]
+fn the_agent_keeps_no_capability_and_little_memory() {
+    let Some(agent) = Agent::start(&[]) else { return };
+    for set in ["CapEff", "CapPrm", "CapInh", "CapAmb"] {
+        assert_eq!(agent.status_line(set), "0000000000000000", "{set}");
+    }
+    assert_eq!(agent.status_line("NoNewPrivs"), "1");
+    let stats = agent.stats();
+    assert!((1 << 20..10 << 20).contains(&stats.resident_bytes), "{}", stats.resident_bytes);
+    assert!(stats.load_ns > 0 && stats.cpu_ns > 0);
+    assert!(stats.limitations.iter().any(|sentence| sentence.contains("io_uring")));
+}
+
+#[test]
+fn a_signal_ends_it_cleanly_while_it_is_watched() {
+    let Some(agent) = Agent::start(&[]) else { return };
+    assert_eq!(agent.terminate(), (true, true));
+}
+
+#[test]
+fn without_an_object_it_says_what_to_do() {
+    let output = Command::new(env!("CARGO_BIN_EXE_porthole-agent"))
+        .args(["--listen", "unix:///tmp/never.sock", "--bpf-object", "/nonexistent.o"])
+        .output()
+        .expect("run");
+    assert!(!output.status.success());
+    assert!(String::from_utf8_lossy(&output.stderr).contains("/nonexistent.o"));
+}

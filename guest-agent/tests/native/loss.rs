@@ -1,0 +1,55 @@
+//! Nothing is lost silently.
+
+use porthole_proto::agent::Side;
+
+use crate::{harness::Agent, http::Server};
+
+#[test]
+fn what_the_ring_buffer_has_no_room_for_is_reported() {
+    let Some(mut agent) = Agent::start(&["--ring-kib", "4"]) else { return };
+    let server = Server::start();
+    // 12 KiB between two looks of the agent do not fit in 4 KiB.
+    server.get("/overflowing", 3_000);
+    let lost = agent
+        .until("the loss is reported", |agent| Some(agent.counters.events_lost).filter(|&lost| lost > 0));
+    // Request and response at each end.
+    let counted =
+        agent.count(Side::SIDE_SERVER, "/overflowing") + agent.count(Side::SIDE_CLIENT, "/overflowing");
+    assert!(counted <= 6_000, "nothing is counted twice: {counted}, {lost} lost");
+}
+
+#[test]
+fn after_a_loss_counting_goes_on() {
+    let Some(mut agent) = Agent::start(&["--ring-kib", "4"]) else { return };
+    let server = Server::start();
+    server.get("/overflowing", 3_000);
+    agent.until("the loss is reported", |agent| (agent.counters.events_lost > 0).then_some(()));
+    // So slowly that everything fits.
+    for n in 1..=5 {
+        server.get("/afterwards", 1);
+        agent.until("the request arrives", |agent| {
+            let at_both = [Side::SIDE_SERVER, Side::SIDE_CLIENT].map(|side| agent.count(side, "/afterwards"));
+            (at_both == [n, n]).then_some(())
+        });
+    }
+}
+
+#[test]
+fn at_full_speed_nothing_is_missing() {
+    let Some(mut agent) = Agent::start(&[]) else { return };
+    let server = Server::start();
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| server.get("/fast", 10_000));
+        }
+    });
+    agent.catch_up();
+    let counted = (agent.count(Side::SIDE_SERVER, "/fast"), agent.count(Side::SIDE_CLIENT, "/fast"));
+    if agent.counters.events_lost == 0 {
+        assert_eq!(counted, (40_000, 40_000), "{:?}", agent.counters);
+    } else {
+        // Every lost record takes at most one exchange with it.
+        let missing = 80_000 - counted.0 - counted.1;
+        assert!(missing <= agent.counters.events_lost, "{missing} missing, {:?}", agent.counters);
+    }
+}

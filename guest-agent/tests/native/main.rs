@@ -1,0 +1,12 @@
+//! The agent with its real probes on this machine's kernel.
+//!
+//! Needs root and the eBPF object, named by `PORTHOLE_BPF_OBJECT` or at `target/dist/bpf/porthole.bpf.o`:
+//! `cargo xtask test` sets both up. Otherwise every test here says that it did not run.
+
+mod calls;
+mod harness;
+mod http;
+mod identity;
+mod lifecycle;
+mod loss;
+mod programs;

@@ -1,0 +1,134 @@
+//! Real servers and clients.
+
+use std::{
+    io::{BufRead, BufReader},
+    process::{Child, Command, Stdio},
+};
+
+use porthole_proto::agent::{ErrorClass, Side};
+
+use crate::harness::Agent;
+
+/// A program that ends with the test.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Starts a Python program that prints its port first.
+fn python(source: &str) -> (Running, String) {
+    let mut child = Command::new("python3")
+        .args(["-u", "-c", source])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("python3");
+    let mut port = String::new();
+    BufReader::new(child.stdout.take().expect("piped")).read_line(&mut port).expect("a port");
+    (Running(child), port.trim().to_owned())
+}
+
+fn curl(arguments: &[&str]) {
+    let status = Command::new("curl").args(["-s", "-o", "/dev/null"]).args(arguments).status().expect("curl");
+    assert!(status.success());
+}
+
+const HTTP_SERVER: &str = r#"
+import http.server
+class Handler(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    def do_GET(self):
+        found = self.path == "/python-found"
+        body = b"hello" * 1000
+        self.send_response(200 if found else 404)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+    do_POST = do_GET
+server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+print(server.server_port)
+server.serve_forever()
+"#;
+
+#[test]
+fn curl_and_pythons_server_agree_with_the_agent() {
+    let Some(mut agent) = Agent::start(&[]) else { return };
+    let (_server, port) = python(HTTP_SERVER);
+    let url = |path: &str| format!("http://127.0.0.1:{port}{path}");
+    for _ in 0..5 {
+        curl(&[&url("/python-found")]);
+    }
+    // Several requests on one connection.
+    curl(&[&url("/python-missing"), "-o", "/dev/null", &url("/python-missing")]);
+    assert_eq!(agent.counts("/python-found"), (5, 5));
+    assert_eq!(agent.counts("/python-missing"), (2, 2));
+    for side in [Side::SIDE_SERVER, Side::SIDE_CLIENT] {
+        let [found] = agent.series(side, "/python-found")[..] else { panic!("one series") };
+        assert_eq!((&found.key.status[..], &found.key.operation[..]), ("200", "GET"));
+        assert!(found.response_bytes > 25_000, "{}", found.response_bytes);
+        let [missing] = agent.series(side, "/python-missing")[..] else { panic!("one series") };
+        assert_eq!(missing.key.status, "404");
+        assert_eq!(missing.key.error.enum_value(), Ok(ErrorClass::ERROR_CLASS_CLIENT));
+    }
+}
+
+const PREFORK_SERVER: &str = r#"
+import os, socket
+listener = socket.create_server(("127.0.0.1", 0))
+print(listener.getsockname()[1])
+while True:
+    stream, _ = listener.accept()
+    if os.fork() == 0:
+        # A grandchild serves what its grandparent accepted.
+        if os.fork() == 0:
+            while stream.recv(4096):
+                stream.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+        os._exit(0)
+    stream.close()
+    os.wait()
+"#;
+
+#[test]
+fn a_forked_process_that_serves_is_the_same_connection() {
+    let Some(mut agent) = Agent::start(&[]) else { return };
+    let (_server, port) = python(PREFORK_SERVER);
+    for _ in 0..6 {
+        let url = format!("http://127.0.0.1:{port}/forked");
+        curl(&[&url, "-o", "/dev/null", &url]);
+    }
+    assert_eq!(agent.counts("/forked"), (12, 12));
+}
+
+const PASSING_SERVER: &str = r#"
+import array, os, socket
+listener = socket.create_server(("127.0.0.1", 0))
+print(listener.getsockname()[1])
+ours, theirs = socket.socketpair()
+if os.fork() == 0:
+    while True:
+        _, ancillary, _, _ = theirs.recvmsg(1, socket.CMSG_LEN(4))
+        stream = socket.socket(fileno=array.array("i", ancillary[0][2])[0])
+        while stream.recv(4096):
+            stream.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+        stream.close()
+while True:
+    stream, _ = listener.accept()
+    socket.send_fds(ours, [b"x"], [stream.fileno()])
+    stream.close()
+"#;
+
+#[test]
+fn a_descriptor_passed_to_another_process_is_the_same_connection() {
+    let Some(mut agent) = Agent::start(&[]) else { return };
+    let (_server, port) = python(PASSING_SERVER);
+    for _ in 0..6 {
+        let url = format!("http://127.0.0.1:{port}/passed");
+        curl(&[&url, "-o", "/dev/null", &url]);
+    }
+    assert_eq!(agent.counts("/passed"), (12, 12));
+}
