@@ -101,7 +101,8 @@ impl Containers {
         std::fs::create_dir_all(&bundle).map_err(GuestError::io(format!("create {}", bundle.display())))?;
         std::fs::create_dir_all(helper::STATE).map_err(GuestError::io("create the state directory"))?;
         let made = async {
-            std::fs::write(bundle.join("config.json"), spec).map_err(GuestError::io("write the specification"))?;
+            std::fs::write(bundle.join("config.json"), spec)
+                .map_err(GuestError::io("write the specification"))?;
             self.run(id, Make::Container(bundle.clone()), numbers).await
         };
         match made.await {
@@ -335,7 +336,8 @@ impl Containers {
 }
 
 fn load(id: &str) -> Result<OciContainer, GuestError> {
-    OciContainer::load(Path::new(helper::STATE).join(id)).map_err(|error| GuestError::Container(error.to_string()))
+    OciContainer::load(Path::new(helper::STATE).join(id))
+        .map_err(|error| GuestError::Container(error.to_string()))
 }
 
 fn send_signal(pid: i32, signal: i32) -> Result<(), GuestError> {

@@ -60,11 +60,7 @@ pub struct Stdio3 {
 }
 
 /// Runs a helper; answers the new process' number and how it will end.
-pub async fn run(
-    order: &Order,
-    streams: Stdio3,
-    reaper: &Reaper,
-) -> Result<(i32, Ending), GuestError> {
+pub async fn run(order: &Order, streams: Stdio3, reaper: &Reaper) -> Result<(i32, Ending), GuestError> {
     let (answer, answer_write) =
         nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).map_err(GuestError::errno("make a pipe"))?;
     let order_json =
@@ -87,7 +83,8 @@ pub async fn run(
     let child = command.spawn().map_err(GuestError::io("start a helper"))?;
     drop((command, answer_write));
     let mut ended = reaper.watch(i32::try_from(child.id()).expect("process numbers are positive and small"));
-    let mut pipe = tokio::net::unix::pipe::Receiver::from_owned_fd(answer).map_err(GuestError::io("use a pipe"))?;
+    let mut pipe =
+        tokio::net::unix::pipe::Receiver::from_owned_fd(answer).map_err(GuestError::io("use a pipe"))?;
     let mut text = String::new();
     tokio::io::AsyncReadExt::read_to_string(&mut pipe, &mut text)
         .await
@@ -97,7 +94,9 @@ pub async fn run(
     match serde_json::from_str::<Answer>(&text) {
         Ok(Ok(pid)) => Ok((pid, reaper.watch(pid))),
         Ok(Err(reason)) => Err(GuestError::Container(reason)),
-        Err(_) => Err(GuestError::Container(format!("the container helper ended without an answer: {exit:?}"))),
+        Err(_) => {
+            Err(GuestError::Container(format!("the container helper ended without an answer: {exit:?}")))
+        }
     }
 }
 
@@ -137,7 +136,8 @@ fn make(order: &Order) -> Answer {
             container.pid().map(nix_pid).ok_or_else(|| "the container has no process".to_owned())
         }
         Make::Process(process) => {
-            let pid = builder.as_tenant().with_detach(true).with_process(Some(process)).build().map_err(text)?;
+            let pid =
+                builder.as_tenant().with_detach(true).with_process(Some(process)).build().map_err(text)?;
             Ok(nix_pid(pid))
         }
     }

@@ -123,5 +123,6 @@ async fn serve() -> Result<std::convert::Infallible, GuestError> {
 }
 
 fn listen(port: u32) -> Result<VsockListener, GuestError> {
-    VsockListener::bind(VsockAddr::new(VMADDR_CID_ANY, port)).map_err(GuestError::io(format!("listen on vsock {port}")))
+    VsockListener::bind(VsockAddr::new(VMADDR_CID_ANY, port))
+        .map_err(GuestError::io(format!("listen on vsock {port}")))
 }

@@ -61,5 +61,6 @@ fn add((source, target, kind, flags, data): &Entry) -> Result<(), GuestError> {
         std::fs::create_dir_all(target).map_err(GuestError::io(format!("create {target}")))?;
     }
     let data = Some(*data).filter(|data| !data.is_empty());
-    mount(Some(*source), *target, Some(*kind), *flags, data).map_err(GuestError::errno(format!("mount {target}")))
+    mount(Some(*source), *target, Some(*kind), *flags, data)
+        .map_err(GuestError::errno(format!("mount {target}")))
 }

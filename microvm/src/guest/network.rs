@@ -32,7 +32,8 @@ pub async fn loopback_up() -> Result<(), GuestError> {
 /// Gives the guest's interface the pod's identity: name, addresses, routes, neighbours.
 pub async fn set(request: &SetNetworkRequest) -> Result<(), GuestError> {
     let handle = connect()?;
-    let link = ethernet(&handle).await?.ok_or_else(|| GuestError::NotFound("network interface".to_owned()))?;
+    let link =
+        ethernet(&handle).await?.ok_or_else(|| GuestError::NotFound("network interface".to_owned()))?;
     let index = link.header.index;
     let name = link.attributes.iter().find_map(|attribute| match attribute {
         LinkAttribute::IfName(name) => Some(name.as_str()),

@@ -67,7 +67,8 @@ pub struct Reaper {
 impl Reaper {
     /// Starts to collect.
     pub fn start() -> Result<Self, GuestError> {
-        let mut children = signal(SignalKind::child()).map_err(GuestError::io("watch for ended processes"))?;
+        let mut children =
+            signal(SignalKind::child()).map_err(GuestError::io("watch for ended processes"))?;
         let reaper = Self { state: Arc::default() };
         let collecting = reaper.clone();
         tokio::spawn(async move {

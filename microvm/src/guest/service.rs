@@ -107,7 +107,11 @@ impl guest_ttrpc::Guest for GuestService {
         answer(made.map(process_id))
     }
 
-    async fn wait(&self, _: &TtrpcContext, request: guest::ProcessRequest) -> ttrpc::Result<guest::WaitResponse> {
+    async fn wait(
+        &self,
+        _: &TtrpcContext,
+        request: guest::ProcessRequest,
+    ) -> ttrpc::Result<guest::WaitResponse> {
         let exit = self.containers.wait(&request.id, &request.exec_id).await;
         answer(exit.map(|exit| guest::WaitResponse {
             status: exit.status,
@@ -135,7 +139,11 @@ impl guest_ttrpc::Guest for GuestService {
         done(self.containers.pause(&request.id).await)
     }
 
-    async fn resume(&self, _: &TtrpcContext, request: guest::ContainerRequest) -> ttrpc::Result<guest::Empty> {
+    async fn resume(
+        &self,
+        _: &TtrpcContext,
+        request: guest::ContainerRequest,
+    ) -> ttrpc::Result<guest::Empty> {
         done(self.containers.resume(&request.id))
     }
 

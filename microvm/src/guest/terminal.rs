@@ -42,7 +42,8 @@ pub struct ConsoleSocket {
 impl ConsoleSocket {
     /// Listens at `path`.
     pub fn listen(path: PathBuf) -> Result<Self, GuestError> {
-        let listener = UnixListener::bind(&path).map_err(GuestError::io(format!("listen on {}", path.display())))?;
+        let listener =
+            UnixListener::bind(&path).map_err(GuestError::io(format!("listen on {}", path.display())))?;
         Ok(Self { path, listener })
     }
 
@@ -62,13 +63,9 @@ impl ConsoleSocket {
         let mut name = [0; 256];
         let mut parts = [IoSliceMut::new(&mut name)];
         let mut control = nix::cmsg_space!(std::os::fd::RawFd);
-        let message = recvmsg::<()>(
-            connection.as_raw_fd(),
-            &mut parts,
-            Some(&mut control),
-            MsgFlags::MSG_CMSG_CLOEXEC,
-        )
-        .map_err(failed)?;
+        let message =
+            recvmsg::<()>(connection.as_raw_fd(), &mut parts, Some(&mut control), MsgFlags::MSG_CMSG_CLOEXEC)
+                .map_err(failed)?;
         for part in message.cmsgs().map_err(failed)? {
             if let ControlMessageOwned::ScmRights(descriptors) = part
                 && let Some(descriptor) = descriptors.first()
@@ -116,7 +113,11 @@ impl Terminal {
 }
 
 impl AsyncRead for Terminal {
-    fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         loop {
             let mut guard = ready!(self.master.poll_read_ready(context))?;
             match guard.try_io(|master| master.get_ref().read(buffer.initialize_unfilled())) {

@@ -104,7 +104,8 @@ impl Microvm {
 
     /// virtiofsd's program.
     pub fn virtiofsd_program(&self) -> PathBuf {
-        let usual = ["/usr/libexec/virtiofsd", "/usr/lib/qemu/virtiofsd", "/usr/lib/virtiofsd", "/usr/bin/virtiofsd"];
+        let usual =
+            ["/usr/libexec/virtiofsd", "/usr/lib/qemu/virtiofsd", "/usr/lib/virtiofsd", "/usr/bin/virtiofsd"];
         find(self.virtiofsd.as_deref(), &usual, "virtiofsd")
     }
 

@@ -131,7 +131,13 @@ pub struct Container {
 
 impl Container {
     /// A container that was just made.
-    pub fn new(id: &str, bundle: PathBuf, init: Process, files: ContainerFiles, known_to_containerd: bool) -> Self {
+    pub fn new(
+        id: &str,
+        bundle: PathBuf,
+        init: Process,
+        files: ContainerFiles,
+        known_to_containerd: bool,
+    ) -> Self {
         Self {
             id: id.to_owned(),
             bundle,

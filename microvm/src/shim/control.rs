@@ -48,7 +48,8 @@ impl Sandbox {
         let mut process: Value =
             serde_json::from_slice(spec).map_err(|source| ShimError::Json { what: "process", source })?;
         spec::prepare_process(&mut process, stdio.terminal);
-        let process = serde_json::to_vec(&process).map_err(|source| ShimError::Json { what: "process", source })?;
+        let process =
+            serde_json::to_vec(&process).map_err(|source| ShimError::Json { what: "process", source })?;
         container.add(Process::new(id, exec_id, stdio, process))?;
         if container.known_to_containerd {
             self.events.publish(TaskExecAdded {
@@ -126,8 +127,8 @@ impl Sandbox {
     /// Sets a container's limits, from an OCI `linux.resources` object.
     pub async fn update(&self, id: &str, resources: &[u8]) -> Result<(), ShimError> {
         self.container(id)?;
-        let mut value: Value =
-            serde_json::from_slice(resources).map_err(|source| ShimError::Json { what: "resources", source })?;
+        let mut value: Value = serde_json::from_slice(resources)
+            .map_err(|source| ShimError::Json { what: "resources", source })?;
         spec::prepare_resources(&mut value);
         let resources =
             serde_json::to_vec(&value).map_err(|source| ShimError::Json { what: "resources", source })?;
@@ -137,7 +138,11 @@ impl Sandbox {
     }
 
     /// Waits for a process' end.
-    pub async fn wait(self: &Arc<Self>, id: &str, exec_id: &str) -> Result<super::container::Exit, ShimError> {
+    pub async fn wait(
+        self: &Arc<Self>,
+        id: &str,
+        exec_id: &str,
+    ) -> Result<super::container::Exit, ShimError> {
         let process = self.process(id, exec_id)?;
         Ok(process.ended().await)
     }

@@ -88,17 +88,15 @@ impl Sandbox {
         cleanup::sweep(&directory)?;
         std::fs::create_dir_all(&directory).map_err(ShimError::io("create", &directory))?;
         let own = i32::try_from(std::process::id()).unwrap_or(i32::MAX);
-        let mut record = Record {
-            shim: ProcessRef::of("shim", own),
-            socket: self.socket.clone(),
-            ..Record::default()
-        };
+        let mut record =
+            Record { shim: ProcessRef::of("shim", own), socket: self.socket.clone(), ..Record::default() };
         record.save(&directory).map_err(ShimError::io("write the record in", &directory))?;
         let namespace = spec.network_namespace();
         let machine = Machine::start(&self.config, &self.id, namespace.as_deref(), &mut record).await?;
         record.save(&directory).map_err(ShimError::io("write the record in", &directory))?;
         let socket = directory.join(monitor::FILE);
-        monitor::serve(&socket, machine.channel().to_string()).map_err(ShimError::io("listen on", &socket))?;
+        monitor::serve(&socket, machine.channel().to_string())
+            .map_err(ShimError::io("listen on", &socket))?;
         let guest = machine.connect(self.config.boot_timeout()).await?;
         let running = Arc::new(Running { machine, guest, record: Mutex::new(record) });
         self.set_machine(Some(Arc::clone(&running)));

@@ -43,7 +43,11 @@ impl Sandbox {
         };
         process.drain(DRAIN_PATIENCE).await;
         if let Some(running) = self.machine() {
-            let request = guest::ProcessRequest { id: id.to_owned(), exec_id: exec_id.to_owned(), ..Default::default() };
+            let request = guest::ProcessRequest {
+                id: id.to_owned(),
+                exec_id: exec_id.to_owned(),
+                ..Default::default()
+            };
             // The machine may be going down; then there is nothing left to forget.
             if let Err(error) = running.guest.remove(deadline(REMOVE_PATIENCE), &request).await {
                 tracing::debug!(%error, process = process.name(), "the guest did not remove it");

@@ -1,9 +1,6 @@
 //! The sandbox's end: when its own container has ended, or when it is told to.
 
-use std::{
-    sync::Arc,
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use super::{
     container::{Process, Status},
@@ -53,7 +50,9 @@ impl Sandbox {
             if !gone {
                 linger(&others, self.config.linger()).await;
                 // A guest that does not answer is killed all the same.
-                if let Err(error) = running.guest.quiesce(deadline(QUIESCE_PATIENCE), &guest::Empty::new()).await {
+                if let Err(error) =
+                    running.guest.quiesce(deadline(QUIESCE_PATIENCE), &guest::Empty::new()).await
+                {
                     tracing::warn!(%error, "the guest was not brought to rest");
                 }
                 linger(&others, EXITS_PATIENCE).await;

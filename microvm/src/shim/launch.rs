@@ -53,7 +53,8 @@ pub async fn run() {
         Ok(flags) if flags.version => println!("{RUNTIME} {}", env!("CARGO_PKG_VERSION")),
         _ => {
             // Children are waited for by whoever started them.
-            let config = Config { no_setup_logger: true, no_reaper: true, no_sub_reaper: true, ..Config::default() };
+            let config =
+                Config { no_setup_logger: true, no_reaper: true, no_sub_reaper: true, ..Config::default() };
             containerd_shim::run::<Launcher>(RUNTIME, Some(config)).await;
         }
     }
@@ -174,7 +175,8 @@ impl Shim for Launcher {
 
 /// Removes what a sandbox has left, its shim first.
 fn remove_sandbox(directory: &Path) -> Result<(), VmError> {
-    let record = Record::load(directory).map_err(VmError::io("read the record in", directory))?.unwrap_or_default();
+    let record =
+        Record::load(directory).map_err(VmError::io("read the record in", directory))?.unwrap_or_default();
     if let Some(shim) = &record.shim
         && !shim.wait_gone(SHIM_PATIENCE)
     {

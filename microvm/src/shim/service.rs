@@ -7,10 +7,10 @@ use containerd_shim::{
     Task, TtrpcContext,
     api::{
         CheckpointTaskRequest, CloseIORequest, ConnectRequest, ConnectResponse, CreateTaskRequest,
-        CreateTaskResponse, DeleteRequest, DeleteResponse, Empty, ExecProcessRequest, KillRequest, PauseRequest,
-        PidsRequest, PidsResponse, ResizePtyRequest, ResumeRequest, ShutdownRequest, StartRequest, StartResponse,
-        StateRequest, StateResponse, StatsRequest, StatsResponse, Status as TaskStatus, UpdateTaskRequest,
-        WaitRequest, WaitResponse,
+        CreateTaskResponse, DeleteRequest, DeleteResponse, Empty, ExecProcessRequest, KillRequest,
+        PauseRequest, PidsRequest, PidsResponse, ResizePtyRequest, ResumeRequest, ShutdownRequest,
+        StartRequest, StartResponse, StateRequest, StateResponse, StatsRequest, StatsResponse,
+        Status as TaskStatus, UpdateTaskRequest, WaitRequest, WaitResponse,
     },
     protos::{
         api::ProcessInfo,
@@ -61,7 +61,11 @@ fn empty<T>(_: T) -> Empty {
 
 #[async_trait]
 impl Task for TaskService {
-    async fn create(&self, _: &TtrpcContext, request: CreateTaskRequest) -> ttrpc::Result<CreateTaskResponse> {
+    async fn create(
+        &self,
+        _: &TtrpcContext,
+        request: CreateTaskRequest,
+    ) -> ttrpc::Result<CreateTaskResponse> {
         tracing::info!(id = request.id, bundle = request.bundle, "create");
         if !request.checkpoint.is_empty() {
             return answer("create", &request.id, Err(ShimError::Unsupported("restoring from a checkpoint")));

@@ -11,8 +11,11 @@ use serde_json::{Map, Value, json};
 use crate::wire::SHARED_DIRECTORY;
 
 /// Annotations of containerd's CRI plugin, CRI-O, and Kata by which a container says what it is to its sandbox.
-const TYPE_ANNOTATIONS: &[&str] =
-    &["io.kubernetes.cri.container-type", "io.kubernetes.cri-o.ContainerType", "io.katacontainers.pkg.oci.container_type"];
+const TYPE_ANNOTATIONS: &[&str] = &[
+    "io.kubernetes.cri.container-type",
+    "io.kubernetes.cri-o.ContainerType",
+    "io.katacontainers.pkg.oci.container_type",
+];
 const SANDBOX_ANNOTATIONS: &[&str] = &["io.kubernetes.cri.sandbox-id", "io.kubernetes.cri-o.SandboxID"];
 
 /// Sources of bind mounts that mean the guest's own.
@@ -140,7 +143,8 @@ pub fn prepare_process(process: &mut Value, terminal: bool) {
         process.remove(key);
     }
     if let Some(environment) = process.entry("env").or_insert_with(|| json!([])).as_array_mut() {
-        let has_path = environment.iter().any(|entry| entry.as_str().is_some_and(|entry| entry.starts_with("PATH=")));
+        let has_path =
+            environment.iter().any(|entry| entry.as_str().is_some_and(|entry| entry.starts_with("PATH=")));
         if !has_path {
             environment.push(json!(DEFAULT_PATH));
         }
@@ -187,8 +191,16 @@ fn prepare_linux(linux: &mut Map<String, Value>, id: &str) {
     linux.insert("namespaces".to_owned(), Value::from(namespaces.to_vec()));
     linux.insert("cgroupsPath".to_owned(), json!(format!("/{id}")));
     for key in [
-        "seccomp", "uidMappings", "gidMappings", "devices", "mountLabel", "intelRdt", "rootfsPropagation", "netDevices",
-        "memoryPolicy", "timeOffsets",
+        "seccomp",
+        "uidMappings",
+        "gidMappings",
+        "devices",
+        "mountLabel",
+        "intelRdt",
+        "rootfsPropagation",
+        "netDevices",
+        "memoryPolicy",
+        "timeOffsets",
     ] {
         linux.remove(key);
     }

@@ -13,10 +13,7 @@ use super::{
     sandbox::{Running, Sandbox, soon},
     stdio::Stdio,
 };
-use crate::{
-    vm::network,
-    wire::guest,
-};
+use crate::{vm::network, wire::guest};
 
 impl Sandbox {
     /// Starts a process; answers the process number that stands for it.
@@ -35,7 +32,11 @@ impl Sandbox {
         Ok(self.pid())
     }
 
-    async fn start_container(self: &Arc<Self>, running: &Arc<Running>, container: &Container) -> Result<(), ShimError> {
+    async fn start_container(
+        self: &Arc<Self>,
+        running: &Arc<Running>,
+        container: &Container,
+    ) -> Result<(), ShimError> {
         if container.id == self.id {
             // Now at the latest the pod's network is there.
             self.join_network(running).await?;

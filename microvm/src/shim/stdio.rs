@@ -59,7 +59,8 @@ impl Stdio {
         let stdio = Self::default();
         let mut streams = Streams { terminal: paths.terminal, ..Default::default() };
         if !paths.stdin.is_empty() {
-            let (source, holder) = open_input(Path::new(&paths.stdin)).map_err(ShimError::io("open", &paths.stdin))?;
+            let (source, holder) =
+                open_input(Path::new(&paths.stdin)).map_err(ShimError::io("open", &paths.stdin))?;
             let (number, connection) = connect(machine).await?;
             streams.stdin = number;
             *stdio.input_holder.lock().unwrap_or_else(PoisonError::into_inner) = holder;
@@ -104,7 +105,8 @@ impl Stdio {
 
 async fn connect(machine: &Machine) -> Result<(u64, Box<dyn Connection>), ShimError> {
     let number = NEXT_STREAM.fetch_add(1, Ordering::Relaxed);
-    let connection = machine.open_stream(number).await.map_err(ShimError::io("open a stream to", "the guest"))?;
+    let connection =
+        machine.open_stream(number).await.map_err(ShimError::io("open a stream to", "the guest"))?;
     Ok((number, connection))
 }
 
@@ -153,7 +155,10 @@ async fn open_output(path: &str) -> io::Result<Sink> {
         None => path,
         Some(("file", file)) => file,
         Some((scheme, _)) => {
-            return Err(io::Error::new(io::ErrorKind::Unsupported, format!("{scheme}:// streams are not supported")));
+            return Err(io::Error::new(
+                io::ErrorKind::Unsupported,
+                format!("{scheme}:// streams are not supported"),
+            ));
         }
     };
     if is_fifo(Path::new(file)) {

@@ -10,7 +10,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Ends the programs of the record, undoes mounts and network, removes the state directory.
 pub fn sweep(directory: &Path) -> Result<(), VmError> {
-    let record = Record::load(directory).map_err(VmError::io("read the record in", directory))?.unwrap_or_default();
+    let record =
+        Record::load(directory).map_err(VmError::io("read the record in", directory))?.unwrap_or_default();
     // QEMU started last and goes first: the devices then have nobody to serve.
     for program in record.programs.iter().rev() {
         program.kill(PATIENCE).map_err(|source| VmError::Program { name: program.name.clone(), source })?;

@@ -1,11 +1,7 @@
 //! The guest's console: kept in a bounded file for whoever looks for the reason of a failure, and watched for the line by
 //! which the init says that it listens.
 
-use std::{
-    fs::File,
-    io::Write as _,
-    path::PathBuf,
-};
+use std::{fs::File, io::Write as _, path::PathBuf};
 
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _},

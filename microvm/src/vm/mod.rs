@@ -147,15 +147,18 @@ impl Machine {
         let program = config.qemu_program();
         let mut command = Command::new(&program);
         command.args(qemu::arguments(&machine));
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(virtiofs::log_file(&directory, "qemu.log")?);
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(virtiofs::log_file(&directory, "qemu.log")?);
         let mut inherited = vec![tap.as_raw_fd()];
         if let qemu::VsockDevice::Kernel { descriptor, .. } = vsock.device {
             inherited.push(descriptor);
         }
         // QEMU lives in the pod's network namespace: containerd's network plugins look for it by the process number that
         // it is told.
-        let mut child =
-            process::spawn(&mut command, &inherited, Some(&namespace)).map_err(VmError::io("start", &program))?;
+        let mut child = process::spawn(&mut command, &inherited, Some(&namespace))
+            .map_err(VmError::io("start", &program))?;
         note("qemu", &child)?;
         record.network = Some(namespace.clone());
 

@@ -211,7 +211,8 @@ async fn pod_interface(handle: &Handle) -> Result<Option<LinkMessage>, rtnetlink
 
 async fn describe(handle: &Handle, pod: &LinkMessage) -> Result<SetNetworkRequest, rtnetlink::Error> {
     let index = pod.header.index;
-    let mut request = SetNetworkRequest { name: name_of(pod).unwrap_or_default().to_owned(), ..Default::default() };
+    let mut request =
+        SetNetworkRequest { name: name_of(pod).unwrap_or_default().to_owned(), ..Default::default() };
     for attribute in &pod.attributes {
         match attribute {
             LinkAttribute::Address(mac) => request.mac.clone_from(mac),
@@ -253,8 +254,12 @@ async fn describe(handle: &Handle, pod: &LinkMessage) -> Result<SetNetworkReques
         let mut neighbour = Neighbour::new();
         for attribute in &message.attributes {
             match attribute {
-                NeighbourAttribute::Destination(NeighbourAddress::Inet(ip)) => neighbour.ip = octets((*ip).into()),
-                NeighbourAttribute::Destination(NeighbourAddress::Inet6(ip)) => neighbour.ip = octets((*ip).into()),
+                NeighbourAttribute::Destination(NeighbourAddress::Inet(ip)) => {
+                    neighbour.ip = octets((*ip).into())
+                }
+                NeighbourAttribute::Destination(NeighbourAddress::Inet6(ip)) => {
+                    neighbour.ip = octets((*ip).into())
+                }
                 NeighbourAttribute::LinkLayerAddress(mac) => neighbour.mac.clone_from(mac),
                 _ => {}
             }
@@ -325,7 +330,10 @@ mod tests {
     #[test]
     fn routes_of_the_interface_are_told_with_their_gateway() {
         let route = route(&message(), 4).expect("told");
-        assert_eq!((route.destination, route.prefix, route.gateway), (vec![10, 1, 0, 0], 16, vec![10, 0, 0, 1]));
+        assert_eq!(
+            (route.destination, route.prefix, route.gateway),
+            (vec![10, 1, 0, 0], 16, vec![10, 0, 0, 1])
+        );
     }
 
     #[test]

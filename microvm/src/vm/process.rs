@@ -40,7 +40,9 @@ impl ProcessRef {
     pub fn kill(&self, patience: Duration) -> io::Result<()> {
         // SAFETY: the call touches no memory; the result is checked before it is owned.
         let descriptor = unsafe { libc::syscall(libc::SYS_pidfd_open, self.pid, 0) };
-        let Ok(descriptor) = RawFd::try_from(descriptor) else { return Err(io::ErrorKind::InvalidData.into()) };
+        let Ok(descriptor) = RawFd::try_from(descriptor) else {
+            return Err(io::ErrorKind::InvalidData.into());
+        };
         if descriptor < 0 {
             let error = io::Error::last_os_error();
             return if error.raw_os_error() == Some(libc::ESRCH) { Ok(()) } else { Err(error) };
@@ -101,11 +103,7 @@ fn parse_start_time(stat: &str) -> Option<u64> {
 /// Starts a program that dies with the shim. `inherited` descriptors keep their numbers in it.
 ///
 /// The kernel sends the signal when the *thread* ends that started the program: to be called on the shim's main thread.
-pub fn spawn(
-    command: &mut Command,
-    inherited: &[RawFd],
-    network: Option<&Path>,
-) -> io::Result<Child> {
+pub fn spawn(command: &mut Command, inherited: &[RawFd], network: Option<&Path>) -> io::Result<Child> {
     let inherited = inherited.to_vec();
     let network = network.map(std::fs::File::open).transpose()?;
     let parent = std::process::id();

@@ -73,7 +73,10 @@ pub fn arguments(machine: &Machine<'_>) -> Vec<OsString> {
     };
     add("-name", format!("porthole-{}", machine.name).into());
     // Of the chipset only what the guest needs: fewer devices, fewer drivers that look for them.
-    add("-machine", format!("q35,accel={accelerator},memory-backend=memory,sata=off,smbus=off,usb=off,vmport=off").into());
+    add(
+        "-machine",
+        format!("q35,accel={accelerator},memory-backend=memory,sata=off,smbus=off,usb=off,vmport=off").into(),
+    );
     add("-cpu", processor.into());
     add("-smp", config.vcpus.to_string().into());
     add("-m", format!("{}M", config.memory_mib).into());
@@ -98,7 +101,8 @@ pub fn arguments(machine: &Machine<'_>) -> Vec<OsString> {
     add("-netdev", format!("tap,id=net,fd={}", machine.tap).into());
     // No boot ROM: the firmware would spend its time on it.
     add("-device", "virtio-net-pci,netdev=net,romfile=".into());
-    arguments.extend(["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"].map(OsString::from));
+    arguments
+        .extend(["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"].map(OsString::from));
     arguments
 }
 
@@ -145,7 +149,8 @@ mod tests {
             vsock,
             tap: 9,
         };
-        let words: Vec<String> = arguments(&machine).iter().map(|word| word.to_string_lossy().into_owned()).collect();
+        let words: Vec<String> =
+            arguments(&machine).iter().map(|word| word.to_string_lossy().into_owned()).collect();
         words.join(" ")
     }
 
@@ -159,7 +164,10 @@ mod tests {
     #[test]
     fn the_vsock_is_what_the_host_has() {
         let user = line(&VsockDevice::User { socket: "/s/v.sock".into() }, false);
-        assert!(user.contains("socket,id=vsock,path=/s/v.sock") && user.contains("vhost-user-vsock-pci"), "{user}");
+        assert!(
+            user.contains("socket,id=vsock,path=/s/v.sock") && user.contains("vhost-user-vsock-pci"),
+            "{user}"
+        );
         let kernel = line(&VsockDevice::Kernel { descriptor: 7, cid: 42 }, true);
         assert!(kernel.contains("vhost-vsock-pci,guest-cid=42,vhostfd=7"), "{kernel}");
         assert!(kernel.contains("accel=kvm") && !kernel.contains("vhost-user-vsock"), "{kernel}");

@@ -2,10 +2,7 @@
 //! bind mounts appear as mounts.
 
 use std::{
-    os::{
-        fd::AsRawFd as _,
-        unix::net::UnixListener,
-    },
+    os::{fd::AsRawFd as _, unix::net::UnixListener},
     path::{Path, PathBuf},
     process::Stdio,
 };
@@ -29,9 +26,20 @@ pub fn start(program: &Path, directory: &Path, shared: &Path) -> Result<(Child, 
         source
     });
     // Submounts are told apart, so that files of two root file systems with one inode number are two files.
-    command.args(["-o", "cache=auto", "-o", "announce_submounts", "-o", "xattr", "-o", "log_level=err", "-f"]);
+    command.args([
+        "-o",
+        "cache=auto",
+        "-o",
+        "announce_submounts",
+        "-o",
+        "xattr",
+        "-o",
+        "log_level=err",
+        "-f",
+    ]);
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log_file(directory, "virtiofsd.log")?);
-    let child = process::spawn(&mut command, &[listener.as_raw_fd()], None).map_err(VmError::io("start", program))?;
+    let child =
+        process::spawn(&mut command, &[listener.as_raw_fd()], None).map_err(VmError::io("start", program))?;
     Ok((child, socket))
 }
 

@@ -124,7 +124,9 @@ impl Vsock {
 /// Connects to a port of the guest.
 pub async fn dial(channel: &Channel) -> io::Result<Box<dyn Connection>> {
     match channel {
-        Channel::Vsock { cid, port } => Ok(Box::new(VsockStream::connect(VsockAddr::new(*cid, *port)).await?)),
+        Channel::Vsock { cid, port } => {
+            Ok(Box::new(VsockStream::connect(VsockAddr::new(*cid, *port)).await?))
+        }
         Channel::Hybrid { path, port } => {
             let mut stream = UnixStream::connect(path).await?;
             hybrid_handshake(&mut stream, *port).await?;
