@@ -85,19 +85,38 @@ pub async fn run(order: &Order, streams: Stdio3, reaper: &Reaper) -> Result<(i32
     let mut ended = reaper.watch(i32::try_from(child.id()).expect("process numbers are positive and small"));
     let mut pipe =
         tokio::net::unix::pipe::Receiver::from_owned_fd(answer).map_err(GuestError::io("use a pipe"))?;
-    let mut text = String::new();
-    tokio::io::AsyncReadExt::read_to_string(&mut pipe, &mut text)
-        .await
-        .map_err(GuestError::io("read a helper's answer"))?;
+    let text = answer_line(&mut pipe, &mut ended).await?;
     // What the helper made becomes this process' child when the helper has gone.
     let exit = ended.wait().await;
-    match serde_json::from_str::<Answer>(&text) {
+    match serde_json::from_slice::<Answer>(&text) {
         Ok(Ok(pid)) => Ok((pid, reaper.watch(pid))),
         Ok(Err(reason)) => Err(GuestError::Container(reason)),
         Err(_) => {
             Err(GuestError::Container(format!("the container helper ended without an answer: {exit:?}")))
         }
     }
+}
+
+/// What a helper says before it ends. The pipe's own end would come too late: the container's first process holds a
+/// copy of it until it is started.
+async fn answer_line(
+    pipe: &mut tokio::net::unix::pipe::Receiver,
+    ended: &mut Ending,
+) -> Result<Vec<u8>, GuestError> {
+    let mut line = Vec::new();
+    while line.last() != Some(&b'\n') {
+        tokio::select! {
+            biased;
+            read = tokio::io::AsyncReadExt::read_buf(pipe, &mut line) => {
+                if read.map_err(GuestError::io("read a helper's answer"))? == 0 {
+                    break;
+                }
+            }
+            // Ended, and nothing more in the pipe.
+            _ = ended.wait() => break,
+        }
+    }
+    Ok(line)
 }
 
 /// The helper's main.
@@ -108,7 +127,8 @@ pub fn main() -> ExitCode {
         .and_then(|order| serde_json::from_str(&order).map_err(|error| error.to_string()))
         .and_then(|order: Order| make(&order));
     let failed = answer.is_err();
-    let text = serde_json::to_string(&answer).expect("an answer is a number or a text");
+    let mut text = serde_json::to_string(&answer).expect("an answer is a number or a text");
+    text.push('\n');
     // SAFETY: the init has put its pipe there, and nothing here has opened or closed that descriptor. Run by hand it is
     // not open, and the write fails.
     let mut pipe = std::mem::ManuallyDrop::new(unsafe { File::from_raw_fd(ANSWER_FD) });
@@ -119,7 +139,7 @@ pub fn main() -> ExitCode {
 }
 
 fn make(order: &Order) -> Answer {
-    // The answer's pipe must not reach the container: its end tells the init that the helper is done.
+    // The answer's pipe must not reach what runs in the container.
     // SAFETY: setting a flag of a descriptor touches no memory.
     unsafe { libc::fcntl(ANSWER_FD, libc::F_SETFD, libc::FD_CLOEXEC) };
     let text = |error: libcontainer::error::LibcontainerError| explain(&error);
