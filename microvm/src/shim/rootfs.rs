@@ -66,7 +66,10 @@ impl Drop for ContainerFiles {
             return;
         }
         // Only empty directories and the files that stood for mounts are left.
-        if let Err(error) = std::fs::remove_dir_all(&self.directory) {
+        if let Err(error) = std::fs::remove_dir_all(&self.directory)
+            // With the sandbox's end everything below its directory has gone already.
+            && error.kind() != std::io::ErrorKind::NotFound
+        {
             tracing::warn!(%error, directory = %self.directory.display(), "a container's directory remains");
         }
     }

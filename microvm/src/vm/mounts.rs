@@ -2,10 +2,12 @@
 
 use std::{
     io,
+    os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
     path::{Path, PathBuf},
 };
 
 use nix::{
+    NixPath as _,
     errno::Errno,
     mount::{MntFlags, MsFlags, mount, umount2},
 };
@@ -13,15 +15,67 @@ use nix::{
 const NONE: Option<&str> = None;
 
 /// Binds a file or directory, with what is mounted below it, read-only if asked.
+///
+/// The copy is made read-only before it gets its place: it appears in virtiofsd's namespace as it is at that moment, and
+/// a later remount here would leave it writable there, for everyone who has taken over a guest's kernel.
 pub fn bind(source: &Path, target: &Path, read_only: bool) -> Result<(), Errno> {
-    mount(Some(source), target, NONE, MsFlags::MS_BIND | MsFlags::MS_REC, NONE)?;
-    // What the host mounts later in the source shows; what happens here stays here.
-    mount(NONE, target, NONE, MsFlags::MS_SLAVE | MsFlags::MS_REC, NONE)?;
+    let copy = open_tree(source)?;
     if read_only {
-        let flags = MsFlags::MS_BIND | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY;
-        mount(NONE, target, NONE, flags, NONE)?;
+        set_read_only(&copy)?;
     }
-    Ok(())
+    move_mount(&copy, target)?;
+    // What the host mounts later in the source shows; what happens here stays here.
+    mount(NONE, target, NONE, MsFlags::MS_SLAVE | MsFlags::MS_REC, NONE)
+}
+
+/// Takes a detached copy of a tree of mounts, open_tree(2).
+fn open_tree(source: &Path) -> Result<OwnedFd, Errno> {
+    const OPEN_TREE_CLONE: libc::c_uint = 1;
+    let flags = OPEN_TREE_CLONE | (libc::O_CLOEXEC | libc::AT_RECURSIVE).cast_unsigned();
+    let descriptor = source.with_nix_path(|path| {
+        // SAFETY: the path is a C string that lives across the call.
+        unsafe { libc::syscall(libc::SYS_open_tree, libc::AT_FDCWD, path.as_ptr(), flags) }
+    })?;
+    let descriptor = i32::try_from(Errno::result(descriptor)?).expect("descriptors are small");
+    // SAFETY: the kernel has just given this descriptor to nobody else.
+    Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
+}
+
+/// Makes every mount of a tree read-only, mount_setattr(2).
+fn set_read_only(tree: &OwnedFd) -> Result<(), Errno> {
+    // `struct mount_attr`: attributes to set, to clear, propagation, user namespace.
+    let attributes: [u64; 4] = [libc::MOUNT_ATTR_RDONLY, 0, 0, 0];
+    // SAFETY: the path is an empty C string, the attributes live across the call, and their size is theirs.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            tree.as_raw_fd(),
+            c"".as_ptr(),
+            libc::AT_EMPTY_PATH | libc::AT_RECURSIVE,
+            attributes.as_ptr(),
+            size_of_val(&attributes),
+        )
+    };
+    Errno::result(result).map(drop)
+}
+
+/// Gives a detached tree its place, move_mount(2).
+fn move_mount(tree: &OwnedFd, target: &Path) -> Result<(), Errno> {
+    const MOVE_MOUNT_F_EMPTY_PATH: libc::c_uint = 4;
+    let result = target.with_nix_path(|path| {
+        // SAFETY: both paths are C strings that live across the call.
+        unsafe {
+            libc::syscall(
+                libc::SYS_move_mount,
+                tree.as_raw_fd(),
+                c"".as_ptr(),
+                libc::AT_FDCWD,
+                path.as_ptr(),
+                MOVE_MOUNT_F_EMPTY_PATH,
+            )
+        }
+    })?;
+    Errno::result(result).map(drop)
 }
 
 /// Makes a directory a mount of its own whose later mounts show in copies of it, as in virtiofsd's namespace.

@@ -95,6 +95,9 @@ fn spec(sidecar: &ContainerId, sandbox: &SandboxId, rootfs: &Path) -> Value {
         "hostname": "porthole",
         "mounts": [
             mount("/proc", "proc", "proc", &["nosuid", "noexec", "nodev"]),
+            // A device directory of its own: without one, runtimes make the devices in the root file system, which other
+            // sandboxes share.
+            mount("/dev", "tmpfs", "tmpfs", &["nosuid", "noexec", "strictatime", "mode=755", "size=64k"]),
             mount("/sys", "sysfs", "sysfs", &["nosuid", "noexec", "nodev", "ro"]),
             mount("/sys/kernel/tracing", "tracefs", "tracefs", &["nosuid", "noexec", "nodev"]),
             mount("/sys/fs/bpf", "bpf", "bpf", &["nosuid", "noexec", "nodev", "mode=0700"]),
