@@ -234,9 +234,13 @@ fn start_containerd(dist: &Dist, directory: &Path, configuration: &Path) -> Resu
     Containerd::start(directory, &environment, &search_path)
 }
 
-/// containerd's own bookkeeping, Prometheus' storage, and logs grow; they are no leak of a sandbox.
+/// containerd's own bookkeeping, the totals that the exporter keeps, Prometheus' storage, and logs grow; they are no leak
+/// of a sandbox. Nor is the directory of all companions, which the first one makes.
 fn is_ours_to_keep(line: &str, directory: &Path) -> bool {
-    let growing = ["log", "prometheus", "containerd/root"]
+    if line == format!("file {}", directory.join("companion").display()) {
+        return true;
+    }
+    let growing = ["log", "prometheus", "containerd/root", "exporter"]
         .map(|part| format!("file {}", directory.join(part).display()));
     // containerd keeps the directory of a namespace in which there was a task.
     let tasks =
