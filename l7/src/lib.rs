@@ -43,6 +43,7 @@
 
 mod chunk;
 mod connection;
+mod dns;
 pub mod domain;
 mod engine;
 mod exchange;

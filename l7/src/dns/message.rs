@@ -1,0 +1,351 @@
+//! DNS messages on the wire (RFC 1035 section 4; EDNS: RFC 6891; types and codes: IANA, DNS parameters).
+
+/// Header, bytes.
+pub(super) const HEADER: usize = 12;
+
+/// Longest name on the wire, bytes (RFC 1035 section 2.3.4).
+pub(super) const NAME_MAX: usize = 255;
+
+/// What was read of a message's head.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Message<'a> {
+    pub(super) id: u16,
+    pub(super) flags: Flags,
+    /// Questions, answers, authorities, additional records.
+    pub(super) counts: [u16; 4],
+    pub(super) question: Option<Question<'a>>,
+    /// Where the records start.
+    pub(super) records: usize,
+}
+
+/// The header's second word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Flags(u16);
+
+impl Flags {
+    pub(super) fn is_response(self) -> bool {
+        self.0 & 0x8000 != 0
+    }
+
+    pub(super) fn opcode(self) -> u8 {
+        (self.0 >> 11 & 0xf) as u8
+    }
+
+    fn recursion_desired(self) -> bool {
+        self.0 & 0x0100 != 0
+    }
+
+    pub(super) fn rcode(self) -> u16 {
+        self.0 & 0xf
+    }
+}
+
+pub(super) const QUERY: u8 = 0;
+pub(super) const NOTIFY: u8 = 4;
+pub(super) const UPDATE: u8 = 5;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Question<'a> {
+    /// Length-prefixed labels, without the root's.
+    pub(super) labels: &'a [u8],
+    pub(super) kind: u16,
+    pub(super) class: u16,
+}
+
+impl<'a> Question<'a> {
+    pub(super) fn labels(&self) -> impl Iterator<Item = &'a [u8]> {
+        let mut rest = self.labels;
+        std::iter::from_fn(move || {
+            let (&length, tail) = rest.split_first()?;
+            let (label, tail) = tail.split_at_checked(usize::from(length))?;
+            rest = tail;
+            Some(label)
+        })
+    }
+}
+
+/// Why nothing, or not all, was read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fault {
+    /// The bytes end before.
+    Cut,
+    /// No DNS.
+    Bad,
+}
+
+/// Reads header and question.
+pub(super) fn read(bytes: &[u8]) -> Result<Message<'_>, Fault> {
+    let word = |at: usize| be16(bytes, at);
+    let (id, flags) = (word(0)?, Flags(word(2)?));
+    let counts = [word(4)?, word(6)?, word(8)?, word(10)?];
+    let (question, records) = match counts[0] {
+        0 => (None, HEADER),
+        1 => {
+            let end = question_name(bytes)?;
+            let labels = bytes.get(HEADER..end - 1).ok_or(Fault::Cut)?;
+            (Some(Question { labels, kind: word(end)?, class: word(end + 2)? }), end + 4)
+        }
+        _ => return Err(Fault::Bad),
+    };
+    Ok(Message { id, flags, counts, question, records })
+}
+
+fn be16(bytes: &[u8], at: usize) -> Result<u16, Fault> {
+    match bytes.get(at..at + 2) {
+        Some(&[high, low]) => Ok(u16::from_be_bytes([high, low])),
+        _ => Err(Fault::Cut),
+    }
+}
+
+/// Where the question's name ends. It is never compressed: nothing stands before it.
+fn question_name(bytes: &[u8]) -> Result<usize, Fault> {
+    let mut at = HEADER;
+    loop {
+        let length = *bytes.get(at).ok_or(Fault::Cut)?;
+        at += 1;
+        if length == 0 {
+            return Ok(at);
+        }
+        at += usize::from(length);
+        if length > 63 || at - HEADER >= NAME_MAX {
+            return Err(Fault::Bad);
+        }
+    }
+}
+
+/// What a walk over the records found.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Walk {
+    /// Where the walk ended.
+    pub(super) end: usize,
+    /// Records that were passed.
+    pub(super) records: u32,
+    /// The upper bits of the rcode, out of the OPT record.
+    pub(super) rcode_high: u8,
+    /// A record is none that a query may have: neither OPT nor a signature.
+    pub(super) data: bool,
+    /// It ended before all of the records: bytes are missing, or are none.
+    pub(super) fault: Option<Fault>,
+}
+
+const SIG: u16 = 24;
+const OPT: u16 = 41;
+const TSIG: u16 = 250;
+
+/// Passes the records behind the question. `length` is the message's.
+pub(super) fn walk(bytes: &[u8], message: &Message<'_>, length: usize) -> Walk {
+    let mut walk = Walk { end: message.records, ..Walk::default() };
+    let records: u32 = message.counts[1..].iter().map(|count| u32::from(*count)).sum();
+    while walk.records < records {
+        if let Err(fault) = record(bytes, length, &mut walk) {
+            walk.fault = Some(fault);
+            break;
+        }
+    }
+    walk
+}
+
+fn record(bytes: &[u8], length: usize, walk: &mut Walk) -> Result<(), Fault> {
+    let start = walk.end;
+    let mut at = start;
+    loop {
+        match *bytes.get(at).ok_or(Fault::Cut)? {
+            0 => {
+                at += 1;
+                break;
+            }
+            label @ 1..=63 => at += 1 + usize::from(label),
+            // A pointer, to before this name.
+            high @ 0xc0.. => {
+                let low = *bytes.get(at + 1).ok_or(Fault::Cut)?;
+                let to = usize::from(u16::from_be_bytes([high & 0x3f, low]));
+                if to < HEADER || to >= start {
+                    return Err(Fault::Bad);
+                }
+                at += 2;
+                break;
+            }
+            _ => return Err(Fault::Bad),
+        }
+        if at - start > NAME_MAX {
+            return Err(Fault::Bad);
+        }
+    }
+    let kind = be16(bytes, at)?;
+    let rcode_high = *bytes.get(at + 4).ok_or(Fault::Cut)?;
+    let data = usize::from(be16(bytes, at + 8)?);
+    if at + 10 + data > length {
+        return Err(Fault::Bad);
+    }
+    if kind == OPT {
+        walk.rcode_high = rcode_high;
+    }
+    walk.data |= !matches!(kind, OPT | TSIG | SIG);
+    walk.records += 1;
+    walk.end = at + 10 + data;
+    Ok(())
+}
+
+/// What the head of a message is, beyond doubt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Looks {
+    Query,
+    Response,
+    /// No DNS, or none that is counted: multicast DNS, names of Windows networks.
+    No,
+    /// More bytes are needed to say.
+    Cut,
+}
+
+/// Looks at the head of a message of this length. So strict that random bytes do not pass: every flag, every count
+/// and every record must fit, and a message without records ends where its question ends.
+pub(super) fn looks(bytes: &[u8], length: usize) -> Looks {
+    // What each of the header's bytes may be says no early.
+    for (at, most) in [(4, 0), (5, 1), (6, 1), (8, 1), (10, 1)] {
+        if bytes.get(at).is_some_and(|byte| *byte > most) {
+            return Looks::No;
+        }
+    }
+    if let Some(flags) = bytes.get(2..4)
+        && !flags_fit(Flags(u16::from_be_bytes([flags[0], flags[1]])))
+    {
+        return Looks::No;
+    }
+    if length < HEADER + 5 {
+        return Looks::No;
+    }
+    let message = match read(bytes) {
+        Ok(message) if message.records <= length => message,
+        Err(Fault::Cut) if bytes.len() < length => return Looks::Cut,
+        _ => return Looks::No,
+    };
+    let Some(question) = message.question else { return Looks::No };
+    if !question_fits(&question, message.flags.opcode()) || is_multicast(&message) {
+        return Looks::No;
+    }
+    let walk = walk(bytes, &message, length);
+    if walk.fault == Some(Fault::Bad) || walk.fault.is_none() && walk.end != length {
+        return Looks::No;
+    }
+    if message.flags.is_response() {
+        return match walk.fault {
+            // A record's header fits: that is enough of a long answer.
+            Some(_) if walk.records == 0 => Looks::Cut,
+            _ => Looks::Response,
+        };
+    }
+    let [_, answers, authorities, additional] = message.counts;
+    let fits = match message.flags.opcode() {
+        QUERY => answers == 0 && authorities == 0 && additional <= 2 && !walk.data,
+        NOTIFY => answers <= 1 && authorities == 0 && additional <= 2,
+        _ => true,
+    };
+    match walk.fault {
+        _ if !fits => Looks::No,
+        Some(_) if bytes.len() < length => Looks::Cut,
+        Some(_) => Looks::No,
+        None => Looks::Query,
+    }
+}
+
+fn flags_fit(flags: Flags) -> bool {
+    // QR, opcode, AA, TC, RD, RA, Z, AD, CD, rcode.
+    let known = matches!(flags.opcode(), QUERY | NOTIFY | UPDATE);
+    let reserved = flags.0 & 0x0040 != 0;
+    if flags.is_response() {
+        return known && !reserved && flags.rcode() <= 11;
+    }
+    let authoritative = flags.0 & 0x0400 != 0 && flags.opcode() != NOTIFY;
+    known && !reserved && !authoritative && flags.0 & 0x028f == 0
+}
+
+fn question_fits(question: &Question<'_>, opcode: u8) -> bool {
+    const SOA: u16 = 6;
+    let class = matches!(question.class, 1 | 3 | 4 | 254 | 255);
+    let kind = type_name(question.kind).is_some() && (opcode == QUERY || question.kind == SOA);
+    class && kind && question.labels().all(|label| label.iter().all(u8::is_ascii_graphic))
+}
+
+/// Multicast DNS (RFC 6762): an id of 0, recursion not desired, and names, classes or counts that others do not have.
+pub(super) fn is_multicast(message: &Message<'_>) -> bool {
+    if message.id != 0 || message.flags.recursion_desired() {
+        return false;
+    }
+    let Some(question) = message.question else { return true };
+    let zone = question.labels().last().unwrap_or_default();
+    let local = zone.eq_ignore_ascii_case(b"local") || zone.eq_ignore_ascii_case(b"arpa");
+    // The top bit of the class asks for a unicast answer.
+    local || question.class & 0x8000 != 0 || (!message.flags.is_response() && message.counts[1] > 0)
+}
+
+/// Mnemonic of a query type.
+pub(super) fn type_name(kind: u16) -> Option<&'static str> {
+    Some(match kind {
+        1 => "A",
+        2 => "NS",
+        5 => "CNAME",
+        6 => "SOA",
+        12 => "PTR",
+        13 => "HINFO",
+        15 => "MX",
+        16 => "TXT",
+        18 => "AFSDB",
+        24 => "SIG",
+        25 => "KEY",
+        28 => "AAAA",
+        29 => "LOC",
+        33 => "SRV",
+        35 => "NAPTR",
+        36 => "KX",
+        37 => "CERT",
+        39 => "DNAME",
+        43 => "DS",
+        44 => "SSHFP",
+        45 => "IPSECKEY",
+        46 => "RRSIG",
+        47 => "NSEC",
+        48 => "DNSKEY",
+        50 => "NSEC3",
+        51 => "NSEC3PARAM",
+        52 => "TLSA",
+        53 => "SMIMEA",
+        59 => "CDS",
+        60 => "CDNSKEY",
+        61 => "OPENPGPKEY",
+        62 => "CSYNC",
+        63 => "ZONEMD",
+        64 => "SVCB",
+        65 => "HTTPS",
+        99 => "SPF",
+        108 => "EUI48",
+        249 => "TKEY",
+        251 => "IXFR",
+        252 => "AXFR",
+        255 => "ANY",
+        256 => "URI",
+        257 => "CAA",
+        _ => return None,
+    })
+}
+
+/// Mnemonic of a response code.
+pub(super) fn rcode_name(rcode: u16) -> Option<&'static str> {
+    Some(match rcode {
+        0 => "NOERROR",
+        1 => "FORMERR",
+        2 => "SERVFAIL",
+        3 => "NXDOMAIN",
+        4 => "NOTIMP",
+        5 => "REFUSED",
+        6 => "YXDOMAIN",
+        7 => "YXRRSET",
+        8 => "NXRRSET",
+        9 => "NOTAUTH",
+        10 => "NOTZONE",
+        11 => "DSOTYPENI",
+        16 => "BADVERS",
+        22 => "BADTRUNC",
+        23 => "BADCOOKIE",
+        _ => return None,
+    })
+}

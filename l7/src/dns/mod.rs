@@ -1,0 +1,336 @@
+//! DNS over UDP and TCP: one exchange per question.
+//!
+//! - Operation: the question's type (`A`, `AAAA`, …; `NOTIFY` and `UPDATE` by their opcode). Resource: the question's
+//!   name, converged. Status: the response code, always said (`NOERROR`, `NXDOMAIN`, …).
+//! - Paired by id and question: a server's one UDP socket has all its clients' questions, a client's parallel
+//!   questions for `A` and `AAAA`. Each name of a search list is a question of its own. The same question sent again
+//!   with the same id ends the one before without a response, so that time-outs are seen.
+//! - A truncated answer is an answer; that the client asks again over TCP is another exchange.
+//! - A zone transfer lasts until its first message.
+//! - Multicast DNS is set aside: its questions have many answers, or none.
+//!
+//! Names leave this module converged, answers' data not at all.
+
+mod message;
+#[cfg(test)]
+mod tests;
+
+use std::collections::hash_map::DefaultHasher;
+use std::hash::{Hash, Hasher};
+
+use crate::{
+    ErrorClass, NameKind, Protocol, Status, Symbol, Timestamp,
+    dns::message::{Looks, Message, NOTIFY, Question, UPDATE},
+    domain,
+    parser::{
+        Context, Entry, Flow, Guess, Opening, Outcome, Parser, Request, Resource, Segment, Sender, Start,
+        Transport,
+    },
+    pending::ById,
+    stream::{Framer, Piece, Step},
+};
+
+/// Its line in the table.
+pub(crate) const ENTRY: Entry = Entry {
+    protocol: Protocol::Dns,
+    transports: &[Transport::Datagram, Transport::Stream],
+    identify,
+    start: |start: Start| {
+        Box::new(Dns { datagrams: start.transport == Transport::Datagram, ..Dns::default() })
+    },
+};
+
+/// Most bytes of a message that are looked at when it comes in a stream: header, longest question, and some records.
+const LOOKED_AT: usize = 512;
+
+/// Length field before a message in a stream, bytes (RFC 1035 section 4.2.2).
+const PREFIX: usize = 2;
+
+/// How long a datagram's answer is waited for, nanoseconds: clients ask again or give up after 5 s.
+const PATIENCE_NS: u64 = 15_000_000_000;
+
+fn identify(opening: &Opening<'_>) -> Guess {
+    let found = match opening.transport {
+        Transport::Datagram => {
+            message::looks(opening.bytes, usize::try_from(opening.total).unwrap_or(usize::MAX))
+        }
+        Transport::Stream => in_stream(opening.bytes),
+    };
+    match found {
+        Looks::Query => Guess::Yes(Sender::Client),
+        Looks::Response => Guess::Yes(Sender::Server),
+        Looks::Cut if opening.may_grow() => Guess::More,
+        Looks::Cut | Looks::No => Guess::No,
+    }
+}
+
+/// A message behind its length.
+fn in_stream(bytes: &[u8]) -> Looks {
+    let Some((prefix, rest)) = bytes.split_at_checked(PREFIX) else { return Looks::Cut };
+    let length = usize::from(u16::from_be_bytes([prefix[0], prefix[1]]));
+    message::looks(rest.get(..length).unwrap_or(rest), length)
+}
+
+/// Id, and a hash of the question.
+type Key = (u16, u64);
+
+#[derive(Clone, Copy, Debug)]
+struct Waiting {
+    key: Key,
+    request: Request,
+    transfer: bool,
+}
+
+/// One connection, or one socket of datagrams.
+#[derive(Debug, Default)]
+struct Dns {
+    datagrams: bool,
+    queries: Framer,
+    responses: Framer,
+    waiting: ById<Key, Waiting>,
+    /// The response that is going by, and what it answers.
+    answering: Option<(Request, Outcome)>,
+    /// The id of a zone transfer: its further messages answer nothing.
+    transfer: Option<u16>,
+    scratch: String,
+}
+
+impl Parser for Dns {
+    fn segment(&mut self, segment: &Segment<'_>, cx: &mut Context<'_>) -> Flow {
+        if self.datagrams {
+            let total = segment.bytes.len() as u64 + segment.unseen;
+            if let Some((request, outcome)) = self.message(segment.bytes, total, segment.from, segment.at, cx)
+            {
+                cx.emit(Protocol::Dns, &request, &outcome);
+            }
+            return Flow::Continue;
+        }
+        let from = segment.from;
+        let mut framer = std::mem::take(self.framer(from));
+        framer.segment(segment, PREFIX + LOOKED_AT, |piece| self.piece(&piece, from, cx));
+        *self.framer(from) = framer;
+        Flow::Continue
+    }
+
+    fn close(&mut self, now: Timestamp, cx: &mut Context<'_>) {
+        if let Some((request, _)) = self.answering.take() {
+            cx.emit(Protocol::Dns, &request, &Outcome::none(now));
+        }
+        while let Some(waiting) = self.waiting.pop_oldest_if(|_| true) {
+            cx.emit(Protocol::Dns, &waiting.request, &Outcome::none(now));
+        }
+    }
+
+    fn idle(&mut self, now: Timestamp, cx: &mut Context<'_>) {
+        if !self.datagrams {
+            return;
+        }
+        let late = |waiting: &Waiting| now.since(waiting.request.start) > PATIENCE_NS;
+        while let Some(waiting) = self.waiting.pop_oldest_if(late) {
+            let end = Timestamp(waiting.request.start.0.saturating_add(PATIENCE_NS));
+            cx.emit(Protocol::Dns, &waiting.request, &Outcome::none(end));
+        }
+    }
+}
+
+impl Dns {
+    fn framer(&mut self, from: Sender) -> &mut Framer {
+        match from {
+            Sender::Client => &mut self.queries,
+            Sender::Server => &mut self.responses,
+        }
+    }
+
+    fn piece(&mut self, piece: &Piece<'_>, from: Sender, cx: &mut Context<'_>) -> Step {
+        match piece {
+            Piece::Head(head) => {
+                let Some((prefix, rest)) = head.bytes.split_at_checked(PREFIX) else { return Step::More };
+                let length = usize::from(u16::from_be_bytes([prefix[0], prefix[1]]));
+                if head.resync {
+                    match in_stream(head.bytes) {
+                        Looks::Query | Looks::Response => {}
+                        Looks::Cut if !head.last => return Step::More,
+                        Looks::Cut | Looks::No => return Step::Lost,
+                    }
+                }
+                let wanted = length.min(LOOKED_AT);
+                if length < message::HEADER {
+                    return Step::Lost;
+                }
+                if rest.len() < wanted && !head.last {
+                    return Step::More;
+                }
+                let bytes = rest.get(..wanted).unwrap_or(rest);
+                let total = (PREFIX + length) as u64;
+                self.answering = self.message(bytes, total, from, head.at, cx).or(self.answering.take());
+                Step::Take(total)
+            }
+            Piece::End { at } => {
+                if from == Sender::Server
+                    && let Some((request, outcome)) = self.answering.take()
+                {
+                    cx.emit(Protocol::Dns, &request, &Outcome { end: *at, ..outcome });
+                }
+                Step::More
+            }
+            Piece::Gap => {
+                cx.gap();
+                if from == Sender::Server {
+                    if self.answering.take().is_some() {
+                        cx.not_understood();
+                    }
+                    // What is missing may have held any of the answers.
+                    while self.waiting.pop_oldest_if(|_| true).is_some() {
+                        cx.not_understood();
+                    }
+                }
+                Step::More
+            }
+        }
+    }
+
+    /// Takes the head of a message that has `total` bytes on the wire; gives what it answers.
+    fn message(
+        &mut self,
+        bytes: &[u8],
+        total: u64,
+        from: Sender,
+        at: Timestamp,
+        cx: &mut Context<'_>,
+    ) -> Option<(Request, Outcome)> {
+        let message = match message::read(bytes) {
+            Ok(message) if message::is_multicast(&message) => return None,
+            Ok(message) if message.flags.is_response() == (from == Sender::Server) => message,
+            _ => {
+                cx.orphan();
+                return None;
+            }
+        };
+        if from == Sender::Server {
+            return self.response(bytes, &message, total, at, cx);
+        }
+        let Some(question) = message.question else {
+            cx.orphan();
+            return None;
+        };
+        self.query(&message, &question, total, at, cx);
+        None
+    }
+
+    fn query(
+        &mut self,
+        message: &Message<'_>,
+        question: &Question<'_>,
+        total: u64,
+        at: Timestamp,
+        cx: &mut Context<'_>,
+    ) {
+        cx.message();
+        let request = Request {
+            operation: operation(message, question, cx),
+            resource: Resource::Name(self.name(question, cx)),
+            start: at,
+            bytes: total,
+        };
+        let key = (message.id, hash(question));
+        if self.transfer == Some(message.id) {
+            self.transfer = None;
+        }
+        if let Some(before) = self.waiting.remove(key) {
+            // Sent again: the one before was not answered.
+            cx.emit(Protocol::Dns, &before.request, &Outcome::none(at));
+        }
+        let transfer = !self.datagrams && matches!(question.kind, 251 | 252);
+        let waiting = Waiting { key, request, transfer };
+        if self.waiting.insert(key, waiting, cx.limits().pending_per_connection).is_some() {
+            cx.not_understood();
+        }
+    }
+
+    fn response(
+        &mut self,
+        bytes: &[u8],
+        message: &Message<'_>,
+        total: u64,
+        at: Timestamp,
+        cx: &mut Context<'_>,
+    ) -> Option<(Request, Outcome)> {
+        let waiting = match &message.question {
+            Some(question) => self.waiting.remove((message.id, hash(question))),
+            // Some errors come without the question.
+            None => self.by_id(message.id),
+        };
+        let Some(waiting) = waiting else {
+            if self.transfer != Some(message.id) {
+                cx.orphan();
+            }
+            return None;
+        };
+        if waiting.transfer {
+            self.transfer = Some(message.id);
+        }
+        let high = message::walk(bytes, message, usize::MAX / 2).rcode_high;
+        let rcode = u16::from(high) << 4 | message.flags.rcode();
+        let status = match message::rcode_name(rcode) {
+            Some(word) => Status::Word(cx.word(word)),
+            None => Status::Code(u32::from(rcode)),
+        };
+        let error = match rcode {
+            0 => ErrorClass::None,
+            // FORMERR, NXDOMAIN, and an update's unmet conditions.
+            1 | 3 | 6..=8 | 10 => ErrorClass::Client,
+            _ => ErrorClass::Server,
+        };
+        Some((waiting.request, Outcome { status, error, end: at, bytes: total }))
+    }
+
+    fn by_id(&mut self, id: u16) -> Option<Waiting> {
+        let mut key = None;
+        self.waiting.for_each_mut(|waiting| {
+            if waiting.key.0 == id {
+                key = Some(waiting.key);
+            }
+        });
+        self.waiting.remove(key?)
+    }
+
+    fn name(&mut self, question: &Question<'_>, cx: &mut Context<'_>) -> Symbol {
+        let mut dotted = [0_u8; message::NAME_MAX];
+        let mut length = 0;
+        for label in question.labels() {
+            for &byte in label {
+                // A dot within a label makes the name none of a host.
+                dotted[length] = if byte == b'.' { b' ' } else { byte };
+                length += 1;
+            }
+            dotted[length] = b'.';
+            length += 1;
+        }
+        if length == 0 {
+            return cx.word(".");
+        }
+        domain::converge(dotted.get(..length).unwrap_or_default(), &mut self.scratch);
+        cx.name(NameKind::Domain, &self.scratch)
+    }
+}
+
+fn operation(message: &Message<'_>, question: &Question<'_>, cx: &mut Context<'_>) -> Symbol {
+    match message.flags.opcode() {
+        NOTIFY => cx.word("NOTIFY"),
+        UPDATE => cx.word("UPDATE"),
+        _ => match message::type_name(question.kind) {
+            Some(name) => cx.word(name),
+            None => cx.name(NameKind::Command, &format!("TYPE{}", question.kind)),
+        },
+    }
+}
+
+/// A question's hash, in which case does not count: clients vary it against forged answers.
+fn hash(question: &Question<'_>) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    for byte in question.labels {
+        hasher.write_u8(byte.to_ascii_lowercase());
+    }
+    (question.kind, question.class).hash(&mut hasher);
+    hasher.finish()
+}

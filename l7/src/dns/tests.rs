@@ -1,0 +1,334 @@
+//! Conversations as resolvers and servers have them, whole, cut and mutated, and bytes that are none.
+
+use crate::{
+    Connection, Direction, Limits, Protocol, ScopeId, Side, Timestamp, Transport, Verdict,
+    parser::{Guess, Opening, Sender},
+    testing::{Random, Replay, Step, assert_same_at_every_cut, play},
+};
+
+const C: Direction = Direction::Egress;
+const S: Direction = Direction::Ingress;
+
+fn socket() -> Connection {
+    Connection::datagram(ScopeId(0))
+}
+
+fn stream() -> Connection {
+    Connection::new(ScopeId(0))
+}
+
+/// A message: id, flags, question, counts of records, records.
+fn message(id: u16, flags: u16, name: &str, kind: u16, counts: [u16; 3], records: &[u8]) -> Vec<u8> {
+    let mut bytes = [id, flags, 1, counts[0], counts[1], counts[2]].map(u16::to_be_bytes).concat();
+    for label in name.split('.').filter(|label| !label.is_empty()) {
+        bytes.push(u8::try_from(label.len()).expect("short"));
+        bytes.extend(label.as_bytes());
+    }
+    bytes.push(0);
+    bytes.extend([kind, 1].map(u16::to_be_bytes).concat());
+    bytes.extend(records);
+    bytes
+}
+
+/// Client's OPT record: root, type 41, size 1232.
+const OPT: &[u8] = &[0, 0, 41, 4, 208, 0, 0, 0, 0, 0, 0];
+/// The same with the upper bits of BADVERS.
+const BADVERS: &[u8] = &[0, 0, 41, 4, 208, 1, 0, 0, 0, 0, 0];
+/// An address of the question's name.
+const ADDRESS: &[u8] = &[0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4, 10, 0, 0, 1];
+
+fn query(id: u16, name: &str, kind: u16) -> Vec<u8> {
+    message(id, 0x0100, name, kind, [0; 3], &[])
+}
+
+fn answer(id: u16, name: &str, kind: u16) -> Vec<u8> {
+    message(id, 0x8180, name, kind, [1, 0, 0], ADDRESS)
+}
+
+fn nothing(id: u16, name: &str, kind: u16, rcode: u16) -> Vec<u8> {
+    message(id, 0x8180 | rcode, name, kind, [0; 3], &[])
+}
+
+fn framed(messages: &[Vec<u8>]) -> Vec<u8> {
+    messages
+        .iter()
+        .flat_map(|message| {
+            let length = u16::try_from(message.len()).expect("short").to_be_bytes();
+            [length.as_slice(), message].concat()
+        })
+        .collect()
+}
+
+#[test]
+fn a_search_list_and_parallel_types_are_exchanges_of_their_own() {
+    let steps: Vec<Step> = vec![
+        (C, query(1, "db.prod.svc.cluster.local", 1)),
+        (C, query(2, "db.prod.svc.cluster.local", 28)),
+        (S, nothing(2, "db.prod.svc.cluster.local", 28, 3)),
+        (S, nothing(1, "db.prod.svc.cluster.local", 1, 3)),
+        (C, query(1, "db.prod", 1)),
+        (S, answer(1, "db.prod", 1)),
+        (C, query(9, "www.Example.co.uk", 65)),
+        (S, nothing(9, "wWw.eXample.co.uk", 65, 2)),
+    ];
+    let expected = [
+        "Client AAAA db.prod.svc.cluster.local NXDOMAIN Client 43/43",
+        "Client A db.prod.svc.cluster.local NXDOMAIN Client 43/43",
+        "Client A db.prod NOERROR None 25/41",
+        "Client HTTPS example.co.uk SERVFAIL Server 35/35",
+    ];
+    assert_eq!(play(socket(), &steps), expected);
+}
+
+#[test]
+fn clients_of_one_server_may_choose_the_same_id() {
+    let steps: Vec<Step> = vec![
+        (S, query(7, "a.example", 1)),
+        (S, query(7, "b.example", 1)),
+        (C, nothing(7, "b.example", 1, 5)),
+        (C, answer(7, "a.example", 1)),
+    ];
+    assert_eq!(
+        play(socket(), &steps),
+        ["Server A b.example REFUSED Server 27/27", "Server A a.example NOERROR None 27/43"]
+    );
+}
+
+#[test]
+fn edns_and_truncation_and_answers_without_a_question() {
+    let with_opt = message(3, 0x0120, "example.com", 16, [0, 0, 1], OPT);
+    let steps: Vec<Step> = vec![
+        (C, with_opt.clone()),
+        // Truncated: TC, no records.
+        (S, message(3, 0x8380, "example.com", 16, [0, 0, 1], OPT)),
+        (C, with_opt.clone()),
+        (S, message(3, 0x8180, "example.com", 16, [0, 0, 1], BADVERS)),
+        (C, with_opt),
+        // Only a header: FORMERR.
+        (S, vec![0, 3, 0x81, 0x81, 0, 0, 0, 0, 0, 0, 0, 0]),
+        (C, message(4, 0x0100, "", 2, [0; 3], &[])),
+        (S, message(4, 0x8180, "", 2, [0; 3], &[])),
+    ];
+    assert_eq!(
+        play(socket(), &steps),
+        [
+            "Client TXT example.com NOERROR None 40/40",
+            "Client TXT example.com BADVERS Server 40/40",
+            "Client TXT example.com FORMERR Client 40/12",
+            "Client NS . NOERROR None 17/17",
+        ]
+    );
+}
+
+#[test]
+fn what_is_sent_again_was_not_answered() {
+    let mut replay = Replay::new(socket());
+    replay.egress(&query(5, "slow.example", 1));
+    replay.egress(&query(5, "slow.example", 1));
+    replay.ingress(&answer(5, "slow.example", 1));
+    // A second answer finds nothing.
+    replay.ingress(&answer(5, "slow.example", 1));
+    replay.egress(&query(6, "dead.example", 1));
+    let (engine, exchanges) = (&mut replay.engine, &mut replay.exchanges);
+    for (seconds, waits) in [(14, true), (16, false)] {
+        let now = Timestamp(seconds * 1_000_000_000);
+        replay.connection.idle(now, engine, &mut |exchange| exchanges.push(exchange));
+        assert_eq!(exchanges.len() == 2, waits, "{seconds}");
+    }
+    assert_eq!(exchanges[2].duration_ns(), 15_000_000_000);
+    assert_eq!(engine.tally().not_understood, 1);
+    replay.close();
+    assert_eq!(
+        replay.lines(),
+        [
+            "Client A slow.example - NoResponse 30/0",
+            "Client A slow.example NOERROR None 30/46",
+            "Client A dead.example - NoResponse 30/0",
+        ]
+    );
+}
+
+fn tcp() -> (Vec<Step>, [String; 4]) {
+    let transfer = message(4, 0x8400, "example.com", 252, [1, 0, 0], ADDRESS);
+    let steps: Vec<Step> = vec![
+        (C, framed(&[query(1, "a.example", 1), query(2, "a.example", 28)])),
+        (S, framed(&[nothing(2, "a.example", 28, 0)])),
+        (S, framed(&[answer(1, "a.example", 1)])),
+        (C, framed(&[query(4, "example.com", 252)])),
+        // The transfer's second message repeats no question.
+        (S, framed(&[transfer, [&[0, 4, 0x84, 0, 0, 0, 0, 1, 0, 0, 0, 0], ADDRESS].concat()])),
+        (C, framed(&[query(5, "a.example", 15)])),
+    ];
+    let expected = [
+        "Client AAAA a.example NOERROR None 29/29",
+        "Client A a.example NOERROR None 29/45",
+        "Client AXFR example.com NOERROR None 31/47",
+        "Client MX a.example - NoResponse 29/0",
+    ]
+    .map(String::from);
+    (steps, expected)
+}
+
+#[test]
+fn streams_are_followed_wherever_they_are_cut() {
+    let (steps, expected) = tcp();
+    assert_eq!(play(stream(), &steps), expected);
+    assert_same_at_every_cut(stream, &steps, &expected);
+}
+
+#[test]
+fn a_long_answer_may_be_captured_in_part() {
+    let whole = framed(&[message(1, 0x8180, "a.example", 16, [40, 0, 0], &[ADDRESS; 40].concat())]);
+    let mut replay = Replay::new(stream());
+    replay.egress(&framed(&[query(1, "a.example", 16)]));
+    replay.part(S, &whole[..100], whole.len() as u64);
+    replay.egress(&framed(&[query(2, "a.example", 1)]));
+    replay.ingress(&framed(&[answer(2, "a.example", 1)]));
+    replay.close();
+    assert_eq!(
+        replay.lines(),
+        ["Client TXT a.example NOERROR None 29/669", "Client A a.example NOERROR None 29/45"]
+    );
+    let mut replay = Replay::new(socket());
+    replay.egress(&query(1, "a.example", 16));
+    replay.part(S, &whole[2..64], whole.len() as u64 - 2);
+    replay.close();
+    assert_eq!(replay.lines(), ["Client TXT a.example NOERROR None 27/667"]);
+}
+
+#[test]
+fn after_a_loss_nothing_is_paired_that_is_not_sure() {
+    let mut replay = Replay::new(stream());
+    replay.egress(&framed(&[query(1, "a.example", 1), query(2, "b.example", 1)]));
+    replay.ingress(&framed(&[answer(1, "a.example", 1)]));
+    replay.lose(S, 45);
+    replay.ingress(b"rest of something that is no message");
+    replay.egress(&framed(&[query(3, "c.example", 1)]));
+    replay.ingress(&framed(&[answer(3, "c.example", 1)]));
+    replay.close();
+    assert_eq!(
+        replay.lines(),
+        ["Client A a.example NOERROR None 29/45", "Client A c.example NOERROR None 29/45"]
+    );
+    let tally = replay.engine.tally();
+    assert_eq!((tally.gaps, tally.not_understood), (1, 1));
+}
+
+#[test]
+fn multicast_dns_and_netbios_names_are_set_aside() {
+    let mut netbios = query(77, "EKEDFEEIEDCACACACACACACACACACAAA", 32);
+    netbios[3] = 0x10;
+    let mdns = message(0, 0, "printer._tcp.local", 12, [0; 3], &[]);
+    let announcement = [&[0, 0, 0x84, 0, 0, 0, 0, 1, 0, 0, 0, 0], ADDRESS].concat();
+    let mut unicast = message(0, 0, "host.example", 1, [0; 3], &[]);
+    let class = unicast.len() - 2;
+    unicast[class] = 0x80;
+    for bytes in [netbios, mdns, announcement, unicast] {
+        let mut replay = Replay::new(socket());
+        for _ in 0..3 {
+            replay.egress(&bytes);
+            replay.ingress(&bytes);
+        }
+        assert!(!matches!(replay.connection.verdict(), Verdict::Known(_)));
+        replay.close();
+        assert!(replay.exchanges.is_empty());
+    }
+    // An id of 0 is as good as any other.
+    let steps: Vec<Step> = vec![(C, query(0, "a.example", 1)), (S, answer(0, "a.example", 1))];
+    assert_eq!(play(socket(), &steps), ["Client A a.example NOERROR None 27/43"]);
+}
+
+fn identify(transport: Transport, bytes: &[u8], total: usize) -> Guess {
+    super::identify(&Opening { transport, bytes, total: total as u64, first: true, peer: &[] })
+}
+
+#[test]
+fn both_ends_are_recognised_from_their_messages_alone() {
+    let asks = query(300, "a.example", 1);
+    let answers = answer(300, "a.example", 1);
+    for (bytes, sender) in [(asks, Sender::Client), (answers, Sender::Server)] {
+        assert_eq!(identify(Transport::Datagram, &bytes, bytes.len()), Guess::Yes(sender));
+        let framed = framed(std::slice::from_ref(&bytes));
+        for cut in 0..framed.len() {
+            let guess = identify(Transport::Stream, &framed[..cut], cut);
+            // An answer is known by its first record's head.
+            let known = sender == Sender::Server && guess == Guess::Yes(sender) && cut + 4 >= framed.len();
+            assert!(known || guess == Guess::More, "{sender:?} cut at {cut}");
+        }
+        assert_eq!(identify(Transport::Stream, &framed, framed.len()), Guess::Yes(sender));
+        // A byte more or less is another protocol's.
+        let longer = [bytes.as_slice(), &[0]].concat();
+        assert_eq!(identify(Transport::Datagram, &longer, longer.len()), Guess::No);
+        let shorter = &bytes[..bytes.len() - 1];
+        assert_eq!(identify(Transport::Datagram, shorter, shorter.len()), Guess::No);
+    }
+    // Servers are followed when their answers are seen first.
+    let mut replay = Replay::new(socket());
+    replay.egress(&answer(1, "a.example", 1));
+    replay.ingress(&query(2, "a.example", 1));
+    replay.egress(&answer(2, "a.example", 1));
+    replay.close();
+    assert_eq!(replay.lines(), ["Server A a.example NOERROR None 27/43"]);
+}
+
+#[test]
+fn random_bytes_are_never_dns() {
+    let mut random = Random(11);
+    for round in 0..300_000_u32 {
+        let length = 1 + random.below(64);
+        let mut bytes = random.bytes(length);
+        // Half of them with a length that fits, and one question.
+        if round % 2 == 0 && length > 14 {
+            bytes[0] = 0;
+            bytes[1] = u8::try_from(length - 2).expect("small");
+        }
+        assert_ne!(identify(Transport::Datagram, &bytes, length), Guess::Yes(Sender::Client));
+        assert_ne!(identify(Transport::Datagram, &bytes, length), Guess::Yes(Sender::Server));
+        assert!(!matches!(identify(Transport::Stream, &bytes, length), Guess::Yes(_)));
+    }
+}
+
+#[test]
+fn names_and_waiting_questions_are_bounded() {
+    let mut replay = Replay::new(socket());
+    for number in 0..5_000_u16 {
+        replay.egress(&query(number, &format!("host{number}.zone{number}.example"), 1));
+    }
+    replay.close();
+    let limits = Limits::default();
+    let tally = replay.engine.tally();
+    assert_eq!(replay.exchanges.len(), limits.pending_per_connection);
+    assert_eq!(tally.not_understood, 5_000 - limits.pending_per_connection as u64);
+    assert_eq!(tally.folded, 5_000 - limits.routes_per_scope as u64);
+}
+
+#[test]
+fn mutations_and_losses_do_no_harm() {
+    let (steps, _) = tcp();
+    for seed in 0..4_000 {
+        let mut random = Random(seed);
+        let side = if random.below(2) == 0 { Side::Client } else { Side::Server };
+        let transport = if random.below(2) == 0 { Transport::Stream } else { Transport::Datagram };
+        let connection = match random.below(3) {
+            0 => stream(),
+            1 => socket(),
+            _ => Connection::known(ScopeId(0), transport, Protocol::Dns, side).expect("dns"),
+        };
+        let mut replay = Replay::new(connection);
+        for _ in 0..3 {
+            for (way, bytes) in &steps {
+                let mut bytes = bytes.clone();
+                for _ in 0..random.below(4) {
+                    let at = random.below(bytes.len());
+                    bytes[at] = random.bytes(1)[0];
+                }
+                if random.below(8) == 0 {
+                    replay.lose(*way, random.next() % 100);
+                }
+                let cut = if random.below(4) == 0 { random.below(bytes.len()) } else { bytes.len() };
+                replay.part(*way, &bytes[..cut], bytes.len() as u64);
+            }
+        }
+        replay.close();
+    }
+}
