@@ -52,6 +52,7 @@ mod http1;
 mod http2;
 pub mod lines;
 mod memcached;
+mod mysql;
 mod nats;
 pub mod parser;
 pub mod pending;

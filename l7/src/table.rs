@@ -3,12 +3,20 @@
 use crate::{
     Protocol,
     parser::Entry,
-    {dns, http1, http2, memcached, nats, redis, tls},
+    {dns, http1, http2, memcached, mysql, nats, redis, tls},
 };
 
 /// In the order in which they are asked: the first that is sure wins, so those with the strictest openings come first.
-pub(crate) static TABLE: &[Entry] =
-    &[http1::ENTRY, http2::ENTRY, redis::ENTRY, memcached::ENTRY, nats::ENTRY, dns::ENTRY, tls::ENTRY];
+pub(crate) static TABLE: &[Entry] = &[
+    http1::ENTRY,
+    http2::ENTRY,
+    redis::ENTRY,
+    memcached::ENTRY,
+    mysql::ENTRY,
+    nats::ENTRY,
+    dns::ENTRY,
+    tls::ENTRY,
+];
 
 /// The entry of a protocol, when there is a parser for it.
 pub(crate) fn entry(protocol: Protocol) -> Option<&'static Entry> {
