@@ -41,6 +41,8 @@
 #![forbid(unsafe_code)]
 #![warn(clippy::unwrap_used)]
 
+#[cfg(test)]
+mod captured;
 mod chunk;
 mod connection;
 mod dns;

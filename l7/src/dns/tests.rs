@@ -1,7 +1,7 @@
 //! Conversations as resolvers and servers have them, whole, cut and mutated, and bytes that are none.
 
 use crate::{
-    Connection, Direction, Limits, Protocol, ScopeId, Side, Timestamp, Transport, Verdict,
+    Connection, Direction, Limits, Protocol, ScopeId, Side, Timestamp, Transport, Verdict, captured,
     parser::{Guess, Opening, Sender},
     testing::{Random, Replay, Step, assert_same_at_every_cut, play},
 };
@@ -331,4 +331,32 @@ fn mutations_and_losses_do_no_harm() {
         }
         replay.close();
     }
+}
+
+#[test]
+fn what_dig_and_dnsmasq_say_is_understood() {
+    let lines = captured::lines(include_str!("../../captures/dns-dnsmasq.txt"), Protocol::Dns);
+    let expected = [
+        "A shop.example NOERROR None 53/57",
+        "AAAA shop.example NOERROR None 53/69",
+        "A mail.example NXDOMAIN Client 30/30",
+        "A nowhere.example NXDOMAIN Client 56/44",
+        "MX example NOERROR None 48/64",
+        "SRV _tcp.example NOERROR None 59/95",
+        "PTR {}.in-addr.arpa NOERROR None 62/76",
+        // Truncated, then by TCP.
+        "TXT big.example NOERROR None 52/472",
+        "TXT big.example NOERROR None 54/4362",
+        "A shop.example NOERROR None 55/59",
+        // Two on one connection.
+        "A shop.example NOERROR None 55/59",
+        "AAAA nowhere.example NXDOMAIN Client 58/46",
+        "HTTPS outside.test REFUSED Server 53/47",
+        "TXT version.bind NOERROR None 53/66",
+        "A shop.example NOERROR None 53/57",
+        // A search list.
+        "A prod.svc NXDOMAIN Client 52/40",
+        "A db REFUSED Server 43/37",
+    ];
+    assert_eq!(lines, expected);
 }

@@ -1,0 +1,150 @@
+#!/usr/bin/env python3
+"""Records what real servers and clients say to each other, for the tests of the parsers.
+
+    record.py dns | kafka | amqp | mongodb     writes PROTOCOL-SERVER.txt beside this file
+
+Each recording is made by a relay between client and server on the loopback interface. It has a line for every piece
+that was relayed: the connection's number, `tcp` or `udp`, who sent it (`>` the client, `<` the server), and the bytes
+in hexadecimal. What was asked, and so what has to be found, is in the test that reads it.
+"""
+
+import pathlib
+import select
+import socket
+import subprocess
+import sys
+import threading
+import time
+
+HERE = pathlib.Path(__file__).resolve().parent
+
+
+class Relay:
+    """Relays TCP or UDP from one port of the loopback interface to another, and writes down what passes."""
+
+    def __init__(self, listen, target):
+        self.target = ("127.0.0.1", target)
+        self.lines = []
+        self.lock = threading.Lock()
+        self.connections = 0
+        self.tcp = socket.create_server(("127.0.0.1", listen))
+        self.udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self.udp.bind(("127.0.0.1", listen))
+        threading.Thread(target=self._accept, daemon=True).start()
+        threading.Thread(target=self._datagrams, daemon=True).start()
+
+    def _note(self, number, transport, way, data):
+        with self.lock:
+            self.lines.append(f"{number} {transport} {way} {data.hex()}")
+
+    def _number(self):
+        with self.lock:
+            self.connections += 1
+            return self.connections
+
+    def _accept(self):
+        while True:
+            client, _ = self.tcp.accept()
+            threading.Thread(target=self._stream, args=(client, self._number()), daemon=True).start()
+
+    def _stream(self, client, number):
+        server = socket.create_connection(self.target)
+        for end in (client, server):
+            end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        while True:
+            for end in select.select([client, server], [], [])[0]:
+                try:
+                    data = end.recv(65536)
+                except ConnectionError:
+                    data = b""
+                if not data:
+                    client.close()
+                    server.close()
+                    return
+                self._note(number, "tcp", ">" if end is client else "<", data)
+                (server if end is client else client).sendall(data)
+
+    def _datagrams(self):
+        clients = {}
+        while True:
+            data, client = self.udp.recvfrom(65536)
+            if client not in clients:
+                upstream = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+                upstream.connect(self.target)
+                clients[client] = (upstream, self._number())
+                threading.Thread(target=self._answers, args=(client, *clients[client]), daemon=True).start()
+            upstream, number = clients[client]
+            self._note(number, "udp", ">", data)
+            upstream.send(data)
+
+    def _answers(self, client, upstream, number):
+        while True:
+            try:
+                data = upstream.recv(65536)
+            except ConnectionError:
+                continue
+            self._note(number, "udp", "<", data)
+            self.udp.sendto(data, client)
+
+    def write(self, name, about):
+        time.sleep(0.3)
+        with self.lock:
+            text = "".join(f"# {line}\n" for line in about) + "\n".join(self.lines) + "\n"
+        (HERE / name).write_text(text)
+        print(f"{name}: {self.connections} connections, {len(text)} bytes")
+
+
+def wait_for(port, seconds=120):
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        try:
+            socket.create_connection(("127.0.0.1", port), 1).close()
+            return
+        except OSError:
+            time.sleep(0.2)
+    raise SystemExit(f"nothing listens on port {port}")
+
+
+def version(*command):
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[0]
+
+
+def dns():
+    relay = Relay(15353, 15354)
+    # The root answers everything that is not known here; nothing is asked of others.
+    server = subprocess.Popen(
+        ["dnsmasq", "--keep-in-foreground", "--conf-file=/dev/null", "--port=15354", "--listen-address=127.0.0.1",
+         "--bind-interfaces", "--no-resolv", "--no-hosts", "--user=root", "--pid-file=",
+         "--local=/example/", "--local=/svc/", "--local=/arpa/",
+         "--address=/shop.example/10.1.2.3", "--address=/shop.example/fd00::1", "--cname=www.example,shop.example",
+         "--host-record=shop.example,10.1.2.3", "--mx-host=example,mail.example,10",
+         "--srv-host=_http._tcp.example,shop.example,80", "--ptr-record=3.2.1.10.in-addr.arpa,shop.example",
+         *[f"--txt-record=big.example,{n:03}{'x' * 200}" for n in range(20)]])
+    try:
+        wait_for(15354)
+        dig = ["dig", "@127.0.0.1", "-p", "15353", "+tries=1", "+time=3"]
+        for question in (
+            ["shop.example", "A"], ["shop.example", "AAAA"], ["mail.example", "A", "+noedns"],
+            ["nowhere.example", "A"], ["example", "MX"], ["_http._tcp.example", "SRV"], ["-x", "10.1.2.3"],
+            # Truncated, then by TCP.
+            ["big.example", "TXT", "+bufsize=512"],
+            ["shop.example", "A", "+tcp"],
+            ["shop.example", "A", "+tcp", "+keepopen", "nowhere.example", "AAAA", "+tcp", "+keepopen"],
+            ["outside.test", "HTTPS"],
+            ["version.bind", "TXT", "CH"],
+            ["shop", "A", "+search", "+domain=example"],
+            ["db", "A", "+search", "+domain=prod.svc", "+ndots=2"],
+        ):
+            subprocess.run([*dig, *question], check=False, stdout=subprocess.DEVNULL)
+        relay.write("dns-dnsmasq.txt", [version("dnsmasq", "--version"), subprocess.run(
+            ["dig", "-v"], capture_output=True, text=True, check=True).stderr.strip()])
+    finally:
+        server.terminate()
+        server.wait()
+
+
+if __name__ == "__main__":
+    makers = {"dns": dns}
+    if len(sys.argv) != 2 or sys.argv[1] not in makers:
+        sys.exit(__doc__)
+    makers[sys.argv[1]]()
