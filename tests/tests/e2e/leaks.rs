@@ -45,17 +45,20 @@ impl Sandbox {
         Ok(Self { endpoint, container, before, interfaces, rules })
     }
 
-    /// The one process of this sandbox whose command line has all of these words.
-    fn process(&self, words: &[&str]) -> Result<Process> {
+    /// The one process of this sandbox that runs this program.
+    fn process(&self, program: &str) -> Result<Process> {
         let mut found = footprint::processes(&[&self.container.id])?;
-        found.retain(|process| words.iter().all(|word| process.command_line.contains(word)));
-        ensure!(found.len() == 1, "processes with {words:?}: {found:?}");
+        found.retain(|process| {
+            let first = process.command_line.split(' ').next().unwrap_or_default();
+            first.rsplit('/').next() == Some(program)
+        });
+        ensure!(found.len() == 1, "processes of {program}: {found:?}");
         found.pop().context("a process")
     }
 
     /// Kills that process and nothing else.
-    fn kill(&self, words: &[&str]) -> Result<()> {
-        let process = self.process(words)?;
+    fn kill(&self, program: &str) -> Result<()> {
+        let process = self.process(program)?;
         kill(Pid::from_raw(process.id), Signal::SIGKILL).with_context(|| format!("kill {process:?}"))
     }
 
@@ -101,21 +104,21 @@ impl Sandbox {
 fn after_qemu_was_killed(stage: &Stage) -> Result<()> {
     let environment = stage.environment()?;
     let sandbox = Sandbox::start(&environment, "qemu", 42)?;
-    sandbox.kill(&["qemu-system"])?;
+    sandbox.kill("qemu-system-x86_64")?;
     sandbox.must_vanish(&environment)
 }
 
 fn after_the_shim_was_killed(stage: &Stage) -> Result<()> {
     let environment = stage.environment()?;
     let sandbox = Sandbox::start(&environment, "shim", 43)?;
-    sandbox.kill(&["containerd-shim-porthole-microvm-v2"])?;
+    sandbox.kill("containerd-shim-porthole-microvm-v2")?;
     sandbox.must_vanish(&environment)
 }
 
 fn after_the_companion_was_killed(stage: &Stage) -> Result<()> {
     let environment = stage.environment()?;
     let sandbox = Sandbox::start(&environment, "companion", 44)?;
-    sandbox.kill(&["containerd-shim-porthole-v2"])?;
+    sandbox.kill("porthole-companion")?;
     // The workload does not notice.
     let address = sandbox.endpoint.at(80);
     let response = environment.from_hub(|| porthole_tests::http::get(address, "/"))?;

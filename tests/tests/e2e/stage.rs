@@ -24,14 +24,15 @@ pub const ODD_TENANT: &str = "Ümläut \"quoted\\\" {tenant}, 日本";
 /// containerd namespace of the tenant with the odd name.
 pub const ODD_NAMESPACE: &str = "odd";
 
-/// Made when the first test needs it.
+/// Made when the first test needs it. Each part has its own lock, so that work with the applications can ask for the
+/// environment.
 #[derive(Clone, Debug, Default)]
-pub struct Stage(Arc<Mutex<Parts>>);
+pub struct Stage(Arc<Parts>);
 
 #[derive(Debug, Default)]
 struct Parts {
-    applications: Option<Running>,
-    environment: Option<Arc<Environment>>,
+    applications: Mutex<Option<Running>>,
+    environment: Mutex<Option<Arc<Environment>>>,
 }
 
 impl Stage {
@@ -42,8 +43,8 @@ impl Stage {
 
     /// The environment.
     pub fn environment(&self) -> Result<Arc<Environment>> {
-        let mut parts = self.lock();
-        if let Some(environment) = &parts.environment {
+        let mut made = lock(&self.0.environment);
+        if let Some(environment) = &*made {
             return Ok(Arc::clone(environment));
         }
         let settings = Settings::default().with("tenants.by_namespace", ODD_NAMESPACE, ODD_TENANT);
@@ -52,25 +53,25 @@ impl Stage {
         let environment = Environment::start(Dist::from_env()?, &settings, &namespaces, true, &|_| {})?;
         eprintln!("environment after {:.1} s", begin.elapsed().as_secs_f64());
         let environment = Arc::new(environment);
-        parts.environment = Some(Arc::clone(&environment));
+        *made = Some(Arc::clone(&environment));
         Ok(environment)
     }
 
     /// Works with the demo's applications, which are started by the first test that asks.
     pub fn with_applications(&self, work: impl FnOnce(&mut Running) -> Result<()>) -> Result<()> {
         let environment = self.environment()?;
-        let mut parts = self.lock();
-        if parts.applications.is_none() {
-            parts.applications = Some(Running::start(&environment, PORTHOLE, &|line| eprintln!("{line}"))?);
+        let mut applications = lock(&self.0.applications);
+        if applications.is_none() {
+            *applications = Some(Running::start(&environment, PORTHOLE, &|line| eprintln!("{line}"))?);
         }
-        work(parts.applications.as_mut().context("the applications")?)
+        work(applications.as_mut().context("the applications")?)
     }
 
     /// Takes everything down and insists that nothing is left. A second time there is nothing to do.
     pub fn take_down(&self) -> Result<()> {
-        let mut parts = self.lock();
-        parts.applications = None;
-        match parts.environment.take() {
+        *lock(&self.0.applications) = None;
+        let environment = lock(&self.0.environment).take();
+        match environment {
             Some(environment) => {
                 Arc::into_inner(environment).context("a test still has the environment")?.finish()
             }
@@ -80,8 +81,8 @@ impl Stage {
 
     /// The end of the shim's and containerd's logs, for a failed test.
     pub fn last_words(&self) -> String {
-        let parts = self.lock();
-        let Some(environment) = &parts.environment else { return String::new() };
+        let environment = lock(&self.0.environment);
+        let Some(environment) = &*environment else { return String::new() };
         let tail = |text: &str| {
             let lines: Vec<_> = text.lines().rev().take(15).collect();
             lines.into_iter().rev().collect::<Vec<_>>().join("\n")
@@ -94,9 +95,9 @@ impl Stage {
             tail(&exporter)
         )
     }
+}
 
-    fn lock(&self) -> MutexGuard<'_, Parts> {
-        // A test that panicked leaves parts that can be taken down all the same.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+fn lock<T>(part: &Mutex<T>) -> MutexGuard<'_, T> {
+    // A test that panicked leaves parts that can be taken down all the same.
+    part.lock().unwrap_or_else(PoisonError::into_inner)
 }
