@@ -42,7 +42,12 @@ impl TaskService {
 
 fn answer<T>(call: &str, id: &str, result: Result<T, ShimError>) -> ttrpc::Result<T> {
     result.map_err(|error| {
-        tracing::warn!(call, id, %error, "refused");
+        // Asking whether something is there is no mistake; companions ask often.
+        if matches!(error, ShimError::NotFound(_)) {
+            tracing::debug!(call, id, %error, "refused");
+        } else {
+            tracing::warn!(call, id, %error, "refused");
+        }
         let code = match &error {
             ShimError::NotFound(_) => Code::NOT_FOUND,
             ShimError::Exists(_) => Code::ALREADY_EXISTS,
