@@ -58,6 +58,7 @@ mod mysql;
 mod nats;
 pub mod parser;
 pub mod pending;
+mod postgres;
 mod proxy;
 mod redis;
 mod routes;

@@ -263,7 +263,7 @@ fn local_files_belong_to_their_statement() {
             (S, packets(5, &[OK])),
             s(&[OK]),
         ],
-        &["Server LOAD  - None 73/22", "Server PING  - None 5/11"],
+        &["Server LOAD t - None 73/22", "Server PING  - None 5/11"],
     );
 }
 

@@ -14,7 +14,7 @@ const TABLE_MAX: usize = 128;
 const TOKENS_MAX: usize = 2_000;
 
 /// Operations given out; any other first word is [`OTHER`].
-const OPERATIONS: [&str; 41] = [
+const OPERATIONS: [&str; 55] = [
     "SELECT",
     "INSERT",
     "UPDATE",
@@ -56,6 +56,20 @@ const OPERATIONS: [&str; 41] = [
     "REVOKE",
     "LISTEN",
     "NOTIFY",
+    "UNLISTEN",
+    "DECLARE",
+    "FETCH",
+    "MOVE",
+    "CLOSE",
+    "HANDLER",
+    "DISCARD",
+    "REFRESH",
+    "REINDEX",
+    "CLUSTER",
+    "CHECKPOINT",
+    "OPTIMIZE",
+    "FLUSH",
+    "KILL",
 ];
 
 /// The operation of a statement that starts with no known word.
@@ -67,6 +81,8 @@ enum Rule {
     From,
     /// Behind one of these words and any of the noise words.
     Next,
+    /// Behind `INTO TABLE`.
+    Into,
     /// There is none.
     Without,
 }
@@ -82,14 +98,36 @@ pub fn shape(statement: &[u8], complete: bool, table: &mut String) -> &'static s
     match rule(operation) {
         Rule::From => from(&mut tokens, complete, table),
         Rule::Next => next_name(&mut tokens, complete, table),
+        Rule::Into => {
+            if tokens.any(|token| matches!(token, Token::Word(word) if word.eq_ignore_ascii_case(b"INTO"))) {
+                next_name(&mut tokens, complete, table);
+            }
+        }
         Rule::Without => {}
     }
     operation
 }
 
+/// What follows the first of several statements, behind its `;`; `None` when there is nothing.
+pub fn following(statement: &[u8]) -> Option<&[u8]> {
+    memchr::memchr(b';', statement)?;
+    let mut tokens = Tokens::new(statement);
+    let mut begun = false;
+    loop {
+        match tokens.next()? {
+            Token::Mark(b';') if begun => break,
+            Token::Mark(b';') => {}
+            _ => begun = true,
+        }
+    }
+    let rest = tokens.rest();
+    Tokens::new(rest).any(|token| token != Token::Mark(b';')).then_some(rest)
+}
+
 fn rule(operation: &str) -> Rule {
     match operation {
         "SELECT" | "DELETE" => Rule::From,
+        "LOAD" => Rule::Into,
         "INSERT" | "UPDATE" | "REPLACE" | "MERGE" | "UPSERT" | "TABLE" | "COPY" | "CREATE" | "ALTER"
         | "DROP" | "TRUNCATE" | "DESCRIBE" | "CALL" | "LOCK" => Rule::Next,
         _ => Rule::Without,
@@ -313,6 +351,8 @@ mod tests {
         ("CREATE UNIQUE INDEX i ON t (a)", "CREATE", ""),
         ("DROP TABLE IF EXISTS t", "DROP", "t"),
         ("COPY t (a) FROM STDIN", "COPY", "t"),
+        ("LOAD DATA LOCAL INFILE 'x INTO y' IGNORE INTO TABLE `t` FIELDS", "LOAD", "t"),
+        ("FETCH FORWARD 100 FROM \"c\"", "FETCH", ""),
         ("COPY (SELECT * FROM t) TO STDOUT", "COPY", ""),
         ("begin", "BEGIN", ""),
         ("END", "COMMIT", ""),
@@ -342,6 +382,20 @@ mod tests {
                     "{statement} cut at {cut}: {table}"
                 );
             }
+        }
+    }
+
+    #[test]
+    fn statements_are_told_apart() {
+        for (text, rest) in [
+            ("SELECT 1; SELECT 2;", Some(" SELECT 2;")),
+            (";; SELECT ';' ;-- ;\n", None),
+            ("SELECT ';'; /* ; */ x", Some(" /* ; */ x")),
+            ("SELECT 1", None),
+            ("SELECT $$;$$;", None),
+            ("", None),
+        ] {
+            assert_eq!(following(text.as_bytes()), rest.map(str::as_bytes), "{text}");
         }
     }
 

@@ -33,6 +33,11 @@ impl<'a> Tokens<'a> {
         self.at >= self.text.len()
     }
 
+    /// What follows the token given out last.
+    pub(super) fn rest(&self) -> &'a [u8] {
+        self.text.get(self.at..).unwrap_or_default()
+    }
+
     fn peek(&self, ahead: usize) -> Option<u8> {
         self.text.get(self.at.saturating_add(ahead)).copied()
     }

@@ -1,0 +1,348 @@
+//! PostgreSQL: one exchange per statement, simple and extended protocol.
+//!
+//! ```text
+//! Segment → Framer (one per direction) → frontend: Item in line → backend: what it came to → Exchange
+//! ```
+//!
+//! - The operation is the statement's, or the one that the server's command tag names. An `Execute` resolves to what
+//!   was parsed, through its portal and named statement; both are remembered within bounds. One that goes on with a
+//!   suspended portal is `FETCH`; a `Parse` that nothing executes in the same batch is `PREPARE`.
+//! - Each statement of a simple query is an exchange of its own, from the query's first byte.
+//! - The last statement before a `Sync`, and of a simple query, lasts until the server is ready again: the transaction
+//!   is committed in between. Others end with their own completion.
+//! - Behind an error the server passes over everything up to the next `Sync`: those statements get no response.
+//! - The status is the SQLSTATE. Logins are no exchanges; one that the server refuses is one, `CONNECT`.
+//! - `COPY` is one exchange with all its data. Notices, notifications and parameters answer nothing.
+//! - Where the capture of a long answer is cut, its end is recognised by its last bytes, or is the last byte before the
+//!   next request: a client that does not pipeline waits for it.
+//! - TLS is handed to its own parser; GSSAPI encryption, cancellations and replication are left alone.
+//!
+//! Only the statement's verb, its table and the SQLSTATE leave this module.
+
+mod backend;
+mod frontend;
+mod identify;
+#[cfg(test)]
+mod tests;
+mod wire;
+
+use std::collections::VecDeque;
+
+use crate::{
+    ErrorClass, NameKind, Protocol, Status, Symbol, Timestamp,
+    parser::{Context, Entry, Flow, Outcome, Parser, Request, Segment, Sender, Start, Transport},
+    pending::ById,
+    postgres::{
+        backend::Message,
+        frontend::{Batch, Portal},
+        wire::Tail,
+    },
+    sql,
+    stream::{Framer, Piece, Step},
+};
+
+/// Its line in the table.
+pub(crate) const ENTRY: Entry = Entry {
+    protocol: Protocol::Postgresql,
+    transports: &[Transport::Stream],
+    identify: identify::identify,
+    start: |_: Start| Box::new(Postgres { ready: true, between: true, ..Postgres::default() }),
+};
+
+/// Bytes of a message that are looked at.
+const HEAD_MAX: usize = 4096;
+
+/// Most prepared statements that are remembered on one connection.
+const STATEMENTS_MAX: usize = 512;
+
+/// Most named portals that are remembered on one connection.
+const PORTALS_MAX: usize = 64;
+
+/// Most statements of a simple query that are told apart by their text.
+const FURTHER_MAX: usize = 32;
+
+/// Stands for an SQLSTATE that was not captured.
+const UNKNOWN_STATE: [u8; 5] = [0; 5];
+
+/// An answer of which the end was not captured has ended when nothing came for so long, nanoseconds.
+const PAUSE: u64 = 2_000_000_000;
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Phase {
+    /// Nothing is known.
+    #[default]
+    Start,
+    /// The client asked for encryption.
+    Encryption,
+    /// The client has sent its startup message.
+    Login,
+    Commands,
+}
+
+/// What a statement is about.
+#[derive(Clone, Copy, Debug)]
+struct Statement {
+    /// `None` when its text was not seen.
+    operation: Option<&'static str>,
+    table: Symbol,
+}
+
+impl Statement {
+    const UNKNOWN: Self = Self { operation: None, table: Symbol::NONE };
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Query,
+    Execute,
+    Prepare,
+    Function,
+    /// A `Sync` with nothing of its own before it.
+    Sync,
+}
+
+/// What the server answers in turn.
+#[derive(Debug)]
+struct Item {
+    kind: Kind,
+    request: Request,
+    /// The operation is to be taken from the command tag.
+    unnamed: bool,
+    /// `ReadyForQuery` follows.
+    sync: bool,
+    /// The further statements of a simple query.
+    further: VecDeque<Statement>,
+}
+
+/// What a statement came to, when it may last a little longer.
+#[derive(Clone, Copy, Debug)]
+struct Held {
+    state: Option<[u8; 5]>,
+    end: Timestamp,
+    bytes: u64,
+}
+
+/// One connection.
+#[derive(Debug, Default)]
+#[allow(clippy::struct_excessive_bools)] // Independent facts about one connection, not states.
+struct Postgres {
+    client: Framer,
+    server: Framer,
+    phase: Phase,
+    login_start: Timestamp,
+    login_bytes: u64,
+    line: VecDeque<Item>,
+    /// What the client has begun and not yet executed.
+    batch: Option<Batch>,
+    /// Where a batch starts, its requests are believed only if this is set.
+    admitted: bool,
+    /// The last message of the client ended a batch.
+    between: bool,
+    statements: ById<u64, Statement>,
+    unnamed_statement: Option<Statement>,
+    portals: ById<u64, Portal>,
+    unnamed_portal: Portal,
+    /// The message of the server that is going by.
+    message: Option<Message>,
+    held: Option<Held>,
+    /// An answer to the first in line has begun.
+    begun: bool,
+    /// Its bytes so far, and where it started in the server's stream.
+    answer_bytes: u64,
+    answer_start: u64,
+    /// Behind an error: nothing more is executed up to the next `Sync`.
+    skipping: bool,
+    /// An error that came before what caused it was complete.
+    early: Option<([u8; 5], Timestamp)>,
+    /// The client sends data.
+    copy: bool,
+    /// Requests and answers are known to correspond.
+    aligned: bool,
+    /// The server waits for a request.
+    ready: bool,
+    /// The end of the answer in work was not captured.
+    blind: bool,
+    server_bytes: u64,
+    server_position: u64,
+    server_at: Timestamp,
+    encrypted: bool,
+    ended: bool,
+    scratch: String,
+}
+
+impl Parser for Postgres {
+    fn segment(&mut self, segment: &Segment<'_>, cx: &mut Context<'_>) -> Flow {
+        match segment.from {
+            Sender::Client => {
+                let mut framer = std::mem::take(&mut self.client);
+                let total = segment.bytes.len() as u64 + segment.unseen;
+                framer.segment(segment, HEAD_MAX, |piece| match piece {
+                    Piece::Head(head) => self.client_head(&head, total, cx),
+                    Piece::End { .. } => self.go_on(),
+                    Piece::Gap => {
+                        self.client_gap(cx);
+                        Step::Lost
+                    }
+                });
+                self.client = framer;
+            }
+            Sender::Server => self.server_segment(segment, cx),
+        }
+        if self.encrypted {
+            self.drop_line(cx);
+            Flow::Switch { to: Protocol::Tls, rest: 0, handover: None }
+        } else if self.ended {
+            self.drop_line(cx);
+            Flow::Done
+        } else {
+            Flow::Continue
+        }
+    }
+
+    fn idle(&mut self, now: Timestamp, cx: &mut Context<'_>) {
+        if now.since(self.server_at) > PAUSE {
+            self.finish_unseen(cx);
+        }
+    }
+
+    fn close(&mut self, now: Timestamp, cx: &mut Context<'_>) {
+        self.finish_unseen(cx);
+        if let Some(held) = self.held.take()
+            && let Some(item) = self.line.pop_front()
+        {
+            self.emit(&item, held, cx);
+        }
+        while let Some(item) = self.line.pop_front() {
+            if item.kind != Kind::Sync {
+                cx.emit(Protocol::Postgresql, &item.request, &Outcome::none(now));
+            }
+        }
+    }
+}
+
+impl Postgres {
+    fn server_segment(&mut self, segment: &Segment<'_>, cx: &mut Context<'_>) {
+        let before = self.server_bytes + segment.lost;
+        self.server_at = segment.at;
+        let mut framer = std::mem::take(&mut self.server);
+        framer.segment(segment, HEAD_MAX, |piece| match piece {
+            Piece::Head(head) => self.server_head(&head, before),
+            Piece::End { at } => {
+                self.server_end(at, cx);
+                self.go_on()
+            }
+            Piece::Gap => {
+                self.server_gap(cx);
+                Step::Lost
+            }
+        });
+        self.server_bytes = before + segment.bytes.len() as u64 + segment.unseen;
+        if framer.is_lost() && self.phase == Phase::Commands {
+            let tail = wire::tail(segment.bytes).filter(|_| segment.unseen == 0);
+            self.ready = tail.is_some();
+            if let Some(tail) = tail.filter(|_| self.blind) {
+                self.finish_blind(tail, cx);
+            }
+        }
+        self.server = framer;
+    }
+
+    /// The answer to a message's end: whether to go on.
+    fn go_on(&self) -> Step {
+        if self.ended || self.encrypted { Step::Stop } else { Step::Lost }
+    }
+
+    /// Gives out what the first statement of an item came to.
+    fn emit(&mut self, item: &Item, held: Held, cx: &mut Context<'_>) {
+        let (status, error) = match held.state {
+            Some(state) => failure(state, cx),
+            None => (Status::None, ErrorClass::None),
+        };
+        let outcome = Outcome { status, error, end: held.end, bytes: held.bytes };
+        cx.emit(Protocol::Postgresql, &item.request, &outcome);
+        self.begun = false;
+        self.answer_bytes = 0;
+    }
+
+    /// The answer whose end was not captured has ended.
+    fn finish_unseen(&mut self, cx: &mut Context<'_>) {
+        if self.blind {
+            self.finish_blind(Tail::Unknown, cx);
+        }
+    }
+
+    fn finish_blind(&mut self, tail: Tail, cx: &mut Context<'_>) {
+        self.blind = false;
+        let Some(mut item) = self.line.pop_front() else { return };
+        let known = self.held.take();
+        let (state, operation) = match tail {
+            Tail::Failed(state) => (Some(state), None),
+            Tail::Complete(operation) => (None, operation),
+            Tail::Unknown => (known.and_then(|held| held.state), None),
+        };
+        if item.unnamed
+            && let Some(operation) = operation
+        {
+            item.request.operation = cx.word(operation);
+        }
+        let bytes = self.server_bytes.saturating_sub(self.answer_start);
+        self.emit(&item, Held { state, end: self.server_at, bytes }, cx);
+        self.skipping = false;
+        self.copy = false;
+    }
+
+    /// Bytes are missing: nothing that waits can be paired any more.
+    fn lose(&mut self, cx: &mut Context<'_>) {
+        cx.gap();
+        self.drop_line(cx);
+        self.aligned = false;
+        self.admitted = false;
+    }
+
+    fn drop_line(&mut self, cx: &mut Context<'_>) {
+        self.held = None;
+        self.begun = false;
+        self.answer_bytes = 0;
+        self.blind = false;
+        self.copy = false;
+        self.skipping = false;
+        self.early = None;
+        self.batch = None;
+        while let Some(item) = self.line.pop_front() {
+            if item.kind != Kind::Sync {
+                cx.not_understood();
+            }
+        }
+    }
+
+    fn shape(&mut self, text: &[u8], complete: bool, cx: &mut Context<'_>) -> Statement {
+        let operation = sql::shape(text, complete, &mut self.scratch);
+        Statement {
+            operation: (operation != sql::OTHER).then_some(operation),
+            table: cx.name(NameKind::Table, &self.scratch),
+        }
+    }
+}
+
+/// What an error comes to; its status is absent when the capture ends before it.
+fn failure(state: [u8; 5], cx: &mut Context<'_>) -> (Status, ErrorClass) {
+    if state == UNKNOWN_STATE {
+        return (Status::None, ErrorClass::Client);
+    }
+    let text = std::str::from_utf8(&state).unwrap_or_default();
+    (Status::Word(cx.name(NameKind::ErrorWord, text)), class(state))
+}
+
+/// Whose fault an error is (PostgreSQL manual, appendix "PostgreSQL Error Codes"): connections, transactions that
+/// could not be serialised, resources, limits, intervention, locks not granted, system, configuration and internal
+/// errors are the server's.
+fn class(state: [u8; 5]) -> ErrorClass {
+    match state {
+        [b'0', b'8', ..]
+        | [b'4' | b'F', b'0', ..]
+        | [b'5', b'3' | b'4' | b'7' | b'8', ..]
+        | [b'X', b'X', ..]
+        | [b'5', b'5', b'P', b'0', b'3'] => ErrorClass::Server,
+        _ => ErrorClass::Client,
+    }
+}
