@@ -340,7 +340,7 @@ fn joined_in_the_middle() {
             c(&[&bind("", "s1"), &execute(""), SYNC]),
             s(&[BOUND, &complete("DELETE 1"), READY]),
         ],
-        &["Server UPDATE  - None 48/30", "Server DELETE  - None 40/25"],
+        &["Server UPDATE  - None 47/30", "Server DELETE  - None 40/25"],
     );
     // On the client's side.
     let turned: Vec<Step> =
