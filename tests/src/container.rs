@@ -45,6 +45,8 @@ pub struct Launch<'a> {
     pub network: Option<&'a Endpoint>,
     /// OCI annotations.
     pub annotations: &'a [(&'a str, &'a str)],
+    /// Whether it has every capability, as one who has taken over the guest's kernel would.
+    pub privileged: bool,
     /// Program and arguments.
     pub command: &'a [&'a str],
 }
@@ -52,7 +54,7 @@ pub struct Launch<'a> {
 impl<'a> Launch<'a> {
     /// A container without network and annotations.
     pub fn new(namespace: &'a str, id: &'a str, runtime: &'a str, command: &'a [&'a str]) -> Self {
-        Self { namespace, id, runtime, network: None, annotations: &[], command }
+        Self { namespace, id, runtime, network: None, annotations: &[], privileged: false, command }
     }
 
     /// The same in a network namespace.
@@ -67,12 +69,21 @@ impl<'a> Launch<'a> {
         Self { annotations, ..self }
     }
 
+    /// The same with every capability.
+    #[must_use]
+    pub fn privileged(self) -> Self {
+        Self { privileged: true, ..self }
+    }
+
     /// `ctr run` with everything but the options that say how to attach.
     fn command(&self, containerd: &Containerd, how: &[&str]) -> Command {
         let mut command = containerd.ctr(self.namespace);
         command.args(["run", "--runtime", self.runtime]).args(how);
         if let Some(endpoint) = self.network {
             command.arg("--with-ns").arg(format!("network:{}", endpoint.path().display()));
+        }
+        if self.privileged {
+            command.arg("--privileged");
         }
         for (name, value) in self.annotations {
             command.arg("--annotation").arg(format!("{name}={value}"));

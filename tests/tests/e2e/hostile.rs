@@ -12,8 +12,10 @@ use porthole_tests::{
 
 use crate::{Test, stage::Stage};
 
-pub const TESTS: &[Test] =
-    &[("hostile::garbage_half_requests_giant_headers_and_websockets_are_not_counted", hostile_bytes)];
+pub const TESTS: &[Test] = &[
+    ("hostile::garbage_half_requests_giant_headers_and_websockets_are_not_counted", hostile_bytes),
+    ("hostile::a_guest_cannot_change_the_agent_that_other_sandboxes_run", hostile_guest),
+];
 
 /// Reproducible noise (xorshift).
 fn noise(length: usize, mut state: u64) -> Vec<u8> {
@@ -125,4 +127,33 @@ fn web_socket(address: std::net::SocketAddr) -> Result<()> {
         ensure!(connection.exactly(frame.len())? == frame.as_bytes(), "the echo differs");
     }
     Ok(())
+}
+
+/// With every capability in its guest, a workload mounts what the host shares with it and writes to all of it.
+fn hostile_guest(stage: &Stage) -> Result<()> {
+    let environment = stage.environment()?;
+    let agent = environment.dist.sidecar().join("porthole-agent");
+    let before = std::fs::read(&agent).with_context(|| format!("read {}", agent.display()))?;
+    let id = environment.unique("takeover");
+    let container = Launch::new("globex", &id, PORTHOLE, &["sleep", "600"])
+        .privileged()
+        .start(&environment.containerd)?;
+    scenario::wait_watched(&environment, &id)?;
+    // Which of the shared trees the kernel gives for the tag is its choice: the sidecar's is found by the agent in it.
+    let script = "mkdir /all && mount -t virtiofs porthole /all || exit 9
+        agent=$(find /all -name porthole-agent | head -n 1)
+        test -s \"$agent\" || exit 8
+        for file in $agent ${agent%/*}/planted ${agent%/*}/dev/planted; do
+            chmod 777 $file; (echo owned >> $file) && echo wrote $file
+        done; true";
+    let finished = container.exec(&["sh", "-c", script])?;
+    let code = finished.status.code();
+    ensure!(code == Some(0), "the attempt itself failed: {finished}");
+    ensure!(finished.text().is_empty(), "the guest could write: {}", finished.text());
+    let sidecar = environment.dist.sidecar();
+    ensure!(std::fs::read(&agent)? == before, "the agent was changed");
+    for planted in ["planted", "dev/planted"] {
+        ensure!(!sidecar.join(planted).exists(), "{planted} was left in the sidecar's root file system");
+    }
+    container.remove()
 }
