@@ -1,7 +1,9 @@
 #!/usr/bin/env python3
 """Records what real servers and clients say to each other, for the tests of the parsers.
 
-    record.py dns | kafka | amqp | mongodb     writes PROTOCOL-SERVER.txt beside this file
+    record.py dns           with dnsmasq and dig
+    record.py kafka JARS    with a broker's jars in the folder JARS (Maven: org.apache.kafka:kafka_2.13 and kafka-tools with
+                            what they depend on), a Java runtime, kcat and Python's kafka-python
 
 Each recording is made by a relay between client and server on the loopback interface. It has a line for every piece
 that was relayed: the connection's number, `tcp` or `udp`, who sent it (`>` the client, `<` the server), and the bytes
@@ -13,6 +15,7 @@ import select
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 
@@ -143,8 +146,87 @@ def dns():
         server.wait()
 
 
+def kafka(jars):
+    with tempfile.TemporaryDirectory() as scratch:
+        kafka_in(pathlib.Path(jars).resolve(), pathlib.Path(scratch))
+
+
+def kafka_in(jars, scratch):
+    properties = scratch / "server.properties"
+    properties.write_text(f"""
+process.roles=broker,controller
+node.id=1
+controller.quorum.voters=1@127.0.0.1:19094
+listeners=PLAINTEXT://127.0.0.1:19093,CONTROLLER://127.0.0.1:19094
+advertised.listeners=PLAINTEXT://127.0.0.1:19092
+controller.listener.names=CONTROLLER
+log.dirs={scratch}/logs
+offsets.topic.num.partitions=1
+offsets.topic.replication.factor=1
+transaction.state.log.replication.factor=1
+transaction.state.log.min.isr=1
+group.initial.rebalance.delay.ms=0
+auto.create.topics.enable=false
+""")
+
+    def java(main, *arguments, **options):
+        heap = "-Xmx256m" if main.startswith("org") else "-Xmx512m"
+        return subprocess.Popen(["java", heap, "-cp", f"{jars}/*", main, *arguments], stdin=subprocess.PIPE,
+                                stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, text=True, **options)
+
+    def run(main, *arguments, given=""):
+        java(main, *arguments).communicate(given, timeout=90)
+
+    name = next(jars.glob("kafka_2.13-*.jar")).stem.split("-")[1]
+    storage = ["format", "-t", "MkU3OEVBNTcwNTJENDM2Qg", "-c", str(properties)]
+    run("kafka.tools.StorageTool", *storage)
+    broker = java("kafka.Kafka", str(properties))
+    bootstrap = "127.0.0.1:19092"
+    try:
+        wait_for(19093)
+        relay = Relay(19092, 19093)
+        tools = "org.apache.kafka.tools"
+        # It moved with release 4.
+        producer_tool = "kafka.tools.ConsoleProducer" if name.startswith("3.") else f"{tools}.ConsoleProducer"
+        create = ["--bootstrap-server", bootstrap, "--create", "--partitions", "2", "--topic"]
+        run(f"{tools}.TopicCommand", *create, "orders")
+        run(f"{tools}.TopicCommand", *create, "payments.v1")
+        produce = ["--bootstrap-server", bootstrap, "--topic", "orders", "--producer-property"]
+        run(producer_tool, *produce, "acks=all", given="one\ntwo\n")
+        run(producer_tool, *produce, "acks=0", "--producer-property", "enable.idempotence=false", given="three\n")
+        run(f"{tools}.consumer.ConsoleConsumer", "--bootstrap-server", bootstrap, "--topic", "orders", "--group", "shop",
+            "--from-beginning", "--timeout-ms", "6000")
+        relay.write(f"kafka-{name}-java.txt", [f"Kafka {name}, its own tools"])
+
+        relay.lines.clear()
+        kcat = ["kcat", "-b", bootstrap, "-t", "payments.v1", "-X", "topic.metadata.refresh.interval.ms=-1"]
+        for arguments, given in (
+            (["-P", "-p", "0"], "a\nb\n"), (["-P", "-p", "1", "-X", "acks=0"], "c\n"), (["-C", "-o", "beginning", "-e"], None),
+            (["-L"], None), (["-Q", "-t", "payments.v1:0:-1"], None), (["-P", "-t", "missing", "-X", "message.timeout.ms=2000"], "x\n"),
+        ):
+            subprocess.run([*kcat, *arguments], input=given, text=True, timeout=60, check=False,
+                           stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        relay.write(f"kafka-{name}-librdkafka.txt", [f"Kafka {name}, kcat"])
+
+        relay.lines.clear()
+        import kafka as client  # pylint: disable=import-outside-toplevel
+        producer = client.KafkaProducer(bootstrap_servers=bootstrap)
+        for number in range(3):
+            producer.send("orders", b"p%d" % number).get(10)
+        producer.close()
+        consumer = client.KafkaConsumer("orders", bootstrap_servers=bootstrap, group_id="python", auto_offset_reset="earliest",
+                                        consumer_timeout_ms=2000)
+        consumed = [message.value for message in consumer]
+        consumer.commit()
+        consumer.close()
+        relay.write(f"kafka-{name}-python.txt", [f"Kafka {name}, kafka-python {client.__version__}: {len(consumed)} consumed"])
+    finally:
+        broker.terminate()
+        broker.wait()
+
+
 if __name__ == "__main__":
-    makers = {"dns": dns}
-    if len(sys.argv) != 2 or sys.argv[1] not in makers:
+    makers = {"dns": dns, "kafka": kafka}
+    if len(sys.argv) < 2 or sys.argv[1] not in makers:
         sys.exit(__doc__)
-    makers[sys.argv[1]]()
+    makers[sys.argv[1]](*sys.argv[2:])

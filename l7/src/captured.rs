@@ -3,122 +3,168 @@
 use std::collections::BTreeMap;
 
 use crate::{
-    Connection, Direction, Protocol, ScopeId, Side, Verdict,
+    Chunk, Connection, Direction, Engine, Exchange, Limits, Protocol, ScopeId, Side, Tally, Timestamp,
+    Verdict,
     parser::{Guess, OPENING_BYTES_MAX, Opening, Sender, Transport},
-    table,
-    testing::{self, Replay},
+    table, testing,
 };
 
 /// Every recording, and what is spoken in it.
-const RECORDINGS: &[(Protocol, &str)] = &[(Protocol::Dns, include_str!("../captures/dns-dnsmasq.txt"))];
+const RECORDINGS: &[(Protocol, &str)] = &[
+    (Protocol::Dns, include_str!("../captures/dns-dnsmasq.txt")),
+    (Protocol::Kafka, include_str!("../captures/kafka-3.9.1-java.txt")),
+    (Protocol::Kafka, include_str!("../captures/kafka-3.9.1-librdkafka.txt")),
+    (Protocol::Kafka, include_str!("../captures/kafka-3.9.1-python.txt")),
+    (Protocol::Kafka, include_str!("../captures/kafka-4.0.0-java.txt")),
+    (Protocol::Kafka, include_str!("../captures/kafka-4.0.0-librdkafka.txt")),
+    (Protocol::Kafka, include_str!("../captures/kafka-4.0.0-python.txt")),
+];
 
-/// One recorded connection.
-pub(crate) struct Recorded {
-    pub(crate) transport: Transport,
-    pub(crate) pieces: Vec<(Sender, Vec<u8>)>,
+/// One piece of what was recorded.
+struct Piece {
+    connection: u32,
+    transport: Transport,
+    sender: Sender,
+    bytes: Vec<u8>,
 }
 
 /// Reads a recording: lines of a connection's number, transport, way and bytes.
-pub(crate) fn read(text: &str) -> Vec<Recorded> {
-    let mut connections: BTreeMap<u32, Recorded> = BTreeMap::new();
-    for line in text.lines().filter(|line| !line.starts_with('#')) {
-        let words: Vec<&str> = line.split(' ').collect();
-        let [number, transport, way, hex] = words.as_slice() else { panic!("a line of four words: {line}") };
-        let transport = if *transport == "udp" { Transport::Datagram } else { Transport::Stream };
-        let sender = if *way == ">" { Sender::Client } else { Sender::Server };
-        let bytes = hex.as_bytes().chunks(2).map(|pair| {
-            let pair = std::str::from_utf8(pair).expect("hexadecimal");
-            u8::from_str_radix(pair, 16).expect("hexadecimal")
-        });
-        connections
-            .entry(number.parse().expect("a number"))
-            .or_insert_with(|| Recorded { transport, pieces: Vec::new() })
-            .pieces
-            .push((sender, bytes.collect()));
-    }
-    connections.into_values().collect()
+fn read(text: &str) -> Vec<Piece> {
+    let lines = text.lines().filter(|line| !line.starts_with('#') && !line.is_empty());
+    lines
+        .map(|line| {
+            let words: Vec<&str> = line.split(' ').collect();
+            let [number, transport, way, hex] = words.as_slice() else {
+                panic!("a line of four words: {line}")
+            };
+            let bytes = hex.as_bytes().chunks(2).map(|pair| {
+                let pair = std::str::from_utf8(pair).expect("hexadecimal");
+                u8::from_str_radix(pair, 16).expect("hexadecimal")
+            });
+            Piece {
+                connection: number.parse().expect("a number"),
+                transport: if *transport == "udp" { Transport::Datagram } else { Transport::Stream },
+                sender: if *way == ">" { Sender::Client } else { Sender::Server },
+                bytes: bytes.collect(),
+            }
+        })
+        .collect()
 }
 
 /// How a recording is played.
-#[derive(Clone, Copy)]
-pub(crate) struct How {
-    pub(crate) side: Side,
-    /// Streams are cut into pieces of so many bytes; 0 leaves them as they are.
-    pub(crate) cut: usize,
+#[derive(Clone, Copy, Debug)]
+struct How {
+    side: Side,
+    /// Streams are cut into pieces of so many bytes.
+    cut: usize,
     /// Most bytes of a piece that are captured.
-    pub(crate) captured: usize,
+    captured: usize,
 }
 
-/// What is found in a connection. It must be recognised as this protocol, of this side.
-pub(crate) fn play(recorded: &Recorded, protocol: Protocol, how: How) -> Vec<String> {
-    let connection = match recorded.transport {
-        Transport::Stream => Connection::new(ScopeId(0)),
-        Transport::Datagram => Connection::datagram(ScopeId(0)),
-    };
-    let mut replay = Replay::new(connection);
-    for (sender, bytes) in &recorded.pieces {
+struct Followed {
+    connection: Connection,
+    offsets: [u64; 2],
+}
+
+/// Plays a recording; every connection that is recognised must be recognised as this protocol, of this side.
+fn play(pieces: &[Piece], protocol: Protocol, how: How) -> (Vec<String>, Tally) {
+    let mut engine = Engine::new(Limits::default());
+    let mut followed: BTreeMap<u32, Followed> = BTreeMap::new();
+    let mut exchanges: Vec<Exchange> = Vec::new();
+    let mut now = 0;
+    for Piece { connection: number, transport, sender, bytes } in pieces {
         let direction = match (sender, how.side) {
             (Sender::Client, Side::Client) | (Sender::Server, Side::Server) => Direction::Egress,
             _ => Direction::Ingress,
         };
-        let cut =
-            if how.cut == 0 || recorded.transport == Transport::Datagram { bytes.len() } else { how.cut };
-        for piece in bytes.chunks(cut) {
-            replay.part(direction, &piece[..piece.len().min(how.captured)], piece.len() as u64);
+        let Followed { connection, offsets } = followed.entry(*number).or_insert_with(|| Followed {
+            connection: match transport {
+                Transport::Stream => Connection::new(ScopeId(0)),
+                Transport::Datagram => Connection::datagram(ScopeId(0)),
+            },
+            offsets: [0; 2],
+        });
+        let cut = if *transport == Transport::Datagram { bytes.len() } else { how.cut };
+        for part in bytes.chunks(cut) {
+            now += 1000;
+            let offset = offsets[direction as usize];
+            let total = part.len() as u64;
+            let bytes = &part[..part.len().min(how.captured)];
+            let chunk = Chunk { direction, timestamp: Timestamp(now), offset, bytes, total };
+            offsets[direction as usize] += total;
+            connection.chunk(&chunk, &mut engine, &mut |exchange| exchanges.push(exchange));
         }
     }
-    assert_eq!(replay.connection.verdict(), Verdict::Known(protocol));
-    replay.close();
-    assert!(replay.exchanges.iter().all(|exchange| exchange.protocol == protocol));
+    for Followed { connection, .. } in followed.values_mut() {
+        assert!(matches!(connection.verdict(), Verdict::Known(of) if of == protocol), "{how:?}");
+        connection.close(Timestamp(now), &mut engine, &mut |exchange| exchanges.push(exchange));
+    }
+    let tally = engine.tally();
+    assert_eq!(tally.messages_seen, tally.exchanges + tally.not_understood, "{how:?}");
+    assert!(exchanges.iter().all(|exchange| exchange.protocol == protocol && exchange.side == how.side));
     let side = format!("{:?} ", how.side);
-    let lines = replay.exchanges.iter().map(|exchange| testing::line(&replay.engine, exchange));
-    lines.map(|line| line.strip_prefix(&side).expect("this side").to_owned()).collect()
+    let lines = exchanges
+        .iter()
+        .map(|exchange| testing::line(&engine, exchange).strip_prefix(&side).expect("this side").to_owned());
+    (lines.collect(), tally)
 }
 
-/// What is found in all connections of a recording, the same on both sides and however streams are cut.
+/// What is found in a recording, which must be the same on both sides and however streams are cut. Nothing is left
+/// over that is not understood.
 pub(crate) fn lines(text: &str, protocol: Protocol) -> Vec<String> {
-    let whole = How { side: Side::Client, cut: 0, captured: usize::MAX };
-    let mut all = Vec::new();
-    for (number, recorded) in read(text).iter().enumerate() {
-        let found = play(recorded, protocol, whole);
-        for side in [Side::Client, Side::Server] {
-            for cut in [0, 1, 2, 3, 5, 17, 100, 1000] {
-                let cut_so = play(recorded, protocol, How { side, cut, ..whole });
-                assert_eq!(cut_so, found, "connection {number}, {side:?}, cut {cut}");
-            }
+    let pieces = read(text);
+    let whole = How { side: Side::Client, cut: usize::MAX, captured: usize::MAX };
+    let (found, tally) = play(&pieces, protocol, whole);
+    assert_eq!((tally.not_understood, tally.gaps, tally.unidentified), (0, 0, 0));
+    for side in [Side::Client, Side::Server] {
+        for cut in [1, 2, 3, 5, 17, 100, 1000, usize::MAX] {
+            let how = How { side, cut, ..whole };
+            assert_eq!(play(&pieces, protocol, how).0, found, "{how:?}");
         }
-        all.extend(found);
     }
-    all
+    // With less captured less may be known, but what was announced comes to its end.
+    for captured in [200, 1000] {
+        play(&pieces, protocol, How { captured, ..whole });
+    }
+    found
+}
+
+/// A recording's exchanges, each line with how often it came, in the order of the first.
+pub(crate) fn counted(lines: &[String]) -> Vec<String> {
+    let mut counts: Vec<(&str, usize)> = Vec::new();
+    for line in lines {
+        // Without the sizes.
+        let line = line.rsplit_once(' ').map_or(line.as_str(), |(line, _)| line);
+        match counts.iter_mut().find(|(known, _)| *known == line) {
+            Some((_, count)) => *count += 1,
+            None => counts.push((line, 1)),
+        }
+    }
+    counts.into_iter().map(|(line, count)| format!("{count} {line}")).collect()
 }
 
 #[test]
 fn no_protocols_bytes_are_taken_for_anothers() {
     for (protocol, text) in RECORDINGS {
-        for recorded in read(text) {
-            // What either end said last, for the entries that want to hear both.
-            let mut said: [&[u8]; 2] = [&[], &[]];
-            for (sender, bytes) in &recorded.pieces {
-                let this = usize::from(*sender == Sender::Server);
-                said[this] = bytes.get(..OPENING_BYTES_MAX).unwrap_or(bytes);
-                for start in 0..bytes.len().min(64) {
-                    let opening = Opening {
-                        transport: recorded.transport,
-                        bytes: &bytes[start..],
-                        total: (bytes.len() - start) as u64,
-                        first: start == 0,
-                        peer: said[1 - this],
-                    };
-                    for entry in table::TABLE {
+        // What either end of a connection said last, for the entries that want to hear both.
+        let mut said: BTreeMap<u32, [Vec<u8>; 2]> = BTreeMap::new();
+        for Piece { connection, transport, sender, bytes } in read(text) {
+            let this = usize::from(sender == Sender::Server);
+            let said = said.entry(connection).or_default();
+            said[this] = bytes.get(..OPENING_BYTES_MAX).unwrap_or(&bytes).to_vec();
+            for start in 0..bytes.len().min(64) {
+                let opening = Opening {
+                    transport,
+                    bytes: &bytes[start..],
+                    total: (bytes.len() - start) as u64,
+                    first: start == 0,
+                    peer: &said[1 - this],
+                };
+                for entry in table::TABLE {
+                    if entry.transports.contains(&transport) && entry.protocol != *protocol {
                         let guess = (entry.identify)(&opening);
-                        if entry.transports.contains(&recorded.transport) && entry.protocol != *protocol {
-                            assert!(
-                                !matches!(guess, Guess::Yes(_)),
-                                "{protocol:?} is taken for {:?}: {:?}",
-                                entry.protocol,
-                                &bytes[start..]
-                            );
-                        }
+                        let taken = matches!(guess, Guess::Yes(_));
+                        assert!(!taken, "{protocol:?} for {:?}: {:?}", entry.protocol, opening.bytes);
                     }
                 }
             }

@@ -104,6 +104,8 @@ pub struct Engine {
     names: Names,
     vocabularies: HashMap<(ScopeId, NameKind), HashSet<Symbol>>,
     routes: HashMap<ScopeId, Routes>,
+    /// What was called by an id, by the application that did so.
+    learned_ids: HashMap<(ScopeId, [u8; 16]), Symbol>,
     scratch: String,
 }
 
@@ -122,6 +124,7 @@ impl Engine {
             names: Names::default(),
             vocabularies: HashMap::new(),
             routes: HashMap::new(),
+            learned_ids: HashMap::new(),
             scratch: String::new(),
         };
         for reserved in ["", "other"] {
@@ -154,6 +157,7 @@ impl Engine {
     pub fn forget_scope(&mut self, scope: ScopeId) {
         self.routes.remove(&scope);
         self.vocabularies.retain(|(of, _), _| *of != scope);
+        self.learned_ids.retain(|(of, _), _| *of != scope);
     }
 
     pub(crate) fn tally_mut(&mut self) -> &mut Tally {
@@ -184,6 +188,21 @@ impl Engine {
             vocabulary.insert(symbol);
         }
         symbol
+    }
+
+    /// Learns the name of what an application calls by an id on any of its connections. With no room for another, it
+    /// is not learned, and counted.
+    pub(crate) fn learn_id(&mut self, scope: ScopeId, id: [u8; 16], name: Symbol) {
+        if self.learned_ids.len() < self.limits.symbols || self.learned_ids.contains_key(&(scope, id)) {
+            self.learned_ids.insert((scope, id), name);
+        } else {
+            self.tally.folded += 1;
+        }
+    }
+
+    /// The name of what an application calls by an id, when it was learned.
+    pub(crate) fn learned_id(&self, scope: ScopeId, id: [u8; 16]) -> Option<Symbol> {
+        self.learned_ids.get(&(scope, id)).copied()
     }
 
     /// Looks up the route of a request target.

@@ -52,6 +52,7 @@ mod exchange;
 mod guessing;
 mod http1;
 mod http2;
+mod kafka;
 pub mod lines;
 mod memcached;
 mod mysql;

@@ -264,6 +264,16 @@ impl Context<'_> {
         self.engine.intern(word)
     }
 
+    /// Learns the name of what this application calls by an id, on whatever connection.
+    pub fn learn_id(&mut self, id: [u8; 16], name: Symbol) {
+        self.engine.learn_id(self.scope, id, name);
+    }
+
+    /// The name of what this application calls by an id, when it was learned.
+    pub fn learned_id(&self, id: [u8; 16]) -> Option<Symbol> {
+        self.engine.learned_id(self.scope, id)
+    }
+
     /// Looks up the route of a request target (path and query, absolute or authority form).
     pub fn route(&mut self, target: &[u8]) -> RouteRef {
         self.engine.route(self.scope, target)

@@ -3,7 +3,7 @@
 use crate::{
     Protocol,
     parser::Entry,
-    {dns, http1, http2, memcached, mysql, nats, postgres, redis, tls},
+    {dns, http1, http2, kafka, memcached, mysql, nats, postgres, redis, tls},
 };
 
 /// In the order in which they are asked: the first that is sure wins, so those with the strictest openings come first.
@@ -16,6 +16,7 @@ pub(crate) static TABLE: &[Entry] = &[
     postgres::ENTRY,
     nats::ENTRY,
     dns::ENTRY,
+    kafka::ENTRY,
     tls::ENTRY,
 ];
 

@@ -1,0 +1,174 @@
+//! Frames: a length, a header with a correlation id, a body. And: is this Kafka?
+
+use crate::{
+    kafka::{
+        api::{self, API_VERSIONS, Api},
+        layout::{self, End, Found},
+    },
+    parser::{Guess, Opening, Sender},
+};
+
+/// Length field before a message, bytes.
+pub(super) const PREFIX: usize = 4;
+
+/// Largest message believed, bytes; a broker's own default limit is 100 MiB (`socket.request.max.bytes`).
+const MESSAGE_MAX: usize = 256 << 20;
+
+/// Versions beyond the table's that are believed: clients are newer than this.
+const NEWER: i16 = 3;
+
+/// Requests up to this size are wanted whole before a connection is taken for Kafka, bytes.
+const WHOLE_MAX: usize = 400;
+
+/// A request's header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Header<'a> {
+    pub(super) key: i16,
+    pub(super) version: i16,
+    pub(super) correlation: i32,
+    pub(super) client: Option<&'a [u8]>,
+    /// What follows it, as far as it is there.
+    pub(super) body: &'a [u8],
+}
+
+/// The length of the message that starts here, without its length field.
+pub(super) fn length(bytes: &[u8]) -> Result<usize, End> {
+    let length = usize::try_from(int(bytes, 0)?).map_err(|_| End::Bad)?;
+    if (4..=MESSAGE_MAX).contains(&length) { Ok(length) } else { Err(End::Bad) }
+}
+
+/// Reads a request's header; `bytes` start behind the length.
+pub(super) fn request(bytes: &[u8]) -> Result<Header<'_>, End> {
+    let (key, version, correlation) = (short(bytes, 0)?, short(bytes, 2)?, int(bytes, 4)?);
+    let client_length = short(bytes, 8)?;
+    let (client, at) = match client_length {
+        -1 => (None, 10),
+        length => {
+            let end = 10 + usize::try_from(length).map_err(|_| End::Bad)?;
+            (Some(bytes.get(10..end).ok_or(End::Cut)?), end)
+        }
+    };
+    let mut body = bytes.get(at..).ok_or(End::Cut)?;
+    if api::of(key).is_some_and(|api| api.is_flexible(version)) {
+        body = body.get(layout::tagged(body)?..).ok_or(End::Cut)?;
+    }
+    Ok(Header { key, version, correlation, client, body })
+}
+
+/// The body of a response; `bytes` start behind the correlation id.
+pub(super) fn response_body<'a>(bytes: &'a [u8], api: &Api, version: i16) -> Option<&'a [u8]> {
+    // A client reads this one before it knows what the server speaks.
+    if !api.is_flexible(version) || api.key == API_VERSIONS {
+        return Some(bytes);
+    }
+    bytes.get(layout::tagged(bytes).ok()?..)
+}
+
+/// Reads a request's body, when its layout is known.
+pub(super) fn body<'a>(header: &Header<'a>) -> (Found<'a>, End) {
+    match api::of(header.key) {
+        Some(api) if header.version <= api.latest => {
+            let flexible = api.is_flexible(header.version);
+            layout::read(header.body, api.request, header.version, flexible, &mut |_, _| ())
+        }
+        _ => (Found::default(), End::Open),
+    }
+}
+
+fn short(bytes: &[u8], at: usize) -> Result<i16, End> {
+    bytes.get(at..at + 2).and_then(|b| b.first_chunk()).map(|b| i16::from_be_bytes(*b)).ok_or(End::Cut)
+}
+
+pub(super) fn int(bytes: &[u8], at: usize) -> Result<i32, End> {
+    bytes.get(at..at + 4).and_then(|b| b.first_chunk()).map(|b| i32::from_be_bytes(*b)).ok_or(End::Cut)
+}
+
+/// What the head of a client's bytes is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Looks {
+    /// A request.
+    Request,
+    /// A request, if the server answers to its correlation id: the client gives no name.
+    Perhaps(i32),
+    No,
+    /// More bytes are needed to say.
+    Cut,
+}
+
+/// Looks for a request at the start of `bytes`. Strict: the key, the version, the client's name and, as far as it is
+/// there, every field of the body must fit, and the body must end with the message.
+pub(super) fn looks(bytes: &[u8]) -> Looks {
+    // What can be said of the first bytes.
+    if bytes.first().is_some_and(|high| usize::from(*high) << 24 > MESSAGE_MAX)
+        || bytes.get(4).is_some_and(|high| *high != 0)
+        || bytes.get(6).is_some_and(|high| *high != 0)
+    {
+        return Looks::No;
+    }
+    let length = match length(bytes) {
+        Ok(length) => length,
+        Err(End::Cut) => return Looks::Cut,
+        Err(_) => return Looks::No,
+    };
+    let message = bytes.get(PREFIX..).unwrap_or_default();
+    let message = message.get(..length).unwrap_or(message);
+    let whole = message.len() == length;
+    let missing = if whole { Looks::No } else { Looks::Cut };
+    if let (Ok(key), Ok(version)) = (short(message, 0), short(message, 2)) {
+        match api::of(key) {
+            Some(api) if version <= api.latest + NEWER => {}
+            _ => return Looks::No,
+        }
+    }
+    if int(message, 4).is_ok_and(|correlation| correlation < 0) {
+        return Looks::No;
+    }
+    if let Ok(client) = short(message, 8) {
+        let fits = usize::try_from(client).is_ok_and(|client| 10 + client <= length) || client == -1;
+        let name = message.get(10..).unwrap_or_default();
+        let name = name.get(..usize::try_from(client).unwrap_or(0)).unwrap_or(name);
+        if !fits || client > 255 || !name.iter().all(|b| (b' '..0x7f).contains(b)) {
+            return Looks::No;
+        }
+    }
+    let header = match request(message) {
+        Ok(header) => header,
+        Err(End::Cut) => return missing,
+        Err(_) => return Looks::No,
+    };
+    let described = match body(&header).1 {
+        End::At(end) => header.body.len() == end && whole,
+        End::Open => true,
+        End::Cut if !whole => {
+            if length <= WHOLE_MAX {
+                return Looks::Cut;
+            }
+            true
+        }
+        End::Cut | End::Bad => return Looks::No,
+    };
+    match header.client {
+        _ if !described => Looks::No,
+        Some(name) if name.len() >= 2 => Looks::Request,
+        _ => Looks::Perhaps(header.correlation),
+    }
+}
+
+pub(super) fn identify(opening: &Opening<'_>) -> Guess {
+    match looks(opening.bytes) {
+        Looks::Request => Guess::Yes(Sender::Client),
+        Looks::Perhaps(_) if opening.peer.is_empty() => Guess::More,
+        Looks::Perhaps(correlation) if answers(opening.peer, correlation) => Guess::Yes(Sender::Client),
+        Looks::Cut if opening.may_grow() => Guess::More,
+        _ => match looks(opening.peer) {
+            Looks::Perhaps(correlation) if answers(opening.bytes, correlation) => Guess::Yes(Sender::Server),
+            Looks::Perhaps(_) if opening.bytes.len() < 8 && opening.may_grow() => Guess::More,
+            _ => Guess::No,
+        },
+    }
+}
+
+/// Whether these bytes start an answer to this correlation id.
+fn answers(bytes: &[u8], correlation: i32) -> bool {
+    length(bytes).is_ok() && int(bytes, PREFIX) == Ok(correlation)
+}

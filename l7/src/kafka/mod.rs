@@ -1,0 +1,327 @@
+//! Kafka: one exchange per request.
+//!
+//! ```text
+//! Segment → Framer (one per direction) → header, layout of the body → by correlation id → Exchange
+//! ```
+//!
+//! - Operation: the API's name. Resource: the topic, when the request is about one; absent when it is about several.
+//!   Topics that are called by their id get the name that a `Metadata` or `CreateTopics` response of the same
+//!   application gave them; absent until one was seen. Incremental fetches, which name nothing, are about what their
+//!   session is about.
+//! - Status: the first error code of the response that is not 0, by its name.
+//! - A `Produce` request with `acks=0` has no response, and is over with its last byte.
+//! - A `Fetch` that the server may answer late, and that took no longer than that, is a `Fetch (long poll)`: its
+//!   duration says how long there was nothing to fetch, not how slow anything was. One that took longer than it was
+//!   allowed to, or was not allowed to wait, is a `Fetch`. A client that leaves while it polls is no failure.
+//!
+//! Records, keys, group and member names do not leave this module.
+
+mod api;
+mod errors;
+mod header;
+mod layout;
+#[cfg(test)]
+mod tests;
+
+use crate::{
+    ErrorClass, NameKind, Protocol, Status, Symbol, Timestamp,
+    kafka::{
+        api::{Api, FETCH, PRODUCE},
+        header::{Header, Looks, PREFIX},
+        layout::{Found, Topic},
+    },
+    parser::{Context, Entry, Flow, Outcome, Parser, Request, Resource, Segment, Sender, Start, Transport},
+    pending::ById,
+    stream::{Framer, Head, Piece, Step},
+};
+
+/// Its line in the table.
+pub(crate) const ENTRY: Entry = Entry {
+    protocol: Protocol::Kafka,
+    transports: &[Transport::Stream],
+    identify: header::identify,
+    start: |_: Start| Box::new(Kafka::default()),
+};
+
+/// Most bytes of a request that are looked at.
+const REQUEST_BYTES_MAX: usize = 1024;
+
+/// Most bytes of a response that are looked at: errors and topic ids stand behind lists of brokers and partitions.
+const RESPONSE_BYTES_MAX: usize = 4096;
+
+/// How much longer than asked for a long poll may take, nanoseconds: timers and transport.
+const POLL_SLACK_NS: u64 = 100_000_000;
+
+/// Longest topic name (Apache Kafka: `Topic.MAX_NAME_LENGTH`).
+const TOPIC_MAX: usize = 249;
+
+/// What a request is about.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Subject {
+    #[default]
+    None,
+    Name(Symbol),
+    Id([u8; 16]),
+    Several,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Waiting {
+    request: Request,
+    api: Option<&'static Api>,
+    version: i16,
+    subject: Subject,
+    /// How long the server may wait before it answers, nanoseconds.
+    patience: u64,
+    /// In the order of the requests.
+    number: u64,
+}
+
+/// One connection.
+#[derive(Debug, Default)]
+struct Kafka {
+    requests: Framer,
+    responses: Framer,
+    waiting: ById<i32, Waiting>,
+    number: u64,
+    /// A request that is going by and will not be answered.
+    one_way: Option<Waiting>,
+    /// The response that is going by, and what it answers.
+    answering: Option<(Waiting, Outcome)>,
+    /// What the fetch session is about.
+    session: Subject,
+    /// Responses may have been lost.
+    gapped: bool,
+}
+
+impl Parser for Kafka {
+    fn segment(&mut self, segment: &Segment<'_>, cx: &mut Context<'_>) -> Flow {
+        match segment.from {
+            Sender::Client => {
+                let mut framer = std::mem::take(&mut self.requests);
+                framer.segment(segment, PREFIX + REQUEST_BYTES_MAX, |piece| self.client(&piece, cx));
+                self.requests = framer;
+            }
+            Sender::Server => {
+                let mut framer = std::mem::take(&mut self.responses);
+                framer.segment(segment, PREFIX + RESPONSE_BYTES_MAX, |piece| self.server(&piece, cx));
+                self.responses = framer;
+            }
+        }
+        Flow::Continue
+    }
+
+    fn close(&mut self, now: Timestamp, cx: &mut Context<'_>) {
+        let begun = self.one_way.take().into_iter().chain(self.answering.take().map(|(waiting, _)| waiting));
+        for waiting in begun {
+            emit(&waiting, &Outcome::none(now), cx);
+        }
+        while let Some(waiting) = self.waiting.pop_oldest_if(|_| true) {
+            emit(&waiting, &Outcome::none(now), cx);
+        }
+    }
+}
+
+impl Kafka {
+    fn client(&mut self, piece: &Piece<'_>, cx: &mut Context<'_>) -> Step {
+        match piece {
+            Piece::Head(head) => {
+                let (length, bytes) = match message(head, REQUEST_BYTES_MAX) {
+                    Ok(found) => found,
+                    Err(step) => return step,
+                };
+                if head.resync && !matches!(header::looks(head.bytes), Looks::Request | Looks::Perhaps(_)) {
+                    return Step::Lost;
+                }
+                let Ok(header) = header::request(bytes) else { return Step::Lost };
+                self.request(&header, (PREFIX + length) as u64, head.at, cx);
+                Step::Take((PREFIX + length) as u64)
+            }
+            Piece::End { at } => {
+                if let Some(waiting) = self.one_way.take() {
+                    let outcome =
+                        Outcome { status: Status::None, error: ErrorClass::None, end: *at, bytes: 0 };
+                    emit(&waiting, &outcome, cx);
+                }
+                Step::More
+            }
+            Piece::Gap => {
+                cx.gap();
+                if self.one_way.take().is_some() {
+                    cx.not_understood();
+                }
+                Step::More
+            }
+        }
+    }
+
+    fn request(&mut self, header: &Header<'_>, bytes: u64, at: Timestamp, cx: &mut Context<'_>) {
+        cx.message();
+        let api = api::of(header.key);
+        let operation = match api {
+            Some(api) => cx.word(api.name),
+            None => cx.name(NameKind::Command, &format!("API{}", header.key)),
+        };
+        let (found, _) = header::body(header);
+        let mut subject = subject(&found, cx);
+        let mut patience = 0;
+        if header.key == FETCH {
+            if let Some(epoch) = found.epoch {
+                subject = self.in_session(epoch, subject);
+            }
+            if found.min_bytes > 0 {
+                patience = u64::try_from(found.max_wait).unwrap_or(0) * 1_000_000;
+            }
+        }
+        self.number += 1;
+        let resource = Resource::Name(Symbol::NONE);
+        let request = Request { operation, resource, start: at, bytes };
+        let number = self.number;
+        let waiting = Waiting { request, api, version: header.version, subject, patience, number };
+        if header.key == PRODUCE && found.acks == Some(0) {
+            self.one_way = Some(waiting);
+        } else if self
+            .waiting
+            .insert(header.correlation, waiting, cx.limits().pending_per_connection)
+            .is_some()
+        {
+            cx.not_understood();
+        }
+    }
+
+    /// What a fetch is about: epoch 0 begins a session, -1 ends it, others change it.
+    fn in_session(&mut self, epoch: i32, named: Subject) -> Subject {
+        if epoch == -1 {
+            let session = std::mem::take(&mut self.session);
+            return if named == Subject::None { session } else { named };
+        }
+        self.session = match (epoch, self.session, named) {
+            (0, _, named) | (_, Subject::None, named) => named,
+            (_, session, Subject::None) => session,
+            (_, session, named) if session == named => session,
+            _ => Subject::Several,
+        };
+        self.session
+    }
+
+    fn server(&mut self, piece: &Piece<'_>, cx: &mut Context<'_>) -> Step {
+        match piece {
+            Piece::Head(head) => {
+                let (length, bytes) = match message(head, RESPONSE_BYTES_MAX) {
+                    Ok(found) => found,
+                    Err(step) => return step,
+                };
+                let Some((correlation, body)) = bytes.split_first_chunk() else { return Step::Lost };
+                let correlation = i32::from_be_bytes(*correlation);
+                let total = (PREFIX + length) as u64;
+                match self.waiting.remove(correlation) {
+                    Some(waiting) => {
+                        if std::mem::take(&mut self.gapped) {
+                            // Responses come in order: those before were lost.
+                            while self
+                                .waiting
+                                .pop_oldest_if(|before| before.number < waiting.number)
+                                .is_some()
+                            {
+                                cx.not_understood();
+                            }
+                        }
+                        let (status, error) = outcome(&waiting, body, cx);
+                        let outcome = Outcome { status, error, end: head.at, bytes: total };
+                        self.answering = Some((waiting, outcome));
+                    }
+                    None if head.resync => return Step::Lost,
+                    None => cx.orphan(),
+                }
+                Step::Take(total)
+            }
+            Piece::End { at } => {
+                if let Some((waiting, outcome)) = self.answering.take() {
+                    emit(&waiting, &Outcome { end: *at, ..outcome }, cx);
+                }
+                Step::More
+            }
+            Piece::Gap => {
+                cx.gap();
+                self.gapped = true;
+                if self.answering.take().is_some() {
+                    cx.not_understood();
+                }
+                Step::More
+            }
+        }
+    }
+}
+
+/// The length of the message that starts here, and as much of it, behind its length, as is looked at.
+fn message<'a>(head: &Head<'a>, most: usize) -> Result<(usize, &'a [u8]), Step> {
+    let length = match header::length(head.bytes) {
+        Ok(length) => length,
+        Err(layout::End::Cut) => return Err(Step::More),
+        Err(_) => return Err(Step::Lost),
+    };
+    let wanted = length.min(most);
+    let rest = head.bytes.get(PREFIX..).unwrap_or_default();
+    match rest.get(..wanted) {
+        Some(bytes) => Ok((length, bytes)),
+        None if head.last => Ok((length, rest)),
+        None => Err(Step::More),
+    }
+}
+
+fn subject(found: &Found<'_>, cx: &mut Context<'_>) -> Subject {
+    match found.topic {
+        _ if found.topics > 1 => Subject::Several,
+        None => Subject::None,
+        Some(Topic::Name(name)) => Subject::Name(topic(name, cx)),
+        Some(Topic::Id(id)) => Subject::Id(*id),
+    }
+}
+
+fn topic(name: &[u8], cx: &mut Context<'_>) -> Symbol {
+    let plain = |b: &u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
+    match std::str::from_utf8(name) {
+        Ok(text) if name.len() <= TOPIC_MAX && name.iter().all(plain) => cx.name(NameKind::Destination, text),
+        _ => cx.word("{}"),
+    }
+}
+
+/// Reads a response: its error, and the ids of topics.
+fn outcome(waiting: &Waiting, body: &[u8], cx: &mut Context<'_>) -> (Status, ErrorClass) {
+    let Some(api) = waiting.api.filter(|api| waiting.version <= api.latest) else {
+        return (Status::None, ErrorClass::None);
+    };
+    let Some(body) = header::response_body(body, api, waiting.version) else {
+        return (Status::None, ErrorClass::None);
+    };
+    let flexible = api.is_flexible(waiting.version);
+    let mut named = |name: &[u8], id: &[u8; 16]| {
+        let symbol = topic(name, cx);
+        cx.learn_id(*id, symbol);
+    };
+    let (found, _) = layout::read(body, api.response, waiting.version, flexible, &mut named);
+    let status = match errors::name(found.error) {
+        Some(word) => Status::Word(cx.word(word)),
+        None if found.error == 0 => Status::None,
+        None => Status::Word(cx.name(NameKind::ErrorWord, &format!("ERROR{}", found.error))),
+    };
+    (status, errors::class(found.error))
+}
+
+fn emit(waiting: &Waiting, outcome: &Outcome, cx: &mut Context<'_>) {
+    let mut request = waiting.request;
+    let mut outcome = *outcome;
+    let took = outcome.end.since(request.start);
+    let in_time = waiting.patience > 0 && took <= waiting.patience.saturating_add(POLL_SLACK_NS);
+    if in_time && matches!(outcome.error, ErrorClass::None | ErrorClass::NoResponse) {
+        request.operation = cx.word("Fetch (long poll)");
+        outcome.error = ErrorClass::None;
+    }
+    let symbol = match waiting.subject {
+        Subject::None | Subject::Several => Symbol::NONE,
+        Subject::Name(symbol) => symbol,
+        Subject::Id(id) => cx.learned_id(id).unwrap_or(Symbol::NONE),
+    };
+    request.resource = Resource::Name(symbol);
+    cx.emit(Protocol::Kafka, &request, &outcome);
+}

@@ -1,0 +1,403 @@
+//! Conversations as clients and brokers have them, whole, cut and mutated, and bytes that are none.
+
+use crate::{
+    Connection, Direction, Limits, Protocol, ScopeId, Side, Transport, Verdict, captured,
+    kafka::header::{self, Looks},
+    parser::{Guess, Opening, Sender},
+    testing::{Random, Replay, Step, assert_same_at_every_cut, play},
+};
+
+const C: Direction = Direction::Egress;
+const S: Direction = Direction::Ingress;
+
+fn connection() -> Connection {
+    Connection::new(ScopeId(0))
+}
+
+fn framed(bytes: &[u8]) -> Vec<u8> {
+    [&u32::try_from(bytes.len()).expect("short").to_be_bytes(), bytes].concat()
+}
+
+/// A request with a header of version 1, from the client `app`.
+fn request(key: u16, version: u16, correlation: u32, body: &[u8]) -> Vec<u8> {
+    let mut bytes = [key, version].map(u16::to_be_bytes).concat();
+    bytes.extend(correlation.to_be_bytes());
+    bytes.extend(b"\0\x03app");
+    bytes.extend(body);
+    framed(&bytes)
+}
+
+fn response(correlation: u32, body: &[u8]) -> Vec<u8> {
+    framed(&[&correlation.to_be_bytes(), body].concat())
+}
+
+fn string(text: &str) -> Vec<u8> {
+    [&u16::try_from(text.len()).expect("short").to_be_bytes(), text.as_bytes()].concat()
+}
+
+/// Version 2: acks, time-out, one topic with one partition.
+fn produce(correlation: u32, acks: u16, topic: &str, records: usize) -> Vec<u8> {
+    let mut body = acks.to_be_bytes().to_vec();
+    body.extend([0, 0, 0x75, 0x30, 0, 0, 0, 1]);
+    body.extend(string(topic));
+    body.extend([0, 0, 0, 1, 0, 0, 0, 0]);
+    body.extend(u32::try_from(records).expect("small").to_be_bytes());
+    body.extend(vec![b'r'; records]);
+    request(0, 2, correlation, &body)
+}
+
+fn produced(correlation: u32, topic: &str, error: u16) -> Vec<u8> {
+    let mut body = vec![0, 0, 0, 1];
+    body.extend(string(topic));
+    body.extend([0, 0, 0, 1, 0, 0, 0, 0]);
+    body.extend(error.to_be_bytes());
+    body.extend([0; 16]);
+    body.extend([0; 4]);
+    response(correlation, &body)
+}
+
+/// Version 4: replica -1, longest wait, least bytes, most bytes, isolation, one topic.
+fn fetch(correlation: u32, wait_ms: u32, topic: &str) -> Vec<u8> {
+    let mut body = vec![0xff; 4];
+    body.extend(wait_ms.to_be_bytes());
+    body.extend([0, 0, 0, 1, 0, 0, 0xff, 0xff, 0, 0, 0, 0, 1]);
+    body.extend(string(topic));
+    body.extend([0, 0, 0, 1]);
+    body.extend([0; 16]);
+    request(1, 4, correlation, &body)
+}
+
+fn fetched(correlation: u32, topic: &str) -> Vec<u8> {
+    let mut body = vec![0, 0, 0, 0, 0, 0, 0, 1];
+    body.extend(string(topic));
+    body.extend([0, 0, 0, 1, 0, 0, 0, 0, 0, 0]);
+    body.extend([0; 16]);
+    body.extend([0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0]);
+    response(correlation, &body)
+}
+
+/// Version 0 for some topics.
+fn metadata(correlation: u32, topics: &[&str]) -> Vec<u8> {
+    let mut body = u32::try_from(topics.len()).expect("few").to_be_bytes().to_vec();
+    body.extend(topics.iter().flat_map(|topic| string(topic)));
+    request(3, 0, correlation, &body)
+}
+
+fn conversation() -> (Vec<Step>, Vec<String>) {
+    let steps = vec![
+        (C, [metadata(1, &["orders"]), metadata(2, &["orders", "payments"])].concat()),
+        (S, response(1, &[0; 8])),
+        (S, response(2, &[0; 8])),
+        // Answered by correlation id, and one that is not answered at all.
+        (C, [produce(3, 1, "orders", 2000), produce(4, 0, "orders", 10), produce(5, 1, "gone", 10)].concat()),
+        (S, produced(5, "gone", 3)),
+        (S, produced(3, "orders", 0)),
+        (C, fetch(6, 500, "orders")),
+        (S, fetched(6, "orders")),
+        (C, fetch(7, 0, "orders")),
+        (S, fetched(7, "orders")),
+        (C, request(90, 0, 8, b"\0whatever")),
+        (C, metadata(9, &[])),
+    ];
+    let expected = [
+        "Client Metadata orders - None 29/16",
+        "Client Metadata  - None 39/16",
+        "Client Produce orders - None 2047/50",
+        "Client Produce orders - None 57/0",
+        "Client Produce gone UNKNOWN_TOPIC_OR_PARTITION Client 55/48",
+        "Client Fetch (long poll) orders - None 66/58",
+        "Client Fetch orders - None 66/58",
+        "Client API90  - NoResponse 26/0",
+        "Client Metadata  - NoResponse 21/0",
+    ];
+    (steps, expected.map(String::from).to_vec())
+}
+
+#[test]
+fn requests_are_paired_by_their_correlation_id() {
+    let (steps, expected) = conversation();
+    let mut found = play(connection(), &steps);
+    found.sort();
+    let mut sorted = expected;
+    sorted.sort();
+    assert_eq!(found, sorted);
+    let found = play(connection(), &steps);
+    assert_same_at_every_cut(connection, &steps, &found);
+}
+
+#[test]
+fn a_fetch_that_waits_longer_than_it_may_is_slow() {
+    let cases = [(300, false, "Fetch (long poll)"), (700, false, "Fetch"), (300, true, "Fetch (long poll)")];
+    for (milliseconds, leaves, operation) in cases {
+        let mut replay = Replay::new(connection());
+        replay.egress(&fetch(1, 500, "orders"));
+        replay.now += milliseconds * 1_000_000;
+        if !leaves {
+            replay.ingress(&fetched(1, "orders"));
+        }
+        replay.close();
+        let bytes = if leaves { 0 } else { 58 };
+        assert_eq!(replay.lines(), [format!("Client {operation} orders - None 66/{bytes}")]);
+    }
+}
+
+#[test]
+fn topics_called_by_their_id_get_their_name_from_another_connection() {
+    let id = [7; 16];
+    // Version 12, flexible: no throttling, no brokers, no cluster, controller 1, one topic.
+    let mut listing = vec![0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1, 2, 0, 0, 7];
+    listing.extend(b"orders");
+    listing.extend(id);
+    listing.extend([0, 1, 0, 0, 0, 0, 0, 0]);
+    // Version 13, flexible: wait, least, most, isolation, session, epoch, one topic with no partitions.
+    let mut asking = vec![0, 0, 0, 0, 0, 0, 0, 1, 0xf4, 0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0, 0, 0];
+    asking.extend([0, 0, 0, 0, 2]);
+    asking.extend(id);
+    asking.extend([1, 0, 1, 1, 0]);
+    let mut fetching = Replay::new(connection());
+    for named in [false, true] {
+        if named {
+            let mut other = Connection::new(ScopeId(0));
+            let asks = request(3, 12, 1, &[0, 0, 0, 0, 0]);
+            let answers = response(1, &listing);
+            for (direction, bytes) in [(C, &asks), (S, &answers)] {
+                let total = bytes.len() as u64;
+                let chunk =
+                    crate::Chunk { direction, timestamp: crate::Timestamp(1), offset: 0, bytes, total };
+                other.chunk(&chunk, &mut fetching.engine, &mut |_| ());
+            }
+        }
+        fetching.egress(&request(1, 13, 5, &asking));
+        fetching.ingress(&response(5, &[0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0]));
+    }
+    assert_eq!(
+        fetching.lines(),
+        ["Client Fetch (long poll)  - None 65/21", "Client Fetch (long poll) orders - None 65/21"]
+    );
+}
+
+#[test]
+fn a_large_request_may_be_captured_in_part() {
+    let large = produce(1, 1, "orders", 100_000);
+    let mut replay = Replay::new(connection());
+    replay.part(C, &large[..100], large.len() as u64);
+    replay.ingress(&produced(1, "orders", 0));
+    replay.egress(&produce(2, 1, "orders", 10));
+    replay.ingress(&produced(2, "orders", 6));
+    replay.close();
+    assert_eq!(
+        replay.lines(),
+        [
+            "Client Produce orders - None 100047/50",
+            "Client Produce orders NOT_LEADER_OR_FOLLOWER Server 57/50"
+        ]
+    );
+}
+
+#[test]
+fn after_a_loss_nothing_is_paired_that_is_not_sure() {
+    let mut replay = Replay::new(connection());
+    for correlation in 1..=4 {
+        replay.egress(&metadata(correlation, &["orders"]));
+    }
+    replay.ingress(&response(1, &[0; 8]));
+    replay.lose(S, 16);
+    replay.ingress(b"the rest of something else");
+    replay.ingress(&response(3, &[0; 8]));
+    replay.ingress(&response(4, &[0; 8]));
+    replay.lose(C, 1000);
+    replay.egress(b"\0\0\0\x10 the middle of records");
+    replay.egress(&metadata(77, &["orders"]));
+    replay.ingress(&response(77, &[0; 8]));
+    replay.close();
+    assert_eq!(replay.lines(), vec!["Client Metadata orders - None 29/16"; 4]);
+    assert_eq!(replay.engine.tally().not_understood, 1);
+}
+
+#[test]
+fn what_waits_is_bounded() {
+    let mut replay = Replay::new(connection());
+    for correlation in 0..5_000 {
+        replay.egress(&metadata(correlation, &[&format!("topic-{correlation}")]));
+    }
+    replay.close();
+    let limits = Limits::default();
+    assert_eq!(replay.exchanges.len(), limits.pending_per_connection);
+    let tally = replay.engine.tally();
+    assert_eq!(tally.not_understood, 5_000 - limits.pending_per_connection as u64);
+    assert_eq!(tally.folded, 5_000 - limits.routes_per_scope as u64);
+}
+
+fn identify(bytes: &[u8], peer: &[u8]) -> Guess {
+    let total = bytes.len() as u64;
+    header::identify(&Opening { transport: Transport::Stream, bytes, total, first: true, peer })
+}
+
+#[test]
+fn requests_are_recognised_and_answers_by_their_request() {
+    for bytes in [metadata(1, &["orders"]), produce(2, 1, "orders", 50), fetch(3, 1, "orders")] {
+        for cut in 1..bytes.len() {
+            assert_eq!(identify(&bytes[..cut], &[]), Guess::More, "{cut}");
+        }
+        assert_eq!(identify(&bytes, &[]), Guess::Yes(Sender::Client));
+        // A body that is none, a key and a version that do not exist, a length that does not fit.
+        for (at, byte) in [(5, 95), (7, 60), (3, bytes[3] - 1), (4, 1), (8, 0x80)] {
+            let mut bad = bytes.clone();
+            bad[at] = byte;
+            assert_eq!(identify(&bad, &[]), Guess::No, "{at}");
+        }
+    }
+    // Without a client's name: only with the answer.
+    let nameless = framed(&[&[0, 3, 0, 0, 0, 0, 0, 9, 0xff, 0xff][..], &[0, 0, 0, 0]].concat());
+    assert_eq!(header::looks(&nameless), Looks::Perhaps(9));
+    assert_eq!(identify(&nameless, &[]), Guess::More);
+    assert_eq!(identify(&nameless, &response(8, &[0; 8])), Guess::No);
+    assert_eq!(identify(&nameless, &response(9, &[0; 8])), Guess::Yes(Sender::Client));
+    assert_eq!(identify(&response(9, &[0; 8]), &nameless), Guess::Yes(Sender::Server));
+    let mut replay = Replay::new(connection());
+    replay.egress(&nameless);
+    replay.ingress(&response(9, &[0; 8]));
+    replay.close();
+    assert_eq!(replay.lines(), ["Client Metadata  - None 18/16"]);
+}
+
+#[test]
+fn others_are_not_taken_for_it() {
+    let mut zookeeper = vec![0, 0, 0, 0x2d];
+    zookeeper.extend([0; 12]);
+    zookeeper.extend([0, 0, 0x75, 0x30]);
+    zookeeper.extend([0; 8]);
+    zookeeper.extend([0, 0, 0, 0x10]);
+    zookeeper.extend([0; 17]);
+    let postgres = b"\0\0\0\x25\0\x03\0\0user\0shop\0database\0shop\0\0".as_slice();
+    for bytes in [zookeeper.as_slice(), postgres, b"\0\0\0\x08\x04\xd2\x16\x2f", b"GET / HTTP/1.1\r\n\r\n"] {
+        let mut replay = Replay::new(connection());
+        for _ in 0..4 {
+            replay.egress(bytes);
+            replay.ingress(&[&[0, 0, 0, 0x25, 0, 0, 0, 0][..], &[0; 33]].concat());
+        }
+        assert!(!matches!(replay.connection.verdict(), Verdict::Known(Protocol::Kafka)), "{bytes:?}");
+    }
+    let mut random = Random(5);
+    for round in 0..300_000_u32 {
+        let length = 1 + random.below(100);
+        let mut bytes = random.bytes(length);
+        if round % 2 == 0 && length > 8 {
+            bytes[..4].copy_from_slice(&u32::try_from(length - 4).expect("small").to_be_bytes());
+            bytes[4] = 0;
+            bytes[6] = 0;
+        }
+        assert!(!matches!(identify(&bytes, &[]), Guess::Yes(_)), "{bytes:?}");
+    }
+}
+
+#[test]
+fn mutations_and_losses_do_no_harm() {
+    let (steps, _) = conversation();
+    for seed in 0..3_000 {
+        let mut random = Random(seed);
+        let side = if random.below(2) == 0 { Side::Client } else { Side::Server };
+        let mut replay = Replay::new(if random.below(2) == 0 {
+            connection()
+        } else {
+            Connection::known(ScopeId(0), Transport::Stream, Protocol::Kafka, side).expect("kafka")
+        });
+        for _ in 0..3 {
+            for (way, bytes) in &steps {
+                let mut bytes = bytes.clone();
+                for _ in 0..random.below(4) {
+                    let at = random.below(bytes.len().min(80));
+                    bytes[at] = random.bytes(1)[0];
+                }
+                if random.below(8) == 0 {
+                    replay.lose(*way, random.next() % 100);
+                }
+                let cut = if random.below(4) == 0 { random.below(bytes.len()) } else { bytes.len() };
+                replay.part(*way, &bytes[..cut], bytes.len() as u64);
+            }
+        }
+        replay.close();
+    }
+}
+
+/// Asserts what a recording holds: how often which operation, resource, status and whose fault.
+fn assert_recorded(text: &str, expected: &[&str]) {
+    let found = captured::counted(&captured::lines(text, Protocol::Kafka));
+    assert_eq!(found, expected);
+}
+
+#[test]
+fn what_javas_own_tools_say_is_understood() {
+    let expected = [
+        "11 ApiVersions  - None",
+        "2 Metadata  - None",
+        "1 CreateTopics orders - None",
+        "1 CreateTopics payments.v1 - None",
+        "4 Metadata orders - None",
+        "1 InitProducerId  COORDINATOR_LOAD_IN_PROGRESS Server",
+        "1 InitProducerId  - None",
+        "2 Produce orders - None",
+        "1 FindCoordinator  COORDINATOR_NOT_AVAILABLE Server",
+        "1 FindCoordinator  - None",
+        "1 JoinGroup  MEMBER_ID_REQUIRED None",
+        "1 JoinGroup  - None",
+        "1 SyncGroup  - None",
+        "1 OffsetFetch orders - None",
+        "1 ListOffsets orders - None",
+        "14 Fetch (long poll) orders - None",
+        "2 Heartbeat  - None",
+        "2 OffsetCommit orders - None",
+        "1 LeaveGroup  - None",
+    ];
+    assert_recorded(include_str!("../../captures/kafka-3.9.1-java.txt"), &expected);
+    assert_recorded(include_str!("../../captures/kafka-4.0.0-java.txt"), &expected);
+}
+
+#[test]
+fn what_librdkafka_says_is_understood() {
+    assert_recorded(
+        include_str!("../../captures/kafka-3.9.1-librdkafka.txt"),
+        &[
+            "6 ApiVersions  - None",
+            "7 Metadata payments.v1 - None",
+            "2 Produce payments.v1 - None",
+            "3 ListOffsets payments.v1 - None",
+            "3 Fetch (long poll) payments.v1 - None",
+            "2 Metadata missing UNKNOWN_TOPIC_OR_PARTITION Client",
+        ],
+    );
+    assert_recorded(
+        include_str!("../../captures/kafka-4.0.0-librdkafka.txt"),
+        &[
+            "6 ApiVersions  - None",
+            "7 Metadata payments.v1 - None",
+            "2 Produce payments.v1 - None",
+            "3 ListOffsets payments.v1 - None",
+            "4 Fetch (long poll) payments.v1 - None",
+            "2 Metadata missing UNKNOWN_TOPIC_OR_PARTITION Client",
+            "1 Metadata missing - NoResponse",
+        ],
+    );
+}
+
+#[test]
+fn what_kafka_python_says_is_understood() {
+    let expected = [
+        "5 ApiVersions  - None",
+        "2 Metadata  - None",
+        "1 InitProducerId  - None",
+        "3 Metadata orders - None",
+        "3 Produce orders - None",
+        "1 FindCoordinator  - None",
+        "1 JoinGroup  MEMBER_ID_REQUIRED None",
+        "2 JoinGroup  - None",
+        "2 SyncGroup  - None",
+        "1 OffsetFetch orders - None",
+        "1 ListOffsets orders - None",
+        "5 Fetch (long poll) orders - None",
+        "2 OffsetCommit orders - None",
+        "1 LeaveGroup  - None",
+    ];
+    assert_recorded(include_str!("../../captures/kafka-3.9.1-python.txt"), &expected);
+    assert_recorded(include_str!("../../captures/kafka-4.0.0-python.txt"), &expected);
+}
