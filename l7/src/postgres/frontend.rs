@@ -64,10 +64,12 @@ impl Postgres {
             return Step::More;
         }
         if head.resync || self.phase != Phase::Commands {
-            // A batch may be recognised only by its end.
-            if !identify::is_request(head.bytes, total.max(head.bytes.len() as u64)) {
-                let begun = head.bytes.len() < HEAD_MAX && self.phase != Phase::Commands && !head.resync;
-                return if begun && !head.last { Step::More } else { Step::Lost };
+            // What comes first was identified already; behind a loss nothing is taken on trust.
+            let begins = matches!(header.kind, b'Q' | b'P' | b'B' | b'E' | b'D' | b'C');
+            if !begins
+                || (head.resync && !identify::is_request(head.bytes, total.max(head.bytes.len() as u64)))
+            {
+                return Step::Lost;
             }
             self.between = true;
         }

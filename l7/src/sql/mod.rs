@@ -148,10 +148,9 @@ fn operation(tokens: &mut Tokens<'_>, complete: bool) -> Option<&'static str> {
     let mut depth = 0_usize;
     for _ in 0..TOKENS_MAX {
         match tokens.next()? {
-            Token::Mark(b'(') if !with => {}
+            Token::Mark(b'(' | b';') if !with => {}
             Token::Mark(b'(') => depth += 1,
             Token::Mark(b')') => depth = depth.saturating_sub(1),
-            Token::Mark(b';') if !with => {}
             Token::Word(word) if !with && word.eq_ignore_ascii_case(b"WITH") => with = true,
             Token::Word(word) if !with => {
                 return known(word).filter(|_| complete || !tokens.touches_end());
