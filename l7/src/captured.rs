@@ -18,6 +18,13 @@ const RECORDINGS: &[(Protocol, &str)] = &[
     (Protocol::Kafka, include_str!("../captures/kafka-4.0.0-java.txt")),
     (Protocol::Kafka, include_str!("../captures/kafka-4.0.0-librdkafka.txt")),
     (Protocol::Kafka, include_str!("../captures/kafka-4.0.0-python.txt")),
+    (Protocol::Mysql, include_str!("../captures/mysql-mariadb-connector-python.txt")),
+    (Protocol::Mysql, include_str!("../captures/mysql-mariadb-program.txt")),
+    (Protocol::Mysql, include_str!("../captures/mysql-mariadb-pymysql.txt")),
+    (Protocol::Postgresql, include_str!("../captures/postgresql-asyncpg.txt")),
+    (Protocol::Postgresql, include_str!("../captures/postgresql-pg8000.txt")),
+    (Protocol::Postgresql, include_str!("../captures/postgresql-programs.txt")),
+    (Protocol::Postgresql, include_str!("../captures/postgresql-psycopg.txt")),
 ];
 
 /// One piece of what was recorded.

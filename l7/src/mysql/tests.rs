@@ -1,7 +1,7 @@
 //! Conversations as MySQL and MariaDB have them, whole and cut, and bytes that are none.
 
 use crate::{
-    Connection, Direction, Protocol, ScopeId, Side, Transport, Verdict,
+    Connection, Direction, Protocol, ScopeId, Side, Transport, Verdict, captured,
     testing::{Random, Replay, Step, assert_same_at_every_cut, play},
 };
 
@@ -537,4 +537,71 @@ fn mutations_and_losses_do_no_harm() {
         }
         replay.close();
     }
+}
+
+fn recorded(text: &str, expected: &[&str]) {
+    assert_eq!(captured::counted(&captured::lines(text, Protocol::Mysql)), expected);
+}
+
+#[test]
+fn the_recorded_program() {
+    recorded(
+        include_str!("../../captures/mysql-mariadb-program.txt"),
+        &[
+            "1 CREATE items - None",
+            "1 INSERT items - None",
+            "2 SELECT items - None",
+            "1 LOAD items - None",
+            "1 ALTER items - None",
+            "1 PREPARE  - None",
+            "1 SET  - None",
+            "1 EXECUTE  - None",
+            "1 OTHER  1064 Client",
+            "1 SELECT missing 1146 Client",
+            "1 INSERT items 1062 Client",
+            "1 SHOW  - None",
+            "1 DELETE items - None",
+            "1 SELECT  - None",
+            "1 USE  - None",
+        ],
+    );
+}
+
+#[test]
+fn the_recorded_pymysql() {
+    recorded(
+        include_str!("../../captures/mysql-mariadb-pymysql.txt"),
+        &[
+            "2 SET  - None",
+            "6 SELECT items - None",
+            "1 INSERT items - None",
+            "1 COMMIT  - None",
+            "1 SELECT  1146 Client",
+            "2 ROLLBACK  - None",
+            "1 CREATE  - None",
+            "1 CALL report - None",
+            "1 SELECT missing 1146 Client",
+            "1 PING  - None",
+            "1 USE  - None",
+        ],
+    );
+}
+
+#[test]
+fn the_recorded_connector() {
+    recorded(
+        include_str!("../../captures/mysql-mariadb-connector-python.txt"),
+        &[
+            "4 SET  - None",
+            "2 PING  - None",
+            "2 PREPARE items - None",
+            "10 RESET items - None",
+            "5 SELECT items - None",
+            "5 UPDATE items - None",
+            "1 COMMIT  - None",
+            "1 PREPARE missing 1146 Client",
+            "1 RESET_CONNECTION  - None",
+            "1 STATISTICS  - None",
+        ],
+    );
 }
