@@ -148,6 +148,9 @@ mod tests {
         child.stdin.take().expect("stdin").write_all(&sample(false)).expect("written");
         let output = child.wait_with_output().expect("finished");
         assert!(output.status.success());
-        assert_eq!(String::from_utf8_lossy(&output.stdout), "dev\ndev/console\ninit\nmodules\nmodules/a.ko\n");
+        assert_eq!(
+            String::from_utf8_lossy(&output.stdout),
+            "dev\ndev/console\ninit\nmodules\nmodules/a.ko\n"
+        );
     }
 }

@@ -31,7 +31,8 @@ mod tests {
 
     #[test]
     fn the_same_inputs_give_the_same_bytes() {
-        let modules = [Module { name: "b".into(), bytes: vec![1] }, Module { name: "a".into(), bytes: vec![2] }];
+        let modules =
+            [Module { name: "b".into(), bytes: vec![1] }, Module { name: "a".into(), bytes: vec![2] }];
         let first = pack(b"init", &modules);
         assert_eq!(first, pack(b"init", &modules));
         let text = String::from_utf8_lossy(&first);

@@ -87,11 +87,8 @@ mod tests {
     /// An object file with a `.modinfo` section, written by the same crate that reads it.
     fn module(depends: &str) -> Vec<u8> {
         use object::write::Object;
-        let mut file = Object::new(
-            object::BinaryFormat::Elf,
-            object::Architecture::X86_64,
-            object::Endianness::Little,
-        );
+        let mut file =
+            Object::new(object::BinaryFormat::Elf, object::Architecture::X86_64, object::Endianness::Little);
         let section = file.add_section(Vec::new(), b".modinfo".to_vec(), object::SectionKind::ReadOnlyData);
         file.append_section_data(section, format!("license=GPL\0depends={depends}\0").as_bytes(), 1);
         file.write().expect("object")
@@ -109,7 +106,8 @@ mod tests {
             ("ring".to_owned(), module("core")),
             ("pci".to_owned(), module("ring")),
         ]);
-        let order = in_load_order(&available, &["pci", "net"], &BTreeSet::from(["core".to_owned()])).expect("order");
+        let order =
+            in_load_order(&available, &["pci", "net"], &BTreeSet::from(["core".to_owned()])).expect("order");
         assert_eq!(names(&order), ["ring", "pci", "failover", "net"]);
     }
 

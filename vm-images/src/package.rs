@@ -108,7 +108,9 @@ fn newest_cached(cache: &Path) -> Result<Option<PathBuf>, ImageError> {
     for entry in std::fs::read_dir(cache).map_err(ImageError::io("read", cache))? {
         let entry = entry.map_err(ImageError::io("read", cache))?;
         let name = entry.file_name().to_string_lossy().into_owned();
-        if name.starts_with("linux-image-") && name.ends_with(".deb") {
+        // apt writes the ending in lower case.
+        if name.starts_with("linux-image-") && entry.path().extension().is_some_and(|ending| ending == "deb")
+        {
             packages.push((entry.metadata().and_then(|data| data.modified()).ok(), entry.path()));
         }
     }
@@ -194,7 +196,8 @@ mod tests {
 
     #[test]
     fn the_file_name_and_size_come_from_apt() {
-        let output = "'http://deb.debian.org/a/b/l.deb' linux-image-6.1_6.1.2-1_amd64.deb 26713492 SHA256:00\n";
+        let output =
+            "'http://deb.debian.org/a/b/l.deb' linux-image-6.1_6.1.2-1_amd64.deb 26713492 SHA256:00\n";
         let wanted = parse_uri("linux-image-6.1", output).expect("parsed");
         assert_eq!((wanted.file.as_str(), wanted.bytes), ("linux-image-6.1_6.1.2-1_amd64.deb", 26_713_492));
         assert_eq!(parse_uri("x", "E: Unable to locate\n"), None);

@@ -9,8 +9,18 @@ use crate::ImageError;
 
 /// Empty directories on which the sidecar's container mounts something. The root filesystem is read-only in the
 /// guest, so that a runtime cannot make them.
-pub const MOUNT_POINTS: &[&str] =
-    &["dev", "etc", "host/proc", "proc", "run", "sys", "sys/fs/bpf", "sys/fs/cgroup", "sys/kernel/tracing", "tmp"];
+pub const MOUNT_POINTS: &[&str] = &[
+    "dev",
+    "etc",
+    "host/proc",
+    "proc",
+    "run",
+    "sys",
+    "sys/fs/bpf",
+    "sys/fs/cgroup",
+    "sys/kernel/tracing",
+    "tmp",
+];
 
 /// Name of the agent in the root filesystem.
 pub const AGENT: &str = "porthole-agent";

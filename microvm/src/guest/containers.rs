@@ -180,26 +180,26 @@ impl Containers {
         let stdout = self.streams.claim(numbers.stdout)?;
         let stderr = self.streams.claim(numbers.stderr)?;
         let mut carriers = Vec::new();
-        let mut stdio = Stdio3 { stdin: Stdio::null(), stdout: Stdio::null(), stderr: Stdio::null() };
+        let mut standard = Stdio3 { stdin: Stdio::null(), stdout: Stdio::null(), stderr: Stdio::null() };
         if numbers.terminal {
             carriers.extend(stdin.map(Carrier::TerminalIn));
             carriers.extend(stdout.map(Carrier::TerminalOut));
             let console = ConsoleSocket::listen(self.scratch_file(id, "console.sock"))?;
-            return Ok(Attachments { stdio, console: Some(console), carriers });
+            return Ok(Attachments { stdio: standard, console: Some(console), carriers });
         }
         if let Some(connection) = stdin {
             let (read, sink) = streams::input_pipe()?;
-            stdio.stdin = read.into();
+            standard.stdin = read.into();
             carriers.push(Carrier::In(connection, sink));
         }
-        for (connection, slot) in [(stdout, &mut stdio.stdout), (stderr, &mut stdio.stderr)] {
+        for (connection, slot) in [(stdout, &mut standard.stdout), (stderr, &mut standard.stderr)] {
             if let Some(connection) = connection {
                 let (source, write) = streams::output_pipe()?;
                 *slot = write.into();
                 carriers.push(Carrier::Out(source, connection));
             }
         }
-        Ok(Attachments { stdio, console: None, carriers })
+        Ok(Attachments { stdio: standard, console: None, carriers })
     }
 
     /// Starts a container's first process.

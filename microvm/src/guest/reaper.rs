@@ -50,7 +50,7 @@ impl Ending {
 const LOST: Exit = Exit { status: 255, unix_nanos: 0 };
 
 /// An exit that nobody has asked for is kept so long: a process can end before its maker has told its number.
-const UNCLAIMED_FOR: Duration = Duration::from_secs(60);
+const UNCLAIMED_FOR: Duration = Duration::from_mins(1);
 
 #[derive(Default)]
 struct State {

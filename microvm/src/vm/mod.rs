@@ -114,12 +114,11 @@ impl Machine {
     ) -> Result<Self, VmError> {
         let directory = config.sandbox_directory(id);
         let own = directory.join("netns");
-        let namespace = match namespace {
-            Some(path) => path.to_owned(),
-            None => {
-                network::make_namespace(&own)?;
-                own
-            }
+        let namespace = if let Some(path) = namespace {
+            path.to_owned()
+        } else {
+            network::make_namespace(&own)?;
+            own
         };
         let mut note = |name: &str, child: &Child| {
             record.programs.extend(child.id().and_then(|pid| ProcessRef::of(name, i32::try_from(pid).ok()?)));

@@ -28,7 +28,7 @@ pub fn bind(source: &Path, target: &Path, read_only: bool) -> Result<(), Errno> 
     mount(NONE, target, NONE, MsFlags::MS_SLAVE | MsFlags::MS_REC, NONE)
 }
 
-/// Takes a detached copy of a tree of mounts, open_tree(2).
+/// Takes a detached copy of a tree of mounts, `open_tree(2)`.
 fn open_tree(source: &Path) -> Result<OwnedFd, Errno> {
     const OPEN_TREE_CLONE: libc::c_uint = 1;
     let flags = OPEN_TREE_CLONE | (libc::O_CLOEXEC | libc::AT_RECURSIVE).cast_unsigned();
@@ -41,7 +41,7 @@ fn open_tree(source: &Path) -> Result<OwnedFd, Errno> {
     Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
 }
 
-/// Makes every mount of a tree read-only, mount_setattr(2).
+/// Makes every mount of a tree read-only, `mount_setattr(2)`.
 fn set_read_only(tree: &OwnedFd) -> Result<(), Errno> {
     // `struct mount_attr`: attributes to set, to clear, propagation, user namespace.
     let attributes: [u64; 4] = [libc::MOUNT_ATTR_RDONLY, 0, 0, 0];
@@ -59,7 +59,7 @@ fn set_read_only(tree: &OwnedFd) -> Result<(), Errno> {
     Errno::result(result).map(drop)
 }
 
-/// Gives a detached tree its place, move_mount(2).
+/// Gives a detached tree its place, `move_mount(2)`.
 fn move_mount(tree: &OwnedFd, target: &Path) -> Result<(), Errno> {
     const MOVE_MOUNT_F_EMPTY_PATH: libc::c_uint = 4;
     let result = target.with_nix_path(|path| {

@@ -255,10 +255,10 @@ async fn describe(handle: &Handle, pod: &LinkMessage) -> Result<SetNetworkReques
         for attribute in &message.attributes {
             match attribute {
                 NeighbourAttribute::Destination(NeighbourAddress::Inet(ip)) => {
-                    neighbour.ip = octets((*ip).into())
+                    neighbour.ip = octets((*ip).into());
                 }
                 NeighbourAttribute::Destination(NeighbourAddress::Inet6(ip)) => {
-                    neighbour.ip = octets((*ip).into())
+                    neighbour.ip = octets((*ip).into());
                 }
                 NeighbourAttribute::LinkLayerAddress(mac) => neighbour.mac.clone_from(mac),
                 _ => {}

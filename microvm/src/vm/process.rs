@@ -16,6 +16,10 @@ use tokio::process::{Child, Command};
 
 /// A process that is the same one later: its number is reused, the number and the start time together are not.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(
+    clippy::unsafe_derive_deserialize,
+    reason = "no invariant of the fields is what the unsafe calls rely on"
+)]
 pub struct ProcessRef {
     /// What it is, for people.
     pub name: String,

@@ -66,8 +66,9 @@ fn start_kernel() -> Result<Vsock, VmError> {
     let device = OpenOptions::new().read(true).write(true).open(path).map_err(VmError::io("open", path))?;
     let mut cid = FIRST_CID + std::process::id() % (u32::MAX / 2);
     for _ in 0..CID_ATTEMPTS {
+        let wide = u64::from(cid);
         // SAFETY: the descriptor is open and the id lives across the call.
-        match unsafe { set_guest_cid(device.as_raw_fd(), &raw const *&u64::from(cid)) } {
+        match unsafe { set_guest_cid(device.as_raw_fd(), &raw const wide) } {
             Ok(_) => {
                 let descriptor = device.as_raw_fd();
                 return Ok(Vsock {
