@@ -4,14 +4,17 @@
     record.py dns           with dnsmasq and dig
     record.py kafka JARS    with a broker's jars in the folder JARS (Maven: org.apache.kafka:kafka_2.13 and kafka-tools with
                             what they depend on), a Java runtime, kcat and Python's kafka-python
+    record.py amqp          with rabbitmq-server and Python's pika
 
 Each recording is made by a relay between client and server on the loopback interface. It has a line for every piece
 that was relayed: the connection's number, `tcp` or `udp`, who sent it (`>` the client, `<` the server), and the bytes
 in hexadecimal. What was asked, and so what has to be found, is in the test that reads it.
 """
 
+import os
 import pathlib
 import select
+import signal
 import socket
 import subprocess
 import sys
@@ -225,8 +228,98 @@ auto.create.topics.enable=false
         broker.wait()
 
 
+def amqp():
+    with tempfile.TemporaryDirectory() as scratch:
+        amqp_in(pathlib.Path(scratch))
+
+
+def amqp_in(scratch):
+    import pika  # pylint: disable=import-outside-toplevel
+
+    (scratch / "rabbitmq.conf").write_text("listeners.tcp.1 = 127.0.0.1:15673\nheartbeat = 1\nframe_max = 4096\n")
+    (scratch / "enabled_plugins").write_text("[].\n")
+    environment = {
+        "PATH": "/usr/lib/rabbitmq/bin:/usr/sbin:/usr/bin:/bin", "HOME": str(scratch),
+        "RABBITMQ_NODENAME": "recording@localhost", "RABBITMQ_MNESIA_BASE": str(scratch), "RABBITMQ_LOG_BASE": str(scratch),
+        "RABBITMQ_CONFIG_FILE": str(scratch / "rabbitmq"), "RABBITMQ_ENABLED_PLUGINS_FILE": str(scratch / "enabled_plugins"),
+        "RABBITMQ_DIST_PORT": "15675", "ERL_EPMD_PORT": "15676", "ERL_EPMD_ADDRESS": "127.0.0.1",
+    }
+    server = subprocess.Popen(["/usr/lib/rabbitmq/bin/rabbitmq-server"], env=environment, start_new_session=True,
+                              stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        wait_for(15673)
+        relay = Relay(15672, 15673)
+
+        def connect(password="guest"):
+            credentials = pika.PlainCredentials("guest", password)
+            return pika.BlockingConnection(pika.ConnectionParameters("127.0.0.1", 15672, "/", credentials, heartbeat=1))
+
+        connection = connect()
+        channel = connection.channel()
+        channel.exchange_declare("shop", "topic")
+        channel.queue_declare("orders")
+        channel.queue_bind("orders", "shop", "order.*")
+        for number in range(3):
+            channel.basic_publish("shop", "order.new", b"o%d" % number)
+        # By the default exchange, with a body of several frames.
+        channel.basic_publish("", "orders", b"x" * 10_000)
+        channel.basic_publish("", "orders", b"")
+        channel.basic_qos(prefetch_count=10)
+        tags = [channel.basic_get("orders")[0].delivery_tag for _ in range(2)]
+        channel.basic_ack(tags[0])
+        channel.basic_nack(tags[1], requeue=False)
+        channel.basic_get("orders", auto_ack=True)
+        for method, _, body in channel.consume("orders", inactivity_timeout=2):
+            channel.basic_ack(method.delivery_tag)
+            if not body:
+                break
+        channel.cancel()
+        # Nothing is there any more.
+        channel.basic_get("orders")
+        channel.queue_purge("orders")
+        named = channel.queue_declare("", exclusive=True).method.queue
+        channel.basic_publish("", named, b"reply")
+        # Confirmed, refused as unroutable, and to an exchange that does not exist.
+        confirmed = connection.channel()
+        confirmed.confirm_delivery()
+        for number in range(2):
+            confirmed.basic_publish("shop", "order.new", b"c%d" % number)
+        try:
+            confirmed.basic_publish("shop", "nobody", b"lost", mandatory=True)
+        except pika.exceptions.UnroutableError:
+            pass
+        try:
+            confirmed.basic_publish("missing", "key", b"lost")
+        except pika.exceptions.ChannelClosedByBroker:
+            pass
+        failing = connection.channel()
+        try:
+            failing.queue_declare("missing", passive=True)
+        except pika.exceptions.ChannelClosedByBroker:
+            pass
+        transaction = connection.channel()
+        transaction.tx_select()
+        transaction.basic_publish("shop", "order.new", b"t")
+        transaction.tx_commit()
+        transaction.close()
+        channel.queue_delete("orders")
+        channel.exchange_delete("shop")
+        # Long enough for heartbeats.
+        connection.sleep(3)
+        connection.close()
+        try:
+            connect("wrong")
+        except pika.exceptions.AMQPConnectionError:
+            pass
+        relay.write("amqp-rabbitmq.txt", [f"RabbitMQ, pika {pika.__version__}"])
+    finally:
+        os.killpg(server.pid, signal.SIGTERM)
+        server.wait()
+        subprocess.run(["epmd", "-port", "15676", "-kill"], check=False, stdout=subprocess.DEVNULL)
+
+
 if __name__ == "__main__":
-    makers = {"dns": dns, "kafka": kafka}
+    makers = {"dns": dns, "kafka": kafka, "amqp": amqp}
     if len(sys.argv) < 2 or sys.argv[1] not in makers:
         sys.exit(__doc__)
     makers[sys.argv[1]](*sys.argv[2:])

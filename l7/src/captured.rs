@@ -11,6 +11,7 @@ use crate::{
 
 /// Every recording, and what is spoken in it.
 const RECORDINGS: &[(Protocol, &str)] = &[
+    (Protocol::Amqp, include_str!("../captures/amqp-rabbitmq.txt")),
     (Protocol::Dns, include_str!("../captures/dns-dnsmasq.txt")),
     (Protocol::Kafka, include_str!("../captures/kafka-3.9.1-java.txt")),
     (Protocol::Kafka, include_str!("../captures/kafka-3.9.1-librdkafka.txt")),

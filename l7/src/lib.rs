@@ -41,6 +41,7 @@
 #![forbid(unsafe_code)]
 #![warn(clippy::unwrap_used)]
 
+mod amqp;
 #[cfg(test)]
 mod captured;
 mod chunk;

@@ -3,7 +3,7 @@
 use crate::{
     Protocol,
     parser::Entry,
-    {dns, http1, http2, kafka, memcached, mysql, nats, postgres, redis, tls},
+    {amqp, dns, http1, http2, kafka, memcached, mysql, nats, postgres, redis, tls},
 };
 
 /// In the order in which they are asked: the first that is sure wins, so those with the strictest openings come first.
@@ -17,6 +17,7 @@ pub(crate) static TABLE: &[Entry] = &[
     nats::ENTRY,
     dns::ENTRY,
     kafka::ENTRY,
+    amqp::ENTRY,
     tls::ENTRY,
 ];
 

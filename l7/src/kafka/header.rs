@@ -3,7 +3,7 @@
 use crate::{
     kafka::{
         api::{self, API_VERSIONS, Api},
-        layout::{self, End, Found},
+        layout::{self, End, Found, Topic},
     },
     parser::{Guess, Opening, Sender},
 };
@@ -19,6 +19,9 @@ const NEWER: i16 = 3;
 
 /// Requests up to this size are wanted whole before a connection is taken for Kafka, bytes.
 const WHOLE_MAX: usize = 400;
+
+/// Longest topic name.
+const TOPIC_MAX: usize = 249;
 
 /// A request's header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -136,22 +139,39 @@ pub(super) fn looks(bytes: &[u8]) -> Looks {
         Err(End::Cut) => return missing,
         Err(_) => return Looks::No,
     };
-    let described = match body(&header).1 {
+    let (found, end) = body(&header);
+    let described = match end {
+        _ if !sensible(&found) => false,
         End::At(end) => header.body.len() == end && whole,
         End::Open => true,
-        End::Cut if !whole => {
-            if length <= WHOLE_MAX {
-                return Looks::Cut;
-            }
-            true
-        }
-        End::Cut | End::Bad => return Looks::No,
+        // Of a large one, mostly records, a topic must be there.
+        End::Cut if !whole && (length <= WHOLE_MAX || found.topic.is_none()) => return Looks::Cut,
+        End::Cut if !whole => true,
+        End::Cut | End::Bad => false,
     };
     match header.client {
         _ if !described => Looks::No,
         Some(name) if name.len() >= 2 => Looks::Request,
         _ => Looks::Perhaps(header.correlation),
     }
+}
+
+/// Whether what a body says can be meant.
+fn sensible(found: &Found<'_>) -> bool {
+    let topic = match found.topic {
+        Some(Topic::Name(name)) => is_topic(name),
+        _ => true,
+    };
+    topic
+        && found.acks.is_none_or(|acks| (-1..=1).contains(&acks))
+        && found.max_wait >= 0
+        && found.min_bytes >= 0
+}
+
+/// Whether a topic may have this name (Apache Kafka: `Topic.validate`).
+pub(super) fn is_topic(name: &[u8]) -> bool {
+    let plain = |b: &u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
+    name.len() <= TOPIC_MAX && name.iter().all(plain)
 }
 
 pub(super) fn identify(opening: &Opening<'_>) -> Guess {

@@ -52,9 +52,6 @@ const RESPONSE_BYTES_MAX: usize = 4096;
 /// How much longer than asked for a long poll may take, nanoseconds: timers and transport.
 const POLL_SLACK_NS: u64 = 100_000_000;
 
-/// Longest topic name (Apache Kafka: `Topic.MAX_NAME_LENGTH`).
-const TOPIC_MAX: usize = 249;
-
 /// What a request is about.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Subject {
@@ -279,9 +276,8 @@ fn subject(found: &Found<'_>, cx: &mut Context<'_>) -> Subject {
 }
 
 fn topic(name: &[u8], cx: &mut Context<'_>) -> Symbol {
-    let plain = |b: &u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
     match std::str::from_utf8(name) {
-        Ok(text) if name.len() <= TOPIC_MAX && name.iter().all(plain) => cx.name(NameKind::Destination, text),
+        Ok(text) if header::is_topic(name) => cx.name(NameKind::Destination, text),
         _ => cx.word("{}"),
     }
 }

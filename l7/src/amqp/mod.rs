@@ -1,0 +1,575 @@
+//! AMQP 0-9-1, as `RabbitMQ` speaks it.
+//!
+//! - A method that the server answers (`queue.declare`, `basic.get`, …) is an exchange until its answer; on one
+//!   channel answers come in order. With `no-wait` it is over at once.
+//! - `basic.publish` is over with the last byte of its message; on a channel in confirm mode with the server's
+//!   acknowledgement of it (`NACK` when it is refused). The server returns what cannot be routed: a `basic.return`
+//!   with its reply code.
+//! - `basic.deliver` is over with the last byte of its message. What the client says to it (`basic.ack`, `basic.nack`,
+//!   `basic.reject`) is an exchange of its own, over at once.
+//! - When the server closes a channel or the connection with an error, what waits there ends with the reply code;
+//!   with nothing waiting the close itself is the exchange.
+//!
+//! The resource is the queue, or else the exchange, or else the routing key; names that name one thing out of many
+//! become `{}`. Messages, headers and credentials go past by length.
+
+#[cfg(test)]
+mod tests;
+mod wire;
+
+use std::collections::{HashMap, VecDeque, hash_map::DefaultHasher};
+use std::hash::{Hash, Hasher};
+
+use crate::{
+    ErrorClass, NameKind, Protocol, Status, Symbol, Timestamp,
+    amqp::wire::{BODY, CONTENT, Frame, Id, METHOD, Method},
+    parser::{Context, Entry, Flow, Outcome, Parser, Request, Resource, Segment, Sender, Start, Transport},
+    pending::{Fifo, Next},
+    routes,
+    stream::{Framer, Head, Piece, Step},
+};
+
+/// Its line in the table.
+pub(crate) const ENTRY: Entry = Entry {
+    protocol: Protocol::Amqp,
+    transports: &[Transport::Stream],
+    identify: wire::identify,
+    start: |_: Start| Box::new(Amqp::default()),
+};
+
+/// Most bytes of a frame that are looked at: three names of 255 bytes, and what stands before them.
+const LOOKED_AT: usize = 1024;
+
+/// Most channels of a connection that are followed (`RabbitMQ`'s default `channel_max`, and the connection's own).
+const CHANNELS_MAX: usize = 2048;
+
+/// Most consumers of a channel whose queues are remembered.
+const CONSUMERS_MAX: usize = 64;
+
+#[derive(Clone, Copy, Debug)]
+struct Waiting {
+    request: Request,
+    replies: [Id; 2],
+}
+
+/// A message whose content is going by.
+#[derive(Clone, Copy, Debug)]
+struct Message {
+    request: Request,
+    what: What,
+    /// Bytes of the body that are to come; not known before the content header.
+    left: Option<u64>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum What {
+    Publish,
+    Deliver,
+    /// The answer to the request.
+    Got {
+        bytes: u64,
+    },
+    Return {
+        code: u16,
+    },
+}
+
+/// Publications that wait for their acknowledgement.
+#[derive(Debug, Default)]
+struct Confirms {
+    last: u64,
+    waiting: VecDeque<(u64, Request)>,
+}
+
+#[derive(Debug, Default)]
+struct Channel {
+    waiting: Fifo<Waiting>,
+    confirms: Option<Confirms>,
+    /// By sender.
+    messages: [Option<Message>; 2],
+    /// Hashes of consumers' tags, and their queues.
+    consumers: Vec<(u64, Symbol)>,
+}
+
+/// What a frame will do when its last byte is here.
+#[derive(Clone, Copy, Debug)]
+enum Effect {
+    Nothing,
+    Request { request: Request, replies: [Id; 2], no_wait: bool },
+    Reply { id: Id, names: u64 },
+    Begin(Message),
+    Got { message: bool },
+    Acknowledge { request: Request, tag: u64, multiple: bool, positive: bool },
+    Close { request: Request, connection: bool, code: u16 },
+    Content { body: u64 },
+    Body,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Passing {
+    channel: u16,
+    bytes: u64,
+    effect: Effect,
+}
+
+/// One direction.
+#[derive(Debug, Default)]
+struct Reader {
+    framer: Framer,
+    passing: Option<Passing>,
+    greeted: bool,
+}
+
+/// One connection.
+#[derive(Debug, Default)]
+struct Amqp {
+    /// By sender.
+    readers: [Reader; 2],
+    channels: HashMap<u16, Channel>,
+    scratch: String,
+}
+
+impl Parser for Amqp {
+    fn segment(&mut self, segment: &Segment<'_>, cx: &mut Context<'_>) -> Flow {
+        let from = segment.from;
+        let mut reader = std::mem::take(&mut self.readers[from as usize]);
+        let Reader { framer, passing, greeted } = &mut reader;
+        framer.segment(segment, LOOKED_AT, |piece| match piece {
+            Piece::Head(head) => match self.head(&head, from, greeted, cx) {
+                Ok((frame, effect)) => {
+                    let bytes = frame.length() as u64;
+                    *passing = Some(Passing { channel: frame.channel, bytes, effect });
+                    Step::Take(bytes)
+                }
+                Err(step) => step,
+            },
+            Piece::End { at } => {
+                if let Some(passing) = passing.take() {
+                    self.passed(&passing, from, at, cx);
+                }
+                Step::More
+            }
+            Piece::Gap => {
+                cx.gap();
+                *passing = None;
+                self.lost(from, cx);
+                Step::More
+            }
+        });
+        self.readers[from as usize] = reader;
+        Flow::Continue
+    }
+
+    fn close(&mut self, now: Timestamp, cx: &mut Context<'_>) {
+        let none = Outcome::none(now);
+        let mut numbers: Vec<u16> = self.channels.keys().copied().collect();
+        numbers.sort_unstable();
+        for number in numbers {
+            if let Some(mut channel) = self.channels.remove(&number) {
+                for message in channel.messages.iter_mut().filter_map(Option::take) {
+                    cx.emit(Protocol::Amqp, &message.request, &none);
+                }
+                channel.end(&none, cx);
+            }
+        }
+    }
+}
+
+impl Amqp {
+    /// Reads a frame's head.
+    fn head(
+        &mut self,
+        head: &Head<'_>,
+        from: Sender,
+        greeted: &mut bool,
+        cx: &mut Context<'_>,
+    ) -> Result<(Frame, Effect), Step> {
+        let lost = if head.last { Step::Lost } else { Step::More };
+        if head.resync && !wire::plausible(head.bytes).ok_or(lost)? {
+            return Err(Step::Lost);
+        }
+        if head.bytes.len() < wire::HEADER {
+            return Err(lost);
+        }
+        if head.bytes.starts_with(b"AMQP") && from == Sender::Client && !*greeted {
+            *greeted = true;
+            // The greeting is as long as a frame without a payload.
+            return Ok((Frame { kind: 0, channel: 0, size: 0 }, Effect::Nothing));
+        }
+        *greeted = true;
+        let frame = wire::frame(head.bytes).ok_or(Step::Lost)?;
+        let wanted = match frame.kind {
+            METHOD => frame.length().min(LOOKED_AT),
+            CONTENT => wire::HEADER + 12,
+            _ => wire::HEADER,
+        };
+        if head.bytes.len() < wanted && !head.last {
+            return Err(Step::More);
+        }
+        if !wire::ends(head.bytes, &frame) && frame.length() <= LOOKED_AT && frame.kind == METHOD {
+            return Err(Step::Lost);
+        }
+        let end = head.bytes.len().min(frame.length() - 1);
+        let payload = head.bytes.get(wire::HEADER..end).unwrap_or_default();
+        let effect = match frame.kind {
+            METHOD => match wire::method(payload) {
+                Some((method, _)) => self.method(&method, &frame, from, head.at, cx),
+                None if payload.len() < 4 => Effect::Nothing,
+                None => return Err(Step::Lost),
+            },
+            CONTENT => wire::body_size(payload).map_or(Effect::Nothing, |body| Effect::Content { body }),
+            BODY => Effect::Body,
+            _ => Effect::Nothing,
+        };
+        Ok((frame, effect))
+    }
+
+    fn method(
+        &mut self,
+        method: &Method<'_>,
+        frame: &Frame,
+        from: Sender,
+        start: Timestamp,
+        cx: &mut Context<'_>,
+    ) -> Effect {
+        let bytes = frame.length() as u64;
+        let mut request = |name, about: &[u8], cx: &mut Context<'_>| Request {
+            operation: cx.word(name),
+            resource: Resource::Name(self.name(about, cx)),
+            start,
+            bytes,
+        };
+        let message = |request, what| Effect::Begin(Message { request, what, left: None });
+        match (*method, from) {
+            (Method::Request { name, about, replies, no_wait }, Sender::Client) => {
+                Effect::Request { request: request(name, about, cx), replies, no_wait }
+            }
+            (Method::Reply { id, names }, Sender::Server) => Effect::Reply { id, names: hash(names) },
+            (Method::Publish { exchange, key }, Sender::Client) => {
+                let about = if exchange.is_empty() { key } else { exchange };
+                message(request("basic.publish", about, cx), What::Publish)
+            }
+            (Method::Deliver { consumer, exchange, key }, Sender::Server) => {
+                let tag = hash(consumer);
+                let channel = self.channels.get(&frame.channel);
+                let known = channel.and_then(|channel| {
+                    channel.consumers.iter().find(|(of, _)| *of == tag).map(|(_, queue)| *queue)
+                });
+                let mut request = |about: &[u8], cx: &mut Context<'_>| Request {
+                    operation: cx.word("basic.deliver"),
+                    resource: Resource::Name(known.unwrap_or_else(|| self.name(about, cx))),
+                    start,
+                    bytes,
+                };
+                message(request(if exchange.is_empty() { key } else { exchange }, cx), What::Deliver)
+            }
+            (Method::Got { message }, Sender::Server) => Effect::Got { message },
+            (Method::Return { code, exchange, key }, Sender::Server) => {
+                let about = if exchange.is_empty() { key } else { exchange };
+                message(request("basic.return", about, cx), What::Return { code })
+            }
+            (Method::Acknowledge { name, tag, multiple, positive }, _) => {
+                let request = request(name, &[], cx);
+                Effect::Acknowledge { request, tag, multiple, positive }
+            }
+            (Method::Close { connection, code }, _) => {
+                let name = if connection { "connection.close" } else { "channel.close" };
+                Effect::Close { request: request(name, &[], cx), connection, code }
+            }
+            _ => Effect::Nothing,
+        }
+    }
+
+    /// A frame went by.
+    fn passed(&mut self, passing: &Passing, from: Sender, at: Timestamp, cx: &mut Context<'_>) {
+        if matches!(passing.effect, Effect::Nothing) {
+            return;
+        }
+        if let Effect::Close { request, connection, code } = passing.effect {
+            return self.closing(&request, passing, from, connection, code, at, cx);
+        }
+        if let Effect::Reply { id: (10, 51) | (20, 41), .. } = passing.effect {
+            // close-ok: whatever else waits will not be answered.
+            self.reply(passing, (if passing.channel == 0 { 10 } else { 20 }, 0), 0, at, cx);
+            return;
+        }
+        if self.channels.len() >= CHANNELS_MAX && !self.channels.contains_key(&passing.channel) {
+            return cx.orphan();
+        }
+        let channel = self.channels.entry(passing.channel).or_default();
+        match passing.effect {
+            Effect::Request { request, replies, no_wait } => {
+                cx.message();
+                if no_wait {
+                    return cx.emit(Protocol::Amqp, &request, &over(at, 0));
+                }
+                let waiting = Waiting { request, replies };
+                if channel.waiting.push(waiting, cx.limits().pending_per_connection).is_some() {
+                    cx.not_understood();
+                }
+            }
+            Effect::Reply { id, names } => self.reply(passing, id, names, at, cx),
+            Effect::Got { message } => {
+                let id = (60, if message { 71 } else { 72 });
+                let Some(waiting) = channel.answered(id, cx) else { return cx.orphan() };
+                if message {
+                    let what = What::Got { bytes: passing.bytes };
+                    channel.begin(Message { request: waiting.request, what, left: None }, from, cx);
+                } else {
+                    cx.emit(Protocol::Amqp, &waiting.request, &over(at, passing.bytes));
+                }
+            }
+            Effect::Begin(message) => {
+                cx.message();
+                channel.begin(message, from, cx);
+            }
+            Effect::Content { body } => channel.content(from, body, passing.bytes, at, cx),
+            Effect::Body => channel.body(from, passing.bytes, at, cx),
+            Effect::Acknowledge { request, tag, multiple, positive } => {
+                if from == Sender::Client {
+                    cx.message();
+                    cx.emit(Protocol::Amqp, &request, &over(at, 0));
+                } else {
+                    channel.confirmed(tag, multiple, positive, passing.bytes, at, cx);
+                }
+            }
+            Effect::Close { .. } | Effect::Nothing => {}
+        }
+    }
+
+    fn reply(&mut self, passing: &Passing, id: Id, names: u64, at: Timestamp, cx: &mut Context<'_>) {
+        let Some(channel) = self.channels.get_mut(&passing.channel) else { return cx.orphan() };
+        let Some(waiting) = channel.answered(id, cx) else { return cx.orphan() };
+        cx.emit(Protocol::Amqp, &waiting.request, &over(at, passing.bytes));
+        match id {
+            // basic.consume-ok: the consumer's tag.
+            (60, 21) => {
+                if let Resource::Name(queue) = waiting.request.resource
+                    && channel.consumers.len() < CONSUMERS_MAX
+                {
+                    channel.consumers.push((names, queue));
+                }
+            }
+            (85, 11) => channel.confirms = Some(Confirms::default()),
+            // channel.close-ok, connection.close-ok.
+            (10 | 20, 0) => {
+                if let Some(mut channel) = self.channels.remove(&passing.channel) {
+                    channel.end(&Outcome::none(at), cx);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    #[allow(clippy::too_many_arguments)] // One frame's facts.
+    fn closing(
+        &mut self,
+        request: &Request,
+        passing: &Passing,
+        from: Sender,
+        connection: bool,
+        code: u16,
+        at: Timestamp,
+        cx: &mut Context<'_>,
+    ) {
+        if from == Sender::Client {
+            cx.message();
+            let id = (if connection { 10 } else { 20 }, 0);
+            let waiting = Waiting { request: *request, replies: [id; 2] };
+            let channel = self.channels.entry(passing.channel).or_default();
+            if channel.waiting.push(waiting, cx.limits().pending_per_connection).is_some() {
+                cx.not_understood();
+            }
+            return;
+        }
+        let (status, error) = outcome(code);
+        let outcome = Outcome { status, error, end: at, bytes: passing.bytes };
+        let mut ended = false;
+        if connection {
+            let mut numbers: Vec<u16> = self.channels.keys().copied().collect();
+            numbers.sort_unstable();
+            for mut channel in numbers.iter().filter_map(|number| self.channels.remove(number)) {
+                ended |= channel.end(&outcome, cx);
+            }
+        } else if let Some(mut channel) = self.channels.remove(&passing.channel) {
+            ended = channel.end(&outcome, cx);
+        }
+        if !ended {
+            cx.message();
+            cx.emit(Protocol::Amqp, request, &outcome);
+        }
+    }
+
+    /// Bytes of one end are missing.
+    fn lost(&mut self, from: Sender, cx: &mut Context<'_>) {
+        for channel in self.channels.values_mut() {
+            if channel.messages[from as usize].take().is_some() {
+                cx.not_understood();
+            }
+            // Publications are not numbered any more, or their acknowledgements are missing.
+            for _ in channel.confirms.take().into_iter().flat_map(|confirms| confirms.waiting) {
+                cx.not_understood();
+            }
+            while from == Sender::Server && channel.waiting.drain_one().is_some() {
+                cx.not_understood();
+            }
+        }
+    }
+
+    fn name(&mut self, name: &[u8], cx: &mut Context<'_>) -> Symbol {
+        // Names that servers make up.
+        for (prefix, text) in
+            [(b"amq.gen-".as_slice(), "amq.gen-{}"), (b"amq.rabbitmq.reply-to", "amq.rabbitmq.reply-to")]
+        {
+            if name.starts_with(prefix) {
+                return cx.word(text);
+            }
+        }
+        if name.is_empty() {
+            return Symbol::NONE;
+        }
+        routes::template(name, &mut self.scratch);
+        cx.name(NameKind::Destination, &self.scratch)
+    }
+}
+
+impl Channel {
+    /// Takes the request that this method answers; those before it were not answered.
+    fn answered(&mut self, id: Id, cx: &mut Context<'_>) -> Option<Waiting> {
+        loop {
+            match self.waiting.pop()? {
+                Next::Waiting(waiting) if waiting.replies.contains(&id) => return Some(waiting),
+                Next::Waiting(_) => cx.not_understood(),
+                Next::Forgotten => {}
+            }
+        }
+    }
+
+    fn begin(&mut self, message: Message, from: Sender, cx: &mut Context<'_>) {
+        if self.messages[from as usize].replace(message).is_some() {
+            cx.not_understood();
+        }
+    }
+
+    fn content(&mut self, from: Sender, body: u64, bytes: u64, at: Timestamp, cx: &mut Context<'_>) {
+        if let Some(message) = &mut self.messages[from as usize] {
+            message.left = Some(body);
+            message.add(bytes);
+            self.whole(from, at, cx);
+        }
+    }
+
+    fn body(&mut self, from: Sender, bytes: u64, at: Timestamp, cx: &mut Context<'_>) {
+        if let Some(message) = &mut self.messages[from as usize] {
+            let payload = bytes.saturating_sub(wire::HEADER as u64 + 1);
+            message.left = message.left.map(|left| left.saturating_sub(payload));
+            message.add(bytes);
+            self.whole(from, at, cx);
+        }
+    }
+
+    /// Ends a message when all of it is here.
+    fn whole(&mut self, from: Sender, at: Timestamp, cx: &mut Context<'_>) {
+        let slot = &mut self.messages[from as usize];
+        let Some(message) = slot.take_if(|message| message.left == Some(0)) else { return };
+        let request = message.request;
+        match message.what {
+            What::Publish => {
+                if let Some(confirms) = &mut self.confirms {
+                    confirms.last += 1;
+                    confirms.waiting.push_back((confirms.last, request));
+                    if confirms.waiting.len() > cx.limits().pending_per_connection {
+                        confirms.waiting.pop_front();
+                        cx.not_understood();
+                    }
+                } else {
+                    cx.emit(Protocol::Amqp, &request, &over(at, 0));
+                }
+            }
+            What::Deliver => cx.emit(Protocol::Amqp, &request, &over(at, 0)),
+            What::Got { bytes } => cx.emit(Protocol::Amqp, &request, &over(at, bytes)),
+            What::Return { code } => {
+                let (status, error) = outcome(code);
+                cx.emit(Protocol::Amqp, &request, &Outcome { status, error, end: at, bytes: 0 });
+            }
+        }
+    }
+
+    /// The server acknowledges a publication, or all up to it.
+    fn confirmed(
+        &mut self,
+        tag: u64,
+        multiple: bool,
+        positive: bool,
+        bytes: u64,
+        at: Timestamp,
+        cx: &mut Context<'_>,
+    ) {
+        let Some(confirms) = &mut self.confirms else { return };
+        let mut outcome = over(at, bytes);
+        if !positive {
+            outcome.status = Status::Word(cx.word("NACK"));
+            outcome.error = ErrorClass::Server;
+        }
+        if multiple {
+            // 0 is all.
+            while confirms.waiting.front().is_some_and(|(of, _)| tag == 0 || *of <= tag) {
+                if let Some((_, request)) = confirms.waiting.pop_front() {
+                    cx.emit(Protocol::Amqp, &request, &outcome);
+                }
+            }
+        } else if let Ok(at) = confirms.waiting.binary_search_by_key(&tag, |(of, _)| *of)
+            && let Some((_, request)) = confirms.waiting.remove(at)
+        {
+            cx.emit(Protocol::Amqp, &request, &outcome);
+        }
+    }
+
+    /// Everything that waits ends so; whether anything did.
+    fn end(&mut self, outcome: &Outcome, cx: &mut Context<'_>) -> bool {
+        let mut ended = false;
+        for message in self.messages.iter_mut().filter_map(Option::take) {
+            ended = true;
+            cx.emit(Protocol::Amqp, &message.request, outcome);
+        }
+        while let Some(waiting) = self.waiting.drain_one() {
+            ended = true;
+            cx.emit(Protocol::Amqp, &waiting.request, outcome);
+        }
+        for (_, request) in self.confirms.take().into_iter().flat_map(|confirms| confirms.waiting) {
+            ended = true;
+            cx.emit(Protocol::Amqp, &request, outcome);
+        }
+        ended
+    }
+}
+
+impl Message {
+    fn add(&mut self, bytes: u64) {
+        match &mut self.what {
+            What::Got { bytes: of } => *of += bytes,
+            _ => self.request.bytes += bytes,
+        }
+    }
+}
+
+fn over(at: Timestamp, bytes: u64) -> Outcome {
+    Outcome { status: Status::None, error: ErrorClass::None, end: at, bytes }
+}
+
+/// Reply codes (`amqp0-9-1.extended.xml`, constants).
+fn outcome(code: u16) -> (Status, ErrorClass) {
+    let error = match code {
+        200 => ErrorClass::None,
+        // CONNECTION-FORCED, RESOURCE-ERROR, INTERNAL-ERROR.
+        320 | 506 | 541 => ErrorClass::Server,
+        _ => ErrorClass::Client,
+    };
+    (Status::Code(u32::from(code)), error)
+}
+
+fn hash(text: &[u8]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    text.hash(&mut hasher);
+    hasher.finish()
+}

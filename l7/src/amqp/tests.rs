@@ -1,0 +1,337 @@
+//! Conversations as clients and servers have them, whole, cut and mutated, and bytes that are none.
+
+use crate::{
+    Connection, Direction, Protocol, ScopeId, Side, Transport, captured,
+    parser::{Guess, Opening, Sender},
+    testing::{Random, Replay, Step, assert_same_at_every_cut, play},
+};
+
+const C: Direction = Direction::Egress;
+const S: Direction = Direction::Ingress;
+
+fn connection() -> Connection {
+    Connection::new(ScopeId(0))
+}
+
+fn frame(kind: u8, channel: u16, payload: &[u8]) -> Vec<u8> {
+    let size = u32::try_from(payload.len()).expect("short");
+    [&[kind], &channel.to_be_bytes()[..], &size.to_be_bytes(), payload, &[0xce]].concat()
+}
+
+fn method(channel: u16, class: u16, number: u16, arguments: &[u8]) -> Vec<u8> {
+    frame(1, channel, &[&class.to_be_bytes()[..], &number.to_be_bytes(), arguments].concat())
+}
+
+fn text(text: &str) -> Vec<u8> {
+    [&[u8::try_from(text.len()).expect("short")], text.as_bytes()].concat()
+}
+
+/// A content header and a body in frames of at most 100 bytes.
+fn content(channel: u16, body: &[u8]) -> Vec<u8> {
+    let mut header = vec![0, 60, 0, 0];
+    header.extend((body.len() as u64).to_be_bytes());
+    header.extend([0, 0]);
+    let mut all = frame(2, channel, &header);
+    body.chunks(100).for_each(|part| all.extend(frame(3, channel, part)));
+    all
+}
+
+fn publish(channel: u16, exchange: &str, key: &str, body: &[u8]) -> Vec<u8> {
+    let arguments = [&[0, 0][..], &text(exchange), &text(key), &[0]].concat();
+    [method(channel, 60, 40, &arguments), content(channel, body)].concat()
+}
+
+fn declare(channel: u16, queue: &str, bits: u8) -> Vec<u8> {
+    method(channel, 50, 10, &[&[0, 0][..], &text(queue), &[bits], &[0; 4]].concat())
+}
+
+fn declared(channel: u16, queue: &str) -> Vec<u8> {
+    method(channel, 50, 11, &[&text(queue)[..], &[0; 8]].concat())
+}
+
+fn consume(channel: u16, queue: &str, tag: &str) -> Vec<u8> {
+    method(channel, 60, 20, &[&[0, 0][..], &text(queue), &text(tag), &[0], &[0; 4]].concat())
+}
+
+fn deliver(channel: u16, tag: &str, key: &str, body: &[u8]) -> Vec<u8> {
+    let arguments = [&text(tag)[..], &[0, 0, 0, 0, 0, 0, 0, 1, 0], &text(""), &text(key)].concat();
+    [method(channel, 60, 60, &arguments), content(channel, body)].concat()
+}
+
+fn acknowledge(channel: u16, number: u16, tag: u8, multiple: u8) -> Vec<u8> {
+    method(channel, 60, number, &[0, 0, 0, 0, 0, 0, 0, tag, multiple])
+}
+
+fn close(channel: u16, class: u16, code: u16) -> Vec<u8> {
+    let number = if class == 10 { 50 } else { 40 };
+    method(channel, class, number, &[&code.to_be_bytes()[..], &text("NOT_FOUND"), &[0; 4]].concat())
+}
+
+const GREETING: &[u8] = b"AMQP\0\0\x09\x01";
+
+fn conversation() -> (Vec<Step>, Vec<&'static str>) {
+    let steps = vec![
+        (C, GREETING.to_vec()),
+        (S, method(0, 10, 10, &[0, 9, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0])),
+        (C, method(0, 10, 11, &[0; 11])),
+        (S, method(0, 10, 30, &[0; 8])),
+        (C, [method(0, 10, 31, &[0; 8]), method(0, 10, 40, b"\x01/\0\0")].concat()),
+        (S, method(0, 10, 41, &[0])),
+        (C, [method(1, 20, 10, &[0]), method(2, 20, 10, &[0])].concat()),
+        (S, [method(2, 20, 11, &[0; 4]), method(1, 20, 11, &[0; 4])].concat()),
+        (C, [declare(1, "orders", 0), consume(1, "orders", ""), declare(1, "quiet", 16)].concat()),
+        (S, [declared(1, "orders"), method(1, 60, 21, &text("ctag1")), frame(8, 0, &[])].concat()),
+        (C, publish(1, "", "orders", &[b'x'; 250])),
+        (C, publish(1, "shop", "order.new", b"")),
+        (S, deliver(1, "ctag1", "some.key", &[b'x'; 250])),
+        (C, [acknowledge(1, 80, 1, 0), frame(8, 0, &[])].concat()),
+        // Channel 2 confirms.
+        (C, method(2, 85, 10, &[0])),
+        (S, method(2, 85, 11, &[])),
+        (
+            C,
+            [
+                publish(2, "shop", "a", b"1"),
+                publish(2, "", "b", b"2"),
+                publish(2, "", "amq.gen-Xy1", b"3"),
+                publish(2, "", "d", b"4"),
+            ]
+            .concat(),
+        ),
+        (S, [acknowledge(2, 80, 2, 1), acknowledge(2, 120, 3, 0)].concat()),
+        (S, close(2, 20, 404)),
+        (C, method(2, 20, 41, &[])),
+        // Nothing waits on channel 3 when it is closed.
+        (C, method(3, 20, 10, &[0])),
+        (S, [method(3, 20, 11, &[0; 4]), close(3, 20, 406)].concat()),
+        (C, close(0, 10, 200)),
+        (S, method(0, 10, 51, &[])),
+    ];
+    let expected = vec![
+        "connection.start-ok  - None 23/20",
+        "connection.open  - None 16/13",
+        "channel.open  - None 13/16",
+        "channel.open  - None 13/16",
+        "queue.declare quiet - None 25/0",
+        "queue.declare orders - None 26/27",
+        "basic.consume orders - None 27/18",
+        "basic.publish orders - None 319/0",
+        "basic.publish shop - None 52/0",
+        "basic.deliver orders - None 333/0",
+        "basic.ack  - None 21/0",
+        "confirm.select  - None 13/12",
+        "basic.publish shop - None 53/21",
+        "basic.publish b - None 49/21",
+        "basic.publish amq.gen-{} NACK Server 59/21",
+        "basic.publish d 404 Client 49/28",
+        "channel.open  - None 13/16",
+        "channel.close  406 Client 28/28",
+        "connection.close  - None 28/12",
+    ];
+    (steps, expected)
+}
+
+#[test]
+fn methods_messages_and_confirmations_are_paired() {
+    let (steps, expected) = conversation();
+    let expected: Vec<String> = expected.iter().map(|line| format!("Client {line}")).collect();
+    assert_eq!(play(connection(), &steps), expected);
+    assert_same_at_every_cut(connection, &steps, &expected);
+}
+
+#[test]
+fn what_pika_and_rabbitmq_say_is_understood() {
+    let lines = captured::lines(include_str!("../../captures/amqp-rabbitmq.txt"), Protocol::Amqp);
+    let expected = [
+        "connection.start-ok  - None 328/20",
+        "connection.open  - None 16/13",
+        "channel.open  - None 13/16",
+        "exchange.declare shop - None 30/12",
+        "queue.declare orders - None 26/27",
+        "queue.bind orders - None 39/12",
+        "basic.publish shop - None 62/0",
+        "basic.publish shop - None 62/0",
+        "basic.publish shop - None 62/0",
+        "basic.publish orders - None 10069/0",
+        "basic.publish orders - None 45/0",
+        "basic.qos  - None 19/12",
+        "basic.get orders - None 22/72",
+        "basic.get orders - None 22/72",
+        "basic.ack  - None 21/0",
+        "basic.nack  - None 21/0",
+        "basic.get orders - None 22/72",
+        "basic.consume orders - None 65/51",
+        "basic.deliver orders - None 10114/0",
+        "basic.deliver orders - None 90/0",
+        "basic.ack  - None 21/0",
+        "basic.ack  - None 21/0",
+        "basic.cancel  - None 52/51",
+        "basic.get orders - None 22/13",
+        "queue.purge orders - None 22/16",
+        "queue.declare  - None 20/51",
+        "basic.publish amq.gen-{} - None 82/0",
+        "channel.open  - None 13/16",
+        "confirm.select  - None 13/12",
+        "basic.publish shop - None 62/21",
+        "basic.publish shop - None 62/21",
+        "basic.return shop 312 Client 69/0",
+        "basic.publish shop - None 61/21",
+        "basic.publish missing 404 Client 61/65",
+        "channel.open  - None 13/16",
+        "queue.declare missing 404 Client 27/62",
+        "channel.open  - None 13/16",
+        "tx.select  - None 12/12",
+        "basic.publish shop - None 61/0",
+        "tx.commit  - None 12/12",
+        "channel.close  - None 34/12",
+        "queue.delete orders - None 22/16",
+        "exchange.delete shop - None 20/12",
+        "channel.close  - None 34/12",
+        "connection.close  - None 34/12",
+        // A wrong password.
+        "connection.start-ok  403 Client 328/127",
+    ];
+    assert_eq!(lines, expected);
+}
+
+#[test]
+fn what_is_not_answered_ends_with_the_connection() {
+    let mut replay = Replay::new(connection());
+    replay.egress(GREETING);
+    replay.egress(&declare(1, "orders", 0));
+    replay.egress(&publish(1, "", "orders", &[0; 500])[..200]);
+    replay.close();
+    assert_eq!(
+        replay.lines(),
+        ["Client basic.publish orders - NoResponse 153/0", "Client queue.declare orders - NoResponse 26/0"]
+    );
+    // A connection that the server closes ends what waits on every channel.
+    let mut replay = Replay::new(connection());
+    replay.egress(&[declare(1, "a", 0), declare(2, "b", 0)].concat());
+    replay.ingress(&close(0, 10, 320));
+    replay.close();
+    assert_eq!(
+        replay.lines(),
+        ["Client queue.declare a 320 Server 21/28", "Client queue.declare b 320 Server 21/28"]
+    );
+}
+
+#[test]
+fn bodies_need_not_be_captured() {
+    let message = publish(1, "shop", "k", &[7; 100]);
+    let mut replay = Replay::new(connection());
+    replay.egress(GREETING);
+    replay.part(C, &message[..message.len() - 60], message.len() as u64);
+    replay.egress(&publish(1, "shop", "k", b""));
+    replay.close();
+    assert_eq!(
+        replay.lines(),
+        ["Client basic.publish shop - None 152/0", "Client basic.publish shop - None 44/0"]
+    );
+}
+
+#[test]
+fn after_a_loss_nothing_is_paired_that_is_not_sure() {
+    let mut replay = Replay::new(connection());
+    replay.egress(GREETING);
+    replay.egress(&method(1, 85, 10, &[0]));
+    replay.ingress(&method(1, 85, 11, &[]));
+    replay.egress(&[publish(1, "shop", "k", b"1"), declare(1, "orders", 0)].concat());
+    replay.lose(S, 21);
+    replay.ingress(b"the rest of a message\xce");
+    replay.ingress(&acknowledge(1, 80, 1, 0));
+    replay.egress(&declare(1, "orders", 0));
+    replay.ingress(&declared(1, "orders"));
+    replay.lose(C, 300);
+    replay.egress(b"\x01\x00\x01\x00\x00\x00\x05 the middle of a body");
+    replay.egress(&declare(1, "orders", 0));
+    replay.ingress(&declared(1, "orders"));
+    replay.close();
+    assert_eq!(
+        replay.lines(),
+        [
+            "Client confirm.select  - None 13/12",
+            "Client queue.declare orders - None 26/27",
+            "Client queue.declare orders - None 26/27"
+        ]
+    );
+    let tally = replay.engine.tally();
+    assert_eq!((tally.not_understood, tally.gaps), (2, 2));
+}
+
+fn identify(bytes: &[u8]) -> Guess {
+    let total = bytes.len() as u64;
+    super::wire::identify(&Opening { transport: Transport::Stream, bytes, total, first: true, peer: &[] })
+}
+
+#[test]
+fn both_ends_are_recognised_also_in_the_middle() {
+    let messages = [
+        (GREETING.to_vec(), Sender::Client),
+        (declare(1, "orders", 0), Sender::Client),
+        (declared(1, "orders"), Sender::Server),
+        (method(0, 10, 10, &[0, 9, 0, 0, 0, 0]), Sender::Server),
+        (deliver(1, "ctag1", "k", b"x"), Sender::Server),
+    ];
+    for (bytes, sender) in messages {
+        assert_eq!(identify(&bytes), Guess::Yes(sender));
+        // The first frame, cut.
+        let end = if bytes.starts_with(b"AMQP") { 8 } else { 8 + usize::from(bytes[6]) };
+        for cut in 1..end {
+            assert_eq!(identify(&bytes[..cut]), Guess::More, "{cut}");
+        }
+        // Without its end octet, of another class, on something that is no frame.
+        for (at, byte) in [(end - 1, 0xcd), (7, 11), (0, 7)] {
+            let mut bad = bytes.clone();
+            bad[at] = byte;
+            assert_ne!(identify(&bad), Guess::Yes(sender), "{at}");
+        }
+    }
+    // AMQP 1.0 is another protocol.
+    assert_eq!(identify(b"AMQP\0\x01\0\0"), Guess::No);
+    assert_eq!(identify(b"AMQP\x03\x01\0\0"), Guess::No);
+}
+
+#[test]
+fn random_bytes_are_never_amqp() {
+    let mut random = Random(3);
+    for round in 0..300_000_u32 {
+        let length = 8 + random.below(60);
+        let mut bytes = random.bytes(length);
+        if round % 2 == 0 {
+            bytes[0] = 1;
+            bytes[3..7].copy_from_slice(&u32::try_from(length - 8).expect("small").to_be_bytes());
+            bytes[7] = 0;
+        }
+        assert!(!matches!(identify(&bytes), Guess::Yes(_)), "{bytes:?}");
+    }
+}
+
+#[test]
+fn mutations_and_losses_do_no_harm() {
+    let (steps, _) = conversation();
+    for seed in 0..3_000 {
+        let mut random = Random(seed);
+        let side = if random.below(2) == 0 { Side::Client } else { Side::Server };
+        let mut replay = Replay::new(if random.below(2) == 0 {
+            connection()
+        } else {
+            Connection::known(ScopeId(0), Transport::Stream, Protocol::Amqp, side).expect("amqp")
+        });
+        for _ in 0..2 {
+            for (way, bytes) in &steps {
+                let mut bytes = bytes.clone();
+                for _ in 0..random.below(3) {
+                    let at = random.below(bytes.len().min(80));
+                    bytes[at] = random.bytes(1)[0];
+                }
+                if random.below(12) == 0 {
+                    replay.lose(*way, random.next() % 100);
+                }
+                let cut = if random.below(4) == 0 { random.below(bytes.len()) } else { bytes.len() };
+                replay.part(*way, &bytes[..cut], bytes.len() as u64);
+            }
+        }
+        replay.close();
+    }
+}

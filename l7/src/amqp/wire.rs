@@ -1,0 +1,324 @@
+//! AMQP 0-9-1 on the wire: frames and methods (`amqp0-9-1.extended.xml`), and: is this AMQP?
+
+use crate::parser::{Guess, Opening, Sender};
+
+/// What a client says first.
+const GREETING: &[u8; 8] = b"AMQP\0\0\x09\x01";
+
+/// Before a frame's payload: type, channel, size.
+pub(super) const HEADER: usize = 7;
+
+/// Largest frame believed, bytes; RabbitMQ's own limit is 128 KiB unless it is set.
+const FRAME_MAX: usize = 16 << 20;
+
+/// Behind every frame.
+const FRAME_END: u8 = 0xce;
+
+/// Kinds of frames.
+pub(super) const METHOD: u8 = 1;
+pub(super) const CONTENT: u8 = 2;
+pub(super) const BODY: u8 = 3;
+const HEARTBEAT: u8 = 8;
+
+/// A frame's header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Frame {
+    pub(super) kind: u8,
+    pub(super) channel: u16,
+    /// Of the payload, bytes.
+    pub(super) size: usize,
+}
+
+impl Frame {
+    /// The whole frame, bytes.
+    pub(super) fn length(&self) -> usize {
+        HEADER + self.size + 1
+    }
+}
+
+/// Reads a frame's header; `None` when it is none. `bytes` has at least [`HEADER`] bytes.
+pub(super) fn frame(bytes: &[u8]) -> Option<Frame> {
+    let &[kind, c1, c0, s3, s2, s1, s0, ..] = bytes else { return None };
+    let channel = u16::from_be_bytes([c1, c0]);
+    let size = usize::try_from(u32::from_be_bytes([s3, s2, s1, s0])).ok()?;
+    let fits = match kind {
+        METHOD => size >= 4,
+        // Class, weight, size of the body, flags.
+        CONTENT => size >= 14 && channel > 0,
+        BODY => size > 0 && channel > 0,
+        HEARTBEAT => size == 0 && channel == 0,
+        _ => false,
+    };
+    (fits && size <= FRAME_MAX).then_some(Frame { kind, channel, size })
+}
+
+/// Whether a frame ends as frames do, when its end is there.
+pub(super) fn ends(bytes: &[u8], frame: &Frame) -> bool {
+    bytes.get(frame.length() - 1).is_none_or(|end| *end == FRAME_END)
+}
+
+/// The size of the body that a content header announces.
+pub(super) fn body_size(payload: &[u8]) -> Option<u64> {
+    payload.get(4..12)?.first_chunk().map(|bytes| u64::from_be_bytes(*bytes))
+}
+
+/// A method, by class and number.
+pub(super) type Id = (u16, u16);
+
+/// What a method says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Method<'a> {
+    /// A client's method that is answered by one of these, unless it asks for no answer.
+    Request { name: &'static str, about: &'a [u8], replies: [Id; 2], no_wait: bool },
+    /// The answer to one, with what it names: a consumer's tag, a queue.
+    Reply { id: Id, names: &'a [u8] },
+    /// A message from the client.
+    Publish { exchange: &'a [u8], key: &'a [u8] },
+    /// A message to the client.
+    Deliver { consumer: &'a [u8], exchange: &'a [u8], key: &'a [u8] },
+    /// The answer to `basic.get`: with a message, or without.
+    Got { message: bool },
+    /// A message that could not be routed.
+    Return { code: u16, exchange: &'a [u8], key: &'a [u8] },
+    /// The client acknowledges a delivery, or the server a publication.
+    Acknowledge { name: &'static str, tag: u64, multiple: bool, positive: bool },
+    /// `connection.close`, or of one channel.
+    Close { connection: bool, code: u16 },
+    /// Nothing to count.
+    Other,
+}
+
+/// A method's arguments, and whether they could be read to the end.
+struct Arguments<'a> {
+    bytes: &'a [u8],
+    complete: bool,
+}
+
+impl<'a> Arguments<'a> {
+    fn take(&mut self, count: usize) -> &'a [u8] {
+        if let Some((taken, rest)) = self.bytes.split_at_checked(count) {
+            self.bytes = rest;
+            return taken;
+        }
+        self.complete = false;
+        self.bytes = &[];
+        &[]
+    }
+
+    fn byte(&mut self) -> u8 {
+        self.take(1).first().copied().unwrap_or(0)
+    }
+
+    fn short(&mut self) -> u16 {
+        self.take(2).first_chunk().map_or(0, |bytes| u16::from_be_bytes(*bytes))
+    }
+
+    fn long_long(&mut self) -> u64 {
+        self.take(8).first_chunk().map_or(0, |bytes| u64::from_be_bytes(*bytes))
+    }
+
+    fn string(&mut self) -> &'a [u8] {
+        let length = usize::from(self.byte());
+        self.take(length)
+    }
+}
+
+/// Reads a method out of as much of its payload as is there; `None` when it is none.
+pub(super) fn method(payload: &[u8]) -> Option<(Method<'_>, bool)> {
+    let mut arguments = Arguments { bytes: payload, complete: true };
+    let id = (arguments.short(), arguments.short());
+    let found = arguments_of(id, &mut arguments)?;
+    Some((found, arguments.complete))
+}
+
+fn arguments_of<'a>(id: Id, from: &mut Arguments<'a>) -> Option<Method<'a>> {
+    let plain = |name, reply: u16| Method::Request {
+        name,
+        about: &[],
+        replies: [(id.0, reply), (id.0, reply)],
+        no_wait: false,
+    };
+    Some(match id {
+        // The client's answers to the server's challenges are followed by another, by tune or by close.
+        (10, 11) => Method::Request {
+            name: "connection.start-ok",
+            about: &[],
+            replies: [(10, 20), (10, 30)],
+            no_wait: false,
+        },
+        (10, 21) => Method::Request {
+            name: "connection.secure-ok",
+            about: &[],
+            replies: [(10, 20), (10, 30)],
+            no_wait: false,
+        },
+        (10, 40) => plain("connection.open", 41),
+        (10, 70) => plain("connection.update-secret", 71),
+        (10, 50) => Method::Close { connection: true, code: from.short() },
+        (10, 20 | 30 | 41 | 51 | 71)
+        | (20, 11 | 41)
+        | (40, 11 | 21 | 31 | 51)
+        | (50, 21 | 31 | 41 | 51)
+        | (85, 11)
+        | (90, 11 | 21 | 31) => Method::Reply { id, names: &[] },
+        (20, 10) => plain("channel.open", 11),
+        (20, 40) => Method::Close { connection: false, code: from.short() },
+        (10, 10 | 31 | 60 | 61) | (20, 20 | 21) | (60, 100) => Method::Other,
+        (40, 10 | 20 | 30 | 40) => exchange(id, from),
+        (50, 10 | 20 | 30 | 40 | 50) => queue(id, from),
+        (50, 11) => Method::Reply { id, names: from.string() },
+        (60, _) => basic(id, from)?,
+        (85, 10) => {
+            let no_wait = from.byte() & 1 != 0;
+            Method::Request { name: "confirm.select", about: &[], replies: [(85, 11); 2], no_wait }
+        }
+        (90, 10) => plain("tx.select", 11),
+        (90, 20) => plain("tx.commit", 21),
+        (90, 30) => plain("tx.rollback", 31),
+        _ => return None,
+    })
+}
+
+/// The class `exchange`.
+fn exchange<'a>(id: Id, from: &mut Arguments<'a>) -> Method<'a> {
+    from.short();
+    let about = from.string();
+    let (name, strings, reply, bit) = match id.1 {
+        10 => ("exchange.declare", 1, 11, 4),
+        20 => ("exchange.delete", 0, 21, 1),
+        30 => ("exchange.bind", 2, 31, 0),
+        _ => ("exchange.unbind", 2, 51, 0),
+    };
+    for _ in 0..strings {
+        from.string();
+    }
+    let no_wait = from.byte() >> bit & 1 != 0;
+    Method::Request { name, about, replies: [(40, reply); 2], no_wait }
+}
+
+/// The class `queue`.
+fn queue<'a>(id: Id, from: &mut Arguments<'a>) -> Method<'a> {
+    from.short();
+    let about = from.string();
+    let (name, strings, reply, bit) = match id.1 {
+        10 => ("queue.declare", 0, 11, Some(4)),
+        20 => ("queue.bind", 2, 21, Some(0)),
+        30 => ("queue.purge", 0, 31, Some(0)),
+        40 => ("queue.delete", 0, 41, Some(2)),
+        _ => ("queue.unbind", 2, 51, None),
+    };
+    for _ in 0..strings {
+        from.string();
+    }
+    let no_wait = bit.is_some_and(|bit| from.byte() >> bit & 1 != 0);
+    Method::Request { name, about, replies: [(50, reply); 2], no_wait }
+}
+
+/// The class `basic`.
+fn basic<'a>(id: Id, from: &mut Arguments<'a>) -> Option<Method<'a>> {
+    let acknowledge = |name, positive, from: &mut Arguments<'a>| {
+        let tag = from.long_long();
+        Method::Acknowledge { name, tag, multiple: from.byte() & 1 != 0, positive }
+    };
+    Some(match id.1 {
+        10 => Method::Request { name: "basic.qos", about: &[], replies: [(60, 11); 2], no_wait: false },
+        20 => {
+            from.short();
+            let about = from.string();
+            from.string();
+            let no_wait = from.byte() >> 3 & 1 != 0;
+            Method::Request { name: "basic.consume", about, replies: [(60, 21); 2], no_wait }
+        }
+        30 => {
+            from.string();
+            let no_wait = from.byte() & 1 != 0;
+            Method::Request { name: "basic.cancel", about: &[], replies: [(60, 31); 2], no_wait }
+        }
+        40 => {
+            from.short();
+            Method::Publish { exchange: from.string(), key: from.string() }
+        }
+        50 => {
+            let code = from.short();
+            from.string();
+            Method::Return { code, exchange: from.string(), key: from.string() }
+        }
+        60 => {
+            let consumer = from.string();
+            from.take(9);
+            Method::Deliver { consumer, exchange: from.string(), key: from.string() }
+        }
+        70 => {
+            from.short();
+            let about = from.string();
+            Method::Request { name: "basic.get", about, replies: [(60, 71), (60, 72)], no_wait: false }
+        }
+        71 => Method::Got { message: true },
+        72 => Method::Got { message: false },
+        80 => acknowledge("basic.ack", true, from),
+        90 => acknowledge("basic.reject", false, from),
+        110 => Method::Request { name: "basic.recover", about: &[], replies: [(60, 111); 2], no_wait: false },
+        120 => acknowledge("basic.nack", false, from),
+        21 => Method::Reply { id, names: from.string() },
+        11 | 31 | 111 => Method::Reply { id, names: &[] },
+        _ => return None,
+    })
+}
+
+/// Who sends a method, when only one end does.
+fn sender(payload: &[u8]) -> Option<Sender> {
+    match method(payload).filter(|(_, complete)| *complete)?.0 {
+        Method::Request { .. } | Method::Publish { .. } => Some(Sender::Client),
+        Method::Reply { id, .. } if id != (10, 51) && id != (20, 41) => Some(Sender::Server),
+        Method::Deliver { .. } | Method::Got { .. } | Method::Return { .. } => Some(Sender::Server),
+        Method::Other if payload.starts_with(&[0, 10, 0, 10]) => Some(Sender::Server),
+        _ => None,
+    }
+}
+
+pub(super) fn identify(opening: &Opening<'_>) -> Guess {
+    let bytes = opening.bytes;
+    let more = if opening.may_grow() { Guess::More } else { Guess::No };
+    if bytes.starts_with(GREETING) {
+        return Guess::Yes(Sender::Client);
+    }
+    if GREETING.starts_with(bytes) {
+        return more;
+    }
+    // A method whose class is one of these, on a channel that may be.
+    for (at, fits) in [
+        (0, (|b: u8| b == METHOD) as fn(u8) -> bool),
+        (3, |b| b == 0),
+        (4, |b| b == 0),
+        (7, |b| b == 0),
+        (8, |b| matches!(b, 10 | 20 | 40 | 50 | 60 | 85 | 90)),
+        (9, |b| b == 0),
+    ] {
+        match bytes.get(at) {
+            Some(&byte) if !fits(byte) => return Guess::No,
+            Some(_) => {}
+            None => return more,
+        }
+    }
+    let Some(frame) = frame(bytes) else { return Guess::No };
+    match bytes.get(HEADER..frame.length() - 1) {
+        Some(payload) if bytes.len() >= frame.length() => match sender(payload) {
+            Some(sender) if ends(bytes, &frame) => Guess::Yes(sender),
+            _ => Guess::No,
+        },
+        _ => more,
+    }
+}
+
+/// Whether a message may start here beyond doubt: a whole method that ends as it should, or a heartbeat.
+pub(super) fn plausible(bytes: &[u8]) -> Option<bool> {
+    if bytes.len() < HEADER {
+        return None;
+    }
+    let Some(frame) = frame(bytes).filter(|frame| matches!(frame.kind, METHOD | HEARTBEAT)) else {
+        return Some(false);
+    };
+    let payload = bytes.get(HEADER..frame.length() - 1)?;
+    let known = frame.kind == HEARTBEAT || method(payload).is_some_and(|(_, complete)| complete);
+    bytes.get(frame.length() - 1).map(|end| *end == FRAME_END && known)
+}
