@@ -53,7 +53,10 @@ fn the_agent_follows_the_workload_from_created_to_its_end() {
     double.set(ID, Status::RUNNING);
     let record = setup.reaches(ID, SandboxState::Watching);
     assert_eq!(record.channel.expect("channel").to_string(), "vsock://7:10260");
-    assert_eq!(record.containers.keys().map(|id| id.as_str()).collect::<Vec<_>>(), [ID]);
+    assert_eq!(
+        record.containers.keys().map(porthole_proto::registry::ContainerId::as_str).collect::<Vec<_>>(),
+        [ID]
+    );
 
     double.model().passing_delete_failures = 3;
     double.stop_all();

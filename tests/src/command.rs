@@ -76,7 +76,7 @@ fn finish(command: &mut Command, deadline: Duration, during_teardown: bool) -> R
         if let Some(status) = child.try_wait().with_context(|| format!("wait for `{line}`"))? {
             break Some(status);
         }
-        if start.elapsed() > deadline || (!during_teardown && interrupt::requested()) {
+        if start.elapsed() > deadline || (!during_teardown && interrupt::check().is_err()) {
             break None;
         }
         thread::sleep(Duration::from_millis(5));

@@ -18,7 +18,7 @@ use crate::{
     dist::Dist,
     exporter::{self, Exporter},
     footprint::{self, Footprint},
-    image,
+    image, interrupt,
     network::{Endpoint, Network},
     prometheus::Prometheus,
     sweep::{self, Scratch},
@@ -187,6 +187,7 @@ impl Environment {
 
     /// Removes all containers and insists that nothing is left but what the environment itself began with.
     pub fn finish(self) -> Result<()> {
+        interrupt::heed();
         self.remove_containers();
         self.wait_quiet(Duration::from_secs(30))?;
         let (mark, directory) = (self.scratch.mark().to_owned(), self.directory().to_owned());

@@ -11,6 +11,9 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 static REQUESTED: OnceLock<Arc<AtomicBool>> = OnceLock::new();
 
+/// Whether the end that was asked for is under way, which has waits of its own.
+static HEEDED: AtomicBool = AtomicBool::new(false);
+
 /// From now on the first SIGINT, SIGTERM or SIGHUP asks for an orderly end; a second one ends at once.
 pub fn install() -> Result<()> {
     let flag = REQUESTED.get_or_init(Arc::default);
@@ -28,9 +31,14 @@ pub fn requested() -> bool {
     REQUESTED.get().is_some_and(|flag| flag.load(Ordering::Relaxed))
 }
 
-/// An error when somebody asked for the end.
+/// From now on everything is being taken down: nothing is interrupted any more, but a second signal ends at once.
+pub fn heed() {
+    HEEDED.store(true, Ordering::Relaxed);
+}
+
+/// An error when somebody asked for the end and it is not under way yet.
 pub fn check() -> Result<()> {
-    if requested() {
+    if requested() && !HEEDED.load(Ordering::Relaxed) {
         bail!("interrupted");
     }
     Ok(())
