@@ -1,5 +1,7 @@
 //! Conversations and the exchanges they must give, however they are cut.
 
+use std::fmt::Write as _;
+
 use crate::{
     Connection,
     Direction::{self, Egress, Ingress},
@@ -579,8 +581,9 @@ fn after_a_hole_in_pipelined_requests_no_response_is_given_to_another() {
             let depth = 1 + random.below(16);
             for _ in 0..depth {
                 let status = ["200", "301", "404", "500"][random.below(4)];
-                requests.push_str(&format!("GET /s{status} HTTP/1.1\r\nHost: example\r\n\r\n"));
-                responses.push_str(&format!("HTTP/1.1 {status} X\r\nContent-Length: 5\r\n\r\nhello"));
+                write!(requests, "GET /s{status} HTTP/1.1\r\nHost: example\r\n\r\n").expect("a string grows");
+                write!(responses, "HTTP/1.1 {status} X\r\nContent-Length: 5\r\n\r\nhello")
+                    .expect("a string grows");
             }
             let cap = 30 + random.below(400);
             for (direction, text) in [(Ingress, &requests), (Egress, &responses)] {
