@@ -141,6 +141,34 @@ async fn an_ended_sandbox_stays_for_two_scrapes_and_in_the_totals_for_good() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_an_agent_says_last_is_counted() {
+    const SANDBOXES: u64 = 60;
+    let host = Host::new();
+    let exporter = host.start();
+    let mut sandboxes = Vec::new();
+    for number in 0..SANDBOXES {
+        let (id, socket) = (format!("shop-{number}"), host.socket(&number.to_string()));
+        let agent = TestAgent::start(&socket, 7).await;
+        agent.tell(vec![http(1, &id, "/", "200", 1, 1)]);
+        let companion = host.companion(&record(&id, "acme", "shop", &socket));
+        sandboxes.push((id, agent, companion));
+    }
+    exporter.wait_for_requests("shop", SANDBOXES).await;
+    // The last batch and the end of the connection come together.
+    for (id, agent, companion) in sandboxes {
+        agent.tell(vec![http(1, &id, "/", "200", 2, 1)]);
+        agent.stop().await;
+        companion.end();
+    }
+    wait_for("the ends of all", async || {
+        exporter.metrics().await.sum("porthole_sandboxes", &[("state", "watching")]) == 0.0
+    })
+    .await;
+    assert_eq!(exporter.requests("shop").await, 2 * SANDBOXES);
+    exporter.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_id_used_again_goes_on_under_the_same_labels() {
     let host = Host::new();
     let (first_socket, second_socket) = (host.socket("1"), host.socket("2"));

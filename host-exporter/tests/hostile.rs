@@ -97,6 +97,8 @@ async fn a_container_id_of_somebody_else_gets_no_name() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn endless_series_meet_the_tenants_budget_and_nobody_elses() {
+    #[allow(clippy::cast_precision_loss, reason = "a few thousand")]
+    const ALL: f64 = SANDBOX_SERIES_MAX as f64;
     let host = Host::new();
     let (flood_socket, calm_socket) = (host.socket("f"), host.socket("c"));
     let flood = TestAgent::start(&flood_socket, 7).await;
@@ -112,13 +114,13 @@ async fn endless_series_meet_the_tenants_budget_and_nobody_elses() {
     exporter.wait_for_requests("calm", 50).await;
     exporter.wait_for_requests("flood", SANDBOX_SERIES_MAX as u64).await;
     wait_for("the end of the flood", async || {
-        rejected(&exporter, "sandbox_series_limit").await == 6_000.0 - SANDBOX_SERIES_MAX as f64
+        rejected(&exporter, "sandbox_series_limit").await == 6_000.0 - ALL
     })
     .await;
     let metrics = exporter.metrics().await;
     let count = "http_server_request_duration_seconds_count";
     assert_eq!(metrics.select(count, &[("tenant", "evil")]).len(), 2_001, "the budget, and other");
-    assert_eq!(metrics.sum(count, &[("tenant", "evil")]), SANDBOX_SERIES_MAX as f64, "folded, not lost");
+    assert_eq!(metrics.sum(count, &[("tenant", "evil")]), ALL, "folded, not lost");
     assert_eq!(metrics.select(count, &[("tenant", "good")]).len(), 50);
     assert_eq!(metrics.sum("porthole_tenant_series", &[("tenant", "evil")]), 2_001.0);
     exporter.stop().await;

@@ -4,7 +4,8 @@
 //! or not anybody takes them. This wrapper reads the frame headers as they pass (ttrpc PROTOCOL.md: length, stream id,
 //! type, flags; 10 bytes, big endian) and
 //! - refuses a frame longer than [`FRAME_BYTES_MAX`] before its body is read;
-//! - stops reading while [`FRAMES_IN_FLIGHT_MAX`] frames were not worked off;
+//! - reads a frame only when the one before was worked off, which also keeps them in order: ttrpc's tasks would hand
+//!   over a stream's last batch after the end of the connection now and then, that is, not at all;
 //! - stops reading while the guest has sent more than its rate;
 //! - ends both directions when its [`Control`] is dropped, even while ttrpc's own tasks hang in a write.
 
@@ -25,9 +26,6 @@ use tokio::{
 /// Longest frame: a batch of 512 series with every text and histogram at its bound is about 1.8 MiB.
 pub const FRAME_BYTES_MAX: usize = 2 << 20;
 
-/// Frames read but not worked off.
-pub const FRAMES_IN_FLIGHT_MAX: usize = 2;
-
 /// Bytes per second that a guest may send in the long run; an agent with a thousand busy series sends some 200 kB/s.
 pub const BYTES_PER_SECOND: u32 = 2 << 20;
 
@@ -46,7 +44,8 @@ pub struct Control(Arc<Mutex<Gate>>);
 
 #[derive(Debug)]
 struct Gate {
-    in_flight: usize,
+    /// A frame was read and is not worked off.
+    in_flight: bool,
     closed: bool,
     reader: Option<Waker>,
     writer: Option<Waker>,
@@ -56,7 +55,7 @@ impl Control {
     /// One frame was worked off.
     pub fn release(&self) {
         let mut gate = self.0.lock();
-        gate.in_flight = gate.in_flight.saturating_sub(1);
+        gate.in_flight = false;
         if let Some(reader) = gate.reader.take() {
             reader.wake();
         }
@@ -92,7 +91,7 @@ pub struct GuardedStream<S: ?Sized> {
 impl<S: AsyncRead + AsyncWrite + ?Sized> GuardedStream<S> {
     /// Guards a stream.
     pub fn new(inner: Pin<Box<S>>) -> (Self, Control) {
-        let gate = Arc::new(Mutex::new(Gate { in_flight: 0, closed: false, reader: None, writer: None }));
+        let gate = Arc::new(Mutex::new(Gate { in_flight: false, closed: false, reader: None, writer: None }));
         let stream = Self {
             inner,
             gate: Arc::clone(&gate),
@@ -133,7 +132,7 @@ impl<S: AsyncRead + AsyncWrite + ?Sized> GuardedStream<S> {
         // Kept in every case: closing must wake a reader that waits for the guest or for the clock.
         gate.reader = Some(cx.waker().clone());
         match self.position {
-            Position::Header { read: 0, .. } if gate.in_flight >= FRAMES_IN_FLIGHT_MAX => Poll::Pending,
+            Position::Header { read: 0, .. } if gate.in_flight => Poll::Pending,
             Position::Header { read, .. } => Poll::Ready(Ok(HEADER - read)),
             Position::Body { left } => Poll::Ready(Ok(left.min(READ_MAX))),
         }
@@ -158,7 +157,7 @@ impl<S: AsyncRead + AsyncWrite + ?Sized> GuardedStream<S> {
         }
         if matches!(self.position, Position::Body { left: 0 }) {
             self.position = Position::Header { read: 0, bytes: [0; HEADER] };
-            self.gate.lock().in_flight += 1;
+            self.gate.lock().in_flight = true;
         }
         Ok(())
     }

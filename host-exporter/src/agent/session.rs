@@ -6,6 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use futures_util::future::OptionFuture;
 use porthole_proto::{
     agent,
     agent_ttrpc::AgentClient,
@@ -105,6 +106,8 @@ impl Session<'_> {
         mut ended: watch::Receiver<bool>,
     ) -> Result<(), SessionError> {
         let mut drain_until = None;
+        // A question that waits for its answer; batches that come before the answer are taken meanwhile.
+        let mut asking = None;
         loop {
             let wait = Clock::now() + if drain_until.is_some() { DRAIN_SILENCE } else { idle };
             let deadline = drain_until.map_or(wait, |until: Clock| until.min(wait));
@@ -112,6 +115,11 @@ impl Session<'_> {
                 next = timeout_at(deadline, batches.recv()) => next,
                 _ = ended.wait_for(|ended| *ended), if drain_until.is_none() => {
                     drain_until = Some(Clock::now() + DRAIN_AT_MOST);
+                    continue;
+                }
+                Some(answer) = OptionFuture::from(asking.as_mut()) => {
+                    answer?;
+                    asking = None;
                     continue;
                 }
             };
@@ -129,7 +137,9 @@ impl Session<'_> {
                 Ok(Err(source)) => return Err(SessionError::Call { call: "Watch", source }),
                 Err(_) if drain_until.is_some() => return Ok(()),
                 // Silence is allowed while nothing changes; an agent that is alive answers.
-                Err(_) => self.stats().await?,
+                Err(_) if asking.is_none() => asking = Some(Box::pin(self.stats())),
+                // The question has a deadline of its own.
+                Err(_) => {}
             }
             if drain_until.is_some_and(|until| until <= Clock::now()) {
                 return Ok(());

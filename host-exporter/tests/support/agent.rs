@@ -11,7 +11,7 @@ use std::{
 use async_trait::async_trait;
 use parking_lot::Mutex;
 use porthole_proto::{agent, agent_ttrpc, histogram::Histogram};
-use tokio::sync::{Notify, broadcast};
+use tokio::sync::{broadcast, watch};
 use ttrpc::r#async::{Server, ServerStreamSender, TtrpcContext};
 
 /// How the double behaves.
@@ -32,7 +32,7 @@ struct Service {
     batches: broadcast::Sender<agent::Batch>,
     watches: AtomicU64,
     stats_calls: AtomicU64,
-    stopping: Notify,
+    stopping: watch::Sender<bool>,
     sequence: AtomicU64,
 }
 
@@ -66,6 +66,7 @@ impl agent_ttrpc::Agent for Service {
         sender: ServerStreamSender<agent::Batch>,
     ) -> ttrpc::Result<()> {
         let mut batches = self.batches.subscribe();
+        let mut stopping = self.stopping.subscribe();
         self.watches.fetch_add(1, Ordering::SeqCst);
         let (series, counters) = {
             let state = self.state.lock();
@@ -83,8 +84,10 @@ impl agent_ttrpc::Agent for Service {
         }
         loop {
             let batch = tokio::select! {
+                // What was told before the stop goes out before it.
+                biased;
                 batch = batches.recv() => batch,
-                () = self.stopping.notified() => return Ok(()),
+                _ = stopping.wait_for(|stopping| *stopping) => return Ok(()),
             };
             let Ok(batch) = batch else { return Ok(()) };
             sender.send(&batch).await?;
@@ -125,7 +128,7 @@ impl TestAgent {
             batches: broadcast::channel(64).0,
             watches: AtomicU64::new(0),
             stats_calls: AtomicU64::new(0),
-            stopping: Notify::new(),
+            stopping: watch::channel(false).0,
             sequence: AtomicU64::new(1_000),
         });
         let mut server = Server::new()
@@ -171,7 +174,7 @@ impl TestAgent {
 
     /// Closes all connections, and the socket.
     pub async fn stop(mut self) {
-        self.service.stopping.notify_waiters();
+        self.service.stopping.send_replace(true);
         if let Some(mut server) = self.server.take() {
             server.shutdown().await.expect("shut down");
         }
