@@ -5,6 +5,8 @@
     record.py kafka JARS    with a broker's jars in the folder JARS (Maven: org.apache.kafka:kafka_2.13 and kafka-tools with
                             what they depend on), a Java runtime, kcat and Python's kafka-python
     record.py amqp          with rabbitmq-server and Python's pika
+    record.py mongodb JARS  with an independent server's jars in the folder JARS (Maven: de.bwaldvogel:mongo-java-server; no
+                            distribution packages MongoDB's own), a Java development kit and Python's pymongo
 
 Each recording is made by a relay between client and server on the loopback interface. It has a line for every piece
 that was relayed: the connection's number, `tcp` or `udp`, who sent it (`>` the client, `<` the server), and the bytes
@@ -318,8 +320,59 @@ def amqp_in(scratch):
         subprocess.run(["epmd", "-port", "15676", "-kill"], check=False, stdout=subprocess.DEVNULL)
 
 
+def mongodb(jars):
+    import pymongo  # pylint: disable=import-outside-toplevel
+
+    with tempfile.TemporaryDirectory() as scratch:
+        main = pathlib.Path(scratch, "Main.java")
+        main.write_text("""
+public class Main {
+    public static void main(String[] arguments) {
+        new de.bwaldvogel.mongo.MongoServer(new de.bwaldvogel.mongo.backend.memory.MemoryBackend()).bind("127.0.0.1", 15018);
+    }
+}
+""")
+        server = subprocess.Popen(["java", "-cp", f"{jars}/*", str(main)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            wait_for(15018)
+            relay = Relay(15017, 15018)
+            client = pymongo.MongoClient("mongodb://127.0.0.1:15017/?directConnection=true", serverSelectionTimeoutMS=5000)
+            shop = client["shop"]
+            orders = shop["orders"]
+            client.admin.command("ping")
+            orders.insert_one({"_id": 1, "item": "tea"})
+            orders.insert_many([{"_id": number, "item": "cup", "note": "x" * 300} for number in range(2, 30)])
+            list(orders.find({"item": "cup"}, batch_size=10))
+            orders.find_one({"_id": 1})
+            orders.update_one({"_id": 1}, {"$set": {"item": "coffee"}})
+            orders.find_one_and_update({"_id": 1}, {"$inc": {"count": 1}})
+            orders.count_documents({})
+            orders.distinct("item")
+            orders.create_index("item")
+            list(orders.list_indexes())
+            orders.delete_one({"_id": 2})
+            # A duplicate key, commands that fail, and a write that wants no answer.
+            for attempt in (
+                lambda: orders.insert_one({"_id": 1}),
+                lambda: shop.command("noSuchCommand"),
+                lambda: orders.update_one({"_id": 1}, {"$rename": {"item": 5}}),
+            ):
+                try:
+                    attempt()
+                except pymongo.errors.PyMongoError:
+                    pass
+            orders.with_options(write_concern=pymongo.WriteConcern(w=0)).insert_one({"_id": 100})
+            shop.list_collection_names()
+            shop["orders"].drop()
+            client.close()
+            relay.write("mongodb-pymongo.txt", [f"mongo-java-server, pymongo {pymongo.version}"])
+        finally:
+            server.terminate()
+            server.wait()
+
+
 if __name__ == "__main__":
-    makers = {"dns": dns, "kafka": kafka, "amqp": amqp}
+    makers = {"dns": dns, "kafka": kafka, "amqp": amqp, "mongodb": mongodb}
     if len(sys.argv) < 2 or sys.argv[1] not in makers:
         sys.exit(__doc__)
     makers[sys.argv[1]](*sys.argv[2:])

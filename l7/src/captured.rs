@@ -19,6 +19,7 @@ const RECORDINGS: &[(Protocol, &str)] = &[
     (Protocol::Kafka, include_str!("../captures/kafka-4.0.0-java.txt")),
     (Protocol::Kafka, include_str!("../captures/kafka-4.0.0-librdkafka.txt")),
     (Protocol::Kafka, include_str!("../captures/kafka-4.0.0-python.txt")),
+    (Protocol::Mongodb, include_str!("../captures/mongodb-pymongo.txt")),
     (Protocol::Mysql, include_str!("../captures/mysql-mariadb-connector-python.txt")),
     (Protocol::Mysql, include_str!("../captures/mysql-mariadb-program.txt")),
     (Protocol::Mysql, include_str!("../captures/mysql-mariadb-pymysql.txt")),

@@ -56,6 +56,7 @@ mod http2;
 mod kafka;
 pub mod lines;
 mod memcached;
+mod mongodb;
 mod mysql;
 mod nats;
 pub mod parser;

@@ -3,7 +3,7 @@
 use crate::{
     Protocol,
     parser::Entry,
-    {amqp, dns, http1, http2, kafka, memcached, mysql, nats, postgres, redis, tls},
+    {amqp, dns, http1, http2, kafka, memcached, mongodb, mysql, nats, postgres, redis, tls},
 };
 
 /// In the order in which they are asked: the first that is sure wins, so those with the strictest openings come first.
@@ -18,6 +18,7 @@ pub(crate) static TABLE: &[Entry] = &[
     dns::ENTRY,
     kafka::ENTRY,
     amqp::ENTRY,
+    mongodb::ENTRY,
     tls::ENTRY,
 ];
 
