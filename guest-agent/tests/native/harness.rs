@@ -118,17 +118,24 @@ impl Agent {
         }
     }
 
+    /// A path that no other agent's test asks for: all agents see all traffic.
+    fn sentinel(&self) -> String {
+        let letter = |digit: u8| char::from(digit - b'0' + b'a');
+        format!("/sentinel-{}", self.child.id().to_string().bytes().map(letter).collect::<String>())
+    }
+
     /// Waits until everything that was on the wire before this call has arrived: sends a request of its own and waits
     /// for that, on both sides.
     pub fn catch_up(&mut self) {
+        let path = self.sentinel();
         let server = http::Server::start();
-        server.get("/sentinel", 1);
+        server.get(&path, 1);
         drop(server);
         self.sentinels += 1;
         let sentinels = self.sentinels;
         self.until("the sentinel's request arrives", |agent| {
-            (agent.count(Side::SIDE_CLIENT, "/sentinel") == sentinels
-                && agent.count(Side::SIDE_SERVER, "/sentinel") == sentinels)
+            (agent.count(Side::SIDE_CLIENT, &path) == sentinels
+                && agent.count(Side::SIDE_SERVER, &path) == sentinels)
                 .then_some(())
         });
     }
