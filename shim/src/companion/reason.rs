@@ -4,53 +4,51 @@ use porthole_proto::registry::Reason;
 
 use crate::settings::one_line;
 
-/// The words.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum ReasonCode {
-    /// The host's configuration cannot be used.
-    ConfigurationInvalid,
-    /// There is no agent in the sidecar's root file system.
-    SidecarMissing,
-    /// The delegate's shim does not accept a connection.
-    ShimUnreachable,
-    /// The delegate's shim speaks something else than task v2 or v3 over ttrpc.
-    ProtocolUnsupported,
-    /// No monitor socket of the delegate says where an agent could be reached.
-    NoChannel,
-    /// The delegate refused to create the sidecar.
-    CreateRefused,
-    /// The delegate did not answer the sidecar's creation in time.
-    CreateTimeout,
-    /// The delegate refused to start the sidecar.
-    StartRefused,
-    /// The delegate did not answer the sidecar's start in time.
-    StartTimeout,
-    /// The agent ended while the workload runs.
-    AgentExited,
-    /// The delegate's shim stopped answering about the sandbox.
-    ShimUnresponsive,
-    /// Something on our own side.
-    Internal,
+macro_rules! reason_codes {
+    ($($(#[$meta:meta])* $name:ident = $word:literal;)+) => {
+        /// The words.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum ReasonCode {
+            $($(#[$meta])* $name,)+
+        }
+
+        impl ReasonCode {
+            /// Every one.
+            pub const ALL: &[Self] = &[$(Self::$name),+];
+
+            /// The word.
+            pub fn as_str(self) -> &'static str {
+                match self { $(Self::$name => $word),+ }
+            }
+        }
+    };
 }
 
-impl ReasonCode {
-    /// The word.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::ConfigurationInvalid => "configuration_invalid",
-            Self::SidecarMissing => "sidecar_missing",
-            Self::ShimUnreachable => "shim_unreachable",
-            Self::ProtocolUnsupported => "protocol_unsupported",
-            Self::NoChannel => "no_channel",
-            Self::CreateRefused => "create_refused",
-            Self::CreateTimeout => "create_timeout",
-            Self::StartRefused => "start_refused",
-            Self::StartTimeout => "start_timeout",
-            Self::AgentExited => "agent_exited",
-            Self::ShimUnresponsive => "shim_unresponsive",
-            Self::Internal => "internal",
-        }
-    }
+reason_codes! {
+    /// The host's configuration cannot be used.
+    ConfigurationInvalid = "configuration_invalid";
+    /// There is no agent in the sidecar's root file system.
+    SidecarMissing = "sidecar_missing";
+    /// The delegate's shim does not accept a connection.
+    ShimUnreachable = "shim_unreachable";
+    /// The delegate's shim speaks something else than task v2 or v3 over ttrpc.
+    ProtocolUnsupported = "protocol_unsupported";
+    /// No monitor socket of the delegate says where an agent could be reached.
+    NoChannel = "no_channel";
+    /// The delegate refused to create the sidecar.
+    CreateRefused = "create_refused";
+    /// The delegate did not answer the sidecar's creation in time.
+    CreateTimeout = "create_timeout";
+    /// The delegate refused to start the sidecar.
+    StartRefused = "start_refused";
+    /// The delegate did not answer the sidecar's start in time.
+    StartTimeout = "start_timeout";
+    /// The agent ended while the workload runs.
+    AgentExited = "agent_exited";
+    /// The delegate's shim stopped answering about the sandbox.
+    ShimUnresponsive = "shim_unresponsive";
+    /// Something on our own side.
+    Internal = "internal";
 }
 
 /// Longest message, in characters.

@@ -1,0 +1,13 @@
+//! What `docs/operations.md` says of the embedded runtime's section is so.
+#![cfg(feature = "shim")]
+
+#[path = "../../proto/tests/support/reference.rs"]
+mod reference;
+
+use porthole_microvm::shim::config::Microvm;
+
+#[test]
+fn every_key_of_the_microvm_is_documented_with_its_default() {
+    let documented: Microvm = reference::section(include_str!("../../docs/operations.md"));
+    assert_eq!(format!("{documented:#?}"), format!("{:#?}", Microvm::default()));
+}
