@@ -11,7 +11,7 @@
 
 use crate::mysql::{
     command::Shape,
-    wire::{Failure, failure, lenenc, ok_status, status, u16_at, u32_at},
+    wire::{Failure, HEADER_BYTES, failure, lenenc, ok_status, packet, status, u16_at, u32_at},
 };
 
 /// Bytes of a payload that decide what it is.
@@ -248,4 +248,34 @@ impl Response {
         };
         Progress::Goes
     }
+}
+
+/// Bytes of a tail in which an error is looked for: its text has at most 512.
+const TAIL_MAX: usize = 560;
+
+/// How an answer ended of which only the tail was captured: with the packet that stands at the end of these bytes, if
+/// it is one that ends rows, and nothing follows it.
+pub(super) fn tail(bytes: &[u8], deprecated: Option<bool>) -> Option<End> {
+    let last = |length: usize| bytes.len().checked_sub(length).and_then(|at| bytes.get(at..));
+    let flags = match (last(9), last(11)) {
+        (Some([5, 0, 0, _, 0xfe, _, _, low, high]), _) if deprecated != Some(true) => Some([*low, *high]),
+        (_, Some([7, 0, 0, _, 0xfe, 0, 0, low, high, _, _])) if deprecated != Some(false) => {
+            Some([*low, *high])
+        }
+        _ => None,
+    };
+    if let Some(flags) = flags.map(u16::from_le_bytes) {
+        return (flags & (status::MORE_RESULTS | status::CURSOR_EXISTS) == 0).then(End::default);
+    }
+    let bytes = bytes.get(bytes.len().saturating_sub(TAIL_MAX)..).unwrap_or_default();
+    memchr::memchr_iter(0xff, bytes).find_map(|at| {
+        let rest = bytes.get(at.checked_sub(HEADER_BYTES)?..)?;
+        let (header, payload) = packet(rest)?;
+        let failure = failure(payload).filter(|_| HEADER_BYTES + header.length == rest.len())?;
+        failure
+            .state?
+            .iter()
+            .all(u8::is_ascii_alphanumeric)
+            .then_some(End { failure: Some(failure), prepared: None })
+    })
 }

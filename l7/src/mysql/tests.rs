@@ -435,6 +435,29 @@ fn a_long_result_ends_before_the_next_command() {
 }
 
 #[test]
+fn a_long_result_ends_by_its_tail() {
+    for (capabilities, tail, expected) in [
+        (0, packets(200, &[EOF]), "Server SELECT t - None 20/16404"),
+        (DEPRECATE_EOF, packets(200, &[ROWS_OK]), "Server SELECT t - None 20/16406"),
+        (0, packets(200, &[SYNTAX]), "Server SELECT t 1064 Client 20/16444"),
+    ] {
+        let mut replay = Replay::new(connection());
+        for (way, bytes) in login(capabilities) {
+            replay.part(way, &bytes, bytes.len() as u64);
+        }
+        replay.ingress(&query("SELECT a FROM t").1);
+        let eof: &[&[u8]] = if capabilities == 0 { &[EOF] } else { &[] };
+        let head = [&[b"\x01", DEFINITION][..], eof, &[b"\x017"]].concat();
+        replay.part(S, &packets(1, &head), 16_384);
+        replay.egress(b"not the end");
+        assert!(replay.exchanges.is_empty());
+        replay.egress(&tail);
+        assert_eq!(replay.lines(), [expected]);
+        replay.close();
+    }
+}
+
+#[test]
 fn nothing_is_paired_across_a_loss() {
     let mut replay = Replay::new(connection());
     for (way, bytes) in login(0) {
