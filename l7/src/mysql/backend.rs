@@ -1,0 +1,172 @@
+//! What the server says: how the login goes on, and the answers.
+
+use crate::{
+    Protocol, Symbol, Timestamp,
+    mysql::{
+        Answer, Mysql, Phase, outcome,
+        response::{Progress, Response},
+        wire::{self, Found, HEADER_BYTES, Header, PAYLOAD_MAX, capability},
+    },
+    parser::{Context, Outcome, Request, Resource},
+    stream::{Head, Step},
+};
+
+impl Mysql {
+    pub(super) fn server_head(&mut self, head: &Head<'_>, before: u64, cx: &mut Context<'_>) -> Step {
+        let Some((header, payload)) = wire::packet(head.bytes) else { return Step::More };
+        let length = (HEADER_BYTES + header.length) as u64;
+        if head.resync {
+            self.server_position = before;
+        }
+        if self.server_continued {
+            self.server_continued = header.length == PAYLOAD_MAX;
+            let Some(answer) = &mut self.answer else { return Step::Lost };
+            answer.bytes += length;
+            answer.sequence = Some(header.sequence.wrapping_add(1));
+            return self.take(length);
+        }
+        let decisive = |wanted: usize| payload.len() >= wanted.min(header.length) || head.last;
+        if self.phase != Phase::Commands {
+            return self.login_answer(head, header, payload);
+        }
+        let begun = self.answer.is_some();
+        if self.answer.is_none() {
+            if !decisive(24) {
+                return Step::More;
+            }
+            if self.stray.take() == Some(header.sequence)
+                && header.length == 5
+                && payload.first() == Some(&0xfe)
+            {
+                self.deprecated_eof = Some(false);
+                return self.take(length);
+            }
+            match self.waiting.front() {
+                Some(front) if front.sequence == header.sequence || is_farewell(header, payload) => {
+                    self.answer = Some(Answer {
+                        response: Response::new(front.shape),
+                        start: self.server_position,
+                        bytes: 0,
+                        sequence: Some(header.sequence),
+                        end: None,
+                    });
+                }
+                Some(_) if self.aligned || head.resync => return Step::Lost,
+                _ if head.resync => return Step::Lost,
+                Some(_) => return self.take(length),
+                None => {
+                    if header.sequence == 1 && self.aligned {
+                        cx.orphan();
+                        self.aligned = false;
+                    }
+                    return self.take(length);
+                }
+            }
+        } else if head.resync {
+            // Within an answer nothing tells where a packet starts.
+            return Step::Lost;
+        }
+        let Some(answer) = &mut self.answer else { return Step::Lost };
+        let wanted = answer.response.wants(payload, header.length);
+        if payload.len() < wanted && !head.last {
+            if !begun {
+                self.answer = None;
+            }
+            return Step::More;
+        }
+        if answer.sequence.is_some_and(|sequence| sequence != header.sequence) {
+            return Step::Lost;
+        }
+        match answer.response.packet(payload, header.length, &mut self.deprecated_eof) {
+            Progress::Broken => {
+                if !begun {
+                    self.answer = None;
+                }
+                return Step::Lost;
+            }
+            Progress::Goes => {}
+            Progress::File => {
+                self.file = true;
+            }
+            Progress::Ends(end) => answer.end = Some(end),
+        }
+        answer.sequence = Some(header.sequence.wrapping_add(1));
+        answer.bytes += length;
+        self.aligned = true;
+        self.server_continued = header.length == PAYLOAD_MAX;
+        self.take(length)
+    }
+
+    fn take(&mut self, length: u64) -> Step {
+        self.server_position += length;
+        Step::Take(length)
+    }
+
+    fn login_answer(&mut self, head: &Head<'_>, header: Header, payload: &[u8]) -> Step {
+        let length = (HEADER_BYTES + header.length) as u64;
+        let Some(&first) = payload.first() else {
+            return if header.length == 0 { Step::Lost } else { Step::More };
+        };
+        if self.phase == Phase::Start && (header.sequence != 0 || !matches!(first, 10 | 0xff)) {
+            return Step::Lost;
+        }
+        if payload.len() < header.length.min(24) && !head.last {
+            return Step::More;
+        }
+        match (self.phase, first) {
+            (Phase::Start, 10) if header.sequence == 0 => match wire::greeting(payload, header.length) {
+                Found::Yes(capabilities) => {
+                    self.capabilities = Some(capabilities);
+                    self.phase = Phase::Login;
+                    self.hello_start = head.at;
+                }
+                Found::More => return Step::More,
+                Found::No => return Step::Lost,
+            },
+            (Phase::Start, 0xff) if header.sequence == 0 => {
+                self.hello_start = head.at;
+                self.refused = wire::failure(payload);
+            }
+            (Phase::Login, 0xff) => self.refused = wire::failure(payload),
+            (Phase::Login, 0) if header.length >= 7 => self.login_ends = true,
+            (Phase::Login, _) => {}
+            (Phase::Start | Phase::Commands, _) => return Step::Lost,
+        }
+        self.take(length)
+    }
+
+    pub(super) fn server_end(&mut self, at: Timestamp, cx: &mut Context<'_>) -> Step {
+        if let Some(failure) = self.refused.take() {
+            cx.message();
+            let request = Request {
+                operation: cx.word("CONNECT"),
+                resource: Resource::Name(Symbol::NONE),
+                start: self.hello_start,
+                bytes: self.hello_bytes,
+            };
+            let (status, error) = outcome(failure);
+            cx.emit(
+                Protocol::Mysql,
+                &request,
+                &Outcome { status, error, end: at, bytes: self.server_position },
+            );
+            self.ended = true;
+        } else if std::mem::take(&mut self.login_ends) {
+            self.phase = Phase::Commands;
+            self.aligned = true;
+            let agreed = self.capabilities.unwrap_or(u32::MAX) & self.hello.unwrap_or_default();
+            self.ended = agreed & (capability::COMPRESS | capability::ZSTD) != 0;
+        } else if let Some(Answer { end: Some(end), bytes, sequence, .. }) = self.answer
+            && !self.server_continued
+        {
+            self.answer = None;
+            self.finish(end, at, bytes, sequence, cx);
+        }
+        if self.ended { Step::Stop } else { Step::Lost }
+    }
+}
+
+/// A server that ends a connection says so without being asked, as packet 0.
+fn is_farewell(header: Header, payload: &[u8]) -> bool {
+    header.sequence == 0 && wire::failure(payload).is_some()
+}
