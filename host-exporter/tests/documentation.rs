@@ -67,6 +67,21 @@ async fn every_metric_that_is_served_is_documented_and_the_other_way_round() {
 }
 
 #[test]
+fn the_rules_ask_for_metrics_that_exist() {
+    let rules = include_str!("../../deploy/prometheus/porthole.rules.yml");
+    let known = documented();
+    let words = rules.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_' || c == ':'));
+    let mut asked: BTreeSet<_> = words.filter(|word| word.starts_with("porthole_")).collect();
+    // Names of rule groups.
+    asked.retain(|word| !rules.contains(&format!("- name: {word}\n")));
+    assert!(asked.len() >= 6, "{asked:?}");
+    for word in asked {
+        let family = ["_bucket", "_count", "_sum"].iter().find_map(|suffix| word.strip_suffix(suffix));
+        assert!(known.contains_key(family.unwrap_or(word)), "{word}");
+    }
+}
+
+#[test]
 fn every_rejection_is_documented() {
     let (_, table) = METRICS.split_once("\n## Why something was rejected").expect("section");
     let documented: Vec<_> = reference::rows(table).into_iter().map(|row| reference::code(&row[0])).collect();
