@@ -49,8 +49,8 @@ fn a_container_that_exits_at_once_is_in_the_numbers_under_its_name() {
     let series = agent.series(Side::SIDE_CLIENT, "/short");
     let [series] = series[..] else { panic!("{series:?}") };
     assert_eq!((&series.key.container_id[..], series.duration.count), ("porthole-test-short", 5));
-    let [served] = agent.series(Side::SIDE_SERVER, "/short")[..] else { panic!("one series") };
-    assert_eq!(served.key.container_id, "", "the server is outside");
+    let [answered] = agent.series(Side::SIDE_SERVER, "/short")[..] else { panic!("one series") };
+    assert_eq!(answered.key.container_id, "", "the server is outside");
 }
 
 #[test]
