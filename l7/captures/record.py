@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Records what real servers and clients say to each other, for the tests of the parsers.
 
-    record.py dns           with dnsmasq and dig
+    record.py dns           with dnsmasq, dig and the C library; as root
     record.py kafka JARS    with a broker's jars in the folder JARS (Maven: org.apache.kafka:kafka_2.13 and kafka-tools with
                             what they depend on), a Java runtime, kcat and Python's kafka-python
     record.py amqp          with rabbitmq-server and Python's pika
@@ -118,7 +118,17 @@ def version(*command):
 
 
 def dns():
-    relay = Relay(15353, 15354)
+    if "RECORDING" not in os.environ:
+        # The C library asks what /etc/resolv.conf says, by port 53: in a network and a view of files of its own.
+        inside = "ip link set lo up && mount --bind /dev/stdin /etc/resolv.conf && exec \"$@\""
+        with tempfile.NamedTemporaryFile("w") as resolv:
+            resolv.write("nameserver 127.0.0.1\nsearch prod.svc example\noptions ndots:2\n")
+            resolv.flush()
+            inside = inside.replace("/dev/stdin", resolv.name)
+            subprocess.run(["unshare", "--mount", "--net", "sh", "-ec", inside, "sh", sys.executable, __file__, "dns"],
+                           env={**os.environ, "RECORDING": "1"}, check=True)
+        return
+    relay = Relay(53, 15354)
     # The root answers everything that is not known here; nothing is asked of others.
     server = subprocess.Popen(
         ["dnsmasq", "--keep-in-foreground", "--conf-file=/dev/null", "--port=15354", "--listen-address=127.0.0.1",
@@ -130,7 +140,7 @@ def dns():
          *[f"--txt-record=big.example,{n:03}{'x' * 200}" for n in range(20)]])
     try:
         wait_for(15354)
-        dig = ["dig", "@127.0.0.1", "-p", "15353", "+tries=1", "+time=3"]
+        dig = ["dig", "@127.0.0.1", "+tries=1", "+time=3"]
         for question in (
             ["shop.example", "A"], ["shop.example", "AAAA"], ["mail.example", "A", "+noedns"],
             ["nowhere.example", "A"], ["example", "MX"], ["_http._tcp.example", "SRV"], ["-x", "10.1.2.3"],
@@ -144,8 +154,14 @@ def dns():
             ["db", "A", "+search", "+domain=prod.svc", "+ndots=2"],
         ):
             subprocess.run([*dig, *question], check=False, stdout=subprocess.DEVNULL)
-        relay.write("dns-dnsmasq.txt", [version("dnsmasq", "--version"), subprocess.run(
-            ["dig", "-v"], capture_output=True, text=True, check=True).stderr.strip()])
+        dig_version = subprocess.run(["dig", "-v"], capture_output=True, text=True, check=True).stderr.strip()
+        relay.write("dns-dnsmasq.txt", [version("dnsmasq", "--version"), dig_version])
+
+        relay.lines.clear()
+        # A and AAAA at once from one socket, for each name of the search list.
+        for name in ("shop", "mail.example", "www.example."):
+            subprocess.run(["getent", "ahosts", name], check=False, stdout=subprocess.DEVNULL)
+        relay.write("dns-libc.txt", [version("ldd", "--version")])
     finally:
         server.terminate()
         server.wait()

@@ -13,6 +13,7 @@ use crate::{
 const RECORDINGS: &[(Protocol, &str)] = &[
     (Protocol::Amqp, include_str!("../captures/amqp-rabbitmq.txt")),
     (Protocol::Dns, include_str!("../captures/dns-dnsmasq.txt")),
+    (Protocol::Dns, include_str!("../captures/dns-libc.txt")),
     (Protocol::Kafka, include_str!("../captures/kafka-3.9.1-java.txt")),
     (Protocol::Kafka, include_str!("../captures/kafka-3.9.1-librdkafka.txt")),
     (Protocol::Kafka, include_str!("../captures/kafka-3.9.1-python.txt")),

@@ -360,3 +360,22 @@ fn what_dig_and_dnsmasq_say_is_understood() {
     ];
     assert_eq!(lines, expected);
 }
+
+#[test]
+fn what_the_c_library_asks_is_understood() {
+    let lines = captured::lines(include_str!("../../captures/dns-libc.txt"), Protocol::Dns);
+    // `shop`, `mail.example` and `www.example.`, with the search list `prod.svc example`.
+    let expected = [
+        "2 A prod.svc NXDOMAIN Client",
+        "2 AAAA prod.svc NXDOMAIN Client",
+        "1 A shop.example NOERROR None",
+        "1 AAAA shop.example NOERROR None",
+        "1 A example.example NXDOMAIN Client",
+        "1 AAAA example.example NXDOMAIN Client",
+        "1 A mail.example NXDOMAIN Client",
+        "1 AAAA mail.example NXDOMAIN Client",
+        "1 A www.example NOERROR None",
+        "1 AAAA www.example NOERROR None",
+    ];
+    assert_eq!(captured::counted(&lines), expected);
+}
