@@ -127,6 +127,69 @@ fn grpc() -> Scenario {
     }
 }
 
+const STATEMENT: &str =
+    "SELECT id, name, price FROM shop.items WHERE category = 'books' AND price < 20 ORDER BY price";
+
+/// Queries with ten rows, each read as a server does: the header of a packet, then the rest.
+fn mysql() -> Scenario {
+    let packet = |number: u8, payload: &[u8]| {
+        let length = u32::try_from(payload.len()).unwrap_or(0).to_le_bytes();
+        [&length[..3], &[number], payload].concat()
+    };
+    let request = packet(0, format!("\x03{STATEMENT}").as_bytes());
+    let mut answer = packet(1, &[1]);
+    answer.extend(packet(
+        2,
+        b"\x03def\x04shop\x05items\x05items\x02id\x02id\x0c\x3f\0\x0b\0\0\0\x03\x03\x42\0\0\0",
+    ));
+    answer.extend(packet(3, b"\xfe\0\0\x02\0"));
+    for row in 4..14 {
+        answer.extend(packet(row, b"\x0612345\x14a name of 20 letters\x05 9.99"));
+    }
+    answer.extend(packet(14, b"\xfe\0\0\x02\0"));
+    let (header, rest) = request.split_at(4);
+    let steps = vec![(Ingress, header.to_vec()), (Ingress, rest.to_vec()), (Egress, answer)];
+    Scenario {
+        name: "mysql query",
+        protocol: Protocol::Mysql,
+        opening: Vec::new(),
+        round: Box::new(move |_| steps.clone()),
+        exchanges_per_round: 1,
+    }
+}
+
+/// Queries with ten rows, in the simple or the extended protocol.
+fn postgresql(name: &'static str, extended: bool) -> Scenario {
+    let message = |kind: u8, content: &[u8]| {
+        let length = u32::try_from(content.len() + 4).unwrap_or(0).to_be_bytes();
+        [&[kind], &length[..], content].concat()
+    };
+    let (mut request, mut answer) = (Vec::new(), Vec::new());
+    if extended {
+        request.extend(message(b'P', format!("\0{STATEMENT}\0\0\0").as_bytes()));
+        request.extend(message(b'B', b"\0\0\0\0\0\0\0\0"));
+        request.extend(message(b'D', b"P\0"));
+        request.extend(message(b'E', b"\0\0\0\0\0"));
+        request.extend(message(b'S', b""));
+        answer.extend([message(b'1', b""), message(b'2', b"")].concat());
+    } else {
+        request.extend(message(b'Q', format!("{STATEMENT}\0").as_bytes()));
+    }
+    answer.extend(message(b'T', b"\0\x01id\0\0\0\0\0\0\0\0\0\0\x17\0\x04\xff\xff\xff\xff\0\0"));
+    for _ in 0..10 {
+        answer.extend(message(b'D', b"\0\x01\0\0\0\x14a name of 20 letters"));
+    }
+    answer.extend([message(b'C', b"SELECT 10\0"), message(b'Z', b"I")].concat());
+    let steps = vec![(Ingress, request), (Egress, answer)];
+    Scenario {
+        name,
+        protocol: Protocol::Postgresql,
+        opening: Vec::new(),
+        round: Box::new(move |_| steps.clone()),
+        exchanges_per_round: 1,
+    }
+}
+
 struct Feed {
     connection: Connection,
     engine: Engine,
@@ -202,7 +265,14 @@ fn run(scenario: &Scenario, json: bool) {
 
 fn main() {
     let json = std::env::args().any(|argument| argument == "--json");
-    for scenario in [http1("http/1.1 keep-alive", 1), http1("http/1.1 pipelined by 16", 16), grpc()] {
+    for scenario in [
+        http1("http/1.1 keep-alive", 1),
+        http1("http/1.1 pipelined by 16", 16),
+        grpc(),
+        mysql(),
+        postgresql("postgresql simple", false),
+        postgresql("postgresql extended", true),
+    ] {
         run(&scenario, json);
     }
 }
