@@ -43,6 +43,9 @@ const LOOKED_AT: usize = 1024;
 /// Most channels of a connection that are followed (`RabbitMQ`'s default `channel_max`, and the connection's own).
 const CHANNELS_MAX: usize = 2048;
 
+/// What may wait on each channel, however many channels share the connection's bound.
+const WAITING_MIN: usize = 16;
+
 /// Most consumers of a channel whose queues are remembered.
 const CONSUMERS_MAX: usize = 64;
 
@@ -89,6 +92,8 @@ struct Channel {
     messages: [Option<Message>; 2],
     /// Hashes of consumers' tags, and their queues.
     consumers: Vec<(u64, Symbol)>,
+    /// Most that may wait: the channel's share when it was last used.
+    most: usize,
 }
 
 /// What a frame will do when its last byte is here.
@@ -296,7 +301,9 @@ impl Amqp {
         if self.channels.len() >= CHANNELS_MAX && !self.channels.contains_key(&passing.channel) {
             return cx.orphan();
         }
+        let share = cx.limits().pending_per_connection / self.channels.len().max(1);
         let channel = self.channels.entry(passing.channel).or_default();
+        channel.most = share.max(WAITING_MIN);
         match passing.effect {
             Effect::Request { request, replies, no_wait } => {
                 cx.message();
@@ -304,7 +311,7 @@ impl Amqp {
                     return cx.emit(Protocol::Amqp, &request, &over(at, 0));
                 }
                 let waiting = Waiting { request, replies };
-                if channel.waiting.push(waiting, cx.limits().pending_per_connection).is_some() {
+                if channel.waiting.push(waiting, channel.most).is_some() {
                     cx.not_understood();
                 }
             }
@@ -376,8 +383,11 @@ impl Amqp {
             cx.message();
             let id = (if connection { 10 } else { 20 }, 0);
             let waiting = Waiting { request: *request, replies: [id; 2] };
+            if self.channels.len() >= CHANNELS_MAX && !self.channels.contains_key(&passing.channel) {
+                return cx.not_understood();
+            }
             let channel = self.channels.entry(passing.channel).or_default();
-            if channel.waiting.push(waiting, cx.limits().pending_per_connection).is_some() {
+            if channel.waiting.push(waiting, channel.most.max(WAITING_MIN)).is_some() {
                 cx.not_understood();
             }
             return;
@@ -478,7 +488,7 @@ impl Channel {
                 if let Some(confirms) = &mut self.confirms {
                     confirms.last += 1;
                     confirms.waiting.push_back((confirms.last, request));
-                    if confirms.waiting.len() > cx.limits().pending_per_connection {
+                    if confirms.waiting.len() > self.most {
                         confirms.waiting.pop_front();
                         cx.not_understood();
                     }

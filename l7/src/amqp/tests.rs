@@ -1,7 +1,7 @@
 //! Conversations as clients and servers have them, whole, cut and mutated, and bytes that are none.
 
 use crate::{
-    Connection, Direction, Protocol, ScopeId, Side, Transport, captured,
+    Connection, Direction, Limits, Protocol, ScopeId, Side, Transport, captured,
     parser::{Guess, Opening, Sender},
     testing::{Random, Replay, Step, assert_same_at_every_cut, play},
 };
@@ -257,6 +257,25 @@ fn after_a_loss_nothing_is_paired_that_is_not_sure() {
     );
     let tally = replay.engine.tally();
     assert_eq!((tally.not_understood, tally.gaps), (2, 2));
+}
+
+#[test]
+fn what_waits_is_bounded_over_all_channels() {
+    let mut replay = Replay::new(connection());
+    replay.egress(GREETING);
+    for _ in 0..60 {
+        for channel in 1..=300 {
+            replay.egress(&declare(channel, "orders", 0));
+        }
+    }
+    replay.close();
+    // The first of them had more to itself.
+    assert!(
+        replay.exchanges.len() < 8 * Limits::default().pending_per_connection,
+        "{}",
+        replay.exchanges.len()
+    );
+    assert_eq!(replay.engine.tally().messages_seen, 18_000);
 }
 
 fn identify(bytes: &[u8]) -> Guess {
