@@ -9,7 +9,7 @@ use porthole_proto::{
     registry::{ContainerRecord, SandboxState},
 };
 use support::{
-    Host,
+    Host, Shop,
     agent::{TestAgent, http, http_client},
     record, wait_for,
 };
@@ -69,12 +69,7 @@ async fn values_are_exact_and_under_their_own_tenant() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reconnect_tells_everything_again_and_changes_nothing() {
     let host = Host::new();
-    let socket = host.socket("s");
-    let agent = TestAgent::start(&socket, 7).await;
-    agent.tell(vec![http(1, "shop-1", "/", "200", 5, 1)]);
-    let exporter = host.start();
-    let _companion = host.companion(&record("shop-1", "acme", "shop", &socket));
-    exporter.wait_for_requests("shop", 5).await;
+    let Shop { agent, exporter, companion: _companion, socket } = host.shop().await;
     agent.stop().await;
     let agent = TestAgent::start(&socket, 7).await;
     agent.tell(vec![http(1, "shop-1", "/", "200", 5, 1), http(2, "shop-1", "/b", "200", 1, 1)]);
@@ -116,12 +111,7 @@ async fn an_agents_restart_adds_to_what_was_counted() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_ended_sandbox_stays_for_two_scrapes_and_in_the_totals_for_good() {
     let host = Host::new();
-    let socket = host.socket("s");
-    let agent = TestAgent::start(&socket, 7).await;
-    agent.tell(vec![http(1, "shop-1", "/", "200", 5, 1)]);
-    let exporter = host.start();
-    let companion = host.companion(&record("shop-1", "acme", "shop", &socket));
-    exporter.wait_for_requests("shop", 5).await;
+    let Shop { agent, exporter, companion, .. } = host.shop().await;
     // Told just before the end: still counted.
     agent.tell(vec![http(1, "shop-1", "/", "200", 8, 1)]);
     companion.end();
@@ -243,12 +233,7 @@ async fn states_and_reasons_of_sandboxes_without_agent_are_shown() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_dead_companion_left_is_counted_and_removed() {
     let host = Host::new();
-    let socket = host.socket("s");
-    let agent = TestAgent::start(&socket, 7).await;
-    agent.tell(vec![http(1, "shop-1", "/", "200", 5, 1)]);
-    let exporter = host.start();
-    let companion = host.companion(&record("shop-1", "acme", "shop", &socket));
-    exporter.wait_for_requests("shop", 5).await;
+    let Shop { agent, exporter, companion, .. } = host.shop().await;
     companion.die();
     // As long as the agent speaks the sandbox is watched.
     agent.tell(vec![http(1, "shop-1", "/", "200", 6, 1)]);

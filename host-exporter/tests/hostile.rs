@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use porthole_proto::{agent, limits::SANDBOX_SERIES_MAX};
 use support::{
-    Exporter, Host,
+    Exporter, Host, Shop,
     agent::{Manner, TestAgent, http},
     record, wait_for,
 };
@@ -28,12 +28,7 @@ async fn wait_for_rejection(exporter: &Exporter, reason: &str) {
 #[tokio::test(flavor = "multi_thread")]
 async fn each_lie_is_refused_under_its_name_and_the_rest_of_the_batch_counts() {
     let host = Host::new();
-    let socket = host.socket("s");
-    let agent = TestAgent::start(&socket, 7).await;
-    agent.tell(vec![http(1, "shop-1", "/", "200", 5, 1)]);
-    let exporter = host.start();
-    let _companion = host.companion(&record("shop-1", "acme", "shop", &socket));
-    exporter.wait_for_requests("shop", 5).await;
+    let Shop { agent, exporter, companion: _companion, .. } = host.shop().await;
     let key = |series: &mut agent::Series, change: fn(&mut agent::SeriesKey)| {
         change(series.key.as_mut().expect("key"));
     };

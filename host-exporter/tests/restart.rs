@@ -6,7 +6,7 @@ mod support;
 
 use porthole_proto::agent::Counters;
 use support::{
-    Host,
+    Host, Shop,
     agent::{TestAgent, http},
     record, wait_for,
 };
@@ -54,12 +54,7 @@ async fn a_restart_neither_doubles_nor_loses() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_crash_loses_nothing_that_the_ledger_had_or_agents_tell_again() {
     let host = Host::new();
-    let socket = host.socket("s");
-    let agent = TestAgent::start(&socket, 1).await;
-    agent.tell(vec![http(1, "shop-1", "/", "200", 5, 1)]);
-    let exporter = host.start();
-    let companion = host.companion(&record("shop-1", "acme", "shop", &socket));
-    exporter.wait_for_requests("shop", 5).await;
+    let Shop { agent, exporter, companion, .. } = host.shop().await;
     wait_for("a ledger", async || {
         exporter.metrics().await.sum("porthole_exporter_ledger_writes_total", &[]) >= 1.0
     })
@@ -97,12 +92,7 @@ async fn a_broken_ledger_does_not_keep_the_exporter_from_starting() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_ended_sandbox_that_was_not_scraped_is_still_exposed_after_a_restart() {
     let host = Host::new();
-    let socket = host.socket("s");
-    let agent = TestAgent::start(&socket, 1).await;
-    agent.tell(vec![http(1, "shop-1", "/", "200", 5, 1)]);
-    let exporter = host.start();
-    let companion = host.companion(&record("shop-1", "acme", "shop", &socket));
-    exporter.wait_for_requests("shop", 5).await;
+    let Shop { agent, exporter, companion, .. } = host.shop().await;
     companion.end();
     agent.stop().await;
     exporter.wait_for_sandbox("shop-1", "ended", |row| row["state"] == "ended").await;

@@ -12,6 +12,7 @@ use std::{
     time::Duration,
 };
 
+use self::agent::{TestAgent, http};
 use nix::fcntl::{Flock, FlockArg};
 use porthole_exporter::{config, exporter};
 use porthole_proto::registry::{
@@ -79,6 +80,27 @@ impl Host {
         let lock = Flock::lock(file, FlockArg::LockExclusive).expect("locked");
         record.write(&self.registry()).expect("written");
         Companion { registry: self.registry(), record: record.clone(), lock: Some(lock) }
+    }
+}
+
+/// A sandbox whose agent was heard, and the exporter that heard it.
+pub struct Shop {
+    pub agent: TestAgent,
+    pub socket: PathBuf,
+    pub exporter: Exporter,
+    pub companion: Companion,
+}
+
+impl Host {
+    /// `shop-1`, an instance of acme's `shop`: its agent has told of five requests, and they were counted.
+    pub async fn shop(&self) -> Shop {
+        let socket = self.socket("s");
+        let agent = TestAgent::start(&socket, 7).await;
+        agent.tell(vec![http(1, "shop-1", "/", "200", 5, 1)]);
+        let exporter = self.start();
+        let companion = self.companion(&record("shop-1", "acme", "shop", &socket));
+        exporter.wait_for_requests("shop", 5).await;
+        Shop { agent, socket, exporter, companion }
     }
 }
 
