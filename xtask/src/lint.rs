@@ -46,7 +46,9 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> {
     })?;
     report::step("documentation", || {
         let mut command = workspace.cargo();
-        command.env("RUSTDOCFLAGS", "-D warnings").args([
+        // The documentation is for developers, with private items: links to those are meant.
+        let flags = "-D warnings -A rustdoc::private_intra_doc_links";
+        command.env("RUSTDOCFLAGS", flags).args([
             "doc",
             "--quiet",
             "--locked",
