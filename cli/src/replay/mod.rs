@@ -1,0 +1,70 @@
+//! `porthole replay`: a capture file through the engine that runs in the guests.
+//!
+//! [`report`] is what comes out, [`text`] how people read it.
+
+mod report;
+mod text;
+
+use std::{
+    fs::File,
+    io::{BufWriter, Read, Write as _},
+    path::PathBuf,
+};
+
+use anyhow::{Context, Result};
+use porthole_l7::{Engine, Limits as EngineLimits};
+use porthole_packet::{Capture, Flows, Limits};
+use report::Report;
+
+/// Options of `porthole replay`.
+#[derive(Debug, clap::Args)]
+pub struct Options {
+    /// Capture file, pcap or pcapng; `-` is standard input.
+    file: PathBuf,
+    /// Print one JSON object with `exchanges` and `summary`.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Reads the file and prints what was found. A file that is damaged further on is shown up to there, with an error.
+pub fn run(options: &Options) -> Result<()> {
+    let source: Box<dyn Read + Send> = if options.file.as_os_str() == "-" {
+        Box::new(std::io::stdin())
+    } else {
+        Box::new(File::open(&options.file).with_context(|| format!("open {}", options.file.display()))?)
+    };
+    let (report, ended) = replay(source).with_context(|| options.file.display().to_string())?;
+    let mut out = BufWriter::new(std::io::stdout().lock());
+    let printed = if options.json {
+        serde_json::to_writer_pretty(&mut out, &report)
+            .map_err(std::io::Error::from)
+            .and_then(|()| writeln!(out))
+    } else {
+        text::print(&report, &mut out)
+    };
+    match printed.and_then(|()| out.flush()) {
+        // Whoever reads has seen enough.
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => return Ok(()),
+        other => other.context("print")?,
+    }
+    ended.with_context(|| options.file.display().to_string())
+}
+
+/// What a capture has in it, and whether it could be read to its end.
+fn replay(source: Box<dyn Read + Send>) -> Result<(Report, Result<()>)> {
+    let mut capture = Capture::open(source)?;
+    let mut flows = Flows::new(Engine::new(EngineLimits::default()), Limits::default());
+    let mut found = Vec::new();
+    let ended = loop {
+        let more = capture.next(&mut |packet| {
+            flows.packet(&packet, &mut |exchange, endpoints| found.push((*exchange, endpoints)));
+        });
+        match more {
+            Ok(true) => {}
+            Ok(false) => break Ok(()),
+            Err(error) => break Err(error.into()),
+        }
+    };
+    flows.finish(&mut |exchange, endpoints| found.push((*exchange, endpoints)));
+    Ok((Report::new(&flows, &found), ended))
+}

@@ -1,0 +1,158 @@
+//! IP packets: addresses, payload, and fragments joined (RFC 791, RFC 8200 section 4.5).
+//!
+//! Headers are read by `etherparse`, leniently: a packet of which only the head was captured is the normal case.
+
+use std::{borrow::Cow, collections::VecDeque, net::IpAddr};
+
+use etherparse::{
+    IpFragOffset, IpNumber, Ipv6ExtensionSlice, LaxIpSlice,
+    defrag::{IpDefragBuf, IpFragRange},
+};
+
+/// Packets whose fragments are being collected; the oldest goes when another comes.
+const PARTIAL_MAX: usize = 256;
+
+/// Transport protocols that are followed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Transport {
+    /// TCP.
+    Tcp,
+    /// UDP.
+    Udp,
+}
+
+/// An IP packet, whole as far as it was captured.
+#[derive(Clone, Debug)]
+pub struct Datagram<'a> {
+    /// From where.
+    pub source: IpAddr,
+    /// To where.
+    pub destination: IpAddr,
+    /// What it carries.
+    pub transport: Transport,
+    /// The captured head of the payload.
+    pub payload: Cow<'a, [u8]>,
+    /// Length of the whole payload, bytes; at least what was captured.
+    pub length: usize,
+}
+
+/// What a packet was.
+#[derive(Clone, Debug)]
+pub enum Seen<'a> {
+    /// A whole one, perhaps by its last fragment.
+    Whole(Datagram<'a>),
+    /// A fragment of one that is not whole yet, or will never be.
+    Fragment,
+    /// Not IP, or neither TCP nor UDP.
+    Other,
+}
+
+/// What the fragments of one packet have in common.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct FragmentKey {
+    source: IpAddr,
+    destination: IpAddr,
+    identification: u32,
+    transport: Transport,
+}
+
+/// Joins fragments.
+#[derive(Debug, Default)]
+pub struct Reassembly {
+    partial: VecDeque<(FragmentKey, IpDefragBuf)>,
+    /// Fragments that came to nothing: cut off, contradictory, or left over.
+    pub dropped: u64,
+}
+
+/// One fragment's place.
+struct Fragment {
+    offset: IpFragOffset,
+    more: bool,
+    identification: u32,
+}
+
+impl Reassembly {
+    /// Reads a packet.
+    pub fn packet<'a>(&mut self, bytes: &'a [u8]) -> Seen<'a> {
+        self.try_packet(bytes).unwrap_or(Seen::Other)
+    }
+
+    fn try_packet<'a>(&mut self, bytes: &'a [u8]) -> Option<Seen<'a>> {
+        let (ip, _stop) = LaxIpSlice::from_slice(bytes).ok()?;
+        let (source, destination) = (ip.source_addr(), ip.destination_addr());
+        let payload = ip.payload();
+        let transport = match ip.payload_ip_number() {
+            IpNumber::TCP => Transport::Tcp,
+            IpNumber::UDP => Transport::Udp,
+            _ => return None,
+        };
+        let header_bytes = payload.payload.as_ptr().addr().checked_sub(bytes.as_ptr().addr())?;
+        let (declared, fragment) = match &ip {
+            LaxIpSlice::Ipv4(ip) => {
+                let header = ip.header();
+                let fragment = header.is_fragmenting_payload().then(|| Fragment {
+                    offset: header.fragments_offset(),
+                    more: header.more_fragments(),
+                    identification: u32::from(header.identification()),
+                });
+                (usize::from(header.total_len()), fragment)
+            }
+            LaxIpSlice::Ipv6(ip) => {
+                let fragment = ip.extensions().clone().into_iter().find_map(|extension| match extension {
+                    Ipv6ExtensionSlice::Fragment(header) if header.is_fragmenting_payload() => {
+                        Some(Fragment {
+                            offset: header.fragment_offset(),
+                            more: header.more_fragments(),
+                            identification: header.identification(),
+                        })
+                    }
+                    _ => None,
+                });
+                (40 + usize::from(ip.header().payload_length()), fragment)
+            }
+        };
+        // Hardware that segments leaves the length at 0 in captures on the sending machine.
+        let length = declared.saturating_sub(header_bytes).max(payload.payload.len());
+        let Some(fragment) = fragment else {
+            let payload = Cow::Borrowed(payload.payload);
+            return Some(Seen::Whole(Datagram { source, destination, transport, payload, length }));
+        };
+        if length != payload.payload.len() {
+            self.dropped += 1;
+            return Some(Seen::Fragment);
+        }
+        let key = FragmentKey { source, destination, identification: fragment.identification, transport };
+        let Some(payload) = self.join(key, &fragment, payload.payload) else { return Some(Seen::Fragment) };
+        let length = payload.len();
+        Some(Seen::Whole(Datagram { source, destination, transport, payload: Cow::Owned(payload), length }))
+    }
+
+    /// Adds a fragment; gives the payload when it was the last.
+    fn join(&mut self, key: FragmentKey, fragment: &Fragment, payload: &[u8]) -> Option<Vec<u8>> {
+        let at = self.partial.iter().position(|(known, _)| *known == key);
+        let at = at.unwrap_or_else(|| {
+            if self.partial.len() >= PARTIAL_MAX {
+                self.partial.pop_front();
+                self.dropped += 1;
+            }
+            let number = match key.transport {
+                Transport::Tcp => IpNumber::TCP,
+                Transport::Udp => IpNumber::UDP,
+            };
+            let sections: Vec<IpFragRange> = Vec::new();
+            self.partial.push_back((key, IpDefragBuf::new(number, Vec::new(), sections)));
+            self.partial.len() - 1
+        });
+        let (_, buffer) = &mut self.partial[at];
+        if buffer.add(fragment.offset, fragment.more, payload).is_err() {
+            self.dropped += 1;
+            self.partial.remove(at);
+            return None;
+        }
+        if !buffer.is_complete() {
+            return None;
+        }
+        let (_, buffer) = self.partial.remove(at)?;
+        Some(buffer.take_bufs().0)
+    }
+}
