@@ -15,7 +15,7 @@ use crate::link::Link;
 /// Size of the reading buffer, and most that a single block may take. Captures of loopback have frames of 64 KiB;
 /// blocks of names and secrets may be larger.
 const BUFFER_BYTES: usize = 1 << 20;
-const BLOCK_BYTES_MAX: usize = 64 << 20;
+const BLOCK_BYTES_MAX: usize = 16 << 20;
 
 /// Interfaces of one section that are kept; the format has no bound.
 const INTERFACES_MAX: usize = 4096;
