@@ -52,6 +52,10 @@ impl Postgres {
         if !wire::is_frontend(header) {
             return Step::Lost;
         }
+        if header.kind == b'd' && self.phase == Phase::Commands && !head.resync && !self.line.is_empty() {
+            // Some clients do not wait for the server to say that it takes data.
+            self.copy = true;
+        }
         if self.copy {
             return if head.resync { Step::Lost } else { self.copied(header) };
         }

@@ -387,17 +387,25 @@ fn a_long_result_ends_by_its_tail_or_before_the_next_request() {
 
 #[test]
 fn a_copy_whose_data_were_not_captured_ends() {
-    let mut replay = logged_in();
-    replay.ingress(&query("COPY t FROM STDIN"));
-    replay.egress(&message(b'G', b"\0\0\x01\0\0"));
-    for _ in 0..3 {
-        replay.part(C, &message(b'd', b"1\tsecret\n"), 8192);
+    for waits in [true, false] {
+        let mut replay = logged_in();
+        replay.ingress(&query("COPY t FROM STDIN"));
+        let ready = message(b'G', b"\0\0\x01\0\0");
+        if waits {
+            replay.egress(&ready);
+        }
+        for _ in 0..3 {
+            replay.part(C, &message(b'd', b"1\tsecret\n"), 8192);
+        }
+        if !waits {
+            replay.egress(&ready);
+        }
+        replay.egress(&[complete("COPY 900").as_slice(), READY].concat());
+        replay.ingress(&query("COMMIT"));
+        replay.egress(&[complete("COMMIT").as_slice(), READY].concat());
+        replay.close();
+        assert_eq!(replay.lines(), ["Server COPY t - None 37/30", "Server COMMIT  - None 12/18"]);
     }
-    replay.egress(&[complete("COPY 900").as_slice(), READY].concat());
-    replay.ingress(&query("COMMIT"));
-    replay.egress(&[complete("COMMIT").as_slice(), READY].concat());
-    replay.close();
-    assert_eq!(replay.lines(), ["Server COPY t - None 37/30", "Server COMMIT  - None 12/18"]);
 }
 
 #[test]
