@@ -286,7 +286,10 @@ impl Postgres {
             item.request.operation = cx.word(operation);
         }
         let bytes = self.server_bytes.saturating_sub(self.answer_start);
-        self.emit(&item, Held { state, end: self.server_at, bytes }, cx);
+        if item.kind != Kind::Sync {
+            self.emit(&item, Held { state, end: self.server_at, bytes }, cx);
+        }
+        self.begun = false;
         self.skipping = false;
         self.copy = false;
     }

@@ -409,6 +409,17 @@ fn a_copy_whose_data_were_not_captured_ends() {
 }
 
 #[test]
+fn the_unseen_end_of_a_lone_sync_is_no_exchange() {
+    let mut replay = logged_in();
+    replay.ingress(&[message(b'C', b"Ss1\0").as_slice(), SYNC].concat());
+    replay.part(S, b"3\0\0\0\x04", 11);
+    replay.ingress(&query("COMMIT"));
+    replay.egress(&[complete("COMMIT").as_slice(), READY].concat());
+    replay.close();
+    assert_eq!(replay.lines(), ["Server COMMIT  - None 12/18"]);
+}
+
+#[test]
 fn nothing_is_paired_across_a_loss() {
     let mut replay = logged_in();
     let done = [complete("UPDATE 1").as_slice(), READY].concat();
