@@ -15,7 +15,7 @@ use anyhow::{Context, Result, ensure};
 use crate::{
     command::{self, Finished},
     containerd::{CALL_DEADLINE, Containerd},
-    image,
+    image::{self, Image},
     network::Endpoint,
     wait,
 };
@@ -47,6 +47,8 @@ pub struct Launch<'a> {
     pub annotations: &'a [(&'a str, &'a str)],
     /// Whether it has every capability, as one who has taken over the guest's kernel would.
     pub privileged: bool,
+    /// What it is made from.
+    pub image: Image,
     /// Program and arguments.
     pub command: &'a [&'a str],
 }
@@ -54,7 +56,16 @@ pub struct Launch<'a> {
 impl<'a> Launch<'a> {
     /// A container without network and annotations.
     pub fn new(namespace: &'a str, id: &'a str, runtime: &'a str, command: &'a [&'a str]) -> Self {
-        Self { namespace, id, runtime, network: None, annotations: &[], privileged: false, command }
+        Self {
+            namespace,
+            id,
+            runtime,
+            network: None,
+            annotations: &[],
+            privileged: false,
+            image: image::DEMO,
+            command,
+        }
     }
 
     /// The same in a network namespace.
@@ -67,6 +78,12 @@ impl<'a> Launch<'a> {
     #[must_use]
     pub fn annotated(self, annotations: &'a [(&'a str, &'a str)]) -> Self {
         Self { annotations, ..self }
+    }
+
+    /// The same from another image.
+    #[must_use]
+    pub fn from_image(self, image: Image) -> Self {
+        Self { image, ..self }
     }
 
     /// The same with every capability.
@@ -88,7 +105,7 @@ impl<'a> Launch<'a> {
         for (name, value) in self.annotations {
             command.arg("--annotation").arg(format!("{name}={value}"));
         }
-        command.arg(image::NAME).arg(self.id).args(self.command);
+        command.arg(self.image.name).arg(self.id).args(self.command);
         command
     }
 

@@ -60,10 +60,10 @@ impl Environment {
         with_prometheus: bool,
         progress: Progress,
     ) -> Result<Self> {
-        if !image::is_cached(&dist.cache) {
+        if !image::DEMO.is_cached(&dist.cache) {
             progress("making the container image from distribution packages (once)");
         }
-        let archive = image::build(&dist.cache)?;
+        let archive = image::DEMO.build(&dist.cache)?;
         let scratch = Scratch::create()?;
         let directory = scratch.path();
         progress("starting containerd");

@@ -1,4 +1,4 @@
-//! The container image of the demo and the tests, made on this machine from distribution packages: no registry.
+//! Container images, made on this machine from distribution packages: no registry.
 //!
 //! Two layers: the packages (nginx, Python, busybox) as `mmdebstrap` extracts them, which is kept between runs, and
 //! our own few files ([`files`]), which are written anew when they change. Both are packed as a `docker save` archive.
@@ -17,34 +17,58 @@ use anyhow::{Context, Result};
 
 use crate::command;
 
-/// The image's name in containerd.
-pub const NAME: &str = "porthole.local/demo:1";
+/// An image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Image {
+    /// Its name in containerd.
+    pub name: &'static str,
+    /// What it is made of. busybox gives the shell and the small commands.
+    packages: &'static str,
+    /// Begins the names of its files in the cache.
+    prefix: &'static str,
+}
 
-/// What the image is made of. busybox gives the shell and the small commands.
-const PACKAGES: &str = "nginx,python3,busybox-static";
+/// The image of the demo and the tests.
+pub const DEMO: Image =
+    Image { name: "porthole.local/demo:1", packages: "nginx,python3,busybox-static", prefix: "" };
+
+/// The image of the benchmarks: servers and the clients that load them.
+pub const BENCH: Image = Image {
+    name: "porthole.local/bench:1",
+    packages: "nginx,redis-server,redis-tools,wrk,busybox-static",
+    prefix: "bench-",
+};
 
 /// Every file of the packages' layer has this time, so that the same packages give the same layer.
 const SOURCE_DATE_EPOCH: &str = "1700000000";
 
-/// Makes the image unless the cache has it; returns the archive to import.
-pub fn build(cache: &Path) -> Result<PathBuf> {
-    let directory = cache.join("image");
-    fs::create_dir_all(&directory).with_context(|| format!("make {}", directory.display()))?;
-    let packages = directory.join(format!("packages-{}.tar", release()));
-    if !packages.exists() {
-        extract_packages(&packages)?;
+impl Image {
+    /// Makes the image unless the cache has it; returns the archive to import.
+    pub fn build(&self, cache: &Path) -> Result<PathBuf> {
+        let packages = self.packages_file(cache);
+        if let Some(directory) = packages.parent() {
+            fs::create_dir_all(directory).with_context(|| format!("make {}", directory.display()))?;
+        }
+        if !packages.exists() {
+            extract_packages(self.packages, &packages)?;
+        }
+        let own = files::layer()?;
+        let digest = archive::digest(&own);
+        let image = packages.with_file_name(format!("{}image-{}.tar", self.prefix, &digest[..16]));
+        if !image.exists() {
+            archive::write(&image, self.name, &packages, &own)?;
+        }
+        Ok(image)
     }
-    let own = files::layer()?;
-    let image = directory.join(format!("demo-{}.tar", &archive::digest(&own)[..16]));
-    if !image.exists() {
-        archive::write(&image, NAME, &packages, &own)?;
-    }
-    Ok(image)
-}
 
-/// Whether [`build`] would need the package mirror.
-pub fn is_cached(cache: &Path) -> bool {
-    cache.join("image").join(format!("packages-{}.tar", release())).exists()
+    /// Whether [`Image::build`] would need the package mirror.
+    pub fn is_cached(&self, cache: &Path) -> bool {
+        self.packages_file(cache).exists()
+    }
+
+    fn packages_file(&self, cache: &Path) -> PathBuf {
+        cache.join("image").join(format!("{}packages-{}.tar", self.prefix, release()))
+    }
 }
 
 /// The Debian release of this machine, whose signing keys are here.
@@ -54,13 +78,13 @@ fn release() -> String {
     codename.unwrap_or("bookworm").trim_matches('"').to_owned()
 }
 
-fn extract_packages(to: &Path) -> Result<()> {
+fn extract_packages(packages: &str, to: &Path) -> Result<()> {
     let staged = to.with_extension("tar.new");
     let mut command = Command::new("mmdebstrap");
     command
         .env("SOURCE_DATE_EPOCH", SOURCE_DATE_EPOCH)
         .args(["--variant=extract", "--format=tar", "--skip=output/dev", "--include"])
-        .arg(PACKAGES)
+        .arg(packages)
         .arg(release())
         .arg(&staged);
     command::succeed(&mut command, Duration::from_mins(10)).context("extract the image's packages")?;

@@ -2,9 +2,10 @@
 //!
 //! Machines are shared and noisy: every measurement comes in pairs, with and without the agent, in alternating order,
 //! and the median over the pairs is what is said. [`workload`] runs a server and its client, [`agent`] the agent,
-//! [`overhead`] brings them together.
+//! [`overhead`] brings them together natively, [`guest`] in guests.
 
 mod agent;
+mod guest;
 mod overhead;
 mod workload;
 
@@ -20,6 +21,7 @@ pub const EXAMPLES: &str = "\
 Examples:
   cargo xtask bench overhead                 nginx and redis with the agent off and on
   cargo xtask bench overhead --pairs 15 --seconds 4 --json
+  sudo -E cargo xtask bench guest            the same in two guests, with Porthole and without
   cargo xtask bench l7                       parser throughput and allocations";
 
 /// Options of `cargo xtask bench`.
@@ -33,6 +35,8 @@ pub struct Options {
 enum What {
     /// Throughput and p99 of servers with the agent on, relative to off, natively on this machine.
     Overhead(overhead::Options),
+    /// The same in guests: one with Porthole and one without, side by side, each with server and client in it.
+    Guest(guest::Options),
     /// Throughput of the parsers, and allocations per exchange.
     L7,
 }
@@ -41,6 +45,7 @@ enum What {
 pub fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> {
     match &options.what {
         What::Overhead(options) => overhead::run(workspace, options)?,
+        What::Guest(options) => guest::run(workspace, options)?,
         What::L7 => crate::workspace::run(workspace.cargo().args([
             "run",
             "--release",
@@ -51,6 +56,22 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> {
         ]))?,
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Prints results under their titles, a line each.
+fn print_table(results: &[serde_json::Value], columns: &[(&str, &str)]) {
+    print!("{:<24}", "workload");
+    for (title, _) in columns {
+        print!(" {title:>13}");
+    }
+    println!();
+    for result in results {
+        print!("{:<24}", result["workload"].as_str().unwrap_or_default());
+        for (_, key) in columns {
+            print!(" {:>13.3}", result[key].as_f64().unwrap_or(f64::NAN));
+        }
+        println!();
+    }
 }
 
 /// The median; `None` of nothing.

@@ -147,16 +147,5 @@ fn table(results: &[serde_json::Value]) {
         ("bpf ns/req", "program_ns_per_request"),
         ("RSS MiB", "resident_mib"),
     ];
-    print!("{:<24}", "workload");
-    for (title, _) in columns {
-        print!(" {title:>13}");
-    }
-    println!();
-    for result in results {
-        print!("{:<24}", result["workload"].as_str().unwrap_or_default());
-        for (_, key) in columns {
-            print!(" {:>13.3}", result[key].as_f64().unwrap_or(f64::NAN));
-        }
-        println!();
-    }
+    super::print_table(results, &columns);
 }

@@ -16,6 +16,9 @@ use crate::workspace::output;
 /// Connections that a client keeps open.
 const CLIENTS: u32 = 8;
 
+/// About what one core does, commands a second.
+const NATIVE_REDIS_RATE: u64 = 80_000;
+
 /// What one run of a client came to.
 #[derive(Clone, Copy, Debug)]
 pub struct Run {
@@ -108,21 +111,53 @@ impl Server {
     /// Loads it for about this long.
     pub fn load(&mut self, seconds: u32) -> Result<Run> {
         self.daemon.check()?;
+        let load = Load::new(self.workload, self.port, seconds, NATIVE_REDIS_RATE);
+        let (program, arguments) = load.command.split_first().context("a client")?;
+        load.read(&output(Command::new(program).args(arguments))?)
+    }
+
+    /// Ends it.
+    pub fn stop(mut self) -> Result<()> {
+        self.daemon.stop().map(drop)
+    }
+}
+
+/// A client's command line: it loads the server at a port of this machine for about this long.
+pub struct Load {
+    workload: Workload,
+    /// Program and arguments.
+    pub command: Vec<String>,
+    requests: u64,
+}
+
+impl Load {
+    /// The usual client of a workload. `redis_rate` is about what the server does a second without pipelining: the
+    /// number of requests, not the time, can be chosen there.
+    pub fn new(workload: Workload, port: u16, seconds: u32, redis_rate: u64) -> Self {
+        let (text, requests) = match workload {
+            Workload::Nginx => {
+                (format!("wrk -t1 --latency -c {CLIENTS} -d{seconds}s http://127.0.0.1:{port}/"), 0)
+            }
+            Workload::Redis { pipeline } => {
+                let requests = u64::from(seconds) * redis_rate * if pipeline > 1 { 6 } else { 1 };
+                let text = format!(
+                    "redis-benchmark -h 127.0.0.1 -t get --csv -p {port} -c {CLIENTS} -n {requests} -P {pipeline}"
+                );
+                (text, requests)
+            }
+        };
+        Self { workload, command: text.split(' ').map(str::to_owned).collect(), requests }
+    }
+
+    /// Reads what the client printed.
+    pub fn read(&self, text: &str) -> Result<Run> {
         match self.workload {
-            Workload::Nginx => self.wrk(seconds),
-            Workload::Redis { pipeline } => self.redis_benchmark(seconds, pipeline),
+            Workload::Nginx => Self::read_wrk(text),
+            Workload::Redis { .. } => self.read_redis_benchmark(text),
         }
     }
 
-    fn wrk(&self, seconds: u32) -> Result<Run> {
-        let url = format!("http://127.0.0.1:{}/", self.port);
-        let text = output(
-            Command::new("wrk")
-                .args(["-t1", "--latency", "-c"])
-                .arg(CLIENTS.to_string())
-                .arg(format!("-d{seconds}s"))
-                .arg(&url),
-        )?;
+    fn read_wrk(text: &str) -> Result<Run> {
         ensure!(!text.contains("Non-2xx"), "wrk got errors:\n{text}");
         let word_after = |label: &str| {
             let line = text.lines().find(|line| line.trim_start().starts_with(label));
@@ -137,14 +172,7 @@ impl Server {
         Ok(Run { throughput, p99_ms, requests })
     }
 
-    fn redis_benchmark(&self, seconds: u32, pipeline: u32) -> Result<Run> {
-        // About what one core does; the number, not the time, can be chosen.
-        let requests = u64::from(seconds) * if pipeline > 1 { 500_000 } else { 80_000 };
-        let text = output(
-            Command::new("redis-benchmark")
-                .args(["-h", "127.0.0.1", "-t", "get", "--csv", "-p", &self.port.to_string()])
-                .args(["-c", &CLIENTS.to_string(), "-n", &requests.to_string(), "-P", &pipeline.to_string()]),
-        )?;
+    fn read_redis_benchmark(&self, text: &str) -> Result<Run> {
         // "test","rps","avg_latency_ms","min_latency_ms","p50_latency_ms","p95_latency_ms","p99_latency_ms","max_latency_ms"
         let line =
             text.lines().find(|line| line.starts_with("\"GET\"")).context("redis-benchmark's result")?;
@@ -152,12 +180,7 @@ impl Server {
         let number = |at: usize| -> Result<f64> {
             fields.get(at).context("redis-benchmark's result")?.parse().context("redis-benchmark's result")
         };
-        Ok(Run { throughput: number(1)?, p99_ms: number(6)?, requests })
-    }
-
-    /// Ends it.
-    pub fn stop(mut self) -> Result<()> {
-        self.daemon.stop().map(drop)
+        Ok(Run { throughput: number(1)?, p99_ms: number(6)?, requests: self.requests })
     }
 }
 

@@ -65,11 +65,15 @@ impl Need {
     ];
 
     /// To test beside that.
-    pub const TEST: &'static [Self] = &[need(
-        "python3-prometheus-client",
-        &["/usr/lib/python3/dist-packages/prometheus_client/openmetrics/parser.py"],
-        "reads OpenMetrics strictly",
-    )];
+    pub const TEST: &'static [Self] = &[
+        need("bind9-dnsutils", &["dig"], "asks the name server"),
+        need("dnsmasq-base", &["dnsmasq"], "a name server to count the questions of"),
+        need(
+            "python3-prometheus-client",
+            &["/usr/lib/python3/dist-packages/prometheus_client/openmetrics/parser.py"],
+            "reads OpenMetrics strictly",
+        ),
+    ];
 
     fn is_there(&self) -> bool {
         let found = |proof: &&str| {
