@@ -458,6 +458,24 @@ fn a_long_result_ends_by_its_tail() {
 }
 
 #[test]
+fn a_file_that_was_not_captured_ends() {
+    let mut replay = Replay::new(connection());
+    for (way, bytes) in login(0) {
+        replay.part(way, &bytes, bytes.len() as u64);
+    }
+    replay.ingress(&query("LOAD DATA LOCAL INFILE 'f' INTO TABLE t").1);
+    replay.egress(&s(&[b"\xfbf"]).1);
+    for _ in 0..3 {
+        replay.part(C, &packets(2, &[b"1,a\n2,b\n"]), 16_384);
+    }
+    replay.egress(&packets(77, &[OK]));
+    replay.ingress(&query("COMMIT").1);
+    replay.egress(&s(&[OK]).1);
+    replay.close();
+    assert_eq!(replay.lines(), ["Server LOAD t - None 56/17", "Server COMMIT  - None 11/11"]);
+}
+
+#[test]
 fn nothing_is_paired_across_a_loss() {
     let mut replay = Replay::new(connection());
     for (way, bytes) in login(0) {
