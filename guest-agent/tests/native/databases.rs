@@ -7,7 +7,7 @@ use std::{
 
 use porthole_proto::agent::{ErrorClass, Protocol, Side};
 
-use crate::harness::{Agent, wait_for};
+use crate::harness::{Agent, not_run, wait_for};
 
 /// A server that ends with the test.
 struct Server(Child);
@@ -25,7 +25,7 @@ impl Drop for Server {
 fn installed(program: &str) -> bool {
     let there = Path::new(program).exists() || Command::new(program).arg("--version").output().is_ok();
     if !there {
-        eprintln!("NOT RUN: {program} is not installed");
+        not_run::<()>(&format!("{program} is not installed"));
     }
     there
 }
@@ -151,8 +151,10 @@ fn mariadbs_statements_are_counted_on_both_sides() {
 
 #[test]
 fn postgresqls_statements_are_counted_on_both_sides() {
-    const PROGRAMS: &str = "/usr/lib/postgresql/15/bin";
-    let programs = std::env::var("PG_BIN").unwrap_or_else(|_| PROGRAMS.to_owned());
+    // Debian 12 and 13.
+    let known = ["/usr/lib/postgresql/15/bin", "/usr/lib/postgresql/17/bin"];
+    let found = known.into_iter().find(|path| Path::new(path).exists());
+    let programs = std::env::var("PG_BIN").unwrap_or_else(|_| found.unwrap_or(known[0]).to_owned());
     let [initdb, postgres, psql] =
         ["initdb", "postgres", "psql"].map(|program| format!("{programs}/{program}"));
     if !installed(&postgres) {

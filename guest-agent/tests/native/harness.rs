@@ -3,6 +3,7 @@
 use std::{
     collections::HashMap,
     fs,
+    io::Write,
     path::PathBuf,
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
@@ -45,19 +46,25 @@ pub struct Agent {
     directory: tempfile::TempDir,
 }
 
+/// Says that a test did not run, past the test runner, which keeps what a passing test prints. Where `cargo xtask test`
+/// has set up what tests need, that is a failure.
+pub fn not_run<T>(why: &str) -> Option<T> {
+    assert!(std::env::var_os("PORTHOLE_E2E").is_none(), "{why}");
+    let _ = writeln!(std::io::stderr(), "NOT RUN: {why}");
+    None
+}
+
 /// Whether the tests can run here; says why not.
 fn object() -> Option<PathBuf> {
     // SAFETY: no preconditions.
     if unsafe { libc::geteuid() } != 0 {
-        eprintln!("NOT RUN: probes take root; `sudo -E cargo xtask test` runs this test");
-        return None;
+        return not_run("probes take root; `sudo -E cargo xtask test` runs it");
     }
     let built = concat!(env!("CARGO_MANIFEST_DIR"), "/../target/dist/bpf/porthole.bpf.o");
     let named = std::env::var_os("PORTHOLE_BPF_OBJECT").filter(|path| !path.is_empty());
     let path = named.map_or_else(|| PathBuf::from(built), PathBuf::from);
     if !path.exists() {
-        eprintln!("NOT RUN: no eBPF object at {}; `cargo xtask build` builds it", path.display());
-        return None;
+        return not_run(&format!("no eBPF object at {}; `cargo xtask build` builds it", path.display()));
     }
     Some(path)
 }

@@ -67,12 +67,30 @@ impl Need {
     /// To test beside that.
     pub const TEST: &'static [Self] = &[
         need("bind9-dnsutils", &["dig"], "asks the name server"),
+        need("curl", &["curl"], "asks in a container that ends at once"),
         need("dnsmasq-base", &["dnsmasq"], "a name server to count the questions of"),
+        need("mariadb-client", &["mariadb"], "asks the database"),
+        need("mariadb-server", &["mariadbd", "mariadb-install-db"], "a database to count the statements of"),
+        need(
+            "postgresql",
+            &["/usr/lib/postgresql/15/bin/postgres", "/usr/lib/postgresql/17/bin/postgres"],
+            "a database to count the statements of",
+        ),
         need(
             "python3-prometheus-client",
             &["/usr/lib/python3/dist-packages/prometheus_client/openmetrics/parser.py"],
             "reads OpenMetrics strictly",
         ),
+    ];
+
+    /// To test what takes large toolchains too.
+    pub const TEST_ALL: &'static [Self] = &[
+        need("nodejs", &["node"], "a language whose servers and clients are tested"),
+        need("golang-go", &["go"], "a language whose servers and clients are tested"),
+        need("default-jdk-headless", &["java"], "a language whose servers and clients are tested"),
+        need("php-cli", &["php"], "a language whose servers and clients are tested"),
+        need("ruby", &["ruby"], "a language whose servers and clients are tested"),
+        need("ruby-webrick", &["/usr/share/doc/ruby-webrick"], "Ruby's usual small server"),
     ];
 
     fn is_there(&self) -> bool {
