@@ -34,9 +34,10 @@ const ADVISORIES: &str = "github.com:443";
 pub fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> {
     report::step("format", || {
         run_in(workspace, &["fmt", "--all", "--check"])?;
-        let mut programs = workspace.cargo();
-        programs.current_dir(workspace.root.join("guest-bpf/programs")).args(["fmt", "--check"]);
-        execute(&mut programs)
+        // Workspaces of their own.
+        ["guest-bpf/programs", "l7/fuzz"].iter().try_for_each(|folder| {
+            execute(workspace.cargo().current_dir(workspace.root.join(folder)).args(["fmt", "--check"]))
+        })
     })?;
     report::step("clippy", || {
         run_in(
