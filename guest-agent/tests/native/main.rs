@@ -9,5 +9,6 @@ mod harness;
 mod http;
 mod identity;
 mod lifecycle;
+mod lookups;
 mod loss;
 mod programs;
