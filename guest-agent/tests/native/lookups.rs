@@ -8,7 +8,7 @@ use std::{
 
 use porthole_proto::agent::{ErrorClass, Protocol, Side};
 
-use crate::harness::{Agent, wait_for};
+use crate::harness::{Agent, not_run, wait_for};
 
 /// A name server that ends with the test.
 struct Server(Child);
@@ -30,8 +30,7 @@ impl Server {
             .stderr(Stdio::null())
             .spawn();
         let Ok(child) = child else {
-            eprintln!("NOT RUN: dnsmasq is not installed");
-            return None;
+            return not_run("dnsmasq is not installed");
         };
         Some(Self(child))
     }
@@ -48,7 +47,7 @@ impl Drop for Server {
 fn every_lookup_is_counted_on_both_sides() {
     const LOOKUPS: u64 = 100;
     if Command::new("dig").arg("-v").output().is_err() {
-        eprintln!("NOT RUN: dig is not installed");
+        not_run::<()>("dig is not installed");
         return;
     }
     let Some(mut agent) = Agent::start(&[]) else { return };
