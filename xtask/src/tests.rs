@@ -66,6 +66,9 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> {
     require_root("running containers and guests")?;
     setup::packages(Need::RUN)?;
     setup::packages(Need::TEST)?;
+    if options.all {
+        setup::packages(Need::TEST_ALL)?;
+    }
     build::everything(workspace)?;
     let mut totals = Totals::default();
     let succeeded = report::step("test", || test(workspace, options, &mut totals))?;

@@ -8,6 +8,7 @@ mod databases;
 mod harness;
 mod http;
 mod identity;
+mod languages;
 mod lifecycle;
 mod lookups;
 mod loss;
