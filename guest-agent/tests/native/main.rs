@@ -9,6 +9,7 @@ mod harness;
 mod http;
 mod identity;
 mod languages;
+mod latency;
 mod lifecycle;
 mod lookups;
 mod loss;
