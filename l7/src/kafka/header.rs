@@ -2,7 +2,7 @@
 
 use crate::{
     kafka::{
-        api::{self, API_VERSIONS, Api},
+        api::{self, API_VERSIONS, Api, METADATA},
         layout::{self, End, Found, Topic},
     },
     parser::{Guess, Opening, Sender},
@@ -140,19 +140,24 @@ pub(super) fn looks(bytes: &[u8]) -> Looks {
         Err(_) => return Looks::No,
     };
     let (found, end) = body(&header);
-    let described = match end {
-        _ if !sensible(&found) => false,
-        End::At(end) => header.body.len() == end && whole,
-        End::Open => true,
+    let named = header.client.is_some_and(|name| name.len() >= 2);
+    let alone = bytes.len() == PREFIX + length;
+    match end {
+        _ if !sensible(&found) => Looks::No,
+        End::At(end) if whole && named && header.body.len() == end => Looks::Request,
+        // Clients without a name are believed when they ask what one asks first.
+        End::At(end)
+            if alone && header.body.len() == end && matches!(header.key, METADATA | API_VERSIONS) =>
+        {
+            Looks::Perhaps(header.correlation)
+        }
+        // Nothing tells its body from any other: the answer has to.
+        End::Open if alone && named => Looks::Perhaps(header.correlation),
+        End::Open if !whole && named => Looks::Cut,
         // Of a large one, mostly records, a topic must be there.
-        End::Cut if !whole && (length <= WHOLE_MAX || found.topic.is_none()) => return Looks::Cut,
-        End::Cut if !whole => true,
-        End::Cut | End::Bad => false,
-    };
-    match header.client {
-        _ if !described => Looks::No,
-        Some(name) if name.len() >= 2 => Looks::Request,
-        _ => Looks::Perhaps(header.correlation),
+        End::Cut if !whole && named && length > WHOLE_MAX && found.topic.is_some() => Looks::Request,
+        End::Cut if !whole => Looks::Cut,
+        _ => Looks::No,
     }
 }
 
@@ -190,5 +195,5 @@ pub(super) fn identify(opening: &Opening<'_>) -> Guess {
 
 /// Whether these bytes start an answer to this correlation id.
 fn answers(bytes: &[u8], correlation: i32) -> bool {
-    length(bytes).is_ok() && int(bytes, PREFIX) == Ok(correlation)
+    length(bytes).is_ok_and(|length| PREFIX + length >= bytes.len()) && int(bytes, PREFIX) == Ok(correlation)
 }
