@@ -1,18 +1,35 @@
 //! `porthole`: the operator's command line.
 //!
-//! Each subcommand is a module: [`replay`] shows what Porthole makes of a capture file.
+//! Each subcommand is a module: [`replay`] shows what Porthole makes of a capture file, [`sandboxes`] and [`top`] what
+//! the [`exporter`] knows, [`doctor`] what a host lacks, [`install`] puts the parts in place and takes them away.
 
+mod doctor;
+mod exporter;
+mod install;
 mod replay;
+mod sandboxes;
+mod table;
+mod top;
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use porthole_proto::config::LOG_ENV;
+use tracing_subscriber::EnvFilter;
 
 const EXAMPLES: &str = "\
 Examples:
+  porthole doctor                         what this host lacks, and what to do about it
+  porthole install --dist target/dist     put programs, images and configuration in place
+  porthole sandboxes                      every sandbox, its state, and why
+  porthole top                            rate, errors and latency by application
   porthole replay capture.pcap            every exchange of a capture file, and a summary
   porthole replay --json capture.pcapng   the same for programs
-  tcpdump -i lo -w - | porthole replay -  what is captured now
+  tcpdump -i lo -w - | porthole replay -  what is captured until tcpdump ends
+
+Environment:
+  PORTHOLE_CONFIG  configuration file
+  PORTHOLE_LOG     log filter, for example `debug`; the log goes to standard error
 
 Exit codes:
   0  done
@@ -29,13 +46,32 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Show the requests and responses in a capture file.
+    /// Check what this host needs to run sandboxes and to watch them
+    Doctor(doctor::Options),
+    /// Put Porthole's parts in place
+    Install(install::Options),
+    /// Remove exactly what `install` put in place
+    Uninstall(install::UninstallOptions),
+    /// Show the requests and responses in a capture file
     Replay(replay::Options),
+    /// List the sandboxes that the exporter knows
+    Sandboxes(sandboxes::Options),
+    /// Show rate, errors and latency by application, refreshed
+    Top(top::Options),
 }
 
 fn main() -> ExitCode {
-    let result = match Arguments::parse().command {
+    let arguments = Arguments::parse();
+    let filter = EnvFilter::try_from_env(LOG_ENV).unwrap_or_else(|_| EnvFilter::new("warn"));
+    let ansi = std::io::IsTerminal::is_terminal(&std::io::stderr());
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(ansi).init();
+    let result = match arguments.command {
+        Command::Doctor(options) => doctor::run(&options),
+        Command::Install(options) => install::run(&options),
+        Command::Uninstall(options) => install::uninstall(&options),
         Command::Replay(options) => replay::run(&options),
+        Command::Sandboxes(options) => sandboxes::run(&options),
+        Command::Top(options) => top::run(&options),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -5,16 +5,14 @@
 mod report;
 mod text;
 
-use std::{
-    fs::File,
-    io::{BufWriter, Read, Write as _},
-    path::PathBuf,
-};
+use std::{fs::File, io::Read, path::PathBuf};
 
 use anyhow::{Context, Result};
 use porthole_l7::{Engine, Limits as EngineLimits};
 use porthole_packet::{Capture, Flows, Limits};
 use report::Report;
+
+use crate::table;
 
 /// Options of `porthole replay`.
 #[derive(Debug, clap::Args)]
@@ -34,19 +32,9 @@ pub fn run(options: &Options) -> Result<()> {
         Box::new(File::open(&options.file).with_context(|| format!("open {}", options.file.display()))?)
     };
     let (report, ended) = replay(source).with_context(|| options.file.display().to_string())?;
-    let mut out = BufWriter::new(std::io::stdout().lock());
-    let printed = if options.json {
-        serde_json::to_writer_pretty(&mut out, &report)
-            .map_err(std::io::Error::from)
-            .and_then(|()| writeln!(out))
-    } else {
-        text::print(&report, &mut out)
-    };
-    match printed.and_then(|()| out.flush()) {
-        // Whoever reads has seen enough.
-        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => return Ok(()),
-        other => other.context("print")?,
-    }
+    let printed =
+        if options.json { table::json(&report) } else { table::to_stdout(|out| text::print(&report, out)) };
+    printed.context("print")?;
     ended.with_context(|| options.file.display().to_string())
 }
 

@@ -3,6 +3,7 @@
 use std::io::{self, Write};
 
 use super::report::Report;
+use crate::table::{self, row};
 
 /// Prints every exchange, then the summary, then what is missing.
 pub fn print(report: &Report, out: &mut dyn Write) -> io::Result<()> {
@@ -20,7 +21,7 @@ pub fn print(report: &Report, out: &mut dyn Write) -> io::Result<()> {
             &line.server.to_string(),
         ])
     }));
-    table(&rows, &[5], out)?;
+    table::print(&rows, &[5], out)?;
     writeln!(out)?;
     let mut rows = vec![row([
         "protocol",
@@ -44,7 +45,7 @@ pub fn print(report: &Report, out: &mut dyn Write) -> io::Result<()> {
             &milliseconds(sums.duration_max_us),
         ])
     }));
-    table(&rows, &[1, 2, 3, 4, 5, 6], out)?;
+    table::print(&rows, &[1, 2, 3, 4, 5, 6], out)?;
     let capture = &report.capture;
     writeln!(
         out,
@@ -66,26 +67,4 @@ pub fn print(report: &Report, out: &mut dyn Write) -> io::Result<()> {
 
 fn milliseconds(microseconds: f64) -> String {
     format!("{:.3}", microseconds / 1000.0)
-}
-
-fn row<const N: usize>(cells: [&str; N]) -> Vec<String> {
-    // What a capture says must not command the terminal.
-    cells.map(|cell| cell.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()).into()
-}
-
-/// Prints rows of equal length in columns; `right` are aligned to the right.
-fn table(rows: &[Vec<String>], right: &[usize], out: &mut dyn Write) -> io::Result<()> {
-    let columns = rows.first().map_or(0, Vec::len);
-    let widths: Vec<usize> =
-        (0..columns).map(|at| rows.iter().map(|row| row[at].chars().count()).max().unwrap_or(0)).collect();
-    for row in rows {
-        let mut line = String::new();
-        for (at, (cell, width)) in row.iter().zip(&widths).enumerate() {
-            let padded =
-                if right.contains(&at) { format!("{cell:>width$}  ") } else { format!("{cell:width$}  ") };
-            line.push_str(&padded);
-        }
-        writeln!(out, "{}", line.trim_end())?;
-    }
-    Ok(())
 }

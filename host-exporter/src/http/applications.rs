@@ -6,7 +6,7 @@ use axum::{
     extract::{Query, State},
     response::Response,
 };
-use porthole_proto::histogram::Histogram;
+use porthole_proto::histogram::{Histogram, bucket_upper_bound_seconds};
 use serde::Serialize;
 
 use super::{App, sandboxes::Filter};
@@ -46,6 +46,9 @@ struct Total {
     errors_by_class: Errors,
     #[serde(flatten)]
     durations: Durations,
+    /// Buckets of the durations that hold something: upper bound in seconds, count. Whoever asks twice learns the
+    /// quantiles of the time between.
+    duration_buckets: Vec<(f64, u64)>,
 }
 
 #[derive(Serialize)]
@@ -113,6 +116,12 @@ fn listing(fleet: &Fleet, filter: &Filter) -> Listing {
             errors: golden.errors.total(),
             errors_by_class: golden.errors,
             durations: Durations::of(&golden.durations),
+            duration_buckets: golden
+                .durations
+                .buckets()
+                .iter()
+                .map(|&(index, count)| (bucket_upper_bound_seconds(index), count))
+                .collect(),
         });
         let row = Row { application: application.clone(), totals: totals.collect(), instances: Vec::new() };
         rows.insert(application, row);
