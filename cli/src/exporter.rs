@@ -22,6 +22,8 @@ const ANSWER_BYTES_MAX: usize = 256 << 20;
 
 /// Which exporter is asked.
 #[derive(Debug, clap::Args)]
+// The subcommands' own options have the same name.
+#[group(skip)]
 pub struct Options {
     /// Address and port of the exporter; default: `[exporter] listen` of the configuration
     #[arg(long, value_name = "ADDRESS:PORT")]

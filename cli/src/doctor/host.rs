@@ -66,25 +66,32 @@ fn device(path: &str) -> std::io::Result<()> {
     OpenOptions::new().read(true).write(true).open(path).map(drop)
 }
 
+/// Intel and AMD say so in their flags. The device alone says little: nested hosts offer it without the processor's
+/// virtualisation behind it, and a guest started on it hangs.
+fn processor_virtualises(cpuinfo: &str) -> bool {
+    let flags = cpuinfo.lines().filter(|line| line.starts_with("flags"));
+    flags.flat_map(str::split_whitespace).any(|flag| flag == "vmx" || flag == "svm")
+}
+
 fn kvm(settings: &Settings) -> Check {
     const NAME: &str = "kvm";
     let accelerator = settings.text("microvm", "accelerator").unwrap_or_default();
-    match device("/dev/kvm") {
-        Ok(()) => Check::ok(NAME, "/dev/kvm can be used"),
-        Err(_) if accelerator == "tcg" => Check::ok(NAME, "not used: [microvm] accelerator is \"tcg\""),
-        Err(error) if accelerator == "kvm" => Check::fail(
-            NAME,
-            format!("/dev/kvm: {error}, and [microvm] accelerator is \"kvm\""),
-            "switch virtualization on in the firmware (or nested virtualization in the cloud), load kvm_intel or \
-             kvm_amd, run as root; or set accelerator = \"auto\"",
-        ),
-        Err(error) => Check::warn(
-            NAME,
-            format!("/dev/kvm: {error}: guests are emulated, and slow"),
-            "switch virtualization on in the firmware (or nested virtualization in the cloud), load kvm_intel or \
-             kvm_amd, run as root",
-        ),
+    if accelerator == "tcg" {
+        return Check::ok(NAME, "not used: [microvm] accelerator is \"tcg\"");
     }
+    let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let problem = match device("/dev/kvm") {
+        Ok(()) if processor_virtualises(&cpuinfo) => return Check::ok(NAME, "/dev/kvm can be used"),
+        Ok(()) => "/dev/kvm is there, but the processor has no virtualization (vmx, svm)".to_owned(),
+        Err(error) => format!("/dev/kvm: {error}"),
+    };
+    let remedy = "switch virtualization on in the firmware (or nested virtualization in the cloud), load kvm_intel or \
+                  kvm_amd, run as root";
+    if accelerator == "kvm" {
+        let remedy = format!("{remedy}; or set accelerator = \"auto\"");
+        return Check::fail(NAME, format!("{problem}, and [microvm] accelerator is \"kvm\""), remedy);
+    }
+    Check::warn(NAME, format!("{problem}: guests are emulated, and slow"), remedy)
 }
 
 fn vsock(settings: &Settings) -> Check {
@@ -190,4 +197,16 @@ pub fn exporter(settings: &Settings, checks: &mut Vec<Check>) {
             "`systemctl enable --now porthole-exporter`; sandboxes run without it, and nothing is lost",
         ),
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_processors_flags_say_that_it_virtualises() {
+        assert!(processor_virtualises("model name : x\nflags\t\t: fpu vmx sse\n"));
+        assert!(processor_virtualises("flags\t\t: svm\n"));
+        assert!(!processor_virtualises("model name : vmx\nflags\t\t: fpu vmxe\n"));
+    }
 }

@@ -1,0 +1,103 @@
+//! `porthole sandboxes` and `porthole top` at a real exporter.
+
+#[path = "../../host-exporter/tests/support/mod.rs"]
+mod support;
+
+use std::process::{Command, Output};
+
+use porthole_proto::registry::{Reason, SandboxState};
+use serde_json::Value;
+use support::{
+    Host,
+    agent::{TestAgent, http},
+    record,
+};
+
+async fn porthole(arguments: &[&str]) -> Output {
+    let arguments: Vec<String> = arguments.iter().map(|&argument| argument.to_owned()).collect();
+    let run =
+        move || Command::new(env!("CARGO_BIN_EXE_porthole")).args(arguments).output().expect("run porthole");
+    tokio::task::spawn_blocking(run).await.expect("ended")
+}
+
+fn text(output: Output) -> String {
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).expect("text")
+}
+
+/// The cells of the line that begins with these.
+fn line<'a>(table: &'a str, first: &[&str]) -> Vec<&'a str> {
+    let cells = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    cells
+        .into_iter()
+        .find(|cells| cells.starts_with(first))
+        .unwrap_or_else(|| panic!("no {first:?} in\n{table}"))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sandboxes_are_listed_with_state_and_reason() {
+    let host = Host::new();
+    let shop = host.shop().await;
+    let mut refused = record("blog-1", "globex", "blog\u{1b}[2J", &host.socket("none"));
+    refused.state = SandboxState::Unmonitored;
+    refused.channel = None;
+    refused.reason = Some(Reason { code: "create_refused".into(), message: "the delegate said no".into() });
+    let _refused = host.companion(&refused);
+    shop.exporter.wait_for_sandbox("blog-1", "its reason", |row| row["reason"].is_object()).await;
+    let address = shop.exporter.address().to_string();
+
+    let table = text(porthole(&["sandboxes", "--exporter", &address]).await);
+    assert_eq!(line(&table, &["acme", "shop", "shop-1"])[4..6], ["watching", "connected"]);
+    let blog = table.lines().find(|line| line.starts_with("globex")).expect("a line");
+    assert!(blog.contains("unmonitored") && blog.contains("create_refused: the delegate said no"), "{blog}");
+    assert!(!table.contains('\u{1b}'), "what others say commands no terminal");
+
+    let table = text(porthole(&["sandboxes", "--exporter", &address, "--tenant", "acme"]).await);
+    assert!(!table.contains("globex"), "{table}");
+
+    let json = text(porthole(&["sandboxes", "--json", "--exporter", &address]).await);
+    let listing: Value = serde_json::from_str(&json).expect("JSON");
+    assert_eq!(listing["sandboxes"].as_array().map(Vec::len), Some(2));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn top_shows_what_came_between_two_looks() {
+    let host = Host::new();
+    let socket = host.socket("s");
+    let agent = TestAgent::start(&socket, 7).await;
+    agent.tell(vec![http(1, "shop-1", "/", "200", 5, 1)]);
+    let exporter = host.start();
+    let _companion = host.companion(&record("shop-1", "acme", "shop", &socket));
+    exporter.wait_for_requests("shop", 5).await;
+    let address = exporter.address().to_string();
+    let quiet = text(porthole(&["top", "--once", "--interval", "0.1", "--exporter", &address]).await);
+    assert_eq!(line(&quiet, &["acme", "shop", "server"])[4..], ["0.0", "0.0", "-", "-", "-", "5"]);
+
+    // Told again and again while top looks, cumulative as agents are.
+    let busy = async {
+        let mut requests = 5;
+        loop {
+            requests += 10;
+            agent.tell(vec![http(1, "shop-1", "/", "200", requests, 1)]);
+            exporter.wait_for_requests("shop", requests).await;
+        }
+    };
+    let arguments = ["top", "--once", "--interval", "1", "--exporter", &address];
+    let looked = tokio::select! {
+        () = busy => unreachable!("it goes on"),
+        output = porthole(&arguments) => text(output),
+    };
+    let cells = line(&looked, &["acme", "shop", "server", "http1"]);
+    assert!(cells[4].parse::<f64>().expect("a rate") > 0.0, "{looked}");
+    assert!(cells[7].parse::<f64>().expect("milliseconds") >= 1.0, "{looked}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_exporter_that_is_not_there_is_an_error_that_names_it() {
+    for subcommand in ["sandboxes", "top"] {
+        let output = porthole(&[subcommand, "--exporter", "127.0.0.1:1"]).await;
+        assert_eq!(output.status.code(), Some(1));
+        let error = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(error.contains("127.0.0.1:1"), "{error}");
+    }
+}
