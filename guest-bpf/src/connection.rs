@@ -72,8 +72,12 @@ pub mod direction {
     pub const EGRESS: u8 = 1;
 }
 
-/// Bytes captured of a connection while its protocol is unknown.
-pub const GUESSING_BUDGET: u32 = 128 * 1024;
+/// Bytes captured of a connection while its protocol is unknown: what a fast client sends before the agent has had its
+/// turn and answered.
+pub const GUESSING_BUDGET: u32 = 512 * 1024;
+
+/// User space is woken each time that as much of the budget is used up: left to its timer it would answer too late.
+pub const GUESSING_WAKE: u32 = 32 * 1024;
 
 /// What every captured call costs of the budget besides its bytes, so that small messages end it too.
 pub const GUESSING_CALL_COST: u32 = 256;
@@ -85,6 +89,12 @@ pub const fn spend(budget: u32, captured: u32) -> Option<u32> {
         return None;
     }
     Some(budget.saturating_sub(captured.saturating_add(GUESSING_CALL_COST)))
+}
+
+/// Whether user space must be woken when the budget falls from `before` to `after`.
+#[inline(always)]
+pub const fn wakes(before: u32, after: u32) -> bool {
+    before / GUESSING_WAKE != after / GUESSING_WAKE
 }
 
 /// What may be captured when an ignored connection is looked at again.
@@ -109,7 +119,21 @@ mod tests {
             budget = left;
             calls += 1;
         }
-        assert!((100..=512).contains(&calls), "{calls}");
+        assert!((1_000..=2_048).contains(&calls), "{calls}");
+    }
+
+    #[test]
+    fn user_space_is_woken_well_before_the_budget_is_used_up() {
+        let (mut budget, mut calls, mut woken) = (GUESSING_BUDGET - 1, 0, Vec::new());
+        while let Some(left) = spend(budget, 64) {
+            calls += 1;
+            if wakes(budget, left) {
+                woken.push(calls);
+            }
+            budget = left;
+        }
+        assert!(woken[0] < calls / 8, "{woken:?} of {calls}");
+        assert!((8..=16).contains(&woken.len()), "seldom enough: {woken:?}");
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::{
     io::Write,
     path::PathBuf,
     process::{Child, Command, Stdio},
+    sync::{Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -33,6 +34,10 @@ pub fn wait_for<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
     }
 }
 
+/// Held by the one agent under test: every agent sees the traffic of all tests, and several of them on a small machine
+/// would leave each other too little of the CPU to keep up.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+
 /// A running agent and a stream from it.
 pub struct Agent {
     child: Child,
@@ -44,6 +49,7 @@ pub struct Agent {
     pub exited: Vec<String>,
     sentinels: u64,
     directory: tempfile::TempDir,
+    _only: MutexGuard<'static, ()>,
 }
 
 /// Says that a test did not run, past the test runner, which keeps what a passing test prints. Where `cargo xtask test`
@@ -73,6 +79,7 @@ impl Agent {
     /// Starts an agent and watches it; `None` where that is not possible, after saying why.
     pub fn start(arguments: &[&str]) -> Option<Self> {
         let object = object()?;
+        let only = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
         let directory = tempfile::tempdir().expect("directory");
         let socket = directory.path().join("agent.sock");
         let address = format!("unix://{}", socket.display());
@@ -84,7 +91,8 @@ impl Agent {
             .spawn()
             .expect("the agent starts");
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime");
-        wait_for("the agent listens", || socket.exists().then_some(()));
+        // The socket's file is there a little before it listens.
+        wait_for("the agent listens", || std::os::unix::net::UnixStream::connect(&socket).ok());
         let (client, batches) = runtime.block_on(async {
             let client =
                 AgentClient::new(ttrpc::r#async::Client::connect(&address).await.expect("connected"));
@@ -93,8 +101,18 @@ impl Agent {
             (client, batches)
         });
         let (series, counters, exited) = Default::default();
-        let mut agent =
-            Self { child, runtime, client, batches, series, counters, exited, sentinels: 0, directory };
+        let mut agent = Self {
+            child,
+            runtime,
+            client,
+            batches,
+            series,
+            counters,
+            exited,
+            sentinels: 0,
+            directory,
+            _only: only,
+        };
         agent.next_batch();
         Some(agent)
     }

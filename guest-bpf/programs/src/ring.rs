@@ -40,12 +40,13 @@ fn wake_for(len: u64) -> u64 {
     }
 }
 
-/// Sends the chunk in `work` with as much head as its header says.
+/// Sends the chunk in `work` with as much head as its header says, and wakes the agent if it must not wait.
 #[inline(always)]
-pub fn send_chunk(work: &Work) -> bool {
+pub fn send_chunk(work: &Work, wake: bool) -> bool {
     let head = bounded::<{ HEAD_ROOM as u64 - 1 }>(u64::from(work.header.head));
     let len = size_of::<Chunk>() as u64 + head;
-    send((&raw const *work).cast(), len, wake_for(len))
+    let flags = if wake { u64::from(BPF_RB_FORCE_WAKEUP) } else { wake_for(len) };
+    send((&raw const *work).cast(), len, flags)
 }
 
 /// Sends a connection's announcement.

@@ -5,7 +5,7 @@ use aya_ebpf::helpers::{
     generated::{bpf_ktime_get_ns, bpf_probe_read_user},
 };
 use porthole_bpf_types::{
-    connection::{Connection, SECOND_LOOK_BUDGET, calls_until_look, direction, role, spend, state},
+    connection::{Connection, SECOND_LOOK_BUDGET, calls_until_look, direction, role, spend, state, wakes},
     record::{HEAD_MAX, MESSAGES_MAX, kind},
     syscall::{Call, NOT_CONSUMING, TRUNCATING, shape},
 };
@@ -219,9 +219,11 @@ fn record(work: &mut Work, connection: *mut Connection, sk: u64) {
     // SAFETY: a map's value.
     let (known, sequence) = unsafe { ((*connection).state, (*connection).sequence) };
     // User space can lose interest in a followed connection too, which is no hurry.
-    if (known != state::FOLLOWED || sequence % VERDICT_INTERVAL == 0)
-        && may_capture(connection, work.want as u32) == 0
-    {
+    let mut may = CAPTURE;
+    if known != state::FOLLOWED || sequence % VERDICT_INTERVAL == 0 {
+        may = may_capture(connection, work.want as u32);
+    }
+    if may == 0 {
         return;
     }
     // SAFETY: a map's value.
@@ -240,8 +242,12 @@ fn record(work: &mut Work, connection: *mut Connection, sk: u64) {
     // SAFETY: a helper without preconditions.
     header.timestamp = unsafe { bpf_ktime_get_ns() };
     header.sequence = connections::next_sequence(connection);
-    ring::send_chunk(work);
+    ring::send_chunk(work, may == CAPTURE_AND_WAKE);
 }
+
+/// What [`may_capture`] says besides 0, no.
+const CAPTURE: u64 = 1;
+const CAPTURE_AND_WAKE: u64 = 2;
 
 /// Whether a connection whose protocol is not known yet may be captured; learns what user space decided.
 #[inline(never)]
@@ -251,7 +257,7 @@ fn may_capture(connection: *mut Connection, want: u32) -> u64 {
         if let Some(verdict) = VERDICTS.get_ptr((*connection).id) {
             (*connection).state = *verdict;
             if *verdict == state::FOLLOWED {
-                return 1;
+                return CAPTURE;
             }
             (*connection).budget = calls_until_look((*connection).looks);
             (*connection).looks += 1;
@@ -259,8 +265,9 @@ fn may_capture(connection: *mut Connection, want: u32) -> u64 {
         }
         match spend((*connection).budget, want) {
             Some(left) => {
+                let before = (*connection).budget;
                 (*connection).budget = left;
-                1
+                if wakes(before, left) { CAPTURE_AND_WAKE } else { CAPTURE }
             }
             None => {
                 (*connection).state = state::EXHAUSTED;
