@@ -13,7 +13,8 @@ mod rewrite;
 
 use rewrite::{Frame, Shape};
 
-const NAMES: [&str; 5] = ["http1", "redis", "dns", "mysql", "postgresql"];
+const NAMES: [&str; 9] =
+    ["http1", "http2", "grpc", "redis", "memcached", "nats", "dns", "mysql", "postgresql"];
 
 fn file(name: &str) -> Vec<u8> {
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/captures").join(name);
@@ -129,6 +130,13 @@ fn retransmissions_reordering_and_fragments_make_no_difference() {
     });
 }
 
+/// Whether a line says what another says, or `other` for a name that was lost (HPACK's table, for example).
+fn says_no_more(line: &str, known: &str) -> bool {
+    let words = |line: &str| line.split(' ').map(str::to_owned).collect::<Vec<_>>();
+    let (line, known) = (words(line), words(known));
+    line.len() == known.len() && line.iter().zip(&known).all(|(word, known)| word == known || word == "other")
+}
+
 #[test]
 fn what_is_missing_is_not_invented() {
     for name in NAMES {
@@ -140,7 +148,7 @@ fn what_is_missing_is_not_invented() {
             let report = report(&rewrite::write(&some, Shape::default()));
             for line in lines(&report) {
                 assert!(
-                    all.contains(&line) || line.ends_with("no_response"),
+                    all.iter().any(|known| says_no_more(&line, known)) || line.ends_with("no_response"),
                     "{name} without packet {missing}: {line}"
                 );
             }

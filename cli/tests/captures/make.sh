@@ -1,7 +1,8 @@
 #!/bin/bash
 # Makes the captures in this directory anew, from real servers on loopback: make.sh [NAME...]
 #
-# Needs root, tcpdump, curl, and the servers: nginx, redis-server, dnsmasq with dig, mariadb-server, postgresql.
+# Needs root, tcpdump, curl, and the servers: nginx, redis-server, dnsmasq with dig, mariadb-server, postgresql,
+# memcached, nats-server, and Python's grpcio.
 # Nothing of the machine's own services is touched: each server has a scratch directory and ports of its own. The
 # expected results (NAME.expected) are written by hand from what the clients were told to do, not by Porthole.
 set -euo pipefail
@@ -68,6 +69,97 @@ CONF
     pids+=($!)
     until_true curl -s -o /dev/null http://127.0.0.1:18080/
     record http1 "tcp port 18080" http1_requests
+}
+
+http2_requests() {
+    local ask="curl -s -o /dev/null --max-time 5 --http2-prior-knowledge" at=http://127.0.0.1:18081
+    for path in items/1 items/2 missing; do $ask $at/$path; done
+    $ask -I $at/items/3
+    $ask -X POST -d 'a=b&c=d' $at/down
+}
+http2() {
+    mkdir -p "$scratch/nginx2"
+    cat >"$scratch/nginx2/nginx.conf" <<CONF
+daemon off; pid $scratch/nginx2/pid; error_log $scratch/nginx2/error.log; worker_processes 1;
+events {}
+http {
+    access_log off; client_body_temp_path $scratch/nginx2/body; proxy_temp_path $scratch/nginx2/proxy;
+    fastcgi_temp_path $scratch/nginx2/f; uwsgi_temp_path $scratch/nginx2/u; scgi_temp_path $scratch/nginx2/s;
+    server {
+        listen 127.0.0.1:18081 http2;
+        location /items/ { return 200 "an item\n"; }
+        location = /down { return 503; }
+        location / { return 404; }
+    }
+}
+CONF
+    nginx -c "$scratch/nginx2/nginx.conf" 2>/dev/null &
+    pids+=($!)
+    until_true curl -s -o /dev/null --max-time 5 --http2-prior-knowledge http://127.0.0.1:18081/
+    record http2 "tcp port 18081" http2_requests
+}
+
+grpc_requests() {
+    python3 - <<'PYTHON'
+import grpc
+with grpc.insecure_channel("127.0.0.1:15051") as channel:
+    call = lambda method: channel.unary_unary("/shop.Cart/" + method)(b"x" * 20)
+    call("Add")
+    call("Add")
+    for method in "Missing", "NoSuchMethod":
+        try:
+            call(method)
+        except grpc.RpcError:
+            pass
+    list(channel.unary_stream("/shop.Cart/List")(b""))
+PYTHON
+}
+grpc() {
+    python3 - <<'PYTHON' &
+import concurrent.futures, grpc
+class Cart(grpc.GenericRpcHandler):
+    def service(self, call):
+        def missing(request, context):
+            context.abort(grpc.StatusCode.NOT_FOUND, "no such cart")
+        return {
+            "/shop.Cart/Add": grpc.unary_unary_rpc_method_handler(lambda request, context: request),
+            "/shop.Cart/Missing": grpc.unary_unary_rpc_method_handler(missing),
+            "/shop.Cart/List": grpc.unary_stream_rpc_method_handler(lambda request, context: iter([b"a", b"b", b"c"])),
+        }.get(call.method)
+server = grpc.server(concurrent.futures.ThreadPoolExecutor(2), handlers=[Cart()])
+server.add_insecure_port("127.0.0.1:15051")
+server.start()
+server.wait_for_termination()
+PYTHON
+    pids+=($!)
+    until_true bash -c 'exec 3<>/dev/tcp/127.0.0.1/15051'
+    record grpc "tcp port 15051" grpc_requests
+}
+
+memcached_requests() {
+    printf '%s\r\n' 'set user:1 0 0 5' hello 'get user:1' 'get user:2' 'set n 0 0 1' 1 'incr n 1' 'incr user:1 1' \
+        'delete user:1' 'delete user:1' quit |
+        timeout 5 bash -c 'exec 3<>/dev/tcp/127.0.0.1/11311; cat >&3; cat <&3' >/dev/null
+}
+memcached() {
+    command memcached -u root -l 127.0.0.1 -p 11311 &
+    pids+=($!)
+    until_true bash -c 'exec 3<>/dev/tcp/127.0.0.1/11311'
+    record memcached "tcp port 11311" memcached_requests
+}
+
+nats_requests() {
+    # Ends when the server has answered the PING behind everything else.
+    timeout 5 bash -c 'exec 3<>/dev/tcp/127.0.0.1/14222; read -r <&3
+        printf "CONNECT {\"verbose\":false}\r\nSUB orders.* 1\r\nPUB orders.new 5\r\nhello\r\n" >&3
+        printf "PUB logs 3\r\nabc\r\nPING\r\n" >&3
+        while read -r line <&3; do [[ $line == PONG* ]] && break; done'
+}
+nats() {
+    nats-server --addr 127.0.0.1 --port 14222 >/dev/null 2>&1 &
+    pids+=($!)
+    until_true bash -c 'exec 3<>/dev/tcp/127.0.0.1/14222'
+    record nats "tcp port 14222" nats_requests
 }
 
 redis_requests() {
@@ -142,6 +234,6 @@ postgresql() {
     record postgresql "tcp port 15432" postgresql_requests
 }
 
-for name in "${@:-http1 redis dns mysql postgresql}"; do
+for name in "${@:-http1 http2 grpc redis memcached nats dns mysql postgresql}"; do
     for one in $name; do "$one"; done
 done
