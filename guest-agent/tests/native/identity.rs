@@ -82,5 +82,5 @@ fn threads_that_share_a_connection_are_counted_once() {
         answered += std::io::Read::read(&mut reading, &mut buffer).expect("read");
     }
     writer.join().expect("written");
-    assert_eq!(agent.counts("/shared"), (2_000, 2_000));
+    assert_eq!(agent.counts("/shared"), (2_000, 2_000), "{:?}", agent.counters);
 }
