@@ -28,6 +28,7 @@ until_true() {
 record() {
     tcpdump -i lo --immediate-mode -U -s 0 -w "$scratch/$1.pcap" "$2" 2>"$scratch/tcpdump.log" &
     local dump=$!
+    pids+=($dump)
     until_true grep -q "listening on" "$scratch/tcpdump.log"
     "$3"
     sleep 0.5
