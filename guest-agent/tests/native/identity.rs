@@ -85,5 +85,5 @@ fn threads_that_share_a_connection_are_counted_once() {
         answered += std::io::Read::read(&mut reading, &mut buffer).expect("read");
     }
     writer.join().expect("written");
-    assert_eq!(agent.counts("/shared"), (REQUESTS, REQUESTS), "{:?}", agent.counters);
+    assert_eq!(agent.counts("/shared"), (REQUESTS as u64, REQUESTS as u64), "{:?}", agent.counters);
 }
