@@ -289,7 +289,9 @@ fn error_class(word: &[u8]) -> ErrorClass {
 /// Words of the protocol begin with a letter; `incr` and `decr` answer with the value, which is the application's own.
 fn status(word: &[u8], cx: &mut Context<'_>) -> Status {
     match std::str::from_utf8(word) {
-        Ok(word) if word.starts_with(|c: char| c.is_ascii_uppercase()) => Status::Word(cx.name(NameKind::ErrorWord, word)),
+        Ok(word) if word.starts_with(|c: char| c.is_ascii_uppercase()) => {
+            Status::Word(cx.name(NameKind::ErrorWord, word))
+        }
         _ => Status::None,
     }
 }
