@@ -28,10 +28,19 @@ fn insist(stage: &Stage, sent: &Sent) -> Result<()> {
     Ok(())
 }
 
+/// Most that an agent may have in memory, bytes.
+const AGENT_RESIDENT_MAX: u64 = 10 << 20;
+
 fn two_tenants(stage: &Stage) -> Result<()> {
     stage.with_applications(|running| {
         let sent = running.send_everything()?;
-        insist(stage, &sent)
+        insist(stage, &sent)?;
+        let environment = stage.environment()?;
+        let id = environment.unique(scenario::SHOP.service);
+        let sandbox = environment.exporter()?.sandbox(&id)?.context("shop is listed")?;
+        let resident = sandbox["agent"]["resident_bytes"].as_u64().context("what the agent takes")?;
+        ensure!(resident <= AGENT_RESIDENT_MAX, "the agent has {resident} bytes in memory");
+        Ok(())
     })
 }
 
