@@ -168,9 +168,14 @@ mod tests {
         fs::create_dir(&directory).expect("directory");
         fs::write(directory.join("left"), "").expect("file");
         let mut child = Command::new("sleep").arg("60").env("MARK", mark).spawn().expect("child");
-        let left = Footprint::take(&[mark], &[&directory]).expect("footprint").beyond(&before);
-        assert!(left.iter().any(|line| line == &format!("process {} sleep 60", child.id())), "{left:?}");
-        assert!(left.contains(&format!("file {mark}/left")), "{left:?}");
+        // A process has no environment to read for a moment after `spawn` returned: the kernel lets the
+        // parent run before it has laid out the new program's memory (fs/binfmt_elf.c).
+        let process = format!("process {} sleep 60", child.id());
+        wait::until("the process and the file are found", Duration::from_secs(5), || {
+            let left = Footprint::take(&[mark], &[&directory])?.beyond(&before);
+            Ok((left.contains(&process) && left.contains(&format!("file {mark}/left"))).then_some(()))
+        })
+        .expect("found");
         gone(&[mark], &[&directory], &before, Duration::from_millis(50)).expect_err("not gone");
         child.kill().and_then(|()| child.wait()).expect("killed");
         fs::remove_dir_all(&directory).expect("removed");
