@@ -96,10 +96,12 @@ impl Capture {
         {
             taken += 1;
             if let Event::ContainerExit(id) = self.tracker.record(&record, &mut state.series) {
+                self.tracker.harvest(self.probes.slots(), &mut state.series);
                 state.container_exited(id);
             }
         }
         self.tracker.settle(usage::monotonic_ns(), &mut state.series);
+        self.tracker.harvest(self.probes.slots(), &mut state.series);
         state.connections = self.tracker.connections() as u64;
         self.fill_counters(&mut state.counters);
         state.counters.folded += state.series.folded();
@@ -122,6 +124,10 @@ impl Capture {
                 self.probes.forget(connection);
                 Ok(())
             }
+            Command::Name(hash) => self.probes.name(hash, true),
+            Command::Unname(hash) => self.probes.name(hash, false),
+            Command::Learn { place, entry } => self.probes.learn(place, entry),
+            Command::Request { key, place } => self.probes.request(key, place),
             Command::Evict { socket, connection } => {
                 self.probes.evict(socket, connection);
                 Ok(())

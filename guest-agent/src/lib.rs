@@ -6,6 +6,7 @@
 //!
 //! - [`btf`], [`probes`]: the programs in the kernel.
 //! - [`tracker`] with [`order`], [`peer`], [`containers`]: from records to exchanges.
+//! - [`learned`]: keys that the kernel side counts by itself, and the names behind its hashes.
 //! - [`series`]: sums, by small integer keys.
 //! - [`state`]: what the capture loop and the service share.
 //! - [`capture`]: the loop that reads the ring buffer.
@@ -18,6 +19,8 @@
 pub mod btf;
 pub mod capture;
 pub mod containers;
+mod handover;
+pub mod learned;
 pub mod listen;
 pub mod order;
 pub mod peer;

@@ -43,6 +43,9 @@ struct Arguments {
     /// Connections that the kernel keeps
     #[arg(long, value_name = "NUMBER", default_value_t = 8192, value_parser = clap::value_parser!(u32).range(64..=1_000_000))]
     connections: u32,
+    /// Copy all that is said to the agent, rather than let the kernel count what it can follow itself
+    #[arg(long)]
+    no_kernel_counts: bool,
     /// Share of one CPU, percent, beyond which capture pauses; 0 for no limit
     #[arg(long, value_name = "PERCENT", default_value_t = 90)]
     cpu_share: u32,
@@ -80,7 +83,11 @@ fn main() -> anyhow::Result<()> {
     let release = privileges::kernel_release();
     let offsets = btf::kernel_offsets().context("this kernel cannot be watched")?;
     tracing::debug!("the kernel's types are read");
-    let limits = ProbeLimits { ring_bytes: arguments.ring_kib * 1024, connections: arguments.connections };
+    let limits = ProbeLimits {
+        ring_bytes: arguments.ring_kib * 1024,
+        connections: arguments.connections,
+        counts: !arguments.no_kernel_counts,
+    };
     let (probes, records) = Probes::load(&object, &offsets, own_tgid(&arguments), limits)
         .context("loading the probes; this takes root, or CAP_BPF and CAP_PERFMON")?;
     let load_ns = u64::try_from(started.elapsed().as_nanos()).unwrap_or(u64::MAX);

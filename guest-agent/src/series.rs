@@ -13,7 +13,7 @@ use porthole_proto::{
 };
 use protobuf::{EnumOrUnknown, MessageField};
 
-use crate::{containers::ContainerIndex, peer::Peer};
+use crate::{containers::ContainerIndex, learned::FIRST_BUCKET, peer::Peer, probes::slots::SlotSums};
 
 /// Most series that are kept; the rest of [`SANDBOX_SERIES_MAX`] is for what is folded.
 pub const SERIES_MAX: usize = SANDBOX_SERIES_MAX / 2;
@@ -112,8 +112,14 @@ pub struct Origin<'a> {
 }
 
 impl SeriesTable {
-    /// Adds an exchange, seen at `now`, nanoseconds since 1970.
-    pub fn record(&mut self, exchange: &Exchange, origin: Origin<'_>, engine: &Engine, now_unix_ns: u64) {
+    /// Adds an exchange, seen at `now`, nanoseconds since 1970; gives the number of its series.
+    pub fn record(
+        &mut self,
+        exchange: &Exchange,
+        origin: Origin<'_>,
+        engine: &Engine,
+        now_unix_ns: u64,
+    ) -> Option<usize> {
         let peer = match exchange.side {
             // A server's peers are its clients' passing ports.
             Side::Server => PeerIndex::NONE,
@@ -131,7 +137,7 @@ impl SeriesTable {
         };
         let Some(at) = self.find_or_make(key, origin, engine, now_unix_ns) else {
             self.dropped += 1;
-            return;
+            return None;
         };
         self.version += 1;
         self.recorded += 1;
@@ -140,6 +146,28 @@ impl SeriesTable {
         entry.request_bytes = entry.request_bytes.saturating_add(exchange.request_bytes);
         entry.response_bytes = entry.response_bytes.saturating_add(exchange.response_bytes);
         entry.changed = self.version;
+        Some(at)
+    }
+
+    /// Adds what the kernel counted for a series between two readings of a slot; gives the number of exchanges.
+    pub fn add(&mut self, at: usize, before: &SlotSums, now: &SlotSums) -> u64 {
+        let Some(entry) = self.entries.get_mut(at) else { return 0 };
+        let mut exchanges = 0;
+        for (bucket, (before, now)) in (FIRST_BUCKET..).zip(before.buckets.iter().zip(&now.buckets)) {
+            let count = u64::from(now.wrapping_sub(*before));
+            entry.duration.add(bucket, count, 0);
+            exchanges += count;
+        }
+        entry.duration.add_sum(now.duration_ns.wrapping_sub(before.duration_ns));
+        let bytes = |now: u64, before: u64| now.wrapping_sub(before);
+        entry.request_bytes =
+            entry.request_bytes.saturating_add(bytes(now.request_bytes, before.request_bytes));
+        entry.response_bytes =
+            entry.response_bytes.saturating_add(bytes(now.response_bytes, before.response_bytes));
+        self.version += 1;
+        self.recorded += exchanges;
+        entry.changed = self.version;
+        exchanges
     }
 
     fn peer_index(&mut self, peer: &Peer) -> PeerIndex {

@@ -10,14 +10,18 @@ use std::collections::HashMap;
 
 use porthole_bpf_types::{
     connection::{direction, transport},
-    record::{self, Open, Record},
+    counted::{Completed, Counted, Learned, RequestKey},
+    record::{self, Open, Plain, Record},
 };
 use porthole_l7::{Chunk, Connection, Direction, Engine, Exchange, Limits, ScopeId, Timestamp, Verdict};
 
 use crate::{
     containers::{ContainerIndex, Containers},
+    handover,
+    learned::Keys,
     order::{Order, Sequence},
     peer::Peer,
+    probes::slots::Slots,
     series::{Origin, SeriesTable},
 };
 
@@ -30,6 +34,24 @@ pub enum Command {
     Ignore(u64),
     /// This connection ended.
     Forget(u64),
+    /// This hash has a name.
+    Name(u64),
+    /// This hash has none any more.
+    Unname(u64),
+    /// The entry of a learned key.
+    Learn {
+        /// Its place.
+        place: u32,
+        /// The entry.
+        entry: Learned,
+    },
+    /// Where a learned key's entry is.
+    Request {
+        /// The key.
+        key: RequestKey,
+        /// The entry's place.
+        place: u32,
+    },
     /// There is no room for this connection: announce it anew when something moves on it.
     Evict {
         /// Key in the kernel's table.
@@ -100,6 +122,8 @@ struct Tracked {
 enum Held {
     Chunk(record::Chunk, Box<[u8]>),
     Close(Timestamp),
+    Completed(Completed),
+    Handover(Box<Counted>),
     /// A second announcement.
     Nothing,
 }
@@ -110,6 +134,7 @@ pub struct Tracker {
     engine: Engine,
     connections: HashMap<u64, Tracked>,
     containers: Containers,
+    keys: Keys,
     /// Connections that hold early records.
     waiting: Vec<u64>,
     commands: Vec<Command>,
@@ -125,6 +150,7 @@ impl Tracker {
             engine: Engine::new(Limits::default()),
             connections: HashMap::new(),
             containers: Containers::default(),
+            keys: Keys::default(),
             waiting: Vec::new(),
             commands: Vec::new(),
             counts: TrackerCounts::default(),
@@ -150,6 +176,24 @@ impl Tracker {
                 self.numbered(chunk.connection, chunk.sequence, series, |order| match order {
                     Order::Now => Step::Chunk(&chunk, head),
                     _ => Step::Hold(Held::Chunk(chunk, head.into()), chunk.timestamp),
+                });
+            }
+            Some(Record::Name(chunk, request)) => {
+                self.keys.learn_name(chunk.offset, request, &mut self.commands);
+            }
+            Some(Record::Completed(completed)) => {
+                self.numbered(completed.connection, completed.sequence, series, |order| match order {
+                    Order::Now => Step::Completed(&completed),
+                    _ => Step::Hold(Held::Completed(completed), completed.end),
+                });
+            }
+            Some(Record::Handover(bytes)) => {
+                let Some(counted) = Counted::read(bytes).map(Box::new) else { return Event::None };
+                let (connection, sequence) = (counted.connection, counted.sequence);
+                self.numbered(connection, sequence, series, |order| match order {
+                    Order::Now => Step::Handover(counted),
+                    // Its own time is not in it; the connection's last will do.
+                    _ => Step::Hold(Held::Handover(counted), 0),
                 });
             }
             Some(Record::Close(close)) => {
@@ -233,6 +277,12 @@ impl Tracker {
             match &held {
                 Held::Chunk(chunk, head) => self.step(id, &Step::Chunk(chunk, head), series),
                 Held::Close(at) => self.step(id, &Step::Close(*at), series),
+                Held::Completed(completed) => self.step(id, &Step::Completed(completed), series),
+                Held::Handover(_) => {
+                    if let Held::Handover(counted) = held {
+                        self.step(id, &Step::Handover(counted), series);
+                    }
+                }
                 Held::Nothing => {}
             }
         }
@@ -266,6 +316,18 @@ impl Tracker {
                 l7.close(*at, &mut self.engine, &mut sink);
                 true
             }
+            Step::Completed(completed) => {
+                tracked.last_ns = completed.end;
+                self.completed(id, completed, series);
+                return;
+            }
+            Step::Handover(counted) => {
+                let scope = ScopeId(container.0);
+                if let Some(resumed) = handover::resume(scope, counted, &self.keys, &mut self.engine) {
+                    *l7 = resumed;
+                }
+                false
+            }
             Step::Nothing | Step::Hold(..) => false,
         };
         let verdict = l7.verdict();
@@ -292,6 +354,32 @@ impl Tracker {
                 self.connections.remove(&id);
             }
         }
+    }
+
+    /// Takes an exchange that the kernel side paired; it counts the next ones of the same key and status itself.
+    fn completed(&mut self, id: u64, completed: &Completed, series: &mut SeriesTable) {
+        let Some(tracked) = self.connections.get(&id) else { return };
+        let scope = ScopeId(tracked.container.0);
+        let name = self.keys.name(&completed.key);
+        let error = handover::error_text(completed);
+        let Some(found) = handover::found(scope, completed, name, &error) else { return };
+        let named = self.engine.name_found(&found);
+        let origin = Origin {
+            container: tracked.container,
+            container_id: self.containers.id(tracked.container),
+            peer: &tracked.peer,
+        };
+        let now = self.unix_offset_ns.saturating_add(completed.end);
+        let at = series.record(&named.exchange, origin, &self.engine, now);
+        if let Some(at) = at.filter(|_| named.lasting) {
+            self.keys.learn(&completed.key, completed.status, at, &mut self.commands);
+        }
+    }
+
+    /// Takes what the kernel side counted since the last time. Call it before the series are looked at.
+    pub fn harvest(&mut self, slots: &Slots, series: &mut SeriesTable) {
+        let exchanges = self.keys.harvest(slots, series);
+        self.engine.count_found(exchanges);
     }
 
     /// Gives up what has been missing too long. Call it after the ring buffer was emptied.
@@ -380,6 +468,8 @@ impl Tracker {
 enum Step<'a> {
     Chunk(&'a record::Chunk, &'a [u8]),
     Close(Timestamp),
+    Completed(&'a Completed),
+    Handover(Box<Counted>),
     Nothing,
     Hold(Held, u64),
 }

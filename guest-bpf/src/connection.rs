@@ -32,6 +32,8 @@ pub mod state {
     pub const IGNORED: u8 = 2;
     /// The budget of guessing is used up; user space has not answered yet.
     pub const EXHAUSTED: u8 = 3;
+    /// The programs follow it themselves: see [`crate::counted`].
+    pub const COUNTED: u8 = 4;
 }
 
 /// One connection, as the kernel side keeps it.

@@ -3,6 +3,7 @@
 //! - [`record`]: what goes through the ring buffer, and how the agent reads it.
 //! - [`connection`]: the kernel's table of connections.
 //! - [`syscall`]: which system calls move bytes on sockets, and in which of their arguments.
+//! - [`counted`]: exchanges that the programs count by themselves.
 //! - [`offset`]: the kernel's struct offsets that the agent resolves from BTF before loading.
 //! - [`histogram`]: bucket arithmetic.
 //!
@@ -13,6 +14,7 @@
 #![allow(clippy::inline_always)]
 
 pub mod connection;
+pub mod counted;
 pub mod histogram;
 pub mod offset;
 pub mod record;

@@ -2,6 +2,8 @@
 //!
 //! All numbers are in the machine's byte order: writer and reader are the same machine.
 
+use crate::counted::{Completed, Counted};
+
 /// Most bytes of one system call that are captured.
 pub const HEAD_MAX: u32 = 4096;
 
@@ -32,6 +34,13 @@ pub mod kind {
     pub const CGROUP: u32 = 4;
     /// [`super::Exit`].
     pub const EXIT: u32 = 5;
+    /// [`crate::counted::Counted`]: user space follows the connection from here.
+    pub const HANDOVER: u32 = 6;
+    /// [`crate::counted::Completed`].
+    pub const COMPLETED: u32 = 7;
+    /// [`super::Chunk`], then a head with a request in it that has no name yet: its hash is the chunk's offset, its
+    /// position in the head the chunk's total.
+    pub const NAME: u32 = 8;
 }
 
 /// Bytes moved on a connection.
@@ -168,6 +177,10 @@ pub struct Counters {
     pub table_full: u64,
     /// Socket calls of 32-bit programs, which are not looked at.
     pub compat: u64,
+    /// Connections that the programs began to follow themselves.
+    pub counted: u64,
+    /// Of those, the ones that closed or that user space took over.
+    pub counted_ended: u64,
 }
 
 /// What user space can change while the programs run.
@@ -178,6 +191,10 @@ pub struct Settings {
     pub head: u32,
     /// Not zero: nothing is captured.
     pub paused: u32,
+    /// Not zero: the programs follow connections themselves where they can.
+    pub counts: u32,
+    /// Zero.
+    pub reserved: u32,
 }
 
 /// Marks the types that may be read from a record's bytes: `repr(C)`, no padding, every bit pattern valid.
@@ -210,8 +227,10 @@ plain! {
     Close: 32;
     Cgroup: 528;
     Exit: 32;
-    Counters: 48;
-    Settings: 8;
+    Counters: 64;
+    Settings: 16;
+    Counted: 2216;
+    Completed: 120;
 }
 
 /// A record, as it comes out of the ring buffer.
@@ -228,6 +247,12 @@ pub enum Record<'a> {
     Cgroup(Cgroup),
     /// A process exited.
     Exit(Exit),
+    /// User space follows a connection from here.
+    Handover(&'a [u8]),
+    /// An exchange that has no slot.
+    Completed(Completed),
+    /// A request without a name: its hash, and the bytes from its beginning.
+    Name(Chunk, &'a [u8]),
 }
 
 impl<'a> Record<'a> {
@@ -244,6 +269,13 @@ impl<'a> Record<'a> {
             kind::CLOSE => Self::Close(Close::read(bytes)?),
             kind::CGROUP => Self::Cgroup(Cgroup::read(bytes)?),
             kind::EXIT => Self::Exit(Exit::read(bytes)?),
+            kind::HANDOVER => Self::Handover(bytes.get(..size_of::<Counted>())?),
+            kind::COMPLETED => Self::Completed(Completed::read(bytes)?),
+            kind::NAME => {
+                let chunk = Chunk::read(bytes)?;
+                let head = bytes.get(size_of::<Chunk>()..)?.get(..chunk.head as usize)?;
+                Self::Name(chunk, head.get(usize::try_from(chunk.total).ok()?..)?)
+            }
             _ => return None,
         })
     }

@@ -2,6 +2,7 @@
 
 use crate::{
     connection::Connection,
+    counted::{Command, Learned, RequestKey},
     offset::KernelOffsets,
     record::{Counters, Settings},
 };
@@ -14,3 +15,9 @@ unsafe impl aya::Pod for Counters {}
 unsafe impl aya::Pod for KernelOffsets {}
 // SAFETY: as above.
 unsafe impl aya::Pod for Settings {}
+// SAFETY: as above.
+unsafe impl aya::Pod for Command {}
+// SAFETY: as above.
+unsafe impl aya::Pod for Learned {}
+// SAFETY: as above.
+unsafe impl aya::Pod for RequestKey {}

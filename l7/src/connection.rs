@@ -74,8 +74,20 @@ impl Connection {
     /// A connection whose protocol is known from elsewhere; `None` when there is no parser for it.
     pub fn known(scope: ScopeId, transport: Transport, protocol: Protocol, side: Side) -> Option<Self> {
         let parser = (table::entry(protocol)?.start)(Start { transport, handover: None });
+        Some(Self::following(scope, transport, protocol, side, parser, [0; 2]))
+    }
+
+    /// A connection that this parser follows from these positions on.
+    pub(crate) fn following(
+        scope: ScopeId,
+        transport: Transport,
+        protocol: Protocol,
+        side: Side,
+        parser: Box<dyn Parser>,
+        next: [u64; 2],
+    ) -> Self {
         let state = State::Known { protocol, side, parser };
-        Some(Self { state, ..Self::with_transport(scope, transport) })
+        Self { state, next, ..Self::with_transport(scope, transport) }
     }
 
     /// What is known about its protocol.

@@ -48,6 +48,7 @@ mod chunk;
 mod connection;
 mod dns;
 pub mod domain;
+pub mod elsewhere;
 mod engine;
 mod exchange;
 mod guessing;

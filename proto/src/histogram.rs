@@ -39,6 +39,11 @@ impl Histogram {
         }
     }
 
+    /// Adds to the sum alone, for durations whose counts are added bucket by bucket.
+    pub fn add_sum(&mut self, sum_ns: u64) {
+        self.sum_ns = self.sum_ns.saturating_add(sum_ns);
+    }
+
     /// Adds everything that `other` holds.
     pub fn merge(&mut self, other: &Self) {
         for &(index, count) in &other.buckets {

@@ -1,6 +1,7 @@
 //! The eBPF programs in the kernel: loading, attaching, and what user space says to them.
 
 mod bpf;
+pub mod slots;
 
 use std::{
     collections::{HashMap, HashSet},
@@ -13,6 +14,7 @@ use aya::maps::{Array, Map, MapData, MapError, PerCpuArray, RingBuf};
 use aya_obj::{Object, ProgramSection, btf::BtfFeatures, generated::bpf_map_type};
 use porthole_bpf_types::{
     connection::{Connection, state},
+    counted::{Command, HASH_START, Learned, RequestKey, SLOTS_MAX, command, hash_byte},
     offset::KernelOffsets,
     record::{Counters, HEAD_MAX, Settings},
 };
@@ -24,13 +26,17 @@ pub struct ProbeLimits {
     pub ring_bytes: u32,
     /// Connections that the kernel keeps.
     pub connections: u32,
+    /// Whether the programs follow connections themselves where they can.
+    pub counts: bool,
 }
 
 impl Default for ProbeLimits {
     fn default() -> Self {
-        Self { ring_bytes: 1 << 20, connections: 8192 }
+        Self { ring_bytes: 1 << 20, connections: 8192, counts: true }
     }
 }
+
+use self::slots::Slots;
 
 /// Programs that cannot be loaded.
 #[derive(Debug, thiserror::Error)]
@@ -81,6 +87,11 @@ pub struct Probes {
     counters: PerCpuArray<MapData, Counters>,
     verdicts: aya::maps::HashMap<MapData, u64, u8>,
     connections: aya::maps::HashMap<MapData, u64, Connection>,
+    counted: OwnedFd,
+    named: aya::maps::HashMap<MapData, u64, u8>,
+    requests: aya::maps::HashMap<MapData, RequestKey, u32>,
+    learned: Array<MapData, Learned>,
+    slots: Slots,
     current: Settings,
 }
 
@@ -99,8 +110,13 @@ impl Probes {
         let malformed = |error: &dyn std::fmt::Display| ProbeError::Object(error.to_string());
         let mut object = Object::parse(object).map_err(|error| malformed(&error))?;
         let (offsets, self_tgid) = (bytes_of(offsets), self_tgid.to_ne_bytes());
-        let globals =
-            HashMap::from([("OFFSETS", (&offsets[..], true)), ("SELF_TGID", (&self_tgid[..], true))]);
+        let stripes = slots::stripes(cpus());
+        let stripe_mask = (stripes - 1).to_ne_bytes();
+        let globals = HashMap::from([
+            ("OFFSETS", (&offsets[..], true)),
+            ("SELF_TGID", (&self_tgid[..], true)),
+            ("STRIPE_MASK", (&stripe_mask[..], true)),
+        ]);
         object.patch_map_data(globals).map_err(|error| malformed(&error))?;
         // Type information serves only to tell the verifier where functions begin, so the newer kinds are not wanted.
         let features = BtfFeatures::new(true, true, true, true, true, false, false, false);
@@ -111,9 +127,12 @@ impl Probes {
             .to_bytes();
         let types = bpf::load_types(&types).map_err(ProbeError::Types)?;
         tracing::debug!("the object is parsed");
-        let mut maps = create_maps(&mut object, limits)?;
+        let mut maps = create_maps(&mut object, limits, stripes)?;
         tracing::debug!("the maps are made");
-        let programs = attach_programs(&object, types.as_fd())?;
+        let counted = maps.remove("COUNTED").ok_or_else(|| malformed(&"no map COUNTED"))?;
+        let slots = maps.remove("SLOTS").ok_or_else(|| malformed(&"no map SLOTS"))?;
+        let slots = Slots::map(slots, stripes)
+            .map_err(|source| ProbeError::Map { name: "SLOTS".to_owned(), source })?;
         let mut take = |name: &str| -> Result<Map, ProbeError> {
             let fd = maps.remove(name).ok_or_else(|| malformed(&format!("no map {name}")))?;
             let data = MapData::from_fd(fd)?;
@@ -122,21 +141,58 @@ impl Probes {
             Ok(match kind {
                 bpf_map_type::BPF_MAP_TYPE_ARRAY => Map::Array(data),
                 bpf_map_type::BPF_MAP_TYPE_PERCPU_ARRAY => Map::PerCpuArray(data),
+                bpf_map_type::BPF_MAP_TYPE_HASH => Map::HashMap(data),
                 bpf_map_type::BPF_MAP_TYPE_LRU_HASH => Map::LruHashMap(data),
                 bpf_map_type::BPF_MAP_TYPE_RINGBUF => Map::RingBuf(data),
                 _ => Map::Unsupported(data),
             })
         };
         let mut probes = Self {
-            _attached: programs,
+            _attached: Vec::new(),
             settings: take("SETTINGS")?.try_into()?,
             counters: take("COUNTERS")?.try_into()?,
             verdicts: take("VERDICTS")?.try_into()?,
             connections: take("CONNECTIONS")?.try_into()?,
-            current: Settings { head: HEAD_MAX, paused: 0 },
+            counted,
+            named: take("NAMED")?.try_into()?,
+            requests: take("REQUESTS")?.try_into()?,
+            learned: take("LEARNED")?.try_into()?,
+            slots,
+            current: Settings { head: HEAD_MAX, paused: 0, counts: u32::from(limits.counts), reserved: 0 },
         };
         probes.settings.set(0, probes.current, 0)?;
-        Ok((probes, take("RECORDS")?.try_into()?))
+        let records = take("RECORDS")?.try_into()?;
+        // The descriptors of all maps must be open until the programs that use them are loaded.
+        let mut commands = take("COMMANDS")?.try_into()?;
+        list_commands(&mut commands)?;
+        probes._attached = attach_programs(&object, types.as_fd())?;
+        Ok((probes, records))
+    }
+
+    /// What the programs counted.
+    pub fn slots(&self) -> &Slots {
+        &self.slots
+    }
+
+    /// Tells the programs whether a request's hash has a name.
+    pub fn name(&mut self, hash: u64, has_name: bool) -> Result<(), ProbeError> {
+        if has_name {
+            // Without room, names come again and again.
+            let _ = self.named.insert(hash, 1, 0);
+        } else {
+            let _ = self.named.remove(&hash);
+        }
+        Ok(())
+    }
+
+    /// Gives a learned key's entry to the programs.
+    pub fn learn(&mut self, place: u32, entry: Learned) -> Result<(), ProbeError> {
+        Ok(self.learned.set(place, entry, 0)?)
+    }
+
+    /// Tells the programs where a key's entry is.
+    pub fn request(&mut self, key: RequestKey, place: u32) -> Result<(), ProbeError> {
+        Ok(self.requests.insert(key, place, 0)?)
     }
 
     /// Tells the programs what to do with a connection: follow it, or leave it alone.
@@ -177,9 +233,28 @@ impl Probes {
             sum.beyond += cpu.beyond;
             sum.table_full += cpu.table_full;
             sum.compat += cpu.compat;
+            sum.counted += cpu.counted;
+            sum.counted_ended += cpu.counted_ended;
         }
         Ok(sum)
     }
+}
+
+/// CPUs that the programs can run on.
+fn cpus() -> usize {
+    aya::util::nr_cpus().unwrap_or(1)
+}
+
+/// Tells the programs which Redis commands they can follow, as they are usually written.
+fn list_commands(map: &mut aya::maps::HashMap<MapData, u64, Command>) -> Result<(), MapError> {
+    for (id, name, mind_argument) in porthole_l7::elsewhere::redis_commands() {
+        let flags = if mind_argument { command::MIND_ARGUMENT } else { 0 };
+        let entry = Command { id: u32::try_from(id).unwrap_or(u32::MAX), flags };
+        for spelt in [name.to_owned(), name.to_ascii_lowercase()] {
+            map.insert(spelt.bytes().fold(HASH_START, hash_byte), entry, 0)?;
+        }
+    }
+    Ok(())
 }
 
 fn bytes_of(offsets: &KernelOffsets) -> Vec<u8> {
@@ -189,13 +264,18 @@ fn bytes_of(offsets: &KernelOffsets) -> Vec<u8> {
 }
 
 /// Makes the object's maps and puts them into its programs.
-fn create_maps(object: &mut Object, limits: ProbeLimits) -> Result<HashMap<String, OwnedFd>, ProbeError> {
+fn create_maps(
+    object: &mut Object,
+    limits: ProbeLimits,
+    stripes: u32,
+) -> Result<HashMap<String, OwnedFd>, ProbeError> {
     let failed = |name: &str, source| ProbeError::Map { name: name.to_owned(), source };
     let mut maps = Vec::new();
     for (name, mut map) in std::mem::take(&mut object.maps) {
         match name.as_str() {
             "RECORDS" => map.set_max_entries(limits.ring_bytes),
-            "CONNECTIONS" | "VERDICTS" => map.set_max_entries(limits.connections),
+            "CONNECTIONS" | "VERDICTS" | "COUNTED" => map.set_max_entries(limits.connections),
+            "SLOTS" => map.set_max_entries(stripes * SLOTS_MAX),
             _ => {}
         }
         let fd = bpf::create_map(&map).map_err(|error| failed(&name, error))?;

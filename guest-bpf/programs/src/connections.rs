@@ -10,10 +10,12 @@ use aya_ebpf::helpers::{
 };
 use porthole_bpf_types::{
     connection::{Connection, GUESSING_BUDGET, state, transport},
+    counted::HASH_START,
     record::{Close, Open, UNIX_PATH_MAX, kind},
 };
 
 use crate::{
+    counted,
     kernel::{self, Socket, TCP_CLOSE},
     maps::{CONNECTIONS, OPEN, count, offset},
     process, ring,
@@ -123,7 +125,7 @@ pub fn advance(connection: *mut Connection, direction: u8, bytes: u64) -> u64 {
 ///
 /// `at` must point into a map's value, aligned to 8.
 #[inline(always)]
-unsafe fn fetch_add(at: *mut u64, value: u64) -> u64 {
+pub unsafe fn fetch_add(at: *mut u64, value: u64) -> u64 {
     let mut value = value;
     // SAFETY: as the caller says.
     unsafe {
@@ -132,18 +134,26 @@ unsafe fn fetch_add(at: *mut u64, value: u64) -> u64 {
     value
 }
 
+/// Index of the system call's program in [`OPEN`].
+pub const BY_CALL: u32 = 0;
+/// Index of the closing sockets' program in [`OPEN`].
+pub const BY_CLOSE: u32 = 1;
+
 /// Tells user space of a socket's connection. Until that succeeds nothing else is said about it. A global function.
 #[inline(never)]
 #[unsafe(no_mangle)]
-pub extern "C" fn announce(sk: u64) -> u64 {
+pub extern "C" fn announce(sk: u64, by: u32) -> u64 {
     let Some(connection) = CONNECTIONS.get_ptr_mut(sk) else { return 0 };
-    let Some(open) = OPEN.get_ptr_mut(0) else { return 0 };
+    let Some(open) = OPEN.get_ptr_mut(by) else { return 0 };
     // SAFETY: a map's value, which only this program uses.
     let open = unsafe { &mut *open };
     // SAFETY: a map's value.
     let (id, cgroup, transport, role) =
         unsafe { ((*connection).id, (*connection).cgroup, (*connection).transport, (*connection).role) };
-    process::announce_cgroup(process::BY_CALL);
+    // A closing socket's program runs on any task.
+    if by == BY_CALL {
+        process::announce_cgroup(process::BY_CALL);
+    }
     open.kind = kind::OPEN;
     open.tgid = (bpf_get_current_pid_tgid() >> 32) as u32;
     // SAFETY: a helper without preconditions.
@@ -189,6 +199,28 @@ fn read_addresses(open: &mut Open, sk: u64) {
     open.remote_port = u16::from_be(kernel::read(sk + offset!(sock_dport) as u64).unwrap_or(0));
 }
 
+/// A hash of the other end's address and port, never 0.
+#[inline(always)]
+pub fn remote_hash(sk: u64) -> u64 {
+    let family: u16 = kernel::read(sk + offset!(sock_family) as u64).unwrap_or(0);
+    let port: u16 = kernel::read(sk + offset!(sock_dport) as u64).unwrap_or(0);
+    let mut hash = HASH_START ^ u64::from(port);
+    if family == AF_INET {
+        let address: u32 = kernel::read(sk + offset!(sock_daddr) as u64).unwrap_or(0);
+        hash = mix(hash, u64::from(address));
+    } else {
+        let address: [u64; 2] = kernel::read(sk + offset!(sock_v6_daddr) as u64).unwrap_or([0; 2]);
+        hash = mix(mix(hash, address[0]), address[1]);
+    }
+    hash | 1
+}
+
+#[inline(always)]
+fn mix(hash: u64, word: u64) -> u64 {
+    let mixed = (hash ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    mixed ^ (mixed >> 32)
+}
+
 /// The name that a unix connection was made to: bound to this end at the server, to the other end at the client.
 #[inline(always)]
 fn read_path(open: &mut Open, sk: u64) {
@@ -216,7 +248,12 @@ fn read_path(open: &mut Open, sk: u64) {
 pub fn closed(sk: u64) {
     let Some(connection) = CONNECTIONS.get_ptr_mut(sk) else { return };
     // SAFETY: a map's value.
-    let (id, announced, state) = unsafe { ((*connection).id, (*connection).announced, (*connection).state) };
+    let (id, state) = unsafe { ((*connection).id, (*connection).state) };
+    if state == state::COUNTED {
+        counted::closed(connection, sk);
+    }
+    // SAFETY: a map's value.
+    let announced = unsafe { (*connection).announced };
     if announced != 0 && state != state::IGNORED {
         ring::send_close(&Close {
             kind: kind::CLOSE,

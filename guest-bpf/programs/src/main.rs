@@ -6,6 +6,8 @@
 //!
 //! - The stubs in this file belong to one kind of hook each and do nothing but fetch the call's number, arguments
 //!   and result for [`transfer::call`].
+//! - [`counted`] follows connections of some protocols without user space: requests and responses are paired and their
+//!   durations summed up here.
 //! - [`registers`] knows the architecture, [`kernel`] reads the kernel's structs, [`connections`] keeps the table,
 //!   [`capture`] copies heads, [`ring`] sends records, [`process`] sees exits and control groups.
 //!
@@ -17,6 +19,7 @@
 
 mod capture;
 mod connections;
+mod counted;
 mod kernel;
 mod maps;
 mod process;

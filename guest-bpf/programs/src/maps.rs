@@ -1,11 +1,13 @@
 //! The maps and globals through which the programs and the agent see each other.
 
 use aya_ebpf::{
+    bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC},
     macros::map,
     maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf},
 };
 use porthole_bpf_types::{
     connection::Connection,
+    counted::{Command, Counted, LEARNED_MAX, Learned, PENDING_MAX, PathHash, Reading, RequestKey, SLOTS_MAX, Slot},
     offset::KernelOffsets,
     record::{Cgroup, Chunk, Counters, HEAD_MAX, Open, Settings},
 };
@@ -30,6 +32,93 @@ pub struct Work {
     pub count: u64,
     /// Most bytes to capture; 0 when there is nothing that could be read.
     pub want: u64,
+    /// What [`crate::counted`] makes of it.
+    pub parse: Parse,
+    /// Of the request line under inspection.
+    pub path: PathHash,
+}
+
+/// A counted connection's call under inspection.
+#[repr(C)]
+pub struct Parse {
+    /// Position of the window's first byte.
+    pub from: u64,
+    /// The window's length.
+    pub len: u64,
+    /// Position that was reached in the call.
+    pub at: u64,
+    /// Index that was reached in the window.
+    pub cursor: u64,
+    /// When the call ended.
+    pub now: u64,
+    /// Where the direction stands.
+    pub reading: Reading,
+    /// What the requests that wait are like, the oldest first; for responses.
+    pub heads: u64,
+    /// Of the request whose head was read: see [`porthole_bpf_types::counted::flag`].
+    pub flags: u32,
+    /// Of a head: what it says about the body.
+    pub framing: u32,
+    /// Of a head: `Content-Length`.
+    pub length: u64,
+    /// Messages that end in this call.
+    pub found: u64,
+    /// The messages.
+    pub messages: [Message; PENDING_MAX],
+}
+
+/// A whole message.
+#[repr(C)]
+pub struct Message {
+    /// As in [`Reading::request`].
+    pub request: u64,
+    /// When its first byte moved.
+    pub start: u64,
+    /// Its size.
+    pub bytes: u64,
+    /// Position of its head or error in the call.
+    pub at: u32,
+    /// Of a request: see [`porthole_bpf_types::counted::flag`]. Of a response: 1 for a Redis error.
+    pub flags: u32,
+}
+
+/// This CPU's [`WORK`].
+///
+/// The global functions hand it on to each other through the map, so none of them may hold a reference to it
+/// across a call: the compiler would believe that nobody else changes it.
+#[derive(Clone, Copy)]
+pub struct Scratch(*mut Work);
+
+impl Scratch {
+    /// The one of the CPU that runs.
+    #[inline(always)]
+    pub fn get() -> Option<Self> {
+        WORK.get_ptr_mut(0).map(Self)
+    }
+
+    /// The same.
+    #[inline(always)]
+    pub fn as_ptr(self) -> *mut Work {
+        self.0
+    }
+}
+
+impl core::ops::Deref for Scratch {
+    type Target = Work;
+
+    #[inline(always)]
+    fn deref(&self) -> &Work {
+        // SAFETY: a map's value, which only the programs of this CPU use, one at a time.
+        unsafe { &*self.0 }
+    }
+}
+
+impl core::ops::DerefMut for Scratch {
+    #[inline(always)]
+    fn deref_mut(&mut self) -> &mut Work {
+        // SAFETY: as above.
+        unsafe { &mut *self.0 }
+    }
 }
 
 /// Says that [`Work::address`] is a buffer.
@@ -50,6 +139,10 @@ const ZEROED: KernelOffsets = unsafe { core::mem::zeroed() };
 /// The agent's own process in the outermost namespace; set by the agent before loading.
 #[unsafe(no_mangle)]
 pub static SELF_TGID: u32 = u32::MAX;
+
+/// Number of stripes of [`SLOTS`], less one; set by the agent before loading.
+#[unsafe(no_mangle)]
+pub static STRIPE_MASK: u32 = u32::MAX;
 
 /// One field of [`OFFSETS`], as a constant that the verifier knows and the compiler does not.
 macro_rules! offset {
@@ -86,6 +179,34 @@ pub static VERDICTS: LruHashMap<u64, u8> = LruHashMap::with_max_entries(8192, 0)
 #[map]
 pub static CGROUPS: HashMap<u64, u8> = HashMap::with_max_entries(1024, 0);
 
+/// Connections that the programs follow themselves, by id. The size is the agent's to choose.
+#[map]
+pub static COUNTED: HashMap<u64, Counted> = HashMap::with_max_entries(8192, BPF_F_NO_PREALLOC);
+
+/// A connection in [`COUNTED`] under construction.
+#[map]
+pub static NEW_COUNTED: PerCpuArray<Counted> = PerCpuArray::with_max_entries(1, 0);
+
+/// Redis commands that the programs follow, by hash of their names in upper and in lower case. Filled by the agent.
+#[map]
+pub static COMMANDS: HashMap<u64, Command> = HashMap::with_max_entries(1024, 0);
+
+/// Requests whose names user space knows: hashes of HTTP methods and paths.
+#[map]
+pub static NAMED: HashMap<u64, u8> = HashMap::with_max_entries(8192, BPF_F_NO_PREALLOC);
+
+/// Indexes of learned keys in [`LEARNED`].
+#[map]
+pub static REQUESTS: HashMap<RequestKey, u32> = HashMap::with_max_entries(LEARNED_MAX, BPF_F_NO_PREALLOC);
+
+/// What was learned.
+#[map]
+pub static LEARNED: Array<Learned> = Array::with_max_entries(LEARNED_MAX, 0);
+
+/// What was counted: for each stripe of CPUs [`SLOTS_MAX`] slots. The number of stripes is the agent's to choose.
+#[map]
+pub static SLOTS: Array<Slot> = Array::with_max_entries(SLOTS_MAX, BPF_F_MMAPABLE);
+
 /// What went wrong, by CPU.
 #[map]
 pub static COUNTERS: PerCpuArray<Counters> = PerCpuArray::with_max_entries(1, 0);
@@ -98,9 +219,9 @@ pub static SETTINGS: Array<Settings> = Array::with_max_entries(1, 0);
 #[map]
 pub static WORK: PerCpuArray<Work> = PerCpuArray::with_max_entries(1, 0);
 
-/// Announcements under construction, of the same program.
+/// Announcements under construction: one for the system call's, one for the closing sockets' program.
 #[map]
-pub static OPEN: PerCpuArray<Open> = PerCpuArray::with_max_entries(1, 0);
+pub static OPEN: PerCpuArray<Open> = PerCpuArray::with_max_entries(2, 0);
 
 /// Announcements of control groups under construction: one for the system call's, one for the exit's program.
 #[map]

@@ -5,7 +5,10 @@ use aya_ebpf::{
     bindings::{BPF_RB_AVAIL_DATA, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP, BPF_RB_RING_SIZE},
     helpers::bpf_ringbuf_output,
 };
-use porthole_bpf_types::record::{Cgroup, Chunk, Close, Exit, Open};
+use porthole_bpf_types::{
+    counted::{Completed, Counted},
+    record::{Cgroup, Chunk, Close, Exit, Open},
+};
 
 use crate::{
     capture::bounded,
@@ -47,6 +50,28 @@ pub fn send_chunk(work: &Work, wake: bool) -> bool {
     let len = size_of::<Chunk>() as u64 + head;
     let flags = if wake { u64::from(BPF_RB_FORCE_WAKEUP) } else { wake_for(len) };
     send((&raw const *work).cast(), len, flags)
+}
+
+/// Sends the head in `work` as a request without a name.
+#[inline(always)]
+pub fn send_name(work: &Work) -> bool {
+    let head = bounded::<{ HEAD_ROOM as u64 - 1 }>(u64::from(work.header.head));
+    let len = size_of::<Chunk>() as u64 + head;
+    send((&raw const *work).cast(), len, wake_for(len))
+}
+
+/// Sends an exchange that has no slot.
+#[inline(always)]
+pub fn send_completed(completed: &Completed) -> bool {
+    let len = size_of::<Completed>() as u64;
+    send((&raw const *completed).cast(), len, wake_for(len))
+}
+
+/// Sends what is known of a connection that user space is to follow.
+#[inline(always)]
+pub fn send_handover(counted: *const Counted) -> bool {
+    let len = size_of::<Counted>() as u64;
+    send(counted.cast(), len, wake_for(len))
 }
 
 /// Sends a connection's announcement.

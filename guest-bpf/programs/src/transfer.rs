@@ -11,9 +11,9 @@ use porthole_bpf_types::{
 };
 
 use crate::{
-    capture, connections,
+    capture, connections, counted,
     kernel::{self, Socket},
-    maps::{NO_VECTOR, SETTINGS, VERDICTS, WORK, Work, count, self_tgid},
+    maps::{NO_VECTOR, SETTINGS, Scratch, VERDICTS, WORK, Work, count, self_tgid},
     registers::Registers,
     ring,
 };
@@ -167,9 +167,7 @@ fn read_user<T: Copy>(address: u64) -> Option<T> {
 #[inline(never)]
 #[unsafe(no_mangle)]
 pub extern "C" fn transfer() -> u64 {
-    let Some(work) = WORK.get_ptr_mut(0) else { return 0 };
-    // SAFETY: this CPU's.
-    let work = unsafe { &mut *work };
+    let Some(work) = Scratch::get() else { return 0 };
     let Some(socket) = Socket::of(kernel::current(), work.fd) else { return 0 };
     let Some(connection) = connections::of(socket, u64::from(role::UNKNOWN)) else { return 0 };
     // SAFETY: a map's value.
@@ -202,10 +200,30 @@ fn looked_at_again(connection: *mut Connection) -> bool {
 
 /// Sends what a call moved on a connection that is not ignored.
 #[inline(always)]
-fn record(work: &mut Work, connection: *mut Connection, sk: u64) {
+fn record(mut work: Scratch, connection: *mut Connection, sk: u64) {
     // Positions move on whatever becomes of the record, so that a loss shows.
     work.header.offset = connections::advance(connection, work.header.direction, work.header.total);
     let Some(settings) = SETTINGS.get(0) else { return };
+    // SAFETY: a map's value.
+    let (known, begun) = unsafe { ((*connection).state, (*connection).sequence) };
+    if known == state::COUNTED {
+        // SAFETY: a map's value.
+        if counted::call(unsafe { (*connection).id }, sk) != counted::HAND_OVER {
+            return;
+        }
+        // SAFETY: a map's value.
+        unsafe { (*connection).state = state::FOLLOWED };
+        if !counted::hand_over(connection, sk, connections::BY_CALL) {
+            return;
+        }
+    } else if known == state::GUESSING
+        && begun == 0
+        && settings.counts != 0
+        && counted::may_begin(&work, connection)
+        && counted::is_begun(connection, sk)
+    {
+        return;
+    }
     if settings.paused != 0 {
         count!(lost);
         return;
@@ -227,11 +245,11 @@ fn record(work: &mut Work, connection: *mut Connection, sk: u64) {
         return;
     }
     // SAFETY: a map's value.
-    if unsafe { (*connection).announced } == 0 && connections::announce(sk) == 0 {
+    if unsafe { (*connection).announced } == 0 && connections::announce(sk, connections::BY_CALL) == 0 {
         return;
     }
     // SAFETY: this CPU's.
-    unsafe { capture::head(work) };
+    unsafe { capture::head(work.as_ptr()) };
     let task = bpf_get_current_pid_tgid();
     let header = &mut work.header;
     header.kind = kind::CHUNK;
@@ -242,7 +260,7 @@ fn record(work: &mut Work, connection: *mut Connection, sk: u64) {
     // SAFETY: a helper without preconditions.
     header.timestamp = unsafe { bpf_ktime_get_ns() };
     header.sequence = connections::next_sequence(connection);
-    ring::send_chunk(work, may == CAPTURE_AND_WAKE);
+    ring::send_chunk(&work, may == CAPTURE_AND_WAKE);
 }
 
 /// What [`may_capture`] says besides 0, no.

@@ -21,12 +21,13 @@ mod tests;
 pub(crate) use identify::well_known as well_known_method;
 
 use crate::{
-    Protocol, Timestamp,
+    NameKind, Protocol, Status, Symbol, Timestamp,
+    elsewhere::{Found, Resumed},
     http1::{
         pairing::{Pairing, RequestEnd, ResponseEnd},
         reader::Reader,
     },
-    parser::{Context, Entry, Flow, Parser, Segment, Sender, Start, Transport},
+    parser::{Context, Entry, Flow, Outcome, Parser, Request, Resource, Segment, Sender, Start, Transport},
 };
 
 /// Its line in the table.
@@ -55,6 +56,51 @@ impl Default for Http1 {
             responses: Reader::new(Sender::Server),
             pairing: Pairing::default(),
         }
+    }
+}
+
+/// A connection that was followed elsewhere so far.
+pub(crate) fn resume(resumed: &Resumed<'_>, cx: &mut Context<'_>) -> Box<dyn Parser> {
+    Box::new(Http1 {
+        requests: Reader::resumed(Sender::Client, &resumed.requests),
+        responses: Reader::resumed(Sender::Server, &resumed.responses),
+        pairing: Pairing::resumed(resumed, cx),
+    })
+}
+
+/// Gives out an exchange that was found elsewhere; says whether an equal one will always have the same route.
+pub(crate) fn name_found(request: &[u8], status: u16, found: &Found<'_>, cx: &mut Context<'_>) -> bool {
+    let (operation, resource) = words(request, cx);
+    let lasting = match resource {
+        Resource::Name(_) => false,
+        Resource::Route(route) => cx.is_known(route),
+    };
+    let request = Request { operation, resource, start: found.start, bytes: found.request_bytes };
+    let outcome = Outcome {
+        status: Status::Code(u32::from(status)),
+        error: pairing::error_class(status),
+        end: found.end,
+        bytes: found.response_bytes,
+    };
+    cx.emit(Protocol::Http1, &request, &outcome);
+    lasting
+}
+
+/// Method and route of a request; `other` for one that is not known.
+fn words(request: &[u8], cx: &mut Context<'_>) -> (Symbol, Resource) {
+    let end = memchr::memchr(b'\n', request);
+    let line = request.get(..end.unwrap_or(request.len())).unwrap_or_default();
+    let Some((method, target)) = pairing::request_line(line.trim_ascii_end(), end.is_some()) else {
+        return (Symbol::OTHER, Resource::Name(Symbol::OTHER));
+    };
+    (operation(method, cx), Resource::Route(cx.route(target)))
+}
+
+fn operation(method: &[u8], cx: &mut Context<'_>) -> Symbol {
+    match identify::well_known(method) {
+        Some(word) => cx.word(word),
+        // The bytes of a token are ASCII.
+        None => cx.name(NameKind::HttpMethod, std::str::from_utf8(method).unwrap_or("other")),
     }
 }
 

@@ -10,7 +10,8 @@
 use std::collections::VecDeque;
 
 use crate::{
-    ErrorClass, NameKind, Protocol, Status, Timestamp,
+    ErrorClass, Protocol, Status, Timestamp,
+    elsewhere::{Resumed, Stand},
     http1::{
         identify,
         reader::{Body, Fields, Handler, Reader},
@@ -111,6 +112,32 @@ pub(super) struct Pairing {
 }
 
 impl Pairing {
+    /// What waits on a connection that was followed elsewhere.
+    pub(super) fn resumed(resumed: &Resumed<'_>, cx: &mut Context<'_>) -> Self {
+        let mut pairing = Self { trust: Trust::Aligned, ..Self::default() };
+        for request in resumed.waiting {
+            let (operation, resource) = super::words(request.request, cx);
+            cx.message();
+            let method = if request.head { Method::Head } else { Method::Other };
+            let request = Request { operation, resource, start: request.start, bytes: request.bytes };
+            pairing.last_request = request.start;
+            let waiting = Waiting { request, method, upgrade_h2c: false, certain: true };
+            if pairing.waiting.push(waiting, cx.limits().pending_per_connection).is_some() {
+                cx.not_understood();
+            }
+        }
+        pairing.pipelined = resumed.waiting.len() > 1;
+        if resumed.responses.stand != Stand::Start {
+            let owner = match pairing.waiting.pop() {
+                Some(Next::Waiting(waiting)) => Owner::Request(waiting),
+                _ => Owner::Unknown,
+            };
+            let (status, started) = (resumed.responses.status, resumed.responses.start);
+            pairing.current = Some(Current { status, started, owner });
+        }
+        pairing
+    }
+
     /// The connection was closed, and both readers have said what they had to.
     pub(super) fn close(&mut self, now: Timestamp, cx: &mut Context<'_>) {
         if let Some(current) = self.current.take() {
@@ -243,12 +270,17 @@ impl Pairing {
     }
 }
 
-fn emit(request: &Request, status: u16, bytes: u64, end: Timestamp, cx: &mut Context<'_>) {
-    let error = match status {
+/// Whose fault a status says it was (RFC 9110 section 15).
+pub(super) fn error_class(status: u16) -> ErrorClass {
+    match status {
         400..=499 => ErrorClass::Client,
         500..=599 => ErrorClass::Server,
         _ => ErrorClass::None,
-    };
+    }
+}
+
+fn emit(request: &Request, status: u16, bytes: u64, end: Timestamp, cx: &mut Context<'_>) {
+    let error = error_class(status);
     let outcome = Outcome { status: Status::Code(u32::from(status)), error, end, bytes };
     cx.emit(Protocol::Http1, request, &outcome);
 }
@@ -263,11 +295,7 @@ pub(super) struct RequestEnd<'a, 'c> {
 impl Handler for RequestEnd<'_, '_> {
     fn start(&mut self, line: &[u8], whole: bool, at: Timestamp) -> bool {
         let Some((method, target)) = request_line(line, whole) else { return false };
-        let operation = match identify::well_known(method) {
-            Some(word) => self.cx.word(word),
-            // The bytes of a token are ASCII.
-            None => self.cx.name(NameKind::HttpMethod, std::str::from_utf8(method).unwrap_or("other")),
-        };
+        let operation = super::operation(method, self.cx);
         let method = match method {
             b"HEAD" => Method::Head,
             b"CONNECT" => Method::Connect,
@@ -437,7 +465,7 @@ impl ResponseEnd<'_, '_> {
 }
 
 /// Method and target of a request line (RFC 9112 section 3).
-fn request_line(line: &[u8], whole: bool) -> Option<(&[u8], &[u8])> {
+pub(super) fn request_line(line: &[u8], whole: bool) -> Option<(&[u8], &[u8])> {
     let method_end = line.iter().position(|b| !identify::is_token(*b))?;
     let (method, rest) = line.split_at(method_end);
     if method.is_empty() || rest.first() != Some(&b' ') {

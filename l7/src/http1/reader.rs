@@ -7,6 +7,7 @@
 
 use crate::{
     Timestamp,
+    elsewhere::{ResumedEnd, Stand},
     http1::identify,
     parser::{Guess, Segment, Sender},
 };
@@ -127,6 +128,21 @@ impl Reader {
             seen: Timestamp::default(),
             fruitless: 0,
         }
+    }
+
+    /// One that was followed elsewhere so far.
+    pub(super) fn resumed(from: Sender, end: &ResumedEnd<'_>) -> Self {
+        let state = match end.stand {
+            Stand::Body(left) => State::Length(left),
+            Stand::ChunkData(left) => match left.saturating_sub(CHUNK_TAIL) {
+                0 => State::ChunkEnd,
+                data => State::ChunkData(data),
+            },
+            Stand::ChunkSize => State::ChunkSize,
+            Stand::Start | Stand::Values { .. } => State::Start,
+        };
+        let bytes = if state == State::Start { 0 } else { end.bytes };
+        Self { state, bytes, first: end.start, last: end.start, ..Self::new(from) }
     }
 
     /// Segments in a row without a message start since the framing was lost.

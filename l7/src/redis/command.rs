@@ -280,6 +280,16 @@ pub(super) fn known(name: &[u8]) -> Option<&'static str> {
         .and_then(|at| COMMANDS.get(at).copied())
 }
 
+/// The command at a place of [`all`].
+pub(super) fn at(place: usize) -> Option<&'static str> {
+    COMMANDS.get(place).copied()
+}
+
+/// All of them, with their places.
+pub(super) fn all() -> impl Iterator<Item = (usize, &'static str)> {
+    COMMANDS.iter().copied().enumerate()
+}
+
 /// Whether a known command may begin with these bytes.
 pub(super) fn begins(start: &[u8]) -> bool {
     COMMANDS.iter().any(|command| {

@@ -22,6 +22,7 @@ use std::collections::VecDeque;
 
 use crate::{
     ErrorClass, NameKind, Protocol, Status, Symbol, Timestamp,
+    elsewhere::{Found, Resumed},
     parser::{Context, Entry, Flow, Outcome, Parser, Request, Resource, Segment, Sender, Start, Transport},
     pending::{Fifo, Next},
     redis::reader::{Item, Message, Reader, Word},
@@ -79,6 +80,57 @@ struct Redis {
     /// The last segment was the server's, and ended where a reply ends.
     turn: bool,
     ended: bool,
+}
+
+/// A connection that was followed elsewhere so far.
+pub(crate) fn resume(resumed: &Resumed<'_>, cx: &mut Context<'_>) -> Box<dyn Parser> {
+    let mut redis = Redis {
+        requests: Reader::resumed(&resumed.requests),
+        replies: Reader::resumed(&resumed.responses),
+        aligned: true,
+        ..Redis::default()
+    };
+    for request in resumed.waiting {
+        cx.message();
+        let operation = operation(request.request, cx);
+        let resource = Resource::Name(Symbol::NONE);
+        let request = Request { operation, resource, start: request.start, bytes: request.bytes };
+        let waiting = Waiting { request, kind: Kind::Plain };
+        if redis.waiting.push(waiting, cx.limits().pending_per_connection).is_some() {
+            cx.not_understood();
+        }
+    }
+    Box::new(redis)
+}
+
+/// Gives out an exchange that was found elsewhere; says whether an equal one will always be called the same.
+pub(crate) fn name_found(
+    command: usize,
+    error: Option<&[u8]>,
+    found: &Found<'_>,
+    cx: &mut Context<'_>,
+) -> bool {
+    let operation = command::at(command).map_or(Symbol::OTHER, |name| cx.word(name));
+    let resource = Resource::Name(Symbol::NONE);
+    let request = Request { operation, resource, start: found.start, bytes: found.request_bytes };
+    let (status, class) = match error {
+        Some(text) => error_outcome(text, cx),
+        None => (Status::None, ErrorClass::None),
+    };
+    let outcome = Outcome { status, error: class, end: found.end, bytes: found.response_bytes };
+    cx.emit(Protocol::Redis, &request, &outcome);
+    // Errors differ by their text.
+    error.is_none()
+}
+
+/// The commands after which a connection goes on as before, and whether that depends on an argument.
+pub(crate) fn plain_commands() -> impl Iterator<Item = (usize, &'static str, bool)> {
+    command::all().filter(|(_, name)| !changes_connection(name)).map(|(at, name)| (at, name, name == "CLIENT"))
+}
+
+/// Whether a command changes what its connection carries.
+fn changes_connection(name: &str) -> bool {
+    SUBSCRIPTIONS.contains(&name) || LAST.contains(&name)
 }
 
 impl Parser for Redis {
@@ -243,13 +295,17 @@ fn left_after(kind: Kind) -> u64 {
     if let Kind::Subscription(left) = kind { left.saturating_sub(1) } else { 0 }
 }
 
+const SUBSCRIPTIONS: [&str; 6] =
+    ["SUBSCRIBE", "PSUBSCRIBE", "SSUBSCRIBE", "UNSUBSCRIBE", "PUNSUBSCRIBE", "SUNSUBSCRIBE"];
+
+/// Behind these a connection carries no commands.
+const LAST: [&str; 3] = ["MONITOR", "SYNC", "PSYNC"];
+
 fn kind(message: &Message) -> Kind {
-    const SUBSCRIPTIONS: [&str; 6] =
-        ["SUBSCRIBE", "PSUBSCRIBE", "SSUBSCRIBE", "UNSUBSCRIBE", "PUNSUBSCRIBE", "SUNSUBSCRIBE"];
     let [name, ..] = &message.words;
     if SUBSCRIPTIONS.into_iter().any(|subscription| name.is(subscription)) {
         Kind::Subscription(message.elements.saturating_sub(1).max(1))
-    } else if ["MONITOR", "SYNC", "PSYNC"].into_iter().any(|last| name.is(last)) {
+    } else if LAST.into_iter().any(|last| name.is(last)) {
         Kind::Last
     } else {
         Kind::Plain
@@ -291,7 +347,11 @@ fn outcome(message: &Message, cx: &mut Context<'_>) -> (Status, ErrorClass) {
     if !matches!(message.kind, b'-' | b'!') {
         return (Status::None, ErrorClass::None);
     }
-    let prefix = error_prefix(message.words[0].as_bytes()).unwrap_or("ERR");
+    error_outcome(message.words[0].as_bytes(), cx)
+}
+
+fn error_outcome(text: &[u8], cx: &mut Context<'_>) -> (Status, ErrorClass) {
+    let prefix = error_prefix(text).unwrap_or("ERR");
     // Redis' own error prefixes (redis: src/server.c, shared objects).
     let class = match prefix {
         "MOVED" | "ASK" => ErrorClass::None,

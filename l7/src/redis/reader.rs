@@ -3,7 +3,11 @@
 //! Format: the Redis serialization protocol specification (redis.io: reference/protocol-spec). Bulk contents are gone
 //! past by length, captured or not.
 
-use crate::{Timestamp, parser::Segment};
+use crate::{
+    Timestamp,
+    elsewhere::{ResumedEnd, Stand},
+    parser::Segment,
+};
 
 /// Bytes of a line or bulk that are kept.
 pub(super) const WORD_MAX: usize = 32;
@@ -93,6 +97,31 @@ enum Line {
 }
 
 impl Reader {
+    /// One that was followed elsewhere so far. How values are nested does not matter any more: one of them after the
+    /// other ends the message.
+    pub(super) fn resumed(end: &ResumedEnd<'_>) -> Self {
+        let Stand::Values { left, items } = end.stand else { return Self::default() };
+        let mut words = [Word::default(); 3];
+        words[0].extend(end.name);
+        let value_open = u64::from(left > 0);
+        Self {
+            message: Some(Message {
+                // An error is one line, which is never in the middle.
+                kind: b'*',
+                elements: 1,
+                words,
+                start: end.start,
+                end: end.start,
+                bytes: end.bytes,
+            }),
+            // What comes are no words that matter.
+            scalars: words.len(),
+            open: if items > 0 { vec![u64::from(items) + value_open] } else { Vec::new() },
+            bulk: left,
+            ..Self::default()
+        }
+    }
+
     /// Takes a segment and gives out every message that it ends. With `inline`, lines without a type byte are commands.
     pub(super) fn segment(&mut self, segment: &Segment<'_>, inline: bool, mut give: impl FnMut(Item)) {
         if segment.lost > 0 {

@@ -35,6 +35,13 @@ const RECURRING: u16 = 16;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RouteRef(Inner);
 
+impl RouteRef {
+    /// Whether its name is settled whatever the outcome.
+    pub(crate) fn is_known(self) -> bool {
+        matches!(self.0, Inner::Known(_))
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Inner {
     Known(u32),

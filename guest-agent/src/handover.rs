@@ -1,0 +1,162 @@
+//! What the kernel side followed by itself, in the words of `l7`.
+
+use porthole_bpf_types::counted::{
+    Completed, Counted, PENDING_MAX, Pending, Reading, RequestKey, flag, protocol, reading, side,
+};
+use porthole_l7::{
+    Connection, Engine, Protocol, ScopeId, Side, Timestamp,
+    elsewhere::{Found, Resumed, ResumedEnd, ResumedRequest, Stand, What, redis_commands},
+};
+
+use crate::learned::Keys;
+
+/// An exchange that the kernel side paired; `None` when it is of no known protocol.
+pub fn found<'a>(
+    scope: ScopeId,
+    completed: &Completed,
+    name: &'a [u8],
+    error: &'a [u8],
+) -> Option<Found<'a>> {
+    let what = match u16::try_from(completed.key.protocol).ok()? {
+        protocol::HTTP1 => What::Http1 { request: name, status: u16::try_from(completed.status).ok()? },
+        protocol::REDIS => {
+            What::Redis {
+                command: usize::try_from(completed.key.request).ok()?,
+                error: (completed.status != 0).then_some(error),
+            }
+        }
+        _ => return None,
+    };
+    Some(Found {
+        what,
+        scope,
+        side: side_of(u16::try_from(completed.key.side).ok()?),
+        start: Timestamp(completed.start),
+        end: Timestamp(completed.end),
+        request_bytes: completed.request_bytes,
+        response_bytes: completed.response_bytes,
+    })
+}
+
+/// The first line of an error's text, as it was captured.
+pub fn error_text(completed: &Completed) -> Vec<u8> {
+    let bytes = completed.error.iter().flat_map(|word| word.to_ne_bytes());
+    bytes.take_while(|&byte| byte != b'\r').collect()
+}
+
+/// The connection, as `l7` goes on with it; `None` when it is of no known protocol.
+pub fn resume(scope: ScopeId, counted: &Counted, keys: &Keys, engine: &mut Engine) -> Option<Connection> {
+    let protocol = match counted.protocol {
+        protocol::HTTP1 => Protocol::Http1,
+        protocol::REDIS => Protocol::Redis,
+        _ => return None,
+    };
+    let name_of = |request: u64| match protocol {
+        Protocol::Redis => redis_name(request),
+        _ => keys.name(&RequestKey {
+            cgroup: counted.cgroup,
+            remote: counted.remote,
+            request,
+            protocol: counted.protocol.into(),
+            side: counted.side.into(),
+        }),
+    };
+    let waiting: Vec<ResumedRequest<'_>> = waiting(counted)
+        .map(|pending| ResumedRequest {
+            request: name_of(pending.request),
+            start: Timestamp(pending.start),
+            bytes: pending.bytes.into(),
+            head: pending.flags & flag::HEAD != 0,
+        })
+        .collect();
+    let name = if protocol == Protocol::Redis { redis_name(counted.requests.request) } else { &[] };
+    let resumed = Resumed {
+        protocol,
+        side: side_of(counted.side),
+        offsets: counted.offset,
+        requests: ResumedEnd { name, ..end(&counted.requests) },
+        responses: end(&counted.responses),
+        waiting: &waiting,
+    };
+    Connection::resume(scope, &resumed, engine)
+}
+
+/// The requests that wait, the oldest first.
+fn waiting(counted: &Counted) -> impl Iterator<Item = &Pending> {
+    let count = (counted.pushed.wrapping_sub(counted.popped) as usize).min(PENDING_MAX);
+    let oldest = counted.popped as usize % PENDING_MAX;
+    counted.pending.iter().cycle().skip(oldest).take(count)
+}
+
+fn redis_name(command: u64) -> &'static [u8] {
+    let mut commands = redis_commands();
+    let found = commands.find(|(id, ..)| u64::try_from(*id) == Ok(command));
+    found.map_or(&[], |(_, name, _)| name.as_bytes())
+}
+
+fn side_of(side: u16) -> Side {
+    if side == side::CLIENT { Side::Client } else { Side::Server }
+}
+
+fn end(reading: &Reading) -> ResumedEnd<'static> {
+    let stand = match reading.state {
+        reading::LENGTH => Stand::Body(reading.left),
+        reading::CHUNK_DATA => Stand::ChunkData(reading.left),
+        reading::CHUNK_SIZE => Stand::ChunkSize,
+        reading::ITEMS => Stand::Values { left: reading.left, items: reading.items },
+        _ => Stand::Start,
+    };
+    ResumedEnd {
+        stand,
+        bytes: reading.bytes,
+        start: Timestamp(reading.start),
+        status: u16::try_from(reading.request).unwrap_or(0),
+        name: &[],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn those_that_wait_come_in_order_across_the_end_of_the_ring() {
+        let pending = |request| Pending { request, ..Pending::default() };
+        let mut counted = counted();
+        let places = u32::try_from(PENDING_MAX).expect("small");
+        counted.popped = 3 * places - 2;
+        counted.pushed = counted.popped + 3;
+        for (place, request) in [(PENDING_MAX - 2, 1), (PENDING_MAX - 1, 2), (0, 3)] {
+            counted.pending[place] = pending(request);
+        }
+        let waiting: Vec<u64> = waiting(&counted).map(|pending| pending.request).collect();
+        assert_eq!(waiting, [1, 2, 3]);
+    }
+
+    fn counted() -> Counted {
+        Counted {
+            kind: 0,
+            protocol: protocol::HTTP1,
+            side: side::SERVER,
+            connection: 1,
+            sequence: 0,
+            offset: [0; 2],
+            lock: 0,
+            remote: 0,
+            cgroup: 0,
+            socket: 0,
+            heads: 0,
+            pushed: 0,
+            popped: 0,
+            requests: Reading::default(),
+            responses: Reading::default(),
+            pending: [Pending::default(); PENDING_MAX],
+        }
+    }
+
+    #[test]
+    fn a_hostile_count_is_bounded() {
+        let counted = Counted { pushed: u32::MAX, ..counted() };
+        assert_eq!(waiting(&counted).count(), PENDING_MAX);
+    }
+}

@@ -1,0 +1,132 @@
+//! What the programs counted, read out of memory that they share with us.
+
+use std::{
+    io,
+    os::fd::{AsRawFd, OwnedFd},
+    ptr::NonNull,
+};
+
+use porthole_bpf_types::{
+    counted::{SLOTS_MAX, STRIPES_MAX, Slot},
+    histogram::BUCKETS,
+};
+
+/// The map of slots, in this process's memory.
+#[derive(Debug)]
+pub struct Slots {
+    memory: NonNull<Slot>,
+    bytes: usize,
+    stripes: usize,
+    /// Keeps the map.
+    _map: OwnedFd,
+}
+
+// SAFETY: it is only read, by volatile loads, wherever the reader runs.
+unsafe impl Send for Slots {}
+
+/// Sums over the stripes of one slot; they wrap as the slot's do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SlotSums {
+    /// Durations, nanoseconds.
+    pub duration_ns: u64,
+    /// Bytes.
+    pub request_bytes: u64,
+    /// Bytes.
+    pub response_bytes: u64,
+    /// Exchanges by bucket: index 0 is [`porthole_bpf_types::histogram::INDEX_MIN`].
+    pub buckets: [u32; BUCKETS],
+}
+
+impl Default for SlotSums {
+    fn default() -> Self {
+        Self { duration_ns: 0, request_bytes: 0, response_bytes: 0, buckets: [0; BUCKETS] }
+    }
+}
+
+/// When the newest exchanges of a slot's stripes ended: changes with every one.
+pub type Marks = [u64; STRIPES_MAX as usize];
+
+/// Number of copies of the slots on a machine with so many CPUs: a power of two.
+pub fn stripes(cpus: usize) -> u32 {
+    u32::try_from(cpus.next_power_of_two()).unwrap_or(STRIPES_MAX).clamp(1, STRIPES_MAX)
+}
+
+impl Slots {
+    /// Maps the slots of so many stripes.
+    pub fn map(map: OwnedFd, stripes: u32) -> io::Result<Self> {
+        let stripes = stripes.clamp(1, STRIPES_MAX) as usize;
+        let bytes = stripes * SLOTS_MAX as usize * size_of::<Slot>();
+        // SAFETY: a new mapping; the kernel checks length and map.
+        let memory = unsafe {
+            libc::mmap(
+                std::ptr::null_mut(),
+                bytes,
+                libc::PROT_READ,
+                libc::MAP_SHARED,
+                map.as_raw_fd(),
+                0,
+            )
+        };
+        if memory == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        let memory = NonNull::new(memory.cast()).ok_or_else(io::Error::last_os_error)?;
+        Ok(Self { memory, bytes, stripes, _map: map })
+    }
+
+    fn slot(&self, stripe: usize, slot: u32) -> *const Slot {
+        let place = stripe * SLOTS_MAX as usize + (slot.min(SLOTS_MAX - 1)) as usize;
+        // SAFETY: within the mapping.
+        unsafe { self.memory.as_ptr().add(place) }
+    }
+
+    /// Whether something was counted since; `marks` is brought up to date.
+    pub fn has_changed(&self, slot: u32, marks: &mut Marks) -> bool {
+        let mut changed = false;
+        for (stripe, mark) in marks.iter_mut().enumerate().take(self.stripes) {
+            // SAFETY: within the mapping; the programs write whole words.
+            let last = unsafe { (&raw const (*self.slot(stripe, slot)).last).read_volatile() };
+            changed |= std::mem::replace(mark, last) != last;
+        }
+        changed
+    }
+
+    /// What was counted in a slot so far.
+    pub fn sums(&self, slot: u32) -> SlotSums {
+        let mut sums = SlotSums::default();
+        for stripe in 0..self.stripes {
+            let slot = self.slot(stripe, slot);
+            // SAFETY: within the mapping; the programs write whole words. What is added between two reads is found by
+            // the next one.
+            unsafe {
+                for (bucket, sum) in sums.buckets.iter_mut().enumerate() {
+                    let count = (&raw const (*slot).buckets).cast::<u32>().add(bucket).read_volatile();
+                    *sum = sum.wrapping_add(count);
+                }
+                let read = |word: *const u64| word.read_volatile();
+                sums.duration_ns = sums.duration_ns.wrapping_add(read(&raw const (*slot).duration_ns));
+                sums.request_bytes = sums.request_bytes.wrapping_add(read(&raw const (*slot).request_bytes));
+                sums.response_bytes =
+                    sums.response_bytes.wrapping_add(read(&raw const (*slot).response_bytes));
+            }
+        }
+        sums
+    }
+}
+
+impl Drop for Slots {
+    fn drop(&mut self) {
+        // SAFETY: our own mapping, which nothing refers to any more.
+        unsafe { libc::munmap(self.memory.as_ptr().cast(), self.bytes) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stripes_are_a_bounded_power_of_two() {
+        assert_eq!([0, 1, 2, 3, 8, 96].map(stripes), [1, 1, 2, 4, 8, 8]);
+    }
+}

@@ -1,0 +1,244 @@
+//! Requests that wait, and what becomes of them when they are answered.
+
+use core::arch::asm;
+
+use aya_ebpf::helpers::generated::bpf_get_smp_processor_id;
+use porthole_bpf_types::{
+    counted::{
+        Completed, Counted, Learned, PENDING_MAX, Pending, RequestKey, SLOTS_MAX, STATUSES, Slot, flag, protocol,
+    },
+    histogram::{BUCKETS, INDEX_MIN, bucket_index},
+    record::kind,
+};
+
+use super::{
+    Locked,
+    window::{NONE, look, word},
+};
+use crate::{
+    capture::bounded,
+    connections,
+    maps::{
+        CONNECTIONS, COUNTED, LEARNED, Message, NAMED, REQUESTS, SETTINGS, SLOTS, Scratch, STRIPE_MASK, constant, count,
+    },
+    ring,
+};
+
+/// Bytes of a request that are sent for its name.
+const NAME_BYTES: u64 = 512;
+
+/// The requests found in this call wait from now on.
+#[inline(always)]
+pub fn push(id: u64, found: u64) {
+    let mut index = 0;
+    while index < PENDING_MAX as u64 {
+        if index >= found {
+            return;
+        }
+        push_one(id, index);
+        index += 1;
+    }
+}
+
+/// One of them. A global function.
+#[inline(never)]
+#[unsafe(no_mangle)]
+pub extern "C" fn push_one(id: u64, index: u64) -> u64 {
+    let Some(work) = Scratch::get() else { return 0 };
+    let Some(counted) = COUNTED.get_ptr_mut(id) else { return 0 };
+    let mut counted = Locked(counted);
+    let message = message(work, index);
+    // SAFETY: within the array.
+    let (request, start, bytes, at, flags) =
+        unsafe { ((*message).request, (*message).start, (*message).bytes, (*message).at, (*message).flags) };
+    let key = key(&counted, request);
+    let (mut learned, mut generation) = (0, 0);
+    if let Some(known) = REQUESTS.get_ptr(&key) {
+        // SAFETY: a map's value.
+        let place = unsafe { *known };
+        if let Some(entry) = LEARNED.get_ptr(place) {
+            learned = place + 1;
+            // SAFETY: a map's value.
+            generation = unsafe { (*entry).generation };
+        }
+    } else if counted.protocol == protocol::HTTP1 && NAMED.get_ptr(&request).is_none() {
+        send_name(work, counted.connection, request, u64::from(at));
+    }
+    let place = bounded::<{ PENDING_MAX as u64 - 1 }>(u64::from(counted.pushed));
+    // SAFETY: within the array.
+    unsafe {
+        let pending = (&raw mut counted.pending).cast::<Pending>().add(place as usize);
+        (*pending).request = request;
+        (*pending).start = start;
+        (*pending).bytes = bytes as u32;
+        (*pending).flags = flags;
+        (*pending).learned = learned;
+        (*pending).generation = generation;
+    }
+    let bit = 1_u64 << place;
+    let heads = counted.heads & !bit;
+    counted.heads = if flags & flag::HEAD != 0 { heads | bit } else { heads };
+    counted.pushed = counted.pushed.wrapping_add(1);
+    0
+}
+
+/// The responses found in this call end the requests that waited longest.
+#[inline(always)]
+pub fn complete(id: u64, found: u64, sk: u64) {
+    let mut index = 0;
+    while index < PENDING_MAX as u64 {
+        if index >= found {
+            return;
+        }
+        complete_one(id, index, sk);
+        index += 1;
+    }
+}
+
+/// One of them. A global function.
+#[inline(never)]
+#[unsafe(no_mangle)]
+pub extern "C" fn complete_one(id: u64, index: u64, sk: u64) -> u64 {
+    let Some(work) = Scratch::get() else { return 0 };
+    let Some(counted) = COUNTED.get_ptr_mut(id) else { return 0 };
+    let mut counted = Locked(counted);
+    let message = message(work, index);
+    // SAFETY: within the array.
+    let (status, bytes, at) = unsafe { ((*message).request, (*message).bytes, (*message).at) };
+    let place = bounded::<{ PENDING_MAX as u64 - 1 }>(u64::from(counted.popped));
+    // SAFETY: within the array.
+    let pending = unsafe { *(&raw const counted.pending).cast::<Pending>().add(place as usize) };
+    counted.popped = counted.popped.wrapping_add(1);
+    if let Some(slot) = slot_of(&pending, status as u32) {
+        add(slot, work.parse.now, &pending, bytes);
+        return 0;
+    }
+    send_completed(work, counted, &pending, status, bytes, at, sk);
+    0
+}
+
+#[inline(always)]
+fn message(mut work: Scratch, index: u64) -> *mut Message {
+    let place = bounded::<{ PENDING_MAX as u64 - 1 }>(index) as usize;
+    // SAFETY: within the array.
+    unsafe { (&raw mut work.parse.messages).cast::<Message>().add(place) }
+}
+
+#[inline(always)]
+fn key(counted: &Counted, request: u64) -> RequestKey {
+    RequestKey {
+        cgroup: counted.cgroup,
+        remote: counted.remote,
+        request,
+        protocol: u32::from(counted.protocol),
+        side: u32::from(counted.side),
+    }
+}
+
+/// The slot of a request's key and a status, of this CPU's stripe.
+#[inline(always)]
+fn slot_of(pending: &Pending, status: u32) -> Option<*mut Slot> {
+    if pending.learned == 0 {
+        return None;
+    }
+    let entry: *const Learned = LEARNED.get_ptr(pending.learned - 1)?;
+    // SAFETY: a map's value, and within its arrays; the agent writes `used` last.
+    unsafe {
+        if (*entry).generation != pending.generation {
+            return None;
+        }
+        let mut index = 0;
+        while index < STATUSES {
+            if index >= (*entry).used as usize {
+                return None;
+            }
+            if (*entry).statuses[index] == status {
+                let stripe = bpf_get_smp_processor_id() & constant(&raw const STRIPE_MASK);
+                return SLOTS.get_ptr_mut(stripe * SLOTS_MAX + (*entry).slots[index]);
+            }
+            index += 1;
+        }
+    }
+    None
+}
+
+#[inline(always)]
+fn add(slot: *mut Slot, now: u64, pending: &Pending, bytes: u64) {
+    let duration = now.wrapping_sub(pending.start);
+    let bucket = bounded::<0xff>((bucket_index(duration) - INDEX_MIN) as u64) as usize;
+    if bucket >= BUCKETS {
+        return;
+    }
+    // SAFETY: a map's value; within its array.
+    unsafe {
+        connections::fetch_add(&raw mut (*slot).duration_ns, duration);
+        connections::fetch_add(&raw mut (*slot).request_bytes, u64::from(pending.bytes));
+        connections::fetch_add(&raw mut (*slot).response_bytes, bytes);
+        let counter = (&raw mut (*slot).buckets).cast::<u32>().add(bucket);
+        asm!("lock *(u32 *)({0} + 0) += {1}", in(reg) counter, in(reg) 1_u64);
+        // The agent looks again when this changes, so it comes last.
+        core::ptr::write_volatile(&raw mut (*slot).last, now);
+    }
+}
+
+/// Sends an exchange that has no slot.
+#[inline(always)]
+fn send_completed(
+    work: Scratch,
+    counted: Locked,
+    pending: &Pending,
+    status: u64,
+    bytes: u64,
+    at: u32,
+    sk: u64,
+) {
+    let Some(connection) = CONNECTIONS.get_ptr_mut(sk) else { return };
+    // SAFETY: a map's value.
+    if unsafe { (*connection).announced } == 0 && connections::announce(sk, connections::BY_CALL) == 0 {
+        return;
+    }
+    if SETTINGS.get(0).is_some_and(|settings| settings.paused != 0) {
+        count!(lost);
+        return;
+    }
+    let mut completed = Completed {
+        kind: kind::COMPLETED,
+        status: status as u32,
+        connection: counted.connection,
+        sequence: 0,
+        start: pending.start,
+        end: work.parse.now,
+        request_bytes: u64::from(pending.bytes),
+        response_bytes: bytes,
+        key: key(&counted, pending.request),
+        error: [0; 4],
+    };
+    if counted.protocol == protocol::REDIS && status != 0 {
+        let from = look(u64::from(at), 34);
+        if from != NONE {
+            let text = |index| word(&work, from + 1 + index);
+            completed.error = [text(0), text(8), text(16), text(24)];
+        }
+    }
+    completed.sequence = connections::next_sequence(connection);
+    ring::send_completed(&completed);
+}
+
+/// Sends the beginning of a request whose hash has no name yet.
+#[inline(always)]
+fn send_name(mut work: Scratch, connection: u64, request: u64, at: u64) {
+    let from = look(at, NAME_BYTES);
+    if from == NONE || SETTINGS.get(0).is_none_or(|settings| settings.paused != 0) {
+        return;
+    }
+    let (offset, total) = (work.header.offset, work.header.total);
+    let end = from + NAME_BYTES;
+    work.header.kind = kind::NAME;
+    work.header.connection = connection;
+    work.header.offset = request;
+    work.header.total = from;
+    work.header.head = if end < work.parse.len { end as u32 } else { work.parse.len as u32 };
+    ring::send_name(&work);
+    work.header.offset = offset;
+    work.header.total = total;
+}

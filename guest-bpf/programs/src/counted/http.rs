@@ -1,0 +1,445 @@
+//! HTTP/1: the heads and bodies of whole messages.
+//!
+//! Followed are origin-form targets with a well-known method, bodies of a given length, and chunked responses. What
+//! says otherwise (interim responses, upgrades, CONNECT, bodies until the connection closes, obsolete line folding,
+//! bare line feeds, heads that are cut between two calls or longer than what is captured) is for user space.
+
+use porthole_bpf_types::{
+    counted::{PathHash, flag, reading},
+    record::HEAD_MAX,
+};
+
+use super::window::{GOES_ON, NONE, byte, class, look, newline, text, word};
+use crate::maps::Scratch;
+
+/// What a head says about the body.
+mod framing {
+    pub const LENGTH: u32 = 1;
+    pub const CHUNKED: u32 = 2;
+    /// There is an `Upgrade`.
+    pub const UPGRADE: u32 = 4;
+}
+
+/// Most lines and stretches of lines of a head.
+const LINES_MAX: u64 = 96;
+
+/// Most times 32 bytes of a target.
+const TARGET_STRETCHES: u64 = 32;
+
+/// Largest body that is followed, so that sizes fit.
+const LENGTH_MAX: u64 = 1 << 31;
+
+/// Goes on by one message's head or one stretch of body, of the responses or of the requests; gives 0 when user space
+/// must take over. A global function.
+#[inline(never)]
+#[unsafe(no_mangle)]
+pub extern "C" fn http_step(response: u64) -> u64 {
+    let Some(mut work) = Scratch::get() else { return 0 };
+    match work.parse.reading.state {
+        reading::LENGTH => {
+            take(work);
+            if work.parse.reading.left > 0 {
+                return 1;
+            }
+            work.parse.reading.state = reading::START;
+            // A request was noted with its head.
+            if response == 0 { 1 } else { u64::from(response_ended(work)) }
+        }
+        reading::CHUNK_DATA => {
+            take(work);
+            match work.parse.reading.left {
+                // In the middle of the line end.
+                1 => return 0,
+                0 => work.parse.reading.state = reading::CHUNK_SIZE,
+                _ => {}
+            }
+            1
+        }
+        reading::CHUNK_SIZE => chunk_size(work),
+        _ => {
+            if !head(work, response) {
+                return 0;
+            }
+            if response == 0 { request_begins(work) } else { response_begins(work) }
+        }
+    }
+}
+
+/// A request's head was read: it counts from here on.
+#[inline(always)]
+fn request_begins(mut work: Scratch) -> u64 {
+    if work.parse.framing & !framing::LENGTH != 0 {
+        return 0;
+    }
+    let length = work.parse.length;
+    let bytes = work.parse.reading.bytes + length;
+    let (request, start, flags) = (work.parse.reading.request, work.parse.now, work.parse.flags);
+    if !found(work, request, start, bytes, flags) {
+        return 0;
+    }
+    if length > 0 {
+        work.parse.reading.state = reading::LENGTH;
+        work.parse.reading.left = length;
+    }
+    1
+}
+
+/// A response's head was read.
+#[inline(always)]
+fn response_begins(mut work: Scratch) -> u64 {
+    work.parse.reading.start = work.parse.now;
+    let (framed, status) = (work.parse.framing, work.parse.reading.request);
+    let head = (work.parse.heads >> (work.parse.found & 63)) & 1 != 0;
+    if status < 200 {
+        return 0;
+    }
+    // A response may offer another protocol, but only 101 changes to it.
+    let framed = framed & !framing::UPGRADE;
+    if head || status == 204 || status == 304 || (framed == framing::LENGTH && work.parse.length == 0) {
+        return u64::from(response_ended(work));
+    }
+    match framed {
+        framing::LENGTH => {
+            work.parse.reading.state = reading::LENGTH;
+            work.parse.reading.left = work.parse.length;
+            1
+        }
+        framing::CHUNKED => {
+            work.parse.reading.state = reading::CHUNK_SIZE;
+            1
+        }
+        _ => 0,
+    }
+}
+
+#[inline(always)]
+fn response_ended(mut work: Scratch) -> bool {
+    let (status, start, bytes) =
+        (work.parse.reading.request, work.parse.reading.start, work.parse.reading.bytes);
+    work.parse.reading.state = reading::START;
+    work.parse.reading.bytes = 0;
+    found(work, status, start, bytes, 0)
+}
+
+/// Notes a message.
+#[inline(always)]
+fn found(work: Scratch, request: u64, start: u64, bytes: u64, flags: u32) -> bool {
+    let (count, at) = (work.parse.found, work.parse.cursor);
+    super::note(work, count, request, start, bytes, at as u32, flags)
+}
+
+/// Goes past what the call has of a body.
+#[inline(always)]
+fn take(mut work: Scratch) {
+    let here = work.header.total - work.parse.at;
+    let left = work.parse.reading.left;
+    let step = if left < here { left } else { here };
+    work.parse.at += step;
+    work.parse.reading.left = left - step;
+    work.parse.reading.bytes += step;
+}
+
+/// A chunk's size, and for the last one the end of the message: trailers are for user space.
+#[inline(always)]
+fn chunk_size(mut work: Scratch) -> u64 {
+    let at = work.parse.at;
+    let start = look(at, 16);
+    if start == NONE {
+        return 0;
+    }
+    let (mut index, mut size, mut digits) = (start, 0_u64, 0);
+    while digits < 8 {
+        let digit = byte(&work, index);
+        let value = match digit {
+            b'0'..=b'9' => digit - b'0',
+            b'a'..=b'f' => digit - b'a' + 10,
+            b'A'..=b'F' => digit - b'A' + 10,
+            _ => break,
+        };
+        size = (size << 4) | u64::from(value);
+        index += 1;
+        digits += 1;
+    }
+    if digits == 0 || byte(&work, index) != b'\r' || byte(&work, index + 1) != b'\n' || size > LENGTH_MAX {
+        return 0;
+    }
+    index += 2;
+    if size > 0 {
+        work.parse.at = at + (index - start);
+        work.parse.reading.bytes += index - start;
+        work.parse.reading.state = reading::CHUNK_DATA;
+        work.parse.reading.left = size + 2;
+        return 1;
+    }
+    if byte(&work, index) != b'\r' || byte(&work, index + 1) != b'\n' {
+        return 0;
+    }
+    index += 2;
+    work.parse.at = at + (index - start);
+    work.parse.reading.bytes += index - start;
+    u64::from(response_ended(work))
+}
+
+/// Reads the head at the position that was reached: start line into `reading.request`, framing, size into
+/// `reading.bytes`, its position into `cursor`; false when it is for user space.
+#[inline(always)]
+fn head(mut work: Scratch, response: u64) -> bool {
+    let at = work.parse.at;
+    let mut need = 16;
+    let mut tries = 0;
+    while tries < 2 {
+        let start = look(at, need);
+        if start == NONE {
+            return false;
+        }
+        work.parse.cursor = start;
+        let line = if response != 0 { status_line() } else { request_line() };
+        if line != 0 && head_lines() != 0 {
+            let len = work.parse.cursor - start;
+            work.parse.reading.bytes = len;
+            work.parse.at = at + len;
+            work.parse.cursor = at;
+            return true;
+        }
+        // Perhaps only the window was too short.
+        if work.parse.from + work.parse.len >= work.header.total {
+            return false;
+        }
+        need = u64::from(HEAD_MAX);
+        tries += 1;
+    }
+    false
+}
+
+/// The request line at the cursor. A global function.
+#[inline(never)]
+#[unsafe(no_mangle)]
+pub extern "C" fn request_line() -> u64 {
+    const fn mask(len: usize) -> u64 {
+        if len >= 8 { u64::MAX } else { (1 << (8 * len)) - 1 }
+    }
+    let Some(mut work) = Scratch::get() else { return 0 };
+    let mut cursor = work.parse.cursor;
+    let eight = word(&work, cursor);
+    let starts = |with: &[u8; 8], len: usize| (eight ^ text(with)) & mask(len) == 0;
+    work.parse.flags = 0;
+    // In the order of `METHODS`.
+    let method = if starts(b"GET     ", 4) {
+        cursor += 4;
+        1
+    } else if starts(b"POST    ", 5) {
+        cursor += 5;
+        2
+    } else if starts(b"PUT     ", 4) {
+        cursor += 4;
+        3
+    } else if starts(b"HEAD    ", 5) {
+        work.parse.flags = flag::HEAD;
+        cursor += 5;
+        4
+    } else if starts(b"DELETE  ", 7) {
+        cursor += 7;
+        5
+    } else if starts(b"PATCH   ", 6) {
+        cursor += 6;
+        6
+    } else if starts(b"OPTIONS ", 8) {
+        cursor += 8;
+        7
+    } else {
+        return 0;
+    };
+    if byte(&work, cursor) != b'/' {
+        return 0;
+    }
+    work.path = PathHash::new(method);
+    work.parse.cursor = cursor;
+    let mut stretches = 0;
+    while stretches < TARGET_STRETCHES {
+        match target() {
+            0 => return 0,
+            1 => {
+                let cursor = work.parse.cursor;
+                let (version, end) = (word(&work, cursor), word(&work, cursor + 8));
+                if (version != text(b"HTTP/1.1") && version != text(b"HTTP/1.0")) || end as u16 != 0x0a0d {
+                    return 0;
+                }
+                work.parse.cursor = cursor + 10;
+                work.parse.reading.request = work.path.finish();
+                return 1;
+            }
+            _ => {}
+        }
+        stretches += 1;
+    }
+    0
+}
+
+/// Up to 32 bytes of a target at the cursor: 0 when it is for user space, 1 behind the blank at its end, 2 when it goes
+/// on. A global function.
+#[inline(never)]
+#[unsafe(no_mangle)]
+pub extern "C" fn target() -> u64 {
+    let Some(mut work) = Scratch::get() else { return 0 };
+    let mut cursor = work.parse.cursor;
+    let mut path = work.path;
+    let mut query = work.parse.flags & QUERY != 0;
+    let mut taken = 0;
+    while taken < 32 {
+        let next = byte(&work, cursor);
+        cursor += 1;
+        taken += 1;
+        if next <= b' ' || next == 0x7f {
+            if next != b' ' {
+                return 0;
+            }
+            work.parse.cursor = cursor;
+            work.path = path;
+            work.parse.flags &= !QUERY;
+            return 1;
+        }
+        query |= next == b'?' || next == b'#';
+        if !query {
+            path.take(next, class(next));
+        }
+    }
+    work.parse.cursor = cursor;
+    work.path = path;
+    if query {
+        work.parse.flags |= QUERY;
+    }
+    2
+}
+
+/// While a target is read: its path has ended.
+const QUERY: u32 = 1 << 31;
+
+/// The status line at the cursor. A global function.
+#[inline(never)]
+#[unsafe(no_mangle)]
+pub extern "C" fn status_line() -> u64 {
+    let Some(mut work) = Scratch::get() else { return 0 };
+    let cursor = work.parse.cursor;
+    let (version, code) = (word(&work, cursor), word(&work, cursor + 8));
+    if version != text(b"HTTP/1.1") && version != text(b"HTTP/1.0") {
+        return 0;
+    }
+    let digit = |at: u32| ((code >> (8 * at)) & 0xff).wrapping_sub(u64::from(b'0'));
+    let (hundreds, tens, ones) = (digit(1), digit(2), digit(3));
+    let blanks = code & 0xff == 0x20 && (code >> 32) & 0xff == 0x20;
+    if !blanks || hundreds > 9 || tens > 9 || ones > 9 {
+        return 0;
+    }
+    work.parse.reading.request = hundreds * 100 + tens * 10 + ones;
+    let end = newline(cursor + 12);
+    if end >= GOES_ON {
+        return 0;
+    }
+    work.parse.cursor = end;
+    1
+}
+
+/// The header lines at the cursor, to the end of the head. A global function.
+#[inline(never)]
+#[unsafe(no_mangle)]
+pub extern "C" fn head_lines() -> u64 {
+    let Some(mut work) = Scratch::get() else { return 0 };
+    work.parse.framing = 0;
+    work.parse.length = 0;
+    let (mut lines, mut fresh) = (0, true);
+    while lines < LINES_MAX {
+        let cursor = work.parse.cursor;
+        if fresh {
+            match byte(&work, cursor) {
+                b'\r' => {
+                    work.parse.cursor = cursor + 2;
+                    return u64::from(byte(&work, cursor + 1) == b'\n');
+                }
+                b' ' | b'\t' | b'\n' | 0 => return 0,
+                b'C' | b'c' | b'T' | b't' | b'U' | b'u' => {
+                    if header() == 0 {
+                        return 0;
+                    }
+                }
+                _ => {}
+            }
+        }
+        let end = newline(cursor);
+        if end == NONE {
+            return 0;
+        }
+        fresh = end < GOES_ON;
+        work.parse.cursor = end & (GOES_ON - 1);
+        lines += 1;
+    }
+    0
+}
+
+/// A header line that may say something about framing. A global function.
+#[inline(never)]
+#[unsafe(no_mangle)]
+pub extern "C" fn header() -> u64 {
+    const LOWER: u64 = 0x2020_2020_2020_2020;
+    let Some(mut work) = Scratch::get() else { return 0 };
+    let cursor = work.parse.cursor;
+    let first = word(&work, cursor) | LOWER;
+    if first == text(b"upgrade:") {
+        work.parse.framing |= framing::UPGRADE;
+        return 1;
+    }
+    if first == text(b"content-") {
+        // Seven bytes and the colon's place shared with what follows.
+        let second = word(&work, cursor + 8) | LOWER;
+        if (second ^ text(b"length: ")) & 0x00ff_ffff_ffff_ffff != 0 {
+            return 1;
+        }
+        if work.parse.framing & framing::LENGTH != 0 {
+            return 0;
+        }
+        work.parse.framing |= framing::LENGTH;
+        return content_length(work, cursor + 15);
+    }
+    if first == text(b"transfer") {
+        let second = word(&work, cursor + 8) | LOWER;
+        if second != text(b"-encodin") {
+            return 1;
+        }
+        if work.parse.framing & framing::CHUNKED != 0 {
+            return 0;
+        }
+        work.parse.framing |= framing::CHUNKED;
+        let colon = byte(&work, cursor + 17) == b':' && byte(&work, cursor + 16) | 0x20 == b'g';
+        let mut value = cursor + 18;
+        if byte(&work, value) == b' ' {
+            value += 1;
+        }
+        let (chunked, end) = (word(&work, value) | LOWER, word(&work, value + 7));
+        let plain = (chunked ^ text(b"chunked ")) & 0x00ff_ffff_ffff_ffff == 0 && end as u16 == 0x0a0d;
+        return u64::from(colon && plain);
+    }
+    1
+}
+
+/// The value of a `Content-Length`, up to its line end.
+#[inline(always)]
+fn content_length(mut work: Scratch, at: u64) -> u64 {
+    let mut index = at;
+    if byte(&work, index) == b' ' {
+        index += 1;
+    }
+    let (mut value, mut digits) = (0_u64, 0);
+    while digits < 11 {
+        let digit = byte(&work, index);
+        if digit < b'0' || digit > b'9' {
+            break;
+        }
+        value = value * 10 + u64::from(digit - b'0');
+        index += 1;
+        digits += 1;
+    }
+    if digits == 0 || value > LENGTH_MAX || byte(&work, index) != b'\r' {
+        return 0;
+    }
+    work.parse.length = value;
+    1
+}

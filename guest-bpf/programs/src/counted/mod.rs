@@ -1,0 +1,343 @@
+//! Connections that the programs follow without user space.
+//!
+//! ```text
+//! call ─► steps of the protocol (http, redis) over windows of the bytes (window) ─► messages
+//!      ─► requests wait, responses end them: exchange ─► its slot, or a record
+//! ```
+//!
+//! A call is taken as a whole or not at all: the steps write to this CPU's [`WORK`] only, and when one of them meets
+//! what it does not follow, the connection goes to user space as it stood before the call.
+
+mod exchange;
+mod http;
+mod redis;
+mod window;
+
+use core::arch::asm;
+
+use aya_ebpf::helpers::generated::bpf_ktime_get_ns;
+use porthole_bpf_types::{
+    connection::{Connection, direction, role, state, transport},
+    counted::{Counted, PENDING_MAX, Reading, protocol, side},
+    record::kind,
+};
+
+use crate::{
+    capture::bounded,
+    connections,
+    maps::{CONNECTIONS, COUNTED, NEW_COUNTED, Scratch, Work, count},
+    process, ring,
+};
+
+/// What became of a call: user space must take the connection over.
+pub const HAND_OVER: u64 = 0;
+/// It was taken.
+const TAKEN: u64 = 1;
+/// It could not be looked at, because another CPU held the connection too long.
+const MISSED: u64 = 2;
+
+/// Times that a connection's lock is tried: another CPU holds it for less than a microsecond.
+const TRIES: u32 = 200;
+
+/// Whether the first call on a connection could be the beginning of one that is followed.
+#[inline(always)]
+pub fn may_begin(work: &Work, connection: *mut Connection) -> bool {
+    // SAFETY: a map's value.
+    let (transport, role, offset) =
+        unsafe { ((*connection).transport, (*connection).role, (*connection).offset) };
+    let asks = match role {
+        role::ACCEPTED => work.header.direction == direction::INGRESS,
+        role::CONNECTED => work.header.direction == direction::EGRESS,
+        _ => false,
+    };
+    // The positions have moved on by this call already.
+    asks && transport == transport::TCP && offset[0] + offset[1] == work.header.total
+}
+
+/// Begins to follow a connection with its first call; gives 0 when that is not what the programs follow. A global
+/// function.
+#[inline(never)]
+#[unsafe(no_mangle)]
+pub extern "C" fn begin(sk: u64) -> u64 {
+    let Some(connection) = CONNECTIONS.get_ptr_mut(sk) else { return 0 };
+    let Some(mut work) = Scratch::get() else { return 0 };
+    let Some(new) = NEW_COUNTED.get_ptr_mut(0) else { return 0 };
+    // SAFETY: this CPU's.
+    let new = unsafe { &mut *new };
+    work.parse.from = 0;
+    work.parse.len = 0;
+    let start = window::look(0, 16);
+    if start == window::NONE {
+        return 0;
+    }
+    new.protocol = match window::byte(&work, start) {
+        b'*' => protocol::REDIS,
+        b'G' | b'P' | b'H' | b'D' | b'O' => protocol::HTTP1,
+        _ => return 0,
+    };
+    let server = work.header.direction == direction::INGRESS;
+    new.side = if server { side::SERVER } else { side::CLIENT };
+    // SAFETY: a map's value.
+    new.connection = unsafe { (*connection).id };
+    new.kind = kind::HANDOVER;
+    new.offset = [0; 2];
+    new.lock = 0;
+    new.remote = if server { 0 } else { connections::remote_hash(sk) };
+    // SAFETY: a map's value.
+    new.cgroup = unsafe { (*connection).cgroup };
+    new.socket = sk;
+    new.heads = 0;
+    new.pushed = 0;
+    new.popped = 0;
+    // SAFETY: this CPU's.
+    unsafe {
+        copy(&raw const NOTHING_READ, &raw mut (*new).requests);
+        copy(&raw const NOTHING_READ, &raw mut (*new).responses);
+    }
+    u64::from(COUNTED.insert(new.connection, &*new, 0).is_ok())
+}
+
+/// Whether the call with which a connection begins was taken; then the connection is counted from here on.
+#[inline(always)]
+pub fn is_begun(connection: *mut Connection, sk: u64) -> bool {
+    // SAFETY: a map's value.
+    let id = unsafe { (*connection).id };
+    if begin(sk) == 0 {
+        return false;
+    }
+    if call(id, sk) != TAKEN {
+        let _ = COUNTED.remove(id);
+        return false;
+    }
+    process::announce_cgroup(process::BY_CALL);
+    // SAFETY: a map's value.
+    unsafe { (*connection).state = state::COUNTED };
+    count!(counted);
+    true
+}
+
+static NOTHING_READ: Reading = Reading { left: 0, bytes: 0, start: 0, request: 0, items: 0, state: 0 };
+
+/// Copies word by word: the compiler would call a function that copies byte by byte.
+///
+/// # Safety
+///
+/// Both must be valid.
+#[inline(always)]
+unsafe fn copy(from: *const Reading, to: *mut Reading) {
+    const WORDS: usize = size_of::<Reading>() / 8;
+    let (from, to) = (from.cast::<u64>(), to.cast::<u64>());
+    let mut word = 0;
+    while word < WORDS {
+        // SAFETY: as the caller says; it consists of words.
+        unsafe { core::ptr::write_volatile(to.add(word), core::ptr::read_volatile(from.add(word))) };
+        word += 1;
+    }
+}
+
+/// Takes a call on a counted connection. A global function.
+#[inline(never)]
+#[unsafe(no_mangle)]
+pub extern "C" fn call(id: u64, sk: u64) -> u64 {
+    let Some(counted) = COUNTED.get_ptr_mut(id) else { return HAND_OVER };
+    let Some(work) = Scratch::get() else { return HAND_OVER };
+    if !lock(counted) {
+        count!(lost);
+        return MISSED;
+    }
+    // SAFETY: a map's value that is locked.
+    let taken = unsafe { locked(work, counted, id, sk) };
+    // SAFETY: a map's value.
+    unsafe { core::ptr::write_volatile(&raw mut (*counted).lock, 0) };
+    taken
+}
+
+#[inline(always)]
+fn lock(counted: *mut Counted) -> bool {
+    let mut tries = 0;
+    while tries < TRIES {
+        let mut old = 1_u64;
+        // SAFETY: a map's value, aligned.
+        unsafe {
+            asm!("{1} = atomic_fetch_or((u64 *)({0} + 0), {1})", in(reg) &raw mut (*counted).lock, inout(reg) old);
+        }
+        if old == 0 {
+            return true;
+        }
+        tries += 1;
+    }
+    false
+}
+
+/// A counted connection that this CPU has locked. As with [`Scratch`], nobody may hold a reference across a call.
+#[derive(Clone, Copy)]
+struct Locked(*mut Counted);
+
+impl core::ops::Deref for Locked {
+    type Target = Counted;
+
+    #[inline(always)]
+    fn deref(&self) -> &Counted {
+        // SAFETY: a map's value, which only the CPU that has locked it uses.
+        unsafe { &*self.0 }
+    }
+}
+
+impl core::ops::DerefMut for Locked {
+    #[inline(always)]
+    fn deref_mut(&mut self) -> &mut Counted {
+        // SAFETY: as above.
+        unsafe { &mut *self.0 }
+    }
+}
+
+/// # Safety
+///
+/// `counted` must be a map's value, and locked.
+#[inline(always)]
+unsafe fn locked(mut work: Scratch, counted: *mut Counted, id: u64, sk: u64) -> u64 {
+    let mut counted = Locked(counted);
+    let ingress = work.header.direction == direction::INGRESS;
+    let offset = if ingress { counted.offset[0] } else { counted.offset[1] };
+    // Two threads on one direction, or a call that was missed.
+    if offset != work.header.offset {
+        return HAND_OVER;
+    }
+    let requests = ingress == (counted.side == side::SERVER);
+    // SAFETY: a helper without preconditions.
+    work.parse.now = unsafe { bpf_ktime_get_ns() };
+    work.parse.from = 0;
+    work.parse.len = 0;
+    work.parse.at = 0;
+    work.parse.found = 0;
+    let popped = u64::from(counted.popped) & (PENDING_MAX as u64 - 1);
+    work.parse.heads = (counted.heads >> popped) | (counted.heads << ((64 - popped) & 63));
+    // SAFETY: both are this CPU's alone, and lie apart.
+    unsafe {
+        let from = if requests { &raw const (*counted.0).requests } else { &raw const (*counted.0).responses };
+        copy(from, &raw mut (*work.as_ptr()).parse.reading);
+    }
+    let which = u64::from(counted.protocol) * 2 + u64::from(requests);
+    let mut rounds = 0;
+    while rounds < ROUNDS_MAX {
+        match steps(which) {
+            0 => return HAND_OVER,
+            1 => break,
+            _ => rounds += 1,
+        }
+    }
+    if rounds >= ROUNDS_MAX {
+        return HAND_OVER;
+    }
+    let (found, waiting) = (work.parse.found, u64::from(counted.pushed.wrapping_sub(counted.popped)));
+    if requests {
+        if waiting + found > PENDING_MAX as u64 {
+            return HAND_OVER;
+        }
+        exchange::push(id, found);
+    } else {
+        if found > waiting {
+            return HAND_OVER;
+        }
+        exchange::complete(id, found, sk);
+    }
+    // SAFETY: as above.
+    unsafe {
+        let to = if requests { &raw mut (*counted.0).requests } else { &raw mut (*counted.0).responses };
+        copy(&raw const (*work.as_ptr()).parse.reading, to);
+    }
+    let total = work.header.total;
+    if ingress {
+        counted.offset[0] = offset + total;
+    } else {
+        counted.offset[1] = offset + total;
+    }
+    TAKEN
+}
+
+/// Steps in one call of [`steps`], and calls of it.
+const STEPS: u64 = 32;
+const ROUNDS_MAX: u64 = redis::STEPS_MAX / STEPS;
+
+/// Goes on by some steps: 0 when user space must take over, 1 at the end of the call, 2 when there is more. A global
+/// function.
+#[inline(never)]
+#[unsafe(no_mangle)]
+pub extern "C" fn steps(which: u64) -> u64 {
+    const HTTP_RESPONSES: u64 = protocol::HTTP1 as u64 * 2;
+    const HTTP_REQUESTS: u64 = HTTP_RESPONSES + 1;
+    const REDIS_REQUESTS: u64 = protocol::REDIS as u64 * 2 + 1;
+    let Some(work) = Scratch::get() else { return 0 };
+    let mut count = 0;
+    while count < STEPS {
+        if work.parse.at >= work.header.total {
+            return 1;
+        }
+        let taken = match which {
+            HTTP_REQUESTS => http::http_step(0),
+            HTTP_RESPONSES => http::http_step(1),
+            REDIS_REQUESTS => redis::redis_request_step(),
+            _ => redis::redis_reply_step(),
+        };
+        if taken == 0 {
+            return 0;
+        }
+        count += 1;
+    }
+    2
+}
+
+/// Notes a message that ends in this call; false when there are too many.
+#[inline(always)]
+fn note(mut work: Scratch, count: u64, request: u64, start: u64, bytes: u64, at: u32, flags: u32) -> bool {
+    if count >= PENDING_MAX as u64 {
+        return false;
+    }
+    let place = bounded::<{ PENDING_MAX as u64 - 1 }>(count) as usize;
+    // SAFETY: within the array.
+    unsafe {
+        let message = (&raw mut work.parse.messages).cast::<crate::maps::Message>().add(place);
+        (*message).request = request;
+        (*message).start = start;
+        (*message).bytes = bytes;
+        (*message).at = at;
+        (*message).flags = flags;
+    }
+    work.parse.found = count + 1;
+    true
+}
+
+/// Tells user space all about a connection that it is to follow from here; false when that is not possible.
+#[inline(always)]
+pub fn hand_over(connection: *mut Connection, sk: u64, by: u32) -> bool {
+    // SAFETY: a map's value.
+    let id = unsafe { (*connection).id };
+    count!(counted_ended);
+    // SAFETY: a map's value.
+    if unsafe { (*connection).announced } == 0 && connections::announce(sk, by) == 0 {
+        let _ = COUNTED.remove(id);
+        return false;
+    }
+    let Some(counted) = COUNTED.get_ptr_mut(id) else { return true };
+    // SAFETY: a map's value.
+    unsafe { (*counted).sequence = connections::next_sequence(connection) };
+    ring::send_handover(counted);
+    let _ = COUNTED.remove(id);
+    true
+}
+
+/// A counted connection's socket is closed: what still waits is for user space.
+#[inline(always)]
+pub fn closed(connection: *mut Connection, sk: u64) {
+    // SAFETY: a map's value.
+    let id = unsafe { (*connection).id };
+    let Some(counted) = COUNTED.get_ptr_mut(id) else { return };
+    // SAFETY: a map's value.
+    let unfinished = unsafe { (*counted).pushed != (*counted).popped };
+    if unfinished {
+        hand_over(connection, sk, connections::BY_CLOSE);
+    } else {
+        count!(counted_ended);
+        let _ = COUNTED.remove(id);
+    }
+}

@@ -1,0 +1,213 @@
+//! Redis: commands as arrays of bulks, replies of any kind but pushes and attributes.
+//!
+//! Followed are commands that the agent has listed; any other one, inline commands and lines that are cut between two
+//! calls are for user space.
+
+use porthole_bpf_types::counted::{HASH_START, command, hash_byte, reading};
+
+use super::window::{GOES_ON, NONE, byte, look, newline, number_line};
+use crate::maps::{COMMANDS, Scratch};
+
+/// Steps that one call may take: commands, arguments, values.
+pub const STEPS_MAX: u64 = 1024;
+
+/// Longest command name.
+const NAME_MAX: u64 = 24;
+
+/// Most bytes of a line that begins an aggregate or a bulk: type, number, CRLF.
+const PREFIX_MAX: u64 = 13;
+
+/// Largest bulk that is followed, so that sizes fit.
+const BULK_MAX: u64 = 1 << 30;
+
+/// Goes on by the beginning of a command or one argument; gives 0 when user space must take over. A global function.
+#[inline(never)]
+#[unsafe(no_mangle)]
+pub extern "C" fn redis_request_step() -> u64 {
+    let Some(mut work) = Scratch::get() else { return 0 };
+    if work.parse.reading.state == reading::START {
+        return command_begins(work);
+    }
+    if work.parse.reading.left == 0 {
+        let start = look(work.parse.at, PREFIX_MAX);
+        if start == NONE || byte(&work, start) != b'$' || !bulk(work, start) {
+            return 0;
+        }
+        work.parse.reading.items -= 1;
+    }
+    take(work);
+    if work.parse.reading.left == 0 && work.parse.reading.items == 0 {
+        return u64::from(ended(work, 0));
+    }
+    1
+}
+
+/// The beginning of a command: the array's size and the command's name.
+#[inline(always)]
+fn command_begins(mut work: Scratch) -> u64 {
+    let at = work.parse.at;
+    let start = look(at, 2 * PREFIX_MAX + NAME_MAX + 2 + PREFIX_MAX + 1);
+    if start == NONE || byte(&work, start) != b'*' {
+        return 0;
+    }
+    work.parse.cursor = start + 1;
+    let elements = number_line();
+    if elements == 0 || elements > BULK_MAX || byte(&work, work.parse.cursor) != b'$' {
+        return 0;
+    }
+    work.parse.cursor += 1;
+    let len = number_line();
+    if len == 0 || len > NAME_MAX {
+        return 0;
+    }
+    let name = work.parse.cursor;
+    let (mut hash, mut index) = (HASH_START, 0);
+    while index < NAME_MAX {
+        if index >= len {
+            break;
+        }
+        hash = hash_byte(hash, byte(&work, name + index));
+        index += 1;
+    }
+    let end = name + len;
+    if byte(&work, end) != b'\r' || byte(&work, end + 1) != b'\n' {
+        return 0;
+    }
+    let Some(known) = COMMANDS.get_ptr(hash) else { return 0 };
+    // SAFETY: a map's value, which only the agent writes, before the programs run.
+    let known = unsafe { *known };
+    if known.flags & command::MIND_ARGUMENT != 0 && elements > 1 {
+        work.parse.cursor = end + 3;
+        if byte(&work, end + 2) != b'$' || number_line() == NONE {
+            return 0;
+        }
+        if matches!(byte(&work, work.parse.cursor) | 0x20, b'r' | b't') {
+            return 0;
+        }
+    }
+    let taken = end + 2 - start;
+    work.parse.at = at + taken;
+    work.parse.reading.request = u64::from(known.id);
+    work.parse.reading.start = work.parse.now;
+    work.parse.reading.bytes = taken;
+    work.parse.reading.left = 0;
+    work.parse.reading.items = (elements - 1) as u32;
+    work.parse.reading.state = reading::ITEMS;
+    if elements == 1 {
+        return u64::from(ended(work, 0));
+    }
+    1
+}
+
+/// Goes on by one value of a reply. A global function.
+#[inline(never)]
+#[unsafe(no_mangle)]
+pub extern "C" fn redis_reply_step() -> u64 {
+    let Some(mut work) = Scratch::get() else { return 0 };
+    if work.parse.reading.left == 0 {
+        let at = work.parse.at;
+        let start = look(at, 64);
+        if start == NONE {
+            return 0;
+        }
+        let top = work.parse.reading.state == reading::START;
+        if top {
+            work.parse.reading.state = reading::ITEMS;
+            work.parse.reading.start = work.parse.now;
+            work.parse.reading.bytes = 0;
+            work.parse.reading.request = 0;
+            work.parse.reading.items = 1;
+        }
+        work.parse.reading.items -= 1;
+        let kind = byte(&work, start);
+        match kind {
+            b'$' | b'=' | b'*' | b'~' | b'%' if byte(&work, start + 1) == b'-' => {
+                // `-1`: there is none.
+                let end = newline(start);
+                if end >= GOES_ON {
+                    return 0;
+                }
+                advance(work, end - start);
+            }
+            b'$' | b'=' => {
+                if !bulk(work, start) {
+                    return 0;
+                }
+            }
+            b'*' | b'~' | b'%' => {
+                work.parse.cursor = start + 1;
+                let elements = number_line();
+                if elements > BULK_MAX {
+                    return 0;
+                }
+                let elements = if kind == b'%' { 2 * elements } else { elements };
+                work.parse.reading.items += elements as u32;
+                let taken = work.parse.cursor - start;
+                advance(work, taken);
+            }
+            b'+' | b':' | b',' | b'#' | b'(' | b'_' | b'-' => {
+                let end = newline(start);
+                if end >= GOES_ON {
+                    return 0;
+                }
+                if top && kind == b'-' {
+                    // Where it lies is told with it.
+                    work.parse.reading.request = ERROR | at;
+                }
+                advance(work, end - start);
+            }
+            _ => return 0,
+        }
+    }
+    take(work);
+    if work.parse.reading.left == 0 && work.parse.reading.items == 0 {
+        let request = work.parse.reading.request;
+        let at = request & !ERROR;
+        work.parse.reading.request = u64::from(request & ERROR != 0);
+        return u64::from(ended(work, at));
+    }
+    1
+}
+
+/// Marks the position of an error.
+const ERROR: u64 = 1 << 32;
+
+#[inline(always)]
+fn advance(mut work: Scratch, bytes: u64) {
+    work.parse.at += bytes;
+    work.parse.reading.bytes += bytes;
+}
+
+/// The line that begins a bulk.
+#[inline(always)]
+fn bulk(mut work: Scratch, start: u64) -> bool {
+    work.parse.cursor = start + 1;
+    let len = number_line();
+    if len > BULK_MAX {
+        return false;
+    }
+    work.parse.reading.left = len + 2;
+    let taken = work.parse.cursor - start;
+    advance(work, taken);
+    true
+}
+
+/// Goes past what the call has of a bulk.
+#[inline(always)]
+fn take(mut work: Scratch) {
+    let here = work.header.total - work.parse.at;
+    let left = work.parse.reading.left;
+    let step = if left < here { left } else { here };
+    work.parse.reading.left = left - step;
+    advance(work, step);
+}
+
+/// Notes a message.
+#[inline(always)]
+fn ended(mut work: Scratch, at: u64) -> bool {
+    let (request, start, bytes, count) =
+        (work.parse.reading.request, work.parse.reading.start, work.parse.reading.bytes, work.parse.found);
+    work.parse.reading.state = reading::START;
+    work.parse.reading.bytes = 0;
+    super::note(work, count, request, start, bytes, at as u32, 0)
+}
