@@ -19,12 +19,10 @@ pub fn found<'a>(
 ) -> Option<Found<'a>> {
     let what = match u16::try_from(completed.key.protocol).ok()? {
         protocol::HTTP1 => What::Http1 { request: name, status: u16::try_from(completed.status).ok()? },
-        protocol::REDIS => {
-            What::Redis {
-                command: usize::try_from(completed.key.request).ok()?,
-                error: (completed.status != 0).then_some(error),
-            }
-        }
+        protocol::REDIS => What::Redis {
+            command: usize::try_from(completed.key.request).ok()?,
+            error: (completed.status != 0).then_some(error),
+        },
         _ => return None,
     };
     Some(Found {

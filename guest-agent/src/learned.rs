@@ -149,8 +149,11 @@ mod tests {
         keys.learn(&key(7), 200, 0, &mut commands);
         keys.learn(&key(7), 404, 1, &mut commands);
         keys.learn(&key(7), 404, 1, &mut commands);
-        let [Command::Learn { place: 0, entry: first }, Command::Request { place: 0, .. }, Command::Learn { place: 0, entry }] =
-            &commands[..]
+        let [
+            Command::Learn { place: 0, entry: first },
+            Command::Request { place: 0, .. },
+            Command::Learn { place: 0, entry },
+        ] = &commands[..]
         else {
             panic!("{commands:?}")
         };

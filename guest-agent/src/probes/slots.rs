@@ -58,14 +58,7 @@ impl Slots {
         let bytes = stripes * SLOTS_MAX as usize * size_of::<Slot>();
         // SAFETY: a new mapping; the kernel checks length and map.
         let memory = unsafe {
-            libc::mmap(
-                std::ptr::null_mut(),
-                bytes,
-                libc::PROT_READ,
-                libc::MAP_SHARED,
-                map.as_raw_fd(),
-                0,
-            )
+            libc::mmap(std::ptr::null_mut(), bytes, libc::PROT_READ, libc::MAP_SHARED, map.as_raw_fd(), 0)
         };
         if memory == libc::MAP_FAILED {
             return Err(io::Error::last_os_error());

@@ -172,6 +172,27 @@ impl Agent {
         self.series.values().filter(matches).collect()
     }
 
+    /// All series of a side.
+    pub fn all(&self, side: Side) -> Vec<&Series> {
+        self.series.values().filter(|series| series.key.side.enum_value() == Ok(side)).collect()
+    }
+
+    /// Holds the agent's process up.
+    pub fn stop(&self) {
+        self.signal(libc::SIGSTOP);
+    }
+
+    /// Lets it go on.
+    pub fn go_on(&self) {
+        self.signal(libc::SIGCONT);
+    }
+
+    fn signal(&self, signal: libc::c_int) {
+        let pid = libc::pid_t::try_from(self.child.id()).expect("a pid");
+        // SAFETY: a child of ours that was not waited for.
+        assert_eq!(unsafe { libc::kill(pid, signal) }, 0);
+    }
+
     /// Exchanges of a side and path.
     pub fn count(&self, side: Side, path: &str) -> u64 {
         self.series(side, path).iter().map(|series| series.duration.count).sum()

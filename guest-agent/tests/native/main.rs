@@ -4,6 +4,7 @@
 //! `cargo xtask test` sets both up. Otherwise every test here says that it did not run.
 
 mod calls;
+mod counted;
 mod databases;
 mod harness;
 mod http;

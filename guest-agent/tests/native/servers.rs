@@ -64,17 +64,30 @@ fn by_operation(agent: &Agent, operation: &str) -> (u64, u64) {
         .into()
 }
 
-/// Commands of redis-benchmark, at a depth of pipelining; the command is one that nothing else here uses.
-fn redis_counts(command: &str, depth: u64) {
-    const COMMANDS: u64 = 8_000;
-    let Some(mut agent) = Agent::start(&["--ring-kib", "16384", "--cpu-share", "0"]) else { return };
+/// A Redis server without data.
+pub struct Redis {
+    pub port: u16,
+    _server: Server,
+    _directory: tempfile::TempDir,
+}
+
+/// Starts one; `None` when it is not installed, after saying so.
+pub fn redis() -> Option<Redis> {
     let directory = tempfile::tempdir().expect("directory");
     let port = free_port();
     let arguments =
         format!("--port {port} --bind 127.0.0.1 --appendonly no --dir {}", directory.path().display());
     let mut arguments = words(&arguments);
     arguments.extend(["--save".to_owned(), String::new()]);
-    let Some(_server) = Server::start("redis-server", &arguments, port) else { return };
+    let server = Server::start("redis-server", &arguments, port)?;
+    Some(Redis { port, _server: server, _directory: directory })
+}
+
+/// Commands of redis-benchmark, at a depth of pipelining; the command is one that nothing else here uses.
+fn redis_counts(command: &str, depth: u64) {
+    const COMMANDS: u64 = 8_000;
+    let Some(mut agent) = Agent::start(&["--ring-kib", "16384", "--cpu-share", "0"]) else { return };
+    let Some(Redis { port, .. }) = &redis() else { return };
     let load = format!("-p {port} -c 4 -n {COMMANDS} -P {depth} -q {command} absent 0 1");
     if run("redis-benchmark", &words(&load)).is_none() {
         return;
