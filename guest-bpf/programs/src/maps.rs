@@ -7,7 +7,10 @@ use aya_ebpf::{
 };
 use porthole_bpf_types::{
     connection::Connection,
-    counted::{Command, Counted, LEARNED_MAX, Learned, PENDING_MAX, PathHash, Reading, RequestKey, SLOTS_MAX, Slot},
+    counted::{
+        Command, Completed, Counted, LEARNED_MAX, Learned, PENDING_MAX, PathHash, Reading, RequestKey,
+        SLOTS_MAX, Slot,
+    },
     offset::KernelOffsets,
     record::{Cgroup, Chunk, Counters, HEAD_MAX, Open, Settings},
 };
@@ -36,6 +39,8 @@ pub struct Work {
     pub parse: Parse,
     /// Of the request line under inspection.
     pub path: PathHash,
+    /// An exchange under construction; too large for the stack.
+    pub completed: Completed,
 }
 
 /// A counted connection's call under inspection.

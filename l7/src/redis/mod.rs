@@ -125,7 +125,9 @@ pub(crate) fn name_found(
 
 /// The commands after which a connection goes on as before, and whether that depends on an argument.
 pub(crate) fn plain_commands() -> impl Iterator<Item = (usize, &'static str, bool)> {
-    command::all().filter(|(_, name)| !changes_connection(name)).map(|(at, name)| (at, name, name == "CLIENT"))
+    command::all()
+        .filter(|(_, name)| !changes_connection(name))
+        .map(|(at, name)| (at, name, name == "CLIENT"))
 }
 
 /// Whether a command changes what its connection carries.

@@ -5,7 +5,7 @@ use core::arch::asm;
 use aya_ebpf::helpers::generated::bpf_get_smp_processor_id;
 use porthole_bpf_types::{
     counted::{
-        Completed, Counted, Learned, PENDING_MAX, Pending, RequestKey, SLOTS_MAX, STATUSES, Slot, flag, protocol,
+        Counted, Learned, PENDING_MAX, Pending, RequestKey, SLOTS_MAX, STATUSES, Slot, flag, protocol,
     },
     histogram::{BUCKETS, INDEX_MIN, bucket_index},
     record::kind,
@@ -19,7 +19,8 @@ use crate::{
     capture::bounded,
     connections,
     maps::{
-        CONNECTIONS, COUNTED, LEARNED, Message, NAMED, REQUESTS, SETTINGS, SLOTS, Scratch, STRIPE_MASK, constant, count,
+        CONNECTIONS, COUNTED, LEARNED, Message, NAMED, REQUESTS, SETTINGS, SLOTS, STRIPE_MASK, Scratch,
+        constant, count,
     },
     ring,
 };
@@ -184,7 +185,7 @@ fn add(slot: *mut Slot, now: u64, pending: &Pending, bytes: u64) {
 /// Sends an exchange that has no slot.
 #[inline(always)]
 fn send_completed(
-    work: Scratch,
+    mut work: Scratch,
     counted: Locked,
     pending: &Pending,
     status: u64,
@@ -201,27 +202,27 @@ fn send_completed(
         count!(lost);
         return;
     }
-    let mut completed = Completed {
-        kind: kind::COMPLETED,
-        status: status as u32,
-        connection: counted.connection,
-        sequence: 0,
-        start: pending.start,
-        end: work.parse.now,
-        request_bytes: u64::from(pending.bytes),
-        response_bytes: bytes,
-        key: key(&counted, pending.request),
-        error: [0; 4],
-    };
+    let (end, key) = (work.parse.now, key(&counted, pending.request));
+    let completed = &mut work.completed;
+    completed.kind = kind::COMPLETED;
+    completed.status = status as u32;
+    completed.connection = counted.connection;
+    completed.start = pending.start;
+    completed.end = end;
+    completed.request_bytes = u64::from(pending.bytes);
+    completed.response_bytes = bytes;
+    completed.key = key;
+    completed.error[0] = 0;
     if counted.protocol == protocol::REDIS && status != 0 {
         let from = look(u64::from(at), 34);
         if from != NONE {
             let text = |index| word(&work, from + 1 + index);
-            completed.error = [text(0), text(8), text(16), text(24)];
+            let error = [text(0), text(8), text(16), text(24)];
+            work.completed.error = error;
         }
     }
-    completed.sequence = connections::next_sequence(connection);
-    ring::send_completed(&completed);
+    work.completed.sequence = connections::next_sequence(connection);
+    ring::send_completed(&work.completed);
 }
 
 /// Sends the beginning of a request whose hash has no name yet.

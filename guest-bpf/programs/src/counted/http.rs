@@ -23,8 +23,11 @@ mod framing {
 /// Most lines and stretches of lines of a head.
 const LINES_MAX: u64 = 96;
 
-/// Most times 32 bytes of a target.
-const TARGET_STRETCHES: u64 = 32;
+/// Bytes of a target that one call of [`target`] takes: few, because the verifier goes through each of them.
+const STRETCH: u64 = 8;
+
+/// Most stretches of a target.
+const STRETCHES_MAX: u64 = 128;
 
 /// Largest body that is followed, so that sizes fit.
 const LENGTH_MAX: u64 = 1 << 31;
@@ -255,7 +258,7 @@ pub extern "C" fn request_line() -> u64 {
     work.path = PathHash::new(method);
     work.parse.cursor = cursor;
     let mut stretches = 0;
-    while stretches < TARGET_STRETCHES {
+    while stretches < STRETCHES_MAX {
         match target() {
             0 => return 0,
             1 => {
@@ -275,7 +278,7 @@ pub extern "C" fn request_line() -> u64 {
     0
 }
 
-/// Up to 32 bytes of a target at the cursor: 0 when it is for user space, 1 behind the blank at its end, 2 when it goes
+/// One stretch of a target at the cursor: 0 when it is for user space, 1 behind the blank at its end, 2 when it goes
 /// on. A global function.
 #[inline(never)]
 #[unsafe(no_mangle)]
@@ -285,7 +288,7 @@ pub extern "C" fn target() -> u64 {
     let mut path = work.path;
     let mut query = work.parse.flags & QUERY != 0;
     let mut taken = 0;
-    while taken < 32 {
+    while taken < STRETCH {
         let next = byte(&work, cursor);
         cursor += 1;
         taken += 1;
@@ -348,23 +351,14 @@ pub extern "C" fn head_lines() -> u64 {
     work.parse.length = 0;
     let (mut lines, mut fresh) = (0, true);
     while lines < LINES_MAX {
-        let cursor = work.parse.cursor;
         if fresh {
-            match byte(&work, cursor) {
-                b'\r' => {
-                    work.parse.cursor = cursor + 2;
-                    return u64::from(byte(&work, cursor + 1) == b'\n');
-                }
-                b' ' | b'\t' | b'\n' | 0 => return 0,
-                b'C' | b'c' | b'T' | b't' | b'U' | b'u' => {
-                    if header() == 0 {
-                        return 0;
-                    }
-                }
-                _ => {}
+            match header() {
+                FOLLOWED => {}
+                END => return 1,
+                _ => return 0,
             }
         }
-        let end = newline(cursor);
+        let end = newline(work.parse.cursor);
         if end == NONE {
             return 0;
         }
@@ -375,17 +369,31 @@ pub extern "C" fn head_lines() -> u64 {
     0
 }
 
-/// A header line that may say something about framing. A global function.
+/// What [`header`] says of a line besides 0, that it is for user space.
+const FOLLOWED: u64 = 1;
+/// It was the blank line at the end of the head; the cursor is behind it.
+const END: u64 = 2;
+
+/// The beginning of a header line: what does it say about framing? A global function.
 #[inline(never)]
 #[unsafe(no_mangle)]
 pub extern "C" fn header() -> u64 {
     const LOWER: u64 = 0x2020_2020_2020_2020;
     let Some(mut work) = Scratch::get() else { return 0 };
     let cursor = work.parse.cursor;
-    let first = word(&work, cursor) | LOWER;
+    let first = word(&work, cursor);
+    if first as u16 == 0x0a0d {
+        work.parse.cursor = cursor + 2;
+        return END;
+    }
+    // The end of what there is, folded lines, bare line ends; no name begins with what lies below the letters.
+    if first as u8 <= b' ' {
+        return 0;
+    }
+    let first = first | LOWER;
     if first == text(b"upgrade:") {
         work.parse.framing |= framing::UPGRADE;
-        return 1;
+        return FOLLOWED;
     }
     if first == text(b"content-") {
         // Seven bytes and the colon's place shared with what follows.

@@ -13,6 +13,8 @@ mod http;
 mod redis;
 mod window;
 
+pub use window::vector;
+
 use core::arch::asm;
 
 use aya_ebpf::helpers::generated::bpf_ktime_get_ns;
@@ -36,8 +38,10 @@ const TAKEN: u64 = 1;
 /// It could not be looked at, because another CPU held the connection too long.
 const MISSED: u64 = 2;
 
-/// Times that a connection's lock is tried: another CPU holds it for less than a microsecond.
-const TRIES: u32 = 200;
+/// Times that a connection's lock is tried at once, and how often that is done: another CPU holds it for less than a
+/// microsecond.
+const TRIES: u32 = 24;
+const WAITS: u32 = 10;
 
 /// Whether the first call on a connection could be the beginning of one that is followed.
 #[inline(always)]
@@ -141,9 +145,15 @@ unsafe fn copy(from: *const Reading, to: *mut Reading) {
 pub extern "C" fn call(id: u64, sk: u64) -> u64 {
     let Some(counted) = COUNTED.get_ptr_mut(id) else { return HAND_OVER };
     let Some(work) = Scratch::get() else { return HAND_OVER };
-    if !lock(counted) {
-        count!(lost);
-        return MISSED;
+    if !try_lock(counted) {
+        let mut waits = 0;
+        while wait(id) == 0 {
+            waits += 1;
+            if waits >= WAITS {
+                count!(lost);
+                return MISSED;
+            }
+        }
     }
     // SAFETY: a map's value that is locked.
     let taken = unsafe { locked(work, counted, id, sk) };
@@ -153,20 +163,29 @@ pub extern "C" fn call(id: u64, sk: u64) -> u64 {
 }
 
 #[inline(always)]
-fn lock(counted: *mut Counted) -> bool {
+fn try_lock(counted: *mut Counted) -> bool {
+    let mut old = 1_u64;
+    // SAFETY: a map's value, aligned.
+    unsafe {
+        let lock = &raw mut (*counted).lock;
+        asm!("{1} = atomic_fetch_or((u64 *)({0} + 0), {1})", in(reg) lock, inout(reg) old);
+    }
+    old == 0
+}
+
+/// Waits a little for a connection's lock; gives 0 when it is still held. A global function.
+#[inline(never)]
+#[unsafe(no_mangle)]
+pub extern "C" fn wait(id: u64) -> u64 {
+    let Some(counted) = COUNTED.get_ptr_mut(id) else { return 0 };
     let mut tries = 0;
     while tries < TRIES {
-        let mut old = 1_u64;
-        // SAFETY: a map's value, aligned.
-        unsafe {
-            asm!("{1} = atomic_fetch_or((u64 *)({0} + 0), {1})", in(reg) &raw mut (*counted).lock, inout(reg) old);
-        }
-        if old == 0 {
-            return true;
+        if try_lock(counted) {
+            return 1;
         }
         tries += 1;
     }
-    false
+    0
 }
 
 /// A counted connection that this CPU has locked. As with [`Scratch`], nobody may hold a reference across a call.
@@ -214,7 +233,8 @@ unsafe fn locked(mut work: Scratch, counted: *mut Counted, id: u64, sk: u64) -> 
     work.parse.heads = (counted.heads >> popped) | (counted.heads << ((64 - popped) & 63));
     // SAFETY: both are this CPU's alone, and lie apart.
     unsafe {
-        let from = if requests { &raw const (*counted.0).requests } else { &raw const (*counted.0).responses };
+        let from =
+            if requests { &raw const (*counted.0).requests } else { &raw const (*counted.0).responses };
         copy(from, &raw mut (*work.as_ptr()).parse.reading);
     }
     let which = u64::from(counted.protocol) * 2 + u64::from(requests);

@@ -74,8 +74,9 @@ pub extern "C" fn look(at: u64, need: u64) -> u64 {
     let len = if wish < left { wish } else { left };
     work.parse.from = at;
     work.parse.len = 0;
-    let complete = if work.count == NO_VECTOR { buffer(work, at, len) } else { window_vector(at, len) };
+    let complete = if work.count == NO_VECTOR { buffer(work, at, len) } else { vector(at, len) };
     if complete == 0 {
+        work.parse.len = 0;
         return NONE;
     }
     work.parse.len = len;
@@ -97,16 +98,17 @@ fn buffer(mut work: Scratch, at: u64, len: u64) -> u64 {
     u64::from(rc == 0)
 }
 
-/// Copies `len` bytes from position `at` out of several buffers; gives 0 when they could not be read. A global
-/// function.
+/// Copies `len` bytes from position `at` out of several buffers; gives 0 when not all of them could be read. How many
+/// were is in `parse.len`. A global function.
 #[inline(never)]
 #[unsafe(no_mangle)]
-pub extern "C" fn window_vector(at: u64, len: u64) -> u64 {
+pub extern "C" fn vector(at: u64, len: u64) -> u64 {
     let Some(mut work) = Scratch::get() else { return 0 };
     // SAFETY: position and length of a copy are bounded by HEAD_MAX each, and the head has room for both; the
     // sources are checked by the helper.
     unsafe {
         let (mut index, mut skip, mut filled) = (0_u64, at, 0_u64);
+        work.parse.len = 0;
         while index < u64::from(VECTOR_MAX) {
             if filled >= len {
                 return 1;
@@ -137,6 +139,7 @@ pub extern "C" fn window_vector(at: u64, len: u64) -> u64 {
             }
             skip = 0;
             filled += step;
+            work.parse.len = filled;
         }
         u64::from(filled >= len)
     }
@@ -159,7 +162,7 @@ const fn byte_of(bit: u64) -> u64 {
 }
 
 /// Words in which one call of [`newline`] looks.
-const WORDS: u64 = 64;
+const WORDS: u64 = 24;
 
 /// Says that a line goes on at the index in the lower bits.
 pub const GOES_ON: u64 = 1 << 32;
