@@ -56,6 +56,8 @@ mod http1;
 mod http2;
 mod kafka;
 pub mod lines;
+#[cfg(test)]
+mod losses;
 mod memcached;
 mod mongodb;
 mod mysql;
@@ -72,6 +74,7 @@ mod table;
 #[cfg(test)]
 mod testing;
 mod tls;
+pub mod turns;
 
 pub use chunk::{Chunk, Direction, Timestamp};
 pub use connection::{Connection, Verdict};

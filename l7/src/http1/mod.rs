@@ -24,10 +24,11 @@ use crate::{
     NameKind, Protocol, Status, Symbol, Timestamp,
     elsewhere::{Found, Resumed},
     http1::{
-        pairing::{Pairing, RequestEnd, ResponseEnd},
+        pairing::{Pairing, RequestEnd, RequestLine, ResponseEnd},
         reader::Reader,
     },
     parser::{Context, Entry, Flow, Outcome, Parser, Request, Resource, Segment, Sender, Start, Transport},
+    turns::Missing,
 };
 
 /// Its line in the table.
@@ -90,10 +91,13 @@ pub(crate) fn name_found(request: &[u8], status: u16, found: &Found<'_>, cx: &mu
 fn words(request: &[u8], cx: &mut Context<'_>) -> (Symbol, Resource) {
     let end = memchr::memchr(b'\n', request);
     let line = request.get(..end.unwrap_or(request.len())).unwrap_or_default();
-    let Some((method, target)) = pairing::request_line(line.trim_ascii_end(), end.is_some()) else {
+    let Some(RequestLine { method, target, named }) =
+        pairing::request_line(line.trim_ascii_end(), end.is_some())
+    else {
         return (Symbol::OTHER, Resource::Name(Symbol::OTHER));
     };
-    (operation(method, cx), Resource::Route(cx.route(target)))
+    let resource = if named { Resource::Route(cx.route(target)) } else { Resource::Name(Symbol::OTHER) };
+    (operation(method, cx), resource)
 }
 
 fn operation(method: &[u8], cx: &mut Context<'_>) -> Symbol {
@@ -107,9 +111,34 @@ fn operation(method: &[u8], cx: &mut Context<'_>) -> Symbol {
 impl Parser for Http1 {
     fn segment(&mut self, segment: &Segment<'_>, cx: &mut Context<'_>) -> Flow {
         let Self { requests, responses, pairing } = self;
+        if segment.lost > 0 {
+            // What cannot be accounted for by a length.
+            let blind = match segment.from {
+                Sender::Client => requests.is_blind(),
+                Sender::Server => responses.is_blind(),
+            };
+            match segment.from {
+                Sender::Client => requests.lost(segment.lost, &mut RequestEnd { pairing, responses, cx }),
+                Sender::Server => responses.lost(segment.lost, &mut ResponseEnd { pairing, cx }),
+            }
+            if blind {
+                pairing.lost(segment.from, Missing::Lost, cx);
+            }
+        }
         let rest = match segment.from {
-            Sender::Client => requests.segment(segment, &mut RequestEnd { pairing, responses, cx }),
-            Sender::Server => responses.segment(segment, &mut ResponseEnd { pairing, cx }),
+            Sender::Client => {
+                pairing.client(segment, requests.starts(segment), responses.answer(), cx);
+                requests.segment(segment, &mut RequestEnd { pairing, responses, cx })
+            }
+            Sender::Server => {
+                pairing.server(segment);
+                let blind = responses.is_blind();
+                let rest = responses.segment(segment, &mut ResponseEnd { pairing, cx });
+                if blind && responses.is_blind() {
+                    pairing.unreadable();
+                }
+                rest
+            }
         };
         if let Some(tunnel) = pairing.tunnel.take() {
             // Requests that were sent behind the one that switched are not HTTP/1's any more.

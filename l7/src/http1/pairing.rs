@@ -4,28 +4,26 @@
 //! then the response waits, briefly. On a connection that was joined in the middle the first response can belong to a
 //! request that nobody saw: a response that came before the first request was seen is never paired with it.
 //!
-//! After a loss only the newest request can still be unanswered, unless requests are pipelined: then it cannot be told
-//! which responses belong to which, and nothing is paired until the connection was quiet.
+//! After a loss it cannot be told which responses belong to which requests until [`Turns`] says so. What was
+//! requested before bytes of the client's were lost is still answered first. Where only the rest of a call was not
+//! captured, and nothing looks like pipelining, the newest request is the only one unanswered.
 
 use std::collections::VecDeque;
 
 use crate::{
-    ErrorClass, Protocol, Status, Timestamp,
+    ErrorClass, Protocol, Status, Symbol, Timestamp,
     elsewhere::{Resumed, Stand},
     http1::{
         identify,
         reader::{Body, Fields, Handler, Reader},
     },
-    parser::{Context, Outcome, Request, Resource},
+    parser::{Context, Outcome, Request, Resource, Segment, Sender},
     pending::{Fifo, Next},
+    turns::{Answer, Missing, Turns},
 };
 
 /// Most responses that wait for their request.
 const EARLY_MAX: usize = 4;
-
-/// After a loss on a pipelining connection: time from the last response to a request, nanoseconds, that says that
-/// everything before it was answered.
-const QUIET_NS: u64 = 100_000_000;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Method {
@@ -42,9 +40,9 @@ enum Trust {
     Joined,
     /// Pairs were found and nothing was lost: a response without a request is one that came too early.
     Aligned,
-    /// Bytes were lost. As long as nothing looks like pipelining, what comes next belongs together.
+    /// The rest of a call was not captured. As long as nothing looks like pipelining, what comes next belongs together.
     Suspect,
-    /// Bytes of pipelined messages were lost: nothing is paired.
+    /// Nothing that comes is paired, but with requests from before.
     Adrift,
 }
 
@@ -107,7 +105,9 @@ pub(super) struct Pairing {
     responses_lost: bool,
     /// A request certainly came before the one before it was answered.
     pipelined: bool,
-    last_request: Timestamp,
+    turns: Turns,
+    /// Pairing began again after a loss.
+    realigned: bool,
     pub(super) tunnel: Option<Tunnel>,
 }
 
@@ -120,7 +120,7 @@ impl Pairing {
             cx.message();
             let method = if request.head { Method::Head } else { Method::Other };
             let request = Request { operation, resource, start: request.start, bytes: request.bytes };
-            pairing.last_request = request.start;
+            pairing.turns.request();
             let waiting = Waiting { request, method, upgrade_h2c: false, certain: true };
             if pairing.waiting.push(waiting, cx.limits().pending_per_connection).is_some() {
                 cx.not_understood();
@@ -136,6 +136,43 @@ impl Pairing {
             pairing.current = Some(Current { status, started, owner });
         }
         pairing
+    }
+
+    /// The client sent a segment, which `starts` a request.
+    pub(super) fn client(
+        &mut self,
+        segment: &Segment<'_>,
+        starts: bool,
+        answer: Answer,
+        cx: &mut Context<'_>,
+    ) {
+        if self.turns.client(segment, starts, answer) {
+            self.realign(cx);
+        }
+    }
+
+    /// The server sent a segment.
+    pub(super) fn server(&mut self, segment: &Segment<'_>) {
+        self.turns.server(segment);
+    }
+
+    /// What the server's segment answered is unknown.
+    pub(super) fn unreadable(&mut self) {
+        if self.trust == Trust::Adrift {
+            self.turns.drift(Sender::Server, Missing::Garbled);
+        }
+    }
+
+    /// Nothing is under way: pairing begins again.
+    fn realign(&mut self, cx: &mut Context<'_>) {
+        self.trust = Trust::Aligned;
+        self.realigned = true;
+        while self.waiting.drain_one().is_some() {
+            cx.not_understood();
+        }
+        if let Some(Current { owner: owner @ (Owner::Undecided | Owner::Unknown), .. }) = &mut self.current {
+            *owner = Owner::Forgotten;
+        }
     }
 
     /// The connection was closed, and both readers have said what they had to.
@@ -168,11 +205,14 @@ impl Pairing {
 
     /// A request's head is complete.
     fn arrive(&mut self, waiting: Waiting, cx: &mut Context<'_>) {
+        // One that was cut by a loss may be from before another that is already known.
+        if waiting.certain || self.trust != Trust::Adrift {
+            self.turns.request();
+        }
         self.pipelined |=
             self.waiting.back().is_some_and(|before| before.request.start == waiting.request.start);
         if self.trust == Trust::Suspect && (self.pipelined || !self.waiting.is_empty()) {
-            self.pipelined = true;
-            self.drift(cx);
+            self.drift(Sender::Client, Missing::Unseen, cx);
         }
         if self.trust == Trust::Adrift {
             cx.not_understood();
@@ -200,10 +240,10 @@ impl Pairing {
         }
     }
 
-    /// Bytes were lost: of what waits, only what certainly is unanswered may be paired.
-    fn lost(&mut self, cx: &mut Context<'_>) {
-        if self.pipelined || self.trust == Trust::Adrift {
-            self.drift(cx);
+    /// Bytes of one end are missing.
+    pub(super) fn lost(&mut self, of: Sender, missing: Missing, cx: &mut Context<'_>) {
+        if missing == Missing::Lost || self.pipelined || self.trust == Trust::Adrift {
+            self.drift(of, missing, cx);
             return;
         }
         self.trust = Trust::Suspect;
@@ -215,10 +255,15 @@ impl Pairing {
         }
     }
 
-    /// Nothing that waits can be paired, nor what comes until the connection was quiet.
-    fn drift(&mut self, cx: &mut Context<'_>) {
+    /// Nothing that comes is paired until requests and responses correspond again; what waits, only as long as it is
+    /// answered in order.
+    fn drift(&mut self, of: Sender, missing: Missing, cx: &mut Context<'_>) {
         self.trust = Trust::Adrift;
-        while self.waiting.drain_one().is_some() {
+        self.turns.drift(of, missing);
+        for _ in self.early.drain(..) {
+            cx.orphan();
+        }
+        while of == Sender::Server && self.waiting.drain_one().is_some() {
             cx.not_understood();
         }
     }
@@ -229,18 +274,10 @@ impl Pairing {
         }
     }
 
-    /// A request comes: was everything before it answered, as far as can be told from the silence?
-    fn settle_down(&mut self, request: Timestamp, last_response: Timestamp) {
-        let quiet = last_response > self.last_request && request.since(last_response) >= QUIET_NS;
-        if quiet && self.waiting.is_empty() && self.current.is_none() && self.trust != Trust::Aligned {
-            self.trust = Trust::Joined;
-        }
-        self.last_request = request;
-    }
-
     /// A response is complete.
     fn settle(&mut self, current: &Current, bytes: u64, ended: Timestamp, cx: &mut Context<'_>) {
         let bytes = bytes + std::mem::take(&mut self.interim_bytes);
+        self.turns.response();
         match &current.owner {
             Owner::Request(waiting) => {
                 self.paired();
@@ -248,17 +285,18 @@ impl Pairing {
                 emit(&waiting.request, current.status, bytes, ended, cx);
             }
             Owner::Forgotten => {}
-            // A request that was lost: more than one was on the way.
+            Owner::Undecided | Owner::Unknown if self.trust == Trust::Adrift => {}
+            // Its request was lost, or is not the only one on the way.
             Owner::Undecided | Owner::Unknown if self.trust == Trust::Suspect => {
                 cx.orphan();
-                self.pipelined = true;
-                self.drift(cx);
+                self.drift(Sender::Client, Missing::Lost, cx);
+            }
+            // So many were not delivered out of order: requests were lost. After a loss not even one is believed to be.
+            Owner::Undecided | Owner::Unknown if self.realigned || self.early.len() >= EARLY_MAX => {
+                cx.orphan();
+                self.drift(Sender::Client, Missing::Lost, cx);
             }
             Owner::Undecided | Owner::Unknown => {
-                if self.early.len() >= EARLY_MAX {
-                    self.early.pop_front();
-                    cx.orphan();
-                }
                 self.early.push_back(Early {
                     status: current.status,
                     started: current.started,
@@ -294,14 +332,15 @@ pub(super) struct RequestEnd<'a, 'c> {
 
 impl Handler for RequestEnd<'_, '_> {
     fn start(&mut self, line: &[u8], whole: bool, at: Timestamp) -> bool {
-        let Some((method, target)) = request_line(line, whole) else { return false };
+        let Some(RequestLine { method, target, named }) = request_line(line, whole) else { return false };
         let operation = super::operation(method, self.cx);
         let method = match method {
             b"HEAD" => Method::Head,
             b"CONNECT" => Method::Connect,
             _ => Method::Other,
         };
-        let resource = Resource::Route(self.cx.route(target));
+        let resource =
+            if named { Resource::Route(self.cx.route(target)) } else { Resource::Name(Symbol::OTHER) };
         self.cx.message();
         self.pairing.incoming = Some(Waiting {
             request: Request { operation, resource, start: at, bytes: 0 },
@@ -329,7 +368,6 @@ impl Handler for RequestEnd<'_, '_> {
             }
             self.pairing.responses_lost = false;
         }
-        self.pairing.settle_down(waiting.request.start, self.responses.seen());
         self.pairing.arrive(waiting, self.cx);
         if !certain || fields.contradictory {
             return Body::Unframed;
@@ -366,9 +404,9 @@ impl Handler for RequestEnd<'_, '_> {
         waiting.is_empty() && (current.is_none() || self.responses.is_unframed())
     }
 
-    fn gap(&mut self) {
+    fn gap(&mut self, missing: Missing) {
         self.cx.gap();
-        self.pairing.lost(self.cx);
+        self.pairing.lost(Sender::Client, missing, self.cx);
     }
 }
 
@@ -433,12 +471,12 @@ impl Handler for ResponseEnd<'_, '_> {
     }
 
     fn next_expected(&self) -> bool {
-        !self.pairing.waiting.is_empty()
+        !self.pairing.waiting.is_empty() || self.pairing.trust == Trust::Adrift
     }
 
-    fn gap(&mut self) {
+    fn gap(&mut self, missing: Missing) {
         self.cx.gap();
-        self.pairing.lost(self.cx);
+        self.pairing.lost(Sender::Server, missing, self.cx);
         self.pairing.responses_lost |= !self.pairing.waiting.is_empty();
     }
 }
@@ -464,26 +502,38 @@ impl ResponseEnd<'_, '_> {
     }
 }
 
-/// Method and target of a request line (RFC 9112 section 3).
-pub(super) fn request_line(line: &[u8], whole: bool) -> Option<(&[u8], &[u8])> {
+/// Bytes of a target whose end was not captured that still tell its route.
+const TARGET_BYTES_MIN: usize = 256;
+
+/// RFC 9112 section 3.
+pub(super) struct RequestLine<'a> {
+    pub(super) method: &'a [u8],
+    pub(super) target: &'a [u8],
+    /// Enough of the target is there for its route.
+    pub(super) named: bool,
+}
+
+pub(super) fn request_line(line: &[u8], whole: bool) -> Option<RequestLine<'_>> {
     let method_end = line.iter().position(|b| !identify::is_token(*b))?;
     let (method, rest) = line.split_at(method_end);
     if method.is_empty() || rest.first() != Some(&b' ') {
         return None;
     }
     let rest = rest.trim_ascii_start();
-    let target = if whole {
+    let (target, named) = if whole {
         if !identify::version_at_end(rest) {
             return None;
         }
         // " HTTP/1.1" was found at its end.
-        rest.trim_ascii_end().get(..rest.trim_ascii_end().len() - 9)?.trim_ascii()
+        (rest.trim_ascii_end().get(..rest.trim_ascii_end().len() - 9)?.trim_ascii(), true)
     } else {
-        rest
+        let end = rest.iter().position(|b| *b == b' ');
+        let target = rest.get(..end.unwrap_or(rest.len()))?;
+        (target, end.is_some() || target.contains(&b'?') || target.len() >= TARGET_BYTES_MIN)
     };
     let plausible = matches!(target.first()?, b'/' | b'*' | b'[' | b'0'..=b'9' | b'a'..=b'z' | b'A'..=b'Z')
         && !target.iter().any(|b| *b < b' ' || *b == 0x7f);
-    plausible.then_some((method, target))
+    plausible.then_some(RequestLine { method, target, named })
 }
 
 /// Status code of a status line (RFC 9112 section 4).

@@ -10,6 +10,7 @@ use crate::{
     elsewhere::{ResumedEnd, Stand},
     http1::identify,
     parser::{Guess, Segment, Sender},
+    turns::{Answer, Missing},
 };
 
 /// Most bytes of a line that is cut between segments which are kept; the rest of it is skipped.
@@ -75,8 +76,8 @@ pub(super) trait Handler {
     fn abandon(&mut self);
     /// Whether a message could start although the one before has not ended by its own framing.
     fn next_expected(&self) -> bool;
-    /// The framing was lost.
-    fn gap(&mut self);
+    /// The framing was lost behind the message at hand.
+    fn gap(&mut self, missing: Missing);
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -109,8 +110,6 @@ pub(super) struct Reader {
     bytes: u64,
     first: Timestamp,
     last: Timestamp,
-    /// When anything of this direction was last seen.
-    seen: Timestamp,
     fruitless: u16,
 }
 
@@ -125,7 +124,6 @@ impl Reader {
             bytes: 0,
             first: Timestamp::default(),
             last: Timestamp::default(),
-            seen: Timestamp::default(),
             fruitless: 0,
         }
     }
@@ -150,23 +148,48 @@ impl Reader {
         self.fruitless
     }
 
-    /// When anything of this direction was last seen.
-    pub(super) fn seen(&self) -> Timestamp {
-        self.seen
-    }
-
     /// Whether the message's end cannot be seen in its own direction.
     pub(super) fn is_unframed(&self) -> bool {
         self.state == State::Unframed
     }
 
-    /// Takes a segment; returns how many of its captured bytes come after HTTP ended.
-    pub(super) fn segment(&mut self, segment: &Segment<'_>, handler: &mut impl Handler) -> usize {
-        if segment.lost > 0 {
-            self.hole(segment.lost, false, handler);
+    /// Whether a message starts with this segment, as far as can be told from it and what came before.
+    pub(super) fn starts(&self, segment: &Segment<'_>) -> bool {
+        match self.state {
+            State::Start => self.line.is_empty() && !segment.bytes.is_empty(),
+            State::Lost | State::Unframed | State::UntilClose => self.opens(segment) != Guess::No,
+            _ => false,
         }
+    }
+
+    /// How far what was sent goes.
+    pub(super) fn answer(&self) -> Answer {
+        match self.state {
+            State::Start if self.line.is_empty() => Answer::Over,
+            State::Lost | State::Tunnel => Answer::Over,
+            State::Unframed | State::UntilClose => Answer::Open,
+            _ => Answer::Half,
+        }
+    }
+
+    /// Whether it could not tell a message's end or start in bytes that are missing now.
+    pub(super) fn is_blind(&self) -> bool {
+        matches!(self.state, State::Lost | State::Unframed | State::UntilClose)
+    }
+
+    /// So many bytes were lost.
+    pub(super) fn lost(&mut self, bytes: u64, handler: &mut impl Handler) {
+        self.hole(bytes, false, handler);
+        // Of a request's body nobody waits for the end.
+        if self.from == Sender::Client && self.is_blind() {
+            self.end_unframed(handler);
+            self.lose(Missing::Lost, handler);
+        }
+    }
+
+    /// Takes a segment, whose loss was told before; returns how many of its captured bytes come after HTTP ended.
+    pub(super) fn segment(&mut self, segment: &Segment<'_>, handler: &mut impl Handler) -> usize {
         self.restart(segment, handler);
-        self.seen = segment.at;
         let mut input = segment.bytes;
         while !input.is_empty() {
             if self.state == State::Tunnel {
@@ -215,28 +238,32 @@ impl Reader {
 
     /// At the beginning of a segment: does a message start here although none was due?
     fn restart(&mut self, segment: &Segment<'_>, handler: &mut impl Handler) {
-        let guess = || match self.from {
-            Sender::Client => identify::request(segment.bytes, true),
-            Sender::Server => identify::response(segment.bytes),
-        };
         match self.state {
             State::Lost if segment.bytes.is_empty() => {}
             State::Lost => {
-                if guess() == Guess::No {
+                if self.opens(segment) == Guess::No {
                     self.fruitless = self.fruitless.saturating_add(1);
                 } else {
                     self.state = State::Start;
                 }
             }
             State::Unframed | State::UntilClose | State::Length(_)
-                if handler.next_expected() && matches!(guess(), Guess::Yes(_)) =>
+                if handler.next_expected() && matches!(self.opens(segment), Guess::Yes(_)) =>
             {
                 if let State::Length(_) = self.state {
-                    handler.gap();
+                    handler.gap(Missing::Garbled);
                 }
                 self.finish(handler);
             }
             _ => {}
+        }
+    }
+
+    /// Whether the segment's bytes look like the start of a message.
+    fn opens(&self, segment: &Segment<'_>) -> Guess {
+        match self.from {
+            Sender::Client => identify::request(segment.bytes, true),
+            Sender::Server => identify::response(segment.bytes),
         }
     }
 
@@ -278,7 +305,7 @@ impl Reader {
                     if self.state == State::Start && self.line_guess() == Guess::No {
                         self.line.clear();
                         self.long = false;
-                        self.lose(handler);
+                        self.lose(Missing::Garbled, handler);
                     }
                     return &[];
                 };
@@ -314,26 +341,26 @@ impl Reader {
                     self.fruitless = 0;
                     self.state = State::Header;
                 } else {
-                    self.lose(handler);
+                    self.lose(Missing::Garbled, handler);
                 }
             }
             State::Header if line.is_empty() => self.head(true, handler),
             State::Header if line.contains(&0) => {
                 handler.abandon();
-                self.lose(handler);
+                self.lose(Missing::Garbled, handler);
             }
             State::Header => self.fields.take(line),
             State::ChunkSize => match chunk_size(line) {
                 Some(0) => self.state = State::Trailer,
                 Some(size) => self.state = State::ChunkData(size),
                 None => {
-                    handler.gap();
+                    handler.gap(Missing::Garbled);
                     self.state = State::Unframed;
                 }
             },
             State::ChunkEnd if line.is_empty() => self.state = State::ChunkSize,
             State::ChunkEnd => {
-                handler.gap();
+                handler.gap(Missing::Garbled);
                 self.state = State::Unframed;
             }
             State::Trailer if line.is_empty() => self.finish(handler),
@@ -363,14 +390,15 @@ impl Reader {
     /// `bytes` of this direction were not captured. With `one_call` they are the rest of what was moved at once, so
     /// that a message or a chunk most likely ends with them.
     fn hole(&mut self, bytes: u64, one_call: bool, handler: &mut impl Handler) {
+        let missing = if one_call { Missing::Unseen } else { Missing::Lost };
         let before = self.bytes;
         self.bytes = self.bytes.saturating_add(bytes);
         match self.state {
-            State::Start if self.line.is_empty() => self.lose(handler),
+            State::Start if self.line.is_empty() => self.lose(missing, handler),
+            // The message at hand is still the next one: only what follows it is unknown.
             State::Start => {
                 let held = std::mem::take(&mut self.line);
                 self.fields = Fields::default();
-                handler.gap();
                 if handler.start(&held, false, self.first) {
                     self.fruitless = 0;
                     self.head(false, handler);
@@ -378,17 +406,18 @@ impl Reader {
                     self.state = State::Lost;
                     self.bytes = 0;
                 }
+                handler.gap(missing);
             }
             State::Header => {
-                handler.gap();
                 self.head(false, handler);
+                handler.gap(missing);
             }
             State::Length(remaining) if bytes < remaining => self.state = State::Length(remaining - bytes),
             State::Length(remaining) => {
                 self.bytes = before.saturating_add(remaining);
                 self.finish(handler);
                 if bytes > remaining {
-                    self.lose(handler);
+                    self.lose(missing, handler);
                 }
             }
             State::ChunkData(remaining) if bytes <= remaining => {
@@ -402,10 +431,11 @@ impl Reader {
                 self.finish(handler);
             }
             State::ChunkSize | State::ChunkData(_) | State::ChunkEnd | State::Trailer => {
-                handler.gap();
+                handler.gap(missing);
                 self.state = State::Unframed;
             }
-            State::UntilClose | State::Unframed | State::Lost | State::Tunnel => {}
+            State::Lost => self.bytes = 0,
+            State::UntilClose | State::Unframed | State::Tunnel => {}
         }
         self.line.clear();
         self.long = false;
@@ -419,11 +449,11 @@ impl Reader {
         handler.end(bytes, self.last);
     }
 
-    fn lose(&mut self, handler: &mut impl Handler) {
+    fn lose(&mut self, missing: Missing, handler: &mut impl Handler) {
         self.bytes = 0;
         if self.state != State::Lost {
             self.state = State::Lost;
-            handler.gap();
+            handler.gap(missing);
         }
     }
 

@@ -10,6 +10,9 @@
 //! - Behind `MONITOR`, `SYNC` and `PSYNC` the connection carries no commands, and is left alone.
 //! - A redirect (`MOVED`, `ASK`) is a status, not an error: the client goes on elsewhere.
 //!
+//! A reply whose end was not captured (a long list) ends with the server's last byte before the next command. After a
+//! loss [`Turns`] says from where commands and replies correspond again.
+//!
 //! Only the command's name and an error's prefix leave this module.
 
 mod command;
@@ -26,6 +29,7 @@ use crate::{
     parser::{Context, Entry, Flow, Outcome, Parser, Request, Resource, Segment, Sender, Start, Transport},
     pending::{Fifo, Next},
     redis::reader::{Item, Message, Reader, Word},
+    turns::{Answer, Missing, Turns},
 };
 
 /// Its line in the table.
@@ -33,11 +37,14 @@ pub(crate) const ENTRY: Entry = Entry {
     protocol: Protocol::Redis,
     transports: &[Transport::Stream],
     identify: identify::identify,
-    start: |_: Start| Box::new(Redis::default()),
+    start: |_: Start| Box::new(Redis { turns: Turns::trusting(), ..Redis::default() }),
 };
 
 /// Most replies that wait for a command whose capture comes later.
 const EARLY_MAX: usize = 64;
+
+/// Quiet time after which a reply whose end was not captured counts as ended, nanoseconds.
+const OPEN_QUIET_NS: u64 = 2_000_000_000;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
@@ -73,12 +80,13 @@ struct Redis {
     early: VecDeque<Message>,
     mode: Replies,
     subscriber: bool,
-    /// Commands and replies are known to correspond.
-    aligned: bool,
-    /// Bytes were missing once: only behind a whole reply can a command be the next to be answered.
-    gapped: bool,
-    /// The last segment was the server's, and ended where a reply ends.
-    turn: bool,
+    /// A command was seen: what the server says from now on may answer it.
+    begun: bool,
+    turns: Turns,
+    /// Pairing began again after a loss: no reply is believed to come before its command.
+    realigned: bool,
+    /// A command, and its reply whose end will not be found.
+    open: Option<(Waiting, Message)>,
     ended: bool,
 }
 
@@ -87,7 +95,8 @@ pub(crate) fn resume(resumed: &Resumed<'_>, cx: &mut Context<'_>) -> Box<dyn Par
     let mut redis = Redis {
         requests: Reader::resumed(&resumed.requests),
         replies: Reader::resumed(&resumed.responses),
-        aligned: true,
+        begun: true,
+        turns: Turns::trusting(),
         ..Redis::default()
     };
     for request in resumed.waiting {
@@ -96,6 +105,7 @@ pub(crate) fn resume(resumed: &Resumed<'_>, cx: &mut Context<'_>) -> Box<dyn Par
         let resource = Resource::Name(Symbol::NONE);
         let request = Request { operation, resource, start: request.start, bytes: request.bytes };
         let waiting = Waiting { request, kind: Kind::Plain };
+        redis.turns.request();
         if redis.waiting.push(waiting, cx.limits().pending_per_connection).is_some() {
             cx.not_understood();
         }
@@ -137,30 +147,45 @@ fn changes_connection(name: &str) -> bool {
 
 impl Parser for Redis {
     fn segment(&mut self, segment: &Segment<'_>, cx: &mut Context<'_>) -> Flow {
+        let mut reader = match segment.from {
+            Sender::Client => std::mem::take(&mut self.requests),
+            Sender::Server => std::mem::take(&mut self.replies),
+        };
+        let mut take = |item| self.item(segment.from, item, cx);
+        if segment.lost > 0 {
+            reader.lost(segment, &mut take);
+        }
         match segment.from {
             Sender::Client => {
-                let mut requests = std::mem::take(&mut self.requests);
-                requests.segment(segment, true, |item| match item {
-                    Item::Message(message) => self.command(&message, cx),
-                    Item::Gap { begun } => self.lose(begun, cx),
-                });
-                self.requests = requests;
-                self.turn = false;
+                let starts = reader.starts(segment, true);
+                self.client(segment, starts, cx);
+                reader.segment(segment, true, |item| self.item(Sender::Client, item, cx));
+                self.requests = reader;
             }
             Sender::Server => {
-                let mut replies = std::mem::take(&mut self.replies);
-                replies.segment(segment, false, |item| match item {
-                    Item::Message(message) => self.reply(&message, cx),
-                    Item::Gap { .. } => self.lose(false, cx),
-                });
-                self.replies = replies;
-                self.turn = !self.replies.in_message() && !self.replies.is_lost();
+                self.turns.server(segment);
+                if segment.lost > 0 {
+                    self.end_open(cx);
+                }
+                if let Some((_, reply)) = &mut self.open {
+                    let bytes = (segment.bytes.len() as u64).saturating_add(segment.unseen);
+                    reply.bytes = reply.bytes.saturating_add(bytes);
+                    reply.end = segment.at;
+                } else {
+                    reader.segment(segment, false, |item| self.item(Sender::Server, item, cx));
+                    if reader.is_lost() && self.turns.is_adrift() {
+                        // What it answered is unknown.
+                        self.turns.drift(Sender::Server, Missing::Garbled);
+                    }
+                }
+                self.replies = reader;
             }
         }
         if self.ended { Flow::Done } else { Flow::Continue }
     }
 
     fn close(&mut self, now: Timestamp, cx: &mut Context<'_>) {
+        self.end_open(cx);
         if self.requests.in_message() {
             cx.orphan();
         }
@@ -171,9 +196,42 @@ impl Parser for Redis {
             cx.emit(Protocol::Redis, &waiting.request, &Outcome::none(now));
         }
     }
+
+    fn idle(&mut self, now: Timestamp, cx: &mut Context<'_>) {
+        if self.open.as_ref().is_some_and(|(_, reply)| now.since(reply.end) >= OPEN_QUIET_NS) {
+            self.end_open(cx);
+        }
+    }
 }
 
 impl Redis {
+    /// The client sent a segment, which `starts` a command.
+    fn client(&mut self, segment: &Segment<'_>, starts: bool, cx: &mut Context<'_>) {
+        let half = self.open.is_none() && self.replies.in_message();
+        if starts {
+            self.end_open(cx);
+        }
+        if self.turns.client(segment, starts, if half { Answer::Half } else { Answer::Over }) {
+            self.realigned = true;
+            self.forget_waiting(cx);
+        }
+    }
+
+    fn item(&mut self, from: Sender, item: Item, cx: &mut Context<'_>) {
+        match (from, item) {
+            (Sender::Client, Item::Message(message)) => self.command(&message, cx),
+            (Sender::Server, Item::Message(message)) => self.reply(&message, cx),
+            (_, Item::Gap { missing, begun }) => {
+                match from {
+                    Sender::Client if begun.is_some() => cx.orphan(),
+                    Sender::Client => {}
+                    Sender::Server => self.cut(missing, begun),
+                }
+                self.lose(from, missing, cx);
+            }
+        }
+    }
+
     fn command(&mut self, message: &Message, cx: &mut Context<'_>) {
         let [name, argument, second] = &message.words;
         if message.elements == 0 {
@@ -209,8 +267,9 @@ impl Redis {
         }
         let waiting = Waiting { request, kind: kind(message) };
         self.subscriber |= matches!(waiting.kind, Kind::Subscription(_));
-        self.aligned = self.aligned || !self.gapped || self.turn;
-        if !self.aligned {
+        self.begun = true;
+        self.turns.request();
+        if self.turns.is_adrift() {
             return cx.not_understood();
         }
         if self.waiting.push(waiting, cx.limits().pending_per_connection).is_some() {
@@ -223,7 +282,7 @@ impl Redis {
     }
 
     fn reply(&mut self, message: &Message, cx: &mut Context<'_>) {
-        if !self.aligned {
+        if !self.begun && !self.requests.in_message() {
             // Joined in the middle: the answer to a command that was never seen.
             return;
         }
@@ -242,16 +301,20 @@ impl Redis {
             Some(Waiting { kind: Kind::Plain | Kind::Last, .. }) | None if confirmed => return,
             None => {
                 if self.waiting.is_empty() {
-                    if self.early.len() < EARLY_MAX {
+                    if self.turns.is_adrift() {
+                        self.turns.response();
+                    } else if !self.realigned && self.early.len() < EARLY_MAX {
                         self.early.push_back(*message);
                     } else {
-                        self.lose(false, cx);
+                        cx.orphan();
+                        self.lose(Sender::Client, Missing::Lost, cx);
                     }
                     return;
                 }
             }
             Some(_) => {}
         }
+        self.turns.response();
         match self.waiting.pop() {
             Some(Next::Waiting(waiting)) => {
                 let (status, error) = outcome(message, cx);
@@ -275,21 +338,49 @@ impl Redis {
         }
     }
 
-    /// Bytes are missing on one side: nothing that waits can be paired any more.
-    fn lose(&mut self, begun: bool, cx: &mut Context<'_>) {
-        cx.gap();
-        if begun {
-            cx.orphan();
+    /// The rest of a reply was not captured: it is still the next one's.
+    fn cut(&mut self, missing: Missing, begun: Option<Message>) {
+        let Some(reply) = begun.filter(|reply| {
+            self.begun && missing == Missing::Unseen && reply.kind != 0 && !self.is_push(reply)
+        }) else {
+            return;
+        };
+        if self.waiting.front().is_some_and(|waiting| waiting.kind == Kind::Plain)
+            && let Some(Next::Waiting(waiting)) = self.waiting.pop()
+        {
+            self.open = Some((waiting, reply));
         }
+    }
+
+    /// The reply whose end was not captured has ended with its last byte so far.
+    fn end_open(&mut self, cx: &mut Context<'_>) {
+        let Some((waiting, reply)) = self.open.take() else { return };
+        let (status, error) = outcome(&reply, cx);
+        cx.emit(
+            Protocol::Redis,
+            &waiting.request,
+            &Outcome { status, error, end: reply.end, bytes: reply.bytes },
+        );
+        self.replies.forget();
+    }
+
+    /// Bytes of one end are missing: what comes cannot be paired. What was asked before bytes of the client's were
+    /// missing is still answered first.
+    fn lose(&mut self, of: Sender, missing: Missing, cx: &mut Context<'_>) {
+        cx.gap();
+        self.turns.drift(of, missing);
         for _ in self.early.drain(..) {
             cx.orphan();
         }
+        if of == Sender::Server {
+            self.forget_waiting(cx);
+        }
+    }
+
+    fn forget_waiting(&mut self, cx: &mut Context<'_>) {
         while self.waiting.drain_one().is_some() {
             cx.not_understood();
         }
-        self.aligned = false;
-        self.gapped = true;
-        self.turn = false;
     }
 }
 

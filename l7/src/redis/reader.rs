@@ -7,6 +7,7 @@ use crate::{
     Timestamp,
     elsewhere::{ResumedEnd, Stand},
     parser::Segment,
+    turns::Missing,
 };
 
 /// Bytes of a line or bulk that are kept.
@@ -29,8 +30,15 @@ pub(super) struct Word {
 }
 
 impl Word {
+    /// One of which bytes are missing: reads as empty.
+    const DAMAGED: Self = Self { bytes: [0; WORD_MAX], length: u8::MAX };
+
     pub(super) fn as_bytes(&self) -> &[u8] {
         self.bytes.get(..usize::from(self.length)).unwrap_or_default()
+    }
+
+    fn is_full(&self) -> bool {
+        usize::from(self.length) == WORD_MAX
     }
 
     fn extend(&mut self, bytes: &[u8]) {
@@ -69,9 +77,10 @@ pub(super) struct Message {
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Item {
     Message(Message),
-    /// Bytes are missing or are no RESP. `begun` says that a message had begun that will not end.
+    /// Bytes are missing or are no RESP; with the message that had begun and whose end will not be found.
     Gap {
-        begun: bool,
+        missing: Missing,
+        begun: Option<Message>,
     },
 }
 
@@ -122,11 +131,14 @@ impl Reader {
         }
     }
 
-    /// Takes a segment and gives out every message that it ends. With `inline`, lines without a type byte are commands.
+    /// So many bytes were lost before now.
+    pub(super) fn lost(&mut self, segment: &Segment<'_>, mut give: impl FnMut(Item)) {
+        self.hole(segment.lost, segment.at, Missing::Lost, &mut give);
+    }
+
+    /// Takes a segment, whose loss was told before, and gives out every message that it ends. With
+    /// `inline`, lines without a type byte are commands.
     pub(super) fn segment(&mut self, segment: &Segment<'_>, inline: bool, mut give: impl FnMut(Item)) {
-        if segment.lost > 0 {
-            self.hole(segment.lost, segment.at, &mut give);
-        }
         let mut input = segment.bytes;
         if self.lost {
             // A message can only be found at the start of a segment.
@@ -146,22 +158,26 @@ impl Reader {
             self.take_line_bytes(line, segment.at);
             if line.last() == Some(&b'\n') {
                 if let Line::Broken = self.line_ended(inline, segment.at, &mut give) {
-                    self.lose(&mut give);
+                    self.lose(Missing::Garbled, &mut give);
                     return;
                 }
             } else if self.line_bytes > LINE_MAX {
-                self.lose(&mut give);
+                self.lose(Missing::Garbled, &mut give);
                 return;
             }
         }
         if segment.unseen > 0 {
-            self.hole(segment.unseen, segment.at, &mut give);
+            self.hole(segment.unseen, segment.at, Missing::Unseen, &mut give);
         }
     }
 
-    /// Whether a message has begun that did not end.
-    pub(super) fn in_message(&self) -> bool {
-        self.message.is_some()
+    /// Whether a message starts with this segment, as far as can be told from it and what came before.
+    pub(super) fn starts(&self, segment: &Segment<'_>, inline: bool) -> bool {
+        if self.lost {
+            starts_message(segment.bytes, inline)
+        } else {
+            self.message.is_none() && !segment.bytes.is_empty()
+        }
     }
 
     /// Whether the start of the next message is unknown.
@@ -169,31 +185,49 @@ impl Reader {
         self.lost
     }
 
-    /// Another reader found out that the pairing is lost: what has begun will not be used.
-    pub(super) fn lose(&mut self, give: &mut impl FnMut(Item)) {
-        let begun = self.message.take().is_some();
+    /// Where the current message ends is unknown: looks for the next one.
+    pub(super) fn forget(&mut self) {
+        self.lose(Missing::Unseen, &mut |_| {});
+    }
+
+    /// Whether a message has begun that did not end.
+    pub(super) fn in_message(&self) -> bool {
+        self.message.is_some()
+    }
+
+    fn lose(&mut self, missing: Missing, give: &mut impl FnMut(Item)) {
+        let begun = self.message.take();
+        self.scalars = 0;
         self.open.clear();
         self.line = Word::default();
         self.line_bytes = 0;
         self.bulk = 0;
-        if !self.lost {
+        if !self.lost || missing == Missing::Lost {
             self.lost = true;
-            give(Item::Gap { begun });
+            give(Item::Gap { missing, begun });
         }
     }
 
-    fn hole(&mut self, bytes: u64, at: Timestamp, give: &mut impl FnMut(Item)) {
+    fn hole(&mut self, bytes: u64, at: Timestamp, missing: Missing, give: &mut impl FnMut(Item)) {
         if self.bulk >= bytes {
             self.bulk -= bytes;
             if let Some(message) = &mut self.message {
                 message.bytes += bytes;
+                // Half a name is none.
+                if let Some(word) = message.words.get_mut(self.scalars).filter(|word| !word.is_full()) {
+                    *word = Word::DAMAGED;
+                }
             }
             if self.bulk == 0 {
                 self.scalar_ended(at, give);
             }
-        } else {
-            self.lose(give);
+            return;
         }
+        if let Some(message) = &mut self.message {
+            message.bytes += bytes;
+            message.end = at;
+        }
+        self.lose(missing, give);
     }
 
     fn take_bulk<'a>(&mut self, input: &'a [u8], at: Timestamp, give: &mut impl FnMut(Item)) -> &'a [u8] {
@@ -364,17 +398,29 @@ pub(super) fn length(text: &[u8]) -> Option<Length> {
 /// Whether these bytes look like the start of a message, for finding one again after a loss.
 fn starts_message(bytes: &[u8], inline: bool) -> bool {
     let Some((&kind, rest)) = bytes.split_first() else { return false };
-    let line = rest.split(|b| *b == b'\n').next().unwrap_or_default();
-    let Some(text) = line.strip_suffix(b"\r") else { return false };
+    let (text, whole) = match memchr::memchr(b'\n', rest) {
+        Some(end) => (rest.get(..end).unwrap_or_default(), true),
+        None => (rest, false),
+    };
+    let text = match text.strip_suffix(b"\r") {
+        Some(text) => text,
+        None if whole => return false,
+        None => text,
+    };
+    // Of a line that goes on in the next segment the beginning must do.
+    let number = |text: &[u8]| if text.is_empty() || text == b"-" { !whole } else { length(text).is_some() };
     match kind {
-        b'*' => length(text).is_some(),
+        b'*' => number(text),
         _ if inline => false,
-        b'$' | b'=' | b'!' | b'~' | b'>' | b'%' | b'|' => length(text).is_some(),
-        b':' => text.strip_prefix(b"-").unwrap_or(text).iter().all(u8::is_ascii_digit) && !text.is_empty(),
+        b'$' | b'=' | b'!' | b'~' | b'>' | b'%' | b'|' => number(text),
+        b':' => {
+            let digits = text.strip_prefix(b"-").unwrap_or(text);
+            digits.iter().all(u8::is_ascii_digit) && !(whole && digits.is_empty())
+        }
         b'+' | b'-' => text.iter().all(|b| (b' '..0x7f).contains(b)),
-        b'#' => matches!(text, b"t" | b"f"),
+        b'#' => matches!(text, b"t" | b"f") || (!whole && text.is_empty()),
         b'_' => text.is_empty(),
-        b',' | b'(' => !text.is_empty() && text.len() < WORD_MAX,
+        b',' | b'(' => !(whole && text.is_empty()) && text.len() < WORD_MAX,
         _ => false,
     }
 }
