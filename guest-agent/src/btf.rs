@@ -1,12 +1,15 @@
-//! Struct offsets from the running kernel's type information.
+//! Struct offsets and functions from the running kernel's type information.
 //!
-//! Only a few dozen members are wanted out of a hundred thousand types, before the first request can be seen and
+//! Only a few dozen members and functions are wanted out of a hundred thousand types, before the first request can be seen and
 //! without keeping anything in memory, so this walks the types once and builds no index of names. Format:
 //! `Documentation/bpf/btf.rst`.
 
 use std::{fs, io, path::PathBuf};
 
-use porthole_bpf_types::offset::{KernelOffsets, SOURCES, Source};
+use porthole_bpf_types::{
+    offset::{KernelOffsets, SOURCES, Source},
+    syscall::{FUNCTION_PREFIX, FUNCTIONS},
+};
 
 /// Where the kernel offers its own type information.
 pub const VMLINUX: &str = "/sys/kernel/btf/vmlinux";
@@ -35,25 +38,46 @@ pub enum BtfError {
     },
 }
 
-/// Offsets of everything that the programs read, for the running kernel.
-pub fn kernel_offsets() -> Result<KernelOffsets, BtfError> {
+/// What the programs must know of a kernel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Kernel {
+    /// Offsets of everything that the programs read.
+    pub offsets: KernelOffsets,
+    /// The functions of the system calls that are looked at; or why they cannot be told.
+    pub calls: Result<Vec<CallFunction>, String>,
+}
+
+/// The kernel's function for a system call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CallFunction {
+    /// The system call: one of [`FUNCTIONS`].
+    pub name: &'static str,
+    /// The function's number in the kernel's type information.
+    pub number: u32,
+    /// Its prototype's number.
+    pub prototype: u32,
+}
+
+/// What the programs must know of the running kernel.
+pub fn kernel() -> Result<Kernel, BtfError> {
     let read = |source| BtfError::Read { path: VMLINUX.into(), source };
     resolve(&fs::read(VMLINUX).map_err(read)?)
 }
 
-/// Offsets of everything that the programs read, from type information in memory.
-pub fn resolve(bytes: &[u8]) -> Result<KernelOffsets, BtfError> {
+/// The same from type information in memory.
+pub fn resolve(bytes: &[u8]) -> Result<Kernel, BtfError> {
     let btf = Btf::index(bytes)?;
     let mut offsets = [0; SOURCES.len()];
     for (offset, source) in offsets.iter_mut().zip(SOURCES) {
         *offset = btf.offset(source)?;
     }
-    Ok(KernelOffsets::from_array(offsets))
+    Ok(Kernel { offsets: KernelOffsets::from_array(offsets), calls: btf.calls() })
 }
 
 const MAGIC: u16 = 0xeb9f;
 const KIND_STRUCT: u32 = 4;
 const KIND_UNION: u32 = 5;
+const KIND_FUNCTION: u32 = 12;
 /// Qualifiers and type tags, through which a member's type is looked for.
 const KINDS_TRANSPARENT: [u32; 5] = [8, 9, 10, 11, 18];
 /// Anonymous structs in structs are nested no deeper than this.
@@ -67,6 +91,8 @@ struct Btf<'a> {
     positions: Vec<u32>,
     /// Numbers of the structs that [`SOURCES`] names.
     structures: Vec<(&'static str, u32)>,
+    /// System calls' functions.
+    functions: Vec<CallFunction>,
 }
 
 struct Type {
@@ -105,6 +131,7 @@ impl<'a> Btf<'a> {
             strings: section(16)?,
             positions: Vec::with_capacity(1 << 17),
             structures: Vec::with_capacity(32),
+            functions: Vec::with_capacity(FUNCTIONS.len()),
         };
         let mut names: Vec<&'static str> = SOURCES.iter().map(|source| source.structure).collect();
         names.dedup();
@@ -119,7 +146,16 @@ impl<'a> Btf<'a> {
             let number = u32::try_from(btf.positions.len()).map_err(|_| malformed("too many types"))?;
             btf.positions.push(u32::try_from(position).map_err(|_| malformed("too large"))?);
             let info = word(btf.types, position + 4)?;
-            if info >> 24 & 0x1f == KIND_STRUCT {
+            let kind = info >> 24 & 0x1f;
+            if kind == KIND_FUNCTION {
+                let name = btf.strings.get(word(btf.types, position)? as usize..).unwrap_or_default();
+                if let Some(rest) = name.strip_prefix(FUNCTION_PREFIX.as_bytes()) {
+                    let call = &rest[..rest.iter().position(|&byte| byte == 0).unwrap_or(rest.len())];
+                    let wanted = FUNCTIONS.iter().find(|name| name.as_bytes() == call);
+                    let prototype = word(btf.types, position + 8)?;
+                    btf.functions.extend(wanted.map(|&name| CallFunction { name, number, prototype }));
+                }
+            } else if kind == KIND_STRUCT {
                 let name = btf.strings.get(word(btf.types, position)? as usize..).unwrap_or_default();
                 if name.first().is_some_and(|&initial| initials[usize::from(initial)]) {
                     let is = |wanted: &&&str| {
@@ -131,6 +167,15 @@ impl<'a> Btf<'a> {
             position += 12 + trailer(info).ok_or(malformed("unknown kind of type"))?;
         }
         Ok(btf)
+    }
+
+    /// The functions of all system calls that are looked at.
+    fn calls(&self) -> Result<Vec<CallFunction>, String> {
+        let find = |wanted| {
+            let found = self.functions.iter().find(|call| call.name == wanted);
+            found.copied().ok_or_else(|| format!("this kernel has no function {FUNCTION_PREFIX}{wanted}"))
+        };
+        FUNCTIONS.into_iter().map(find).collect()
     }
 
     /// Text at `offset`, without its terminating zero.
@@ -252,6 +297,10 @@ mod tests {
             put(&mut types, &[0, number, 64 * 100]);
             number += 1;
         }
+        for call in FUNCTIONS {
+            let function = name(&format!("{FUNCTION_PREFIX}{call}"));
+            put(&mut types, &[function, KIND_FUNCTION << 24, 77]);
+        }
         let mut bytes = Vec::new();
         bytes.extend_from_slice(&MAGIC.to_ne_bytes());
         bytes.extend_from_slice(&[1, 0]);
@@ -264,7 +313,7 @@ mod tests {
 
     #[test]
     fn members_are_found_also_in_anonymous_unions_and_by_their_other_name() {
-        let offsets = resolve(&synthetic()).expect("resolved");
+        let offsets = resolve(&synthetic()).expect("resolved").offsets;
         assert_eq!(offsets.task_files, 8);
         assert_eq!(offsets.task_signal, 16);
         assert_eq!(offsets.task_thread_pid, 800, "in the union at 800");
@@ -277,6 +326,19 @@ mod tests {
         for len in 0..bytes.len() {
             assert!(resolve(&bytes[..len]).is_err(), "{len}");
         }
+    }
+
+    #[test]
+    fn functions_of_system_calls_are_found_if_all_are_there() {
+        let mut bytes = synthetic();
+        let calls = resolve(&bytes).expect("resolved").calls.expect("all there");
+        assert_eq!(calls.iter().map(|call| call.name).collect::<Vec<_>>(), FUNCTIONS);
+        assert!(calls.windows(2).all(|pair| pair[1].number == pair[0].number + 1), "{calls:?}");
+        assert!(calls.iter().all(|call| call.prototype == 77), "{calls:?}");
+        let at = bytes.windows(9).position(|window| window == b"_connect\0").expect("there");
+        bytes[at + 1] = b'x';
+        let error = resolve(&bytes).expect("resolved").calls.expect_err("missing");
+        assert!(error.contains("connect"), "{error}");
     }
 
     #[test]

@@ -157,9 +157,12 @@ impl Capture {
         let counts = self.tracker.counts();
         let mut state = self.shared.lock();
         // Every reason for which bytes of a connection that might have been understood did not come.
-        state.counters.events_lost = kernel.lost + kernel.exhausted + kernel.table_full + counts.malformed;
+        state.counters.events_lost =
+            kernel.lost + kernel.exhausted + kernel.table_full + kernel.skipped + counts.malformed;
         if now >= self.idle_at {
             self.idle_at = now + IDLE_EVERY;
+            self.probes.log_runs();
+            tracing::debug!(?kernel, ?counts, exchanges = state.counters.exchanges, "so far");
             self.tracker.idle(usage::monotonic_ns(), &mut state.series);
             state.limitations.clone_from(&self.limitations);
             state.limitations.extend(observed_limitations(&kernel, counts.evicted, self.brake.pauses()));
@@ -199,6 +202,7 @@ fn observed_limitations(
     };
     say(kernel.compat, "socket calls of 32-bit programs were not looked at");
     say(kernel.unreadable, "calls moved bytes in memory that could not be read");
+    say(kernel.skipped, "calls ended while their CPU was in the middle of another, and were not looked at");
     say(kernel.beyond, "messages of large sendmmsg or recvmmsg calls were not looked at");
     say(kernel.exhausted, "calls came before it was decided what their connection speaks, too many to keep");
     say(evicted, "connections made room for newer ones");

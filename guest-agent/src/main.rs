@@ -9,7 +9,7 @@ use porthole_agent::{
     capture::Capture,
     listen::{self, ListenAddress},
     privileges,
-    probes::{ProbeLimits, Probes},
+    probes::{HookChoice, Hooks, ProbeLimits, Probes},
     service::{Identity, Service},
     state::Shared,
     usage::{self, Brake},
@@ -37,6 +37,9 @@ struct Arguments {
     /// eBPF object to load instead of the embedded one
     #[arg(long, value_name = "FILE")]
     bpf_object: Option<PathBuf>,
+    /// Hooks on system calls
+    #[arg(long, value_enum, default_value_t)]
+    hooks: HookChoice,
     /// Size of the ring buffer between kernel and agent, KiB; a power of two
     #[arg(long, value_name = "KIB", default_value_t = 1024, value_parser = ring_kib)]
     ring_kib: u32,
@@ -81,18 +84,23 @@ fn main() -> anyhow::Result<()> {
     tracing::debug!("started");
     let object = object(&arguments)?;
     let release = privileges::kernel_release();
-    let offsets = btf::kernel_offsets().context("this kernel cannot be watched")?;
+    let kernel = btf::kernel().context("this kernel cannot be watched")?;
     tracing::debug!("the kernel's types are read");
     let limits = ProbeLimits {
         ring_bytes: arguments.ring_kib * 1024,
         connections: arguments.connections,
         counts: !arguments.no_kernel_counts,
     };
-    let (probes, records) = Probes::load(&object, &offsets, own_tgid(&arguments), limits)
+    let (probes, records) = Probes::load(&object, &kernel, arguments.hooks, own_tgid(&arguments), limits)
         .context("loading the probes; this takes root, or CAP_BPF and CAP_PERFMON")?;
+    drop(kernel);
     let load_ns = u64::try_from(started.elapsed().as_nanos()).unwrap_or(u64::MAX);
     drop(object);
-    tracing::info!(milliseconds = load_ns / 1_000_000, kernel = release, "the probes run");
+    let hooks = probes.hooks().clone();
+    if let Hooks::RawTracepoint(Some(why)) = &hooks {
+        tracing::info!(why, "the system calls' functions cannot be hooked");
+    }
+    tracing::info!(milliseconds = load_ns / 1_000_000, kernel = release, %hooks, "the probes run");
 
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
@@ -100,12 +108,15 @@ fn main() -> anyhow::Result<()> {
         // SAFETY: the ring buffer gives the same descriptor as long as it lives, and keeps it open.
         let records = unsafe { AsyncFd::register_with_interest(records, Interest::READABLE) }?;
         let brake = Brake::new(arguments.cpu_share);
-        let capture = Capture::new(probes, records, shared.clone(), brake, limitations());
+        let capture = Capture::new(probes, records, shared.clone(), brake, limitations(&hooks));
         let identity = Identity {
             epoch: epoch(start_unix_ns),
             start_unix_ns,
             kernel_release: release.clone(),
-            capture_mode: CaptureMode::CAPTURE_MODE_SYSCALL_RAW_TRACEPOINT,
+            capture_mode: match hooks {
+                Hooks::FunctionExits => CaptureMode::CAPTURE_MODE_SYSCALL_FENTRY,
+                Hooks::RawTracepoint(_) => CaptureMode::CAPTURE_MODE_SYSCALL_RAW_TRACEPOINT,
+            },
             load_ns,
             proc: arguments.proc.clone(),
         };
@@ -150,13 +161,22 @@ fn own_tgid(arguments: &Arguments) -> u32 {
     own.ok().and_then(|pid| pid.to_str()?.parse().ok()).unwrap_or_else(std::process::id)
 }
 
-/// What capture by system calls cannot see, whatever the kernel.
-fn limitations() -> Vec<String> {
+/// What capture by system calls cannot see on this kernel.
+fn limitations(hooks: &Hooks) -> Vec<String> {
     let mut sentences = vec![
         "Bytes that io_uring moves are not seen: raw tracepoints show its completions without sockets and \
          buffers."
             .to_owned(),
     ];
+    match hooks {
+        Hooks::FunctionExits => {
+            sentences.push("Socket calls of 32-bit programs are not looked at, and not counted.".to_owned());
+        }
+        Hooks::RawTracepoint(Some(why)) => {
+            sentences.push(format!("Every system call pays a little, not only those on sockets: {why}."));
+        }
+        Hooks::RawTracepoint(None) => {}
+    }
     if !std::path::Path::new("/sys/fs/cgroup/cgroup.controllers").exists()
         && std::path::Path::new("/sys/fs/cgroup/unified").exists()
     {

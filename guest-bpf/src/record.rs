@@ -181,6 +181,8 @@ pub struct Counters {
     pub counted: u64,
     /// Of those, the ones that closed or that user space took over.
     pub counted_ended: u64,
+    /// Runs of a program that were left out because the CPU was in the middle of another.
+    pub skipped: u64,
 }
 
 /// What user space can change while the programs run.
@@ -227,7 +229,7 @@ plain! {
     Close: 32;
     Cgroup: 528;
     Exit: 32;
-    Counters: 64;
+    Counters: 72;
     Settings: 16;
     Counted: 2216;
     Completed: 120;

@@ -125,6 +125,33 @@ pub const TABLE_AARCH64: Table = table(&[
     (269, Call::SENDMMSG),
 ]);
 
+/// The same calls as the kernel's functions are named, behind a prefix that is the architecture's: see
+/// [`FUNCTION_PREFIX`].
+pub const FUNCTIONS: [&str; 15] = [
+    "accept",
+    "accept4",
+    "connect",
+    "read",
+    "readv",
+    "recvfrom",
+    "recvmmsg",
+    "recvmsg",
+    "sendfile64",
+    "sendmmsg",
+    "sendmsg",
+    "sendto",
+    "splice",
+    "write",
+    "writev",
+];
+
+/// What the names of system calls' functions begin with (`arch/*/include/asm/syscall_wrapper.h`).
+#[cfg(target_arch = "x86_64")]
+pub const FUNCTION_PREFIX: &str = "__x64_sys_";
+/// What the names of system calls' functions begin with (`arch/*/include/asm/syscall_wrapper.h`).
+#[cfg(target_arch = "aarch64")]
+pub const FUNCTION_PREFIX: &str = "__arm64_sys_";
+
 const fn table(calls: &[(usize, Call)]) -> Table {
     let mut table = [Call::NONE; 512];
     let mut i = 0;

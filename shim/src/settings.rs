@@ -38,6 +38,8 @@ pub struct Shim {
     pub agent_restarts: u32,
     /// Least time between two starts of the agent in one sandbox, seconds.
     pub agent_restart_interval_s: u64,
+    /// Further arguments of the agent.
+    pub agent_arguments: Vec<String>,
 }
 
 impl Default for Shim {
@@ -59,6 +61,7 @@ impl Default for Shim {
             call_deadline_s: 30,
             agent_restarts: 3,
             agent_restart_interval_s: 60,
+            agent_arguments: Vec::new(),
         }
     }
 }

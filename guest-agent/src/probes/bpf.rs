@@ -13,7 +13,31 @@ use std::{
     os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
 };
 
-use aya_obj::generated::{bpf_attr, bpf_cmd};
+use aya_obj::generated::{
+    BPF_DW, BPF_IMM, BPF_LD, BPF_PSEUDO_MAP_FD, bpf_attach_type, bpf_attr, bpf_cmd, bpf_map_type,
+    bpf_prog_info, bpf_prog_type,
+};
+
+/// What a program hooks into.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hook {
+    /// A raw tracepoint.
+    RawTracepoint,
+    /// The exit of a kernel's function, which has this number in the kernel's type information.
+    FunctionExit(u32),
+}
+
+impl Hook {
+    /// Kind of program, and of attachment where there are several.
+    fn kinds(self) -> (bpf_prog_type, u32) {
+        match self {
+            Self::RawTracepoint => (bpf_prog_type::BPF_PROG_TYPE_RAW_TRACEPOINT, 0),
+            Self::FunctionExit(_) => {
+                (bpf_prog_type::BPF_PROG_TYPE_TRACING, bpf_attach_type::BPF_TRACE_FEXIT as u32)
+            }
+        }
+    }
+}
 
 /// Calls bpf(2).
 ///
@@ -58,17 +82,49 @@ pub fn create_map(map: &aya_obj::Map) -> io::Result<OwnedFd> {
     unsafe { bpf_fd(bpf_cmd::BPF_MAP_CREATE, &mut attr) }
 }
 
-/// Puts the contents of a read-only section into its map, for good.
-pub fn fill_and_freeze(map: BorrowedFd<'_>, contents: &[u8]) -> io::Result<()> {
+/// Makes an array of one program.
+pub fn create_program_array() -> io::Result<OwnedFd> {
+    let mut attr = attr();
+    // SAFETY: the variant of this command; all of it is zero.
+    let create = unsafe { &mut attr.__bindgen_anon_1 };
+    create.map_type = bpf_map_type::BPF_MAP_TYPE_PROG_ARRAY as u32;
+    (create.key_size, create.value_size, create.max_entries) = (4, 4, 1);
+    // SAFETY: no pointers.
+    unsafe { bpf_fd(bpf_cmd::BPF_MAP_CREATE, &mut attr) }
+}
+
+/// Makes a program's code use another map in the place of one that it was relocated to.
+pub fn retarget(function: &mut aya_obj::Function, from: RawFd, to: RawFd) {
+    for instruction in &mut function.instructions {
+        let loads_map = u32::from(instruction.code) == BPF_LD | BPF_IMM | BPF_DW
+            && u32::from(instruction.src_reg()) == BPF_PSEUDO_MAP_FD;
+        if loads_map && instruction.imm == from {
+            instruction.imm = to;
+        }
+    }
+}
+
+/// Sets the first element of an array.
+fn set_first(map: BorrowedFd<'_>, value: &[u8]) -> io::Result<()> {
     let key = 0_u32;
     let mut update = attr();
     // SAFETY: the variant of this command; all of it is zero.
     let element = unsafe { &mut update.__bindgen_anon_2 };
     element.map_fd = map.as_raw_fd().cast_unsigned();
     element.key = (&raw const key) as u64;
-    element.__bindgen_anon_1.value = contents.as_ptr() as u64;
+    element.__bindgen_anon_1.value = value.as_ptr() as u64;
     // SAFETY: key and value live until after the call; the value is as long as the map was made for.
-    unsafe { bpf(bpf_cmd::BPF_MAP_UPDATE_ELEM, &mut update)? };
+    unsafe { bpf(bpf_cmd::BPF_MAP_UPDATE_ELEM, &mut update) }.map(drop)
+}
+
+/// Puts a program into an array of programs. The array forgets it when the last descriptor of the array is closed.
+pub fn put_program(array: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
+    set_first(array, &program.as_raw_fd().to_ne_bytes())
+}
+
+/// Puts the contents of a read-only section into its map, for good.
+pub fn fill_and_freeze(map: BorrowedFd<'_>, contents: &[u8]) -> io::Result<()> {
+    set_first(map, contents)?;
     let mut freeze = attr();
     freeze.__bindgen_anon_2.map_fd = map.as_raw_fd().cast_unsigned();
     // SAFETY: no pointers.
@@ -90,9 +146,11 @@ pub fn load_types(types: &[u8]) -> io::Result<OwnedFd> {
 /// Bytes for what the verifier has to say about a program that it refuses.
 const LOG_BYTES: usize = 1 << 20;
 
-/// Loads a raw tracepoint program; on refusal the error carries the end of the verifier's log.
+/// Loads a program; on refusal the error carries the end of the verifier's log.
 pub fn load_program(
     function: &aya_obj::Function,
+    name: &str,
+    hook: Hook,
     license: &CStr,
     types: BorrowedFd<'_>,
 ) -> Result<OwnedFd, (io::Error, String)> {
@@ -102,7 +160,12 @@ pub fn load_program(
         let mut attr = attr();
         // SAFETY: the variant of this command; all of it is zero.
         let load = unsafe { &mut attr.__bindgen_anon_3 };
-        load.prog_type = aya_obj::generated::bpf_prog_type::BPF_PROG_TYPE_RAW_TRACEPOINT as u32;
+        let (program, attachment) = hook.kinds();
+        load.prog_type = program as u32;
+        load.expected_attach_type = attachment;
+        if let Hook::FunctionExit(function) = hook {
+            load.attach_btf_id = function;
+        }
         load.insns = function.instructions.as_ptr() as u64;
         load.insn_cnt = function.instructions.len() as u32;
         load.license = license.as_ptr() as u64;
@@ -110,7 +173,7 @@ pub fn load_program(
         load.func_info = function_info.as_ptr() as u64;
         load.func_info_cnt = function.func_info.len() as u32;
         load.func_info_rec_size = function.func_info_rec_size as u32;
-        for (to, &from) in load.prog_name.iter_mut().zip(function.name.as_bytes().iter().take(15)) {
+        for (to, &from) in load.prog_name.iter_mut().zip(name.as_bytes().iter().take(15)) {
             *to = from.cast_signed();
         }
         if !log.is_empty() {
@@ -136,11 +199,36 @@ fn log_end(log: &[u8]) -> String {
     lines[lines.len().saturating_sub(12)..].join("\n")
 }
 
-/// Attaches a program to a raw tracepoint; it stays attached as long as the descriptor is open.
-pub fn attach(program: BorrowedFd<'_>, tracepoint: &CStr) -> io::Result<OwnedFd> {
+/// Attaches a program to a raw tracepoint, or to what it was loaded for; it stays attached as long as the descriptor is
+/// open.
+pub fn attach(program: BorrowedFd<'_>, tracepoint: Option<&CStr>) -> io::Result<OwnedFd> {
     let mut attr = attr();
-    attr.raw_tracepoint.name = tracepoint.as_ptr() as u64;
+    attr.raw_tracepoint.name = tracepoint.map_or(0, |name| name.as_ptr() as u64);
     attr.raw_tracepoint.prog_fd = program.as_raw_fd().cast_unsigned();
     // SAFETY: the name lives until after the call.
     unsafe { bpf_fd(bpf_cmd::BPF_RAW_TRACEPOINT_OPEN, &mut attr) }
+}
+
+/// What the kernel says of a program's runs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Runs {
+    /// Runs that were left out because the program was running on that CPU already.
+    pub skipped: u64,
+    /// Runs, while `kernel.bpf_stats_enabled` is set.
+    pub count: u64,
+    /// Their time, nanoseconds.
+    pub ns: u64,
+}
+
+/// Asks for a program's runs.
+pub fn runs(program: BorrowedFd<'_>) -> io::Result<Runs> {
+    // SAFETY: plain integers.
+    let mut about: bpf_prog_info = unsafe { std::mem::zeroed() };
+    let mut attr = attr();
+    attr.info.bpf_fd = program.as_raw_fd().cast_unsigned();
+    attr.info.info_len = size_of::<bpf_prog_info>() as u32;
+    attr.info.info = (&raw mut about) as u64;
+    // SAFETY: the struct is as long as is said and lives until after the call.
+    unsafe { bpf(bpf_cmd::BPF_OBJ_GET_INFO_BY_FD, &mut attr)? };
+    Ok(Runs { skipped: about.recursion_misses, count: about.run_cnt, ns: about.run_time_ns })
 }

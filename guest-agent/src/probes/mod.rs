@@ -1,23 +1,31 @@
 //! The eBPF programs in the kernel: loading, attaching, and what user space says to them.
 
 mod bpf;
+mod hooks;
+mod preemption;
 pub mod slots;
 
 use std::{
     collections::{HashMap, HashSet},
-    ffi::CString,
     io,
     os::fd::{AsFd, AsRawFd, OwnedFd},
 };
 
 use aya::maps::{Array, Map, MapData, MapError, PerCpuArray, RingBuf};
-use aya_obj::{Object, ProgramSection, btf::BtfFeatures, generated::bpf_map_type};
+use aya_obj::{Object, btf::BtfFeatures, generated::bpf_map_type};
 use porthole_bpf_types::{
     connection::{Connection, state},
     counted::{Command, HASH_START, Learned, RequestKey, SLOTS_MAX, command, hash_byte},
     offset::KernelOffsets,
     record::{Counters, HEAD_MAX, Settings},
 };
+
+pub use self::hooks::{HookChoice, Hooks};
+use self::{
+    hooks::{Attached, CALL_CORE_MAP, Programs},
+    slots::Slots,
+};
+use crate::btf::Kernel;
 
 /// Bounds of what the programs may use.
 #[derive(Clone, Copy, Debug)]
@@ -35,8 +43,6 @@ impl Default for ProbeLimits {
         Self { ring_bytes: 1 << 20, connections: 8192, counts: true }
     }
 }
-
-use self::slots::Slots;
 
 /// Programs that cannot be loaded.
 #[derive(Debug, thiserror::Error)]
@@ -68,10 +74,13 @@ pub enum ProbeError {
         /// The end of the verifier's log.
         log: String,
     },
+    /// The kernel refuses the hooks that were asked for.
+    #[error("hooks on system calls: {0}")]
+    Hooks(String),
     /// The kernel has no such hook.
-    #[error("raw tracepoint {name}: {source}")]
+    #[error("attaching {name}: {source}")]
     Attach {
-        /// The tracepoint.
+        /// The tracepoint, or the system call.
         name: String,
         /// What the system said.
         source: io::Error,
@@ -81,8 +90,8 @@ pub enum ProbeError {
 /// The loaded and attached programs. Dropping it detaches them.
 #[allow(missing_debug_implementations)]
 pub struct Probes {
-    /// Programs and their attachments, open as long as they are to run.
-    _attached: Vec<OwnedFd>,
+    attached: Vec<Attached>,
+    hooks: Hooks,
     settings: Array<MapData, Settings>,
     counters: PerCpuArray<MapData, Counters>,
     verdicts: aya::maps::HashMap<MapData, u64, u8>,
@@ -103,13 +112,14 @@ impl Probes {
     /// what it does on sockets is not looked at.
     pub fn load(
         object: &[u8],
-        offsets: &KernelOffsets,
+        kernel: &Kernel,
+        choice: HookChoice,
         self_tgid: u32,
         limits: ProbeLimits,
     ) -> Result<(Self, Records), ProbeError> {
         let malformed = |error: &dyn std::fmt::Display| ProbeError::Object(error.to_string());
         let mut object = Object::parse(object).map_err(|error| malformed(&error))?;
-        let (offsets, self_tgid) = (bytes_of(offsets), self_tgid.to_ne_bytes());
+        let (offsets, self_tgid) = (bytes_of(&kernel.offsets), self_tgid.to_ne_bytes());
         let stripes = slots::stripes(cpus());
         let stripe_mask = (stripes - 1).to_ne_bytes();
         let globals = HashMap::from([
@@ -133,6 +143,7 @@ impl Probes {
         let slots = maps.remove("SLOTS").ok_or_else(|| malformed(&"no map SLOTS"))?;
         let slots = Slots::map(slots, stripes)
             .map_err(|source| ProbeError::Map { name: "SLOTS".to_owned(), source })?;
+        let core = maps.remove(CALL_CORE_MAP).ok_or_else(|| malformed(&"no map for the core"))?;
         let mut take = |name: &str| -> Result<Map, ProbeError> {
             let fd = maps.remove(name).ok_or_else(|| malformed(&format!("no map {name}")))?;
             let data = MapData::from_fd(fd)?;
@@ -148,7 +159,8 @@ impl Probes {
             })
         };
         let mut probes = Self {
-            _attached: Vec::new(),
+            attached: Vec::new(),
+            hooks: Hooks::FunctionExits,
             settings: take("SETTINGS")?.try_into()?,
             counters: take("COUNTERS")?.try_into()?,
             verdicts: take("VERDICTS")?.try_into()?,
@@ -165,7 +177,9 @@ impl Probes {
         // The descriptors of all maps must be open until the programs that use them are loaded.
         let mut commands = take("COMMANDS")?.try_into()?;
         list_commands(&mut commands)?;
-        probes._attached = attach_programs(&object, types.as_fd())?;
+        let calls = kernel.calls.as_deref().map_err(String::as_str);
+        let programs = Programs { object: &object, types: types.as_fd() };
+        (probes.attached, probes.hooks) = programs.attach(choice, calls, core)?;
         Ok((probes, records))
     }
 
@@ -223,6 +237,11 @@ impl Probes {
         Ok(self.settings.set(0, self.current, 0)?)
     }
 
+    /// The hooks on system calls that are in use.
+    pub fn hooks(&self) -> &Hooks {
+        &self.hooks
+    }
+
     /// What went wrong in the kernel so far, over all CPUs.
     pub fn counters(&self) -> Result<Counters, ProbeError> {
         let mut sum = Counters::default();
@@ -235,8 +254,21 @@ impl Probes {
             sum.compat += cpu.compat;
             sum.counted += cpu.counted;
             sum.counted_ended += cpu.counted_ended;
+            sum.skipped += cpu.skipped;
         }
+        sum.skipped += self.attached.iter().map(|program| program.runs().skipped).sum::<u64>();
         Ok(sum)
+    }
+
+    /// Says in the log what the kernel knows of the programs' runs, if it takes note (`kernel.bpf_stats_enabled`).
+    pub fn log_runs(&self) {
+        for program in &self.attached {
+            let runs = program.runs();
+            if let Some(each) = runs.ns.checked_div(runs.count) {
+                let (program, skipped) = (&program.name, runs.skipped);
+                tracing::debug!(program, runs = runs.count, skipped, ns_each = each, "runs");
+            }
+        }
     }
 }
 
@@ -291,33 +323,4 @@ fn create_maps(
         .map_err(|error| malformed(&error))?;
     object.relocate_calls(&text).map_err(|error| malformed(&error))?;
     Ok(maps.into_iter().map(|(name, fd, _)| (name, fd)).collect())
-}
-
-/// Loads and attaches every program; each is named after its tracepoint.
-fn attach_programs(object: &Object, types: std::os::fd::BorrowedFd<'_>) -> Result<Vec<OwnedFd>, ProbeError> {
-    let mut open = Vec::new();
-    let mut programs: Vec<_> = object.programs.iter().collect();
-    // The hook on system calls last: with it records begin to come.
-    programs.sort_by_key(|(name, _)| *name == "sys_exit");
-    for (name, program) in programs {
-        if !matches!(program.section, ProgramSection::RawTracePoint) {
-            return Err(ProbeError::Object(format!("program {name} is of another kind")));
-        }
-        let function = object
-            .functions
-            .get(&program.function_key())
-            .ok_or_else(|| ProbeError::Object(format!("program {name} has no code")))?;
-        let loaded = bpf::load_program(function, &program.license, types)
-            .map_err(|(source, log)| ProbeError::Load { name: name.clone(), source, log })?;
-        tracing::debug!(name, "a program is loaded");
-        let tracepoint = CString::new(name.as_str())
-            .map_err(|error| ProbeError::Object(format!("program {name}: {error}")))?;
-        open.push(
-            bpf::attach(loaded.as_fd(), &tracepoint)
-                .map_err(|source| ProbeError::Attach { name: name.clone(), source })?,
-        );
-        open.push(loaded);
-        tracing::debug!(name, "a program is attached");
-    }
-    Ok(open)
 }

@@ -4,8 +4,8 @@
 //! hook stub → call → socket of the descriptor → connection → head of the bytes → ring buffer
 //! ```
 //!
-//! - The stubs in this file belong to one kind of hook each and do nothing but fetch the call's number, arguments
-//!   and result for [`transfer::call`].
+//! - The stubs in this file and in [`calls`] belong to one kind of hook each and do nothing but fetch the call's
+//!   registers and result for [`transfer::on_call_exit`].
 //! - [`counted`] follows connections of some protocols without user space: requests and responses are paired and their
 //!   durations summed up here.
 //! - [`registers`] knows the architecture, [`kernel`] reads the kernel's structs, [`connections`] keeps the table,
@@ -17,6 +17,7 @@
 #![no_main]
 #![feature(asm_experimental_arch)]
 
+mod calls;
 mod capture;
 mod connections;
 mod counted;
@@ -29,11 +30,11 @@ mod transfer;
 
 use aya_ebpf::{macros::raw_tracepoint, programs::RawTracePointContext};
 
-/// Every system call's end. Its arguments are still in the registers that it came with.
+/// Every system call's end, where [`calls`] cannot be used. The arguments are still in the registers that it came with.
 #[raw_tracepoint(tracepoint = "sys_exit")]
 pub fn sys_exit(ctx: RawTracePointContext) -> i32 {
     let result: i64 = ctx.arg(1);
-    transfer::on_call_exit(result);
+    transfer::on_call_exit(result, || registers::Registers::of(kernel::current()));
     0
 }
 

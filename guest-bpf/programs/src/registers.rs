@@ -2,7 +2,7 @@
 
 use core::ptr::read_volatile;
 
-use aya_ebpf::bindings::task_struct;
+use aya_ebpf::bindings::{pt_regs, task_struct};
 use porthole_bpf_types::syscall::{Call, Table};
 
 /// The registers that the process came with (`struct pt_regs`), typed for the verifier.
@@ -15,6 +15,12 @@ impl Registers {
     pub fn of(task: *mut task_struct) -> Self {
         // SAFETY: a helper without preconditions besides a task, which this is.
         Self(unsafe { aya_ebpf::helpers::bpf_task_pt_regs(task) } as *const u8)
+    }
+
+    /// Those that a system call's function was given (`asmlinkage long __x64_sys_read(const struct pt_regs *)`).
+    #[inline(always)]
+    pub fn given(registers: *const pt_regs) -> Self {
+        Self(registers.cast())
     }
 
     #[inline(always)]

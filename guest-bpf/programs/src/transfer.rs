@@ -31,14 +31,19 @@ mod msghdr {
     pub const MESSAGE_SIZE: u64 = 64;
 }
 
+/// Whether a call with this result may have moved something or begun a connection. Most calls of busy event loops fail.
+#[inline(always)]
+pub fn succeeded(result: i64) -> bool {
+    result >= 0 || result == -EINPROGRESS
+}
+
 /// Any system call's end.
 #[inline(always)]
-pub fn on_call_exit(result: i64) {
-    // Failed calls moved nothing; most calls of busy event loops end here.
-    if result < 0 && result != -EINPROGRESS {
+pub fn on_call_exit(result: i64, registers: impl FnOnce() -> Registers) {
+    if !succeeded(result) {
         return;
     }
-    let registers = Registers::of(kernel::current());
+    let registers = registers();
     let call = registers.call();
     if call == Call::NONE {
         return;

@@ -116,7 +116,7 @@ async fn try_inject(
     sidecar::check(&settings.sidecar_rootfs)?;
     let id = sidecar::new_id(sandbox).map_err(internal)?;
     let bundle = companion.state.sidecar(id.as_str());
-    sidecar::write_bundle(&bundle, &id, sandbox, &settings.sidecar_rootfs).map_err(internal)?;
+    sidecar::write_bundle(&bundle, &id, sandbox, settings).map_err(internal)?;
 
     reach(task, sandbox.as_str(), |status| matches!(status, Status::CREATED | Status::RUNNING)).await?;
     let created = begin.elapsed();

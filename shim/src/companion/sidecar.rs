@@ -13,7 +13,10 @@ use porthole_proto::{
 use serde_json::{Value, json};
 
 use super::reason::{Failure, ReasonCode};
-use crate::bundle::{CONTAINER_TYPE, SANDBOX_ID};
+use crate::{
+    bundle::{CONTAINER_TYPE, SANDBOX_ID},
+    settings::Shim,
+};
 
 /// The agent in the sidecar's root file system.
 pub const AGENT: &str = "porthole-agent";
@@ -56,11 +59,11 @@ pub fn write_bundle(
     bundle: &Path,
     sidecar: &ContainerId,
     sandbox: &SandboxId,
-    rootfs: &Path,
+    settings: &Shim,
 ) -> io::Result<PathBuf> {
     std::fs::DirBuilder::new().recursive(true).mode(0o711).create(bundle)?;
     let config = bundle.join("config.json");
-    std::fs::write(&config, serde_json::to_vec(&spec(sidecar, sandbox, rootfs))?)?;
+    std::fs::write(&config, serde_json::to_vec(&spec(sidecar, sandbox, settings))?)?;
     Ok(config)
 }
 
@@ -70,18 +73,18 @@ pub fn write_bundle(
 /// limits: a memory limit makes Kata plug memory and a CPU into the guest; nor rlimits, which some runtimes may not
 /// raise (the agent has `CAP_SYS_RESOURCE` for the kernels before 5.11 that lock the memory of maps). No network namespace
 /// is asked for: the sidecar has the sandbox's.
-fn spec(sidecar: &ContainerId, sandbox: &SandboxId, rootfs: &Path) -> Value {
+fn spec(sidecar: &ContainerId, sandbox: &SandboxId, settings: &Shim) -> Value {
     let mount = |destination: &str, kind: &str, source: &str, options: &[&str]| json!({"destination": destination, "type": kind, "source": source, "options": options});
+    let agent = format!("/{AGENT}");
+    let listen = format!("vsock://:{AGENT_VSOCK_PORT}");
+    let mut arguments = vec![agent.as_str(), "--listen", listen.as_str(), "--proc", GUEST_PROC];
+    arguments.extend(settings.agent_arguments.iter().map(String::as_str));
     json!({
         "ociVersion": "1.0.2",
         "process": {
             "terminal": false,
             "user": {"uid": 0, "gid": 0},
-            "args": [
-                format!("/{AGENT}"),
-                "--listen", format!("vsock://:{AGENT_VSOCK_PORT}"),
-                "--proc", GUEST_PROC,
-            ],
+            "args": arguments,
             "env": ["PATH=/"],
             "cwd": "/",
             "capabilities": {
@@ -91,7 +94,7 @@ fn spec(sidecar: &ContainerId, sandbox: &SandboxId, rootfs: &Path) -> Value {
             },
             "noNewPrivileges": true,
         },
-        "root": {"path": rootfs, "readonly": true},
+        "root": {"path": settings.sidecar_rootfs, "readonly": true},
         "hostname": "porthole",
         "mounts": [
             mount("/proc", "proc", "proc", &["nosuid", "noexec", "nodev"]),
@@ -133,14 +136,25 @@ mod tests {
 
     #[test]
     fn the_spec_asks_for_what_loading_needs_and_no_more() {
-        let spec = spec(&"c".parse().expect("id"), &sandbox(), Path::new("/usr/lib/porthole/sidecar/rootfs"));
+        let settings = Shim { agent_arguments: vec!["--hooks".into(), "fexit".into()], ..Shim::default() };
+        let spec = spec(&"c".parse().expect("id"), &sandbox(), &settings);
+        assert_eq!(spec["root"]["path"], json!("/usr/lib/porthole/sidecar/rootfs"));
         assert_eq!(spec["process"]["capabilities"]["bounding"], json!(CAPABILITIES));
         assert_eq!(spec["process"]["noNewPrivileges"], json!(true));
         assert_eq!(spec["root"]["readonly"], json!(true));
         assert_eq!(spec["annotations"][SANDBOX_ID], json!("shop.-1"));
         assert_eq!(spec["annotations"][CONTAINER_TYPE], json!("container"));
         assert!(spec["linux"].get("resources").is_none());
-        assert_eq!(spec["process"]["args"][2], json!("vsock://:10260"));
+        let arguments = json!([
+            "/porthole-agent",
+            "--listen",
+            "vsock://:10260",
+            "--proc",
+            "/host/proc",
+            "--hooks",
+            "fexit"
+        ]);
+        assert_eq!(spec["process"]["args"], arguments);
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! guests leave no core for a second, and share one environment; guests are shared where isolation is not what is
 //! asked. The last test takes everything down and looks whether anything is left.
 
+mod capture;
 mod counts;
 mod exposition;
 mod faults;
@@ -34,6 +35,7 @@ fn main() -> ExitCode {
     let stage = Stage::new();
     let all = [
         counts::TESTS,
+        capture::TESTS,
         hostile::TESTS,
         exposition::TESTS,
         parity::TESTS,

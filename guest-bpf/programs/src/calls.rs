@@ -1,0 +1,59 @@
+//! The ends of the system calls that are looked at, and of no other: programs at the exit of the kernel's functions.
+//!
+//! ```text
+//! __x64_sys_read ─► call_exit ─┐
+//! __x64_sys_write ► call_exit ─┼─ tail call ─► call_core ─► transfer
+//! …               ► call_exit ─┘
+//! ```
+//!
+//! The agent loads [`call_exit`] once for each function; it is a handful of instructions, so that the verifier goes
+//! through the rest once and not once for each function. Kernels allow the tail call among programs whose functions have
+//! the same prototype, as system calls' have (`bpf_prog_map_compatible` in `kernel/bpf/core.c`).
+
+use aya_ebpf::{
+    macros::{fexit, map},
+    maps::{PerCpuArray, ProgramArray},
+    programs::FExitContext,
+};
+
+use crate::{connections::fetch_add, maps::count, registers::Registers, transfer};
+
+/// Holds [`call_core`]; filled by the agent before anything is attached.
+#[map]
+static CORE: ProgramArray = ProgramArray::with_max_entries(1, 0);
+
+/// Programs of this file that run on this CPU.
+#[map]
+static RUNNING: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
+
+/// The end of a system call that is looked at. The context is the function's argument, then its result.
+#[fexit]
+pub fn call_exit(ctx: FExitContext) -> i32 {
+    if transfer::succeeded(ctx.arg(1)) {
+        // SAFETY: the program in the array takes the same context.
+        unsafe { CORE.tail_call(&ctx, 0) };
+        // Only when the array is empty.
+        count!(skipped);
+    }
+    0
+}
+
+/// What [`call_exit`] goes on with.
+///
+/// On kernels that preempt themselves (`preempt=full`), another task's call may end on this CPU while this runs. The
+/// kernel keeps one program from interrupting itself, but knows nothing of tail calls; the memory by CPU that the
+/// programs work in belongs to one call at a time.
+#[fexit]
+pub fn call_core(ctx: FExitContext) -> i32 {
+    let Some(running) = RUNNING.get_ptr_mut(0) else { return 0 };
+    // SAFETY: a map's value, aligned.
+    unsafe {
+        if fetch_add(running, 1) == 0 {
+            transfer::on_call_exit(ctx.arg(1), || Registers::given(ctx.arg(0)));
+        } else {
+            count!(skipped);
+        }
+        fetch_add(running, u64::MAX);
+    }
+    0
+}

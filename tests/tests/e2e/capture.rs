@@ -1,0 +1,78 @@
+//! Is the same counted, whichever way the guest's kernel lets the agent see it?
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use porthole_tests::{
+    container::{Launch, PORTHOLE},
+    environment::{Environment, Settings},
+    exposition, http, scenario, wait,
+};
+
+use crate::{Test, stage::Stage};
+
+pub const TESTS: &[Test] = &[
+    ("capture::hooks_on_functions_are_the_first_choice_in_a_guest", functions),
+    ("capture::the_raw_tracepoint_counts_the_same", raw_tracepoint),
+];
+
+/// How the agent in a sandbox says that it captures.
+fn mode(environment: &Environment, id: &str) -> Result<String> {
+    let sandbox = environment.exporter()?.sandbox(id)?.context("the sandbox is listed")?;
+    Ok(sandbox["agent"]["capture_mode"].as_str().unwrap_or_default().to_owned())
+}
+
+/// The applications, whose requests are counted by other tests, are seen through hooks on functions.
+fn functions(stage: &Stage) -> Result<()> {
+    stage.with_applications(|_| {
+        let environment = stage.environment()?;
+        let mode = mode(&environment, &environment.unique(scenario::SHOP.service))?;
+        ensure!(mode == "syscall_fentry", "the mode is {mode}");
+        Ok(())
+    })
+}
+
+/// A request a connection, and not so few that a lost one could hide.
+const REQUESTS: u32 = 60;
+
+fn raw_tracepoint(stage: &Stage) -> Result<()> {
+    served_exactly(stage, "raw", 22, &["--hooks", "raw-tracepoint"], "syscall_raw_tracepoint")
+}
+
+/// A guest whose agent has these arguments names this mode, and counts what is asked of its server.
+fn served_exactly(stage: &Stage, name: &str, host: u8, arguments: &[&str], expected: &str) -> Result<()> {
+    let environment = stage.environment()?;
+    let endpoint = environment.endpoint(name, host)?;
+    let id = environment.unique(name);
+    let requests = REQUESTS.to_string();
+    let command = ["/usr/bin/python3", "/srv/five.py", &requests];
+    let settings = Settings::default().with("shim", "agent_arguments", arguments.to_vec());
+    let container = environment.with_settings(&settings, || {
+        let launch = Launch::new("acme", &id, PORTHOLE, &command).on(&endpoint);
+        let container = launch.start(&environment.containerd)?;
+        scenario::wait_watched(&environment, &id)?;
+        Ok(container)
+    })?;
+    let mode = mode(&environment, &id)?;
+    ensure!(mode == expected, "the mode is {mode}");
+    let address = endpoint.at(8000);
+    environment.from_hub(|| {
+        for number in 0..REQUESTS {
+            let mut connection = wait::until("the server listens", Duration::from_secs(30), || {
+                Ok(http::Connection::open(address).ok())
+            })?;
+            let response = connection.request("GET", &format!("/work/{number}"))?;
+            ensure!(response.status == 200, "got {}", response.status);
+        }
+        Ok(())
+    })?;
+    container.wait_stopped(Duration::from_secs(30))?;
+    container.remove()?;
+    let labels = [("tenant", "acme"), ("service_name", &id), ("side", "server")];
+    wait::until("all requests are counted", Duration::from_secs(10), || {
+        let total =
+            exposition::sum(&environment.exporter()?.samples()?, "porthole_app_requests_total", &labels);
+        ensure!(total.is_none_or(|total| total <= f64::from(REQUESTS)), "counted {total:?} of {REQUESTS}");
+        Ok((total == Some(f64::from(REQUESTS))).then_some(()))
+    })
+}
