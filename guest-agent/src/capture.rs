@@ -25,6 +25,9 @@ const RECORDS_AT_A_TIME: usize = 4096;
 /// How often connections are looked through for silent ones.
 const IDLE_EVERY: Duration = Duration::from_secs(5);
 
+/// In how many of these the kernel side's tables are compared.
+const SWEEP_EVERY: u32 = 12;
+
 /// The capture loop.
 #[allow(missing_debug_implementations)]
 pub struct Capture {
@@ -37,6 +40,10 @@ pub struct Capture {
     limitations: Vec<String>,
     paused_until: Option<Instant>,
     idle_at: Instant,
+    /// How often that was done.
+    idles: u32,
+    /// Connections that the kernel side followed and that made room there for newer ones.
+    swept: u64,
 }
 
 impl Capture {
@@ -59,6 +66,8 @@ impl Capture {
             limitations,
             paused_until: None,
             idle_at: Instant::now() + IDLE_EVERY,
+            idles: 0,
+            swept: 0,
         }
     }
 
@@ -102,7 +111,6 @@ impl Capture {
         }
         self.tracker.settle(usage::monotonic_ns(), &mut state.series);
         self.tracker.harvest(self.probes.slots(), &mut state.series);
-        state.connections = self.tracker.connections() as u64;
         self.fill_counters(&mut state.counters);
         state.counters.folded += state.series.folded();
         state.counters.not_understood += state.series.dropped();
@@ -143,7 +151,6 @@ impl Capture {
         let (counts, tally) = (self.tracker.counts(), self.tracker.engine().tally());
         counters.events_captured = counts.records;
         counters.bytes_copied = counts.bytes;
-        counters.connections_seen = counts.connections;
         counters.connections_ignored = counts.ignored;
         counters.messages_seen = tally.messages_seen;
         counters.not_understood = tally.not_understood;
@@ -159,13 +166,20 @@ impl Capture {
         // Every reason for which bytes of a connection that might have been understood did not come.
         state.counters.events_lost =
             kernel.lost + kernel.exhausted + kernel.table_full + kernel.skipped + counts.malformed;
+        state.counters.connections_seen = counts.connections + kernel.counted;
+        state.connections =
+            self.tracker.connections() as u64 + kernel.counted.saturating_sub(kernel.counted_ended + self.swept);
         if now >= self.idle_at {
             self.idle_at = now + IDLE_EVERY;
+            self.idles += 1;
+            if self.idles % SWEEP_EVERY == 0 {
+                self.swept += self.probes.sweep();
+            }
             self.probes.log_runs();
             tracing::debug!(?kernel, ?counts, exchanges = state.counters.exchanges, "so far");
             self.tracker.idle(usage::monotonic_ns(), &mut state.series);
             state.limitations.clone_from(&self.limitations);
-            state.limitations.extend(observed_limitations(&kernel, counts.evicted, self.brake.pauses()));
+            state.limitations.extend(observed_limitations(&kernel, counts.evicted + self.swept, self.brake.pauses()));
         }
         let signal = state.signal();
         drop(state);

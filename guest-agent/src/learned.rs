@@ -9,7 +9,7 @@
 use std::collections::HashMap;
 
 use porthole_bpf_types::{
-    counted::{LEARNED_MAX, Learned, RequestKey, SLOTS_MAX, STATUSES},
+    counted::{LEARNED_MAX, Learned, RequestKey, SLOTS_MAX, STATUSES, protocol},
     histogram::INDEX_MIN,
 };
 
@@ -22,19 +22,32 @@ use crate::{
 /// Names that are kept besides those of learned keys.
 const NAMES_MAX: usize = 4096;
 
+/// Exchanges after which a key is learned.
+const RECURRING: u32 = 2;
+
 /// What is kept of a request line, bytes.
 const NAME_BYTES_MAX: usize = 512;
 
 /// Learned keys and names.
 #[derive(Debug, Default)]
 pub struct Keys {
-    /// Request lines by hash.
-    names: HashMap<u64, Box<[u8]>>,
+    /// By hash.
+    names: HashMap<u64, Name>,
     /// Those that were known before `names` was last emptied.
-    older: HashMap<u64, Box<[u8]>>,
+    older: HashMap<u64, Name>,
     places: HashMap<RequestKey, u32>,
     learned: Vec<Place>,
     slots: Vec<Use>,
+}
+
+#[derive(Debug)]
+struct Name {
+    /// The request line.
+    line: Box<[u8]>,
+    /// Exchanges that it was needed for.
+    uses: u32,
+    /// The kernel side was told not to send it again.
+    told: bool,
 }
 
 #[derive(Debug)]
@@ -57,24 +70,49 @@ impl Keys {
     pub fn learn_name(&mut self, hash: u64, request: &[u8], commands: &mut Vec<Command>) {
         let line = request.iter().position(|&byte| byte == b'\n').map_or(request.len(), |end| end + 1);
         let line = request.get(..line.min(NAME_BYTES_MAX)).unwrap_or_default();
+        if let Some(name) = self.names.get_mut(&hash) {
+            // It recurs: most that do not are ids which nobody will ask for again.
+            if !std::mem::replace(&mut name.told, true) {
+                commands.push(Command::Name(hash));
+            }
+            return;
+        }
         if self.names.len() >= NAMES_MAX {
             // The kernel side asks again for what is still in use.
             let older = std::mem::replace(&mut self.older, std::mem::take(&mut self.names));
-            commands.extend(older.into_keys().map(Command::Unname));
+            commands.extend(older.iter().filter(|(_, name)| name.told).map(|(&hash, _)| Command::Unname(hash)));
         }
-        self.names.insert(hash, line.into());
-        commands.push(Command::Name(hash));
+        self.names.insert(hash, Name { line: line.into(), uses: 0, told: false });
+    }
+
+    /// Whether a request has been asked for so often that its key is worth learning.
+    fn recurs(&mut self, key: &RequestKey) -> bool {
+        if key.protocol != u32::from(protocol::HTTP1) || self.places.contains_key(key) {
+            return true;
+        }
+        let name = match self.names.get_mut(&key.request) {
+            Some(name) => name,
+            None => match self.older.get_mut(&key.request) {
+                Some(name) => name,
+                None => return false,
+            },
+        };
+        name.uses = name.uses.saturating_add(1);
+        name.uses >= RECURRING
     }
 
     /// The request line behind a hash; empty when it is not known.
     pub fn name(&self, key: &RequestKey) -> &[u8] {
-        let learned = || self.learned.get(*self.places.get(key)? as usize)?.name.as_ref();
-        let found = self.names.get(&key.request).or_else(|| self.older.get(&key.request)).or_else(learned);
-        found.map_or(&[], |name| name)
+        let learned = || self.learned.get(*self.places.get(key)? as usize)?.name.as_deref();
+        let found = self.names.get(&key.request).or_else(|| self.older.get(&key.request));
+        found.map(|name| &*name.line).or_else(learned).unwrap_or_default()
     }
 
     /// From now on the kernel counts exchanges of this key and status into this series.
     pub fn learn(&mut self, key: &RequestKey, status: u32, series: usize, commands: &mut Vec<Command>) {
+        if !self.recurs(key) {
+            return;
+        }
         let Ok(slot) = u32::try_from(self.slots.len()) else { return };
         if slot >= SLOTS_MAX {
             return;
@@ -139,8 +177,27 @@ pub const FIRST_BUCKET: i32 = INDEX_MIN;
 mod tests {
     use super::*;
 
+    /// A key that needs no name.
     fn key(request: u64) -> RequestKey {
-        RequestKey { request, ..RequestKey::default() }
+        RequestKey { request, protocol: protocol::REDIS.into(), ..RequestKey::default() }
+    }
+
+    fn http(request: u64) -> RequestKey {
+        RequestKey { protocol: protocol::HTTP1.into(), ..key(request) }
+    }
+
+    #[test]
+    fn what_is_asked_for_once_is_not_learned() {
+        let (mut keys, mut commands) = (Keys::default(), Vec::new());
+        for hash in 0..1_000 {
+            keys.learn_name(hash, b"GET /token HTTP/1.1\r\n", &mut commands);
+            keys.learn(&http(hash), 200, 0, &mut commands);
+        }
+        assert!(keys.is_empty() && commands.is_empty(), "{commands:?}");
+        keys.learn_name(7, b"GET /token HTTP/1.1\r\n", &mut commands);
+        assert_eq!(commands, [Command::Name(7)]);
+        keys.learn(&http(7), 200, 0, &mut commands);
+        assert_eq!(keys.len(), 1);
     }
 
     #[test]
@@ -177,14 +234,18 @@ mod tests {
     #[test]
     fn names_are_bounded_and_those_of_learned_keys_stay() {
         let (mut keys, mut commands) = (Keys::default(), Vec::new());
-        keys.learn_name(1, b"GET /a HTTP/1.1\r\nHost: x\r\n", &mut commands);
-        keys.learn(&key(1), 200, 0, &mut commands);
-        for hash in 2..3 * NAMES_MAX as u64 {
-            keys.learn_name(hash, b"GET /b HTTP/1.1\r\n", &mut commands);
+        for _ in 0..RECURRING {
+            keys.learn_name(1, b"GET /a HTTP/1.1\r\nHost: x\r\n", &mut commands);
+            keys.learn(&http(1), 200, 0, &mut commands);
         }
-        assert_eq!(keys.name(&key(1)), b"GET /a HTTP/1.1\r\n");
+        for hash in 2..3 * NAMES_MAX as u64 {
+            for _ in 0..2 {
+                keys.learn_name(hash, b"GET /b HTTP/1.1\r\n", &mut commands);
+            }
+        }
+        assert_eq!(keys.name(&http(1)), b"GET /a HTTP/1.1\r\n");
         assert!(keys.names.len() + keys.older.len() <= 2 * NAMES_MAX);
-        assert!(keys.name(&key(2)).is_empty(), "forgotten");
+        assert!(keys.name(&http(2)).is_empty(), "forgotten");
         assert!(commands.contains(&Command::Unname(2)));
         assert!(!keys.name(&key(3 * NAMES_MAX as u64 - 1)).is_empty());
     }

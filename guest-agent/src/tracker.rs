@@ -9,7 +9,7 @@
 use std::collections::HashMap;
 
 use porthole_bpf_types::{
-    connection::{direction, transport},
+    connection::{direction, role, transport},
     counted::{Completed, Counted, Learned, RequestKey},
     record::{self, Open, Plain, Record},
 };
@@ -109,6 +109,8 @@ struct Tracked {
     peer: Peer,
     socket: u64,
     transport: u8,
+    /// The kernel side follows it.
+    counted: bool,
     /// What the kernel side was told.
     told: Verdict,
     /// When something was last heard of it.
@@ -133,6 +135,8 @@ enum Held {
 pub struct Tracker {
     engine: Engine,
     connections: HashMap<u64, Tracked>,
+    /// Those of them that the kernel side does not follow.
+    followed: usize,
     containers: Containers,
     keys: Keys,
     /// Connections that hold early records.
@@ -149,6 +153,7 @@ impl Tracker {
         Self {
             engine: Engine::new(Limits::default()),
             connections: HashMap::new(),
+            followed: 0,
             containers: Containers::default(),
             keys: Keys::default(),
             waiting: Vec::new(),
@@ -220,7 +225,10 @@ impl Tracker {
         }
         let container = self.containers.of_cgroup(open.cgroup);
         let scope = ScopeId(container.0);
-        self.counts.connections += 1;
+        let counted = open.role & role::COUNTED != 0;
+        // The kernel side counts those that it follows.
+        self.counts.connections += u64::from(!counted);
+        self.followed += usize::from(!counted);
         self.connections.insert(
             open.connection,
             Tracked {
@@ -234,6 +242,7 @@ impl Tracker {
                 peer: Peer::of(open),
                 socket: open.socket,
                 transport: open.transport,
+                counted,
                 told: Verdict::Guessing,
                 last_ns: open.timestamp,
                 waiting_since_ns: 0,
@@ -323,6 +332,7 @@ impl Tracker {
             }
             Step::Handover(counted) => {
                 let scope = ScopeId(container.0);
+                self.followed += usize::from(std::mem::take(&mut tracked.counted));
                 if let Some(resumed) = handover::resume(scope, counted, &self.keys, &mut self.engine) {
                     *l7 = resumed;
                 }
@@ -336,7 +346,7 @@ impl Tracker {
             series.record(exchange, origin, &self.engine, now);
         }
         if closed {
-            self.connections.remove(&id);
+            self.remove(id);
             self.commands.push(Command::Forget(id));
             return;
         }
@@ -351,7 +361,7 @@ impl Tracker {
                 self.counts.ignored += 1;
                 self.commands.push(Command::Ignore(id));
                 // The kernel side says nothing more about it.
-                self.connections.remove(&id);
+                self.remove(id);
             }
         }
     }
@@ -416,7 +426,8 @@ impl Tracker {
                 let now = self.unix_offset_ns.saturating_add(exchange.end.0);
                 series.record(&exchange, origin, &self.engine, now);
             }
-            if silent > if tracked.transport == transport::TCP { IDLE_TCP_NS } else { IDLE_NS } {
+            // What the kernel side counts is silent when all is well.
+            if !tracked.counted && silent > if tracked.transport == transport::TCP { IDLE_TCP_NS } else { IDLE_NS } {
                 stale.push(id);
             }
         }
@@ -436,8 +447,14 @@ impl Tracker {
         }
     }
 
+    fn remove(&mut self, id: u64) -> Option<Tracked> {
+        let tracked = self.connections.remove(&id)?;
+        self.followed -= usize::from(!tracked.counted);
+        Some(tracked)
+    }
+
     fn evict(&mut self, id: u64) {
-        if let Some(tracked) = self.connections.remove(&id) {
+        if let Some(tracked) = self.remove(id) {
             self.counts.evicted += 1;
             self.commands.push(Command::Evict { socket: tracked.socket, connection: id });
         }
@@ -458,9 +475,9 @@ impl Tracker {
         self.counts
     }
 
-    /// Number of connections that are followed.
+    /// Number of connections that are followed here, and not by the kernel side.
     pub fn connections(&self) -> usize {
-        self.connections.len()
+        self.followed
     }
 }
 

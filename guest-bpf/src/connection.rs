@@ -20,6 +20,8 @@ pub mod role {
     pub const ACCEPTED: u8 = 1;
     /// By connect(2).
     pub const CONNECTED: u8 = 2;
+    /// Set beside it in an announcement: the programs follow the connection themselves.
+    pub const COUNTED: u8 = 0x80;
 }
 
 /// What the programs do with a connection's bytes.

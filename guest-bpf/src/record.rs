@@ -99,7 +99,7 @@ pub struct Open {
     pub remote_port: u16,
     /// One of [`crate::connection::transport`].
     pub transport: u8,
-    /// One of [`crate::connection::role`].
+    /// One of [`crate::connection::role`], perhaps with [`crate::connection::role::COUNTED`].
     pub role: u8,
     /// Local address; IPv4 in the first four bytes.
     pub local: [u8; 16],

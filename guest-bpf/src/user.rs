@@ -2,7 +2,7 @@
 
 use crate::{
     connection::Connection,
-    counted::{Command, Learned, RequestKey},
+    counted::{Command, Counted, Learned, RequestKey},
     offset::KernelOffsets,
     record::{Counters, Settings},
 };
@@ -21,3 +21,5 @@ unsafe impl aya::Pod for Command {}
 unsafe impl aya::Pod for Learned {}
 // SAFETY: as above.
 unsafe impl aya::Pod for RequestKey {}
+// SAFETY: as above.
+unsafe impl aya::Pod for Counted {}

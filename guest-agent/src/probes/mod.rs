@@ -15,7 +15,7 @@ use aya::maps::{Array, Map, MapData, MapError, PerCpuArray, RingBuf};
 use aya_obj::{Object, btf::BtfFeatures, generated::bpf_map_type};
 use porthole_bpf_types::{
     connection::{Connection, state},
-    counted::{Command, HASH_START, Learned, RequestKey, SLOTS_MAX, command, hash_byte},
+    counted::{Command, Counted, HASH_START, Learned, RequestKey, SLOTS_MAX, command, hash_byte},
     offset::KernelOffsets,
     record::{Counters, HEAD_MAX, Settings},
 };
@@ -96,7 +96,7 @@ pub struct Probes {
     counters: PerCpuArray<MapData, Counters>,
     verdicts: aya::maps::HashMap<MapData, u64, u8>,
     connections: aya::maps::HashMap<MapData, u64, Connection>,
-    counted: OwnedFd,
+    counted: aya::maps::HashMap<MapData, u64, Counted>,
     named: aya::maps::HashMap<MapData, u64, u8>,
     requests: aya::maps::HashMap<MapData, RequestKey, u32>,
     learned: Array<MapData, Learned>,
@@ -139,7 +139,6 @@ impl Probes {
         tracing::debug!("the object is parsed");
         let mut maps = create_maps(&mut object, limits, stripes)?;
         tracing::debug!("the maps are made");
-        let counted = maps.remove("COUNTED").ok_or_else(|| malformed(&"no map COUNTED"))?;
         let slots = maps.remove("SLOTS").ok_or_else(|| malformed(&"no map SLOTS"))?;
         let slots = Slots::map(slots, stripes)
             .map_err(|source| ProbeError::Map { name: "SLOTS".to_owned(), source })?;
@@ -165,7 +164,7 @@ impl Probes {
             counters: take("COUNTERS")?.try_into()?,
             verdicts: take("VERDICTS")?.try_into()?,
             connections: take("CONNECTIONS")?.try_into()?,
-            counted,
+            counted: take("COUNTED")?.try_into()?,
             named: take("NAMED")?.try_into()?,
             requests: take("REQUESTS")?.try_into()?,
             learned: take("LEARNED")?.try_into()?,
@@ -229,6 +228,25 @@ impl Probes {
         if self.connections.get(&socket, 0).is_ok_and(|entry| entry.id == connection) {
             let _ = self.connections.remove(&socket);
         }
+        let _ = self.counted.remove(&connection);
+    }
+
+    /// Removes what the programs know of connections that made room in their table for newer ones; gives how many
+    /// those were.
+    pub fn sweep(&mut self) -> u64 {
+        let gone: Vec<u64> = self
+            .counted
+            .iter()
+            .filter_map(Result::ok)
+            .filter(|(id, counted)| {
+                !self.connections.get(&counted.socket, 0).is_ok_and(|entry| entry.id == *id)
+            })
+            .map(|(id, _)| id)
+            .collect();
+        for id in &gone {
+            let _ = self.counted.remove(id);
+        }
+        gone.len() as u64
     }
 
     /// Stops or resumes capturing.

@@ -9,7 +9,7 @@ use aya_ebpf::helpers::{
     },
 };
 use porthole_bpf_types::{
-    connection::{Connection, GUESSING_BUDGET, state, transport},
+    connection::{Connection, GUESSING_BUDGET, role, state, transport},
     counted::HASH_START,
     record::{Close, Open, UNIX_PATH_MAX, kind},
 };
@@ -148,8 +148,10 @@ pub extern "C" fn announce(sk: u64, by: u32) -> u64 {
     // SAFETY: a map's value, which only this program uses.
     let open = unsafe { &mut *open };
     // SAFETY: a map's value.
-    let (id, cgroup, transport, role) =
-        unsafe { ((*connection).id, (*connection).cgroup, (*connection).transport, (*connection).role) };
+    let (id, cgroup, transport, role, state) = unsafe {
+        let connection = &*connection;
+        (connection.id, connection.cgroup, connection.transport, connection.role, connection.state)
+    };
     // A closing socket's program runs on any task.
     if by == BY_CALL {
         process::announce_cgroup(process::BY_CALL);
@@ -162,7 +164,7 @@ pub extern "C" fn announce(sk: u64, by: u32) -> u64 {
     open.socket = sk;
     open.cgroup = cgroup;
     open.transport = transport;
-    open.role = role;
+    open.role = if state == state::COUNTED { role | role::COUNTED } else { role };
     open.local = [0; 16];
     open.remote = [0; 16];
     open.local_port = 0;

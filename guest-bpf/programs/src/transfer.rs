@@ -216,9 +216,10 @@ fn record(mut work: Scratch, connection: *mut Connection, sk: u64) {
         if counted::call(unsafe { (*connection).id }, sk) != counted::HAND_OVER {
             return;
         }
+        let told = counted::hand_over(connection, sk, connections::BY_CALL);
         // SAFETY: a map's value.
         unsafe { (*connection).state = state::FOLLOWED };
-        if !counted::hand_over(connection, sk, connections::BY_CALL) {
+        if !told {
             return;
         }
     } else if known == state::GUESSING

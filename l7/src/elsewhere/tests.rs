@@ -1,1 +1,159 @@
+use super::*;
+use crate::{Chunk, Direction, Limits, Status};
 
+const START: Timestamp = Timestamp(1_000);
+const NOW: Timestamp = Timestamp(5_000);
+
+/// Resumes a connection of a server, and gives it chunks.
+fn exchanges(resumed: &Resumed<'_>, chunks: &[(Direction, &[u8])]) -> (Vec<Exchange>, Engine) {
+    let mut engine = Engine::new(Limits::default());
+    let mut connection = Connection::resume(ScopeId(1), resumed, &mut engine).expect("followed");
+    let mut found = Vec::new();
+    let mut offsets = resumed.offsets;
+    for (direction, bytes) in chunks {
+        let offset = &mut offsets[*direction as usize];
+        let chunk =
+            Chunk { direction: *direction, timestamp: NOW, offset: *offset, bytes, total: bytes.len() as u64 };
+        *offset += chunk.total;
+        connection.chunk(&chunk, &mut engine, &mut |exchange| found.push(exchange));
+    }
+    connection.close(NOW, &mut engine, &mut |exchange| found.push(exchange));
+    (found, engine)
+}
+
+fn resumed<'a>(protocol: Protocol, waiting: &'a [ResumedRequest<'a>]) -> Resumed<'a> {
+    Resumed {
+        protocol,
+        side: Side::Server,
+        offsets: [700, 900],
+        requests: ResumedEnd::default(),
+        responses: ResumedEnd::default(),
+        waiting,
+    }
+}
+
+fn request(text: &[u8]) -> ResumedRequest<'_> {
+    ResumedRequest { request: text, start: START, bytes: 60, head: false }
+}
+
+#[test]
+fn requests_that_wait_are_answered() {
+    let waiting = [
+        request(b"GET /a HTTP/1.1\r\n"),
+        ResumedRequest { head: true, ..request(b"HEAD /b HTTP/1.1\r\n") },
+        request(b"GET /c HTTP/1.1\r\n"),
+    ];
+    let (found, engine) = exchanges(
+        &resumed(Protocol::Http1, &waiting),
+        &[
+            (Direction::Egress, b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nokHTTP/1.1 404 Not Fo"),
+            (Direction::Egress, b"und\r\nContent-Length: 9\r\n\r\n"),
+        ],
+    );
+    let seen: Vec<_> = found
+        .iter()
+        .map(|one| (engine.name(one.operation), engine.name(one.resource), one.status, one.error))
+        .collect();
+    assert_eq!(
+        seen,
+        [
+            ("GET", "/a", Status::Code(200), ErrorClass::None),
+            ("HEAD", "/b", Status::Code(404), ErrorClass::Client),
+            ("GET", "/c", Status::None, ErrorClass::NoResponse),
+        ]
+    );
+    assert!(found.iter().all(|one| one.start == START && one.request_bytes == 60));
+    assert_eq!(engine.tally().messages_seen, 3);
+}
+
+#[test]
+fn bodies_go_on_where_they_stood() {
+    for (stand, rest) in [
+        (Stand::Body(5), &b"12345"[..]),
+        (Stand::ChunkData(7), b"12345\r\n0\r\n\r\n"),
+        (Stand::ChunkData(2), b"\r\n0\r\n\r\n"),
+        (Stand::ChunkSize, b"5\r\n12345\r\n0\r\n\r\n"),
+    ] {
+        let waiting = [request(b"GET /a HTTP/1.1\r\n"), request(b"GET /b HTTP/1.1\r\n")];
+        let responses = ResumedEnd { stand, bytes: 100, start: START, status: 500, name: &[] };
+        let resumed = Resumed { responses, ..resumed(Protocol::Http1, &waiting) };
+        let bytes = [rest, b"HTTP/1.1 204 No Content\r\n\r\n"].concat();
+        let (found, _) = exchanges(&resumed, &[(Direction::Egress, &bytes)]);
+        let seen: Vec<_> = found.iter().map(|one| (one.status, one.response_bytes)).collect();
+        let first = 100 + rest.len() as u64;
+        assert_eq!(seen, [(Status::Code(500), first), (Status::Code(204), 27)], "{stand:?}");
+    }
+}
+
+#[test]
+fn redis_goes_on_in_the_middle_of_commands_and_replies() {
+    let waiting = [request(b"GET"), request(b"LRANGE")];
+    let requests = ResumedEnd {
+        stand: Stand::Values { left: 3, items: 1 },
+        bytes: 20,
+        start: START,
+        status: 0,
+        name: b"set",
+    };
+    let responses =
+        ResumedEnd { stand: Stand::Values { left: 4, items: 0 }, bytes: 10, start: START, ..ResumedEnd::default() };
+    let resumed = Resumed { requests, responses, ..resumed(Protocol::Redis, &waiting) };
+    let (found, engine) = exchanges(
+        &resumed,
+        &[
+            (Direction::Ingress, b"k\r\n$1\r\nv\r\n"),
+            (Direction::Egress, b"ab\r\n*2\r\n$1\r\na\r\n:5\r\n-READONLY You can't write\r\n"),
+        ],
+    );
+    let seen: Vec<_> = found
+        .iter()
+        .map(|one| (engine.name(one.operation), one.error, one.request_bytes, one.response_bytes))
+        .collect();
+    assert_eq!(
+        seen,
+        [
+            ("GET", ErrorClass::None, 60, 14),
+            ("LRANGE", ErrorClass::None, 60, 15),
+            ("SET", ErrorClass::Server, 30, 27),
+        ]
+    );
+}
+
+#[test]
+fn found_exchanges_are_called_as_parsed_ones_and_last_once_their_route_is_known() {
+    let mut engine = Engine::new(Limits::default());
+    let mut name = |what| {
+        engine.name_found(&Found {
+            what,
+            scope: ScopeId(1),
+            side: Side::Client,
+            start: START,
+            end: NOW,
+            request_bytes: 1,
+            response_bytes: 2,
+        })
+    };
+    let http = |status| What::Http1 { request: b"GET /users/17?x HTTP/1.1\r\n", status };
+    let (first, second) = (name(http(200)), name(http(503)));
+    assert_eq!((first.lasting, second.lasting), (false, true));
+    assert_eq!(first.exchange.resource, second.exchange.resource);
+    assert_eq!((second.exchange.status, second.exchange.error), (Status::Code(503), ErrorClass::Server));
+    let unknown = name(What::Http1 { request: b"", status: 200 });
+    assert!(!unknown.lasting && unknown.exchange.resource == Symbol::OTHER);
+    let (get, ..) = redis_commands().find(|(_, name, _)| *name == "GET").expect("listed");
+    let wrong = name(What::Redis { command: get, error: Some(b"WRONGTYPE Operation against") });
+    assert!(!wrong.lasting && wrong.exchange.error == ErrorClass::Client);
+    assert!(name(What::Redis { command: get, error: None }).lasting);
+    assert_eq!(engine.name(first.exchange.resource), "/users/{}");
+    assert_eq!((engine.tally().messages_seen, engine.tally().exchanges), (5, 5));
+}
+
+#[test]
+fn commands_that_change_the_connection_are_not_listed() {
+    let listed: Vec<_> = redis_commands().collect();
+    for name in ["SUBSCRIBE", "PUNSUBSCRIBE", "MONITOR", "PSYNC"] {
+        assert!(listed.iter().all(|(_, listed, _)| *listed != name), "{name}");
+    }
+    assert!(listed.iter().any(|(_, name, mind_argument)| *name == "CLIENT" && *mind_argument));
+    assert!(listed.len() > 200);
+}
