@@ -167,8 +167,8 @@ impl Capture {
         state.counters.events_lost =
             kernel.lost + kernel.exhausted + kernel.table_full + kernel.skipped + counts.malformed;
         state.counters.connections_seen = counts.connections + kernel.counted;
-        state.connections =
-            self.tracker.connections() as u64 + kernel.counted.saturating_sub(kernel.counted_ended + self.swept);
+        state.connections = self.tracker.connections() as u64
+            + kernel.counted.saturating_sub(kernel.counted_ended + self.swept);
         if now >= self.idle_at {
             self.idle_at = now + IDLE_EVERY;
             self.idles += 1;
@@ -179,7 +179,11 @@ impl Capture {
             tracing::debug!(?kernel, ?counts, exchanges = state.counters.exchanges, "so far");
             self.tracker.idle(usage::monotonic_ns(), &mut state.series);
             state.limitations.clone_from(&self.limitations);
-            state.limitations.extend(observed_limitations(&kernel, counts.evicted + self.swept, self.brake.pauses()));
+            state.limitations.extend(observed_limitations(
+                &kernel,
+                counts.evicted + self.swept,
+                self.brake.pauses(),
+            ));
         }
         let signal = state.signal();
         drop(state);

@@ -80,7 +80,8 @@ impl Keys {
         if self.names.len() >= NAMES_MAX {
             // The kernel side asks again for what is still in use.
             let older = std::mem::replace(&mut self.older, std::mem::take(&mut self.names));
-            commands.extend(older.iter().filter(|(_, name)| name.told).map(|(&hash, _)| Command::Unname(hash)));
+            commands
+                .extend(older.iter().filter(|(_, name)| name.told).map(|(&hash, _)| Command::Unname(hash)));
         }
         self.names.insert(hash, Name { line: line.into(), uses: 0, told: false });
     }

@@ -427,7 +427,9 @@ impl Tracker {
                 series.record(&exchange, origin, &self.engine, now);
             }
             // What the kernel side counts is silent when all is well.
-            if !tracked.counted && silent > if tracked.transport == transport::TCP { IDLE_TCP_NS } else { IDLE_NS } {
+            if !tracked.counted
+                && silent > if tracked.transport == transport::TCP { IDLE_TCP_NS } else { IDLE_NS }
+            {
                 stale.push(id);
             }
         }

@@ -30,8 +30,11 @@ const NAME_BYTES: u64 = 512;
 
 /// The requests found in this call wait from now on.
 #[inline(always)]
-pub fn push(id: u64, found: u64) {
-    let mut index = 0;
+pub fn push(work: Scratch, counted: Locked, id: u64, found: u64) {
+    if found > 0 {
+        push_message(work, counted, 0);
+    }
+    let mut index = 1;
     while index < PENDING_MAX as u64 {
         if index >= found {
             return;
@@ -47,7 +50,12 @@ pub fn push(id: u64, found: u64) {
 pub extern "C" fn push_one(id: u64, index: u64) -> u64 {
     let Some(work) = Scratch::get() else { return 0 };
     let Some(counted) = COUNTED.get_ptr_mut(id) else { return 0 };
-    let mut counted = Locked(counted);
+    push_message(work, Locked(counted), index);
+    0
+}
+
+#[inline(always)]
+fn push_message(work: Scratch, mut counted: Locked, index: u64) {
     let message = message(work, index);
     // SAFETY: within the array.
     let (request, start, bytes, at, flags) =
@@ -80,13 +88,16 @@ pub extern "C" fn push_one(id: u64, index: u64) -> u64 {
     let heads = counted.heads & !bit;
     counted.heads = if flags & flag::HEAD != 0 { heads | bit } else { heads };
     counted.pushed = counted.pushed.wrapping_add(1);
-    0
 }
 
 /// The responses found in this call end the requests that waited longest.
 #[inline(always)]
-pub fn complete(id: u64, found: u64, sk: u64) {
-    let mut index = 0;
+pub fn complete(work: Scratch, counted: Locked, id: u64, found: u64, sk: u64) {
+    // Mostly there is one, and its slot is known: that takes no call.
+    if found > 0 && !complete_known(work, counted, 0) {
+        complete_one(id, 0, sk);
+    }
+    let mut index = 1;
     while index < PENDING_MAX as u64 {
         if index >= found {
             return;
@@ -103,19 +114,37 @@ pub extern "C" fn complete_one(id: u64, index: u64, sk: u64) -> u64 {
     let Some(work) = Scratch::get() else { return 0 };
     let Some(counted) = COUNTED.get_ptr_mut(id) else { return 0 };
     let mut counted = Locked(counted);
+    if complete_known(work, counted, index) {
+        return 0;
+    }
     let message = message(work, index);
     // SAFETY: within the array.
     let (status, bytes, at) = unsafe { ((*message).request, (*message).bytes, (*message).at) };
-    let place = bounded::<{ PENDING_MAX as u64 - 1 }>(u64::from(counted.popped));
-    // SAFETY: within the array.
-    let pending = unsafe { *(&raw const counted.pending).cast::<Pending>().add(place as usize) };
+    let pending = oldest(counted);
     counted.popped = counted.popped.wrapping_add(1);
-    if let Some(slot) = slot_of(&pending, status as u32) {
-        add(slot, work.parse.now, &pending, bytes);
-        return 0;
-    }
     send_completed(work, counted, &pending, status, bytes, at, sk);
     0
+}
+
+/// The request that has waited longest.
+#[inline(always)]
+fn oldest(counted: Locked) -> Pending {
+    let place = bounded::<{ PENDING_MAX as u64 - 1 }>(u64::from(counted.popped));
+    // SAFETY: within the array.
+    unsafe { *(&raw const counted.pending).cast::<Pending>().add(place as usize) }
+}
+
+/// Adds an exchange to its slot; false when it has none.
+#[inline(always)]
+fn complete_known(work: Scratch, mut counted: Locked, index: u64) -> bool {
+    let message = message(work, index);
+    // SAFETY: within the array.
+    let (status, bytes) = unsafe { ((*message).request, (*message).bytes) };
+    let pending = oldest(counted);
+    let Some(slot) = slot_of(&pending, status as u32) else { return false };
+    add(slot, work.parse.now, &pending, bytes);
+    counted.popped = counted.popped.wrapping_add(1);
+    true
 }
 
 #[inline(always)]

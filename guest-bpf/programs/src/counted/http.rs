@@ -9,7 +9,7 @@ use porthole_bpf_types::{
     record::HEAD_MAX,
 };
 
-use super::window::{GOES_ON, NONE, byte, class, look, newline, text, word};
+use super::window::{GOES_ON, NONE, byte, class, decimal, look, newline, text, word};
 use crate::maps::Scratch;
 
 /// What a head says about the body.
@@ -431,23 +431,11 @@ pub extern "C" fn header() -> u64 {
 /// The value of a `Content-Length`, up to its line end.
 #[inline(always)]
 fn content_length(mut work: Scratch, at: u64) -> u64 {
-    let mut index = at;
-    if byte(&work, index) == b' ' {
-        index += 1;
-    }
-    let (mut value, mut digits) = (0_u64, 0);
-    while digits < 11 {
-        let digit = byte(&work, index);
-        if digit < b'0' || digit > b'9' {
-            break;
-        }
-        value = value * 10 + u64::from(digit - b'0');
-        index += 1;
-        digits += 1;
-    }
-    if digits == 0 || value > LENGTH_MAX || byte(&work, index) != b'\r' {
+    let blank = byte(&work, at) == b' ';
+    let (length, end) = decimal(work, if blank { at + 1 } else { at });
+    if length > LENGTH_MAX || byte(&work, end) != b'\r' {
         return 0;
     }
-    work.parse.length = value;
+    work.parse.length = length;
     1
 }

@@ -254,12 +254,12 @@ unsafe fn locked(mut work: Scratch, counted: *mut Counted, id: u64, sk: u64) -> 
         if waiting + found > PENDING_MAX as u64 {
             return HAND_OVER;
         }
-        exchange::push(id, found);
+        exchange::push(work, counted, id, found);
     } else {
         if found > waiting {
             return HAND_OVER;
         }
-        exchange::complete(id, found, sk);
+        exchange::complete(work, counted, id, found, sk);
     }
     // SAFETY: as above.
     unsafe {

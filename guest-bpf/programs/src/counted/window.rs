@@ -198,9 +198,18 @@ pub extern "C" fn newline(from: u64) -> u64 {
 #[unsafe(no_mangle)]
 pub extern "C" fn number_line() -> u64 {
     let Some(mut work) = Scratch::get() else { return NONE };
-    let mut index = work.parse.cursor;
-    let mut value = 0_u64;
-    let mut digits = 0;
+    let (value, index) = decimal(work, work.parse.cursor);
+    if value == NONE || byte(&work, index) != b'\r' || byte(&work, index + 1) != b'\n' {
+        return NONE;
+    }
+    work.parse.cursor = index + 2;
+    value
+}
+
+/// The decimal number at an index, [`NONE`] when there is none of up to ten digits; and the index behind it.
+#[inline(always)]
+pub fn decimal(work: Scratch, at: u64) -> (u64, u64) {
+    let (mut index, mut value, mut digits) = (at, 0_u64, 0);
     while digits < 11 {
         let digit = byte(&work, index);
         if digit < b'0' || digit > b'9' {
@@ -210,9 +219,5 @@ pub extern "C" fn number_line() -> u64 {
         index += 1;
         digits += 1;
     }
-    if digits == 0 || digits > 10 || byte(&work, index) != b'\r' || byte(&work, index + 1) != b'\n' {
-        return NONE;
-    }
-    work.parse.cursor = index + 2;
-    value
+    (if digits == 0 || digits > 10 { NONE } else { value }, index)
 }
