@@ -100,7 +100,7 @@ fn measure(environment: &Arc<Environment>, options: &Options) -> Result<Vec<Valu
         load(&without, 1)?;
         load(&with, 1)?;
         let mut pairs = Vec::new();
-        let before = counters(environment, &with)?;
+        let before = settled(environment, &with)?;
         for number in 0..options.pairs {
             report::note(&format!("{}: pair {} of {}", workload.name(), number + 1, options.pairs));
             // The order alternates, so that drift favours neither.
