@@ -71,6 +71,11 @@ impl Capture {
         }
     }
 
+    /// Sets the route templates that win over what is found by looking at the traffic.
+    pub fn set_route_templates(&mut self, templates: &[String]) -> Result<(), porthole_l7::TemplateError> {
+        self.tracker.set_route_templates(templates)
+    }
+
     /// Reads until it is dropped.
     pub async fn run(mut self) -> Result<(), ProbeError> {
         let mut look = interval(LOOK);

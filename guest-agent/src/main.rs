@@ -49,6 +49,9 @@ struct Arguments {
     /// Copy all that is said to the agent, rather than let the kernel count what it can follow itself
     #[arg(long)]
     no_kernel_counts: bool,
+    /// Route that wins over what is found by looking at the traffic: `/users/{id}`, `/static/*`; may be repeated
+    #[arg(long = "route", value_name = "TEMPLATE")]
+    routes: Vec<String>,
     /// Share of one CPU, percent, beyond which capture pauses; 0 for no limit
     #[arg(long, value_name = "PERCENT", default_value_t = 90)]
     cpu_share: u32,
@@ -108,7 +111,8 @@ fn main() -> anyhow::Result<()> {
         // SAFETY: the ring buffer gives the same descriptor as long as it lives, and keeps it open.
         let records = unsafe { AsyncFd::register_with_interest(records, Interest::READABLE) }?;
         let brake = Brake::new(arguments.cpu_share);
-        let capture = Capture::new(probes, records, shared.clone(), brake, limitations(&hooks));
+        let mut capture = Capture::new(probes, records, shared.clone(), brake, limitations(&hooks));
+        capture.set_route_templates(&arguments.routes).context("--route")?;
         let identity = Identity {
             epoch: epoch(start_unix_ns),
             start_unix_ns,

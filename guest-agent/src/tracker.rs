@@ -13,7 +13,9 @@ use porthole_bpf_types::{
     counted::{Completed, Counted, Learned, RequestKey},
     record::{self, Open, Plain, Record},
 };
-use porthole_l7::{Chunk, Connection, Direction, Engine, Exchange, Limits, ScopeId, Timestamp, Verdict};
+use porthole_l7::{
+    Chunk, Connection, Direction, Engine, Exchange, Limits, ScopeId, TemplateError, Timestamp, Verdict,
+};
 
 use crate::{
     containers::{ContainerIndex, Containers},
@@ -161,6 +163,11 @@ impl Tracker {
             counts: TrackerCounts::default(),
             unix_offset_ns,
         }
+    }
+
+    /// Sets the route templates that win over what is found by looking at the traffic.
+    pub fn set_route_templates(&mut self, templates: &[String]) -> Result<(), TemplateError> {
+        self.engine.set_route_templates(templates)
     }
 
     /// Takes one record as it comes from the ring buffer.

@@ -4,7 +4,11 @@ use std::collections::{HashMap, HashSet};
 
 use crate::{
     Status,
-    routes::{RouteRef, Routes, template},
+    routes::{
+        RouteRef, Routes,
+        own::{OwnTemplate, TEMPLATES_MAX, TemplateError},
+        template,
+    },
 };
 
 /// A name, as a small integer. Equal names have equal symbols within one engine.
@@ -104,6 +108,7 @@ pub struct Engine {
     names: Names,
     vocabularies: HashMap<(ScopeId, NameKind), HashSet<Symbol>>,
     routes: HashMap<ScopeId, Routes>,
+    own_templates: Vec<OwnTemplate>,
     /// What was called by an id, by the application that did so.
     learned_ids: HashMap<(ScopeId, [u8; 16]), Symbol>,
     scratch: String,
@@ -124,6 +129,7 @@ impl Engine {
             names: Names::default(),
             vocabularies: HashMap::new(),
             routes: HashMap::new(),
+            own_templates: Vec::new(),
             learned_ids: HashMap::new(),
             scratch: String::new(),
         };
@@ -131,6 +137,24 @@ impl Engine {
             engine.intern(reserved);
         }
         engine
+    }
+
+    /// Sets the route templates that win over what is found by looking at the traffic, the first one that matches first.
+    ///
+    /// # Errors
+    ///
+    /// A template that cannot be used, by name; then none is.
+    pub fn set_route_templates(&mut self, templates: &[impl AsRef<str>]) -> Result<(), TemplateError> {
+        if templates.len() > TEMPLATES_MAX {
+            return Err(TemplateError::TooMany);
+        }
+        let mut own = Vec::new();
+        for text in templates {
+            let symbol = self.intern(truncate(text.as_ref(), NAME_BYTES_MAX));
+            own.push(OwnTemplate::parse(text.as_ref(), symbol)?);
+        }
+        self.own_templates = own;
+        Ok(())
     }
 
     /// Its bounds.
@@ -208,6 +232,9 @@ impl Engine {
     /// Looks up the route of a request target.
     pub(crate) fn route(&mut self, scope: ScopeId, target: &[u8]) -> RouteRef {
         template(target, &mut self.scratch);
+        if let Some(own) = self.own_templates.iter().find(|own| own.matches(&self.scratch)) {
+            return RouteRef::own(own.symbol);
+        }
         self.routes.entry(scope).or_default().begin(&self.scratch)
     }
 

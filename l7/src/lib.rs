@@ -81,3 +81,4 @@ pub use connection::{Connection, Verdict};
 pub use engine::{Engine, Limits, NAME_BYTES_MAX, NameKind, ScopeId, Symbol, Tally};
 pub use exchange::{ErrorClass, Exchange, Protocol, Side, Status};
 pub use parser::Transport;
+pub use routes::own::TemplateError;

@@ -12,8 +12,13 @@ fn exchanges(resumed: &Resumed<'_>, chunks: &[(Direction, &[u8])]) -> (Vec<Excha
     let mut offsets = resumed.offsets;
     for (direction, bytes) in chunks {
         let offset = &mut offsets[*direction as usize];
-        let chunk =
-            Chunk { direction: *direction, timestamp: NOW, offset: *offset, bytes, total: bytes.len() as u64 };
+        let chunk = Chunk {
+            direction: *direction,
+            timestamp: NOW,
+            offset: *offset,
+            bytes,
+            total: bytes.len() as u64,
+        };
         *offset += chunk.total;
         connection.chunk(&chunk, &mut engine, &mut |exchange| found.push(exchange));
     }
@@ -95,8 +100,12 @@ fn redis_goes_on_in_the_middle_of_commands_and_replies() {
         status: 0,
         name: b"set",
     };
-    let responses =
-        ResumedEnd { stand: Stand::Values { left: 4, items: 0 }, bytes: 10, start: START, ..ResumedEnd::default() };
+    let responses = ResumedEnd {
+        stand: Stand::Values { left: 4, items: 0 },
+        bytes: 10,
+        start: START,
+        ..ResumedEnd::default()
+    };
     let resumed = Resumed { requests, responses, ..resumed(Protocol::Redis, &waiting) };
     let (found, engine) = exchanges(
         &resumed,

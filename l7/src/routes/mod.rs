@@ -14,6 +14,7 @@
 //!
 //! The number of routes never exceeds the bound; exchanges that had to be folded are counted.
 
+pub mod own;
 mod template;
 
 use std::collections::HashMap;
@@ -36,16 +37,26 @@ const RECURRING: u16 = 16;
 pub struct RouteRef(Inner);
 
 impl RouteRef {
+    /// A route that the user gave.
+    pub(crate) fn own(symbol: Symbol) -> Self {
+        Self(Inner::Own(symbol))
+    }
+
     /// Whether its name is settled whatever the outcome.
     pub(crate) fn is_known(self) -> bool {
-        matches!(self.0, Inner::Known(_))
+        !matches!(self.0, Inner::Provisional { .. })
     }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Inner {
+    /// One of the user's.
+    Own(Symbol),
     Known(u32),
-    Provisional { slot: u16, generation: u32 },
+    Provisional {
+        slot: u16,
+        generation: u32,
+    },
 }
 
 #[derive(Debug)]
@@ -129,6 +140,7 @@ impl Routes {
     ) -> Symbol {
         let proven = proves(status);
         let index = match route.0 {
+            Inner::Own(symbol) => return symbol,
             Inner::Known(index) => index,
             Inner::Provisional { slot, generation } => {
                 let Some(provisional) = self.provisional.get_mut(usize::from(slot)) else {
