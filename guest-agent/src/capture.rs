@@ -22,6 +22,9 @@ const LOOK: Duration = Duration::from_millis(100);
 /// Records taken before the service gets its turn.
 const RECORDS_AT_A_TIME: usize = 4096;
 
+/// How often the kernel is asked what it lost while the ring buffer is being emptied.
+const COUNT_EVERY: Duration = Duration::from_millis(2);
+
 /// How often connections are looked through for silent ones.
 const IDLE_EVERY: Duration = Duration::from_secs(5);
 
@@ -44,6 +47,7 @@ pub struct Capture {
     idles: u32,
     /// Connections that the kernel side followed and that made room there for newer ones.
     swept: u64,
+    counted_at: Instant,
 }
 
 impl Capture {
@@ -68,6 +72,7 @@ impl Capture {
             idle_at: Instant::now() + IDLE_EVERY,
             idles: 0,
             swept: 0,
+            counted_at: Instant::now(),
         }
     }
 
@@ -117,6 +122,16 @@ impl Capture {
         self.tracker.settle(usage::monotonic_ns(), &mut state.series);
         self.tracker.harvest(self.probes.slots(), &mut state.series);
         self.fill_counters(&mut state.counters);
+        let more = taken == RECORDS_AT_A_TIME;
+        // What was lost before the records just taken: a batch must not claim more than came. While there are more to
+        // come, now and then is enough.
+        let now = Instant::now();
+        if (!more || now >= self.counted_at + COUNT_EVERY)
+            && let Ok(kernel) = self.probes.counters()
+        {
+            self.counted_at = now;
+            state.counters.events_lost = events_lost(&kernel, self.tracker.counts().malformed);
+        }
         state.counters.folded += state.series.folded();
         state.counters.not_understood += state.series.dropped();
         state.counters.exchanges = state.series.recorded();
@@ -126,7 +141,7 @@ impl Capture {
             self.obey(command);
         }
         self.shared.publish(signal);
-        taken == RECORDS_AT_A_TIME
+        more
     }
 
     fn obey(&mut self, command: Command) {
@@ -168,9 +183,7 @@ impl Capture {
         let kernel = self.probes.counters()?;
         let counts = self.tracker.counts();
         let mut state = self.shared.lock();
-        // Every reason for which bytes of a connection that might have been understood did not come.
-        state.counters.events_lost =
-            kernel.lost + kernel.exhausted + kernel.table_full + kernel.skipped + counts.malformed;
+        state.counters.events_lost = events_lost(&kernel, counts.malformed);
         state.counters.connections_seen = counts.connections + kernel.counted;
         state.connections = self.tracker.connections() as u64
             + kernel.counted.saturating_sub(kernel.counted_ended + self.swept);
@@ -209,6 +222,11 @@ impl Capture {
         }
         Ok(())
     }
+}
+
+/// Every reason for which bytes of a connection that might have been understood did not come.
+fn events_lost(kernel: &porthole_bpf_types::record::Counters, malformed: u64) -> u64 {
+    kernel.lost + kernel.exhausted + kernel.table_full + kernel.skipped + malformed
 }
 
 /// Limitations that only showed while running.

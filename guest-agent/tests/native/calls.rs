@@ -259,10 +259,9 @@ fn many_pipelined_requests_are_all_counted() {
     serving.join().expect("served");
     let all = (batch * rounds) as u64;
     let counted = agent.counts("/pipelined");
-    if agent.counters.events_lost == 0 {
-        assert_eq!(counted, (all, all));
-    } else {
-        // On a machine where the agent does not get its turn. A lost record takes a batch with it, and never adds one.
-        assert!(counted.0 <= all && counted.1 <= all, "{counted:?} of {all}, {:?}", agent.counters);
-    }
+    let counters = &agent.counters;
+    assert!(counted.0 <= all && counted.1 <= all, "{counted:?} of {all}, {counters:?}");
+    // A record is a call, which carries a batch.
+    let reported = counters.events_lost * batch as u64 + counters.not_understood;
+    assert!(2 * all - counted.0 - counted.1 <= reported, "{counted:?} of {all}, {counters:?}");
 }

@@ -22,6 +22,9 @@ use crate::http;
 /// How long anything may take; far longer than it does on a busy machine.
 const DEADLINE: Duration = Duration::from_secs(30);
 
+/// How long a request of the harness's own may take before it counts as lost.
+const SENTINEL_PATIENCE: Duration = Duration::from_secs(2);
+
 /// Waits for a condition.
 pub fn wait_for<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
     let until = Instant::now() + DEADLINE;
@@ -47,7 +50,6 @@ pub struct Agent {
     series: HashMap<u32, Series>,
     pub counters: Counters,
     pub exited: Vec<String>,
-    sentinels: u64,
     directory: tempfile::TempDir,
     _only: MutexGuard<'static, ()>,
 }
@@ -101,18 +103,8 @@ impl Agent {
             (client, batches)
         });
         let (series, counters, exited) = Default::default();
-        let mut agent = Self {
-            child,
-            runtime,
-            client,
-            batches,
-            series,
-            counters,
-            exited,
-            sentinels: 0,
-            directory,
-            _only: only,
-        };
+        let mut agent =
+            Self { child, runtime, client, batches, series, counters, exited, directory, _only: only };
         agent.next_batch();
         Some(agent)
     }
@@ -150,19 +142,26 @@ impl Agent {
     }
 
     /// Waits until everything that was on the wire before this call has arrived: sends a request of its own and waits
-    /// for that, on both sides.
+    /// for that, on both sides; another one if it was lost.
     pub fn catch_up(&mut self) {
         let path = self.sentinel();
-        let server = http::Server::start();
-        server.get(&path, 1);
-        drop(server);
-        self.sentinels += 1;
-        let sentinels = self.sentinels;
-        self.until("the sentinel's request arrives", |agent| {
-            (agent.count(Side::SIDE_CLIENT, &path) == sentinels
-                && agent.count(Side::SIDE_SERVER, &path) == sentinels)
-                .then_some(())
-        });
+        let both = |agent: &Self| [Side::SIDE_SERVER, Side::SIDE_CLIENT].map(|side| agent.count(side, &path));
+        let before = both(self);
+        let until = Instant::now() + DEADLINE;
+        loop {
+            let server = http::Server::start();
+            server.get(&path, 1);
+            drop(server);
+            let asked = Instant::now();
+            while asked.elapsed() < SENTINEL_PATIENCE {
+                self.next_batch();
+                let now = both(self);
+                if now[0] > before[0] && now[1] > before[1] {
+                    return;
+                }
+            }
+            assert!(Instant::now() < until, "no sentinel's request arrived within {DEADLINE:?}");
+        }
     }
 
     /// Series of a side and path.

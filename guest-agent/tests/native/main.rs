@@ -16,4 +16,6 @@ mod lifecycle;
 mod lookups;
 mod loss;
 mod programs;
+mod running;
+mod sequence;
 mod servers;

@@ -1,0 +1,212 @@
+//! Real servers, started for one test.
+
+use std::{
+    fs,
+    path::Path,
+    process::{Child, Command, Stdio},
+};
+
+use crate::harness::{not_run, wait_for};
+
+/// A server that ends with the test, and its directory with it.
+pub struct Running {
+    child: Child,
+    /// How it is asked to end at once.
+    signal: libc::c_int,
+    pub port: u16,
+    pub directory: tempfile::TempDir,
+}
+
+impl Running {
+    fn start(mut command: Command, signal: libc::c_int, port: u16, directory: tempfile::TempDir) -> Self {
+        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
+        Self { child: child.expect("a server"), signal, port, directory }
+    }
+
+    /// The path of a file in its directory.
+    pub fn path(&self, name: &str) -> String {
+        self.directory.path().join(name).display().to_string()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let pid = libc::pid_t::try_from(self.child.id()).expect("a pid");
+        // SAFETY: a child of ours that was not waited for.
+        unsafe { libc::kill(pid, self.signal) };
+        let _ = self.child.wait();
+    }
+}
+
+/// Whether a program is there; says so when it is not.
+pub fn installed(program: &str) -> bool {
+    let there = Path::new(program).exists() || Command::new(program).arg("--version").output().is_ok();
+    if !there {
+        not_run::<()>(&format!("{program} is not installed"));
+    }
+    there
+}
+
+/// Runs a program to its end; whether it succeeded.
+pub fn quiet(program: &str, arguments: &[&str]) -> bool {
+    let mut command = Command::new(program);
+    command.args(arguments).env("PGUSER", "postgres");
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status()
+        .is_ok_and(|status| status.success())
+}
+
+/// A port on which nothing listens.
+pub fn free_port() -> u16 {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("bound");
+    listener.local_addr().expect("an address").port()
+}
+
+/// A directory that this user owns.
+fn directory_of(user: &str) -> tempfile::TempDir {
+    let directory = tempfile::tempdir().expect("directory");
+    assert!(quiet("chown", &[user, directory.path().to_str().expect("text")]));
+    directory
+}
+
+fn listens(port: u16) {
+    wait_for("the server listens", || std::net::TcpStream::connect(("127.0.0.1", port)).ok());
+}
+
+/// A web server with these locations; it also listens on the socket `s` of its directory's path.
+pub fn nginx(locations: &str) -> Option<Running> {
+    // One that does not listen says its version and ends well.
+    if !Command::new("nginx").arg("-v").stderr(Stdio::null()).status().is_ok_and(|status| status.success()) {
+        return not_run("nginx is not installed");
+    }
+    let (directory, port) = (tempfile::tempdir_in("/tmp").expect("directory"), free_port());
+    let root = directory.path().display();
+    let configuration = format!(
+        "user root; worker_processes 1; daemon off; pid {root}/pid; error_log {root}/error; events {{}}
+         http {{ access_log off; keepalive_requests 10000000; client_body_temp_path {root}/a;
+         proxy_temp_path {root}/b; fastcgi_temp_path {root}/c; uwsgi_temp_path {root}/d; scgi_temp_path {root}/e;
+         server {{ listen 127.0.0.1:{port}; {locations} }} }}"
+    );
+    fs::write(directory.path().join("conf"), configuration).expect("written");
+    let mut command = Command::new("nginx");
+    command.arg("-c").arg(directory.path().join("conf")).arg("-p").arg(directory.path());
+    // Not by SIGKILL: it has a worker to take along.
+    let running = Running::start(command, libc::SIGTERM, port, directory);
+    listens(port);
+    Some(running)
+}
+
+/// A database that lets root in without a password, by TCP and by the socket `s` in its directory.
+pub fn mariadb() -> Option<Running> {
+    if !["mariadbd", "mariadb", "mariadb-install-db"].into_iter().all(installed) {
+        return None;
+    }
+    let (directory, port) = (directory_of("mysql"), free_port());
+    let data = directory.path().to_str().expect("text");
+    let (datadir, socket) = (format!("--datadir={data}"), format!("{data}/s"));
+    let install = ["--no-defaults", "--user=mysql", &datadir, "--auth-root-authentication-method=normal"];
+    assert!(quiet("mariadb-install-db", &install));
+    let mut command = Command::new("mariadbd");
+    command.args(["--no-defaults", "--user=mysql", &datadir, "--bind-address=127.0.0.1"]).args([
+        format!("--socket={socket}"),
+        format!("--port={port}"),
+        format!("--pid-file={data}/pid"),
+    ]);
+    let running = Running::start(command, libc::SIGQUIT, port, directory);
+    let ask = ["--no-defaults", "-uroot", "-S", &socket, "-e", "SELECT 1"];
+    wait_for("mariadbd answers", || quiet("mariadb", &ask).then_some(()));
+    Some(running)
+}
+
+/// A database that trusts everybody, by TCP and by a socket in its directory.
+pub fn postgres() -> Option<Running> {
+    let initdb = postgres_program("initdb");
+    if !installed(&postgres_program("postgres")) {
+        return None;
+    }
+    let (directory, port) = (directory_of("postgres"), free_port());
+    let data = directory.path().to_str().expect("text");
+    let (database, number) = (format!("{data}/db"), port.to_string());
+    let as_user = ["--reuid=postgres", "--regid=postgres", "--init-groups"];
+    assert!(quiet("setpriv", &[&as_user[..], &[&initdb, "-D", &database, "-A", "trust"]].concat()));
+    let mut command = Command::new("setpriv");
+    command
+        .args(as_user)
+        .args([&postgres_program("postgres"), "-D", &database, "-p", &number, "-k", data])
+        .args(["-c", "listen_addresses=127.0.0.1"]);
+    let data = data.to_owned();
+    let running = Running::start(command, libc::SIGQUIT, port, directory);
+    let psql = postgres_program("psql");
+    let ask = ["-h", &data, "-p", &number, "-c", "SELECT 1"];
+    wait_for("postgres answers", || quiet(&psql, &ask).then_some(()));
+    Some(running)
+}
+
+/// The path of one of PostgreSQL's programs: Debian 12's or 13's, or those in `PG_BIN`.
+pub fn postgres_program(name: &str) -> String {
+    let known = ["/usr/lib/postgresql/15/bin", "/usr/lib/postgresql/17/bin"];
+    let found = known.into_iter().find(|path| Path::new(path).exists());
+    let programs = std::env::var("PG_BIN").unwrap_or_else(|_| found.unwrap_or(known[0]).to_owned());
+    format!("{programs}/{name}")
+}
+
+/// A cache.
+pub fn redis() -> Option<Running> {
+    if !installed("redis-server") {
+        return None;
+    }
+    let (directory, port) = (tempfile::tempdir().expect("directory"), free_port());
+    let mut command = Command::new("redis-server");
+    command
+        .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--appendonly", "no", "--save", ""])
+        .arg("--dir")
+        .arg(directory.path());
+    let running = Running::start(command, libc::SIGTERM, port, directory);
+    listens(port);
+    Some(running)
+}
+
+/// A name server that knows `known.<zone>`, and that nothing else is in the zone.
+pub fn dnsmasq(zone: &str) -> Option<Running> {
+    if !installed("dnsmasq") {
+        return None;
+    }
+    let (directory, port) = (tempfile::tempdir().expect("directory"), free_port());
+    let mut command = Command::new("dnsmasq");
+    command
+        .args(["--keep-in-foreground", "--conf-file=/dev/null", "--no-resolv", "--no-hosts", "--user=root"])
+        .args(["--listen-address=127.0.0.1", "--bind-interfaces", "--pid-file="])
+        .args([format!("--port={port}"), format!("--local=/{zone}/")])
+        .arg(format!("--host-record=known.{zone},10.1.2.3"));
+    let running = Running::start(command, libc::SIGKILL, port, directory);
+    listens(port);
+    Some(running)
+}
+
+/// A broker whose topics appear when they are asked for; `None` without its jars, whose folder `PORTHOLE_KAFKA_JARS`
+/// names.
+pub fn kafka() -> Option<Running> {
+    let jars = std::env::var("PORTHOLE_KAFKA_JARS").ok()?;
+    let (directory, port, controller) = (tempfile::tempdir().expect("directory"), free_port(), free_port());
+    let (root, properties) = (directory.path().display(), directory.path().join("server.properties"));
+    let text = format!(
+        "process.roles=broker,controller\nnode.id=1\ncontroller.quorum.voters=1@127.0.0.1:{controller}\n\
+         listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}\n\
+         advertised.listeners=PLAINTEXT://127.0.0.1:{port}\ncontroller.listener.names=CONTROLLER\n\
+         log.dirs={root}/logs\noffsets.topic.num.partitions=1\noffsets.topic.replication.factor=1\n\
+         transaction.state.log.replication.factor=1\ntransaction.state.log.min.isr=1\n\
+         group.initial.rebalance.delay.ms=0\nauto.create.topics.enable=true\nnum.partitions=1\n"
+    );
+    fs::write(&properties, text).expect("written");
+    let (classes, properties) = (format!("{jars}/*"), properties.display().to_string());
+    let format = ["kafka.tools.StorageTool", "format", "-t", "MkU3OEVBNTcwNTJENDM2Qg", "-c", &properties];
+    assert!(quiet("java", &[&["-Xmx256m", "-cp", &classes][..], &format].concat()));
+    let mut command = Command::new("java");
+    command.args(["-Xmx512m", "-cp", &classes, "kafka.Kafka", &properties]);
+    let running = Running::start(command, libc::SIGKILL, port, directory);
+    listens(port);
+    Some(running)
+}
