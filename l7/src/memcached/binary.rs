@@ -69,6 +69,31 @@ pub(super) fn request_shape_is_right(header: &Header) -> bool {
     extras.contains(&header.extras) && key == (header.key > 0)
 }
 
+/// Whether these bytes are a request from its start, with all that a request's header and key say of themselves.
+pub(super) fn is_request(bytes: &[u8]) -> bool {
+    let Some(header) = header(bytes, REQUEST).filter(request_shape_is_right) else { return false };
+    let values =
+        matches!(operation(header.opcode), Some(("set" | "add" | "replace" | "append" | "prepend", _)))
+            || matches!(header.opcode, 0x21 | 0x22);
+    let known = u32::from(header.key) + u32::from(header.extras);
+    let start = HEADER + usize::from(header.extras);
+    let key = bytes.get(start..).unwrap_or_default();
+    let key = key.get(..usize::from(header.key)).unwrap_or(key);
+    // The virtual bucket is of a protocol that never came.
+    bytes.get(6..8) == Some(&[0, 0])
+        && (values || header.body == known)
+        && !key.iter().any(|b| b.is_ascii_control() || *b == b' ')
+}
+
+/// Whether these bytes answer a request: the same command and mark, or the first that is not kept quiet about.
+pub(super) fn answers(bytes: &[u8], request: &[u8]) -> bool {
+    let (Some(answer), Some(request)) = (header(bytes, ANSWER), header(request, REQUEST)) else {
+        return false;
+    };
+    let quiet = operation(request.opcode).is_some_and(|(_, quiet)| quiet);
+    quiet || (answer.opcode == request.opcode && answer.opaque == request.opaque)
+}
+
 /// Name of an opcode, and whether it is quiet.
 fn operation(opcode: u8) -> Option<(&'static str, bool)> {
     Some(match opcode {

@@ -1,4 +1,4 @@
-//! Is this Memcached? A storage command with its four fields, any command with a fitting answer, or a binary header.
+//! Is this Memcached? A storage command with its four fields, or a command with a fitting answer, of either protocol.
 
 use crate::{
     memcached::{binary, text},
@@ -7,7 +7,8 @@ use crate::{
 
 pub(super) fn identify(opening: &Opening<'_>) -> Guess {
     let guess = match opening.bytes.first() {
-        Some(&binary::REQUEST) => binary_request(opening.bytes),
+        Some(&binary::REQUEST) => return binary_request(opening),
+        Some(&binary::ANSWER) => return binary_answer(opening),
         Some(b'a'..=b'z') => command(opening),
         Some(b'A'..=b'Z') if command_line(opening.peer).is_some() => answer_to(opening.bytes, opening.peer),
         _ => Guess::No,
@@ -15,17 +16,31 @@ pub(super) fn identify(opening: &Opening<'_>) -> Guess {
     if guess == Guess::More && !opening.may_grow() && opening.peer.is_empty() { Guess::No } else { guess }
 }
 
-fn binary_request(bytes: &[u8]) -> Guess {
-    if bytes.len() < binary::HEADER {
-        // The key's length, the data type and the bucket leave little to chance once they are there.
-        return if bytes.get(5).is_none_or(|data_type| *data_type == 0) { Guess::More } else { Guess::No };
+/// A header of binary files' most frequent bytes would do: so the answer must fit, too.
+fn binary_request(opening: &Opening<'_>) -> Guess {
+    if opening.bytes.len() < binary::HEADER {
+        // The data type leaves something to chance.
+        let possible = opening.bytes.get(5).is_none_or(|data_type| *data_type == 0) && opening.may_grow();
+        return if possible { Guess::More } else { Guess::No };
     }
-    let bucket_is_zero = bytes.get(6..8) == Some(&[0, 0]);
-    match binary::header(bytes, binary::REQUEST) {
-        Some(header) if bucket_is_zero && binary::request_shape_is_right(&header) => {
-            Guess::Yes(Sender::Client)
-        }
+    if !binary::is_request(opening.bytes) {
+        return Guess::No;
+    }
+    match opening.peer {
+        [] => Guess::More,
+        peer if binary::answers(peer, opening.bytes) => Guess::Yes(Sender::Client),
         _ => Guess::No,
+    }
+}
+
+fn binary_answer(opening: &Opening<'_>) -> Guess {
+    if !binary::is_request(opening.peer) {
+        return Guess::No;
+    }
+    match () {
+        () if binary::answers(opening.bytes, opening.peer) => Guess::Yes(Sender::Server),
+        () if opening.bytes.len() < binary::HEADER && opening.may_grow() => Guess::More,
+        () => Guess::No,
     }
 }
 

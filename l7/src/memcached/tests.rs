@@ -150,3 +150,20 @@ fn mutations_and_losses_do_no_harm() {
         replay.close();
     }
 }
+
+#[test]
+fn binary_files_full_of_small_numbers_are_not_taken_for_it() {
+    let mut random = Random(3);
+    for _ in 0..20_000 {
+        let mut replay = Replay::new(connection());
+        for _ in 0..4 {
+            // Mostly zeros, and the numbers that the header's fields have.
+            let mut bytes: Vec<u8> =
+                (0..64).map(|_| [0, 0, 0, 0, 0, 0, 1, 4, 8, 0x0a, 20, 0x80][random.below(12)]).collect();
+            bytes[0] = [0x80, 0x81][random.below(2)];
+            let way = if random.below(2) == 0 { C } else { S };
+            replay.part(way, &bytes, bytes.len() as u64);
+        }
+        assert!(!matches!(replay.connection.verdict(), crate::Verdict::Known(crate::Protocol::Memcached)));
+    }
+}
