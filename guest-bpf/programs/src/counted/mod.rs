@@ -41,7 +41,7 @@ const MISSED: u64 = 2;
 /// Times that a connection's lock is tried at once, and how often that is done: another CPU holds it for less than a
 /// microsecond.
 const TRIES: u32 = 24;
-const WAITS: u32 = 10;
+const WAITS: u32 = 100;
 
 /// Whether the first call on a connection could be the beginning of one that is followed.
 #[inline(always)]
