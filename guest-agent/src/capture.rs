@@ -190,7 +190,7 @@ impl Capture {
         if now >= self.idle_at {
             self.idle_at = now + IDLE_EVERY;
             self.idles += 1;
-            if self.idles % SWEEP_EVERY == 0 {
+            if self.idles.is_multiple_of(SWEEP_EVERY) {
                 self.swept += self.probes.sweep();
             }
             self.probes.log_runs();

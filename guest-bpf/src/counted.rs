@@ -261,10 +261,11 @@ pub const CLASSES: Classes = {
     let mut classes = [WORD; 256];
     let mut byte = 0;
     while byte < 256 {
-        classes[byte] = match byte as u8 {
-            b'0'..=b'9' => DIGIT,
-            b'a'..=b'f' | b'A'..=b'F' => HEX,
-            b'-' | b'_' | b':' => 0,
+        // ASCII: digits; letters up to `F`, large and small; `-`, `:`, `_`.
+        classes[byte] = match byte {
+            0x30..=0x39 => DIGIT,
+            0x41..=0x46 | 0x61..=0x66 => HEX,
+            0x2d | 0x3a | 0x5f => 0,
             _ => WORD,
         };
         byte += 1;

@@ -279,11 +279,6 @@ impl Context<'_> {
         self.engine.route(self.scope, target)
     }
 
-    /// Whether a route is one of the application's own, so that its name does not change any more.
-    pub(crate) fn is_known(&self, route: RouteRef) -> bool {
-        route.is_known()
-    }
-
     /// Gives out an exchange.
     pub fn emit(&mut self, protocol: Protocol, request: &Request, outcome: &Outcome) {
         let resource = match request.resource {

@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    fmt::Write as _,
     io::{Read, Write},
     net::{TcpListener, TcpStream},
     time::Duration,
@@ -105,11 +106,12 @@ fn http_exchange(
     let method = dice.one(&["GET", "GET", "GET", "POST", "PUT", "DELETE", "HEAD", "OPTIONS", "PATCH"]);
     let mut header = "Host: test\r\nUser-Agent: differential/1.0\r\nAccept: */*\r\n".to_owned();
     if dice.below(8) == 0 {
-        header += &format!("Cookie: {}\r\n", "c".repeat(dice.below(most(3_000))));
+        write!(header, "Cookie: {}\r\n", "c".repeat(dice.below(most(3_000)))).expect("text");
     }
     let body = if matches!(method, "POST" | "PUT" | "PATCH") {
         let body = vec![b'b'; dice.one(&[0, 1, 17, 200, most(6_000)])];
-        header += &format!("{}: {}\r\n", dice.one(&["Content-Length", "content-length"]), body.len());
+        write!(header, "{}: {}\r\n", dice.one(&["Content-Length", "content-length"]), body.len())
+            .expect("text");
         body
     } else {
         Vec::new()
@@ -127,7 +129,7 @@ fn http_exchange(
             for _ in 0..dice.below(4) {
                 let most = dice.one(&[20, most(3_000), most(12_000)]);
                 let chunk = 1 + dice.below(most);
-                response += &format!("{chunk:x}\r\n{}\r\n", "d".repeat(chunk));
+                write!(response, "{chunk:x}\r\n{}\r\n", "d".repeat(chunk)).expect("text");
             }
             response += dice.one(&["0\r\n\r\n", "0\r\n\r\n", "0\r\n\r\n", "0\r\nTrailer: x\r\n\r\n"]);
         }
@@ -135,7 +137,7 @@ fn http_exchange(
         response += "\r\n";
     } else {
         let body = dice.one(&[0, 5, 100, most(5_000), most(40_000)]);
-        response += &format!("Content-Length: {body}\r\n\r\n");
+        write!(response, "Content-Length: {body}\r\n\r\n").expect("text");
         if !bodiless {
             response += &"d".repeat(body);
         }
@@ -149,7 +151,7 @@ fn http_traffic(sizes: Sizes) -> Expected {
     let mut dice = Dice(0x2545_f491_4f6c_dd1d);
     for connection in 0..150 {
         let mut ends = Ends::connect();
-        for number in 0..1 + dice.below(12) {
+        for number in 0..=dice.below(12) {
             // Now and then several before the first is answered.
             let pipelined = if sizes == Sizes::Small && dice.below(5) == 0 { 1 + dice.below(3) } else { 1 };
             let (requests, responses): (Vec<_>, Vec<_>) =
@@ -294,7 +296,7 @@ fn redis_traffic(port: u16) {
             stream.write_all(&bulk(&[b"CLIENT", b"SETNAME", b"differential"])).expect("sent");
         }
         let value = vec![b'v'; dice.one(&[1, 100, 300])];
-        for batch in 0..1 + dice.below(20) {
+        for batch in 0..=dice.below(20) {
             let mut commands = Vec::new();
             for _ in 0..dice.one(&[1, 1, 1, 3, 7]) {
                 commands.extend(match dice.below(12) {

@@ -149,7 +149,7 @@ fn mysql_packet(stream: &mut impl Read, content: &mut Vec<u8>) {
     stream.read_exact(content).expect("a packet");
 }
 
-/// Logs root in, without a password (MySQL: Protocol::HandshakeResponse41).
+/// Logs root in, without a password (`Protocol::HandshakeResponse41`).
 fn mysql(port: u16) -> TcpStream {
     const LONG_PASSWORD: u32 = 1;
     const PROTOCOL_41: u32 = 0x200;

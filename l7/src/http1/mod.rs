@@ -74,7 +74,7 @@ pub(crate) fn name_found(request: &[u8], status: u16, found: &Found<'_>, cx: &mu
     let (operation, resource) = words(request, cx);
     let lasting = match resource {
         Resource::Name(_) => false,
-        Resource::Route(route) => cx.is_known(route),
+        Resource::Route(route) => route.is_known(),
     };
     let request = Request { operation, resource, start: found.start, bytes: found.request_bytes };
     let outcome = Outcome {

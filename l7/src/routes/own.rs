@@ -72,11 +72,11 @@ impl OwnTemplate {
     pub(crate) fn matches(&self, converged: &str) -> bool {
         let mut names = converged.split('/').filter(|name| !name.is_empty());
         for segment in &self.segments {
-            match (segment, names.next()) {
-                (_, None) => return false,
-                (Segment::Any, Some(_)) => {}
-                (Segment::Word(word), Some(name)) if **word == *name => {}
-                (Segment::Word(_), Some(_)) => return false,
+            let Some(name) = names.next() else { return false };
+            if let Segment::Word(word) = segment
+                && **word != *name
+            {
+                return false;
             }
         }
         self.open || names.next().is_none()

@@ -29,10 +29,11 @@ pub struct Agent {
 
 impl Agent {
     /// Starts it and waits until it answers, which is when its probes run.
-    pub fn start(program: &Path, directory: &Path) -> Result<Self> {
+    pub fn start(program: &Path, directory: &Path, arguments: &[&str]) -> Result<Self> {
         let socket = directory.join("agent.sock");
         let mut command = Command::new(program);
         command.env(LOG_ENV, "warn").arg("--listen").arg(format!("unix://{}", socket.display()));
+        command.args(arguments);
         let daemon = Daemon::spawn("porthole-agent", &mut command, &directory.join("agent.log"))?;
         let mut agent = Self { daemon, socket };
         wait::until("the agent answers", START, || {

@@ -60,13 +60,13 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> {
 
 /// Prints results under their titles, a line each.
 fn print_table(results: &[serde_json::Value], columns: &[(&str, &str)]) {
-    print!("{:<24}", "workload");
+    print!("{:<38}", "workload");
     for (title, _) in columns {
         print!(" {title:>13}");
     }
     println!();
     for result in results {
-        print!("{:<24}", result["workload"].as_str().unwrap_or_default());
+        print!("{:<38}", result["workload"].as_str().unwrap_or_default());
         for (_, key) in columns {
             print!(" {:>13.3}", result[key].as_f64().unwrap_or(f64::NAN));
         }

@@ -17,6 +17,9 @@ use crate::{
     workspace::{Workspace, output},
 };
 
+/// The ways in which exchanges are counted: a name, and the agent's arguments.
+const WAYS: [(&str, &[&str]); 2] = [("kernel", &[]), ("agent", &["--no-kernel-counts"])];
+
 /// Options of `cargo xtask bench overhead`.
 #[derive(clap::Args)]
 pub struct Options {
@@ -49,28 +52,38 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     for workload in Workload::ALL {
         let mut server = workload.serve(&directory)?;
         server.load(1)?;
-        let mut pairs = Vec::new();
-        for number in 0..options.pairs {
-            eprintln!("{}: pair {} of {}", workload.name(), number + 1, options.pairs);
-            // The order alternates, so that drift favours neither.
-            let off_first = if number % 2 == 0 { Some(server.load(options.seconds)?) } else { None };
-            let running = Agent::start(&agent, &directory)?;
-            let before = running.stats()?;
-            let on = server.load(options.seconds)?;
-            let after = running.stats()?;
-            let resident = running.resident_bytes()?;
+        for way in WAYS {
+            let mut pairs = Vec::new();
+            for number in 0..options.pairs {
+                eprintln!(
+                    "{}, counted by the {}: pair {} of {}",
+                    workload.name(),
+                    way.0,
+                    number + 1,
+                    options.pairs
+                );
+                // The order alternates, so that drift favours neither.
+                let off_first = if number % 2 == 0 { Some(server.load(options.seconds)?) } else { None };
+                let running = Agent::start(&agent, &directory, way.1)?;
+                // Keys are learned in the first moments.
+                server.load(1)?;
+                let before = running.stats()?;
+                let on = server.load(options.seconds)?;
+                let after = running.stats()?;
+                let resident = running.resident_bytes()?;
+                running.stop()?;
+                let off = match off_first {
+                    Some(off) => off,
+                    None => server.load(options.seconds)?,
+                };
+                pairs.push(Pair { off, on, before, after, resident });
+            }
+            let running = Agent::start(&agent, &directory, way.1)?;
+            let programs = program_cost(|| server.load(options.seconds))?;
             running.stop()?;
-            let off = match off_first {
-                Some(off) => off,
-                None => server.load(options.seconds)?,
-            };
-            pairs.push(Pair { off, on, before, after, resident });
+            results.push(summary(workload, way.0, &pairs, programs)?);
         }
-        let running = Agent::start(&agent, &directory)?;
-        let programs = program_cost(|| server.load(options.seconds))?;
-        running.stop()?;
         server.stop()?;
-        results.push(summary(workload, &pairs, programs)?);
     }
     if options.json {
         println!("{}", serde_json::to_string_pretty(&json!({ "overhead": results }))?);
@@ -109,7 +122,7 @@ fn program_totals() -> Result<(u64, u64)> {
 }
 
 #[allow(clippy::cast_precision_loss)]
-fn summary(workload: Workload, pairs: &[Pair], programs: (f64, f64)) -> Result<serde_json::Value> {
+fn summary(workload: Workload, way: &str, pairs: &[Pair], programs: (f64, f64)) -> Result<serde_json::Value> {
     let over = |value: &dyn Fn(&Pair) -> f64| median(pairs.iter().map(value).collect()).context("no pairs");
     let mut ratios: Vec<f64> = pairs.iter().map(|pair| pair.on.throughput / pair.off.throughput).collect();
     ratios.sort_by(f64::total_cmp);
@@ -117,7 +130,7 @@ fn summary(workload: Workload, pairs: &[Pair], programs: (f64, f64)) -> Result<s
         value(&pair.after).saturating_sub(value(&pair.before)) as f64 / pair.on.requests as f64
     };
     Ok(json!({
-        "workload": workload.name(),
+        "workload": format!("{}, by the {way}", workload.name()),
         "pairs": pairs.len(),
         "baseline_requests_per_second": over(&|pair| pair.off.throughput)?,
         "throughput_ratio": over(&|pair| pair.on.throughput / pair.off.throughput)?,
@@ -129,14 +142,23 @@ fn summary(workload: Workload, pairs: &[Pair], programs: (f64, f64)) -> Result<s
         "exchanges_per_request": over(&|pair| delta(pair, |stats| stats.counters.exchanges))?,
         "events_lost_per_request": over(&|pair| delta(pair, |stats| stats.counters.events_lost))?,
         "bytes_copied_per_request": over(&|pair| delta(pair, |stats| stats.counters.bytes_copied))?,
+        "events_per_core_second": over(&events_per_core_second)?,
         "program_runs_per_request": programs.0,
         "program_ns_per_request": programs.1,
         "resident_mib": over(&|pair| pair.resident as f64 / f64::from(1 << 20))?,
     }))
 }
 
+/// Records that the agent takes in a second of one core.
+#[allow(clippy::cast_precision_loss)]
+fn events_per_core_second(pair: &Pair) -> f64 {
+    let events = pair.after.counters.events_captured.saturating_sub(pair.before.counters.events_captured);
+    let cpu_ns = pair.after.cpu_ns.saturating_sub(pair.before.cpu_ns);
+    events as f64 * 1e9 / cpu_ns.max(1) as f64
+}
+
 fn table(results: &[serde_json::Value]) {
-    let columns: [(&str, &str); 9] = [
+    let columns: [(&str, &str); 10] = [
         ("baseline/s", "baseline_requests_per_second"),
         ("ratio", "throughput_ratio"),
         ("p99 ratio", "p99_ratio"),
@@ -144,6 +166,7 @@ fn table(results: &[serde_json::Value]) {
         ("exchanges/req", "exchanges_per_request"),
         ("lost/req", "events_lost_per_request"),
         ("bytes/req", "bytes_copied_per_request"),
+        ("events/core s", "events_per_core_second"),
         ("bpf ns/req", "program_ns_per_request"),
         ("RSS MiB", "resident_mib"),
     ];
