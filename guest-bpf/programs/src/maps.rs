@@ -39,7 +39,7 @@ pub struct Work {
     pub parse: Parse,
     /// Of the request line under inspection.
     pub path: PathHash,
-    /// An exchange under construction; too large for the stack.
+    /// An exchange under construction, with the key that is looked up; too large for the stack.
     pub completed: Completed,
 }
 

@@ -4,9 +4,7 @@ use core::arch::asm;
 
 use aya_ebpf::helpers::generated::bpf_get_smp_processor_id;
 use porthole_bpf_types::{
-    counted::{
-        Counted, Learned, PENDING_MAX, Pending, RequestKey, SLOTS_MAX, STATUSES, Slot, flag, protocol,
-    },
+    counted::{Learned, PENDING_MAX, Pending, SLOTS_MAX, STATUSES, Slot, flag, protocol},
     histogram::{BUCKETS, INDEX_MIN, bucket_index},
     record::kind,
 };
@@ -60,9 +58,9 @@ fn push_message(work: Scratch, mut counted: Locked, index: u64) {
     // SAFETY: within the array.
     let (request, start, bytes, at, flags) =
         unsafe { ((*message).request, (*message).start, (*message).bytes, (*message).at, (*message).flags) };
-    let key = key(&counted, request);
+    set_key(work, counted, request);
     let (mut learned, mut generation) = (0, 0);
-    if let Some(known) = REQUESTS.get_ptr(&key) {
+    if let Some(known) = REQUESTS.get_ptr(&work.completed.key) {
         // SAFETY: a map's value.
         let place = unsafe { *known };
         if let Some(entry) = LEARNED.get_ptr(place) {
@@ -122,16 +120,16 @@ pub extern "C" fn complete_one(id: u64, index: u64, sk: u64) -> u64 {
     let (status, bytes, at) = unsafe { ((*message).request, (*message).bytes, (*message).at) };
     let pending = oldest(counted);
     counted.popped = counted.popped.wrapping_add(1);
-    send_completed(work, counted, &pending, status, bytes, at, sk);
+    send_completed(work, counted, pending, status, bytes, at, sk);
     0
 }
 
-/// The request that has waited longest.
+/// The request that has waited longest. It stays where it is until another takes its place.
 #[inline(always)]
-fn oldest(counted: Locked) -> Pending {
+fn oldest<'a>(counted: Locked) -> &'a Pending {
     let place = bounded::<{ PENDING_MAX as u64 - 1 }>(u64::from(counted.popped));
-    // SAFETY: within the array.
-    unsafe { *(&raw const counted.pending).cast::<Pending>().add(place as usize) }
+    // SAFETY: within the array of a map's value.
+    unsafe { &*(&raw const (*counted.0).pending).cast::<Pending>().add(place as usize) }
 }
 
 /// Adds an exchange to its slot; false when it has none.
@@ -141,8 +139,8 @@ fn complete_known(work: Scratch, mut counted: Locked, index: u64) -> bool {
     // SAFETY: within the array.
     let (status, bytes) = unsafe { ((*message).request, (*message).bytes) };
     let pending = oldest(counted);
-    let Some(slot) = slot_of(&pending, status as u32) else { return false };
-    add(slot, work.parse.now, &pending, bytes);
+    let Some(slot) = slot_of(pending, status as u32) else { return false };
+    add(slot, work.parse.now, pending, bytes);
     counted.popped = counted.popped.wrapping_add(1);
     true
 }
@@ -154,15 +152,15 @@ fn message(mut work: Scratch, index: u64) -> *mut Message {
     unsafe { (&raw mut work.parse.messages).cast::<Message>().add(place) }
 }
 
+/// Puts a request's key where it is looked up and sent.
 #[inline(always)]
-fn key(counted: &Counted, request: u64) -> RequestKey {
-    RequestKey {
-        cgroup: counted.cgroup,
-        remote: counted.remote,
-        request,
-        protocol: u32::from(counted.protocol),
-        side: u32::from(counted.side),
-    }
+fn set_key(mut work: Scratch, counted: Locked, request: u64) {
+    let key = &mut work.completed.key;
+    key.cgroup = counted.cgroup;
+    key.remote = counted.remote;
+    key.request = request;
+    key.protocol = u32::from(counted.protocol);
+    key.side = u32::from(counted.side);
 }
 
 /// The slot of a request's key and a status, of this CPU's stripe.
@@ -231,7 +229,8 @@ fn send_completed(
         count!(lost);
         return;
     }
-    let (end, key) = (work.parse.now, key(&counted, pending.request));
+    let end = work.parse.now;
+    set_key(work, counted, pending.request);
     let completed = &mut work.completed;
     completed.kind = kind::COMPLETED;
     completed.status = status as u32;
@@ -240,7 +239,6 @@ fn send_completed(
     completed.end = end;
     completed.request_bytes = u64::from(pending.bytes);
     completed.response_bytes = bytes;
-    completed.key = key;
     completed.error[0] = 0;
     if counted.protocol == protocol::REDIS && status != 0 {
         let from = look(u64::from(at), 34);
