@@ -45,6 +45,11 @@ impl Containers {
         self.by_cgroup.insert(cgroup, index);
     }
 
+    /// Whether a control group's path is known.
+    pub fn knows(&self, cgroup: u64) -> bool {
+        self.by_cgroup.contains_key(&cgroup)
+    }
+
     /// The container of a control group.
     pub fn of_cgroup(&self, cgroup: u64) -> ContainerIndex {
         self.by_cgroup.get(&cgroup).copied().unwrap_or_default()

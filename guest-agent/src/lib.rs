@@ -9,7 +9,9 @@
 //! - [`learned`]: keys that the kernel side counts by itself, and the names behind its hashes.
 //! - [`series`]: sums, by small integer keys.
 //! - [`state`]: what the capture loop and the service share.
+//! - [`source`]: which of these runs.
 //! - [`capture`]: the loop that reads the ring buffer.
+//! - [`packet`]: packets instead of system calls, where the kernel allows nothing else; [`source`] chooses.
 //! - [`service`], [`listen`]: what the host sees.
 //! - [`privileges`], [`usage`]: capabilities, and what the agent itself takes.
 //!
@@ -23,11 +25,13 @@ mod handover;
 pub mod learned;
 pub mod listen;
 pub mod order;
+pub mod packet;
 pub mod peer;
 pub mod privileges;
 pub mod probes;
 pub mod series;
 pub mod service;
+pub mod source;
 pub mod state;
 pub mod tracker;
 pub mod usage;

@@ -5,20 +5,16 @@ use std::{path::PathBuf, sync::Arc, time::Instant};
 use anyhow::{Context, bail};
 use clap::Parser;
 use porthole_agent::{
-    btf,
-    capture::Capture,
     listen::{self, ListenAddress},
     privileges,
-    probes::{HookChoice, Hooks, ProbeLimits, Probes},
+    probes::{HookChoice, ProbeLimits},
     service::{Identity, Service},
+    source::{Loading, Source, SourceChoice},
     state::Shared,
     usage::{self, Brake},
 };
-use porthole_proto::{agent::CaptureMode, agent_ttrpc::create_agent, config::LOG_ENV};
-use tokio::{
-    io::{Interest, unix::AsyncFd},
-    signal::unix::{SignalKind, signal},
-};
+use porthole_proto::{agent_ttrpc::create_agent, config::LOG_ENV};
+use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
 /// The eBPF object that was embedded at build time; empty without one.
@@ -37,6 +33,9 @@ struct Arguments {
     /// eBPF object to load instead of the embedded one
     #[arg(long, value_name = "FILE")]
     bpf_object: Option<PathBuf>,
+    /// What to look at
+    #[arg(long, value_enum, default_value_t)]
+    capture: SourceChoice,
     /// Hooks on system calls
     #[arg(long, value_enum, default_value_t)]
     hooks: HookChoice,
@@ -87,40 +86,34 @@ fn main() -> anyhow::Result<()> {
     tracing::debug!("started");
     let object = object(&arguments)?;
     let release = privileges::kernel_release();
-    let kernel = btf::kernel().context("this kernel cannot be watched")?;
-    tracing::debug!("the kernel's types are read");
     let limits = ProbeLimits {
         ring_bytes: arguments.ring_kib * 1024,
         connections: arguments.connections,
         counts: !arguments.no_kernel_counts,
     };
-    let (probes, records) = Probes::load(&object, &kernel, arguments.hooks, own_tgid(&arguments), limits)
-        .context("loading the probes; this takes root, or CAP_BPF and CAP_PERFMON")?;
-    drop(kernel);
+    let loading = Loading {
+        object: &object,
+        proc: &arguments.proc,
+        hooks: arguments.hooks,
+        self_tgid: own_tgid(&arguments),
+        limits,
+    };
+    let source = Source::load(arguments.capture, loading)?;
     let load_ns = u64::try_from(started.elapsed().as_nanos()).unwrap_or(u64::MAX);
     drop(object);
-    let hooks = probes.hooks().clone();
-    if let Hooks::RawTracepoint(Some(why)) = &hooks {
-        tracing::info!(why, "the system calls' functions cannot be hooked");
-    }
-    tracing::info!(milliseconds = load_ns / 1_000_000, kernel = release, %hooks, "the probes run");
+    tracing::info!(milliseconds = load_ns / 1_000_000, kernel = release, hooks = %source, "the probes run");
 
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let shared = Arc::new(Shared::default());
-        // SAFETY: the ring buffer gives the same descriptor as long as it lives, and keeps it open.
-        let records = unsafe { AsyncFd::register_with_interest(records, Interest::READABLE) }?;
-        let brake = Brake::new(arguments.cpu_share);
-        let mut capture = Capture::new(probes, records, shared.clone(), brake, limitations(&hooks));
+        let capture_mode = source.mode();
+        let mut capture = source.capture(shared.clone(), Brake::new(arguments.cpu_share))?;
         capture.set_route_templates(&arguments.routes).context("--route")?;
         let identity = Identity {
             epoch: epoch(start_unix_ns),
             start_unix_ns,
             kernel_release: release.clone(),
-            capture_mode: match hooks {
-                Hooks::FunctionExits => CaptureMode::CAPTURE_MODE_SYSCALL_FENTRY,
-                Hooks::RawTracepoint(_) => CaptureMode::CAPTURE_MODE_SYSCALL_RAW_TRACEPOINT,
-            },
+            capture_mode,
             load_ns,
             proc: arguments.proc.clone(),
         };
@@ -163,34 +156,6 @@ fn object(arguments: &Arguments) -> anyhow::Result<Vec<u8>> {
 fn own_tgid(arguments: &Arguments) -> u32 {
     let own = std::fs::read_link(arguments.proc.join("self"));
     own.ok().and_then(|pid| pid.to_str()?.parse().ok()).unwrap_or_else(std::process::id)
-}
-
-/// What capture by system calls cannot see on this kernel.
-fn limitations(hooks: &Hooks) -> Vec<String> {
-    let mut sentences = vec![
-        "Bytes that io_uring moves are not seen: raw tracepoints show its completions without sockets and \
-         buffers."
-            .to_owned(),
-    ];
-    match hooks {
-        Hooks::FunctionExits => {
-            sentences.push("Socket calls of 32-bit programs are not looked at, and not counted.".to_owned());
-        }
-        Hooks::RawTracepoint(Some(why)) => {
-            sentences.push(format!("Every system call pays a little, not only those on sockets: {why}."));
-        }
-        Hooks::RawTracepoint(None) => {}
-    }
-    if !std::path::Path::new("/sys/fs/cgroup/cgroup.controllers").exists()
-        && std::path::Path::new("/sys/fs/cgroup/unified").exists()
-    {
-        sentences.push(
-            "This kernel's containers live in cgroup v1 hierarchies: they are told apart only if they have a \
-             group of their own in the unified one."
-                .to_owned(),
-        );
-    }
-    sentences
 }
 
 /// A number that no other start of an agent has. Early in a guest's life the kernel's random numbers are not of full

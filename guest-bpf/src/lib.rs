@@ -1,6 +1,6 @@
 //! Types and arithmetic that the eBPF programs in the guest's kernel share with the agent.
 //!
-//! - [`record`]: what goes through the ring buffer, and how the agent reads it.
+//! - [`record`]: what goes through the ring buffer, and how the agent reads it; [`packet`]: the same in packet mode.
 //! - [`connection`]: the kernel's table of connections.
 //! - [`syscall`]: which system calls move bytes on sockets, and in which of their arguments.
 //! - [`counted`]: exchanges that the programs count by themselves.
@@ -17,6 +17,7 @@ pub mod connection;
 pub mod counted;
 pub mod histogram;
 pub mod offset;
+pub mod packet;
 pub mod record;
 pub mod syscall;
 

@@ -25,6 +25,10 @@ pub enum Hook {
     RawTracepoint,
     /// The exit of a kernel's function, which has this number in the kernel's type information.
     FunctionExit(u32),
+    /// Packets that the sockets of a control group and of those below it receive.
+    PacketsIn,
+    /// Packets that they send.
+    PacketsOut,
 }
 
 impl Hook {
@@ -34,6 +38,12 @@ impl Hook {
             Self::RawTracepoint => (bpf_prog_type::BPF_PROG_TYPE_RAW_TRACEPOINT, 0),
             Self::FunctionExit(_) => {
                 (bpf_prog_type::BPF_PROG_TYPE_TRACING, bpf_attach_type::BPF_TRACE_FEXIT as u32)
+            }
+            Self::PacketsIn => {
+                (bpf_prog_type::BPF_PROG_TYPE_CGROUP_SKB, bpf_attach_type::BPF_CGROUP_INET_INGRESS as u32)
+            }
+            Self::PacketsOut => {
+                (bpf_prog_type::BPF_PROG_TYPE_CGROUP_SKB, bpf_attach_type::BPF_CGROUP_INET_EGRESS as u32)
             }
         }
     }
@@ -146,13 +156,13 @@ pub fn load_types(types: &[u8]) -> io::Result<OwnedFd> {
 /// Bytes for what the verifier has to say about a program that it refuses.
 const LOG_BYTES: usize = 1 << 20;
 
-/// Loads a program; on refusal the error carries the end of the verifier's log.
+/// Loads a program, with the type information that says where its functions begin if it has several; on refusal the error carries the end of the verifier's log.
 pub fn load_program(
     function: &aya_obj::Function,
     name: &str,
     hook: Hook,
     license: &CStr,
-    types: BorrowedFd<'_>,
+    types: Option<BorrowedFd<'_>>,
 ) -> Result<OwnedFd, (io::Error, String)> {
     let function_info = function.func_info.func_info_bytes();
     let mut log = Vec::new();
@@ -169,10 +179,12 @@ pub fn load_program(
         load.insns = function.instructions.as_ptr() as u64;
         load.insn_cnt = function.instructions.len() as u32;
         load.license = license.as_ptr() as u64;
-        load.prog_btf_fd = types.as_raw_fd().cast_unsigned();
-        load.func_info = function_info.as_ptr() as u64;
-        load.func_info_cnt = function.func_info.len() as u32;
-        load.func_info_rec_size = function.func_info_rec_size as u32;
+        if let Some(types) = types {
+            load.prog_btf_fd = types.as_raw_fd().cast_unsigned();
+            load.func_info = function_info.as_ptr() as u64;
+            load.func_info_cnt = function.func_info.len() as u32;
+            load.func_info_rec_size = function.func_info_rec_size as u32;
+        }
         for (to, &from) in load.prog_name.iter_mut().zip(name.as_bytes().iter().take(15)) {
             *to = from.cast_signed();
         }
@@ -207,6 +219,16 @@ pub fn attach(program: BorrowedFd<'_>, tracepoint: Option<&CStr>) -> io::Result<
     attr.raw_tracepoint.prog_fd = program.as_raw_fd().cast_unsigned();
     // SAFETY: the name lives until after the call.
     unsafe { bpf_fd(bpf_cmd::BPF_RAW_TRACEPOINT_OPEN, &mut attr) }
+}
+
+/// Attaches a program to a control group beside whatever else hangs there, as long as the descriptor is open.
+pub fn attach_to_cgroup(program: BorrowedFd<'_>, cgroup: BorrowedFd<'_>, hook: Hook) -> io::Result<OwnedFd> {
+    let mut attr = attr();
+    attr.link_create.__bindgen_anon_1.prog_fd = program.as_raw_fd().cast_unsigned();
+    attr.link_create.__bindgen_anon_2.target_fd = cgroup.as_raw_fd().cast_unsigned();
+    attr.link_create.attach_type = hook.kinds().1;
+    // SAFETY: no pointers.
+    unsafe { bpf_fd(bpf_cmd::BPF_LINK_CREATE, &mut attr) }
 }
 
 /// What the kernel says of a program's runs.

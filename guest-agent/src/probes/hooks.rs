@@ -205,7 +205,7 @@ impl<'a> Programs<'a> {
         name: &str,
         hook: Hook,
     ) -> Result<OwnedFd, ProbeError> {
-        let loaded = bpf::load_program(function, name, hook, license, self.types)
+        let loaded = bpf::load_program(function, name, hook, license, Some(self.types))
             .map_err(|(source, log)| ProbeError::Load { name: name.to_owned(), source, log })?;
         tracing::debug!(name, "a program is loaded");
         Ok(loaded)

@@ -2,6 +2,7 @@
 
 mod bpf;
 mod hooks;
+pub mod packets;
 mod preemption;
 pub mod slots;
 
@@ -137,7 +138,15 @@ impl Probes {
             .to_bytes();
         let types = bpf::load_types(&types).map_err(ProbeError::Types)?;
         tracing::debug!("the object is parsed");
-        let mut maps = create_maps(&mut object, limits, stripes)?;
+        let mut maps = create_maps(&mut object, |name, map| {
+            match name {
+                "RECORDS" => map.set_max_entries(limits.ring_bytes),
+                "CONNECTIONS" | "VERDICTS" | "COUNTED" => map.set_max_entries(limits.connections),
+                "SLOTS" => map.set_max_entries(stripes * SLOTS_MAX),
+                _ => {}
+            }
+            true
+        })?;
         tracing::debug!("the maps are made");
         let slots = maps.remove("SLOTS").ok_or_else(|| malformed(&"no map SLOTS"))?;
         let slots = Slots::map(slots, stripes)
@@ -313,20 +322,17 @@ fn bytes_of(offsets: &KernelOffsets) -> Vec<u8> {
         .to_vec()
 }
 
-/// Makes the object's maps and puts them into its programs.
+/// Makes the object's maps and puts them into its programs. `size` sets what is not for the object to say; maps to which
+/// it says no are not made, and no program that is left in the object may use them.
 fn create_maps(
     object: &mut Object,
-    limits: ProbeLimits,
-    stripes: u32,
+    size: impl Fn(&str, &mut aya_obj::Map) -> bool,
 ) -> Result<HashMap<String, OwnedFd>, ProbeError> {
     let failed = |name: &str, source| ProbeError::Map { name: name.to_owned(), source };
     let mut maps = Vec::new();
     for (name, mut map) in std::mem::take(&mut object.maps) {
-        match name.as_str() {
-            "RECORDS" => map.set_max_entries(limits.ring_bytes),
-            "CONNECTIONS" | "VERDICTS" | "COUNTED" => map.set_max_entries(limits.connections),
-            "SLOTS" => map.set_max_entries(stripes * SLOTS_MAX),
-            _ => {}
+        if !size(&name, &mut map) {
+            continue;
         }
         let fd = bpf::create_map(&map).map_err(|error| failed(&name, error))?;
         if map.section_kind() == aya_obj::EbpfSectionKind::Rodata {

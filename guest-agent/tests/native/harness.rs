@@ -11,7 +11,9 @@ use std::{
 };
 
 use porthole_proto::{
-    agent::{Batch, Counters, Series, Side, StatsRequest, StatsResponse, WatchRequest},
+    agent::{
+        Batch, CaptureMode, Counters, HelloRequest, Series, Side, StatsRequest, StatsResponse, WatchRequest,
+    },
     agent_ttrpc::AgentClient,
 };
 use tokio::runtime::Runtime;
@@ -201,6 +203,15 @@ impl Agent {
     pub fn counts(&mut self, path: &str) -> (u64, u64) {
         self.catch_up();
         (self.count(Side::SIDE_SERVER, path), self.count(Side::SIDE_CLIENT, path))
+    }
+
+    /// How the agent says that it captures.
+    pub fn mode(&self) -> CaptureMode {
+        let request = HelloRequest { version_min: 1, version_max: u32::MAX, ..HelloRequest::default() };
+        let answer = self.runtime.block_on(async {
+            self.client.hello(ttrpc::context::with_duration(DEADLINE), &request).await.expect("hello")
+        });
+        answer.capture_mode.enum_value().expect("a known mode")
     }
 
     /// The agent about itself.

@@ -45,12 +45,22 @@ impl Drop for Server {
 
 #[test]
 fn every_lookup_is_counted_on_both_sides() {
+    look_up(&[]);
+}
+
+#[test]
+fn every_lookup_is_counted_from_packets() {
+    look_up(&["--capture", "packets"]);
+}
+
+/// Asks a name server under an agent with these arguments.
+fn look_up(arguments: &[&str]) {
     const LOOKUPS: u64 = 100;
     if Command::new("dig").arg("-v").output().is_err() {
         not_run::<()>("dig is not installed");
         return;
     }
-    let Some(mut agent) = Agent::start(&[]) else { return };
+    let Some(mut agent) = Agent::start(arguments) else { return };
     let port = {
         let free = std::net::TcpListener::bind("127.0.0.1:0").expect("bound");
         free.local_addr().expect("an address").port()

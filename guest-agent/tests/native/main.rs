@@ -15,6 +15,7 @@ mod lengths;
 mod lifecycle;
 mod lookups;
 mod loss;
+mod packets;
 mod programs;
 mod running;
 mod sequence;

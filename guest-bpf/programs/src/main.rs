@@ -8,6 +8,7 @@
 //!   registers and result for [`transfer::on_call_exit`].
 //! - [`counted`] follows connections of some protocols without user space: requests and responses are paired and their
 //!   durations summed up here.
+//! - [`packets`] is packet mode, which shares nothing with the rest but the way to user space.
 //! - [`registers`] knows the architecture, [`kernel`] reads the kernel's structs, [`connections`] keeps the table,
 //!   [`capture`] copies heads, [`ring`] sends records, [`process`] sees exits and control groups.
 //!
@@ -23,6 +24,7 @@ mod connections;
 mod counted;
 mod kernel;
 mod maps;
+mod packets;
 mod process;
 mod registers;
 mod ring;

@@ -30,7 +30,7 @@ fn send(data: *const u8, len: u64, flags: u64) -> bool {
 
 /// Whether a record of this size fills up another quarter of the ring.
 #[inline(always)]
-fn wake_for(len: u64) -> u64 {
+pub fn wake_for(len: u64) -> u64 {
     let available = RECORDS.query(u64::from(BPF_RB_AVAIL_DATA));
     let quarter = RECORDS.query(u64::from(BPF_RB_RING_SIZE)) >> 2;
     // Only the record that crosses the mark wakes: the agent sleeps no longer than its timer anyway.

@@ -24,9 +24,14 @@ pub const AGENT: &str = "porthole-agent";
 /// Where the sidecar sees the guest's `/proc`.
 pub const GUEST_PROC: &str = "/host/proc";
 
-/// What loading the probes and finding the containers of processes takes, and nothing else.
-pub const CAPABILITIES: [&str; 5] =
-    ["CAP_BPF", "CAP_PERFMON", "CAP_SYS_PTRACE", "CAP_DAC_READ_SEARCH", "CAP_SYS_RESOURCE"];
+/// What loading the probes and finding the containers of processes takes, and nothing else; the agent gives all of it up
+/// when its probes run.
+///
+/// `CAP_NET_ADMIN` is for guest kernels that allow no tracing: the kernel lets nobody else attach programs to the packets
+/// of a control group (`bpf_prog_attach_check_attach_type` in `kernel/bpf/syscall.c`), and socket filters would take
+/// `CAP_NET_RAW` and not tell whose the packets are.
+pub const CAPABILITIES: [&str; 6] =
+    ["CAP_BPF", "CAP_PERFMON", "CAP_NET_ADMIN", "CAP_SYS_PTRACE", "CAP_DAC_READ_SEARCH", "CAP_SYS_RESOURCE"];
 
 /// Characters of the sandbox's id in the sidecar's.
 const SHORT_CHARS: usize = 12;

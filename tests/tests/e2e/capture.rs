@@ -14,6 +14,7 @@ use crate::{Test, stage::Stage};
 pub const TESTS: &[Test] = &[
     ("capture::hooks_on_functions_are_the_first_choice_in_a_guest", functions),
     ("capture::the_raw_tracepoint_counts_the_same", raw_tracepoint),
+    ("capture::a_guest_without_tracing_is_counted_by_its_packets", packets),
 ];
 
 /// How the agent in a sandbox says that it captures.
@@ -75,4 +76,62 @@ fn served_exactly(stage: &Stage, name: &str, host: u8, arguments: &[&str], expec
         ensure!(total.is_none_or(|total| total <= f64::from(REQUESTS)), "counted {total:?} of {REQUESTS}");
         Ok((total == Some(f64::from(REQUESTS))).then_some(()))
     })
+}
+
+/// Requests that the guest sends to itself: each end is counted.
+const CALLS: u32 = 40;
+
+fn packets(stage: &Stage) -> Result<()> {
+    let environment = stage.environment()?;
+    let endpoint = environment.endpoint("packets", 23)?;
+    let id = environment.unique("packets");
+    // kernel_lockdown(7): in confidentiality mode the kernel refuses programs that read its memory, which tracing is.
+    let settings = Settings::default().with("microvm", "kernel_parameters", "lockdown=confidentiality");
+    let command = ["/usr/bin/python3", "/srv/catalog.py"];
+    let container = environment.with_settings(&settings, || {
+        let launch = Launch::new("acme", &id, PORTHOLE, &command).on(&endpoint);
+        let container = launch.start(&environment.containerd)?;
+        scenario::wait_watched(&environment, &id)?;
+        Ok(container)
+    })?;
+    let mode = mode(&environment, &id)?;
+    ensure!(mode == "packet", "the mode is {mode}");
+    let address = endpoint.at(8000);
+    environment.from_hub(|| {
+        let mut connection = wait::until("the server listens", Duration::from_secs(30), || {
+            Ok(http::Connection::open(address).ok())
+        })?;
+        for number in 0..REQUESTS {
+            // Half on one connection that stays open, half each on its own.
+            if number >= REQUESTS / 2 {
+                connection = http::Connection::open(address)?;
+            }
+            let response = connection.request("GET", &format!("/items/{}", number % 100))?;
+            ensure!(response.status == 200, "got {}", response.status);
+        }
+        Ok(())
+    })?;
+    let script = format!(
+        "import urllib.request as u\nfor n in range({CALLS}): u.urlopen(f'http://127.0.0.1:8000/items/{{n}}').read()"
+    );
+    let called = container.exec(&["/usr/bin/python3", "-c", &script])?;
+    ensure!(called.status.success(), "{called}");
+    let expected = [("server", REQUESTS + CALLS), ("client", CALLS)];
+    wait::until("all requests are counted at both ends", Duration::from_secs(10), || {
+        let samples = environment.exporter()?.samples()?;
+        let mut missing = false;
+        for (side, expected) in expected {
+            // The exporter lists only containers that containerd has given to the sandbox.
+            let name = format!("http_{side}_request_duration_seconds_count");
+            let labels = [("tenant", "acme"), ("service_name", &*id), ("k8s_container_name", &*id)];
+            let total = exposition::sum(&samples, &name, &labels).unwrap_or(0.0);
+            let labels = [("tenant", "acme"), ("service_name", &*id), ("side", side)];
+            let of_all = exposition::sum(&samples, "porthole_app_requests_total", &labels).unwrap_or(0.0);
+            ensure!(of_all <= f64::from(expected), "counted {of_all} of {expected}, {side}");
+            ensure!(total <= f64::from(expected), "counted {total} of {expected}, {side}");
+            missing |= total < f64::from(expected);
+        }
+        Ok((!missing).then_some(()))
+    })?;
+    container.remove()
 }

@@ -101,8 +101,13 @@ fn no_bpf(stage: &Stage) -> Result<()> {
     let environment = stage.environment()?;
     let endpoint = environment.endpoint("nobpf", 33)?;
     let id = environment.unique("nobpf");
-    // kernel_lockdown(7): confidentiality mode refuses BPF programs that read kernel memory.
-    let settings = Settings::default().with("microvm", "kernel_parameters", "lockdown=confidentiality");
+    // kernel_lockdown(7): confidentiality mode refuses BPF programs that read kernel memory. The agent would do with
+    // packets, if it were let.
+    let settings = Settings::default().with("microvm", "kernel_parameters", "lockdown=confidentiality").with(
+        "shim",
+        "agent_arguments",
+        vec!["--capture", "system-calls"],
+    );
     let container = environment.with_settings(&settings, || {
         Launch::new("acme", &id, PORTHOLE, scenario::BLOG.command)
             .on(&endpoint)

@@ -1,0 +1,109 @@
+//! The programs of packet mode: two, without functions of their own, that know nothing of the kernel's types.
+
+use std::{
+    collections::HashMap,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+};
+
+use aya::maps::{Array, Map, MapData, PerCpuArray};
+use aya_obj::Object;
+use porthole_bpf_types::{
+    connection::state,
+    record::{Counters, HEAD_MAX, Settings},
+};
+
+use super::{
+    ProbeError, ProbeLimits, Records,
+    bpf::{self, Hook},
+    create_maps,
+};
+
+/// The programs, and where they hang.
+const PROGRAMS: [(&str, Hook); 2] = [("packet_in", Hook::PacketsIn), ("packet_out", Hook::PacketsOut)];
+
+/// The loaded and attached programs. Dropping it detaches them.
+#[allow(missing_debug_implementations)]
+pub struct PacketProbes {
+    /// Programs and their attachments, open as long as they are to run.
+    open: Vec<OwnedFd>,
+    settings: Array<MapData, Settings>,
+    counters: PerCpuArray<MapData, Counters>,
+    verdicts: aya::maps::HashMap<MapData, u64, u8>,
+    current: Settings,
+}
+
+impl PacketProbes {
+    /// Loads the programs of an object file and attaches them to a control group.
+    pub fn load(
+        object: &[u8],
+        cgroup: BorrowedFd<'_>,
+        limits: ProbeLimits,
+    ) -> Result<(Self, Records), ProbeError> {
+        let malformed = |error: &dyn std::fmt::Display| ProbeError::Object(error.to_string());
+        let mut object = Object::parse(object).map_err(|error| malformed(&error))?;
+        object.programs.retain(|name, _| PROGRAMS.iter().any(|(ours, _)| ours == name));
+        let ours: Vec<_> = object.programs.values().map(aya_obj::Program::function_key).collect();
+        object.functions.retain(|key, _| ours.contains(key));
+        let mut maps = create_maps(&mut object, |name, map| {
+            match name {
+                "RECORDS" => map.set_max_entries(limits.ring_bytes),
+                "VERDICTS" => map.set_max_entries(limits.connections),
+                "SETTINGS" | "COUNTERS" => {}
+                _ => return false,
+            }
+            true
+        })?;
+        let mut take = |name: &str| take(&mut maps, name);
+        let mut probes = Self {
+            open: Vec::new(),
+            settings: Map::Array(take("SETTINGS")?).try_into()?,
+            counters: Map::PerCpuArray(take("COUNTERS")?).try_into()?,
+            verdicts: Map::LruHashMap(take("VERDICTS")?).try_into()?,
+            current: Settings { head: HEAD_MAX, paused: 0, counts: 0, reserved: 0 },
+        };
+        probes.settings.set(0, probes.current, 0)?;
+        let records = Map::RingBuf(take("RECORDS")?).try_into()?;
+        for (name, hook) in PROGRAMS {
+            probes.open.extend(attach(&object, name, hook, cgroup)?);
+        }
+        Ok((probes, records))
+    }
+
+    /// Tells the programs that nobody understands what a socket says.
+    pub fn ignore(&mut self, cookie: u64) -> Result<(), ProbeError> {
+        Ok(self.verdicts.insert(cookie, state::IGNORED, 0)?)
+    }
+
+    /// Stops or resumes capturing.
+    pub fn pause(&mut self, paused: bool) -> Result<(), ProbeError> {
+        self.current.paused = u32::from(paused);
+        Ok(self.settings.set(0, self.current, 0)?)
+    }
+
+    /// Packets that could not be sent to user space so far, over all CPUs.
+    pub fn lost(&self) -> Result<u64, ProbeError> {
+        Ok(self.counters.get(&0, 0)?.iter().map(|cpu| cpu.lost).sum())
+    }
+}
+
+fn take(maps: &mut HashMap<String, OwnedFd>, name: &str) -> Result<MapData, ProbeError> {
+    let fd = maps.remove(name).ok_or_else(|| ProbeError::Object(format!("no map {name}")))?;
+    Ok(MapData::from_fd(fd)?)
+}
+
+/// Loads and attaches a program; gives what must stay open.
+fn attach(
+    object: &Object,
+    name: &str,
+    hook: Hook,
+    cgroup: BorrowedFd<'_>,
+) -> Result<[OwnedFd; 2], ProbeError> {
+    let missing = || ProbeError::Object(format!("no program {name}"));
+    let program = object.programs.get(name).ok_or_else(missing)?;
+    let function = object.functions.get(&program.function_key()).ok_or_else(missing)?;
+    let loaded = bpf::load_program(function, name, hook, &program.license, None)
+        .map_err(|(source, log)| ProbeError::Load { name: name.to_owned(), source, log })?;
+    let link = bpf::attach_to_cgroup(loaded.as_fd(), cgroup, hook)
+        .map_err(|source| ProbeError::Attach { name: name.to_owned(), source })?;
+    Ok([link, loaded])
+}

@@ -1,0 +1,219 @@
+//! Where bytes come from: system calls where the kernel lets programs look at them, packets otherwise.
+
+use std::{fmt, io, path::Path, sync::Arc};
+
+use porthole_proto::agent::CaptureMode;
+use tokio::io::{Interest, unix::AsyncFd};
+
+use crate::{
+    btf::{self, BtfError},
+    capture::Capture,
+    packet::{capture::PacketCapture, cgroups::Tree, flows::Flows},
+    probes::{HookChoice, Hooks, ProbeError, ProbeLimits, Probes, Records, packets::PacketProbes},
+    state::Shared,
+    usage::{self, Brake},
+};
+
+/// Which source to use.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum SourceChoice {
+    /// System calls if the kernel allows it, packets otherwise
+    #[default]
+    Auto,
+    /// System calls on sockets
+    SystemCalls,
+    /// Packets of sockets
+    Packets,
+}
+
+/// A kernel that cannot be watched.
+#[derive(Debug, thiserror::Error)]
+pub enum SourceError {
+    /// Its type information does not say what system calls take.
+    #[error("this kernel's system calls cannot be watched: {0}")]
+    Kernel(#[from] BtfError),
+    /// Programs cannot be loaded.
+    #[error(
+        "loading the probes; this takes root, or CAP_BPF and CAP_PERFMON, and CAP_NET_ADMIN for packets: {0}"
+    )]
+    Probes(#[from] ProbeError),
+    /// The control groups, on which the programs for packets hang, are not found.
+    #[error("the root of the control groups: {0}")]
+    ControlGroups(io::Error),
+    /// Neither way works.
+    #[error("neither system calls can be watched ({calls}) nor packets ({packets})")]
+    Neither {
+        /// Why not system calls.
+        calls: String,
+        /// Why not packets.
+        packets: String,
+    },
+}
+
+impl SourceError {
+    /// Why, in one line; what follows in programs that are refused is the verifier's log.
+    fn reason(&self) -> String {
+        let whole = match self {
+            Self::Probes(error) => error.to_string(),
+            other => other.to_string(),
+        };
+        whole.lines().next().unwrap_or_default().to_owned()
+    }
+}
+
+/// What loading takes.
+#[derive(Clone, Copy, Debug)]
+pub struct Loading<'a> {
+    /// The eBPF object.
+    pub object: &'a [u8],
+    /// The procfs of the outermost pid namespace.
+    pub proc: &'a Path,
+    /// Which hooks on system calls.
+    pub hooks: HookChoice,
+    /// This process in the outermost pid namespace.
+    pub self_tgid: u32,
+    /// Bounds of what the programs may use.
+    pub limits: ProbeLimits,
+}
+
+/// Programs that run, and where their records come out.
+#[allow(missing_debug_implementations)]
+pub struct Source {
+    kind: Kind,
+    records: Records,
+}
+
+enum Kind {
+    Calls(Box<Probes>),
+    Packets {
+        probes: Box<PacketProbes>,
+        tree: Tree,
+        /// Why not system calls, if these were tried.
+        why: Option<String>,
+    },
+}
+
+impl Source {
+    /// Loads the programs.
+    pub fn load(choice: SourceChoice, loading: Loading<'_>) -> Result<Self, SourceError> {
+        match choice {
+            SourceChoice::SystemCalls => Self::calls(loading),
+            SourceChoice::Packets => Self::packets(loading, None),
+            SourceChoice::Auto => Self::calls(loading).or_else(|error| {
+                let calls = error.reason();
+                tracing::info!(why = calls, "system calls cannot be watched");
+                tracing::debug!(%error, "in full");
+                Self::packets(loading, Some(calls.clone()))
+                    .map_err(|packets| SourceError::Neither { calls, packets: packets.reason() })
+            }),
+        }
+    }
+
+    fn calls(loading: Loading<'_>) -> Result<Self, SourceError> {
+        let kernel = btf::kernel()?;
+        tracing::debug!("the kernel's types are read");
+        let Loading { object, hooks, self_tgid, limits, .. } = loading;
+        let (probes, records) = Probes::load(object, &kernel, hooks, self_tgid, limits)?;
+        if let Hooks::RawTracepoint(Some(why)) = probes.hooks() {
+            tracing::info!(why, "the system calls' functions cannot be hooked");
+        }
+        Ok(Self { kind: Kind::Calls(Box::new(probes)), records })
+    }
+
+    fn packets(loading: Loading<'_>, why: Option<String>) -> Result<Self, SourceError> {
+        let tree = Tree::open(loading.proc).map_err(SourceError::ControlGroups)?;
+        let (probes, records) = PacketProbes::load(loading.object, tree.as_fd(), loading.limits)?;
+        Ok(Self { kind: Kind::Packets { probes: Box::new(probes), tree, why }, records })
+    }
+
+    /// What `Hello` says.
+    pub fn mode(&self) -> CaptureMode {
+        match &self.kind {
+            Kind::Packets { .. } => CaptureMode::CAPTURE_MODE_PACKET,
+            Kind::Calls(probes) => match probes.hooks() {
+                Hooks::FunctionExits => CaptureMode::CAPTURE_MODE_SYSCALL_FENTRY,
+                Hooks::RawTracepoint(_) => CaptureMode::CAPTURE_MODE_SYSCALL_RAW_TRACEPOINT,
+            },
+        }
+    }
+
+    /// The loop that reads the records; must be called within a runtime.
+    pub fn capture(self, shared: Arc<Shared>, brake: Brake) -> io::Result<Capturing> {
+        // SAFETY: the ring buffer gives the same descriptor as long as it lives, and keeps it open.
+        let records = unsafe { AsyncFd::register_with_interest(self.records, Interest::READABLE) }?;
+        Ok(match self.kind {
+            Kind::Calls(probes) => {
+                let limitations = limitations(probes.hooks());
+                Capturing::Calls(Box::new(Capture::new(*probes, records, shared, brake, limitations)))
+            }
+            Kind::Packets { probes, tree, why } => {
+                let flows = Flows::new(tree, usage::unix_ns().saturating_sub(usage::monotonic_ns()));
+                Capturing::Packets(Box::new(PacketCapture::new(*probes, records, flows, shared, brake, why)))
+            }
+        })
+    }
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.kind {
+            Kind::Calls(probes) => probes.hooks().fmt(f),
+            Kind::Packets { .. } => f.write_str("packets"),
+        }
+    }
+}
+
+/// The loop of either source.
+#[allow(missing_debug_implementations)]
+pub enum Capturing {
+    /// Of system calls.
+    Calls(Box<Capture>),
+    /// Of packets.
+    Packets(Box<PacketCapture>),
+}
+
+impl Capturing {
+    /// Sets the route templates that win over what is found by looking at the traffic.
+    pub fn set_route_templates(&mut self, templates: &[String]) -> Result<(), porthole_l7::TemplateError> {
+        match self {
+            Self::Calls(capture) => capture.set_route_templates(templates),
+            Self::Packets(capture) => capture.set_route_templates(templates),
+        }
+    }
+
+    /// Reads until it is dropped.
+    pub async fn run(self) -> Result<(), ProbeError> {
+        match self {
+            Self::Calls(capture) => capture.run().await,
+            Self::Packets(capture) => capture.run().await,
+        }
+    }
+}
+
+/// What capture by system calls cannot see on this kernel.
+fn limitations(hooks: &Hooks) -> Vec<String> {
+    let mut sentences = vec![
+        "Bytes that io_uring moves are not seen: raw tracepoints show its completions without sockets and \
+         buffers."
+            .to_owned(),
+    ];
+    match hooks {
+        Hooks::FunctionExits => {
+            sentences.push("Socket calls of 32-bit programs are not looked at, and not counted.".to_owned());
+        }
+        Hooks::RawTracepoint(Some(why)) => {
+            sentences.push(format!("Every system call pays a little, not only those on sockets: {why}."));
+        }
+        Hooks::RawTracepoint(None) => {}
+    }
+    if !std::path::Path::new("/sys/fs/cgroup/cgroup.controllers").exists()
+        && std::path::Path::new("/sys/fs/cgroup/unified").exists()
+    {
+        sentences.push(
+            "This kernel's containers live in cgroup v1 hierarchies: they are told apart only if they have a \
+             group of their own in the unified one."
+                .to_owned(),
+        );
+    }
+    sentences
+}

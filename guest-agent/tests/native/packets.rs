@@ -1,0 +1,73 @@
+//! Packet mode on this machine's kernel: the same counts as from system calls.
+
+use std::io::{Read, Write};
+
+use porthole_proto::agent::{CaptureMode, Side};
+
+use crate::{
+    harness::Agent,
+    http::{self, Server},
+};
+
+const PACKETS: [&str; 2] = ["--capture", "packets"];
+
+#[test]
+fn packets_tell_the_same_counts_and_hello_says_so() {
+    let Some(mut agent) = Agent::start(&PACKETS) else { return };
+    assert_eq!(agent.mode(), CaptureMode::CAPTURE_MODE_PACKET);
+    let server = Server::start();
+    // A connection that stays, and one for each.
+    server.get("/kept", 300);
+    for _ in 0..40 {
+        server.get("/fresh", 1);
+    }
+    assert_eq!(agent.counts("/kept"), (300, 300));
+    assert_eq!(agent.counts("/fresh"), (40, 40));
+    assert_eq!(agent.counters.events_lost, 0);
+    let peers: Vec<_> =
+        agent.series(Side::SIDE_CLIENT, "/kept").iter().map(|series| series.key.peer.clone()).collect();
+    assert_eq!(peers, [server.address.to_string()]);
+}
+
+#[test]
+fn pipelined_requests_are_all_counted_from_packets() {
+    let Some(mut agent) = Agent::start(&PACKETS) else { return };
+    let server = Server::start();
+    let mut stream = server.connect();
+    let (batch, rounds) = (16, 50);
+    let mut answers = vec![0; http::OK.len() * batch];
+    for _ in 0..rounds {
+        stream.write_all(&http::request("/pipelined").repeat(batch)).expect("sent");
+        stream.read_exact(&mut answers).expect("answered");
+    }
+    let all = (batch * rounds) as u64;
+    assert_eq!(agent.counts("/pipelined"), (all, all));
+}
+
+#[test]
+fn what_nobody_understands_is_no_longer_copied() {
+    let Some(mut agent) = Agent::start(&PACKETS) else { return };
+    let server = std::net::TcpListener::bind("127.0.0.1:0").expect("bound");
+    let mut client = std::net::TcpStream::connect(server.local_addr().expect("address")).expect("connected");
+    let (mut accepted, _) = server.accept().expect("accepted");
+    let ignored = agent.counters.connections_ignored;
+    let mut buffer = vec![0; 5_000];
+    let mut converse = |rounds: u8| {
+        for number in 0..rounds {
+            client.write_all(&[number.wrapping_mul(37) | 0x80; 5_000]).expect("sent");
+            accepted.read_exact(&mut buffer).expect("received");
+        }
+    };
+    agent.until("both ends are ignored", |agent| {
+        converse(20);
+        (agent.counters.connections_ignored >= ignored + 2).then_some(())
+    });
+    agent.catch_up();
+    let before = agent.counters.bytes_copied;
+    for _ in 0..5 {
+        converse(200);
+    }
+    agent.catch_up();
+    let copied = agent.counters.bytes_copied - before;
+    assert!(copied < 100_000, "{copied} bytes of 10 million were copied");
+}
