@@ -29,6 +29,9 @@ const E2E_ENV: &str = "PORTHOLE_E2E";
 /// Tells tests that time does not matter.
 const ALL_ENV: &str = "PORTHOLE_TEST_ALL";
 
+/// Names the folder with a Kafka broker's jars.
+const KAFKA_ENV: &str = "PORTHOLE_KAFKA_JARS";
+
 /// Options of `cargo xtask test`.
 #[derive(clap::Args)]
 pub struct Options {
@@ -92,7 +95,7 @@ fn test(workspace: &Workspace, options: &Options, totals: &mut Totals) -> Result
         .env("PORTHOLE_BPF_OBJECT", dist.root.join("bpf/porthole.bpf.o"))
         .stdout(Stdio::piped());
     if options.all {
-        command.env(ALL_ENV, "1");
+        command.env(ALL_ENV, "1").env(KAFKA_ENV, setup::kafka_jars(workspace)?);
     }
     if let Some(filter) = &options.filter {
         command.args(["--", filter]);

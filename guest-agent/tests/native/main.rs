@@ -6,6 +6,7 @@
 mod calls;
 mod counted;
 mod databases;
+mod drivers;
 mod harness;
 mod http;
 mod identity;

@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    io::Write,
     path::Path,
     process::{Child, Command, Stdio},
 };
@@ -21,6 +22,14 @@ impl Running {
     fn start(mut command: Command, signal: libc::c_int, port: u16, directory: tempfile::TempDir) -> Self {
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
         Self { child: child.expect("a server"), signal, port, directory }
+    }
+
+    /// A server that listens on a unix socket and ends at once when it is told to.
+    pub fn by_socket(command: Command, socket: &Path) -> Self {
+        let directory = tempfile::tempdir().expect("directory");
+        let running = Self::start(command, libc::SIGTERM, 0, directory);
+        wait_for("the server listens", || std::os::unix::net::UnixStream::connect(socket).ok());
+        running
     }
 
     /// The path of a file in its directory.
@@ -189,7 +198,15 @@ pub fn dnsmasq(zone: &str) -> Option<Running> {
 /// A broker whose topics appear when they are asked for; `None` without its jars, whose folder `PORTHOLE_KAFKA_JARS`
 /// names.
 pub fn kafka() -> Option<Running> {
-    let jars = std::env::var("PORTHOLE_KAFKA_JARS").ok()?;
+    let Ok(jars) = std::env::var("PORTHOLE_KAFKA_JARS") else {
+        let why =
+            "PORTHOLE_KAFKA_JARS does not name a folder with a broker's jars; `cargo xtask test --all` does";
+        if std::env::var_os("PORTHOLE_TEST_ALL").is_some() {
+            return not_run(why);
+        }
+        let _ = writeln!(std::io::stderr(), "NOT RUN: {why}");
+        return None;
+    };
     let (directory, port, controller) = (tempfile::tempdir().expect("directory"), free_port(), free_port());
     let (root, properties) = (directory.path().display(), directory.path().join("server.properties"));
     let text = format!(

@@ -1,10 +1,12 @@
 //! What a fresh Debian-like machine with Rust lacks.
 
+mod kafka;
 mod packages;
 mod tools;
 
 use anyhow::Result;
 
+pub use kafka::jars as kafka_jars;
 pub use packages::Need;
 pub use tools::cargo_deny;
 

@@ -27,6 +27,9 @@ pub struct Need {
     why: &'static str,
 }
 
+/// Why a driver is wanted.
+const DRIVER: &str = "a driver whose calls are counted";
+
 const fn need(package: &'static str, proof: &'static [&'static str], why: &'static str) -> Need {
     Need { package, proof, why }
 }
@@ -69,6 +72,9 @@ impl Need {
         need("bind9-dnsutils", &["dig"], "asks the name server"),
         need("curl", &["curl"], "asks in a container that ends at once"),
         need("dnsmasq-base", &["dnsmasq"], "a name server to count the questions of"),
+        need("nginx-light", &["/usr/sbin/nginx"], "a server to count the requests of"),
+        need("redis-server", &["redis-server"], "a server to count the commands of"),
+        need("redis-tools", &["redis-benchmark"], "asks it"),
         need("mariadb-client", &["mariadb"], "asks the database"),
         need("mariadb-server", &["mariadbd", "mariadb-install-db"], "a database to count the statements of"),
         need(
@@ -76,6 +82,9 @@ impl Need {
             &["/usr/lib/postgresql/15/bin/postgres", "/usr/lib/postgresql/17/bin/postgres"],
             "a database to count the statements of",
         ),
+        need("python3-psycopg2", &["/usr/lib/python3/dist-packages/psycopg2"], DRIVER),
+        need("python3-pymysql", &["/usr/lib/python3/dist-packages/pymysql"], DRIVER),
+        need("python3-redis", &["/usr/lib/python3/dist-packages/redis"], DRIVER),
         need(
             "python3-prometheus-client",
             &["/usr/lib/python3/dist-packages/prometheus_client/openmetrics/parser.py"],
@@ -91,6 +100,35 @@ impl Need {
         need("php-cli", &["php"], "a language whose servers and clients are tested"),
         need("ruby", &["ruby"], "a language whose servers and clients are tested"),
         need("ruby-webrick", &["/usr/share/doc/ruby-webrick"], "Ruby's usual small server"),
+        need("npm", &["npm"], "gets drivers for Node.js"),
+        need("maven", &["mvn"], "gets a Kafka broker"),
+        need("php-fpm", &["/usr/sbin/php-fpm8.2", "/usr/sbin/php-fpm8.4"], "PHP behind nginx"),
+        need("php-mysql", &["/usr/share/doc/php-mysql"], DRIVER),
+        need("php-pgsql", &["/usr/share/doc/php-pgsql"], DRIVER),
+        need("php-redis", &["/usr/share/doc/php-redis"], DRIVER),
+        need("python3-mysqldb", &["/usr/lib/python3/dist-packages/MySQLdb"], DRIVER),
+        need("python3-kafka", &["/usr/lib/python3/dist-packages/kafka"], DRIVER),
+        need("ruby-mysql2", &["/usr/share/doc/ruby-mysql2"], DRIVER),
+        need("ruby-pg", &["/usr/share/doc/ruby-pg"], DRIVER),
+        need("ruby-redis", &["/usr/share/doc/ruby-redis"], DRIVER),
+        need("libmariadb-dev", &["/usr/include/mariadb/mysql.h"], DRIVER),
+        need("libpq-dev", &["/usr/include/postgresql/libpq-fe.h"], DRIVER),
+        need("libpqxx-dev", &["/usr/include/pqxx/pqxx"], DRIVER),
+        need("libhiredis-dev", &["/usr/include/hiredis/hiredis.h"], DRIVER),
+        need("librdkafka-dev", &["/usr/include/librdkafka/rdkafka.h"], DRIVER),
+        need("libmariadb-java", &["/usr/share/java/mariadb-java-client.jar"], DRIVER),
+        need("libpostgresql-jdbc-java", &["/usr/share/java/postgresql.jar"], DRIVER),
+        need(
+            "golang-github-go-sql-driver-mysql-dev",
+            &["/usr/share/gocode/src/github.com/go-sql-driver/mysql"],
+            DRIVER,
+        ),
+        need("golang-github-lib-pq-dev", &["/usr/share/gocode/src/github.com/lib/pq"], DRIVER),
+        need(
+            "golang-github-gomodule-redigo-dev",
+            &["/usr/share/gocode/src/github.com/gomodule/redigo"],
+            DRIVER,
+        ),
     ];
 
     fn is_there(&self) -> bool {
