@@ -67,6 +67,24 @@ async fn values_are_exact_and_under_their_own_tenant() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_agent_that_has_much_to_say_is_asked_about_itself_all_the_same() {
+    let host = Host::new();
+    let socket = host.socket("1");
+    let agent = TestAgent::start(&socket, 7).await;
+    let exporter = host.start();
+    let _companion = host.companion(&record("busy-1", "t", "busy", &socket));
+    let mut requests = 0;
+    wait_for("the question comes between the batches", async || {
+        requests += 1;
+        agent.tell(vec![http(1, "busy-1", "/", "200", requests, 1)]);
+        agent.stats_calls() >= 3
+    })
+    .await;
+    assert_eq!(agent.watches(), 1);
+    exporter.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_reconnect_tells_everything_again_and_changes_nothing() {
     let host = Host::new();
     let Shop { agent, exporter, companion: _companion, socket } = host.shop().await;

@@ -108,7 +108,13 @@ impl Session<'_> {
         let mut drain_until = None;
         // A question that waits for its answer; batches that come before the answer are taken meanwhile.
         let mut asking = None;
+        // One that has much to say is asked all the same: its memory, CPU time and limitations change.
+        let mut ask_at = Clock::now() + idle;
         loop {
+            if asking.is_none() && drain_until.is_none() && Clock::now() >= ask_at {
+                ask_at = Clock::now() + idle;
+                asking = Some(Box::pin(self.stats()));
+            }
             let wait = Clock::now() + if drain_until.is_some() { DRAIN_SILENCE } else { idle };
             let deadline = drain_until.map_or(wait, |until: Clock| until.min(wait));
             let next = tokio::select! {
