@@ -101,6 +101,7 @@ fn main() -> anyhow::Result<()> {
     let source = Source::load(arguments.capture, loading)?;
     let load_ns = u64::try_from(started.elapsed().as_nanos()).unwrap_or(u64::MAX);
     drop(object);
+    usage::give_back_memory();
     tracing::info!(milliseconds = load_ns / 1_000_000, kernel = release, hooks = %source, "the probes run");
 
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;

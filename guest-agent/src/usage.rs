@@ -90,6 +90,16 @@ impl Brake {
     }
 }
 
+/// Gives memory that was freed back to the kernel. Loading takes a few MiB for a moment, in which the allocator would
+/// otherwise keep the agent for good; where it has no such function it does so by itself.
+pub fn give_back_memory() {
+    // SAFETY: no preconditions.
+    #[cfg(target_env = "gnu")]
+    unsafe {
+        libc::malloc_trim(0)
+    };
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

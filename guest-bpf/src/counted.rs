@@ -175,10 +175,10 @@ pub struct Learned {
 }
 
 /// Most learned keys.
-pub const LEARNED_MAX: u32 = 1024;
+pub const LEARNED_MAX: u32 = 768;
 
 /// Most pairs of a learned key and a status.
-pub const SLOTS_MAX: u32 = 1024;
+pub const SLOTS_MAX: u32 = 768;
 
 /// Most copies of the slots: CPUs share them when there are more.
 pub const STRIPES_MAX: u32 = 8;
