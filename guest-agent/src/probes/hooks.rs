@@ -9,7 +9,8 @@
 //! | exits of the calls' functions | 420 | 430 | 1350 | 12400 | 266 ms |
 //!
 //! So exits of functions are better, where they can be had: calls that are not looked at cost nothing, the others the
-//! same. The raw tracepoint sends every call the slow way out of the kernel. Attaching to a function takes 5 ms each.
+//! same. The raw tracepoint sends every call the slow way out of the kernel. Attaching to a function takes 5 ms each;
+//! detaching takes far longer, which is why attachments are parked ([`super::parking`]).
 
 use std::{
     ffi::{CStr, CString},
@@ -22,6 +23,7 @@ use aya_obj::{Function, Object, ProgramSection};
 use super::{
     ProbeError,
     bpf::{self, Hook, Runs},
+    parking::Parking,
     preemption,
 };
 use crate::btf::CallFunction;
@@ -72,8 +74,8 @@ pub struct Attached {
     pub name: String,
     program: OwnedFd,
     /// Open as long as it is to run: its attachment, or the array in which others look for it, which the kernel empties
-    /// when nobody has it open.
-    _open: OwnedFd,
+    /// when nobody has it open, or where attachments are parked.
+    open: Option<OwnedFd>,
 }
 
 impl Attached {
@@ -141,11 +143,12 @@ impl<'a> Programs<'a> {
         let link = bpf::attach(program.as_fd(), tracepoint)
             .map_err(|source| ProbeError::Attach { name: name.to_owned(), source })?;
         tracing::debug!(name, "a program is attached");
-        Ok(Attached { name: name.to_owned(), program, _open: link })
+        Ok(Attached { name: name.to_owned(), program, open: Some(link) })
     }
 
     /// All or none.
     fn function_exits(self, calls: &[CallFunction], array: OwnedFd) -> Result<Vec<Attached>, ProbeError> {
+        let parking = Parking::new().map_err(ProbeError::Parking)?;
         let mut cores: Vec<(OwnedFd, &CallFunction)> = Vec::new();
         let mut stubs = Vec::with_capacity(calls.len());
         let (stub, license) = self.function(CALL_STUB)?;
@@ -169,14 +172,21 @@ impl<'a> Programs<'a> {
                 self.load_function(&stub, license, call.name, Hook::FunctionExit(call.number))?,
             ));
         }
-        let mut attached = Vec::with_capacity(stubs.len() + cores.len());
+        let mut attached = Vec::with_capacity(stubs.len() + cores.len() + 1);
         for (array, call) in cores {
             let core = self.load(CALL_CORE, Hook::FunctionExit(call.number))?;
             bpf::put_program(array.as_fd(), core.as_fd()).map_err(Self::no_array)?;
-            attached.push(Attached { name: CALL_CORE.to_owned(), program: core, _open: array });
+            attached.push(Attached { name: CALL_CORE.to_owned(), program: core, open: Some(array) });
         }
+        let mut links = Vec::with_capacity(stubs.len());
         for (name, stub) in stubs {
-            attached.push(Self::attached(name, stub, None)?);
+            let mut one = Self::attached(name, stub, None)?;
+            links.extend(one.open.take());
+            attached.push(one);
+        }
+        parking.park(&links).map_err(ProbeError::Parking)?;
+        if let Some(last) = attached.last_mut() {
+            last.open = Some(parking.into());
         }
         Ok(attached)
     }

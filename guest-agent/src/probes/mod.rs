@@ -3,6 +3,7 @@
 mod bpf;
 mod hooks;
 pub mod packets;
+mod parking;
 mod preemption;
 pub mod slots;
 
@@ -75,6 +76,9 @@ pub enum ProbeError {
         /// The end of the verifier's log.
         log: String,
     },
+    /// There is no way to end without waiting.
+    #[error("io_uring, without which detaching from functions would hold the agent's end up: {0}")]
+    Parking(io::Error),
     /// The kernel refuses the hooks that were asked for.
     #[error("hooks on system calls: {0}")]
     Hooks(String),
