@@ -11,6 +11,8 @@ struct Speech {
     protocol: Protocol,
     /// A request with a mark, and the response to it.
     exchange: fn(u32) -> (Vec<u8>, Vec<u8>),
+    /// What its clients do.
+    styles: &'static [Style],
 }
 
 const SPEECHES: &[Speech] = &[
@@ -26,6 +28,7 @@ const SPEECHES: &[Speech] = &[
             };
             (request.into_bytes(), response.into_bytes())
         },
+        styles: STYLES,
     },
     Speech {
         protocol: Protocol::Redis,
@@ -33,6 +36,33 @@ const SPEECHES: &[Speech] = &[
             let request = format!("*2\r\n$4\r\nM{mark}\r\n$5\r\nab\r\nc\r\n");
             (request.into_bytes(), format!("-E{mark} is the mark\r\n").into_bytes())
         },
+        styles: STYLES,
+    },
+    Speech {
+        protocol: Protocol::Postgresql,
+        exchange: |mark| {
+            let message = |kind: u8, content: &str| {
+                let length = u32::try_from(content.len()).expect("short") + 4;
+                [&[kind][..], &length.to_be_bytes(), content.as_bytes()].concat()
+            };
+            let query = format!("SELECT * FROM t{mark}\0");
+            let error = format!("SERROR\0C42{mark}\0Mthe mark\0\0");
+            (message(b'Q', &query), [message(b'E', &error), message(b'Z', "I")].concat())
+        },
+        // Pipelined rounds are only followed from the login on.
+        styles: &[Style::Single, Style::Sliding(2), Style::Sliding(16)],
+    },
+    Speech {
+        protocol: Protocol::Mysql,
+        exchange: |mark| {
+            let packet = |sequence: u8, content: &[u8]| {
+                [&[u8::try_from(content.len()).expect("short"), 0, 0, sequence][..], content].concat()
+            };
+            let query = format!("\u{3}SELECT * FROM t{mark}");
+            let code = u16::try_from(mark).expect("small").to_le_bytes();
+            (packet(0, query.as_bytes()), packet(1, &[&[0xff][..], &code, b"#HY000the mark"].concat()))
+        },
+        styles: &[Style::Single],
     },
 ];
 
@@ -170,12 +200,9 @@ fn play(
         }
         let digits = |text: &str| text.chars().filter(char::is_ascii_digit).collect::<String>();
         let asked = digits(operation) + &digits(resource);
-        // One that was cut by a loss has no name.
-        assert!(
-            resource == "other" || operation == "other" || asked == digits(status),
-            "{:?} {line}",
-            speech.protocol
-        );
+        // One that was cut by a loss has no name, or no status.
+        let unknown = resource == "other" || operation == "other" || status == "-";
+        assert!(unknown || digits(status).ends_with(&asked), "{:?} {line}", speech.protocol);
         answered += 1;
     }
     (hit, answered)
@@ -196,7 +223,7 @@ const STYLES: &[Style] = &[
 #[test]
 fn no_loss_gives_a_request_anothers_response() {
     for speech in SPEECHES {
-        for (number, style) in STYLES.iter().enumerate() {
+        for (number, style) in speech.styles.iter().enumerate() {
             for seed in 0..150 {
                 let mut random = Random(seed * 100 + number as u64);
                 let whole = random.below(2) == 0;
@@ -222,7 +249,7 @@ fn random_start(seed: u64) -> usize {
 #[test]
 fn a_loss_costs_a_client_that_takes_turns_the_rounds_it_hit_and_two_more() {
     for speech in SPEECHES {
-        for style in STYLES.iter().filter(|style| style.takes_turns()) {
+        for style in speech.styles.iter().filter(|style| style.takes_turns()) {
             for seed in 0..100 {
                 let mut random = Random(seed);
                 let conversation = converse(&mut random, speech, *style, 200, seed.is_multiple_of(2));

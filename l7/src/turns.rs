@@ -121,6 +121,11 @@ impl Turns {
         self.adrift.is_some()
     }
 
+    /// Requests that are known to be under way.
+    pub fn under_way(&self) -> u32 {
+        u32::try_from(self.under_way).unwrap_or(0)
+    }
+
     /// The client sent a segment, which `starts` a request; what was lost before it was told before. True when requests and responses correspond again from
     /// here on: nothing is under way.
     pub fn client(&mut self, segment: &Segment<'_>, starts: bool, answer: Answer) -> bool {

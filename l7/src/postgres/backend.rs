@@ -2,12 +2,13 @@
 
 use crate::{
     Protocol, Symbol, Timestamp,
-    parser::{Context, Outcome, Request, Resource},
+    parser::{Context, Outcome, Request, Resource, Sender},
     postgres::{
         HEAD_MAX, Held, Kind, Phase, Postgres, Statement, UNKNOWN_STATE, failure,
         wire::{self, HEADER_BYTES},
     },
     stream::{Head, Step},
+    turns::Missing,
 };
 
 /// Bytes of an error that are looked at: severity and SQLSTATE stand first.
@@ -190,6 +191,7 @@ impl Postgres {
             if self.aligned {
                 cx.orphan();
                 self.aligned = false;
+                self.turns.drift(Sender::Client, Missing::Lost);
             }
             return;
         };
@@ -255,8 +257,11 @@ impl Postgres {
     fn is_ready(&mut self, at: Timestamp, cx: &mut Context<'_>) {
         self.ready = true;
         self.copy = false;
-        if self.line.is_empty() {
+        self.turns.response();
+        if self.line.is_empty() && self.aligned {
+            // What it answers was lost.
             self.aligned = false;
+            self.turns.drift(Sender::Client, Missing::Lost);
         }
         while let Some(item) = self.line.pop_front() {
             let sync = item.sync;
@@ -283,18 +288,18 @@ impl Postgres {
     }
 
     /// Bytes are missing in what the server said.
-    pub(super) fn server_gap(&mut self, cx: &mut Context<'_>) {
+    pub(super) fn server_gap(&mut self, missing: Missing, cx: &mut Context<'_>) {
         self.message = None;
         if self.phase != Phase::Commands {
             return;
         }
         self.ready = false;
         let lone = self.line.len() == 1 && self.line.front().is_some_and(|front| front.sync);
-        if lone && self.aligned && self.begun {
+        if lone && self.aligned && self.begun && missing == Missing::Unseen {
             cx.gap();
             self.blind = true;
-        } else if self.aligned || !self.line.is_empty() {
-            self.lose(cx);
+        } else if missing == Missing::Lost || self.aligned || !self.line.is_empty() {
+            self.lose(Sender::Server, missing, cx);
         }
     }
 }

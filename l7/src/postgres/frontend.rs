@@ -6,13 +6,14 @@ use std::hash::{Hash, Hasher};
 
 use crate::{
     Symbol, Timestamp,
-    parser::{Context, Request, Resource},
+    parser::{Context, Request, Resource, Sender},
     postgres::{
         FURTHER_MAX, HEAD_MAX, Item, Kind, PORTALS_MAX, Phase, Postgres, STATEMENTS_MAX, Statement, identify,
         wire::{self, HEADER_BYTES, Header, Startup},
     },
     sql,
     stream::{Head, Step},
+    turns::Missing,
 };
 
 /// What was said since the last statement was executed.
@@ -112,12 +113,12 @@ impl Postgres {
         Step::Take(header.length as u64)
     }
 
-    pub(super) fn client_gap(&mut self, cx: &mut Context<'_>) {
+    pub(super) fn client_gap(&mut self, missing: Missing, cx: &mut Context<'_>) {
         if self.copy {
             // Its end is not seen, but the answer behind it is.
             return cx.gap();
         }
-        self.lose(cx);
+        self.lose(Sender::Client, missing, cx);
         // Requests may have been among what is missing.
         self.ready = false;
     }
@@ -146,6 +147,7 @@ impl Postgres {
                 let statement = Statement { operation: Some("CALL"), table: Symbol::NONE };
                 self.queue(Kind::Function, statement, VecDeque::new(), cx);
                 self.between = true;
+                self.turns.request();
             }
             b'C' => {
                 if let Some((name, _)) = wire::text(content.get(1..).unwrap_or_default()) {
@@ -167,7 +169,8 @@ impl Postgres {
         let ready = std::mem::take(&mut self.ready);
         if !self.aligned {
             // Joined in the middle, or behind a loss: only the answer to a lone batch is known to be its.
-            self.admitted = ready && self.line.is_empty();
+            let idle = self.turns.under_way() == 0 && !self.turns.is_adrift();
+            self.admitted = ready && self.line.is_empty() && idle;
             self.drop_line(cx);
             if self.admitted {
                 // What the server said before is no part of the answer.
@@ -195,6 +198,7 @@ impl Postgres {
         }
         self.queue(Kind::Query, first, further, cx);
         self.between = true;
+        self.turns.request();
     }
 
     fn parse(&mut self, content: &[u8], complete: bool, cx: &mut Context<'_>) {
@@ -257,6 +261,7 @@ impl Postgres {
         self.prepare(cx);
         self.batch = None;
         self.between = true;
+        self.turns.request();
         if !self.admitted {
             return;
         }

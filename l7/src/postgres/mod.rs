@@ -39,6 +39,7 @@ use crate::{
     },
     sql,
     stream::{Framer, Piece, Step},
+    turns::{Answer, Missing, Turns},
 };
 
 /// Its line in the table.
@@ -46,7 +47,10 @@ pub(crate) const ENTRY: Entry = Entry {
     protocol: Protocol::Postgresql,
     transports: &[Transport::Stream],
     identify: identify::identify,
-    start: |_: Start| Box::new(Postgres { ready: true, between: true, ..Postgres::default() }),
+    start: |_: Start| {
+        let turns = Turns::trusting();
+        Box::new(Postgres { ready: true, between: true, turns, ..Postgres::default() })
+    },
 };
 
 /// Bytes of a message that are looked at.
@@ -158,6 +162,7 @@ struct Postgres {
     copy: bool,
     /// Requests and answers are known to correspond.
     aligned: bool,
+    turns: Turns,
     /// The server waits for a request.
     ready: bool,
     /// The end of the answer in work was not captured.
@@ -174,13 +179,14 @@ impl Parser for Postgres {
     fn segment(&mut self, segment: &Segment<'_>, cx: &mut Context<'_>) -> Flow {
         match segment.from {
             Sender::Client => {
+                self.client_segment(segment);
                 let mut framer = std::mem::take(&mut self.client);
                 let total = segment.bytes.len() as u64 + segment.unseen;
                 framer.segment(segment, HEAD_MAX, |piece| match piece {
                     Piece::Head(head) => self.client_head(&head, total, cx),
                     Piece::End { .. } => self.go_on(),
                     Piece::Gap => {
-                        self.client_gap(cx);
+                        self.client_gap(missing(segment), cx);
                         Step::Lost
                     }
                 });
@@ -220,8 +226,45 @@ impl Parser for Postgres {
     }
 }
 
+/// How bytes came to be missing that a segment's framing cannot account for.
+fn missing(segment: &Segment<'_>) -> Missing {
+    if segment.lost > 0 { Missing::Lost } else { Missing::Unseen }
+}
+
 impl Postgres {
+    fn client_segment(&mut self, segment: &Segment<'_>) {
+        if segment.lost > 0 {
+            self.turns.drift(Sender::Client, Missing::Lost);
+        }
+        let lost = segment.lost > 0 || self.client.is_lost();
+        let starts = if lost {
+            matches!(segment.bytes.first(), Some(b'Q' | b'P' | b'B' | b'F' | b'S'))
+        } else {
+            self.between && !self.client.in_message() && !segment.bytes.is_empty()
+        };
+        if starts && self.ready && self.server.is_lost() {
+            // What comes next is an answer from its start.
+            self.server = Framer::default();
+            self.server_position = self.server_bytes;
+            self.message = None;
+        }
+        let half = self.server.in_message() && !self.blind;
+        self.turns.client(
+            segment,
+            starts,
+            match () {
+                () if self.blind => Answer::Open,
+                () if half => Answer::Half,
+                () => Answer::Over,
+            },
+        );
+    }
+
     fn server_segment(&mut self, segment: &Segment<'_>, cx: &mut Context<'_>) {
+        self.turns.server(segment);
+        if segment.lost > 0 && (self.blind || self.server.is_lost()) {
+            self.lose(Sender::Server, Missing::Lost, cx);
+        }
         let before = self.server_bytes + segment.lost;
         self.server_at = segment.at;
         let mut framer = std::mem::take(&mut self.server);
@@ -232,12 +275,25 @@ impl Postgres {
                 self.go_on()
             }
             Piece::Gap => {
-                self.server_gap(cx);
+                self.server_gap(missing(segment), cx);
                 Step::Lost
             }
         });
         self.server_bytes = before + segment.bytes.len() as u64 + segment.unseen;
+        let adrift = self.phase == Phase::Commands && self.turns.is_adrift();
+        if adrift && framer.in_message() && segment.unseen == 0 && wire::tail(segment.bytes).is_some() {
+            // What was taken for a message in the middle of another is none: here the server waits.
+            framer = Framer::default();
+            self.server_position = self.server_bytes;
+            self.message = None;
+            self.ready = true;
+            self.turns.drift(Sender::Server, Missing::Garbled);
+        }
         if framer.is_lost() && self.phase == Phase::Commands {
+            if adrift {
+                // How much it answered is unknown.
+                self.turns.drift(Sender::Server, Missing::Garbled);
+            }
             let tail = wire::tail(segment.bytes).filter(|_| segment.unseen == 0);
             self.ready = tail.is_some();
             if let Some(tail) = tail.filter(|_| self.blind) {
@@ -274,6 +330,7 @@ impl Postgres {
     fn finish_blind(&mut self, tail: Tail, cx: &mut Context<'_>) {
         self.blind = false;
         let Some(mut item) = self.line.pop_front() else { return };
+        self.turns.response();
         let known = self.held.take();
         let (state, operation) = match tail {
             Tail::Failed(state) => (Some(state), None),
@@ -295,8 +352,9 @@ impl Postgres {
     }
 
     /// Bytes are missing: nothing that waits can be paired any more.
-    fn lose(&mut self, cx: &mut Context<'_>) {
+    fn lose(&mut self, of: Sender, missing: Missing, cx: &mut Context<'_>) {
         cx.gap();
+        self.turns.drift(of, missing);
         self.drop_line(cx);
         self.aligned = false;
         self.admitted = false;
