@@ -13,18 +13,21 @@
 //! The resource is the queue, or else the exchange, or else the routing key; names that name one thing out of many
 //! become `{}`. Messages, headers and credentials go past by length.
 
+mod channel;
 #[cfg(test)]
 mod tests;
 mod wire;
 
-use std::collections::{HashMap, VecDeque, hash_map::DefaultHasher};
+use std::collections::{HashMap, hash_map::DefaultHasher};
 use std::hash::{Hash, Hasher};
 
 use crate::{
-    ErrorClass, NameKind, Protocol, Status, Symbol, Timestamp,
-    amqp::wire::{BODY, CONTENT, Frame, Id, METHOD, Method},
+    NameKind, Protocol, Symbol, Timestamp,
+    amqp::{
+        channel::{Channel, Confirms, Message, Waiting, What, outcome, over},
+        wire::{BODY, CONTENT, Frame, Id, METHOD, Method},
+    },
     parser::{Context, Entry, Flow, Outcome, Parser, Request, Resource, Segment, Sender, Start, Transport},
-    pending::{Fifo, Next},
     routes,
     stream::{Framer, Head, Piece, Step},
 };
@@ -48,53 +51,6 @@ const WAITING_MIN: usize = 16;
 
 /// Most consumers of a channel whose queues are remembered.
 const CONSUMERS_MAX: usize = 64;
-
-#[derive(Clone, Copy, Debug)]
-struct Waiting {
-    request: Request,
-    replies: [Id; 2],
-}
-
-/// A message whose content is going by.
-#[derive(Clone, Copy, Debug)]
-struct Message {
-    request: Request,
-    what: What,
-    /// Bytes of the body that are to come; not known before the content header.
-    left: Option<u64>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum What {
-    Publish,
-    Deliver,
-    /// The answer to the request.
-    Got {
-        bytes: u64,
-    },
-    Return {
-        code: u16,
-    },
-}
-
-/// Publications that wait for their acknowledgement.
-#[derive(Debug, Default)]
-struct Confirms {
-    last: u64,
-    waiting: VecDeque<(u64, Request)>,
-}
-
-#[derive(Debug, Default)]
-struct Channel {
-    waiting: Fifo<Waiting>,
-    confirms: Option<Confirms>,
-    /// By sender.
-    messages: [Option<Message>; 2],
-    /// Hashes of consumers' tags, and their queues.
-    consumers: Vec<(u64, Symbol)>,
-    /// Most that may wait: the channel's share when it was last used.
-    most: usize,
-}
 
 /// What a frame will do when its last byte is here.
 #[derive(Clone, Copy, Debug)]
@@ -441,141 +397,6 @@ impl Amqp {
         routes::template(name, &mut self.scratch);
         cx.name(NameKind::Destination, &self.scratch)
     }
-}
-
-impl Channel {
-    /// Takes the request that this method answers; those before it were not answered.
-    fn answered(&mut self, id: Id, cx: &mut Context<'_>) -> Option<Waiting> {
-        loop {
-            match self.waiting.pop()? {
-                Next::Waiting(waiting) if waiting.replies.contains(&id) => return Some(waiting),
-                Next::Waiting(_) => cx.not_understood(),
-                Next::Forgotten => {}
-            }
-        }
-    }
-
-    fn begin(&mut self, message: Message, from: Sender, cx: &mut Context<'_>) {
-        if self.messages[from as usize].replace(message).is_some() {
-            cx.not_understood();
-        }
-    }
-
-    fn content(&mut self, from: Sender, body: u64, bytes: u64, at: Timestamp, cx: &mut Context<'_>) {
-        if let Some(message) = &mut self.messages[from as usize] {
-            message.left = Some(body);
-            message.add(bytes);
-            self.whole(from, at, cx);
-        }
-    }
-
-    fn body(&mut self, from: Sender, bytes: u64, at: Timestamp, cx: &mut Context<'_>) {
-        if let Some(message) = &mut self.messages[from as usize] {
-            let payload = bytes.saturating_sub(wire::HEADER as u64 + 1);
-            message.left = message.left.map(|left| left.saturating_sub(payload));
-            message.add(bytes);
-            self.whole(from, at, cx);
-        }
-    }
-
-    /// Ends a message when all of it is here.
-    fn whole(&mut self, from: Sender, at: Timestamp, cx: &mut Context<'_>) {
-        let slot = &mut self.messages[from as usize];
-        let Some(message) = slot.take_if(|message| message.left == Some(0)) else { return };
-        let request = message.request;
-        match message.what {
-            What::Publish => {
-                if let Some(confirms) = &mut self.confirms {
-                    confirms.last += 1;
-                    confirms.waiting.push_back((confirms.last, request));
-                    if confirms.waiting.len() > self.most {
-                        confirms.waiting.pop_front();
-                        cx.not_understood();
-                    }
-                } else {
-                    cx.emit(Protocol::Amqp, &request, &over(at, 0));
-                }
-            }
-            What::Deliver => cx.emit(Protocol::Amqp, &request, &over(at, 0)),
-            What::Got { bytes } => cx.emit(Protocol::Amqp, &request, &over(at, bytes)),
-            What::Return { code } => {
-                let (status, error) = outcome(code);
-                cx.emit(Protocol::Amqp, &request, &Outcome { status, error, end: at, bytes: 0 });
-            }
-        }
-    }
-
-    /// The server acknowledges a publication, or all up to it.
-    fn confirmed(
-        &mut self,
-        tag: u64,
-        multiple: bool,
-        positive: bool,
-        bytes: u64,
-        at: Timestamp,
-        cx: &mut Context<'_>,
-    ) {
-        let Some(confirms) = &mut self.confirms else { return };
-        let mut outcome = over(at, bytes);
-        if !positive {
-            outcome.status = Status::Word(cx.word("NACK"));
-            outcome.error = ErrorClass::Server;
-        }
-        if multiple {
-            // 0 is all.
-            while confirms.waiting.front().is_some_and(|(of, _)| tag == 0 || *of <= tag) {
-                if let Some((_, request)) = confirms.waiting.pop_front() {
-                    cx.emit(Protocol::Amqp, &request, &outcome);
-                }
-            }
-        } else if let Ok(at) = confirms.waiting.binary_search_by_key(&tag, |(of, _)| *of)
-            && let Some((_, request)) = confirms.waiting.remove(at)
-        {
-            cx.emit(Protocol::Amqp, &request, &outcome);
-        }
-    }
-
-    /// Everything that waits ends so; whether anything did.
-    fn end(&mut self, outcome: &Outcome, cx: &mut Context<'_>) -> bool {
-        let mut ended = false;
-        for message in self.messages.iter_mut().filter_map(Option::take) {
-            ended = true;
-            cx.emit(Protocol::Amqp, &message.request, outcome);
-        }
-        while let Some(waiting) = self.waiting.drain_one() {
-            ended = true;
-            cx.emit(Protocol::Amqp, &waiting.request, outcome);
-        }
-        for (_, request) in self.confirms.take().into_iter().flat_map(|confirms| confirms.waiting) {
-            ended = true;
-            cx.emit(Protocol::Amqp, &request, outcome);
-        }
-        ended
-    }
-}
-
-impl Message {
-    fn add(&mut self, bytes: u64) {
-        match &mut self.what {
-            What::Got { bytes: of } => *of += bytes,
-            _ => self.request.bytes += bytes,
-        }
-    }
-}
-
-fn over(at: Timestamp, bytes: u64) -> Outcome {
-    Outcome { status: Status::None, error: ErrorClass::None, end: at, bytes }
-}
-
-/// Reply codes (`amqp0-9-1.extended.xml`, constants).
-fn outcome(code: u16) -> (Status, ErrorClass) {
-    let error = match code {
-        200 => ErrorClass::None,
-        // CONNECTION-FORCED, RESOURCE-ERROR, INTERNAL-ERROR.
-        320 | 506 | 541 => ErrorClass::Server,
-        _ => ErrorClass::Client,
-    };
-    (Status::Code(u32::from(code)), error)
 }
 
 fn hash(text: &[u8]) -> u64 {
