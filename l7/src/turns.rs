@@ -121,6 +121,11 @@ impl Turns {
         self.adrift.is_some()
     }
 
+    /// When the server last sent something.
+    pub fn answered(&self) -> Timestamp {
+        self.answered
+    }
+
     /// Requests that are known to be under way.
     pub fn under_way(&self) -> u32 {
         u32::try_from(self.under_way).unwrap_or(0)

@@ -127,7 +127,8 @@ impl Parser for Http1 {
         }
         let rest = match segment.from {
             Sender::Client => {
-                pairing.client(segment, requests.starts(segment), responses.answer(), cx);
+                let (starts, answer) = (requests.starts(segment), responses.answer());
+                pairing.client(segment, starts, answer, responses, cx);
                 requests.segment(segment, &mut RequestEnd { pairing, responses, cx })
             }
             Sender::Server => {

@@ -144,9 +144,11 @@ impl Pairing {
         segment: &Segment<'_>,
         starts: bool,
         answer: Answer,
+        responses: &mut Reader,
         cx: &mut Context<'_>,
     ) {
         if self.turns.client(segment, starts, answer) {
+            responses.end_unframed(&mut ResponseEnd { pairing: self, cx });
             self.realign(cx);
         }
     }
@@ -233,6 +235,11 @@ impl Pairing {
             && (self.trust == Trust::Aligned || waiting.request.start <= current.started)
         {
             current.owner = Owner::Request(waiting);
+            return;
+        }
+        if !waiting.certain && self.turns.answered() > waiting.request.start {
+            // Its head was cut by a loss, and what the server said since may have been the response.
+            cx.not_understood();
             return;
         }
         if self.waiting.push(waiting, cx.limits().pending_per_connection).is_some() {
