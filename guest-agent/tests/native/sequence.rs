@@ -89,20 +89,41 @@ fn answer(stream: &mut TcpStream, buffer: &mut Vec<u8>, whole: impl Fn(&[u8]) ->
     }
 }
 
-#[test]
-fn every_http_request_is_counted_or_reported() {
+fn http(depth: u32, resource: &'static str, arguments: &[&str]) {
     let Some(server) = running::nginx("location / { return 200 ok; }") else { return };
-    let Some(mut agent) = Agent::start(&[]) else { return };
-    let sequence =
-        Sequence { protocol: Protocol::PROTOCOL_HTTP1, operation: "GET", resource: "/sequence/{}", depth: 1 };
+    let Some(mut agent) = Agent::start(arguments) else { return };
+    let sequence = Sequence { protocol: Protocol::PROTOCOL_HTTP1, operation: "GET", resource, depth };
     sequence.run(&mut agent, || {
-        let (mut stream, mut buffer) = (connect(server.port), Vec::new());
-        move |id| {
-            let request = format!("GET /sequence/{id} HTTP/1.1\r\nHost: example\r\n\r\n");
-            stream.write_all(request.as_bytes()).expect("sent");
-            answer(&mut stream, &mut buffer, |bytes| bytes.ends_with(b"\r\n\r\nok"));
+        let (mut stream, mut buffer, mut requests) = (connect(server.port), Vec::new(), Vec::new());
+        let path = resource.trim_end_matches("{}");
+        move |first| {
+            requests.clear();
+            for id in first..first + depth {
+                write!(requests, "GET {path}{id} HTTP/1.1\r\nHost: example\r\n\r\n").expect("grows");
+            }
+            stream.write_all(&requests).expect("sent");
+            let ends = |bytes: &[u8]| bytes.windows(6).filter(|end| end == b"\r\n\r\nok").count();
+            answer(&mut stream, &mut buffer, |bytes| ends(bytes) == usize::try_from(depth).expect("small"));
         }
     });
+}
+
+#[test]
+fn every_http_request_is_counted_or_reported() {
+    http(1, "/sequence/{}", &[]);
+}
+
+#[test]
+fn every_pipelined_http_request_is_counted_or_reported() {
+    http(16, "/pipelined-sequence/{}", &[]);
+}
+
+#[test]
+fn every_http_request_is_counted_or_reported_where_much_is_lost() {
+    // Everything goes through a ring buffer that is too small for it.
+    let small = ["--no-kernel-counts", "--ring-kib", "128"];
+    http(1, "/lossy-sequence/{}", &small);
+    http(16, "/lossy-pipelined-sequence/{}", &small);
 }
 
 fn redis(depth: u32) {
