@@ -25,6 +25,9 @@ const RECORDS_AT_A_TIME: usize = 4096;
 /// How often the kernel is asked what it lost while the ring buffer is being emptied.
 const COUNT_EVERY: Duration = Duration::from_millis(2);
 
+/// How often the kernel is asked for runs that it left out.
+const SKIPPED_EVERY: Duration = Duration::from_secs(1);
+
 /// How often connections are looked through for silent ones.
 const IDLE_EVERY: Duration = Duration::from_secs(5);
 
@@ -43,6 +46,7 @@ pub struct Capture {
     limitations: Vec<String>,
     paused_until: Option<Instant>,
     idle_at: Instant,
+    skipped_at: Instant,
     /// How often that was done.
     idles: u32,
     /// Connections that the kernel side followed and that made room there for newer ones.
@@ -70,6 +74,7 @@ impl Capture {
             limitations,
             paused_until: None,
             idle_at: Instant::now() + IDLE_EVERY,
+            skipped_at: Instant::now(),
             idles: 0,
             swept: 0,
             counted_at: Instant::now(),
@@ -180,6 +185,10 @@ impl Capture {
     /// Once every [`LOOK`].
     fn tick(&mut self) -> Result<(), ProbeError> {
         let now = Instant::now();
+        if now >= self.skipped_at {
+            self.skipped_at = now + SKIPPED_EVERY;
+            self.probes.count_skipped();
+        }
         let kernel = self.probes.counters()?;
         let counts = self.tracker.counts();
         let mut state = self.shared.lock();
