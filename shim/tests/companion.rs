@@ -184,6 +184,21 @@ fn a_broken_configuration_is_the_reason() {
 }
 
 #[test]
+fn a_sandbox_that_is_still_being_made_is_not_taken_for_one_that_ended() {
+    let setup = Setup::new();
+    setup.configure(&(setup.configuration("") + "[tenants]\ncolour = 1\n"));
+    // The shim answers, and knows nothing of the sandbox yet.
+    let double = sandbox(&setup, true, |_| {});
+    setup.reaches(ID, SandboxState::Unmonitored);
+    wait("the shim is asked again", || (double.questions() >= 3).then_some(()));
+    double.set(ID, Status::RUNNING);
+    let asked = double.questions();
+    wait("the shim is asked once more", || (double.questions() > asked).then_some(()));
+    assert_eq!(setup.record(ID).expect("a record").state, SandboxState::Unmonitored);
+    end(&setup, &double);
+}
+
+#[test]
 fn an_agent_that_ends_is_reported_and_brought_back_under_another_id() {
     let setup = Setup::new();
     setup.configure(&setup.configuration("agent_restarts = 1\nagent_restart_interval_s = 3"));

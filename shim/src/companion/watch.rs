@@ -1,8 +1,10 @@
 //! Staying with a sandbox until its end: with the agent, without it, or bringing it back.
 
 use std::{
+    cell::Cell,
     future::Future,
     os::fd::{FromRawFd, OwnedFd},
+    path::Path,
     time::Duration,
 };
 
@@ -49,6 +51,7 @@ pub async fn watch(
 ) -> Option<Agent> {
     let sandbox = companion.assignment.sandbox.as_str();
     let settings = &companion.settings.shim;
+    let presence = Presence { known: Cell::new(agent.is_some()), bundle: &companion.assignment.bundle };
     let mut agent = agent;
     let mut containers = Containers::new(companion);
     containers.refresh(publisher);
@@ -74,7 +77,7 @@ pub async fn watch(
             Event::ContainerStarted => containers.refresh(publisher),
             Event::SandboxProcessEnded => {
                 // The shim needs a moment to see it too; if it never does, the process was something else.
-                if ends_within(task, sandbox, END_DOUBT).await {
+                if ends_within(task, sandbox, &presence, END_DOUBT).await {
                     return agent;
                 }
                 process = SandboxProcess::Unknown;
@@ -83,7 +86,7 @@ pub async fn watch(
                 containers.refresh(publisher);
                 ticks += 1;
                 if ticks.is_multiple_of(TICKS_PER_STATE) {
-                    if has_ended(task, sandbox).await {
+                    if has_ended(task, sandbox, &presence).await {
                         return agent;
                     }
                     process.find(task, sandbox).await;
@@ -92,7 +95,7 @@ pub async fn watch(
             Event::AgentEnded(result) => {
                 let ended = agent.take();
                 agent_end = Box::pin(self::agent_end(task.clone(), None));
-                if ends_within(task, sandbox, END_DOUBT).await {
+                if ends_within(task, sandbox, &presence, END_DOUBT).await {
                     return None;
                 }
                 let message = match result {
@@ -142,18 +145,30 @@ async fn at(deadline: Option<Instant>) {
     }
 }
 
+/// What tells a sandbox that is no more from one that is only being made: while its machine boots, its shim does not
+/// know it either.
+struct Presence<'a> {
+    /// The shim has known it.
+    known: Cell<bool>,
+    /// containerd takes it away behind the sandbox.
+    bundle: &'a Path,
+}
+
 /// Whether the sandbox is over. A shim that does not answer does not say so.
-async fn has_ended(task: &Task, sandbox: &str) -> bool {
+async fn has_ended(task: &Task, sandbox: &str, presence: &Presence<'_>) -> bool {
     match task.state(sandbox, QUESTION_DEADLINE).await {
-        Ok(state) => state.status == Status::STOPPED,
+        Ok(state) => {
+            presence.known.set(true);
+            state.status == Status::STOPPED
+        }
         Err(CallError::Closed) => true,
-        Err(error) => error.is_not_found(),
+        Err(error) => error.is_not_found() && (presence.known.get() || !presence.bundle.exists()),
     }
 }
 
 /// Whether the sandbox is over within some time.
-async fn ends_within(task: &Task, sandbox: &str, time: Duration) -> bool {
-    until(time, || has_ended(task, sandbox)).await
+async fn ends_within(task: &Task, sandbox: &str, presence: &Presence<'_>, time: Duration) -> bool {
+    until(time, || has_ended(task, sandbox, presence)).await
 }
 
 /// Asks again and again until the answer is yes or the time is over.

@@ -41,6 +41,7 @@ pub struct Model {
     pub passing_delete_failures: usize,
     containers: BTreeMap<String, (Status, u32)>,
     calls: Vec<String>,
+    questions: usize,
     bundles: BTreeMap<String, serde_json::Value>,
     shut_down: bool,
 }
@@ -127,6 +128,11 @@ impl TaskDouble {
         self.model().calls.clone()
     }
 
+    /// How often State was called.
+    pub fn questions(&self) -> usize {
+        self.model().questions
+    }
+
     /// How often a method was called.
     pub fn count(&self, method: &str) -> usize {
         self.calls().iter().filter(|call| call.starts_with(method)).count()
@@ -177,7 +183,9 @@ async fn behave(behaviour: Behaviour) -> ttrpc::Result<()> {
 #[async_trait]
 impl Task for Service {
     async fn state(&self, _: &TtrpcContext, request: StateRequest) -> ttrpc::Result<StateResponse> {
-        match self.model().containers.get(&request.id) {
+        let mut model = self.model();
+        model.questions += 1;
+        match model.containers.get(&request.id) {
             Some((status, _)) => Ok(StateResponse { status: (*status).into(), ..Default::default() }),
             None => refusal(Code::NOT_FOUND, "no such container"),
         }
