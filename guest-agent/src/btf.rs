@@ -45,6 +45,19 @@ pub struct Kernel {
     pub offsets: KernelOffsets,
     /// The functions of the system calls that are looked at; or why they cannot be told.
     pub calls: Result<Vec<CallFunction>, String>,
+    /// The tracepoints of sockets; or why they cannot be told.
+    pub sockets: Result<SocketTracepoints, String>,
+}
+
+/// The tracepoints of sockets, by their numbers in the kernel's type information.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SocketTracepoints {
+    /// `sock_send_length`.
+    pub sent: u32,
+    /// `sock_recv_length`.
+    pub received: u32,
+    /// `inet_sock_set_state`.
+    pub state: u32,
 }
 
 /// The kernel's function for a system call.
@@ -71,13 +84,22 @@ pub fn resolve(bytes: &[u8]) -> Result<Kernel, BtfError> {
     for (offset, source) in offsets.iter_mut().zip(SOURCES) {
         *offset = btf.offset(source)?;
     }
-    Ok(Kernel { offsets: KernelOffsets::from_array(offsets), calls: btf.calls() })
+    Ok(Kernel {
+        offsets: KernelOffsets::from_array(offsets),
+        calls: btf.calls(),
+        sockets: btf.socket_tracepoints(),
+    })
 }
 
 const MAGIC: u16 = 0xeb9f;
 const KIND_STRUCT: u32 = 4;
 const KIND_UNION: u32 = 5;
+const KIND_TYPEDEF: u32 = 8;
 const KIND_FUNCTION: u32 = 12;
+/// What the names of tracepoints' types begin with (`include/trace/bpf_probe.h`).
+const TRACEPOINT_PREFIX: &str = "btf_trace_";
+/// In the order of [`SocketTracepoints`].
+const TRACEPOINTS: [&str; 3] = ["sock_send_length", "sock_recv_length", "inet_sock_set_state"];
 /// Qualifiers and type tags, through which a member's type is looked for.
 const KINDS_TRANSPARENT: [u32; 5] = [8, 9, 10, 11, 18];
 /// Anonymous structs in structs are nested no deeper than this.
@@ -93,6 +115,8 @@ struct Btf<'a> {
     structures: Vec<(&'static str, u32)>,
     /// System calls' functions.
     functions: Vec<CallFunction>,
+    /// Numbers of [`TRACEPOINTS`].
+    tracepoints: [Option<u32>; TRACEPOINTS.len()],
 }
 
 struct Type {
@@ -132,6 +156,7 @@ impl<'a> Btf<'a> {
             positions: Vec::with_capacity(1 << 17),
             structures: Vec::with_capacity(32),
             functions: Vec::with_capacity(FUNCTIONS.len()),
+            tracepoints: [None; TRACEPOINTS.len()],
         };
         let mut names: Vec<&'static str> = SOURCES.iter().map(|source| source.structure).collect();
         names.dedup();
@@ -150,10 +175,18 @@ impl<'a> Btf<'a> {
             if kind == KIND_FUNCTION {
                 let name = btf.strings.get(word(btf.types, position)? as usize..).unwrap_or_default();
                 if let Some(rest) = name.strip_prefix(FUNCTION_PREFIX.as_bytes()) {
-                    let call = &rest[..rest.iter().position(|&byte| byte == 0).unwrap_or(rest.len())];
+                    let call = terminated(rest);
                     let wanted = FUNCTIONS.iter().find(|name| name.as_bytes() == call);
                     let prototype = word(btf.types, position + 8)?;
                     btf.functions.extend(wanted.map(|&name| CallFunction { name, number, prototype }));
+                }
+            } else if kind == KIND_TYPEDEF {
+                let name = btf.strings.get(word(btf.types, position)? as usize..).unwrap_or_default();
+                if let Some(rest) = name.strip_prefix(TRACEPOINT_PREFIX.as_bytes()) {
+                    let tracepoint = terminated(rest);
+                    if let Some(at) = TRACEPOINTS.iter().position(|name| name.as_bytes() == tracepoint) {
+                        btf.tracepoints[at] = Some(number);
+                    }
                 }
             } else if kind == KIND_STRUCT {
                 let name = btf.strings.get(word(btf.types, position)? as usize..).unwrap_or_default();
@@ -178,12 +211,19 @@ impl<'a> Btf<'a> {
         FUNCTIONS.into_iter().map(find).collect()
     }
 
+    /// The tracepoints of sockets.
+    fn socket_tracepoints(&self) -> Result<SocketTracepoints, String> {
+        let find = |at: usize| {
+            self.tracepoints[at].ok_or_else(|| format!("this kernel has no tracepoint {}", TRACEPOINTS[at]))
+        };
+        Ok(SocketTracepoints { sent: find(0)?, received: find(1)?, state: find(2)? })
+    }
+
     /// Text at `offset`, without its terminating zero.
     fn string(&self, offset: u32) -> &'a [u8] {
         let rest = self.strings.get(offset as usize..).unwrap_or_default();
         // No wanted name is longer.
-        let rest = &rest[..rest.len().min(64)];
-        &rest[..rest.iter().position(|&byte| byte == 0).unwrap_or(rest.len())]
+        terminated(&rest[..rest.len().min(64)])
     }
 
     fn get(&self, number: u32) -> Result<Type, BtfError> {
@@ -245,6 +285,11 @@ impl<'a> Btf<'a> {
     }
 }
 
+/// Text up to its terminating zero.
+fn terminated(text: &[u8]) -> &[u8] {
+    &text[..text.iter().position(|&byte| byte == 0).unwrap_or(text.len())]
+}
+
 /// Bytes that follow a type's common part.
 fn trailer(info: u32) -> Option<usize> {
     let members = info as usize & 0xffff;
@@ -301,6 +346,10 @@ mod tests {
             let function = name(&format!("{FUNCTION_PREFIX}{call}"));
             put(&mut types, &[function, KIND_FUNCTION << 24, 77]);
         }
+        for tracepoint in TRACEPOINTS {
+            let typedef = name(&format!("{TRACEPOINT_PREFIX}{tracepoint}"));
+            put(&mut types, &[typedef, KIND_TYPEDEF << 24, 1]);
+        }
         let mut bytes = Vec::new();
         bytes.extend_from_slice(&MAGIC.to_ne_bytes());
         bytes.extend_from_slice(&[1, 0]);
@@ -339,6 +388,17 @@ mod tests {
         bytes[at + 1] = b'x';
         let error = resolve(&bytes).expect("resolved").calls.expect_err("missing");
         assert!(error.contains("connect"), "{error}");
+    }
+
+    #[test]
+    fn tracepoints_are_found_by_their_types_and_a_missing_one_is_named() {
+        let mut bytes = synthetic();
+        let found = resolve(&bytes).expect("resolved").sockets.expect("all there");
+        assert_eq!((found.received, found.state), (found.sent + 1, found.sent + 2));
+        let at = bytes.windows(17).position(|window| window == b"sock_recv_length\0").expect("there");
+        bytes[at] = b'x';
+        let error = resolve(&bytes).expect("resolved").sockets.expect_err("missing");
+        assert!(error.contains("sock_recv_length"), "{error}");
     }
 
     #[test]

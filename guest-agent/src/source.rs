@@ -115,7 +115,7 @@ impl Source {
         let Loading { object, hooks, self_tgid, limits, .. } = loading;
         let (probes, records) = Probes::load(object, &kernel, hooks, self_tgid, limits)?;
         if let Hooks::RawTracepoint(Some(why)) = probes.hooks() {
-            tracing::info!(why, "the system calls' functions cannot be hooked");
+            tracing::info!(why, "every system call is hooked, for want of better");
         }
         Ok(Self { kind: Kind::Calls(Box::new(probes)), records })
     }
@@ -131,6 +131,7 @@ impl Source {
         match &self.kind {
             Kind::Packets { .. } => CaptureMode::CAPTURE_MODE_PACKET,
             Kind::Calls(probes) => match probes.hooks() {
+                Hooks::Sockets => CaptureMode::CAPTURE_MODE_SOCKET,
                 Hooks::FunctionExits => CaptureMode::CAPTURE_MODE_SYSCALL_FENTRY,
                 Hooks::RawTracepoint(_) => CaptureMode::CAPTURE_MODE_SYSCALL_RAW_TRACEPOINT,
             },
@@ -192,17 +193,28 @@ impl Capturing {
 
 /// What capture by system calls cannot see on this kernel.
 fn limitations(hooks: &Hooks) -> Vec<String> {
-    let mut sentences = vec![
-        "Bytes that io_uring moves are not seen: raw tracepoints show its completions without sockets and \
-         buffers."
-            .to_owned(),
-    ];
+    let mut sentences = Vec::new();
+    let mut say = |sentence: &str| sentences.push(sentence.to_owned());
+    if *hooks == Hooks::Sockets {
+        say(
+            "Of bytes that io_uring moves the number is seen, and that is not what they say: exchanges that it carries \
+             are counted as not understood.",
+        );
+    } else {
+        say(
+            "Bytes that io_uring moves are not seen: the ends of system calls show its completions without sockets \
+             and buffers.",
+        );
+    }
     match hooks {
+        Hooks::Sockets => {
+            say("Of socket calls of 32-bit programs the number of bytes is seen, and not what they say.");
+        }
         Hooks::FunctionExits => {
-            sentences.push("Socket calls of 32-bit programs are not looked at, and not counted.".to_owned());
+            say("Socket calls of 32-bit programs are not looked at, and not counted.");
         }
         Hooks::RawTracepoint(Some(why)) => {
-            sentences.push(format!("Every system call pays a little, not only those on sockets: {why}."));
+            say(&format!("Every system call pays a little, not only those on sockets: {why}."));
         }
         Hooks::RawTracepoint(None) => {}
     }

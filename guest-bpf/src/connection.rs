@@ -44,9 +44,9 @@ pub mod state {
 pub struct Connection {
     /// Unique as long as the kernel runs.
     pub id: u64,
-    /// Number of the socket's inode: tells a reused address of a socket whose end was not seen.
-    pub inode: u64,
-    /// The control group of the process that was first seen on it.
+    /// Number of the socket's inode, or its cookie: tells a reused address of a socket whose end was not seen.
+    pub identity: u64,
+    /// The control group of the process that was first seen on it; 0 until one was.
     pub cgroup: u64,
     /// Bytes that moved, by direction: ingress, egress.
     pub offset: [u64; 2],
@@ -64,8 +64,10 @@ pub struct Connection {
     pub announced: u8,
     /// How often it was looked at again after it was ignored.
     pub looks: u32,
-    /// Zero.
-    pub reserved: u32,
+    /// Of TCP, where sockets report what moves: the sequence numbers at which the positions are zero, by direction.
+    pub begin: [u32; 2],
+    /// Of which directions [`Self::begin`] is known: a bit each.
+    pub placed: u32,
 }
 
 /// Index of a direction in [`Connection::offset`] and value of [`crate::record::Chunk::direction`].

@@ -75,10 +75,16 @@ offsets! {
     inode_i_mode = "inode" "i_mode";
     /// Number; sockets' numbers are not soon reused.
     inode_i_ino = "inode" "i_ino";
-    /// `SOCK_STREAM`, `SOCK_DGRAM`, ….
-    socket_type = "socket" "type";
     /// The socket's protocol half.
     socket_sk = "socket" "sk";
+    /// The socket's file; null for sockets that the kernel uses itself.
+    socket_file = "socket" "file";
+    /// `SOCK_STREAM`, `SOCK_DGRAM`, ….
+    sock_type = "sock" "sk_type";
+    /// The socket's other half.
+    sock_socket = "sock" "sk_socket";
+    /// Directions in which the stream has ended.
+    sock_shutdown = "sock" "sk_shutdown";
     /// `IPPROTO_TCP`, ….
     sock_protocol = "sock" "sk_protocol";
     /// `AF_INET`, ….
@@ -97,6 +103,12 @@ offsets! {
     sock_v6_daddr = "sock_common" "skc_v6_daddr";
     /// Local IPv6 address.
     sock_v6_rcv_saddr = "sock_common" "skc_v6_rcv_saddr";
+    /// What takes bytes on their way between process and TCP, such as TLS in the kernel.
+    tcp_ulp = "inet_connection_sock" "icsk_ulp_ops";
+    /// TCP's sequence number of the next byte that the process reads.
+    tcp_copied_seq = "tcp_sock" "copied_seq";
+    /// TCP's sequence number of the next byte that the process writes.
+    tcp_write_seq = "tcp_sock" "write_seq";
     /// The name to which a unix socket is bound.
     unix_addr = "unix_sock" "addr";
     /// The unix socket at the other end.

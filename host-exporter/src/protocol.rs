@@ -97,6 +97,8 @@ wire_enum! {
         Fentry = CAPTURE_MODE_SYSCALL_FENTRY, "syscall_fentry";
         /// Packets.
         Packet = CAPTURE_MODE_PACKET, "packet";
+        /// Tracepoints on what sockets send and receive.
+        Socket = CAPTURE_MODE_SOCKET, "socket";
     }
 }
 

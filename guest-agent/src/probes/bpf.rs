@@ -23,6 +23,8 @@ use aya_obj::generated::{
 pub enum Hook {
     /// A raw tracepoint.
     RawTracepoint,
+    /// A tracepoint, whose type has this number in the kernel's type information.
+    Tracepoint(u32),
     /// The exit of a kernel's function, which has this number in the kernel's type information.
     FunctionExit(u32),
     /// Packets that the sockets of a control group and of those below it receive.
@@ -36,6 +38,9 @@ impl Hook {
     fn kinds(self) -> (bpf_prog_type, u32) {
         match self {
             Self::RawTracepoint => (bpf_prog_type::BPF_PROG_TYPE_RAW_TRACEPOINT, 0),
+            Self::Tracepoint(_) => {
+                (bpf_prog_type::BPF_PROG_TYPE_TRACING, bpf_attach_type::BPF_TRACE_RAW_TP as u32)
+            }
             Self::FunctionExit(_) => {
                 (bpf_prog_type::BPF_PROG_TYPE_TRACING, bpf_attach_type::BPF_TRACE_FEXIT as u32)
             }
@@ -173,8 +178,8 @@ pub fn load_program(
         let (program, attachment) = hook.kinds();
         load.prog_type = program as u32;
         load.expected_attach_type = attachment;
-        if let Hook::FunctionExit(function) = hook {
-            load.attach_btf_id = function;
+        if let Hook::Tracepoint(number) | Hook::FunctionExit(number) = hook {
+            load.attach_btf_id = number;
         }
         load.insns = function.instructions.as_ptr() as u64;
         load.insn_cnt = function.instructions.len() as u32;

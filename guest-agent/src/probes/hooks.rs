@@ -8,9 +8,13 @@
 //! | raw tracepoint `sys_exit` | 650 | 650 | 1370 | 12500 | 144 ms |
 //! | exits of the calls' functions | 420 | 430 | 1350 | 12400 | 266 ms |
 //!
-//! So exits of functions are better, where they can be had: calls that are not looked at cost nothing, the others the
-//! same. The raw tracepoint sends every call the slow way out of the kernel. Attaching to a function takes 5 ms each;
-//! detaching takes far longer, which is why attachments are parked ([`super::parking`]).
+//! So exits of functions are better than the raw tracepoint, where they can be had: calls that are not looked at cost
+//! nothing, the others the same. The raw tracepoint sends every call the slow way out of the kernel. Attaching to a function
+//! takes 5 ms each; detaching takes far longer, which is why attachments are parked ([`super::parking`]).
+//!
+//! What sockets report themselves is better still: nothing but sockets costs anything, and the way from a descriptor to its
+//! socket, four reads of kernel memory, falls away. Measured on Linux 6.18, nginx under wrk with both ends followed: 2900 to
+//! 3200 ns of programs per request, where the raw tracepoint takes 3400 to 4100.
 
 use std::{
     ffi::{CStr, CString},
@@ -26,7 +30,7 @@ use super::{
     parking::Parking,
     preemption,
 };
-use crate::btf::CallFunction;
+use crate::btf::{CallFunction, Kernel, SocketTracepoints};
 
 /// The program on every system call's end.
 const ANY_CALL: &str = "sys_exit";
@@ -34,8 +38,14 @@ const ANY_CALL: &str = "sys_exit";
 const CALL_STUB: &str = "call_exit";
 /// The program that the stubs go on with.
 const CALL_CORE: &str = "call_core";
-/// The array in which they look for it.
-pub const CALL_CORE_MAP: &str = "CORE";
+/// The stubs on what sockets report, and the program that they go on with.
+const SOCKET_SENT: &str = "socket_sent";
+const SOCKET_RECEIVED: &str = "socket_received";
+const SOCKET_CORE: &str = "socket_core";
+/// The program on the beginnings of TCP connections.
+const SOCKET_MADE: &str = "socket_made";
+/// The array in which stubs look for what they go on with.
+pub const CORE_MAP: &str = "CORE";
 
 /// Which hooks on system calls to use.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -43,6 +53,8 @@ pub enum HookChoice {
     /// The best that the kernel allows
     #[default]
     Auto,
+    /// The tracepoints on what sockets send and receive (Linux 6.3)
+    Sockets,
     /// The exits of the functions of the system calls that are looked at
     Fexit,
     /// The raw tracepoint on every system call's exit
@@ -52,15 +64,18 @@ pub enum HookChoice {
 /// The hooks in use.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Hooks {
+    /// The tracepoints of sockets.
+    Sockets,
     /// The exits of functions.
     FunctionExits,
-    /// The raw tracepoint, and why not the other, if that was tried.
+    /// The raw tracepoint, and why not the others, if they were tried.
     RawTracepoint(Option<String>),
 }
 
 impl fmt::Display for Hooks {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
+            Self::Sockets => "tracepoints of sockets",
             Self::FunctionExits => "exits of the system calls' functions",
             Self::RawTracepoint(_) => "raw tracepoint",
         })
@@ -95,12 +110,12 @@ pub struct Programs<'a> {
 }
 
 impl<'a> Programs<'a> {
-    /// Loads and attaches what runs whatever the hooks on system calls, then those.
+    /// Loads and attaches what runs whatever the hooks, then those, the best first.
     pub fn attach(
         self,
         choice: HookChoice,
-        calls: Result<&[CallFunction], &str>,
-        core_map: OwnedFd,
+        kernel: &Kernel,
+        core: BorrowedFd<'_>,
     ) -> Result<(Vec<Attached>, Hooks), ProbeError> {
         let mut attached = Vec::new();
         for (name, program) in &self.object.programs {
@@ -108,29 +123,69 @@ impl<'a> Programs<'a> {
                 attached.push(self.raw_tracepoint(name)?);
             }
         }
-        // The hooks on system calls last: with them records begin to come.
-        let hooks = match (choice, calls) {
-            (HookChoice::RawTracepoint, _) => Hooks::RawTracepoint(None),
-            (HookChoice::Auto, _) if preemption::may_preempt() => {
-                Hooks::RawTracepoint(Some("this kernel may preempt programs on functions".to_owned()))
+        // With them records begin to come, so they are last.
+        let mut why = None;
+        for (kind, hooks) in
+            [(HookChoice::Sockets, Hooks::Sockets), (HookChoice::Fexit, Hooks::FunctionExits)]
+        {
+            if choice != HookChoice::Auto && choice != kind {
+                continue;
             }
-            (_, Err(why)) => Hooks::RawTracepoint(Some(why.to_owned())),
-            (_, Ok(calls)) => match self.function_exits(calls, core_map) {
-                Ok(exits) => {
-                    attached.extend(exits);
-                    Hooks::FunctionExits
+            match self.attach_kind(kind, choice, kernel, core) {
+                Ok(programs) => {
+                    attached.extend(programs);
+                    return Ok((attached, hooks));
                 }
-                // What follows is the verifier's log.
-                Err(error) => Hooks::RawTracepoint(error.to_string().lines().next().map(str::to_owned)),
-            },
-        };
-        if let Hooks::RawTracepoint(why) = &hooks {
-            match why {
-                Some(why) if choice == HookChoice::Fexit => return Err(ProbeError::Hooks(why.clone())),
-                _ => attached.push(self.raw_tracepoint(ANY_CALL)?),
+                Err(reason) => {
+                    tracing::debug!(reason, "hooks that cannot be had");
+                    // What follows is the verifier's log.
+                    why = reason.lines().next().map(str::to_owned);
+                }
             }
         }
-        Ok((attached, hooks))
+        match why {
+            Some(why) if choice != HookChoice::Auto => Err(ProbeError::Hooks(why)),
+            why => {
+                attached.push(self.raw_tracepoint(ANY_CALL)?);
+                Ok((attached, Hooks::RawTracepoint(why)))
+            }
+        }
+    }
+
+    /// All programs of a kind of hooks; or why it cannot be had.
+    fn attach_kind(
+        self,
+        kind: HookChoice,
+        choice: HookChoice,
+        kernel: &Kernel,
+        core: BorrowedFd<'_>,
+    ) -> Result<Vec<Attached>, String> {
+        let core = core.try_clone_to_owned().map_err(|error| error.to_string())?;
+        if kind == HookChoice::Sockets {
+            return self.sockets(kernel.sockets.clone()?, core).map_err(|error| error.to_string());
+        }
+        if choice == HookChoice::Auto && preemption::may_preempt() {
+            return Err("this kernel may preempt programs on functions".to_owned());
+        }
+        let calls = kernel.calls.as_deref().map_err(Clone::clone)?;
+        self.function_exits(calls, core).map_err(|error| error.to_string())
+    }
+
+    /// All or none.
+    fn sockets(self, tracepoints: SocketTracepoints, array: OwnedFd) -> Result<Vec<Attached>, ProbeError> {
+        let core = self.load(SOCKET_CORE, Hook::Tracepoint(tracepoints.sent))?;
+        bpf::put_program(array.as_fd(), core.as_fd()).map_err(Self::no_array)?;
+        let mut attached = vec![Attached { name: SOCKET_CORE.to_owned(), program: core, open: Some(array) }];
+        let stubs = [
+            (SOCKET_MADE, tracepoints.state),
+            (SOCKET_RECEIVED, tracepoints.received),
+            (SOCKET_SENT, tracepoints.sent),
+        ];
+        for (name, tracepoint) in stubs {
+            let program = self.load(name, Hook::Tracepoint(tracepoint))?;
+            attached.push(Self::attached(name, program, None)?);
+        }
+        Ok(attached)
     }
 
     fn raw_tracepoint(self, name: &str) -> Result<Attached, ProbeError> {
@@ -192,7 +247,7 @@ impl<'a> Programs<'a> {
     }
 
     fn no_array(source: io::Error) -> ProbeError {
-        ProbeError::Map { name: CALL_CORE_MAP.to_owned(), source }
+        ProbeError::Map { name: CORE_MAP.to_owned(), source }
     }
 
     /// A program's code and license.

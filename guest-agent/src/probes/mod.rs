@@ -24,7 +24,7 @@ use porthole_bpf_types::{
 
 pub use self::hooks::{HookChoice, Hooks};
 use self::{
-    hooks::{Attached, CALL_CORE_MAP, Programs},
+    hooks::{Attached, CORE_MAP, Programs},
     slots::Slots,
 };
 use crate::btf::Kernel;
@@ -157,7 +157,7 @@ impl Probes {
         let slots = maps.remove("SLOTS").ok_or_else(|| malformed(&"no map SLOTS"))?;
         let slots = Slots::map(slots, stripes)
             .map_err(|source| ProbeError::Map { name: "SLOTS".to_owned(), source })?;
-        let core = maps.remove(CALL_CORE_MAP).ok_or_else(|| malformed(&"no map for the core"))?;
+        let core = maps.remove(CORE_MAP).ok_or_else(|| malformed(&"no map for the core"))?;
         let mut take = |name: &str| -> Result<Map, ProbeError> {
             let fd = maps.remove(name).ok_or_else(|| malformed(&format!("no map {name}")))?;
             let data = MapData::from_fd(fd)?;
@@ -192,9 +192,8 @@ impl Probes {
         // The descriptors of all maps must be open until the programs that use them are loaded.
         let mut commands = take("COMMANDS")?.try_into()?;
         list_commands(&mut commands)?;
-        let calls = kernel.calls.as_deref().map_err(String::as_str);
         let programs = Programs { object: &object, types: types.as_fd() };
-        (probes.attached, probes.hooks) = programs.attach(choice, calls, core)?;
+        (probes.attached, probes.hooks) = programs.attach(choice, kernel, core.as_fd())?;
         Ok((probes, records))
     }
 

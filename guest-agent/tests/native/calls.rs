@@ -9,9 +9,12 @@ use std::{
     },
 };
 
-use porthole_proto::agent::Side;
+use porthole_proto::agent::{CaptureMode, Side};
 
-use crate::{harness::Agent, http};
+use crate::{
+    harness::{Agent, EVERY_HOOKS},
+    http,
+};
 
 /// Cuts bytes into buffers of one, two, three, … bytes.
 fn buffers(bytes: &mut [u8]) -> Vec<libc::iovec> {
@@ -124,144 +127,174 @@ fn connected() -> (TcpStream, TcpStream) {
 }
 
 #[test]
-fn every_call_that_moves_bytes_is_seen_over_many_small_buffers() {
-    let Some(mut agent) = Agent::start(&[]) else { return };
-    let calls = [
-        (By::ReadWrite, "/by-read"),
-        (By::Vector, "/by-vector"),
-        (By::ToFrom, "/by-recvfrom"),
-        (By::Message, "/by-message"),
-        (By::Messages, "/by-messages"),
-    ];
-    for (by, path) in calls {
-        let (client, server) = connected();
-        converse(client.as_raw_fd(), server.as_raw_fd(), by, path, 11);
+fn sockets_own_tracepoints_are_the_first_choice_where_the_kernel_has_them() {
+    let types = std::fs::read("/sys/kernel/btf/vmlinux").unwrap_or_default();
+    let name = b"\0btf_trace_sock_send_length\0";
+    let best = if types.windows(name.len()).any(|window| window == name) {
+        CaptureMode::CAPTURE_MODE_SOCKET
+    } else {
+        CaptureMode::CAPTURE_MODE_SYSCALL_RAW_TRACEPOINT
+    };
+    let [auto, raw] = EVERY_HOOKS;
+    for (hooks, mode) in [(auto, best), (raw, CaptureMode::CAPTURE_MODE_SYSCALL_RAW_TRACEPOINT)] {
+        let Some(agent) = Agent::start(hooks) else { return };
+        assert_eq!(agent.mode(), mode, "{hooks:?}");
     }
-    for (by, path) in calls {
-        assert_eq!(agent.counts(path), (11, 11), "{by:?}");
+}
+
+#[test]
+fn every_call_that_moves_bytes_is_seen_over_many_small_buffers() {
+    for hooks in EVERY_HOOKS {
+        let Some(mut agent) = Agent::start(hooks) else { return };
+        let calls = [
+            (By::ReadWrite, "/by-read"),
+            (By::Vector, "/by-vector"),
+            (By::ToFrom, "/by-recvfrom"),
+            (By::Message, "/by-message"),
+            (By::Messages, "/by-messages"),
+        ];
+        for (by, path) in calls {
+            let (client, server) = connected();
+            converse(client.as_raw_fd(), server.as_raw_fd(), by, path, 11);
+        }
+        for (by, path) in calls {
+            assert_eq!(agent.counts(path), (11, 11), "{by:?}");
+        }
     }
 }
 
 #[test]
 fn what_is_only_peeked_at_is_not_counted() {
-    let Some(mut agent) = Agent::start(&[]) else { return };
-    let (client, server) = connected();
-    let request = http::request("/peeked");
-    for by in [By::ToFrom, By::Message, By::Messages] {
-        for _ in 0..5 {
-            by.send(client.as_raw_fd(), &request);
-            for _ in 0..3 {
-                assert!(by.receive(server.as_raw_fd(), libc::MSG_PEEK) > 0);
+    for hooks in EVERY_HOOKS {
+        let Some(mut agent) = Agent::start(hooks) else { return };
+        let (client, server) = connected();
+        let request = http::request("/peeked");
+        for by in [By::ToFrom, By::Message, By::Messages] {
+            for _ in 0..5 {
+                by.send(client.as_raw_fd(), &request);
+                for _ in 0..3 {
+                    assert!(by.receive(server.as_raw_fd(), libc::MSG_PEEK) > 0);
+                }
+                by.receive_all(server.as_raw_fd(), request.len());
+                by.send(server.as_raw_fd(), http::OK);
+                by.receive(client.as_raw_fd(), libc::MSG_PEEK);
+                by.receive_all(client.as_raw_fd(), http::OK.len());
             }
-            by.receive_all(server.as_raw_fd(), request.len());
-            by.send(server.as_raw_fd(), http::OK);
-            by.receive(client.as_raw_fd(), libc::MSG_PEEK);
-            by.receive_all(client.as_raw_fd(), http::OK.len());
         }
+        assert_eq!(agent.counts("/peeked"), (15, 15));
     }
-    assert_eq!(agent.counts("/peeked"), (15, 15));
 }
 
 #[test]
 fn a_body_sent_from_a_file_counts_in_length() {
-    let Some(mut agent) = Agent::start(&[]) else { return };
-    let body = 300_000;
-    let mut file = tempfile::tempfile().expect("file");
-    file.write_all(&vec![b'x'; body]).expect("written");
-    let (mut client, mut server) = connected();
-    for _ in 0..3 {
-        client.write_all(&http::request("/from-file")).expect("sent");
-        http::read_head(&mut server).expect("request");
-        let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {body}\r\n\r\n");
-        server.write_all(head.as_bytes()).expect("sent");
-        let sending = std::thread::spawn({
-            let (to, from) = (server.try_clone().expect("clone"), file.try_clone().expect("clone"));
-            move || {
-                let mut offset = 0;
-                while usize::try_from(offset).expect("positive") < body {
-                    // SAFETY: the offset lives until after the call.
-                    let sent =
-                        unsafe { libc::sendfile(to.as_raw_fd(), from.as_raw_fd(), &raw mut offset, body) };
-                    assert!(sent > 0);
+    for hooks in EVERY_HOOKS {
+        let Some(mut agent) = Agent::start(hooks) else { return };
+        let body = 300_000;
+        let mut file = tempfile::tempfile().expect("file");
+        file.write_all(&vec![b'x'; body]).expect("written");
+        let (mut client, mut server) = connected();
+        for _ in 0..3 {
+            client.write_all(&http::request("/from-file")).expect("sent");
+            http::read_head(&mut server).expect("request");
+            let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {body}\r\n\r\n");
+            server.write_all(head.as_bytes()).expect("sent");
+            let sending = std::thread::spawn({
+                let (to, from) = (server.try_clone().expect("clone"), file.try_clone().expect("clone"));
+                move || {
+                    let mut offset = 0;
+                    while usize::try_from(offset).expect("positive") < body {
+                        // SAFETY: the offset lives until after the call.
+                        let sent = unsafe {
+                            libc::sendfile(to.as_raw_fd(), from.as_raw_fd(), &raw mut offset, body)
+                        };
+                        assert!(sent > 0);
+                    }
                 }
+            });
+            let mut left = head.len() + body;
+            let mut buffer = vec![0; 65_536];
+            while left > 0 {
+                left -= std::io::Read::read(&mut client, &mut buffer).expect("read");
             }
-        });
-        let mut left = head.len() + body;
-        let mut buffer = vec![0; 65_536];
-        while left > 0 {
-            left -= std::io::Read::read(&mut client, &mut buffer).expect("read");
+            sending.join().expect("sent");
         }
-        sending.join().expect("sent");
+        assert_eq!(agent.counts("/from-file"), (3, 3));
+        let sizes = agent.series(Side::SIDE_SERVER, "/from-file")[0].response_bytes;
+        assert!(sizes >= 3 * body as u64, "{sizes}");
     }
-    assert_eq!(agent.counts("/from-file"), (3, 3));
-    let sizes = agent.series(Side::SIDE_SERVER, "/from-file")[0].response_bytes;
-    assert!(sizes >= 3 * body as u64, "{sizes}");
 }
 
 #[test]
 fn unix_sockets_are_seen_with_their_path() {
-    let Some(mut agent) = Agent::start(&[]) else { return };
-    let directory = tempfile::tempdir().expect("directory");
-    let path = directory.path().join("app.sock");
-    let listener = UnixListener::bind(&path).expect("bound");
-    let client = UnixStream::connect(&path).expect("connected");
-    let server = listener.accept().expect("accepted").0;
-    converse(client.as_raw_fd(), server.as_raw_fd(), By::Message, "/over-unix", 9);
-    assert_eq!(agent.counts("/over-unix"), (9, 9));
-    let peer = &agent.series(Side::SIDE_CLIENT, "/over-unix")[0].key.peer;
-    assert_eq!(peer, &path.display().to_string());
+    for hooks in EVERY_HOOKS {
+        let Some(mut agent) = Agent::start(hooks) else { return };
+        let directory = tempfile::tempdir().expect("directory");
+        let path = directory.path().join("app.sock");
+        let listener = UnixListener::bind(&path).expect("bound");
+        let client = UnixStream::connect(&path).expect("connected");
+        let server = listener.accept().expect("accepted").0;
+        converse(client.as_raw_fd(), server.as_raw_fd(), By::Message, "/over-unix", 9);
+        assert_eq!(agent.counts("/over-unix"), (9, 9));
+        let peer = &agent.series(Side::SIDE_CLIENT, "/over-unix")[0].key.peer;
+        assert_eq!(peer, &path.display().to_string());
+    }
 }
 
 #[test]
 fn noise_is_not_counted_and_costs_its_budget_only() {
-    let Some(mut agent) = Agent::start(&[]) else { return };
-    let (mut client, mut server) = connected();
-    let before = agent.counters.connections_ignored;
-    let noise: Vec<u8> = (0..=255_u8).cycle().skip(128).take(5_000).collect();
-    let mut buffer = vec![0; noise.len()];
-    for _ in 0..2_000 {
-        client.write_all(&noise).expect("sent");
-        std::io::Read::read_exact(&mut server, &mut buffer).expect("received");
+    for hooks in EVERY_HOOKS {
+        let Some(mut agent) = Agent::start(hooks) else { return };
+        let (mut client, mut server) = connected();
+        let before = agent.counters.connections_ignored;
+        let noise: Vec<u8> = (0..=255_u8).cycle().skip(128).take(5_000).collect();
+        let mut buffer = vec![0; noise.len()];
+        for _ in 0..2_000 {
+            client.write_all(&noise).expect("sent");
+            std::io::Read::read_exact(&mut server, &mut buffer).expect("received");
+        }
+        let datagrams = UdpSocket::bind("127.0.0.1:0").expect("bound");
+        let to = datagrams.local_addr().expect("address");
+        for _ in 0..100 {
+            datagrams.send_to(&noise[..500], to).expect("sent");
+            datagrams.recv_from(&mut buffer).expect("received");
+        }
+        agent.catch_up();
+        assert!(agent.counters.connections_ignored >= before + 2, "{:?}", agent.counters);
+        let unspecified =
+            agent.series(Side::SIDE_SERVER, "").len() + agent.series(Side::SIDE_CLIENT, "").len();
+        assert_eq!(unspecified, 0);
+        // 2000 writes and reads of 5000 bytes: by far the most was not looked at.
+        assert!(agent.counters.bytes_copied < 4_000_000, "{:?}", agent.counters);
     }
-    let datagrams = UdpSocket::bind("127.0.0.1:0").expect("bound");
-    let to = datagrams.local_addr().expect("address");
-    for _ in 0..100 {
-        datagrams.send_to(&noise[..500], to).expect("sent");
-        datagrams.recv_from(&mut buffer).expect("received");
-    }
-    agent.catch_up();
-    assert!(agent.counters.connections_ignored >= before + 2, "{:?}", agent.counters);
-    let unspecified = agent.series(Side::SIDE_SERVER, "").len() + agent.series(Side::SIDE_CLIENT, "").len();
-    assert_eq!(unspecified, 0);
-    // 2000 writes and reads of 5000 bytes: by far the most was not looked at.
-    assert!(agent.counters.bytes_copied < 4_000_000, "{:?}", agent.counters);
 }
 
 #[test]
 fn many_pipelined_requests_are_all_counted() {
-    let Some(mut agent) = Agent::start(&[]) else { return };
-    let (mut client, server) = connected();
-    let (batch, rounds) = (16, 500);
-    let serving = std::thread::spawn(move || {
-        let mut server = server;
-        let request = http::request("/pipelined");
-        let mut buffer = vec![0; request.len() * batch];
+    for hooks in EVERY_HOOKS {
+        let Some(mut agent) = Agent::start(hooks) else { return };
+        let (mut client, server) = connected();
+        let (batch, rounds) = (16, 500);
+        let serving = std::thread::spawn(move || {
+            let mut server = server;
+            let request = http::request("/pipelined");
+            let mut buffer = vec![0; request.len() * batch];
+            for _ in 0..rounds {
+                std::io::Read::read_exact(&mut server, &mut buffer).expect("received");
+                server.write_all(&http::OK.repeat(batch)).expect("sent");
+            }
+        });
+        let mut buffer = vec![0; http::OK.len() * batch];
         for _ in 0..rounds {
-            std::io::Read::read_exact(&mut server, &mut buffer).expect("received");
-            server.write_all(&http::OK.repeat(batch)).expect("sent");
+            client.write_all(&http::request("/pipelined").repeat(batch)).expect("sent");
+            std::io::Read::read_exact(&mut client, &mut buffer).expect("received");
         }
-    });
-    let mut buffer = vec![0; http::OK.len() * batch];
-    for _ in 0..rounds {
-        client.write_all(&http::request("/pipelined").repeat(batch)).expect("sent");
-        std::io::Read::read_exact(&mut client, &mut buffer).expect("received");
+        serving.join().expect("served");
+        let all = (batch * rounds) as u64;
+        let counted = agent.counts("/pipelined");
+        let counters = &agent.counters;
+        assert!(counted.0 <= all && counted.1 <= all, "{counted:?} of {all}, {counters:?}");
+        // A record is a call, which carries a batch.
+        let reported = counters.events_lost * batch as u64 + counters.not_understood;
+        assert!(2 * all - counted.0 - counted.1 <= reported, "{counted:?} of {all}, {counters:?}");
     }
-    serving.join().expect("served");
-    let all = (batch * rounds) as u64;
-    let counted = agent.counts("/pipelined");
-    let counters = &agent.counters;
-    assert!(counted.0 <= all && counted.1 <= all, "{counted:?} of {all}, {counters:?}");
-    // A record is a call, which carries a batch.
-    let reported = counters.events_lost * batch as u64 + counters.not_understood;
-    assert!(2 * all - counted.0 - counted.1 <= reported, "{counted:?} of {all}, {counters:?}");
 }

@@ -27,6 +27,9 @@ const DEADLINE: Duration = Duration::from_secs(30);
 /// How long a request of the harness's own may take before it counts as lost.
 const SENTINEL_PATIENCE: Duration = Duration::from_secs(2);
 
+/// The agent's arguments for the hooks to test on whatever kernel this is: the best that it has, and those that all have.
+pub const EVERY_HOOKS: [&[&str]; 2] = [&["--hooks", "auto"], &["--hooks", "raw-tracepoint"]];
+
 /// Waits for a condition.
 pub fn wait_for<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
     let until = Instant::now() + DEADLINE;
@@ -62,6 +65,11 @@ pub fn not_run<T>(why: &str) -> Option<T> {
     assert!(std::env::var_os("PORTHOLE_E2E").is_none(), "{why}");
     let _ = writeln!(std::io::stderr(), "NOT RUN: {why}");
     None
+}
+
+/// The same of a test that this kernel, which nobody sets up, has not got what it takes for.
+pub fn not_on_this_kernel(why: &str) {
+    let _ = writeln!(std::io::stderr(), "NOT RUN on this kernel: {why}");
 }
 
 /// Whether the tests can run here; says why not.

@@ -21,3 +21,4 @@ mod programs;
 mod running;
 mod sequence;
 mod servers;
+mod uring;

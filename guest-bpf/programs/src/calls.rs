@@ -10,21 +10,14 @@
 //! through the rest once and not once for each function. Kernels allow the tail call among programs whose functions have
 //! the same prototype, as system calls' have (`bpf_prog_map_compatible` in `kernel/bpf/core.c`).
 
-use aya_ebpf::{
-    macros::{fexit, map},
-    maps::{PerCpuArray, ProgramArray},
-    programs::FExitContext,
+use aya_ebpf::{macros::fexit, programs::FExitContext};
+
+use crate::{
+    connections::fetch_add,
+    maps::{CORE, RUNNING, count},
+    registers::Registers,
+    transfer,
 };
-
-use crate::{connections::fetch_add, maps::count, registers::Registers, transfer};
-
-/// Holds [`call_core`]; filled by the agent before anything is attached.
-#[map]
-static CORE: ProgramArray = ProgramArray::with_max_entries(1, 0);
-
-/// Programs of this file that run on this CPU.
-#[map]
-static RUNNING: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
 
 /// The end of a system call that is looked at. The context is the function's argument, then its result.
 #[fexit]

@@ -32,32 +32,39 @@ const IPPROTO_UDP: u16 = 17;
 /// The connection of a socket; a new one when it was not seen before and is of a kind that is looked at.
 #[inline(always)]
 pub fn of(socket: Socket, role: u64) -> Option<*mut Connection> {
-    if let Some(connection) = CONNECTIONS.get_ptr_mut(socket.sk) {
-        // SAFETY: a map's value.
-        let (transport, inode) = unsafe { ((*connection).transport, (*connection).inode) };
-        // The end of a TCP socket is always seen, so its address cannot stand for another.
-        if transport == transport::TCP || inode == socket.inode() {
-            return Some(connection);
-        }
+    if let Some(connection) = known(socket.sk, || socket.inode()) {
+        return Some(connection);
     }
-    create(socket.file, socket.socket, socket.sk, role);
-    CONNECTIONS.get_ptr_mut(socket.sk)
+    create(socket.sk, socket.inode(), role);
+    let connection = CONNECTIONS.get_ptr_mut(socket.sk)?;
+    // SAFETY: a map's value.
+    unsafe { (*connection).cgroup = bpf_get_current_cgroup_id() };
+    Some(connection)
 }
 
-/// Makes an entry for a socket that is looked at. A global function: verified once, whoever calls it.
+/// The connection of a socket if it is in the table.
+#[inline(always)]
+pub fn known(sk: u64, identity: impl FnOnce() -> u64) -> Option<*mut Connection> {
+    let connection = CONNECTIONS.get_ptr_mut(sk)?;
+    // SAFETY: a map's value.
+    let (transport, before) = unsafe { ((*connection).transport, (*connection).identity) };
+    // The end of a TCP socket is always seen, so its address cannot stand for another.
+    (transport == transport::TCP || before == identity()).then_some(connection)
+}
+
+/// Makes an entry for a socket that is looked at, without its control group. A global function: verified once, whoever
+/// calls it.
 #[inline(never)]
 #[unsafe(no_mangle)]
-pub extern "C" fn create(file: u64, socket: u64, sk: u64, role: u64) -> u64 {
-    let socket = Socket { file, socket, sk };
-    let Some(transport) = transport_of(socket) else { return 0 };
+pub extern "C" fn create(sk: u64, identity: u64, role: u64) -> u64 {
+    let Some(transport) = transport_of(sk) else { return 0 };
     // SAFETY: helpers without preconditions.
-    let (now, cpu, cgroup) =
-        unsafe { (bpf_ktime_get_ns(), u64::from(bpf_get_smp_processor_id()), bpf_get_current_cgroup_id()) };
+    let (now, cpu) = unsafe { (bpf_ktime_get_ns(), u64::from(bpf_get_smp_processor_id())) };
     let connection = Connection {
         // A CPU makes no two in one nanosecond, and 2^56 ns are two years.
         id: (now << 8) | (cpu & 0xff),
-        inode: socket.inode(),
-        cgroup,
+        identity,
+        cgroup: 0,
         offset: [0; 2],
         sequence: 0,
         budget: GUESSING_BUDGET,
@@ -66,9 +73,10 @@ pub extern "C" fn create(file: u64, socket: u64, sk: u64, role: u64) -> u64 {
         role: role as u8,
         announced: 0,
         looks: 0,
-        reserved: 0,
+        begin: [0; 2],
+        placed: 0,
     };
-    if CONNECTIONS.insert(socket.sk, connection, 0).is_err() {
+    if CONNECTIONS.insert(sk, connection, 0).is_err() {
         count!(table_full);
     }
     0
@@ -76,13 +84,12 @@ pub extern "C" fn create(file: u64, socket: u64, sk: u64, role: u64) -> u64 {
 
 /// What the socket's connection runs over; `None` for sockets that are not looked at.
 #[inline(always)]
-fn transport_of(socket: Socket) -> Option<u8> {
-    let sk = socket.sk;
+fn transport_of(sk: u64) -> Option<u8> {
     let family: u16 = kernel::read(sk + offset!(sock_family) as u64)?;
     if family != AF_INET && family != AF_INET6 && family != AF_UNIX {
         return None;
     }
-    let kind: u16 = kernel::read(socket.socket + offset!(socket_type) as u64)?;
+    let kind: u16 = kernel::read(sk + offset!(sock_type) as u64)?;
     if family == AF_UNIX {
         return (kind == SOCK_STREAM).then_some(transport::UNIX);
     }

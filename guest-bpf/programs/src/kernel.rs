@@ -53,8 +53,6 @@ pub fn read<T: Copy>(address: u64) -> Option<T> {
 pub struct Socket {
     /// Its `struct file`.
     pub file: u64,
-    /// Its `struct socket`.
-    pub socket: u64,
     /// Its `struct sock`.
     pub sk: u64,
 }
@@ -90,7 +88,7 @@ impl Socket {
         }
         let socket: u64 = read(file + offset!(file_private_data) as u64)?;
         let sk: u64 = read(socket + offset!(socket_sk) as u64)?;
-        (sk != 0).then_some(Self { file, socket, sk })
+        (sk != 0).then_some(Self { file, sk })
     }
 
     /// Number of its inode.

@@ -4,8 +4,8 @@
 //! hook stub → call → socket of the descriptor → connection → head of the bytes → ring buffer
 //! ```
 //!
-//! - The stubs in this file and in [`calls`] belong to one kind of hook each and do nothing but fetch the call's
-//!   registers and result for [`transfer::on_call_exit`].
+//! - The stubs in this file, in [`calls`] and in [`sockets`] belong to one kind of hook each and do nothing but fetch what
+//!   moved, and where, for [`transfer`].
 //! - [`counted`] follows connections of some protocols without user space: requests and responses are paired and their
 //!   durations summed up here.
 //! - [`packets`] is packet mode, which shares nothing with the rest but the way to user space.
@@ -28,6 +28,7 @@ mod packets;
 mod process;
 mod registers;
 mod ring;
+mod sockets;
 mod transfer;
 
 use aya_ebpf::{macros::raw_tracepoint, programs::RawTracePointContext};

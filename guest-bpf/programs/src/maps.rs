@@ -3,7 +3,7 @@
 use aya_ebpf::{
     bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC},
     macros::map,
-    maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf},
+    maps::{Array, HashMap, LruHashMap, PerCpuArray, ProgramArray, RingBuf},
 };
 use porthole_bpf_types::{
     connection::Connection,
@@ -35,6 +35,10 @@ pub struct Work {
     pub count: u64,
     /// Most bytes to capture; 0 when there is nothing that could be read.
     pub want: u64,
+    /// Of a socket that reports what moves: TCP's sequence number behind the bytes; [`NO_PLACE`] where there is none.
+    pub place: u64,
+    /// Of such a socket without TCP: its cookie.
+    pub identity: u64,
     /// What [`crate::counted`] makes of it.
     pub parse: Parse,
     /// Of the request line under inspection.
@@ -126,8 +130,21 @@ impl core::ops::DerefMut for Scratch {
     }
 }
 
+/// Where a task is in a call of several messages that it is in the middle of.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct Batch {
+    /// The array of `struct mmsghdr`.
+    pub messages: u64,
+    /// Index of the next one.
+    pub next: u64,
+}
+
 /// Says that [`Work::address`] is a buffer.
 pub const NO_VECTOR: u64 = u64::MAX;
+
+/// Says that [`Work::place`] is not known.
+pub const NO_PLACE: u64 = u64::MAX;
 
 /// Where the kernel has what; set by the agent before loading.
 #[unsafe(no_mangle)]
@@ -223,6 +240,18 @@ pub static SETTINGS: Array<Settings> = Array::with_max_entries(1, 0);
 /// Only the system call's program uses it, and that does not interrupt itself.
 #[map]
 pub static WORK: PerCpuArray<Work> = PerCpuArray::with_max_entries(1, 0);
+
+/// Programs at work on [`WORK`] on this CPU. Those that may be interrupted by themselves or each other look here first.
+#[map]
+pub static RUNNING: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
+
+/// Where tasks are in calls of several messages, by thread and process.
+#[map]
+pub static BATCHES: LruHashMap<u64, Batch> = LruHashMap::with_max_entries(512, 0);
+
+/// Holds the program that stubs go on with; filled by the agent before anything is attached.
+#[map]
+pub static CORE: ProgramArray = ProgramArray::with_max_entries(1, 0);
 
 /// Announcements under construction: one for the system call's, one for the closing sockets' program.
 #[map]

@@ -24,7 +24,7 @@ const EINPROGRESS: i64 = 115;
 const VERDICT_INTERVAL: u64 = 32;
 
 /// Positions in `struct msghdr` (`struct user_msghdr`, `include/linux/socket.h`) on a 64-bit machine.
-mod msghdr {
+pub mod msghdr {
     pub const IOV: u64 = 16;
     pub const SIZE: u64 = 56;
     /// `struct mmsghdr`: a header, then the length that was moved.
@@ -129,7 +129,7 @@ fn moved(call: Call, shape: u8, registers: Registers, result: u64) {
 
 /// Puts the buffers of a `struct msghdr` into `work`.
 #[inline(always)]
-fn message(work: &mut Work, address: u64) {
+pub fn message(work: &mut Work, address: u64) {
     [work.address, work.count] = read_user::<[u64; 2]>(address + msghdr::IOV).unwrap_or([0, 0]);
 }
 
@@ -175,15 +175,19 @@ pub extern "C" fn transfer() -> u64 {
     let Some(work) = Scratch::get() else { return 0 };
     let Some(socket) = Socket::of(kernel::current(), work.fd) else { return 0 };
     let Some(connection) = connections::of(socket, u64::from(role::UNKNOWN)) else { return 0 };
+    carried(work, connection, socket.sk);
+    0
+}
+
+/// The bytes in this CPU's [`WORK`] moved on a connection.
+#[inline(always)]
+pub fn carried(work: Scratch, connection: *mut Connection, sk: u64) {
     // SAFETY: a map's value.
     if unsafe { (*connection).state } == state::IGNORED && !looked_at_again(connection) {
         connections::advance(connection, work.header.direction, work.header.total);
-        return 0;
+        return;
     }
-    if !is_self() {
-        record(work, connection, socket.sk);
-    }
-    0
+    record(work, connection, sk);
 }
 
 /// Whether it is time to look at an ignored connection again; then it is new to user space.
@@ -222,6 +226,8 @@ fn record(mut work: Scratch, connection: *mut Connection, sk: u64) {
         if !told {
             return;
         }
+    } else if is_self() {
+        return;
     } else if known == state::GUESSING
         && begun == 0
         && settings.counts != 0

@@ -168,7 +168,7 @@ fn try_lock(counted: *mut Counted) -> bool {
     // SAFETY: a map's value, aligned.
     unsafe {
         let lock = &raw mut (*counted).lock;
-        asm!("{1} = atomic_fetch_or((u64 *)({0} + 0), {1})", in(reg) lock, inout(reg) old);
+        asm!("{1} = xchg_64({0} + 0, {1})", in(reg) lock, inout(reg) old);
     }
     old == 0
 }
@@ -225,10 +225,13 @@ unsafe fn locked(mut work: Scratch, counted: *mut Counted, id: u64, sk: u64) -> 
     let requests = ingress == (counted.side == side::SERVER);
     // SAFETY: a helper without preconditions.
     work.parse.now = unsafe { bpf_ktime_get_ns() };
-    work.parse.from = 0;
-    work.parse.len = 0;
-    work.parse.at = 0;
-    work.parse.found = 0;
+    // One by one: the compiler would call a function that writes byte by byte.
+    for field in
+        [&raw mut work.parse.from, &raw mut work.parse.len, &raw mut work.parse.at, &raw mut work.parse.found]
+    {
+        // SAFETY: this CPU's.
+        unsafe { core::ptr::write_volatile(field, 0) };
+    }
     let popped = u64::from(counted.popped) & (PENDING_MAX as u64 - 1);
     work.parse.heads = (counted.heads >> popped) | (counted.heads << ((64 - popped) & 63));
     // SAFETY: both are this CPU's alone, and lie apart.

@@ -1,0 +1,78 @@
+//! Bytes that `io_uring` moves.
+
+use std::{
+    net::{TcpListener, TcpStream},
+    os::fd::{AsRawFd, RawFd},
+};
+
+use io_uring::{IoUring, opcode, squeue, types::Fd};
+
+use porthole_proto::agent::CaptureMode;
+
+use crate::{
+    harness::{Agent, EVERY_HOOKS, not_on_this_kernel},
+    http,
+};
+
+/// Does one operation and waits for it; gives its result.
+fn wait_for(ring: &mut IoUring, operation: &squeue::Entry) -> usize {
+    // SAFETY: the buffers live until it is complete, which is waited for.
+    unsafe { ring.submission().push(operation) }.expect("room");
+    ring.submit_and_wait(1).expect("submitted");
+    let result = ring.completion().next().expect("complete").result();
+    usize::try_from(result).expect("moved")
+}
+
+fn exchange(ring: &mut IoUring, fd: RawFd, path: &str) {
+    let request = http::request(path);
+    let len = u32::try_from(request.len()).expect("short");
+    assert_eq!(wait_for(ring, &opcode::Send::new(Fd(fd), request.as_ptr(), len).build()), request.len());
+    let (mut answer, mut left) = ([0; 512], http::OK.len());
+    while left > 0 {
+        left -= wait_for(ring, &opcode::Recv::new(Fd(fd), answer.as_mut_ptr(), 512).build());
+    }
+}
+
+#[test]
+fn what_io_uring_carries_is_said_to_be_missing_and_the_other_end_is_counted() {
+    for hooks in EVERY_HOOKS {
+        let Some(mut agent) = Agent::start(hooks) else { return };
+        let listener = TcpListener::bind("127.0.0.1:0").expect("bound");
+        let client = TcpStream::connect(listener.local_addr().expect("address")).expect("connected");
+        let mut server = listener.accept().expect("accepted").0;
+        let serving = std::thread::spawn(move || {
+            for _ in 0..10 {
+                http::read_head(&mut server).expect("request");
+                std::io::Write::write_all(&mut server, http::OK).expect("sent");
+            }
+        });
+        let mut ring = IoUring::new(4).expect("a ring");
+        for _ in 0..10 {
+            exchange(&mut ring, client.as_raw_fd(), "/by-ring");
+        }
+        serving.join().expect("served");
+        assert_eq!(agent.counts("/by-ring"), (10, 0), "{hooks:?}");
+        let limitations = agent.stats().limitations;
+        assert!(limitations.iter().any(|sentence| sentence.contains("io_uring")), "{limitations:?}");
+    }
+}
+
+#[test]
+fn a_connection_that_io_uring_joins_goes_on_being_counted_without_it() {
+    for counts in [&[][..], &["--no-kernel-counts"]] {
+        let Some(mut agent) = Agent::start(&[EVERY_HOOKS[0], counts].concat()) else { return };
+        if agent.mode() != CaptureMode::CAPTURE_MODE_SOCKET {
+            return not_on_this_kernel("sockets report what they move from Linux 6.3 on");
+        }
+        let server = http::Server::start();
+        let mut stream = server.connect();
+        let mut ring = IoUring::new(4).expect("a ring");
+        for _ in 0..5 {
+            http::exchange(&mut stream, "/by-calls");
+            exchange(&mut ring, stream.as_raw_fd(), "/by-ring-between");
+        }
+        http::exchange(&mut stream, "/by-calls");
+        assert_eq!(agent.counts("/by-calls"), (6, 6), "{counts:?}");
+        assert_eq!(agent.counts("/by-ring-between"), (5, 0), "{counts:?}");
+    }
+}

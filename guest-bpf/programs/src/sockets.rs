@@ -1,0 +1,295 @@
+//! What sockets report: tracepoints on the kernel's one way to send and one way to receive (since Linux 6.3,
+//! `net/socket.c`).
+//!
+//! ```text
+//! sock_send_length ─► socket_sent ─────┐
+//!                                      ├─ tail call ─► socket_core ─► transfer
+//! sock_recv_length ─► socket_received ─┘
+//! ```
+//!
+//! Whatever is no socket costs nothing, and the socket comes with the report. Where its bytes lie is told by the registers
+//! of the system call that the task is in. Bytes that move in other ways (io_uring, sendfile, splice from a pipe) are
+//! reported too, with their number only. What is not reported at all (splice to a pipe, TCP's mapped receive) shows in TCP's
+//! sequence numbers, which positions are taken from.
+
+use core::ffi::c_void;
+
+use aya_ebpf::{
+    EbpfContext,
+    bindings::tcp_sock,
+    helpers::{
+        bpf_get_current_pid_tgid,
+        generated::{bpf_get_current_cgroup_id, bpf_get_socket_cookie, bpf_skc_to_tcp_sock},
+    },
+    macros::btf_tracepoint,
+    programs::BtfTracePointContext,
+};
+use porthole_bpf_types::{
+    connection::{Connection, direction, role, state, transport},
+    syscall::{Call, NOT_CONSUMING, TRUNCATING, shape},
+};
+
+use crate::{
+    connections::{self, fetch_add},
+    kernel::{self, current, load},
+    maps::{BATCHES, Batch, CONNECTIONS, CORE, NO_PLACE, NO_VECTOR, RUNNING, Scratch, WORK, count, offset},
+    registers::Registers,
+    transfer::{self, msghdr},
+};
+
+/// States of a connection (`include/net/tcp_states.h`).
+mod tcp {
+    pub const ESTABLISHED: i32 = 1;
+    pub const SYN_SENT: i32 = 2;
+    pub const SYN_RECV: i32 = 3;
+}
+
+/// `include/net/sock.h`.
+const RCV_SHUTDOWN: u8 = 1;
+
+/// A socket has sent.
+#[btf_tracepoint(function = "sock_send_length")]
+pub fn socket_sent(ctx: BtfTracePointContext) -> i32 {
+    reported(&ctx, direction::EGRESS)
+}
+
+/// A socket has received.
+#[btf_tracepoint(function = "sock_recv_length")]
+pub fn socket_received(ctx: BtfTracePointContext) -> i32 {
+    reported(&ctx, direction::INGRESS)
+}
+
+#[inline(always)]
+fn reported(ctx: &BtfTracePointContext, direction: u8) -> i32 {
+    let result: i32 = ctx.arg(1);
+    if result <= 0 {
+        if result < 0 {
+            batch_ended();
+        }
+        return 0;
+    }
+    let (Some(running), Some(work)) = (RUNNING.get_ptr_mut(0), WORK.get_ptr_mut(0)) else { return 0 };
+    // SAFETY: maps' values, aligned. Another program may have been interrupted in the middle of its work.
+    unsafe {
+        if fetch_add(running, 1) == 0 {
+            (*work).header.direction = direction;
+            // The program in the array takes the same context.
+            CORE.tail_call(ctx, 0);
+        }
+        count!(skipped);
+        fetch_add(running, u64::MAX);
+    }
+    0
+}
+
+/// What [`socket_sent`] and [`socket_received`] go on with.
+#[btf_tracepoint(function = "sock_send_length")]
+pub fn socket_core(ctx: BtfTracePointContext) -> i32 {
+    let result: i32 = ctx.arg(1);
+    let flags: i32 = ctx.arg(2);
+    moved(ctx.arg(0), result as u64 & 0x7fff_ffff, flags as u64);
+    if let Some(running) = RUNNING.get_ptr_mut(0) {
+        // SAFETY: a map's value, aligned.
+        unsafe { fetch_add(running, u64::MAX) };
+    }
+    0
+}
+
+/// A socket moved `result` bytes.
+#[inline(always)]
+fn moved(sk: *mut c_void, result: u64, flags: u64) {
+    let Some(work) = WORK.get_ptr_mut(0) else { return };
+    // SAFETY: a map's value, which only this program uses.
+    let work = unsafe { &mut *work };
+    let egress = work.header.direction == direction::EGRESS;
+    if !egress && flags & NOT_CONSUMING != 0 {
+        return;
+    }
+    let registers = Registers::of(current());
+    let call = if registers.is_compat() { Call::NONE } else { registers.call() };
+    work.address = registers.argument::<1>();
+    work.count = NO_VECTOR;
+    work.header.total = result;
+    work.want = result;
+    // A call in the middle of which the kernel uses other sockets for itself is not asked for its bytes.
+    let fits = call.is_egress() == egress;
+    match call.shape() {
+        _ if !fits || (!egress && flags & TRUNCATING != 0) => work.want = 0,
+        shape::BUFFER => {}
+        shape::VECTOR => work.count = registers.argument::<2>(),
+        shape::MESSAGE => transfer::message(work, registers.argument::<1>()),
+        shape::MESSAGES => {
+            let index = next_of_batch(registers.argument::<1>(), registers.argument::<2>());
+            transfer::message(work, registers.argument::<1>() + index * msghdr::MESSAGE_SIZE);
+        }
+        _ => work.want = 0,
+    }
+    work.place = NO_PLACE;
+    // SAFETY: typed pointers, checked against null.
+    unsafe {
+        let tcp: *const tcp_sock = bpf_skc_to_tcp_sock(sk);
+        if tcp.is_null() {
+            work.identity = bpf_get_socket_cookie(sk);
+        } else if load::<u64>(tcp.cast(), offset!(tcp_ulp)) == 0 {
+            let next: u32 = if egress {
+                load(tcp.cast(), offset!(tcp_write_seq))
+            } else {
+                load(tcp.cast(), offset!(tcp_copied_seq))
+            };
+            work.place = u64::from(next);
+        }
+    }
+    // Read back from memory it is a number and no longer a pointer, which only numbers may be handed on.
+    // SAFETY: a map's value.
+    let sk = unsafe {
+        let place = &raw mut work.fd;
+        place.write_volatile(sk as u64);
+        place.read_volatile()
+    };
+    carried(sk);
+}
+
+/// The bytes in this CPU's [`WORK`] moved on a socket. A global function.
+#[inline(never)]
+#[unsafe(no_mangle)]
+pub extern "C" fn carried(sk: u64) -> u64 {
+    let Some(work) = Scratch::get() else { return 0 };
+    let connection = match connections::known(sk, || work.identity) {
+        Some(connection) => connection,
+        None => {
+            connections::create(sk, work.identity, u64::from(role::UNKNOWN));
+            let Some(connection) = CONNECTIONS.get_ptr_mut(sk) else { return 0 };
+            connection
+        }
+    };
+    // SAFETY: a map's value.
+    if unsafe { (*connection).cgroup } == 0 {
+        adopt(connection, sk);
+    }
+    settle(work, connection, sk);
+    transfer::carried(work, connection, sk);
+    0
+}
+
+/// The first transfer on a connection tells whose it is.
+#[inline(always)]
+fn adopt(connection: *mut Connection, sk: u64) {
+    // SAFETY: a map's value, and a helper without preconditions; of two CPUs at once both come to the same.
+    unsafe {
+        (*connection).cgroup = bpf_get_current_cgroup_id();
+        if (*connection).transport == transport::UNIX {
+            // Who accepts has the name of the socket that listened.
+            let named =
+                |sk: u64| kernel::read::<u64>(sk + offset!(unix_addr) as u64).is_some_and(|name| name != 0);
+            if named(sk) {
+                (*connection).role = role::ACCEPTED;
+            } else if kernel::read(sk + offset!(unix_peer) as u64).is_some_and(named) {
+                (*connection).role = role::CONNECTED;
+            }
+        }
+    }
+    let file = kernel::read(sk + offset!(sock_socket) as u64)
+        .and_then(|socket: u64| kernel::read::<u64>(socket + offset!(socket_file) as u64));
+    if file == Some(0) {
+        // The kernel's own, in the middle of whatever its task does.
+        // SAFETY: as above.
+        unsafe {
+            (*connection).state = state::IGNORED;
+            (*connection).budget = u32::MAX;
+        }
+    }
+}
+
+/// Puts a connection's position where TCP says that it was before the bytes that moved.
+#[inline(always)]
+fn settle(work: Scratch, connection: *mut Connection, sk: u64) {
+    if work.place == NO_PLACE {
+        return;
+    }
+    let (before, egress) =
+        ((work.place as u32).wrapping_sub(work.header.total as u32), work.header.direction != 0);
+    // SAFETY: a map's value; within its arrays.
+    unsafe {
+        let (position, begin) = if egress {
+            (&raw mut (*connection).offset[1], &raw mut (*connection).begin[1])
+        } else {
+            (&raw mut (*connection).offset[0], &raw mut (*connection).begin[0])
+        };
+        let bit = 1 << u32::from(egress);
+        if (*connection).placed & bit == 0 {
+            (*connection).placed |= bit;
+            *begin = before.wrapping_sub(*position as u32);
+            return;
+        }
+        let elsewhere = before.wrapping_sub(*begin).wrapping_sub(*position as u32);
+        if elsewhere != 0 && !(elsewhere == 1 && !egress && has_ended(sk)) {
+            *position = (*position).wrapping_add(elsewhere as i32 as u64);
+        }
+    }
+}
+
+/// Whether the other end has ended the stream: its FIN takes a sequence number.
+#[inline(always)]
+fn has_ended(sk: u64) -> bool {
+    kernel::read::<u8>(sk + offset!(sock_shutdown) as u64)
+        .is_some_and(|shutdown| shutdown & RCV_SHUTDOWN != 0)
+}
+
+/// Index of the message that moved in a call of `len` messages, which are reported one by one.
+#[inline(always)]
+fn next_of_batch(messages: u64, len: u64) -> u64 {
+    let task = bpf_get_current_pid_tgid();
+    let Some(batch) = BATCHES.get_ptr_mut(task) else {
+        let _ = BATCHES.insert(task, Batch { messages, next: 1 }, 0);
+        return 0;
+    };
+    // SAFETY: a map's value, which only its own task uses.
+    unsafe {
+        let index = if (*batch).messages == messages && (*batch).next < len { (*batch).next } else { 0 };
+        (*batch).messages = messages;
+        (*batch).next = index + 1;
+        index
+    }
+}
+
+/// Nothing moved: a call of several messages ends with that, and the next one begins with the first.
+#[inline(always)]
+fn batch_ended() {
+    if Registers::of(current()).call().shape() == shape::MESSAGES {
+        let _ = BATCHES.remove(bpf_get_current_pid_tgid());
+    }
+}
+
+/// A TCP connection is made. What it is asked by is not known yet: the task that runs is any.
+#[btf_tracepoint(function = "inet_sock_set_state")]
+pub fn socket_made(ctx: BtfTracePointContext) -> i32 {
+    let (old, new): (i32, i32) = (ctx.arg(1), ctx.arg(2));
+    let role = match old {
+        tcp::SYN_SENT => role::CONNECTED,
+        tcp::SYN_RECV => role::ACCEPTED,
+        _ => return 0,
+    };
+    if new != tcp::ESTABLISHED {
+        return 0;
+    }
+    let sk: *mut c_void = ctx.arg(0);
+    // SAFETY: a typed pointer.
+    let tcp: *const tcp_sock = unsafe { bpf_skc_to_tcp_sock(sk) };
+    if tcp.is_null() {
+        return 0;
+    }
+    // SAFETY: a typed pointer, checked against null.
+    let begin: [u32; 2] =
+        unsafe { [load(tcp.cast(), offset!(tcp_copied_seq)), load(tcp.cast(), offset!(tcp_write_seq))] };
+    // As a number, which the pointer is not.
+    let Some(sk) = kernel::read::<u64>(ctx.as_ptr() as u64) else { return 0 };
+    connections::create(sk, 0, u64::from(role));
+    if let Some(connection) = CONNECTIONS.get_ptr_mut(sk) {
+        // SAFETY: a map's value.
+        unsafe {
+            (*connection).begin = begin;
+            (*connection).placed = 0b11;
+        }
+    }
+    0
+}
