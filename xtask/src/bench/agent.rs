@@ -4,7 +4,7 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::Command,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result};
@@ -15,8 +15,17 @@ use porthole_proto::{
 };
 use porthole_tests::{daemon::Daemon, wait};
 
+use crate::bench::mode::Mode;
+
 /// How long the agent may take to load its probes.
 const START: Duration = Duration::from_secs(30);
+
+/// How long the agent may take to have counted what was said.
+const SETTLE: Duration = Duration::from_secs(5);
+
+/// For how long nothing may change any more then: several of the intervals at which the agent looks at what the kernel
+/// has counted.
+const QUIET: Duration = Duration::from_millis(300);
 
 /// One call's deadline, nanoseconds.
 const DEADLINE_NS: i64 = 5_000_000_000;
@@ -29,12 +38,12 @@ pub struct Agent {
 
 impl Agent {
     /// Starts it and waits until it answers, which is when its probes run.
-    pub fn start(program: &Path, directory: &Path, arguments: &[&str]) -> Result<Self> {
+    pub fn start(program: &Path, directory: &Path, mode: Mode, extra: &[&str]) -> Result<Self> {
         let socket = directory.join("agent.sock");
         let mut command = Command::new(program);
         command.env(LOG_ENV, "warn").arg("--listen").arg(format!("unix://{}", socket.display()));
-        command.args(arguments);
-        let daemon = Daemon::spawn("porthole-agent", &mut command, &directory.join("agent.log"))?;
+        command.args(mode.arguments()).args(extra);
+        let daemon = Daemon::spawn("porthole-agent", &mut command, &directory.join("log/agent.log"))?;
         let mut agent = Self { daemon, socket };
         wait::until("the agent answers", START, || {
             agent.daemon.check()?;
@@ -58,6 +67,40 @@ impl Agent {
                 .await
                 .context("ask the agent")
         })
+    }
+
+    /// The same once everything that was said is counted: when nothing is added any more. Where others on this machine
+    /// never fall silent, which is said, as it is after a while.
+    pub fn settled(&self) -> Result<StatsResponse> {
+        let start = Instant::now();
+        let mut last = self.stats()?;
+        loop {
+            wait::hold(QUIET)?;
+            let now = self.stats()?;
+            if now.counters.exchanges == last.counters.exchanges {
+                return Ok(now);
+            }
+            if start.elapsed() > SETTLE {
+                eprintln!("others on this machine go on talking: what is counted is not only what was asked");
+                return Ok(now);
+            }
+            last = now;
+        }
+    }
+
+    /// The ids of its eBPF programs, which it keeps open.
+    pub fn programs(&self) -> Result<Vec<u64>> {
+        let mut ids = Vec::new();
+        let directory = format!("/proc/{}/fdinfo", self.daemon.pid());
+        for entry in fs::read_dir(&directory).with_context(|| directory.clone())? {
+            // One that was closed in between is no program's.
+            let text = fs::read_to_string(entry.context("a descriptor")?.path()).unwrap_or_default();
+            let id = text.lines().find_map(|line| line.strip_prefix("prog_id:"));
+            ids.extend(id.and_then(|id| id.trim().parse::<u64>().ok()));
+        }
+        ids.sort_unstable();
+        ids.dedup();
+        Ok(ids)
     }
 
     /// Resident memory, bytes.

@@ -14,8 +14,9 @@ use serde_json::{Value, json};
 
 use crate::{
     bench::{
+        load::{Load, Run},
         median,
-        workload::{Load, Run, Workload},
+        workload::Workload,
     },
     build, report,
     setup::{self, Need},
@@ -25,6 +26,9 @@ use crate::{
 /// Options of `cargo xtask bench guest`.
 #[derive(clap::Args)]
 pub struct Options {
+    /// Workloads to measure, rather than all; separated by commas
+    #[arg(long, value_enum, value_delimiter = ',', value_name = "WORKLOADS")]
+    only: Vec<Workload>,
     /// Pairs of runs of each workload
     #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pairs: u32,
@@ -58,6 +62,7 @@ CONF
 
 /// Measures and prints.
 pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
+    let workloads = Workload::chosen(&options.only, &Workload::IN_GUEST)?;
     require_root("running containers and guests")?;
     setup::packages(Need::RUN)?;
     build::everything(workspace)?;
@@ -69,26 +74,23 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
         Environment::start(dist, &settings, &[], false, &report::note)
     })?;
     let environment = Arc::new(environment);
-    let results =
-        environment.containerd.import(NAMESPACE, &archive).and_then(|()| measure(&environment, options));
+    let results = environment
+        .containerd
+        .import(NAMESPACE, &archive)
+        .and_then(|()| measure(&environment, &workloads, options));
     let finished = Arc::into_inner(environment).context("nobody else has the environment")?.finish();
     let results = results?;
     finished?;
-    if options.json {
-        println!("{}", serde_json::to_string_pretty(&json!({ "guest": results }))?);
-    } else {
-        table(&results);
-    }
-    Ok(())
+    super::print_results("guest", &results, options.json, &COLUMNS)
 }
 
-fn measure(environment: &Arc<Environment>, options: &Options) -> Result<Vec<Value>> {
+fn measure(environment: &Arc<Environment>, workloads: &[Workload], options: &Options) -> Result<Vec<Value>> {
     let (with, without) = report::step("start two guests", || {
         Ok((start(environment, "with", PORTHOLE)?, start(environment, "without", MICROVM)?))
     })?;
     scenario::wait_watched(environment, &with.id)?;
     let mut results = Vec::new();
-    for workload in Workload::ALL {
+    for &workload in workloads {
         let load = |container: &Container, seconds| {
             let port = if workload == Workload::Nginx { NGINX_PORT } else { REDIS_PORT };
             let load = Load::new(workload, port, seconds, GUEST_REDIS_RATE);
@@ -180,18 +182,13 @@ fn summary(workload: Workload, pairs: &[(Run, Run)], before: &Value, after: &Val
     }))
 }
 
-fn table(results: &[Value]) {
-    super::print_table(
-        results,
-        &[
-            ("baseline/s", "baseline_requests_per_second"),
-            ("ratio", "throughput_ratio"),
-            ("p99 ratio", "p99_ratio"),
-            ("agent ms/10k", "agent_cpu_ms_per_10k_requests"),
-            ("exchanges/req", "exchanges_per_request"),
-            ("lost/req", "events_lost_per_request"),
-            ("bytes/req", "bytes_copied_per_request"),
-            ("RSS MiB", "resident_mib"),
-        ],
-    );
-}
+const COLUMNS: [(&str, &str); 8] = [
+    ("baseline/s", "baseline_requests_per_second"),
+    ("ratio", "throughput_ratio"),
+    ("p99 ratio", "p99_ratio"),
+    ("agent ms/10k", "agent_cpu_ms_per_10k_requests"),
+    ("exchanges/req", "exchanges_per_request"),
+    ("lost/req", "events_lost_per_request"),
+    ("bytes/req", "bytes_copied_per_request"),
+    ("RSS MiB", "resident_mib"),
+];

@@ -1,26 +1,36 @@
 //! `cargo xtask bench`: what Porthole costs, as ratios against a baseline of the same run.
 //!
 //! Machines are shared and noisy: every measurement comes in pairs, with and without the agent, in alternating order,
-//! and the median over the pairs is what is said. [`workload`] runs a server and its client, [`agent`] the agent,
-//! [`overhead`] brings them together natively, [`guest`] in guests.
+//! and the median over the pairs is what is said. [`workload`] runs a server and [`load`] its client, [`agent`] runs the agent
+//! in one of its modes ([`mode`]), [`programs`] asks the kernel what its programs take; [`overhead`] brings them together
+//! natively, [`guest`] in guests.
 
 mod agent;
 mod guest;
+mod load;
+mod mode;
 mod overhead;
+mod programs;
 mod workload;
 
-use std::process::ExitCode;
+use std::{path::PathBuf, process::ExitCode};
 
 use anyhow::Result;
 use clap::Subcommand;
+use porthole_tests::interrupt;
+use serde_json::{Value, json};
 
-use crate::workspace::Workspace;
+use crate::{
+    build,
+    setup::{self, Need},
+    workspace::{Workspace, require_root},
+};
 
 /// For `--help`.
 pub const EXAMPLES: &str = "\
 Examples:
-  cargo xtask bench overhead                 nginx and redis with the agent off and on
-  cargo xtask bench overhead --pairs 15 --seconds 4 --json
+  sudo -E cargo xtask bench overhead         servers with the agent off and on
+  sudo -E cargo xtask bench overhead --only nginx,redis --mode kernel-counts,agent-counts,packets --json
   sudo -E cargo xtask bench guest            the same in two guests, with Porthole and without
   cargo xtask bench l7                       parser throughput and allocations";
 
@@ -38,7 +48,15 @@ enum What {
     /// The same in guests: one with Porthole and one without, side by side, each with server and client in it.
     Guest(guest::Options),
     /// Throughput of the parsers, and allocations per exchange.
-    L7,
+    L7(L7Options),
+}
+
+/// Options of `cargo xtask bench l7`.
+#[derive(clap::Args)]
+struct L7Options {
+    /// Print one JSON object instead of a table
+    #[arg(long)]
+    json: bool,
 }
 
 /// Runs a benchmark.
@@ -46,32 +64,94 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> {
     match &options.what {
         What::Overhead(options) => overhead::run(workspace, options)?,
         What::Guest(options) => guest::run(workspace, options)?,
-        What::L7 => crate::workspace::run(workspace.cargo().args([
-            "run",
-            "--release",
-            "--package",
-            "porthole-l7",
-            "--example",
-            "throughput",
-        ]))?,
+        What::L7(options) => l7(workspace, options)?,
     }
     Ok(ExitCode::SUCCESS)
 }
 
-/// Prints results under their titles, a line each.
-fn print_table(results: &[serde_json::Value], columns: &[(&str, &str)]) {
-    print!("{:<38}", "workload");
-    for (title, _) in columns {
-        print!(" {title:>13}");
+fn l7(workspace: &Workspace, options: &L7Options) -> Result<()> {
+    let mut command = workspace.cargo();
+    command.args(["run", "--release", "--package", "porthole-l7", "--example", "throughput"]);
+    if options.json {
+        command.args(["--", "--json"]);
     }
-    println!();
-    for result in results {
-        print!("{:<38}", result["workload"].as_str().unwrap_or_default());
-        for (_, key) in columns {
-            print!(" {:>13.3}", result[key].as_f64().unwrap_or(f64::NAN));
+    crate::workspace::run(&mut command)
+}
+
+/// Prepares what runs on this machine itself, beside everything else that runs here; gives the agent's program. From
+/// here on Ctrl-C takes down what was started.
+fn native_agent(workspace: &Workspace) -> Result<PathBuf> {
+    require_root("eBPF")?;
+    setup::packages(Need::BENCH)?;
+    let agent = build::agent(workspace)?;
+    interrupt::install()?;
+    Ok(agent)
+}
+
+/// Prints results as one JSON object by this name, or as a table of these columns.
+fn print_results(name: &str, results: &[Value], json: bool, columns: &[(&str, &str)]) -> Result<()> {
+    if json {
+        println!("{}", serde_json::to_string_pretty(&json!({ name: results }))?);
+    } else {
+        print_table(results, columns);
+    }
+    Ok(())
+}
+
+/// Prints results under their titles, a line each, as a table of Markdown.
+fn print_table(results: &[Value], columns: &[(&str, &str)]) {
+    let cells = |result: &Value| -> Vec<String> {
+        let figures = columns.iter().map(|(_, key)| shown(&result[key]));
+        std::iter::once(shown(&result["workload"])).chain(figures).collect()
+    };
+    let titles = std::iter::once("workload").chain(columns.iter().map(|(title, _)| *title));
+    let mut lines = vec![titles.map(str::to_owned).collect::<Vec<_>>()];
+    lines.extend(results.iter().map(cells));
+    let widest =
+        |at: usize| lines.iter().filter_map(|line| line.get(at)).map(|cell| cell.chars().count()).max();
+    let widths: Vec<usize> = (0..=columns.len()).map(|at| widest(at).unwrap_or_default()).collect();
+    let print = |line: &[String]| {
+        let padded = line.iter().zip(&widths).enumerate();
+        let padded = padded.map(|(at, (cell, &width))| match at {
+            0 => format!("{cell:width$}"),
+            _ => format!("{cell:>width$}"),
+        });
+        println!("| {} |", padded.collect::<Vec<_>>().join(" | "));
+    };
+    let rule: Vec<String> = widths
+        .iter()
+        .enumerate()
+        .map(|(at, &width)| match at {
+            0 => "-".repeat(width),
+            _ => format!("{}:", "-".repeat(width - 1)),
+        })
+        .collect();
+    for (number, line) in lines.iter().enumerate() {
+        print(line);
+        if number == 0 {
+            print(&rule);
         }
-        println!();
     }
+}
+
+/// A figure with as many digits as it is worth, texts as they are, `-` for what there is not.
+fn shown(value: &Value) -> String {
+    if let Some(text) = value.as_str() {
+        return text.to_owned();
+    }
+    let Some(number) = value.as_f64() else { return "-".to_owned() };
+    if number.abs() < 100.0 && number.fract() != 0.0 {
+        return format!("{number:.3}");
+    }
+    let digits = format!("{:.0}", number.abs());
+    let mut text = String::new();
+    for (at, digit) in digits.chars().enumerate() {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    if number < 0.0 { format!("-{text}") } else { text }
 }
 
 /// The median; `None` of nothing.
@@ -87,7 +167,24 @@ fn median(mut values: Vec<f64>) -> Option<f64> {
 
 #[cfg(test)]
 mod tests {
-    use super::median;
+    use serde_json::{Value, json};
+
+    use super::{median, shown};
+
+    #[test]
+    fn figures_are_shown_with_the_digits_that_they_are_worth() {
+        for (value, expected) in [
+            (json!(0.98765), "0.988"),
+            (json!(2.0), "2"),
+            (json!(765.4), "765"),
+            (json!(-712_320), "-712,320"),
+            (json!(1_745_454.5), "1,745,454"),
+            (json!("text"), "text"),
+            (Value::Null, "-"),
+        ] {
+            assert_eq!(shown(&value), expected);
+        }
+    }
 
     #[test]
     fn the_median_is_in_the_middle() {

@@ -1,28 +1,41 @@
 //! What the agent costs a workload natively: pairs of runs without and with it.
 
-use std::process::Command;
+use std::path::Path;
 
 use anyhow::{Context, Result};
+use clap::ValueEnum;
 use porthole_proto::agent::StatsResponse;
-use serde_json::json;
+use porthole_tests::sweep::Scratch;
+use serde_json::{Value, json};
 
 use crate::{
     bench::{
         agent::Agent,
+        load::Run,
         median,
-        workload::{Run, Workload},
+        mode::Mode,
+        programs::{self, Cost},
+        workload::{Server, Workload},
     },
-    build,
-    setup::{self, Need},
-    workspace::{Workspace, output},
+    setup,
+    workspace::Workspace,
 };
-
-/// The ways in which exchanges are counted: a name, and the agent's arguments.
-const WAYS: [(&str, &[&str]); 2] = [("kernel", &[]), ("agent", &["--no-kernel-counts"])];
 
 /// Options of `cargo xtask bench overhead`.
 #[derive(clap::Args)]
 pub struct Options {
+    /// Workloads to measure, rather than all; separated by commas
+    #[arg(long, value_enum, value_delimiter = ',', value_name = "WORKLOADS")]
+    only: Vec<Workload>,
+    /// Ways in which the agent captures and counts; separated by commas
+    #[arg(
+        long = "mode",
+        value_enum,
+        value_delimiter = ',',
+        value_name = "MODES",
+        default_value = "kernel-counts"
+    )]
+    modes: Vec<Mode>,
     /// Pairs of runs of each workload
     #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pairs: u32,
@@ -34,141 +47,202 @@ pub struct Options {
     json: bool,
 }
 
-struct Pair {
-    off: Run,
-    on: Run,
+/// A run with the agent, between two looks at it.
+struct Watched {
+    run: Run,
     before: StatsResponse,
     after: StatsResponse,
+    /// Requests that the server has answered, by its own count.
+    answered: u64,
     resident: u64,
+}
+
+struct Pair {
+    off: Run,
+    on: Watched,
 }
 
 /// Measures and prints.
 pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
-    setup::packages(Need::BENCH)?;
-    let agent = build::agent(workspace)?;
-    let directory = workspace.target.join("bench");
-    std::fs::create_dir_all(&directory).context("make target/bench")?;
+    let workloads = Workload::chosen(&options.only, Workload::value_variants())?;
+    for workload in &workloads {
+        setup::packages(workload.needs())?;
+    }
+    let agent = super::native_agent(workspace)?;
+    let scratch = Scratch::create()?;
     let mut results = Vec::new();
-    for workload in Workload::ALL {
-        let mut server = workload.serve(&directory)?;
+    for workload in workloads {
+        let mut server = Server::start(workload, workspace, scratch.path())?;
         server.load(1)?;
-        for way in WAYS {
+        for &mode in &options.modes {
             let mut pairs = Vec::new();
             for number in 0..options.pairs {
-                eprintln!(
-                    "{}, counted by the {}: pair {} of {}",
-                    workload.name(),
-                    way.0,
-                    number + 1,
-                    options.pairs
-                );
+                let of = options.pairs;
+                eprintln!("{}, {}: pair {} of {of}", workload.name(), mode.name(), number + 1);
                 // The order alternates, so that drift favours neither.
                 let off_first = if number % 2 == 0 { Some(server.load(options.seconds)?) } else { None };
-                let running = Agent::start(&agent, &directory, way.1)?;
-                // Keys are learned in the first moments.
-                server.load(1)?;
-                let before = running.stats()?;
-                let on = server.load(options.seconds)?;
-                let after = running.stats()?;
-                let resident = running.resident_bytes()?;
+                let running = Agent::start(&agent, scratch.path(), mode, &[])?;
+                let on = watched(&mut server, &running, options.seconds)?;
                 running.stop()?;
                 let off = match off_first {
                     Some(off) => off,
                     None => server.load(options.seconds)?,
                 };
-                pairs.push(Pair { off, on, before, after, resident });
+                pairs.push(Pair { off, on });
             }
-            let running = Agent::start(&agent, &directory, way.1)?;
-            let programs = program_cost(|| server.load(options.seconds))?;
-            running.stop()?;
-            results.push(summary(workload, way.0, &pairs, programs)?);
+            let cost = program_cost(&mut server, &agent, scratch.path(), mode, options.seconds)?;
+            results.push(summary(workload, mode, &pairs, cost)?);
         }
         server.stop()?;
     }
-    if options.json {
-        println!("{}", serde_json::to_string_pretty(&json!({ "overhead": results }))?);
-    } else {
-        table(&results);
+    super::print_results("overhead", &results, options.json, &COLUMNS)
+}
+
+/// Loads the server under a running agent.
+fn watched(server: &mut Server, agent: &Agent, seconds: u32) -> Result<Watched> {
+    // Keys are learned in the first moments.
+    server.load(1)?;
+    let ((run, before, after), answered) = server.answered_during(|server| {
+        let before = agent.settled()?;
+        let run = server.load(seconds)?;
+        Ok((run, before, agent.settled()?))
+    })?;
+    Ok(Watched { run, before, after, answered, resident: agent.resident_bytes()? })
+}
+
+/// What the agent's programs take for each request, in a run of its own.
+fn program_cost(
+    server: &mut Server,
+    agent: &Path,
+    directory: &Path,
+    mode: Mode,
+    seconds: u32,
+) -> Result<PerRequest> {
+    let running = Agent::start(agent, directory, mode, &[])?;
+    server.load(1)?;
+    let load = || server.answered_during(|server| server.load(seconds));
+    let ((_, answered), cost) = programs::cost_during(&running, load)?;
+    running.stop()?;
+    Ok(PerRequest::of(cost, answered))
+}
+
+/// Runs of programs and their nanoseconds for one request.
+#[derive(Clone, Copy)]
+struct PerRequest {
+    runs: f64,
+    ns: f64,
+}
+
+impl PerRequest {
+    #[allow(clippy::cast_precision_loss)]
+    fn of(cost: Cost, requests: u64) -> Self {
+        let each = |value: u64| value as f64 / requests as f64;
+        Self { runs: each(cost.runs), ns: each(cost.ns) }
     }
-    Ok(())
 }
 
-/// The kernel's own accounting of the eBPF programs over one run: runs and nanoseconds for each request. The accounting
-/// itself slows the programs down, so it is never on while throughput is measured.
-fn program_cost(load: impl FnOnce() -> Result<Run>) -> Result<(f64, f64)> {
-    const SWITCH: &str = "/proc/sys/kernel/bpf_stats_enabled";
-    let before = std::fs::read_to_string(SWITCH).context(SWITCH)?;
-    std::fs::write(SWITCH, "1").context(SWITCH)?;
-    let measured = (|| {
-        let start = program_totals()?;
-        let run = load()?;
-        let end = program_totals()?;
-        #[allow(clippy::cast_precision_loss)]
-        let per_request = |value: u64| value as f64 / run.requests as f64;
-        Ok((per_request(end.0.saturating_sub(start.0)), per_request(end.1.saturating_sub(start.1))))
-    })();
-    std::fs::write(SWITCH, before.trim()).context(SWITCH)?;
-    measured
-}
-
-/// Runs and nanoseconds of all programs that count.
-fn program_totals() -> Result<(u64, u64)> {
-    let text = output(Command::new("bpftool").args(["-j", "prog", "show"]))?;
-    let programs: serde_json::Value = serde_json::from_str(&text).context("bpftool's list")?;
-    let sum = |key: &str| {
-        programs.as_array().into_iter().flatten().filter_map(|program| program[key].as_u64()).sum::<u64>()
-    };
-    Ok((sum("run_cnt"), sum("run_time_ns")))
+/// How many exchanges more or fewer were counted than there were. Client and server run on this machine: every request
+/// is two exchanges. A client that ends by time leaves its last requests, one on each connection, without their answer.
+fn missing(on: &Watched) -> i64 {
+    let counted = on.after.counters.exchanges.saturating_sub(on.before.counters.exchanges);
+    (2 * on.answered).cast_signed() - counted.cast_signed()
 }
 
 #[allow(clippy::cast_precision_loss)]
-fn summary(workload: Workload, way: &str, pairs: &[Pair], programs: (f64, f64)) -> Result<serde_json::Value> {
+fn summary(workload: Workload, mode: Mode, pairs: &[Pair], programs: PerRequest) -> Result<Value> {
     let over = |value: &dyn Fn(&Pair) -> f64| median(pairs.iter().map(value).collect()).context("no pairs");
-    let mut ratios: Vec<f64> = pairs.iter().map(|pair| pair.on.throughput / pair.off.throughput).collect();
-    ratios.sort_by(f64::total_cmp);
+    let ratio = |pair: &Pair| pair.on.run.throughput / pair.off.throughput;
+    let ratios = || pairs.iter().map(ratio);
     let delta = |pair: &Pair, value: fn(&StatsResponse) -> u64| {
-        value(&pair.after).saturating_sub(value(&pair.before)) as f64 / pair.on.requests as f64
+        value(&pair.on.after).saturating_sub(value(&pair.on.before)) as f64 / pair.on.answered as f64
     };
     Ok(json!({
-        "workload": format!("{}, by the {way}", workload.name()),
+        "workload": format!("{}, {}", workload.name(), mode.name()),
+        "mode": mode.name(),
         "pairs": pairs.len(),
         "baseline_requests_per_second": over(&|pair| pair.off.throughput)?,
-        "throughput_ratio": over(&|pair| pair.on.throughput / pair.off.throughput)?,
-        "throughput_ratio_lowest": ratios.first(),
-        "throughput_ratio_highest": ratios.last(),
-        "p99_ratio": over(&|pair| pair.on.p99_ms / pair.off.p99_ms.max(1e-6))?,
+        "throughput_ratio": over(&ratio)?,
+        "throughput_ratio_lowest": ratios().fold(f64::INFINITY, f64::min),
+        "throughput_ratio_highest": ratios().fold(0.0, f64::max),
+        "baseline_p99_ms": over(&|pair| pair.off.p99_ms)?,
+        "p99_ratio": over(&|pair| pair.on.run.p99_ms / pair.off.p99_ms.max(1e-6))?,
         "agent_cpu_ms_per_10k_requests": over(&|pair| delta(pair, |stats| stats.cpu_ns) * 10_000.0 / 1e6)?,
-        // Client and server run on this machine: every request is two exchanges.
         "exchanges_per_request": over(&|pair| delta(pair, |stats| stats.counters.exchanges))?,
+        "exchanges_missing_worst": pairs.iter().map(|pair| missing(&pair.on)).max_by_key(|missing| missing.abs()),
+        "not_understood_per_request": over(&|pair| delta(pair, |stats| stats.counters.not_understood))?,
         "events_lost_per_request": over(&|pair| delta(pair, |stats| stats.counters.events_lost))?,
         "bytes_copied_per_request": over(&|pair| delta(pair, |stats| stats.counters.bytes_copied))?,
         "events_per_core_second": over(&events_per_core_second)?,
-        "program_runs_per_request": programs.0,
-        "program_ns_per_request": programs.1,
-        "resident_mib": over(&|pair| pair.resident as f64 / f64::from(1 << 20))?,
+        "program_runs_per_request": programs.runs,
+        "program_ns_per_request": programs.ns,
+        "resident_mib": over(&|pair| pair.on.resident as f64 / f64::from(1 << 20))?,
     }))
 }
 
 /// Records that the agent takes in a second of one core.
 #[allow(clippy::cast_precision_loss)]
 fn events_per_core_second(pair: &Pair) -> f64 {
-    let events = pair.after.counters.events_captured.saturating_sub(pair.before.counters.events_captured);
-    let cpu_ns = pair.after.cpu_ns.saturating_sub(pair.before.cpu_ns);
+    let (before, after) = (&pair.on.before, &pair.on.after);
+    let events = after.counters.events_captured.saturating_sub(before.counters.events_captured);
+    let cpu_ns = after.cpu_ns.saturating_sub(before.cpu_ns);
     events as f64 * 1e9 / cpu_ns.max(1) as f64
 }
 
-fn table(results: &[serde_json::Value]) {
-    let columns: [(&str, &str); 10] = [
-        ("baseline/s", "baseline_requests_per_second"),
-        ("ratio", "throughput_ratio"),
-        ("p99 ratio", "p99_ratio"),
-        ("agent ms/10k", "agent_cpu_ms_per_10k_requests"),
-        ("exchanges/req", "exchanges_per_request"),
-        ("lost/req", "events_lost_per_request"),
-        ("bytes/req", "bytes_copied_per_request"),
-        ("events/core s", "events_per_core_second"),
-        ("bpf ns/req", "program_ns_per_request"),
-        ("RSS MiB", "resident_mib"),
-    ];
-    super::print_table(results, &columns);
+const COLUMNS: [(&str, &str); 11] = [
+    ("baseline/s", "baseline_requests_per_second"),
+    ("ratio", "throughput_ratio"),
+    ("p99 ratio", "p99_ratio"),
+    ("agent ms/10k", "agent_cpu_ms_per_10k_requests"),
+    ("exchanges/req", "exchanges_per_request"),
+    ("missing", "exchanges_missing_worst"),
+    ("lost/req", "events_lost_per_request"),
+    ("bytes/req", "bytes_copied_per_request"),
+    ("events/core s", "events_per_core_second"),
+    ("bpf ns/req", "program_ns_per_request"),
+    ("RSS MiB", "resident_mib"),
+];
+
+#[cfg(test)]
+mod tests {
+    use porthole_proto::agent::Counters;
+
+    use super::*;
+
+    fn stats(exchanges: u64, cpu_ns: u64, events_captured: u64) -> StatsResponse {
+        let counters = Counters { exchanges, events_captured, ..Counters::default() };
+        StatsResponse { counters: Some(counters).into(), cpu_ns, ..StatsResponse::default() }
+    }
+
+    fn pair(off: f64, on: f64, exchanges: u64) -> Pair {
+        let run = |throughput| Run { throughput, p99_ms: 1e3 / throughput, requests: 0 };
+        let (before, after) = (stats(7, 1_000_000, 10), stats(7 + exchanges, 3_000_000, 1010));
+        Pair {
+            off: run(off),
+            on: Watched { run: run(on), before, after, answered: 10_000, resident: 3 << 20 },
+        }
+    }
+
+    #[test]
+    fn a_summary_has_the_medians_over_the_pairs_and_the_worst_of_what_is_missing() {
+        let pairs = [pair(100.0, 90.0, 20_000), pair(1000.0, 500.0, 19_990), pair(10.0, 8.0, 20_003)];
+        let cost = PerRequest::of(Cost { runs: 40, ns: 900 }, 10);
+        let summary = summary(Workload::Nginx, Mode::KernelCounts, &pairs, cost).unwrap();
+        let number = |key: &str| summary[key].as_f64().unwrap();
+        for (key, expected) in [
+            ("throughput_ratio", 0.8),
+            ("throughput_ratio_lowest", 0.5),
+            ("throughput_ratio_highest", 0.9),
+            ("baseline_requests_per_second", 100.0),
+            ("p99_ratio", 1.25),
+            ("agent_cpu_ms_per_10k_requests", 2.0),
+            ("exchanges_per_request", 2.0),
+            ("exchanges_missing_worst", 10.0),
+            ("events_per_core_second", 500_000.0),
+            ("program_runs_per_request", 4.0),
+            ("program_ns_per_request", 90.0),
+            ("resident_mib", 3.0),
+        ] {
+            assert!((number(key) - expected).abs() < 1e-9, "{key}: {}", number(key));
+        }
+    }
 }

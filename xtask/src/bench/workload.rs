@@ -1,102 +1,85 @@
-//! Servers and the clients that load them.
+//! The workloads: a real server each, with how it is started, and how it says what it has answered.
 
-use std::{
-    fs,
-    net::{TcpListener, TcpStream},
-    path::Path,
-    process::Command,
-    time::Duration,
-};
+use std::{fs, net::SocketAddr, path::Path, process::Command, time::Duration};
 
 use anyhow::{Context, Result, ensure};
-use porthole_tests::{daemon::Daemon, wait};
+use clap::ValueEnum;
+use porthole_tests::{command, daemon::Daemon, exporter::free_address, http, wait};
 
-use crate::workspace::output;
-
-/// Connections that a client keeps open.
-const CLIENTS: u32 = 8;
+use crate::{
+    bench::load::{self, Load, Run},
+    setup::Need,
+    workspace::Workspace,
+};
 
 /// About what one core does, commands a second.
 const NATIVE_REDIS_RATE: u64 = 80_000;
 
-/// What one run of a client came to.
-#[derive(Clone, Copy, Debug)]
-pub struct Run {
-    /// Requests a second.
-    pub throughput: f64,
-    /// The 99th percentile of latency, milliseconds.
-    pub p99_ms: f64,
-    /// Requests that were answered.
-    pub requests: u64,
-}
+/// How long a server may take to start, a question to be answered, a program to be built.
+const PATIENCE: Duration = Duration::from_mins(2);
 
 /// A server with its load.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Workload {
     /// nginx, one worker, a short static answer, under wrk.
     Nginx,
-    /// redis-server under redis-benchmark: `GET`, this many commands in one write.
-    Redis {
-        /// Commands in one write.
-        pipeline: u32,
-    },
+    /// A server of Go's net/http under wrk.
+    Go,
+    /// A server of Node.js' http under wrk.
+    Node,
+    /// redis-server under redis-benchmark: `GET`, one at a time on each connection.
+    Redis,
+    /// The same with 16 commands in one write.
+    RedisPipelined,
+    /// mariadbd under sysbench: selects of one row by primary key, as text.
+    MariadbText,
+    /// The same by prepared statements.
+    MariadbPrepared,
 }
 
 impl Workload {
-    /// All of them.
-    pub const ALL: [Self; 3] = [Self::Nginx, Self::Redis { pipeline: 1 }, Self::Redis { pipeline: 16 }];
+    /// Those whose servers and clients the guests' image has.
+    pub const IN_GUEST: [Self; 3] = [Self::Nginx, Self::Redis, Self::RedisPipelined];
 
-    /// Its name in the results.
-    pub fn name(self) -> String {
+    /// The chosen ones; all that can be chosen if none is named.
+    pub fn chosen(only: &[Self], all: &[Self]) -> Result<Vec<Self>> {
+        let strange = only.iter().find(|workload| !all.contains(workload));
+        ensure!(strange.is_none(), "`{}` is not among what runs here", strange.map_or("", |one| one.name()));
+        let wanted = |workload: &&Self| only.is_empty() || only.contains(workload);
+        Ok(all.iter().filter(wanted).copied().collect())
+    }
+
+    /// Its name on the command line and in the results.
+    pub fn name(self) -> &'static str {
         match self {
-            Self::Nginx => "nginx".to_owned(),
-            Self::Redis { pipeline: 1 } => "redis GET".to_owned(),
-            Self::Redis { pipeline } => format!("redis GET, pipeline {pipeline}"),
+            Self::Nginx => "nginx",
+            Self::Go => "go",
+            Self::Node => "node",
+            Self::Redis => "redis",
+            Self::RedisPipelined => "redis-pipelined",
+            Self::MariadbText => "mariadb-text",
+            Self::MariadbPrepared => "mariadb-prepared",
         }
     }
 
-    /// Starts the server.
-    pub fn serve(self, directory: &Path) -> Result<Server> {
-        let port = free_port()?;
-        let log = directory.join("server.log");
-        let daemon = match self {
-            Self::Nginx => {
-                let shown = directory.display();
-                let text = format!(
-                    "worker_processes 1; daemon off; pid {shown}/nginx.pid; error_log {shown}/error.log;\n\
-                     events {{ worker_connections 1024; }}\n\
-                     http {{ access_log off; keepalive_requests 1000000000; client_body_temp_path {shown};\n\
-                     proxy_temp_path {shown}; fastcgi_temp_path {shown}; uwsgi_temp_path {shown}; scgi_temp_path {shown};\n\
-                     server {{ listen 127.0.0.1:{port}; location / {{ return 200 \"hello\\n\"; }} }} }}\n"
-                );
-                let configuration = directory.join("nginx.conf");
-                fs::write(&configuration, text).context("write nginx.conf")?;
-                let mut command = Command::new("/usr/sbin/nginx");
-                command.arg("-e").arg(directory.join("error.log")).arg("-c").arg(&configuration);
-                Daemon::spawn("nginx", &mut command, &log)?
-            }
-            Self::Redis { .. } => {
-                let mut command = Command::new("/usr/bin/redis-server");
-                command.args([
-                    "--port",
-                    &port.to_string(),
-                    "--bind",
-                    "127.0.0.1",
-                    "--save",
-                    "",
-                    "--appendonly",
-                    "no",
-                ]);
-                command.arg("--dir").arg(directory);
-                Daemon::spawn("redis-server", &mut command, &log)?
-            }
-        };
-        let mut server = Server { workload: self, daemon, port };
-        wait::until("the server listens", Duration::from_secs(10), || {
-            server.daemon.check()?;
-            Ok(TcpStream::connect(("127.0.0.1", port)).ok())
-        })?;
-        Ok(server)
+    /// The packages with its server and client.
+    pub fn needs(self) -> &'static [Need] {
+        match self {
+            Self::Nginx => Need::BENCH_NGINX,
+            Self::Go => Need::BENCH_GO,
+            Self::Node => Need::BENCH_NODE,
+            Self::Redis | Self::RedisPipelined => Need::BENCH_REDIS,
+            Self::MariadbText | Self::MariadbPrepared => Need::BENCH_MARIADB,
+        }
+    }
+
+    /// What is asked for over HTTP.
+    pub fn path(self) -> &'static str {
+        match self {
+            Self::Go => "/go-ok",
+            Self::Node => "/node-ok",
+            _ => "/",
+        }
     }
 }
 
@@ -104,16 +87,80 @@ impl Workload {
 pub struct Server {
     workload: Workload,
     daemon: Daemon,
-    port: u16,
+    address: SocketAddr,
+    /// What [`Self::answered`] itself adds to its next answer.
+    asking: u64,
 }
 
 impl Server {
+    /// Starts the server of a workload, with its files in a directory.
+    pub fn start(workload: Workload, workspace: &Workspace, directory: &Path) -> Result<Self> {
+        let address = free_address()?;
+        let port = address.port();
+        let mut command = match workload {
+            Workload::Nginx => nginx(directory, port)?,
+            Workload::Go => go(workspace, directory, port)?,
+            Workload::Node => node(workspace, port),
+            Workload::Redis | Workload::RedisPipelined => redis(directory, port),
+            Workload::MariadbText | Workload::MariadbPrepared => mariadb(directory, port)?,
+        };
+        let log = directory.join("log").join(format!("{}.log", workload.name()));
+        let daemon = Daemon::spawn(workload.name(), &mut command, &log)?;
+        let mut server = Self { workload, daemon, address, asking: 0 };
+        wait::until("the server answers", PATIENCE, || {
+            server.daemon.check()?;
+            server.answered().map(Some)
+        })?;
+        if matches!(workload, Workload::MariadbText | Workload::MariadbPrepared) {
+            server.sql("CREATE DATABASE bench")?;
+            let words = load::sysbench(port);
+            let (program, arguments) = words.split_once(' ').context("sysbench")?;
+            let mut prepare = Command::new(program);
+            command::succeed(prepare.args(arguments.split(' ')).arg("prepare"), PATIENCE)?;
+        }
+        let first = server.answered()?;
+        server.asking = server.answered()?.saturating_sub(first);
+        Ok(server)
+    }
+
     /// Loads it for about this long.
     pub fn load(&mut self, seconds: u32) -> Result<Run> {
         self.daemon.check()?;
-        let load = Load::new(self.workload, self.port, seconds, NATIVE_REDIS_RATE);
-        let (program, arguments) = load.command.split_first().context("a client")?;
-        load.read(&output(Command::new(program).args(arguments))?)
+        Load::new(self.workload, self.address.port(), seconds, NATIVE_REDIS_RATE).run()
+    }
+
+    /// Does something; says by how many requests the server has answered more then, by its own count.
+    pub fn answered_during<T>(&mut self, work: impl FnOnce(&mut Self) -> Result<T>) -> Result<(T, u64)> {
+        let before = self.answered()?;
+        let done = work(self)?;
+        Ok((done, self.answered()?.saturating_sub(before + self.asking)))
+    }
+
+    /// Requests that the server counts by itself. Clients leave some out, of their first moments or their own.
+    fn answered(&self) -> Result<u64> {
+        let port = self.address.port().to_string();
+        let text = match self.workload {
+            Workload::Nginx | Workload::Go | Workload::Node => {
+                let response = http::get(self.address, "/answered")?;
+                ensure!(response.status == 200, "/answered answered {}", response.status);
+                response.text()
+            }
+            Workload::Redis | Workload::RedisPipelined => {
+                let mut ask = Command::new("redis-cli");
+                command::succeed(ask.args(["-p", &port, "INFO", "stats"]), PATIENCE)?.text()
+            }
+            Workload::MariadbText | Workload::MariadbPrepared => {
+                self.sql("SHOW GLOBAL STATUS WHERE Variable_name IN ('Com_select', 'Com_stmt_prepare')")?
+            }
+        };
+        count(self.workload, &text).with_context(|| format!("how many requests it answered, in:\n{text}"))
+    }
+
+    fn sql(&self, statement: &str) -> Result<String> {
+        let port = self.address.port().to_string();
+        let mut ask = Command::new("mariadb");
+        ask.args(["--no-defaults", "-uroot", "-h127.0.0.1", "-N", "-B", "-P", &port, "-e", statement]);
+        Ok(command::succeed(&mut ask, PATIENCE)?.text())
     }
 
     /// Ends it.
@@ -122,92 +169,124 @@ impl Server {
     }
 }
 
-/// A client's command line: it loads the server at a port of this machine for about this long.
-pub struct Load {
-    workload: Workload,
-    /// Program and arguments.
-    pub command: Vec<String>,
-    requests: u64,
-}
-
-impl Load {
-    /// The usual client of a workload. `redis_rate` is about what the server does a second without pipelining: the
-    /// number of requests, not the time, can be chosen there.
-    pub fn new(workload: Workload, port: u16, seconds: u32, redis_rate: u64) -> Self {
-        let (text, requests) = match workload {
-            Workload::Nginx => {
-                (format!("wrk -t1 --latency -c {CLIENTS} -d{seconds}s http://127.0.0.1:{port}/"), 0)
-            }
-            Workload::Redis { pipeline } => {
-                let requests = u64::from(seconds) * redis_rate * if pipeline > 1 { 6 } else { 1 };
-                let text = format!(
-                    "redis-benchmark -h 127.0.0.1 -t get --csv -p {port} -c {CLIENTS} -n {requests} -P {pipeline}"
-                );
-                (text, requests)
-            }
-        };
-        Self { workload, command: text.split(' ').map(str::to_owned).collect(), requests }
-    }
-
-    /// Reads what the client printed.
-    pub fn read(&self, text: &str) -> Result<Run> {
-        match self.workload {
-            Workload::Nginx => Self::read_wrk(text),
-            Workload::Redis { .. } => self.read_redis_benchmark(text),
+/// The count in what a server says about itself.
+fn count(workload: Workload, text: &str) -> Option<u64> {
+    match workload {
+        // nginx: accepted connections, handled connections, requests, below their names.
+        Workload::Nginx => {
+            let mut lines = text.lines().skip_while(|line| !line.starts_with("server accepts"));
+            lines.nth(1)?.split_whitespace().nth(2)?.parse().ok()
+        }
+        Workload::Go | Workload::Node => text.trim().parse().ok(),
+        Workload::Redis | Workload::RedisPipelined => {
+            text.lines().find_map(|line| line.strip_prefix("total_commands_processed:"))?.trim().parse().ok()
+        }
+        Workload::MariadbText | Workload::MariadbPrepared => {
+            text.lines().map(|line| line.split_whitespace().nth(1)?.parse::<u64>().ok()).sum()
         }
     }
-
-    fn read_wrk(text: &str) -> Result<Run> {
-        ensure!(!text.contains("Non-2xx"), "wrk got errors:\n{text}");
-        let word_after = |label: &str| {
-            let line = text.lines().find(|line| line.trim_start().starts_with(label));
-            line.and_then(|line| line.trim_start().strip_prefix(label))
-                .and_then(|rest| rest.split_whitespace().next())
-        };
-        let throughput = word_after("Requests/sec:").context("wrk's rate")?.parse().context("wrk's rate")?;
-        let p99_ms = milliseconds(word_after("99%").context("wrk's p99")?)?;
-        let requests = text.lines().find(|line| line.contains(" requests in ")).context("wrk's count")?;
-        let requests =
-            requests.split_whitespace().next().context("wrk's count")?.parse().context("wrk's count")?;
-        Ok(Run { throughput, p99_ms, requests })
-    }
-
-    fn read_redis_benchmark(&self, text: &str) -> Result<Run> {
-        // "test","rps","avg_latency_ms","min_latency_ms","p50_latency_ms","p95_latency_ms","p99_latency_ms","max_latency_ms"
-        let line =
-            text.lines().find(|line| line.starts_with("\"GET\"")).context("redis-benchmark's result")?;
-        let fields: Vec<&str> = line.split(',').map(|field| field.trim_matches('"')).collect();
-        let number = |at: usize| -> Result<f64> {
-            fields.get(at).context("redis-benchmark's result")?.parse().context("redis-benchmark's result")
-        };
-        Ok(Run { throughput: number(1)?, p99_ms: number(6)?, requests: self.requests })
-    }
 }
 
-/// `512.00us`, `1.23ms`, `1.00s`.
-fn milliseconds(text: &str) -> Result<f64> {
-    let (number, factor) = match text {
-        _ if text.ends_with("us") => (&text[..text.len() - 2], 0.001),
-        _ if text.ends_with("ms") => (&text[..text.len() - 2], 1.0),
-        _ => (text.trim_end_matches('s'), 1000.0),
-    };
-    Ok(number.parse::<f64>().with_context(|| format!("`{text}` is no duration"))? * factor)
+fn nginx(directory: &Path, port: u16) -> Result<Command> {
+    let shown = directory.display();
+    let text = format!(
+        "worker_processes 1; daemon off; user root; pid {shown}/nginx.pid; error_log {shown}/log/nginx.log;\n\
+         events {{ worker_connections 1024; }}\n\
+         http {{ access_log off; keepalive_requests 1000000000; client_body_temp_path {shown};\n\
+         proxy_temp_path {shown}; fastcgi_temp_path {shown}; uwsgi_temp_path {shown}; scgi_temp_path {shown};\n\
+         server {{ listen 127.0.0.1:{port}; location / {{ return 200 \"hello\\n\"; }}\n\
+         location /answered {{ stub_status; }} }} }}\n"
+    );
+    let configuration = directory.join("nginx.conf");
+    fs::write(&configuration, text).context("write nginx.conf")?;
+    let mut command = Command::new("/usr/sbin/nginx");
+    command.arg("-e").arg(directory.join("log/nginx.log")).arg("-c").arg(&configuration);
+    Ok(command)
 }
 
-fn free_port() -> Result<u16> {
-    let listener = TcpListener::bind(("127.0.0.1", 0)).context("find a free port")?;
-    Ok(listener.local_addr().context("find a free port")?.port())
+/// The servers whose exact counts are tested, in their languages.
+const LANGUAGES: &str = "guest-agent/tests/native/languages";
+
+fn go(workspace: &Workspace, directory: &Path, port: u16) -> Result<Command> {
+    let program = directory.join("web-go");
+    let mut build = Command::new("go");
+    build.arg("build").arg("-o").arg(&program).arg(workspace.root.join(LANGUAGES).join("web.go"));
+    // Nothing of the network, nothing of a module that happens to be around.
+    build.env("GO111MODULE", "off").env("GOTOOLCHAIN", "local");
+    command::succeed(&mut build, PATIENCE)?;
+    let mut command = Command::new(program);
+    command.arg("server").arg(port.to_string());
+    Ok(command)
+}
+
+fn node(workspace: &Workspace, port: u16) -> Command {
+    let mut command = Command::new("node");
+    command.arg(workspace.root.join(LANGUAGES).join("web.js")).arg("server").arg(port.to_string());
+    command
+}
+
+fn redis(directory: &Path, port: u16) -> Command {
+    let mut command = Command::new("redis-server");
+    command.args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]);
+    command.arg("--dir").arg(directory);
+    command
+}
+
+/// A database that lets root in without a password. It runs as this user, for whom alone the directory is.
+fn mariadb(directory: &Path, port: u16) -> Result<Command> {
+    let data = directory.join("mariadb");
+    if data.exists() {
+        fs::remove_dir_all(&data).context("remove the database of before")?;
+    }
+    let shown = data.display();
+    let common = ["--no-defaults".to_owned(), "--user=root".to_owned(), format!("--datadir={shown}")];
+    // Small files: the directory may be in memory.
+    let small = ["--innodb-log-file-size=8M", "--innodb-buffer-pool-size=32M", "--innodb-flush-method=fsync"];
+    let mut install = Command::new("mariadb-install-db");
+    install.args(&common).args(small).arg("--auth-root-authentication-method=normal");
+    command::succeed(&mut install, PATIENCE)?;
+    let mut command = Command::new("mariadbd");
+    command.args(&common).args(small).args([
+        "--bind-address=127.0.0.1".to_owned(),
+        format!("--port={port}"),
+        format!("--socket={shown}/s"),
+        format!("--pid-file={shown}/pid"),
+    ]);
+    Ok(command)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::milliseconds;
+    use super::*;
 
     #[test]
-    fn wrk_durations_are_read() {
-        for (text, expected) in [("512.00us", 0.512), ("1.25ms", 1.25), ("2.00s", 2000.0)] {
-            assert!((milliseconds(text).unwrap() - expected).abs() < 1e-9);
+    fn workloads_are_called_on_the_command_line_as_in_the_results() {
+        for workload in Workload::value_variants() {
+            assert_eq!(Workload::from_str(workload.name(), false), Ok(*workload));
         }
-        assert!(milliseconds("x").is_err());
+    }
+
+    #[test]
+    fn a_choice_is_a_part_of_all_or_an_error() {
+        let all = Workload::IN_GUEST;
+        assert_eq!(Workload::chosen(&[], &all).unwrap(), all);
+        assert_eq!(Workload::chosen(&[Workload::Redis], &all).unwrap(), [Workload::Redis]);
+        assert!(Workload::chosen(&[Workload::Go], &all).unwrap_err().to_string().contains("`go`"));
+    }
+
+    #[test]
+    fn servers_counts_are_read() {
+        let nginx = "Active connections: 1 \nserver accepts handled requests\n 9 8 17 \nReading: 0 Writing: 1 Waiting: 0 \n";
+        let redis = "# Stats\r\ntotal_connections_received:13\r\ntotal_commands_processed:8004\r\n";
+        let mariadb = "Com_select\t126542\nCom_stmt_prepare\t8\n";
+        for (workload, text, expected) in [
+            (Workload::Nginx, nginx, 17),
+            (Workload::Redis, redis, 8004),
+            (Workload::MariadbPrepared, mariadb, 126_550),
+            (Workload::Node, "12\n", 12),
+        ] {
+            assert_eq!(count(workload, text), Some(expected), "{workload:?}");
+            assert_eq!(count(workload, "<html>"), None, "{workload:?}");
+        }
     }
 }

@@ -34,6 +34,9 @@ const fn need(package: &'static str, proof: &'static [&'static str], why: &'stat
     Need { package, proof, why }
 }
 
+/// Loads web servers.
+const WRK: Need = need("wrk", &["wrk"], "loads it");
+
 impl Need {
     /// To build programs and images.
     pub const BUILD: &'static [Self] = &[
@@ -59,12 +62,30 @@ impl Need {
     ];
 
     /// To measure.
-    pub const BENCH: &'static [Self] = &[
-        need("nginx-light", &["/usr/sbin/nginx"], "a server to measure"),
+    pub const BENCH: &'static [Self] =
+        &[need("bpftool", &["bpftool"], "reads the kernel's accounting of eBPF programs")];
+
+    /// To measure nginx.
+    pub const BENCH_NGINX: &'static [Self] =
+        &[need("nginx-light", &["/usr/sbin/nginx"], "a server to measure"), WRK];
+
+    /// To measure a server in Go.
+    pub const BENCH_GO: &'static [Self] = &[need("golang-go", &["go"], "builds a server to measure"), WRK];
+
+    /// To measure a server in Node.js.
+    pub const BENCH_NODE: &'static [Self] = &[need("nodejs", &["node"], "runs a server to measure"), WRK];
+
+    /// To measure Redis.
+    pub const BENCH_REDIS: &'static [Self] = &[
         need("redis-server", &["redis-server"], "a server to measure"),
-        need("redis-tools", &["redis-benchmark"], "loads it"),
-        need("wrk", &["wrk"], "loads nginx"),
-        need("bpftool", &["bpftool"], "reads the kernel's accounting of eBPF programs"),
+        need("redis-tools", &["redis-benchmark", "redis-cli"], "loads it"),
+    ];
+
+    /// To measure MariaDB.
+    pub const BENCH_MARIADB: &'static [Self] = &[
+        need("mariadb-server", &["mariadbd", "mariadb-install-db"], "a server to measure"),
+        need("mariadb-client", &["mariadb"], "asks it what it has answered"),
+        need("sysbench", &["sysbench", "/usr/share/sysbench/oltp_point_select.lua"], "loads it"),
     ];
 
     /// To test beside that.

@@ -1,4 +1,4 @@
-// `server` prints its port and serves; `client PORT` asks. Server and client: net/http.
+// `server [PORT]` prints its port and serves; `client PORT` asks. Server and client: net/http.
 package main
 
 import (
@@ -7,16 +7,28 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"sync/atomic"
 )
 
 func main() {
 	if os.Args[1] == "server" {
-		listener, err := net.Listen("tcp", "127.0.0.1:0")
+		port := "0"
+		if len(os.Args) > 2 {
+			port = os.Args[2]
+		}
+		listener, err := net.Listen("tcp", "127.0.0.1:"+port)
 		if err != nil {
 			panic(err)
 		}
 		fmt.Println(listener.Addr().(*net.TCPAddr).Port)
-		http.HandleFunc("/go-ok", func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "hello\n") })
+		var answered atomic.Uint64
+		http.HandleFunc("/go-ok", func(w http.ResponseWriter, _ *http.Request) {
+			answered.Add(1)
+			io.WriteString(w, "hello\n")
+		})
+		http.HandleFunc("/answered", func(w http.ResponseWriter, _ *http.Request) {
+			fmt.Fprintln(w, answered.Load())
+		})
 		panic(http.Serve(listener, nil))
 	}
 	for n := 0; n < 10; n++ {
