@@ -52,7 +52,7 @@ pub fn everything(workspace: &Workspace) -> Result<()> {
         ];
         static_program(workspace, &init, &object)
     })?;
-    report::step("build the host's programs", || host_programs(workspace))?;
+    host_programs(workspace)?;
     let built = workspace.target.join(&workspace.triple).join("release");
     report::step("build the guest's images", || guest_images(workspace, &built.join("porthole-init")))?;
     let agent = built.join("porthole-agent");
@@ -108,7 +108,12 @@ fn static_program(workspace: &Workspace, what: &[&str], object: &Path) -> Result
     run_quiet(&mut command)
 }
 
-fn host_programs(workspace: &Workspace) -> Result<()> {
+/// Builds the exporter and the other programs of the host.
+pub fn host_programs(workspace: &Workspace) -> Result<()> {
+    report::step("build the host's programs", || build_host_programs(workspace))
+}
+
+fn build_host_programs(workspace: &Workspace) -> Result<()> {
     let mut command = workspace.cargo();
     command.args(["build", "--release", "--locked"]);
     for (package, program) in HOST_PROGRAMS {

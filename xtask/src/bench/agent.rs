@@ -8,6 +8,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
+use nix::unistd::Pid;
 use porthole_proto::{
     agent::{StatsRequest, StatsResponse},
     agent_ttrpc::AgentClient,
@@ -88,19 +89,14 @@ impl Agent {
         }
     }
 
-    /// The ids of its eBPF programs, which it keeps open.
-    pub fn programs(&self) -> Result<Vec<u64>> {
-        let mut ids = Vec::new();
-        let directory = format!("/proc/{}/fdinfo", self.daemon.pid());
-        for entry in fs::read_dir(&directory).with_context(|| directory.clone())? {
-            // One that was closed in between is no program's.
-            let text = fs::read_to_string(entry.context("a descriptor")?.path()).unwrap_or_default();
-            let id = text.lines().find_map(|line| line.strip_prefix("prog_id:"));
-            ids.extend(id.and_then(|id| id.trim().parse::<u64>().ok()));
-        }
-        ids.sort_unstable();
-        ids.dedup();
-        Ok(ids)
+    /// The socket on which it listens.
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    /// The process id.
+    pub fn pid(&self) -> Pid {
+        self.daemon.pid()
     }
 
     /// Resident memory, bytes.

@@ -6,11 +6,16 @@
 //! natively, [`guest`] in guests.
 
 mod agent;
+mod capacity;
+mod delay;
 mod guest;
+mod ignored;
 mod load;
+mod memory;
 mod mode;
 mod overhead;
 mod programs;
+mod talk;
 mod workload;
 
 use std::{path::PathBuf, process::ExitCode};
@@ -22,7 +27,6 @@ use serde_json::{Value, json};
 
 use crate::{
     build,
-    setup::{self, Need},
     workspace::{Workspace, require_root},
 };
 
@@ -31,6 +35,10 @@ pub const EXAMPLES: &str = "\
 Examples:
   sudo -E cargo xtask bench overhead         servers with the agent off and on
   sudo -E cargo xtask bench overhead --only nginx,redis --mode kernel-counts,agent-counts,packets --json
+  sudo -E cargo xtask bench ignored          what a connection of no interest costs
+  sudo -E cargo xtask bench agent            how much the agent takes before it loses anything
+  sudo -E cargo xtask bench memory           its memory with 1,000 connections and 500 keys
+  sudo -E cargo xtask bench delay            from a request to its count at the exporter
   sudo -E cargo xtask bench guest            the same in two guests, with Porthole and without
   cargo xtask bench l7                       parser throughput and allocations";
 
@@ -45,7 +53,15 @@ pub struct Options {
 enum What {
     /// Throughput and p99 of servers with the agent on, relative to off, natively on this machine.
     Overhead(overhead::Options),
-    /// The same in guests: one with Porthole and one without, side by side, each with server and client in it.
+    /// What connections and system calls cost in which nobody is interested, beside what followed ones cost.
+    Ignored(ignored::Options),
+    /// Events a second that one core takes before any is lost, and what a loss looks like.
+    Agent(capacity::Options),
+    /// The agent's memory with many connections and keys.
+    Memory(memory::Options),
+    /// The time from a request to its count at the exporter.
+    Delay(delay::Options),
+    /// The same as `overhead` in guests: one with Porthole and one without, side by side, each with server and client in it.
     Guest(guest::Options),
     /// Throughput of the parsers, and allocations per exchange.
     L7(L7Options),
@@ -63,6 +79,10 @@ struct L7Options {
 pub fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> {
     match &options.what {
         What::Overhead(options) => overhead::run(workspace, options)?,
+        What::Ignored(options) => ignored::run(workspace, options)?,
+        What::Agent(options) => capacity::run(workspace, options)?,
+        What::Memory(options) => memory::run(workspace, options)?,
+        What::Delay(options) => delay::run(workspace, options)?,
         What::Guest(options) => guest::run(workspace, options)?,
         What::L7(options) => l7(workspace, options)?,
     }
@@ -82,7 +102,6 @@ fn l7(workspace: &Workspace, options: &L7Options) -> Result<()> {
 /// here on Ctrl-C takes down what was started.
 fn native_agent(workspace: &Workspace) -> Result<PathBuf> {
     require_root("eBPF")?;
-    setup::packages(Need::BENCH)?;
     let agent = build::agent(workspace)?;
     interrupt::install()?;
     Ok(agent)

@@ -61,10 +61,6 @@ impl Need {
         need("prometheus", &["prometheus", "promtool"], "scrapes the exporter"),
     ];
 
-    /// To measure.
-    pub const BENCH: &'static [Self] =
-        &[need("bpftool", &["bpftool"], "reads the kernel's accounting of eBPF programs")];
-
     /// To measure nginx.
     pub const BENCH_NGINX: &'static [Self] =
         &[need("nginx-light", &["/usr/sbin/nginx"], "a server to measure"), WRK];

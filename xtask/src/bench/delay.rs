@@ -1,0 +1,237 @@
+//! How long it takes from a request to its count at the exporter: agent and exporter on this machine, a unix socket between.
+
+use std::{
+    fs::{self, File},
+    path::{Path, PathBuf},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+use anyhow::{Context, Result};
+use porthole_proto::{
+    channel::Channel,
+    registry::{self, ContainerId, ContainerRecord, RECORD_VERSION, SandboxRecord, SandboxState},
+};
+use porthole_tests::{
+    exporter::{self, Exporter},
+    exposition,
+    sweep::Scratch,
+    wait,
+};
+use serde_json::{Value, json};
+
+use crate::{
+    bench::{
+        agent::Agent,
+        median,
+        mode::Mode,
+        talk::{Talk, Words},
+    },
+    build,
+    workspace::Workspace,
+};
+
+/// Options of `cargo xtask bench delay`.
+#[derive(clap::Args)]
+pub struct Options {
+    /// Ways in which the agent captures and counts; separated by commas
+    #[arg(
+        long = "mode",
+        value_enum,
+        value_delimiter = ',',
+        value_name = "MODES",
+        default_value = "kernel-counts"
+    )]
+    modes: Vec<Mode>,
+    /// Requests whose way is timed
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    tries: u32,
+    /// Print one JSON object instead of a table
+    #[arg(long)]
+    json: bool,
+}
+
+/// How long a count may take to appear.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// The route that is asked for, and as which it is counted.
+const ROUTE: &str = "/delay";
+
+/// Measures and prints.
+pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
+    let agent = super::native_agent(workspace)?;
+    build::host_programs(workspace)?;
+    let scratch = Scratch::create()?;
+    let mut results = Vec::new();
+    for &mode in &options.modes {
+        results.push(measure(workspace, &agent, &scratch, mode, options.tries)?);
+    }
+    let columns = [
+        ("tries", "tries"),
+        ("new key ms", "new_key_ms"),
+        ("median ms", "median_ms"),
+        ("longest ms", "longest_ms"),
+    ];
+    super::print_results("delay", &results, options.json, &columns)
+}
+
+fn measure(workspace: &Workspace, agent: &Path, scratch: &Scratch, mode: Mode, tries: u32) -> Result<Value> {
+    let directory = scratch.path();
+    let agent = Agent::start(agent, directory, mode, &[])?;
+    let address = exporter::free_address()?;
+    let configuration = directory.join("exporter.toml");
+    let shown = directory.display();
+    let text = format!(
+        "[registry]\ndirectory = \"{shown}/registry\"\n[exporter]\nlisten = \"{address}\"\n\
+         state_directory = \"{shown}/exporter\"\n"
+    );
+    fs::write(&configuration, text).context("write the configuration")?;
+    let mut exporter = Exporter::start(&workspace.dist(), directory, &configuration, address)?;
+    // The agent names a container after its control group: who talks here must be in one.
+    let container: ContainerId = format!("bench-{}-{}", scratch.tag(), mode.name()).parse()?;
+    let _registered = Registered::new(&directory.join("registry"), &container, agent.socket())?;
+    wait::until("the exporter watches the agent", PATIENCE, || {
+        let sandbox = exporter.sandbox(container.as_str())?;
+        Ok(sandbox.filter(|sandbox| sandbox["agent"]["capture_mode"].is_string()).map(drop))
+    })?;
+    let _inside = Inside::enter(container.as_str())?;
+    let mut talk = Talk::tcp()?;
+    let words = Words::http("GET", ROUTE, 1);
+    let mut delays = Vec::new();
+    for number in 0..=tries {
+        eprintln!("{}: request {number} of {tries}", mode.name());
+        // The golden section spreads the requests over the second in which the agent speaks once.
+        wait::hold(Duration::from_secs_f64((f64::from(number) * 0.618_034).fract()))?;
+        let start = Instant::now();
+        talk.round(&words)?;
+        wait::until("the request is counted", PATIENCE, || {
+            let text = exporter.text()?;
+            Ok((served(&text)? > f64::from(number)).then_some(()))
+        })?;
+        delays.push(start.elapsed().as_secs_f64() * 1e3);
+    }
+    exporter.stop()?;
+    agent.stop()?;
+    let new_key = delays.remove(0);
+    Ok(json!({
+        "workload": mode.name(),
+        "tries": delays.len(),
+        "new_key_ms": new_key,
+        "longest_ms": delays.iter().copied().fold(0.0, f64::max),
+        "median_ms": median(delays),
+    }))
+}
+
+/// Requests of the route that the exporter says were served.
+fn served(exposition: &str) -> Result<f64> {
+    let samples = exposition::parse(exposition)?;
+    let name = "http_server_request_duration_seconds_count";
+    Ok(exposition::sum(&samples, name, &[("http_route", ROUTE)]).unwrap_or_default())
+}
+
+/// A sandbox of one container in the registry, until it is dropped.
+struct Registered {
+    record: PathBuf,
+    lock: PathBuf,
+    _locked: File,
+}
+
+impl Registered {
+    fn new(directory: &Path, container: &ContainerId, agent: &Path) -> Result<Self> {
+        let lock = registry::lock_path(directory, container);
+        let locked = File::create(&lock).context("make a record's lock")?;
+        locked.lock().context("lock a record")?;
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).context("read the clock")?;
+        let record = SandboxRecord {
+            version: RECORD_VERSION,
+            sandbox_id: container.clone(),
+            containerd_namespace: "bench".to_owned(),
+            tenant: "bench".to_owned(),
+            service_name: "bench".to_owned(),
+            k8s_namespace_name: None,
+            k8s_pod_name: None,
+            containers: [(container.clone(), ContainerRecord { name: "bench".to_owned() })].into(),
+            runtime: "none".to_owned(),
+            channel: Some(Channel::Unix { path: agent.to_owned() }),
+            state: SandboxState::Watching,
+            reason: None,
+            created_unix_ms: u64::try_from(now.as_millis()).context("the clock")?,
+        };
+        record.write(directory).context("write a record")?;
+        Ok(Self { record: registry::record_path(directory, container), lock, _locked: locked })
+    }
+}
+
+impl Drop for Registered {
+    fn drop(&mut self) {
+        for path in [&self.record, &self.lock] {
+            if let Err(error) = fs::remove_file(path) {
+                eprintln!("warning: {} stays: {error}", path.display());
+            }
+        }
+    }
+}
+
+/// This process in a control group of its own, until it is dropped.
+struct Inside {
+    group: PathBuf,
+    before: PathBuf,
+}
+
+impl Inside {
+    fn enter(name: &str) -> Result<Self> {
+        let mounts = fs::read_to_string("/proc/self/mounts").context("/proc/self/mounts")?;
+        let root = unified(&mounts).context("no cgroup2 file system is mounted")?;
+        let own = fs::read_to_string("/proc/self/cgroup").context("/proc/self/cgroup")?;
+        let own =
+            own.lines().find_map(|line| line.strip_prefix("0::/")).context("a control group of ours")?;
+        let inside = Self { group: root.join(name), before: root.join(own) };
+        fs::create_dir(&inside.group).with_context(|| format!("make {}", inside.group.display()))?;
+        join(&inside.group)?;
+        Ok(inside)
+    }
+}
+
+impl Drop for Inside {
+    fn drop(&mut self) {
+        let left = join(&self.before).and_then(|()| fs::remove_dir(&self.group).context("remove it"));
+        if let Err(error) = left {
+            eprintln!("warning: {} stays: {error:#}", self.group.display());
+        }
+    }
+}
+
+/// Moves this process; 0 is whoever writes (kernel: `Documentation/admin-guide/cgroup-v2.rst`).
+fn join(group: &Path) -> Result<()> {
+    fs::write(group.join("cgroup.procs"), "0").with_context(|| format!("enter {}", group.display()))
+}
+
+/// Where control groups of version 2 are.
+fn unified(mounts: &str) -> Option<PathBuf> {
+    let mut fields = mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>());
+    fields.find_map(|fields| match fields[..] {
+        [_, path, "cgroup2", ..] => Some(PathBuf::from(path)),
+        _ => None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_unified_hierarchy_is_found_beside_the_old_ones() {
+        let mounts = "cgroup /sys/fs/cgroup/cpu cgroup rw,relatime,cpu 0 0\n\
+                      cgroup2 /sys/fs/cgroup/unified cgroup2 rw,relatime 0 0\n";
+        assert_eq!(unified(mounts), Some(PathBuf::from("/sys/fs/cgroup/unified")));
+        assert_eq!(unified("proc /proc proc rw 0 0\n"), None);
+    }
+
+    #[test]
+    fn only_the_routes_own_count_is_read() {
+        let text = "http_server_request_duration_seconds_count{http_route=\"/delay\",tenant=\"a\"} 3\n\
+                    http_server_request_duration_seconds_count{http_route=\"/other\",tenant=\"a\"} 5\n\
+                    http_server_request_duration_seconds_sum{http_route=\"/delay\",tenant=\"a\"} 7\n";
+        assert!((served(text).unwrap() - 3.0).abs() < 1e-9);
+        assert!(served("").unwrap().abs() < 1e-9, "before the first request");
+    }
+}
