@@ -64,11 +64,13 @@ impl Capture {
         limitations: Vec<String>,
     ) -> Self {
         let unix_offset_ns = usage::unix_ns().saturating_sub(usage::monotonic_ns());
+        let mut tracker = Tracker::new(unix_offset_ns);
+        tracker.set_offers(probes.counts());
         shared.lock().limitations.clone_from(&limitations);
         Self {
             probes,
             records,
-            tracker: Tracker::new(unix_offset_ns),
+            tracker,
             shared,
             brake,
             limitations,
@@ -142,8 +144,14 @@ impl Capture {
         state.counters.exchanges = state.series.recorded();
         let signal = state.signal();
         drop(state);
+        if !more {
+            self.tracker.offer();
+        }
         for command in self.tracker.take_commands() {
             self.obey(command);
+        }
+        if let Err(error) = self.probes.set_offers(self.tracker.has_offered()) {
+            tracing::debug!(%error, "telling the probes of offers");
         }
         self.shared.publish(signal);
         more
@@ -161,6 +169,7 @@ impl Capture {
             Command::Unname(hash) => self.probes.name(hash, false),
             Command::Learn { place, entry } => self.probes.learn(place, entry),
             Command::Request { key, place } => self.probes.request(key, place),
+            Command::Offer { connection, offer } => self.probes.offer(connection, &offer),
             Command::Evict { socket, connection } => {
                 self.probes.evict(socket, connection);
                 Ok(())
@@ -193,7 +202,8 @@ impl Capture {
         let counts = self.tracker.counts();
         let mut state = self.shared.lock();
         state.counters.events_lost = events_lost(&kernel, counts.malformed);
-        state.counters.connections_seen = counts.connections + kernel.counted;
+        // Those that it took had been seen before.
+        state.counters.connections_seen = (counts.connections + kernel.counted).saturating_sub(counts.taken);
         state.connections = self.tracker.connections() as u64
             + kernel.counted.saturating_sub(kernel.counted_ended + self.swept);
         if now >= self.idle_at {

@@ -24,6 +24,7 @@ pub mod containers;
 mod handover;
 pub mod learned;
 pub mod listen;
+pub mod offers;
 pub mod order;
 pub mod packet;
 pub mod peer;

@@ -21,6 +21,7 @@ use crate::{
     containers::{ContainerIndex, Containers},
     handover,
     learned::Keys,
+    offers::{Offer, Offering},
     order::{Order, Sequence},
     peer::Peer,
     probes::slots::Slots,
@@ -53,6 +54,13 @@ pub enum Command {
         key: RequestKey,
         /// The entry's place.
         place: u32,
+    },
+    /// Nothing is under way on this connection: it can be followed by the kernel side.
+    Offer {
+        /// The connection.
+        connection: u64,
+        /// Where it stands.
+        offer: Offer,
     },
     /// There is no room for this connection: announce it anew when something moves on it.
     Evict {
@@ -89,6 +97,8 @@ pub struct TrackerCounts {
     pub missing: u64,
     /// Connections for which there was no room any more.
     pub evicted: u64,
+    /// Times that the kernel side took a connection that it was offered.
+    pub taken: u64,
 }
 
 /// Most connections that are followed at a time.
@@ -113,6 +123,9 @@ struct Tracked {
     transport: u8,
     /// The kernel side follows it.
     counted: bool,
+    offering: Offering,
+    /// Among [`Tracker::offerable`].
+    offerable: bool,
     /// What the kernel side was told.
     told: Verdict,
     /// When something was last heard of it.
@@ -128,6 +141,7 @@ enum Held {
     Close(Timestamp),
     Completed(Completed),
     Handover(Box<Counted>),
+    Taken(Timestamp),
     /// A second announcement.
     Nothing,
 }
@@ -143,6 +157,12 @@ pub struct Tracker {
     keys: Keys,
     /// Connections that hold early records.
     waiting: Vec<u64>,
+    /// Whether connections are offered to the kernel side.
+    offers: bool,
+    /// Connections on which nothing was under way when last heard of.
+    offerable: Vec<u64>,
+    /// Offers that are not answered.
+    offered: usize,
     commands: Vec<Command>,
     counts: TrackerCounts,
     /// Nanoseconds from the monotonic clock's zero to 1970.
@@ -159,6 +179,9 @@ impl Tracker {
             containers: Containers::default(),
             keys: Keys::default(),
             waiting: Vec::new(),
+            offers: false,
+            offerable: Vec::new(),
+            offered: 0,
             commands: Vec::new(),
             counts: TrackerCounts::default(),
             unix_offset_ns,
@@ -168,6 +191,29 @@ impl Tracker {
     /// Sets the route templates that win over what is found by looking at the traffic.
     pub fn set_route_templates(&mut self, templates: &[String]) -> Result<(), TemplateError> {
         self.engine.set_route_templates(templates)
+    }
+
+    /// Offers connections to the kernel side from now on.
+    pub fn set_offers(&mut self, offers: bool) {
+        self.offers = offers;
+    }
+
+    /// Offers what can be offered. Call it when the ring buffer is empty: with the next record it is too late.
+    pub fn offer(&mut self) {
+        for id in std::mem::take(&mut self.offerable) {
+            let Some(tracked) = self.connections.get_mut(&id) else { continue };
+            tracked.offerable = false;
+            let settled = if tracked.counted { None } else { tracked.l7.settled() };
+            let Some(offer) = settled.as_ref().and_then(Offer::of) else { continue };
+            tracked.offering.make();
+            self.offered += 1;
+            self.commands.push(Command::Offer { connection: id, offer });
+        }
+    }
+
+    /// Whether offers are not answered yet.
+    pub fn has_offered(&self) -> bool {
+        self.offered > 0
     }
 
     /// Takes one record as it comes from the ring buffer.
@@ -206,6 +252,13 @@ impl Tracker {
                     Order::Now => Step::Handover(counted),
                     // Its own time is not in it; the connection's last will do.
                     _ => Step::Hold(Held::Handover(counted), 0),
+                });
+            }
+            Some(Record::Taken(taken)) => {
+                let at = Timestamp(taken.timestamp);
+                self.numbered(taken.connection, taken.sequence, series, |order| match order {
+                    Order::Now => Step::Taken(at),
+                    _ => Step::Hold(Held::Taken(at), taken.timestamp),
                 });
             }
             Some(Record::Close(close)) => {
@@ -250,6 +303,8 @@ impl Tracker {
                 socket: open.socket,
                 transport: open.transport,
                 counted,
+                offering: Offering::default(),
+                offerable: false,
                 told: Verdict::Guessing,
                 last_ns: open.timestamp,
                 waiting_since_ns: 0,
@@ -293,6 +348,7 @@ impl Tracker {
             match &held {
                 Held::Chunk(chunk, head) => self.step(id, &Step::Chunk(chunk, head), series),
                 Held::Close(at) => self.step(id, &Step::Close(*at), series),
+                Held::Taken(at) => self.step(id, &Step::Taken(*at), series),
                 Held::Completed(completed) => self.step(id, &Step::Completed(completed), series),
                 Held::Handover(_) => {
                     if let Held::Handover(counted) = held {
@@ -314,6 +370,9 @@ impl Tracker {
         let closed = match step {
             Step::Chunk(chunk, head) => {
                 tracked.last_ns = chunk.timestamp;
+                self.offered -= usize::from(tracked.offering.answer(chunk.timestamp));
+                // It was given back before it was said to be taken: two CPUs did so at once.
+                self.followed += usize::from(std::mem::take(&mut tracked.counted));
                 let chunk = Chunk {
                     direction: if chunk.direction == direction::EGRESS {
                         Direction::Egress
@@ -340,13 +399,30 @@ impl Tracker {
             Step::Handover(counted) => {
                 let scope = ScopeId(container.0);
                 self.followed += usize::from(std::mem::take(&mut tracked.counted));
+                tracked.offering.handed_over(tracked.last_ns);
                 if let Some(resumed) = handover::resume(scope, counted, &self.keys, &mut self.engine) {
                     *l7 = resumed;
                 }
                 false
             }
+            Step::Taken(at) => {
+                tracked.last_ns = at.0;
+                self.offered -= usize::from(tracked.offering.answer(at.0));
+                if !std::mem::replace(&mut tracked.counted, true) {
+                    self.followed -= 1;
+                    self.counts.taken += 1;
+                }
+                false
+            }
             Step::Nothing | Step::Hold(..) => false,
         };
+        if self.offers && !tracked.counted && !closed && !tracked.offerable {
+            let may = tracked.transport == transport::TCP && tracked.offering.is_due(tracked.last_ns);
+            if may && l7.settled().is_some() {
+                tracked.offerable = true;
+                self.offerable.push(id);
+            }
+        }
         let verdict = l7.verdict();
         for exchange in &done {
             let now = self.unix_offset_ns.saturating_add(exchange.end.0);
@@ -459,6 +535,7 @@ impl Tracker {
     fn remove(&mut self, id: u64) -> Option<Tracked> {
         let tracked = self.connections.remove(&id)?;
         self.followed -= usize::from(!tracked.counted);
+        self.offered -= usize::from(tracked.offering.is_out());
         Some(tracked)
     }
 
@@ -496,6 +573,7 @@ enum Step<'a> {
     Close(Timestamp),
     Completed(&'a Completed),
     Handover(Box<Counted>),
+    Taken(Timestamp),
     Nothing,
     Hold(Held, u64),
 }

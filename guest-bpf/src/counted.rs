@@ -10,6 +10,9 @@
 //! programs can follow. At the first thing on it that they cannot, all that is known about it goes to user space
 //! ([`Counted`] itself is the record), which follows it from there: every exchange is counted by exactly one of the
 //! two.
+//!
+//! User space offers connections that it follows when nothing is under way on them ([`OFFERED`]). The programs take an
+//! offer with the next call if nothing moved since, and say so.
 
 /// Protocols that the programs follow.
 pub mod protocol {
@@ -103,11 +106,14 @@ pub struct Command {
 /// Most requests that wait on one counted connection; one more, and user space takes over.
 pub const PENDING_MAX: usize = 64;
 
+/// [`Counted::kind`] of a connection that user space follows and offers: nothing but protocol, side and positions is set.
+pub const OFFERED: u32 = 0;
+
 /// A connection that the kernel side follows. As a record, [`Self::kind`] comes first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub struct Counted {
-    /// [`crate::record::kind::HANDOVER`].
+    /// [`crate::record::kind::HANDOVER`], or [`OFFERED`].
     pub kind: u32,
     /// One of [`protocol`].
     pub protocol: u16,

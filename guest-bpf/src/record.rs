@@ -41,6 +41,8 @@ pub mod kind {
     /// [`super::Chunk`], then a head with a request in it that has no name yet: its hash is the chunk's offset, its
     /// position in the head the chunk's total.
     pub const NAME: u32 = 8;
+    /// [`super::Close`]: the programs follow the connection from here, as user space offered.
+    pub const TAKEN: u32 = 9;
 }
 
 /// Bytes moved on a connection.
@@ -195,8 +197,8 @@ pub struct Settings {
     pub paused: u32,
     /// Not zero: the programs follow connections themselves where they can.
     pub counts: u32,
-    /// Zero.
-    pub reserved: u32,
+    /// Not zero: user space has offered connections to the programs.
+    pub offers: u32,
 }
 
 /// Marks the types that may be read from a record's bytes: `repr(C)`, no padding, every bit pattern valid.
@@ -249,6 +251,8 @@ pub enum Record<'a> {
     Cgroup(Cgroup),
     /// A process exited.
     Exit(Exit),
+    /// The programs follow a connection from here.
+    Taken(Close),
     /// User space follows a connection from here.
     Handover(&'a [u8]),
     /// An exchange that has no slot.
@@ -269,6 +273,7 @@ impl<'a> Record<'a> {
             }
             kind::OPEN => Self::Open(Open::read(bytes)?),
             kind::CLOSE => Self::Close(Close::read(bytes)?),
+            kind::TAKEN => Self::Taken(Close::read(bytes)?),
             kind::CGROUP => Self::Cgroup(Cgroup::read(bytes)?),
             kind::EXIT => Self::Exit(Exit::read(bytes)?),
             kind::HANDOVER => Self::Handover(bytes.get(..size_of::<Counted>())?),

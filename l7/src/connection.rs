@@ -6,6 +6,7 @@
 
 use crate::{
     Chunk, Direction, Engine, Exchange, Protocol, ScopeId, Side, Timestamp,
+    elsewhere::Settled,
     guessing::{Found, Guessing},
     parser::{Context, Flow, Parser, Request, Segment, Sender, Start, Transport},
     table,
@@ -103,6 +104,19 @@ impl Connection {
     pub fn side(&self) -> Option<Side> {
         match &self.state {
             State::Known { side, .. } => Some(*side),
+            _ => None,
+        }
+    }
+
+    /// Where it stands if everything that was said is over and done with, in a protocol that someone else could go on with
+    /// from here: see [`crate::elsewhere`].
+    pub fn settled(&self) -> Option<Settled> {
+        match &self.state {
+            State::Known { protocol: protocol @ (Protocol::Http1 | Protocol::Redis), side, parser }
+                if self.transport == Transport::Stream && parser.is_settled() =>
+            {
+                Some(Settled { protocol: *protocol, side: *side, offsets: self.next })
+            }
             _ => None,
         }
     }

@@ -120,6 +120,17 @@ pub struct Resumed<'a> {
     pub waiting: &'a [ResumedRequest<'a>],
 }
 
+/// A connection on which nothing is under way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Settled {
+    /// HTTP/1 or Redis.
+    pub protocol: Protocol,
+    /// Which end is observed.
+    pub side: Side,
+    /// Where each direction's next byte is expected: ingress, egress.
+    pub offsets: [u64; 2],
+}
+
 /// The Redis commands that can be followed without knowing what they mean for the connection, and whether that depends
 /// on their first argument (`CLIENT REPLY`, `CLIENT TRACKING`).
 pub fn redis_commands() -> impl Iterator<Item = (usize, &'static str, bool)> {

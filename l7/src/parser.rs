@@ -208,6 +208,12 @@ pub trait Parser: fmt::Debug + Send {
     /// The connection was closed: everything that waits comes to its end.
     fn close(&mut self, now: Timestamp, cx: &mut Context<'_>);
 
+    /// Whether everything that was said is over and done with, so that someone who knows nothing about the connection but
+    /// its protocol could go on with it.
+    fn is_settled(&self) -> bool {
+        false
+    }
+
     /// Nothing moved for a while: what can be said by the passing of time is said. Called now and then.
     fn idle(&mut self, now: Timestamp, cx: &mut Context<'_>) {
         let _ = (now, cx);

@@ -17,7 +17,10 @@ use aya::maps::{Array, Map, MapData, MapError, PerCpuArray, RingBuf};
 use aya_obj::{Object, btf::BtfFeatures, generated::bpf_map_type};
 use porthole_bpf_types::{
     connection::{Connection, state},
-    counted::{Command, Counted, HASH_START, Learned, RequestKey, SLOTS_MAX, command, hash_byte},
+    counted::{
+        Command, Counted, HASH_START, Learned, OFFERED, PENDING_MAX, Pending, Reading, RequestKey, SLOTS_MAX,
+        command, hash_byte,
+    },
     offset::KernelOffsets,
     record::{Counters, HEAD_MAX, Settings},
 };
@@ -27,7 +30,7 @@ use self::{
     hooks::{Attached, CORE_MAP, Programs},
     slots::Slots,
 };
-use crate::btf::Kernel;
+use crate::{btf::Kernel, offers::Offer};
 
 /// Bounds of what the programs may use.
 #[derive(Clone, Copy, Debug)]
@@ -185,7 +188,7 @@ impl Probes {
             requests: take("REQUESTS")?.try_into()?,
             learned: take("LEARNED")?.try_into()?,
             slots,
-            current: Settings { head: HEAD_MAX, paused: 0, counts: u32::from(limits.counts), reserved: 0 },
+            current: Settings { head: HEAD_MAX, paused: 0, counts: u32::from(limits.counts), offers: 0 },
         };
         probes.settings.set(0, probes.current, 0)?;
         let records = take("RECORDS")?.try_into()?;
@@ -195,6 +198,11 @@ impl Probes {
         let programs = Programs { object: &object, types: types.as_fd() };
         (probes.attached, probes.hooks) = programs.attach(choice, kernel, core.as_fd())?;
         Ok((probes, records))
+    }
+
+    /// Whether the programs follow connections themselves.
+    pub fn counts(&self) -> bool {
+        self.current.counts != 0
     }
 
     /// What the programs counted.
@@ -229,6 +237,40 @@ impl Probes {
         Ok(self.verdicts.insert(connection, verdict, 0)?)
     }
 
+    /// Offers a connection to the programs: they follow it if nothing moves before their next look.
+    pub fn offer(&mut self, connection: u64, offer: &Offer) -> Result<(), ProbeError> {
+        let reading = Reading::default();
+        let counted = Counted {
+            kind: OFFERED,
+            protocol: offer.protocol,
+            side: offer.side,
+            connection,
+            sequence: 0,
+            offset: offer.offsets,
+            lock: 0,
+            remote: 0,
+            cgroup: 0,
+            socket: 0,
+            heads: 0,
+            pushed: 0,
+            popped: 0,
+            requests: reading,
+            responses: reading,
+            pending: [Pending::default(); PENDING_MAX],
+        };
+        // Without room the connection stays where it is.
+        Ok(self.counted.insert(connection, counted, 0)?)
+    }
+
+    /// Tells the programs whether to look for offers.
+    pub fn set_offers(&mut self, offers: bool) -> Result<(), ProbeError> {
+        let offers = u32::from(offers);
+        if std::mem::replace(&mut self.current.offers, offers) == offers {
+            return Ok(());
+        }
+        Ok(self.settings.set(0, self.current, 0)?)
+    }
+
     /// Forgets a connection that ended: its verdict is no longer needed.
     pub fn forget(&mut self, connection: u64) {
         // Not every connection had one.
@@ -246,22 +288,22 @@ impl Probes {
         let _ = self.counted.remove(&connection);
     }
 
-    /// Removes what the programs know of connections that made room in their table for newer ones; gives how many
-    /// those were.
+    /// Removes what the programs know of connections that made room in their table for newer ones; gives how many of those
+    /// they followed.
     pub fn sweep(&mut self) -> u64 {
-        let gone: Vec<u64> = self
+        let gone: Vec<(u64, bool)> = self
             .counted
             .iter()
             .filter_map(Result::ok)
             .filter(|(id, counted)| {
                 !self.connections.get(&counted.socket, 0).is_ok_and(|entry| entry.id == *id)
             })
-            .map(|(id, _)| id)
+            .map(|(id, counted)| (id, counted.kind != OFFERED))
             .collect();
-        for id in &gone {
+        for (id, _) in &gone {
             let _ = self.counted.remove(id);
         }
-        gone.len() as u64
+        gone.iter().filter(|(_, followed)| *followed).count() as u64
     }
 
     /// Stops or resumes capturing.

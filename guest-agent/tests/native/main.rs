@@ -16,6 +16,7 @@ mod lengths;
 mod lifecycle;
 mod lookups;
 mod loss;
+mod offers;
 mod packets;
 mod programs;
 mod running;

@@ -17,7 +17,7 @@ use porthole_bpf_types::{
 use crate::{
     counted,
     kernel::{self, Socket, TCP_CLOSE},
-    maps::{CONNECTIONS, OPEN, count, offset},
+    maps::{CONNECTIONS, OPEN, SETTINGS, count, offset},
     process, ring,
 };
 
@@ -260,6 +260,8 @@ pub fn closed(sk: u64) {
     let (id, state) = unsafe { ((*connection).id, (*connection).state) };
     if state == state::COUNTED {
         counted::closed(connection, sk);
+    } else if SETTINGS.get(0).is_some_and(|settings| settings.offers != 0) {
+        counted::withdraw(connection);
     }
     // SAFETY: a map's value.
     let announced = unsafe { (*connection).announced };

@@ -226,7 +226,7 @@ fn record(mut work: Scratch, connection: *mut Connection, sk: u64) {
         if !told {
             return;
         }
-    } else if is_self() {
+    } else if is_self() || (settings.offers != 0 && counted::is_taken(connection, sk)) {
         return;
     } else if known == state::GUESSING
         && begun == 0

@@ -163,6 +163,10 @@ impl Parser for Http1 {
         pairing.close(now, cx);
     }
 
+    fn is_settled(&self) -> bool {
+        self.requests.is_between() && self.responses.is_between() && self.pairing.is_settled()
+    }
+
     fn idle(&mut self, now: Timestamp, cx: &mut Context<'_>) {
         let Self { responses, pairing, .. } = self;
         responses.idle(now, &mut ResponseEnd { pairing, cx });

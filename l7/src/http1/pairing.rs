@@ -138,6 +138,17 @@ impl Pairing {
         pairing
     }
 
+    /// Whether requests and responses correspond, and nothing waits.
+    pub(super) fn is_settled(&self) -> bool {
+        self.trust == Trust::Aligned
+            && self.waiting.is_empty()
+            && self.early.is_empty()
+            && self.incoming.is_none()
+            && self.current.is_none()
+            && self.interim_bytes == 0
+            && self.tunnel.is_none()
+    }
+
     /// The client sent a segment, which `starts` a request.
     pub(super) fn client(
         &mut self,

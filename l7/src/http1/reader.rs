@@ -114,6 +114,11 @@ pub(super) struct Reader {
 }
 
 impl Reader {
+    /// Whether a message's first byte comes next.
+    pub(super) fn is_between(&self) -> bool {
+        self.state == State::Start && self.line.is_empty() && !self.long
+    }
+
     pub(super) fn new(from: Sender) -> Self {
         Self {
             from,

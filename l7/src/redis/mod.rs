@@ -197,6 +197,19 @@ impl Parser for Redis {
         }
     }
 
+    fn is_settled(&self) -> bool {
+        self.begun
+            && self.mode == Replies::On
+            && !self.subscriber
+            && !self.ended
+            && self.open.is_none()
+            && self.waiting.is_empty()
+            && self.early.is_empty()
+            && !self.turns.is_adrift()
+            && self.requests.is_between()
+            && self.replies.is_between()
+    }
+
     fn idle(&mut self, now: Timestamp, cx: &mut Context<'_>) {
         if self.open.as_ref().is_some_and(|(_, reply)| now.since(reply.end) >= OPEN_QUIET_NS) {
             self.end_open(cx);

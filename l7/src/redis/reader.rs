@@ -190,6 +190,11 @@ impl Reader {
         self.lose(Missing::Unseen, &mut |_| {});
     }
 
+    /// Whether a message's first byte comes next.
+    pub(super) fn is_between(&self) -> bool {
+        self.message.is_none() && self.line_bytes == 0 && self.bulk == 0 && !self.lost
+    }
+
     /// Whether a message has begun that did not end.
     pub(super) fn in_message(&self) -> bool {
         self.message.is_some()

@@ -21,7 +21,7 @@ use aya_ebpf::helpers::generated::bpf_ktime_get_ns;
 use porthole_bpf_types::{
     connection::{Connection, direction, role, state, transport},
     counted::{Counted, PENDING_MAX, Reading, protocol, side},
-    record::kind,
+    record::{Close, kind},
 };
 
 use crate::{
@@ -120,6 +120,84 @@ pub fn is_begun(connection: *mut Connection, sk: u64) -> bool {
     true
 }
 
+/// Whether user space offered the connection and the call, with which a request begins, was taken; then the connection is
+/// counted from here on.
+#[inline(always)]
+pub fn is_taken(connection: *mut Connection, sk: u64) -> bool {
+    // SAFETY: a map's value.
+    let id = unsafe { (*connection).id };
+    if accept(id, sk) == 0 {
+        return false;
+    }
+    if call(id, sk) != TAKEN {
+        let _ = COUNTED.remove(id);
+        // SAFETY: a map's value.
+        unsafe { (*connection).state = state::FOLLOWED };
+        return false;
+    }
+    taken(sk);
+    true
+}
+
+/// Accepts user space's offer of a connection; gives 0 where there is none, or where something moved since. A global
+/// function.
+///
+/// A call in the other direction may end on another CPU meanwhile. It moves its position first and looks at the state
+/// then; here it is the other way round, so that one of the two sees the other.
+#[inline(never)]
+#[unsafe(no_mangle)]
+pub extern "C" fn accept(id: u64, sk: u64) -> u64 {
+    let Some(counted) = COUNTED.get_ptr_mut(id) else { return 0 };
+    let Some(connection) = CONNECTIONS.get_ptr_mut(sk) else { return 0 };
+    let Some(work) = Scratch::get() else { return 0 };
+    if !try_lock(counted) {
+        return 0;
+    }
+    let ingress = work.header.direction == direction::INGRESS;
+    // SAFETY: maps' values; the offer is locked.
+    unsafe {
+        let server = (*counted).side == side::SERVER;
+        if ingress == server {
+            core::ptr::write_volatile(&raw mut (*connection).state, state::COUNTED);
+            let (own, other, now) = if ingress {
+                ((*counted).offset[0], (*counted).offset[1], &raw mut (*connection).offset[1])
+            } else {
+                ((*counted).offset[1], (*counted).offset[0], &raw mut (*connection).offset[0])
+            };
+            if connections::fetch_add(now, 0) == other && own == work.header.offset {
+                (*counted).kind = kind::HANDOVER;
+                (*counted).remote = if server { 0 } else { connections::remote_hash(sk) };
+                (*counted).cgroup = (*connection).cgroup;
+                (*counted).socket = sk;
+                core::ptr::write_volatile(&raw mut (*counted).lock, 0);
+                return 1;
+            }
+            core::ptr::write_volatile(&raw mut (*connection).state, state::FOLLOWED);
+        }
+    }
+    // Something moved since. It stays locked, for whoever has found it meanwhile.
+    let _ = COUNTED.remove(id);
+    0
+}
+
+/// Tells user space that its offer was taken. A global function.
+#[inline(never)]
+#[unsafe(no_mangle)]
+pub extern "C" fn taken(sk: u64) -> u64 {
+    let Some(connection) = CONNECTIONS.get_ptr_mut(sk) else { return 0 };
+    count!(counted);
+    ring::send_close(&Close {
+        kind: kind::TAKEN,
+        reserved: 0,
+        // SAFETY: a map's value.
+        connection: unsafe { (*connection).id },
+        sequence: connections::next_sequence(connection),
+        // SAFETY: a helper without preconditions.
+        timestamp: unsafe { bpf_ktime_get_ns() },
+    });
+    0
+}
+
 static NOTHING_READ: Reading = Reading { left: 0, bytes: 0, start: 0, request: 0, items: 0, state: 0 };
 
 /// Copies word by word: the compiler would call a function that copies byte by byte.
@@ -147,7 +225,12 @@ pub extern "C" fn call(id: u64, sk: u64) -> u64 {
     let Some(work) = Scratch::get() else { return HAND_OVER };
     if !try_lock(counted) {
         let mut waits = 0;
-        while wait(id) == 0 {
+        loop {
+            match wait(id) {
+                HELD => {}
+                GONE => return HAND_OVER,
+                _ => break,
+            }
             waits += 1;
             if waits >= WAITS {
                 count!(lost);
@@ -173,19 +256,24 @@ fn try_lock(counted: *mut Counted) -> bool {
     old == 0
 }
 
-/// Waits a little for a connection's lock; gives 0 when it is still held. A global function.
+/// What became of waiting for a lock: another CPU holds it still, or has removed what was locked.
+const HELD: u64 = 0;
+const GONE: u64 = 1;
+const LOCKED: u64 = 2;
+
+/// Waits a little for a connection's lock. A global function.
 #[inline(never)]
 #[unsafe(no_mangle)]
 pub extern "C" fn wait(id: u64) -> u64 {
-    let Some(counted) = COUNTED.get_ptr_mut(id) else { return 0 };
+    let Some(counted) = COUNTED.get_ptr_mut(id) else { return GONE };
     let mut tries = 0;
     while tries < TRIES {
         if try_lock(counted) {
-            return 1;
+            return LOCKED;
         }
         tries += 1;
     }
-    0
+    HELD
 }
 
 /// A counted connection that this CPU has locked. As with [`Scratch`], nobody may hold a reference across a call.
@@ -335,6 +423,9 @@ fn note(mut work: Scratch, count: u64, request: u64, start: u64, bytes: u64, at:
 pub fn hand_over(connection: *mut Connection, sk: u64, by: u32) -> bool {
     // SAFETY: a map's value.
     let id = unsafe { (*connection).id };
+    if COUNTED.get_ptr(id).is_none() {
+        return true;
+    }
     count!(counted_ended);
     // SAFETY: a map's value.
     if unsafe { (*connection).announced } == 0 && connections::announce(sk, by) == 0 {
@@ -347,6 +438,13 @@ pub fn hand_over(connection: *mut Connection, sk: u64, by: u32) -> bool {
     ring::send_handover(counted);
     let _ = COUNTED.remove(id);
     true
+}
+
+/// An offered connection's socket is closed.
+#[inline(always)]
+pub fn withdraw(connection: *mut Connection) {
+    // SAFETY: a map's value.
+    let _ = COUNTED.remove(unsafe { (*connection).id });
 }
 
 /// A counted connection's socket is closed: what still waits is for user space.

@@ -1,0 +1,111 @@
+//! Connections that are offered to the kernel side: opened before the agent came, or handed over for something that is
+//! over by now.
+//!
+//! ```text
+//! nothing under way ──► offered ──► taken: the kernel side counts
+//!                          └─► something moved first ──► later again
+//! ```
+
+use porthole_bpf_types::counted::{protocol, side};
+use porthole_l7::{Protocol, Side, elsewhere::Settled};
+
+/// How long after an offer that came too late the next one is made, nanoseconds.
+const AGAIN_NS: u64 = 500_000_000;
+
+/// How long a connection is kept after it was handed over, the first time; twice as long each further time.
+const KEPT_NS: u64 = 1_000_000_000;
+
+/// Times that this doubles.
+const DOUBLINGS_MAX: u32 = 8;
+
+/// What the kernel side needs to go on with a connection on which nothing is under way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Offer {
+    /// One of [`protocol`].
+    pub protocol: u16,
+    /// One of [`side`].
+    pub side: u16,
+    /// Where each direction's next byte is expected.
+    pub offsets: [u64; 2],
+}
+
+impl Offer {
+    /// The offer of a connection that stands here.
+    pub fn of(settled: &Settled) -> Option<Self> {
+        let protocol = match settled.protocol {
+            Protocol::Http1 => protocol::HTTP1,
+            Protocol::Redis => protocol::REDIS,
+            _ => return None,
+        };
+        let side = match settled.side {
+            Side::Server => side::SERVER,
+            Side::Client => side::CLIENT,
+        };
+        Some(Self { protocol, side, offsets: settled.offsets })
+    }
+}
+
+/// One connection's offers.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Offering {
+    /// One is made and not answered.
+    out: bool,
+    /// The next one is made no sooner.
+    due_ns: u64,
+    handovers: u32,
+}
+
+impl Offering {
+    /// Whether one may be made.
+    pub fn is_due(&self, now_ns: u64) -> bool {
+        !self.out && now_ns >= self.due_ns
+    }
+
+    /// Whether one is made and not answered.
+    pub fn is_out(&self) -> bool {
+        self.out
+    }
+
+    /// One is made.
+    pub fn make(&mut self) {
+        self.out = true;
+    }
+
+    /// Something was heard of the connection, which answers an offer; says whether there was one.
+    pub fn answer(&mut self, now_ns: u64) -> bool {
+        self.due_ns = self.due_ns.max(now_ns.saturating_add(if self.out { AGAIN_NS } else { 0 }));
+        std::mem::take(&mut self.out)
+    }
+
+    /// The kernel side gave the connection back.
+    pub fn handed_over(&mut self, now_ns: u64) {
+        self.due_ns = now_ns.saturating_add(KEPT_NS << self.handovers.min(DOUBLINGS_MAX));
+        self.handovers = self.handovers.saturating_add(1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_offer_is_made_once_and_again_after_a_while() {
+        let mut offering = Offering::default();
+        assert!(offering.is_due(0));
+        offering.make();
+        assert!(!offering.is_due(u64::MAX));
+        assert!(offering.answer(1_000));
+        assert!(!offering.is_due(1_000) && offering.is_due(1_000 + AGAIN_NS));
+        assert!(!offering.answer(2_000), "no offer was out");
+    }
+
+    #[test]
+    fn what_comes_back_is_kept_ever_longer() {
+        let mut offering = Offering::default();
+        for times in 0..20 {
+            offering.handed_over(0);
+            let kept = KEPT_NS << times.min(DOUBLINGS_MAX);
+            assert!(!offering.is_due(kept - 1) && offering.is_due(kept), "{times}");
+        }
+    }
+}
