@@ -107,8 +107,8 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     ] {
         let run = |rate| step(&agent, scratch.path(), &words, rate, options);
         let (best, worse) = search(&mut |rate| {
-            let step = run(rate)?;
-            eprintln!("{kind}: {:.0} rounds/s asked for, {} records lost", rate, step.lost());
+            let step = twice_if_lost(|| run(rate))?;
+            eprintln!("{kind}: {rate:.0} rounds/s asked for, {} records lost", step.lost());
             Ok(step)
         })?;
         results.push(best.summary(kind, "most without loss"));
@@ -129,6 +129,16 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
         ("unaccounted", "unaccounted"),
     ];
     super::print_results("agent", &results, options.json, &columns)
+}
+
+/// The better of two runs, if the first loses something: others on the machine may have held the agent up.
+fn twice_if_lost(mut run: impl FnMut() -> Result<Step>) -> Result<Step> {
+    let first = run()?;
+    if first.lost() == 0 {
+        return Ok(first);
+    }
+    let second = run()?;
+    Ok(if second.lost() < first.lost() { second } else { first })
 }
 
 /// The highest rate at which nothing is lost, and the lowest at which something is: doubling until something is lost or
@@ -257,6 +267,13 @@ mod tests {
         .unwrap();
         assert!((best.rate - 20_000.0).abs() < 1e-9, "{}", best.rate);
         assert!((worse.unwrap().rate - 22_000.0).abs() < 1e-9, "{tried:?}");
+    }
+
+    #[test]
+    fn a_run_with_a_loss_is_repeated_once() {
+        let mut losses = [3, 0, 5, 7].into_iter();
+        let mut better = || twice_if_lost(|| Ok(made(1.0, 0, losses.next().unwrap(), 0))).unwrap().lost();
+        assert_eq!([better(), better()], [0, 5]);
     }
 
     #[test]

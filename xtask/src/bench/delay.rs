@@ -23,7 +23,7 @@ use crate::{
     bench::{
         agent::Agent,
         median,
-        mode::Mode,
+        mode::{Mode, Modes},
         talk::{Talk, Words},
     },
     build,
@@ -33,15 +33,8 @@ use crate::{
 /// Options of `cargo xtask bench delay`.
 #[derive(clap::Args)]
 pub struct Options {
-    /// Ways in which the agent captures and counts; separated by commas
-    #[arg(
-        long = "mode",
-        value_enum,
-        value_delimiter = ',',
-        value_name = "MODES",
-        default_value = "kernel-counts"
-    )]
-    modes: Vec<Mode>,
+    #[command(flatten)]
+    modes: Modes,
     /// Requests whose way is timed
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     tries: u32,
@@ -62,7 +55,7 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     build::host_programs(workspace)?;
     let scratch = Scratch::create()?;
     let mut results = Vec::new();
-    for &mode in &options.modes {
+    for &mode in &options.modes.modes {
         results.push(measure(workspace, &agent, &scratch, mode, options.tries)?);
     }
     let columns = [

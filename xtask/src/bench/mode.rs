@@ -33,6 +33,20 @@ impl Mode {
     }
 }
 
+/// The modes that a benchmark runs in.
+#[derive(clap::Args)]
+pub struct Modes {
+    /// Ways in which the agent captures and counts; separated by commas
+    #[arg(
+        long = "mode",
+        value_enum,
+        value_delimiter = ',',
+        value_name = "MODES",
+        default_value = "kernel-counts"
+    )]
+    pub modes: Vec<Mode>,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

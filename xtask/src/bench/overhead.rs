@@ -13,7 +13,7 @@ use crate::{
         agent::Agent,
         load::Run,
         median,
-        mode::Mode,
+        mode::{Mode, Modes},
         programs::{self, Cost},
         workload::{Server, Workload},
     },
@@ -27,15 +27,8 @@ pub struct Options {
     /// Workloads to measure, rather than all; separated by commas
     #[arg(long, value_enum, value_delimiter = ',', value_name = "WORKLOADS")]
     only: Vec<Workload>,
-    /// Ways in which the agent captures and counts; separated by commas
-    #[arg(
-        long = "mode",
-        value_enum,
-        value_delimiter = ',',
-        value_name = "MODES",
-        default_value = "kernel-counts"
-    )]
-    modes: Vec<Mode>,
+    #[command(flatten)]
+    modes: Modes,
     /// Pairs of runs of each workload
     #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pairs: u32,
@@ -74,7 +67,7 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     for workload in workloads {
         let mut server = Server::start(workload, workspace, scratch.path())?;
         server.load(1)?;
-        for &mode in &options.modes {
+        for &mode in &options.modes.modes {
             let mut pairs = Vec::new();
             for number in 0..options.pairs {
                 let of = options.pairs;
