@@ -16,7 +16,7 @@ use porthole_proto::{
 };
 use porthole_tests::{daemon::Daemon, wait};
 
-use crate::bench::mode::Mode;
+use crate::bench::mode::Way;
 
 /// How long the agent may take to load its probes.
 const START: Duration = Duration::from_secs(30);
@@ -39,11 +39,11 @@ pub struct Agent {
 
 impl Agent {
     /// Starts it and waits until it answers, which is when its probes run.
-    pub fn start(program: &Path, directory: &Path, mode: Mode, extra: &[&str]) -> Result<Self> {
+    pub fn start(program: &Path, directory: &Path, way: Way, extra: &[&str]) -> Result<Self> {
         let socket = directory.join("agent.sock");
         let mut command = Command::new(program);
         command.env(LOG_ENV, "warn").arg("--listen").arg(format!("unix://{}", socket.display()));
-        command.args(mode.arguments()).args(extra);
+        command.args(way.arguments()).args(extra);
         let daemon = Daemon::spawn("porthole-agent", &mut command, &directory.join("log/agent.log"))?;
         let mut agent = Self { daemon, socket };
         wait::until("the agent answers", START, || {

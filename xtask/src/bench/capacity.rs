@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use crate::{
     bench::{
         agent::Agent,
-        mode::Mode,
+        mode::{Mode, Way},
         talk::{self, Talk, Words},
     },
     workspace::Workspace,
@@ -179,7 +179,7 @@ fn step(agent: &Path, directory: &Path, words: &Words, rate: f64, options: &Opti
         Some(threads) => usize::try_from(threads).context("threads")?,
         None => thread::available_parallelism().context("processors")?.get(),
     };
-    let agent = Agent::start(agent, directory, Mode::AgentCounts, &WITHOUT_BRAKE)?;
+    let agent = Agent::start(agent, directory, Way::usual(Mode::AgentCounts), &WITHOUT_BRAKE)?;
     let mut talks = Vec::new();
     for _ in 0..threads {
         let mut some = (0..CONNECTIONS).map(|_| Talk::tcp()).collect::<Result<Vec<_>>>()?;

@@ -23,7 +23,7 @@ use crate::{
     bench::{
         agent::Agent,
         median,
-        mode::{Mode, Modes},
+        mode::{Way, Ways},
         talk::{Talk, Words},
     },
     build,
@@ -34,7 +34,7 @@ use crate::{
 #[derive(clap::Args)]
 pub struct Options {
     #[command(flatten)]
-    modes: Modes,
+    ways: Ways,
     /// Requests whose way is timed
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     tries: u32,
@@ -55,8 +55,8 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     build::host_programs(workspace)?;
     let scratch = Scratch::create()?;
     let mut results = Vec::new();
-    for &mode in &options.modes.modes {
-        results.push(measure(workspace, &agent, &scratch, mode, options.tries)?);
+    for way in options.ways.all() {
+        results.push(measure(workspace, &agent, &scratch, way, options.tries)?);
     }
     let columns = [
         ("tries", "tries"),
@@ -67,9 +67,9 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     super::print_results("delay", &results, options.json, &columns)
 }
 
-fn measure(workspace: &Workspace, agent: &Path, scratch: &Scratch, mode: Mode, tries: u32) -> Result<Value> {
+fn measure(workspace: &Workspace, agent: &Path, scratch: &Scratch, way: Way, tries: u32) -> Result<Value> {
     let directory = scratch.path();
-    let agent = Agent::start(agent, directory, mode, &[])?;
+    let agent = Agent::start(agent, directory, way, &[])?;
     let address = exporter::free_address()?;
     let configuration = directory.join("exporter.toml");
     let shown = directory.display();
@@ -80,7 +80,7 @@ fn measure(workspace: &Workspace, agent: &Path, scratch: &Scratch, mode: Mode, t
     fs::write(&configuration, text).context("write the configuration")?;
     let mut exporter = Exporter::start(&workspace.dist(), directory, &configuration, address)?;
     // The agent names a container after its control group: who talks here must be in one.
-    let container: ContainerId = format!("bench-{}-{}", scratch.tag(), mode.name()).parse()?;
+    let container: ContainerId = format!("bench-{}", scratch.tag()).parse()?;
     let _registered = Registered::new(&directory.join("registry"), &container, agent.socket())?;
     wait::until("the exporter watches the agent", PATIENCE, || {
         let sandbox = exporter.sandbox(container.as_str())?;
@@ -91,7 +91,7 @@ fn measure(workspace: &Workspace, agent: &Path, scratch: &Scratch, mode: Mode, t
     let words = Words::http("GET", ROUTE, 1);
     let mut delays = Vec::new();
     for number in 0..=tries {
-        eprintln!("{}: request {number} of {tries}", mode.name());
+        eprintln!("{}: request {number} of {tries}", way.name());
         // The golden section spreads the requests over the second in which the agent speaks once.
         wait::hold(Duration::from_secs_f64((f64::from(number) * 0.618_034).fract()))?;
         let start = Instant::now();
@@ -106,7 +106,7 @@ fn measure(workspace: &Workspace, agent: &Path, scratch: &Scratch, mode: Mode, t
     agent.stop()?;
     let new_key = delays.remove(0);
     Ok(json!({
-        "workload": mode.name(),
+        "workload": way.name(),
         "tries": delays.len(),
         "new_key_ms": new_key,
         "longest_ms": delays.iter().copied().fold(0.0, f64::max),

@@ -17,7 +17,7 @@ use crate::{
     bench::{
         agent::Agent,
         median,
-        mode::Mode,
+        mode::{Way, Ways},
         programs,
         talk::{self, CALLS_PER_ROUND, Talk, Words},
     },
@@ -27,6 +27,8 @@ use crate::{
 /// Options of `cargo xtask bench ignored`.
 #[derive(clap::Args)]
 pub struct Options {
+    #[command(flatten)]
+    ways: Ways,
     /// Pairs of runs of each kind of system calls
     #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pairs: u32,
@@ -152,7 +154,7 @@ fn each_ns(kind: Kind, calls: u64) -> Result<f64> {
 /// What was measured of a kind of system calls.
 struct Measured {
     kind: Kind,
-    mode: Mode,
+    way: Way,
     /// Nanoseconds of a call without and with the agent, by pair.
     clock: Vec<(f64, f64)>,
     /// Runs of programs for a call.
@@ -166,8 +168,8 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     let agent = super::native_agent(workspace)?;
     let scratch = Scratch::create()?;
     let mut results = Vec::new();
-    for mode in [Mode::KernelCounts, Mode::AgentCounts] {
-        results.extend(measure(&agent, scratch.path(), mode, options)?);
+    for way in options.ways.all() {
+        results.extend(measure(&agent, scratch.path(), way, options)?);
     }
     let results = results.iter().map(|one| summary(one, &results)).collect::<Result<Vec<_>>>()?;
     let columns = [
@@ -182,13 +184,13 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     super::print_results("ignored", &results, options.json, &columns)
 }
 
-fn measure(agent: &Path, directory: &Path, mode: Mode, options: &Options) -> Result<Vec<Measured>> {
+fn measure(agent: &Path, directory: &Path, way: Way, options: &Options) -> Result<Vec<Measured>> {
     let mut clock: Vec<Vec<(f64, f64)>> = vec![Vec::new(); Kind::ALL.len()];
     for number in 0..options.pairs {
-        eprintln!("{}: pair {} of {}", mode.name(), number + 1, options.pairs);
+        eprintln!("{}: pair {} of {}", way.name(), number + 1, options.pairs);
         let all = || Kind::ALL.iter().map(|kind| each_ns(*kind, options.calls)).collect::<Result<Vec<_>>>();
         let off_first = if number % 2 == 0 { Some(all()?) } else { None };
-        let running = Agent::start(agent, directory, mode, &[])?;
+        let running = Agent::start(agent, directory, way, &[])?;
         let on = all()?;
         running.stop()?;
         let off = match off_first {
@@ -199,7 +201,7 @@ fn measure(agent: &Path, directory: &Path, mode: Mode, options: &Options) -> Res
             pairs.push(pair);
         }
     }
-    let running = Agent::start(agent, directory, mode, &[])?;
+    let running = Agent::start(agent, directory, way, &[])?;
     let mut measured = Vec::new();
     for (kind, clock) in Kind::ALL.into_iter().zip(clock) {
         let ignored_before = running.stats()?.counters.connections_ignored;
@@ -212,7 +214,7 @@ fn measure(agent: &Path, directory: &Path, mode: Mode, options: &Options) -> Res
         let ((calls, _), cost) = programs::cost_during(&running, || caller.run(options.calls))?;
         #[allow(clippy::cast_precision_loss)]
         let each = |value: u64| value as f64 / calls as f64;
-        measured.push(Measured { kind, mode, clock, runs: each(cost.runs), programs: each(cost.ns) });
+        measured.push(Measured { kind, way, clock, runs: each(cost.runs), programs: each(cost.ns) });
     }
     running.stop()?;
     Ok(measured)
@@ -227,12 +229,12 @@ impl Measured {
 
 fn summary(one: &Measured, all: &[Measured]) -> Result<Value> {
     let of = |kind: Kind| {
-        all.iter().find(|other| other.kind == kind && other.mode == one.mode).context("every kind is there")
+        all.iter().find(|other| other.kind == kind && other.way == one.way).context("every kind is there")
     };
     let (followed, nothing) = (of(Kind::Http)?, of(Kind::NotLookedAt)?);
     Ok(json!({
-        "workload": format!("{}, {}", one.kind.name(), one.mode.name()),
-        "mode": one.mode.name(),
+        "workload": format!("{}, {}", one.kind.name(), one.way.name()),
+        "mode": one.way.mode.name(),
         "pairs": one.clock.len(),
         "baseline_ns_per_call": median(one.clock.iter().map(|(off, _)| *off).collect()),
         "added_ns_per_call": one.added()?,
@@ -249,6 +251,7 @@ fn summary(one: &Measured, all: &[Measured]) -> Result<Value> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::bench::mode::Mode;
 
     #[test]
     fn every_kind_makes_the_calls_that_it_says() {
@@ -262,7 +265,7 @@ mod tests {
     fn shares_are_of_what_a_followed_connection_costs_in_the_same_mode() {
         let one = |kind, mode, added: f64, programs| Measured {
             kind,
-            mode,
+            way: Way::usual(mode),
             clock: vec![(100.0, 100.0 + added), (200.0, 200.0 + added), (50.0, 450.0)],
             runs: 1.0,
             programs,

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use crate::{
     bench::{
         agent::Agent,
-        mode::Mode,
+        mode::{Mode, Way},
         talk::{self, Talk, Words},
     },
     workspace::Workspace,
@@ -61,7 +61,7 @@ fn measure(agent: &Path, directory: &Path, mode: Mode, options: &Options) -> Res
     // Two descriptors a connection; what a shell gives by default is too few for 1,000.
     let (_, most) = nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE)?;
     nix::sys::resource::setrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE, most, most)?;
-    let agent = Agent::start(agent, directory, mode, &[])?;
+    let agent = Agent::start(agent, directory, Way::usual(mode), &[])?;
     let (at_rest, before) = (agent.resident_bytes()?, agent.settled()?);
     let keys = (0..options.keys / 2).map(key).collect::<Vec<_>>();
     // One server: clients' keys have its address.

@@ -13,7 +13,7 @@ use crate::{
         agent::Agent,
         load::Run,
         median,
-        mode::{Mode, Modes},
+        mode::{Way, Ways},
         programs::{self, Cost},
         workload::{Server, Workload},
     },
@@ -28,7 +28,7 @@ pub struct Options {
     #[arg(long, value_enum, value_delimiter = ',', value_name = "WORKLOADS")]
     only: Vec<Workload>,
     #[command(flatten)]
-    modes: Modes,
+    ways: Ways,
     /// Pairs of runs of each workload
     #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pairs: u32,
@@ -67,14 +67,14 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     for workload in workloads {
         let mut server = Server::start(workload, workspace, scratch.path())?;
         server.load(1)?;
-        for &mode in &options.modes.modes {
+        for way in options.ways.all() {
             let mut pairs = Vec::new();
             for number in 0..options.pairs {
                 let of = options.pairs;
-                eprintln!("{}, {}: pair {} of {of}", workload.name(), mode.name(), number + 1);
+                eprintln!("{}, {}: pair {} of {of}", workload.name(), way.name(), number + 1);
                 // The order alternates, so that drift favours neither.
                 let off_first = if number % 2 == 0 { Some(server.load(options.seconds)?) } else { None };
-                let running = Agent::start(&agent, scratch.path(), mode, &[])?;
+                let running = Agent::start(&agent, scratch.path(), way, &[])?;
                 let on = watched(&mut server, &running, options.seconds)?;
                 running.stop()?;
                 let off = match off_first {
@@ -83,8 +83,8 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
                 };
                 pairs.push(Pair { off, on });
             }
-            let cost = program_cost(&mut server, &agent, scratch.path(), mode, options.seconds)?;
-            results.push(summary(workload, mode, &pairs, cost)?);
+            let cost = program_cost(&mut server, &agent, scratch.path(), way, options.seconds)?;
+            results.push(summary(workload, way, &pairs, cost)?);
         }
         server.stop()?;
     }
@@ -108,10 +108,10 @@ fn program_cost(
     server: &mut Server,
     agent: &Path,
     directory: &Path,
-    mode: Mode,
+    way: Way,
     seconds: u32,
 ) -> Result<PerRequest> {
-    let running = Agent::start(agent, directory, mode, &[])?;
+    let running = Agent::start(agent, directory, way, &[])?;
     server.load(1)?;
     let load = || server.answered_during(|server| server.load(seconds));
     let ((_, answered), cost) = programs::cost_during(&running, load)?;
@@ -142,7 +142,7 @@ fn missing(on: &Watched) -> i64 {
 }
 
 #[allow(clippy::cast_precision_loss)]
-fn summary(workload: Workload, mode: Mode, pairs: &[Pair], programs: PerRequest) -> Result<Value> {
+fn summary(workload: Workload, way: Way, pairs: &[Pair], programs: PerRequest) -> Result<Value> {
     let over = |value: &dyn Fn(&Pair) -> f64| median(pairs.iter().map(value).collect()).context("no pairs");
     let ratio = |pair: &Pair| pair.on.run.throughput / pair.off.throughput;
     let ratios = || pairs.iter().map(ratio);
@@ -150,8 +150,8 @@ fn summary(workload: Workload, mode: Mode, pairs: &[Pair], programs: PerRequest)
         value(&pair.on.after).saturating_sub(value(&pair.on.before)) as f64 / pair.on.answered as f64
     };
     Ok(json!({
-        "workload": format!("{}, {}", workload.name(), mode.name()),
-        "mode": mode.name(),
+        "workload": format!("{}, {}", workload.name(), way.name()),
+        "mode": way.mode.name(),
         "pairs": pairs.len(),
         "baseline_requests_per_second": over(&|pair| pair.off.throughput)?,
         "throughput_ratio": over(&ratio)?,
@@ -200,6 +200,7 @@ mod tests {
     use porthole_proto::agent::Counters;
 
     use super::*;
+    use crate::bench::mode::Mode;
 
     fn stats(exchanges: u64, cpu_ns: u64, events_captured: u64) -> StatsResponse {
         let counters = Counters { exchanges, events_captured, ..Counters::default() };
@@ -219,7 +220,7 @@ mod tests {
     fn a_summary_has_the_medians_over_the_pairs_and_the_worst_of_what_is_missing() {
         let pairs = [pair(100.0, 90.0, 20_000), pair(1000.0, 500.0, 19_990), pair(10.0, 8.0, 20_003)];
         let cost = PerRequest::of(Cost { runs: 40, ns: 900 }, 10);
-        let summary = summary(Workload::Nginx, Mode::KernelCounts, &pairs, cost).unwrap();
+        let summary = summary(Workload::Nginx, Way::usual(Mode::KernelCounts), &pairs, cost).unwrap();
         let number = |key: &str| summary[key].as_f64().unwrap();
         for (key, expected) in [
             ("throughput_ratio", 0.8),
