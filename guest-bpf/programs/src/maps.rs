@@ -37,8 +37,6 @@ pub struct Work {
     pub want: u64,
     /// Of a socket that reports what moves: TCP's sequence number behind the bytes; [`NO_PLACE`] where there is none.
     pub place: u64,
-    /// Of such a socket without TCP: its cookie.
-    pub identity: u64,
     /// What [`crate::counted`] makes of it.
     pub parse: Parse,
     /// Of the request line under inspection.

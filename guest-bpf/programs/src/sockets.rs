@@ -97,14 +97,47 @@ pub fn socket_core(ctx: BtfTracePointContext) -> i32 {
 
 /// A socket moved `result` bytes.
 #[inline(always)]
-fn moved(sk: *mut c_void, result: u64, flags: u64) {
-    let Some(work) = WORK.get_ptr_mut(0) else { return };
-    // SAFETY: a map's value, which only this program uses.
-    let work = unsafe { &mut *work };
+fn moved(socket: *mut c_void, result: u64, flags: u64) {
+    let Some(work) = Scratch::get() else { return };
     let egress = work.header.direction == direction::EGRESS;
     if !egress && flags & NOT_CONSUMING != 0 {
         return;
     }
+    let Some(connection) = connection_of(work, socket) else { return };
+    // SAFETY: a map's value.
+    if unsafe { (*connection).state } == state::IGNORED && !transfer::looked_at_again(connection) {
+        connections::advance(connection, work.header.direction, result);
+        return;
+    }
+    described(work, result, !egress && flags & TRUNCATING != 0);
+    // SAFETY: a typed pointer.
+    unsafe { place(work, socket) };
+    carried(work, connection, work.fd);
+}
+
+/// The connection of a socket, whose address is in `work.fd` from then on.
+#[inline(always)]
+fn connection_of(mut work: Scratch, socket: *mut c_void) -> Option<*mut Connection> {
+    // Read back from memory it is a number and no longer a pointer, which only numbers may be handed on.
+    // SAFETY: a map's value.
+    let sk = unsafe {
+        let place = &raw mut work.fd;
+        place.write_volatile(socket as u64);
+        place.read_volatile()
+    };
+    // SAFETY: a typed pointer.
+    let identity = || unsafe { bpf_get_socket_cookie(socket) };
+    if let Some(connection) = connections::known(sk, identity) {
+        return Some(connection);
+    }
+    connections::create(sk, identity(), u64::from(role::UNKNOWN));
+    CONNECTIONS.get_ptr_mut(sk)
+}
+
+/// Puts what the registers say of the bytes into `work`.
+#[inline(always)]
+fn described(mut work: Scratch, result: u64, discarded: bool) {
+    let egress = work.header.direction == direction::EGRESS;
     let registers = Registers::of(current());
     let call = if registers.is_compat() { Call::NONE } else { registers.call() };
     work.address = registers.argument::<1>();
@@ -114,7 +147,7 @@ fn moved(sk: *mut c_void, result: u64, flags: u64) {
     // A call in the middle of which the kernel uses other sockets for itself is not asked for its bytes.
     let fits = call.is_egress() == egress;
     match call.shape() {
-        _ if !fits || (!egress && flags & TRUNCATING != 0) => work.want = 0,
+        _ if !fits || discarded => work.want = 0,
         shape::BUFFER => {}
         shape::VECTOR => work.count = registers.argument::<2>(),
         shape::MESSAGE => transfer::message(work, registers.argument::<1>()),
@@ -124,14 +157,21 @@ fn moved(sk: *mut c_void, result: u64, flags: u64) {
         }
         _ => work.want = 0,
     }
+}
+
+/// Puts TCP's sequence number behind the bytes into `work`.
+///
+/// # Safety
+///
+/// `socket` must be a typed pointer of the verifier's.
+#[inline(always)]
+unsafe fn place(mut work: Scratch, socket: *mut c_void) {
     work.place = NO_PLACE;
     // SAFETY: typed pointers, checked against null.
     unsafe {
-        let tcp: *const tcp_sock = bpf_skc_to_tcp_sock(sk);
-        if tcp.is_null() {
-            work.identity = bpf_get_socket_cookie(sk);
-        } else if load::<u64>(tcp.cast(), offset!(tcp_ulp)) == 0 {
-            let next: u32 = if egress {
+        let tcp: *const tcp_sock = bpf_skc_to_tcp_sock(socket);
+        if !tcp.is_null() && load::<u64>(tcp.cast(), offset!(tcp_ulp)) == 0 {
+            let next: u32 = if work.header.direction == direction::EGRESS {
                 load(tcp.cast(), offset!(tcp_write_seq))
             } else {
                 load(tcp.cast(), offset!(tcp_copied_seq))
@@ -139,36 +179,17 @@ fn moved(sk: *mut c_void, result: u64, flags: u64) {
             work.place = u64::from(next);
         }
     }
-    // Read back from memory it is a number and no longer a pointer, which only numbers may be handed on.
-    // SAFETY: a map's value.
-    let sk = unsafe {
-        let place = &raw mut work.fd;
-        place.write_volatile(sk as u64);
-        place.read_volatile()
-    };
-    carried(sk);
 }
 
-/// The bytes in this CPU's [`WORK`] moved on a socket. A global function.
-#[inline(never)]
-#[unsafe(no_mangle)]
-pub extern "C" fn carried(sk: u64) -> u64 {
-    let Some(work) = Scratch::get() else { return 0 };
-    let connection = match connections::known(sk, || work.identity) {
-        Some(connection) => connection,
-        None => {
-            connections::create(sk, work.identity, u64::from(role::UNKNOWN));
-            let Some(connection) = CONNECTIONS.get_ptr_mut(sk) else { return 0 };
-            connection
-        }
-    };
+/// The bytes in `work` moved on a connection that is not ignored.
+#[inline(always)]
+fn carried(work: Scratch, connection: *mut Connection, sk: u64) {
     // SAFETY: a map's value.
     if unsafe { (*connection).cgroup } == 0 {
         adopt(connection, sk);
     }
     settle(work, connection, sk);
-    transfer::carried(work, connection, sk);
-    0
+    transfer::record(work, connection, sk);
 }
 
 /// The first transfer on a connection tells whose it is.

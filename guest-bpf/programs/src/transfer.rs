@@ -13,7 +13,7 @@ use porthole_bpf_types::{
 use crate::{
     capture, connections, counted,
     kernel::{self, Socket},
-    maps::{NO_VECTOR, SETTINGS, Scratch, VERDICTS, WORK, Work, count, self_tgid},
+    maps::{NO_VECTOR, SETTINGS, Scratch, VERDICTS, count, self_tgid},
     registers::Registers,
     ring,
 };
@@ -84,12 +84,10 @@ fn is_self() -> bool {
 /// A call that moved bytes, or messages.
 #[inline(always)]
 fn moved(call: Call, shape: u8, registers: Registers, result: u64) {
-    let Some(work) = WORK.get_ptr_mut(0) else { return };
+    let Some(mut work) = Scratch::get() else { return };
     let address = registers.argument::<1>();
     let mut want = result;
     let mut direction = if call.is_egress() { direction::EGRESS } else { direction::INGRESS };
-    // SAFETY: a map's value, which only this program uses.
-    let work = unsafe { &mut *work };
     work.fd = registers.argument::<0>();
     work.address = address;
     work.count = NO_VECTOR;
@@ -121,7 +119,7 @@ fn moved(call: Call, shape: u8, registers: Registers, result: u64) {
     work.want = want;
     work.header.direction = direction;
     if shape == shape::MESSAGES {
-        messages(work);
+        messages();
     } else {
         transfer();
     }
@@ -129,15 +127,14 @@ fn moved(call: Call, shape: u8, registers: Registers, result: u64) {
 
 /// Puts the buffers of a `struct msghdr` into `work`.
 #[inline(always)]
-pub fn message(work: &mut Work, address: u64) {
+pub fn message(mut work: Scratch, address: u64) {
     [work.address, work.count] = read_user::<[u64; 2]>(address + msghdr::IOV).unwrap_or([0, 0]);
 }
 
 /// Several messages of one call: a record each.
 #[inline(never)]
-fn messages(work: *mut Work) -> u64 {
-    // SAFETY: this CPU's.
-    let work = unsafe { &mut *work };
+fn messages() -> u64 {
+    let Some(mut work) = Scratch::get() else { return 0 };
     let (address, used) = (work.address, work.header.total);
     let mut index = 0;
     while index < u64::from(MESSAGES_MAX) {
@@ -181,7 +178,7 @@ pub extern "C" fn transfer() -> u64 {
 
 /// The bytes in this CPU's [`WORK`] moved on a connection.
 #[inline(always)]
-pub fn carried(work: Scratch, connection: *mut Connection, sk: u64) {
+fn carried(work: Scratch, connection: *mut Connection, sk: u64) {
     // SAFETY: a map's value.
     if unsafe { (*connection).state } == state::IGNORED && !looked_at_again(connection) {
         connections::advance(connection, work.header.direction, work.header.total);
@@ -192,7 +189,7 @@ pub fn carried(work: Scratch, connection: *mut Connection, sk: u64) {
 
 /// Whether it is time to look at an ignored connection again; then it is new to user space.
 #[inline(always)]
-fn looked_at_again(connection: *mut Connection) -> bool {
+pub fn looked_at_again(connection: *mut Connection) -> bool {
     // SAFETY: a map's value; of two CPUs at once both may come to the same.
     unsafe {
         if (*connection).budget > 1 {
@@ -209,7 +206,7 @@ fn looked_at_again(connection: *mut Connection) -> bool {
 
 /// Sends what a call moved on a connection that is not ignored.
 #[inline(always)]
-fn record(mut work: Scratch, connection: *mut Connection, sk: u64) {
+pub fn record(mut work: Scratch, connection: *mut Connection, sk: u64) {
     // Positions move on whatever becomes of the record, so that a loss shows.
     work.header.offset = connections::advance(connection, work.header.direction, work.header.total);
     let Some(settings) = SETTINGS.get(0) else { return };
