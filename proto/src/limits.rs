@@ -14,7 +14,10 @@ pub const HOST_CID: u32 = 2;
 /// Largest number of series in one batch; a full state is sent as several batches.
 pub const BATCH_SERIES_MAX: usize = 512;
 
-/// Largest length of any string in a series key, in bytes.
+/// Largest number of spans in one batch.
+pub const BATCH_SPANS_MAX: usize = 256;
+
+/// Largest length of any string in a series key or a span, in bytes.
 pub const KEY_STRING_MAX: usize = 256;
 
 /// Largest number of series that the host keeps for one sandbox, whatever the guest says.
