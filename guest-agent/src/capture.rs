@@ -141,6 +141,7 @@ impl Capture {
         }
         state.counters.folded += state.series.folded();
         state.counters.not_understood += state.series.dropped();
+        state.counters.spans_dropped = state.series.spans.dropped();
         state.counters.exchanges = state.series.recorded();
         let signal = state.signal();
         drop(state);

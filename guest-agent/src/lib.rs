@@ -33,6 +33,7 @@ pub mod probes;
 pub mod series;
 pub mod service;
 pub mod source;
+pub mod spans;
 pub mod state;
 pub mod tracker;
 pub mod usage;

@@ -10,6 +10,7 @@ use porthole_agent::{
     probes::{HookChoice, ProbeLimits},
     service::{Identity, Service},
     source::{Loading, Source, SourceChoice},
+    spans::{FAILURES_INTERVAL_NS, SpanPolicy},
     state::Shared,
     usage::{self, Brake},
 };
@@ -51,6 +52,15 @@ struct Arguments {
     /// Route that wins over what is found by looking at the traffic: `/users/{id}`, `/static/*`; may be repeated
     #[arg(long = "route", value_name = "TEMPLATE")]
     routes: Vec<String>,
+    /// From this duration on an exchange is slow, which is told in full rather than only as part of a sum
+    #[arg(long, value_name = "MILLISECONDS", default_value_t = 1000)]
+    slow_ms: u32,
+    /// Least time between two exchanges of one operation and outcome that are told in full without being slow or failed
+    #[arg(long, value_name = "MILLISECONDS", default_value_t = 10_000)]
+    span_interval_ms: u32,
+    /// Most exchanges in a second that are told in full, in the long run; 0 for none
+    #[arg(long, value_name = "NUMBER", default_value_t = 50)]
+    spans_per_second: u32,
     /// Share of one CPU, percent, beyond which capture pauses; 0 for no limit
     #[arg(long, value_name = "PERCENT", default_value_t = 90)]
     cpu_share: u32,
@@ -86,10 +96,19 @@ fn main() -> anyhow::Result<()> {
     tracing::debug!("started");
     let object = object(&arguments)?;
     let release = privileges::kernel_release();
+    let ns = |ms: u32| u64::from(ms) * 1_000_000;
+    let spans = SpanPolicy {
+        slow_ns: ns(arguments.slow_ms),
+        // An interval of its own shorter than that of failures is meant for these, too.
+        failures_interval_ns: FAILURES_INTERVAL_NS.min(ns(arguments.span_interval_ms)),
+        interval_ns: ns(arguments.span_interval_ms),
+        per_second: arguments.spans_per_second,
+    };
     let limits = ProbeLimits {
         ring_bytes: arguments.ring_kib * 1024,
         connections: arguments.connections,
         counts: !arguments.no_kernel_counts,
+        spans,
     };
     let loading = Loading {
         object: &object,
@@ -107,6 +126,7 @@ fn main() -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let shared = Arc::new(Shared::default());
+        shared.lock().series.spans.set_policy(spans);
         let capture_mode = source.mode();
         let mut capture = source.capture(shared.clone(), Brake::new(arguments.cpu_share))?;
         capture.set_route_templates(&arguments.routes).context("--route")?;

@@ -22,21 +22,29 @@ pub enum Peer {
 impl Peer {
     /// The remote end of a connection that was announced.
     pub fn of(open: &Open) -> Self {
+        if open.family == AF_UNIX {
+            Self::unix(open)
+        } else {
+            Self::internet(open, open.remote, open.remote_port)
+        }
+    }
+
+    /// The local end of a connection that was announced; unix sockets have one name for both.
+    pub fn local_of(open: &Open) -> Self {
+        Self::internet(open, open.local, open.local_port)
+    }
+
+    fn internet(open: &Open, address: [u8; 16], port: u16) -> Self {
         let ip = match open.family {
             AF_INET => {
-                let [a, b, c, d, ..] = open.remote;
+                let [a, b, c, d, ..] = address;
                 IpAddr::V4(Ipv4Addr::new(a, b, c, d))
             }
             // A mapped address is the IPv4 one that the other end sees.
-            AF_INET6 => Ipv6Addr::from(open.remote).to_canonical(),
-            AF_UNIX => return Self::unix(open),
+            AF_INET6 => Ipv6Addr::from(address).to_canonical(),
             _ => return Self::Unknown,
         };
-        if open.remote_port == 0 {
-            Self::Unknown
-        } else {
-            Self::Internet(SocketAddr::new(ip, open.remote_port))
-        }
+        if port == 0 { Self::Unknown } else { Self::Internet(SocketAddr::new(ip, port)) }
     }
 
     fn unix(open: &Open) -> Self {

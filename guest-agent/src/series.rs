@@ -13,7 +13,9 @@ use porthole_proto::{
 };
 use protobuf::{EnumOrUnknown, MessageField};
 
-use crate::{containers::ContainerIndex, learned::FIRST_BUCKET, peer::Peer, probes::slots::SlotSums};
+use crate::{
+    containers::ContainerIndex, learned::FIRST_BUCKET, peer::Peer, probes::slots::SlotSums, spans::Spans,
+};
 
 /// Most series that are kept; the rest of [`SANDBOX_SERIES_MAX`] is for what is folded.
 pub const SERIES_MAX: usize = SANDBOX_SERIES_MAX / 2;
@@ -77,6 +79,8 @@ struct Entry {
 /// All series of this agent.
 #[derive(Debug)]
 pub struct SeriesTable {
+    /// Exchanges of them that are told in full.
+    pub spans: Spans,
     index: HashMap<Key, u32>,
     entries: Vec<Entry>,
     peers: HashMap<Peer, PeerIndex>,
@@ -89,6 +93,7 @@ pub struct SeriesTable {
 impl Default for SeriesTable {
     fn default() -> Self {
         Self {
+            spans: Spans::default(),
             index: HashMap::new(),
             entries: Vec::new(),
             peers: HashMap::from([(Peer::Unknown, PeerIndex::NONE)]),
@@ -109,6 +114,21 @@ pub struct Origin<'a> {
     pub container_id: &'a str,
     /// The other end of the connection.
     pub peer: &'a Peer,
+    /// What else is known of it.
+    pub details: Details<'a>,
+}
+
+/// What is known of an exchange and is of no concern to its series.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Details<'a> {
+    /// This end of the connection.
+    pub local: Option<&'a Peer>,
+    /// Process that moved the last bytes, in the outermost pid namespace; 0 when it is not known.
+    pub process: u32,
+    /// The same of the thread.
+    pub thread: u32,
+    /// The kernel side chose it to be told in full.
+    pub chosen: bool,
 }
 
 impl SeriesTable {
@@ -146,6 +166,7 @@ impl SeriesTable {
         entry.request_bytes = entry.request_bytes.saturating_add(exchange.request_bytes);
         entry.response_bytes = entry.response_bytes.saturating_add(exchange.response_bytes);
         entry.changed = self.version;
+        self.spans.consider(at, exchange, &origin, now_unix_ns);
         Some(at)
     }
 
@@ -369,7 +390,7 @@ mod tests {
     }
 
     fn origin(peer: &Peer) -> Origin<'_> {
-        Origin { container: ContainerIndex(1), container_id: "shop-1", peer }
+        Origin { container: ContainerIndex(1), container_id: "shop-1", peer, details: Details::default() }
     }
 
     #[test]

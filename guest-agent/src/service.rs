@@ -16,7 +16,7 @@ use futures_util::FutureExt;
 use porthole_proto::{
     agent::{Batch, CaptureMode, HelloRequest, HelloResponse, StatsRequest, StatsResponse, WatchRequest},
     agent_ttrpc::Agent,
-    limits::{BATCH_SERIES_MAX, CONTRACT_VERSION, WATCH_INTERVAL},
+    limits::{BATCH_SERIES_MAX, BATCH_SPANS_MAX, CONTRACT_VERSION, WATCH_INTERVAL},
 };
 use protobuf::{EnumOrUnknown, MessageField};
 use tokio::{
@@ -90,11 +90,14 @@ impl Service {
     async fn stream(&self, interval: Duration, out: ServerStreamSender<Batch>) -> ttrpc::Result<()> {
         let mut ended = self.enter();
         let mut signal = self.shared.subscribe();
-        let mut sent = Signal { version: 0, exits: self.shared.lock().signal().exits };
+        let (mut sent, mut spans) = {
+            let state = self.shared.lock();
+            (Signal { version: 0, exits: state.signal().exits }, state.series.spans.unsent())
+        };
         let mut sequence = 0;
         loop {
             signal.mark_unchanged();
-            let batches = self.batches(&mut sent, &mut sequence);
+            let batches = self.batches(&mut sent, &mut spans, &mut sequence);
             let exited = batches.iter().any(|batch| !batch.exited_container_id.is_empty());
             for batch in batches {
                 tokio::select! {
@@ -121,8 +124,8 @@ impl Service {
     }
 
     /// What changed since what was sent; at least one batch, and one for each container that exited.
-    fn batches(&self, sent: &mut Signal, sequence: &mut u64) -> Vec<Batch> {
-        let state = self.shared.lock();
+    fn batches(&self, sent: &mut Signal, spans: &mut u64, sequence: &mut u64) -> Vec<Batch> {
+        let mut state = self.shared.lock();
         let now = state.signal();
         let mut batches = Vec::new();
         let mut from = Some(0);
@@ -130,6 +133,17 @@ impl Service {
             let (series, rest) = state.series.changed_since(sent.version, at, BATCH_SERIES_MAX);
             batches.push(Batch { series, ..self.batch(&state.counters, sequence) });
             from = rest;
+        }
+        // Behind the last batch with series, so that those of the spans are known.
+        let (told, next) = state.series.spans.take_from(*spans);
+        *spans = next;
+        for (index, some) in told.chunks(BATCH_SPANS_MAX).enumerate() {
+            if index > 0 {
+                batches.push(self.batch(&state.counters, sequence));
+            }
+            if let Some(last) = batches.last_mut() {
+                last.spans = some.to_vec();
+            }
         }
         for (index, exited) in state.exits_after(sent.exits).into_iter().enumerate() {
             if index > 0 {

@@ -11,7 +11,7 @@ use std::collections::HashMap;
 use porthole_bpf_types::{
     connection::{direction, role, transport},
     counted::{Completed, Counted, Learned, RequestKey},
-    record::{self, Open, Plain, Record},
+    record::{self, Open, Plain, Record, kind},
 };
 use porthole_l7::{
     Chunk, Connection, Direction, Engine, Exchange, Limits, ScopeId, TemplateError, Timestamp, Verdict,
@@ -25,7 +25,7 @@ use crate::{
     order::{Order, Sequence},
     peer::Peer,
     probes::slots::Slots,
-    series::{Origin, SeriesTable},
+    series::{Details, Origin, SeriesTable},
 };
 
 /// What the kernel side is to be told.
@@ -119,6 +119,7 @@ struct Tracked {
     sequence: Sequence<Held>,
     container: ContainerIndex,
     peer: Peer,
+    local: Peer,
     socket: u64,
     transport: u8,
     /// The kernel side follows it.
@@ -300,6 +301,7 @@ impl Tracker {
                 sequence: Sequence::starting_at(open.sequence + 1),
                 container,
                 peer: Peer::of(open),
+                local: Peer::local_of(open),
                 socket: open.socket,
                 transport: open.transport,
                 counted,
@@ -362,9 +364,17 @@ impl Tracker {
 
     fn step(&mut self, id: u64, step: &Step<'_>, series: &mut SeriesTable) {
         let Some(tracked) = self.connections.get_mut(&id) else { return };
-        let Tracked { l7, container, peer, .. } = tracked;
-        let origin =
-            Origin { container: *container, container_id: self.containers.id(*container), peer: &*peer };
+        let Tracked { l7, container, peer, local, .. } = tracked;
+        let (process, thread) = match step {
+            Step::Chunk(chunk, _) => (chunk.tgid, chunk.tid),
+            _ => (0, 0),
+        };
+        let origin = Origin {
+            container: *container,
+            container_id: self.containers.id(*container),
+            peer: &*peer,
+            details: Details { local: Some(&*local), process, thread, chosen: false },
+        };
         let mut done: Vec<Exchange> = Vec::new();
         let mut sink = |exchange| done.push(exchange);
         let closed = match step {
@@ -461,6 +471,12 @@ impl Tracker {
             container: tracked.container,
             container_id: self.containers.id(tracked.container),
             peer: &tracked.peer,
+            details: Details {
+                local: Some(&tracked.local),
+                process: completed.tgid,
+                thread: completed.tid,
+                chosen: completed.kind == kind::CHOSEN,
+            },
         };
         let now = self.unix_offset_ns.saturating_add(completed.end);
         let at = series.record(&named.exchange, origin, &self.engine, now);
@@ -504,6 +520,7 @@ impl Tracker {
                 container: tracked.container,
                 container_id: self.containers.id(tracked.container),
                 peer: &tracked.peer,
+                details: Details { local: Some(&tracked.local), ..Details::default() },
             };
             for exchange in done.drain(..) {
                 let now = self.unix_offset_ns.saturating_add(exchange.end.0);
@@ -581,7 +598,7 @@ enum Step<'a> {
 #[cfg(test)]
 #[allow(clippy::cast_possible_truncation)]
 mod tests {
-    use porthole_bpf_types::record::{Close, kind};
+    use porthole_bpf_types::record::Close;
 
     use super::*;
     use crate::peer::tests::open;

@@ -189,6 +189,18 @@ pub const SLOTS_MAX: u32 = 768;
 /// Most copies of the slots: CPUs share them when there are more.
 pub const STRIPES_MAX: u32 = 8;
 
+/// Which exchanges that have a slot are told in full and not counted there; all in nanoseconds, [`u64::MAX`] for never.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Choice {
+    /// From this duration on an exchange is slow.
+    pub slow: u64,
+    /// How long ago the slot's last one must be for a failed or slow exchange.
+    pub failures_interval: u64,
+    /// How long ago it must be for any other.
+    pub interval: u64,
+}
+
 /// What was counted in one slot by the CPUs of one stripe, cumulative; all of it wraps.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
@@ -201,6 +213,8 @@ pub struct Slot {
     pub response_bytes: u64,
     /// When the newest one ended, nanoseconds of `CLOCK_MONOTONIC`.
     pub last: u64,
+    /// When the newest one that was chosen to be told in full ended; that one is not counted here.
+    pub chosen: u64,
     /// Exchanges by bucket: index 0 is [`crate::histogram::INDEX_MIN`].
     pub buckets: [u32; crate::histogram::BUCKETS],
     /// Zero.
@@ -210,11 +224,11 @@ pub struct Slot {
 /// Bytes of an error's text that go to user space.
 pub const ERROR_TEXT_MAX: usize = 32;
 
-/// An exchange whose key or status has no slot.
+/// An exchange whose key or status has no slot, or that was chosen to be told in full.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Completed {
-    /// [`crate::record::kind::COMPLETED`].
+    /// [`crate::record::kind::COMPLETED`] or [`crate::record::kind::CHOSEN`].
     pub kind: u32,
     /// HTTP: the status. Redis: 0, or 1 for an error.
     pub status: u32,
@@ -230,6 +244,10 @@ pub struct Completed {
     pub request_bytes: u64,
     /// The response's size, bytes.
     pub response_bytes: u64,
+    /// Process that moved the last bytes, in the outermost namespace.
+    pub tgid: u32,
+    /// The same of the thread.
+    pub tid: u32,
     /// Its key.
     pub key: RequestKey,
     /// Redis: the beginning of an error's text.

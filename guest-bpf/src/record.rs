@@ -41,6 +41,8 @@ pub mod kind {
     /// [`super::Chunk`], then a head with a request in it that has no name yet: its hash is the chunk's offset, its
     /// position in the head the chunk's total.
     pub const NAME: u32 = 8;
+    /// [`crate::counted::Completed`] of an exchange that was chosen to be told in full.
+    pub const CHOSEN: u32 = 10;
     /// [`super::Close`]: the programs follow the connection from here, as user space offered.
     pub const TAKEN: u32 = 9;
 }
@@ -234,7 +236,7 @@ plain! {
     Counters: 72;
     Settings: 16;
     Counted: 2216;
-    Completed: 120;
+    Completed: 128;
 }
 
 /// A record, as it comes out of the ring buffer.
@@ -255,7 +257,7 @@ pub enum Record<'a> {
     Taken(Close),
     /// User space follows a connection from here.
     Handover(&'a [u8]),
-    /// An exchange that has no slot.
+    /// An exchange that has no slot, or that was chosen.
     Completed(Completed),
     /// A request without a name: its hash, and the bytes from its beginning.
     Name(Chunk, &'a [u8]),
@@ -277,7 +279,7 @@ impl<'a> Record<'a> {
             kind::CGROUP => Self::Cgroup(Cgroup::read(bytes)?),
             kind::EXIT => Self::Exit(Exit::read(bytes)?),
             kind::HANDOVER => Self::Handover(bytes.get(..size_of::<Counted>())?),
-            kind::COMPLETED => Self::Completed(Completed::read(bytes)?),
+            kind::COMPLETED | kind::CHOSEN => Self::Completed(Completed::read(bytes)?),
             kind::NAME => {
                 let chunk = Chunk::read(bytes)?;
                 let head = bytes.get(size_of::<Chunk>()..)?.get(..chunk.head as usize)?;

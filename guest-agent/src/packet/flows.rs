@@ -21,7 +21,7 @@ use super::cgroups::Tree;
 use crate::{
     containers::{ContainerIndex, Containers},
     peer::Peer,
-    series::{Origin, SeriesTable},
+    series::{Details, Origin, SeriesTable},
 };
 
 /// Most flows at a time.
@@ -239,10 +239,12 @@ impl Flows {
     /// Sums up what came of a packet, and learns whether the flow is worth following.
     fn settle(&mut self, key: &Key, cookie: u64, done: &[Exchange], series: &mut SeriesTable) {
         let Some(flow) = self.table.get_mut(key) else { return };
+        let local = Peer::Internet(key.local);
         let origin = Origin {
             container: flow.container,
             container_id: self.containers.id(flow.container),
             peer: &flow.peer,
+            details: Details { local: Some(&local), ..Details::default() },
         };
         for exchange in done {
             let now = self.unix_offset_ns.saturating_add(exchange.end.0);

@@ -18,8 +18,8 @@ use aya_obj::{Object, btf::BtfFeatures, generated::bpf_map_type};
 use porthole_bpf_types::{
     connection::{Connection, state},
     counted::{
-        Command, Counted, HASH_START, Learned, OFFERED, PENDING_MAX, Pending, Reading, RequestKey, SLOTS_MAX,
-        command, hash_byte,
+        Choice, Command, Counted, HASH_START, Learned, OFFERED, PENDING_MAX, Pending, Reading, RequestKey,
+        SLOTS_MAX, command, hash_byte,
     },
     offset::KernelOffsets,
     record::{Counters, HEAD_MAX, Settings},
@@ -30,7 +30,7 @@ use self::{
     hooks::{Attached, CORE_MAP, Programs},
     slots::Slots,
 };
-use crate::{btf::Kernel, offers::Offer};
+use crate::{btf::Kernel, offers::Offer, spans::SpanPolicy};
 
 /// Bounds of what the programs may use.
 #[derive(Clone, Copy, Debug)]
@@ -41,11 +41,13 @@ pub struct ProbeLimits {
     pub connections: u32,
     /// Whether the programs follow connections themselves where they can.
     pub counts: bool,
+    /// Which exchanges are told in full.
+    pub spans: SpanPolicy,
 }
 
 impl Default for ProbeLimits {
     fn default() -> Self {
-        Self { ring_bytes: 1 << 20, connections: 8192, counts: true }
+        Self { ring_bytes: 1 << 20, connections: 8192, counts: true, spans: SpanPolicy::default() }
     }
 }
 
@@ -132,10 +134,12 @@ impl Probes {
         let (offsets, self_tgid) = (bytes_of(&kernel.offsets), self_tgid.to_ne_bytes());
         let stripes = slots::stripes(cpus());
         let stripe_mask = (stripes - 1).to_ne_bytes();
+        let told = span_choice(&limits.spans).map(u64::to_ne_bytes).concat();
         let globals = HashMap::from([
             ("OFFSETS", (&offsets[..], true)),
             ("SELF_TGID", (&self_tgid[..], true)),
             ("STRIPE_MASK", (&stripe_mask[..], true)),
+            ("CHOICE", (&told[..], true)),
         ]);
         object.patch_map_data(globals).map_err(|error| malformed(&error))?;
         // Type information serves only to tell the verifier where functions begin, so the newer kinds are not wanted.
@@ -351,6 +355,13 @@ impl Probes {
             }
         }
     }
+}
+
+/// The fields of [`Choice`] that say the same as a policy.
+fn span_choice(policy: &SpanPolicy) -> [u64; size_of::<Choice>() / 8] {
+    let never = policy.per_second == 0;
+    [policy.slow_ns, policy.failures_interval_ns, policy.interval_ns]
+        .map(|ns| if never { u64::MAX } else { ns })
 }
 
 /// CPUs that the programs can run on.

@@ -12,7 +12,8 @@ use std::{
 
 use porthole_proto::{
     agent::{
-        Batch, CaptureMode, Counters, HelloRequest, Series, Side, StatsRequest, StatsResponse, WatchRequest,
+        Batch, CaptureMode, Counters, HelloRequest, Series, Side, Span, StatsRequest, StatsResponse,
+        WatchRequest,
     },
     agent_ttrpc::AgentClient,
 };
@@ -53,6 +54,7 @@ pub struct Agent {
     client: AgentClient,
     batches: ClientStreamReceiver<Batch>,
     series: HashMap<u32, Series>,
+    pub spans: Vec<Span>,
     pub counters: Counters,
     pub exited: Vec<String>,
     directory: tempfile::TempDir,
@@ -112,9 +114,9 @@ impl Agent {
             let batches = client.watch(ttrpc::context::Context::default(), &request).await.expect("watched");
             (client, batches)
         });
-        let (series, counters, exited) = Default::default();
+        let (series, spans, counters, exited) = Default::default();
         let mut agent =
-            Self { child, runtime, client, batches, series, counters, exited, directory, _only: only };
+            Self { child, runtime, client, batches, series, spans, counters, exited, directory, _only: only };
         agent.next_batch();
         Some(agent)
     }
@@ -127,6 +129,7 @@ impl Agent {
         for series in batch.series {
             self.series.insert(series.id, series);
         }
+        self.spans.extend(batch.spans);
         if !batch.exited_container_id.is_empty() {
             self.exited.push(batch.exited_container_id);
         }

@@ -4,6 +4,7 @@ use std::{
     io::{Read, Write},
     net::{SocketAddr, TcpListener, TcpStream},
     thread::JoinHandle,
+    time::Duration,
 };
 
 /// An answer without a body.
@@ -33,6 +34,18 @@ pub fn exchange(stream: &mut (impl Read + Write), path: &str) {
     read_head(stream).expect("answered");
 }
 
+/// The same, of a server that takes its time.
+pub fn exchange_slowly(stream: &mut (impl Read + Write), path: &str) {
+    stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: test\r\n{SLOWLY}\r\n").as_bytes()).expect("sent");
+    read_head(stream).expect("answered");
+}
+
+/// A header with which the server waits for [`SLOW`] before it answers.
+const SLOWLY: &str = "Slowly: please\r\n";
+
+/// How long the server takes when it is asked to be slow.
+pub const SLOW: Duration = Duration::from_millis(30);
+
 /// A server that answers everything until it is dropped; a thread for each connection.
 pub struct Server {
     pub address: SocketAddr,
@@ -54,6 +67,9 @@ impl Server {
                 std::thread::spawn(move || {
                     // Requests that were sent without waiting may have come together.
                     while let Some(heads) = read_head(&mut stream) {
+                        if heads.windows(SLOWLY.len()).any(|line| line == SLOWLY.as_bytes()) {
+                            std::thread::sleep(SLOW);
+                        }
                         let requests = heads.windows(4).filter(|end| end == b"\r\n\r\n").count();
                         for _ in 0..requests {
                             if stream.write_all(OK).is_err() {

@@ -22,4 +22,5 @@ mod programs;
 mod running;
 mod sequence;
 mod servers;
+mod spans;
 mod uring;

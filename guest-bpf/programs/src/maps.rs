@@ -8,8 +8,8 @@ use aya_ebpf::{
 use porthole_bpf_types::{
     connection::Connection,
     counted::{
-        Command, Completed, Counted, LEARNED_MAX, Learned, PENDING_MAX, PathHash, Reading, RequestKey,
-        SLOTS_MAX, Slot,
+        Choice, Command, Completed, Counted, LEARNED_MAX, Learned, PENDING_MAX, PathHash, Reading,
+        RequestKey, SLOTS_MAX, Slot,
     },
     offset::KernelOffsets,
     record::{Cgroup, Chunk, Counters, HEAD_MAX, Open, Settings},
@@ -163,6 +163,19 @@ pub static SELF_TGID: u32 = u32::MAX;
 /// Number of stripes of [`SLOTS`], less one; set by the agent before loading.
 #[unsafe(no_mangle)]
 pub static STRIPE_MASK: u32 = u32::MAX;
+
+/// Which exchanges are told in full; set by the agent before loading.
+#[unsafe(no_mangle)]
+pub static CHOICE: Choice = Choice { slow: u64::MAX, failures_interval: u64::MAX, interval: u64::MAX };
+
+/// One field of [`CHOICE`], as [`offset!`].
+macro_rules! choice {
+    ($field:ident) => {
+        // SAFETY: a static of this module.
+        unsafe { core::ptr::read_volatile(&raw const crate::maps::CHOICE.$field) }
+    };
+}
+pub(crate) use choice;
 
 /// One field of [`OFFSETS`], as a constant that the verifier knows and the compiler does not.
 macro_rules! offset {

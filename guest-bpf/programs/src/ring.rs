@@ -18,13 +18,20 @@ use crate::{
 /// Sends `len` bytes at `data`.
 #[inline(always)]
 fn send(data: *const u8, len: u64, flags: u64) -> bool {
+    let sent = try_send(data, len, flags);
+    if !sent {
+        count!(lost);
+    }
+    sent
+}
+
+/// The same, of what is not lost if it cannot be sent.
+#[inline(always)]
+fn try_send(data: *const u8, len: u64, flags: u64) -> bool {
     // SAFETY: the caller's data is `len` long, which the verifier checks.
     let rc = unsafe {
         bpf_ringbuf_output((&raw const RECORDS).cast_mut().cast(), data.cast_mut().cast(), len, flags)
     };
-    if rc != 0 {
-        count!(lost);
-    }
     rc == 0
 }
 
@@ -60,11 +67,12 @@ pub fn send_name(work: &Work) -> bool {
     send((&raw const *work).cast(), len, wake_for(len))
 }
 
-/// Sends an exchange that has no slot.
+/// Sends an exchange; `only` when it is counted nowhere else.
 #[inline(always)]
-pub fn send_completed(completed: &Completed) -> bool {
+pub fn send_completed(completed: &Completed, only: bool) -> bool {
     let len = size_of::<Completed>() as u64;
-    send((&raw const *completed).cast(), len, wake_for(len))
+    let (data, flags) = ((&raw const *completed).cast(), wake_for(len));
+    if only { send(data, len, flags) } else { try_send(data, len, flags) }
 }
 
 /// Sends what is known of a connection that user space is to follow.

@@ -2,7 +2,7 @@
 
 use core::arch::asm;
 
-use aya_ebpf::helpers::generated::bpf_get_smp_processor_id;
+use aya_ebpf::helpers::{bpf_get_current_pid_tgid, generated::bpf_get_smp_processor_id};
 use porthole_bpf_types::{
     counted::{Learned, PENDING_MAX, Pending, SLOTS_MAX, STATUSES, Slot, flag, protocol},
     histogram::{BUCKETS, INDEX_MIN, bucket_index},
@@ -18,10 +18,13 @@ use crate::{
     connections,
     maps::{
         CONNECTIONS, COUNTED, LEARNED, Message, NAMED, REQUESTS, SETTINGS, SLOTS, STRIPE_MASK, Scratch,
-        constant, count,
+        choice, constant, count,
     },
     ring,
 };
+
+/// HTTP: the lowest status of a failure (RFC 9110, section 15.5).
+const FAILURES_FROM: u64 = 400;
 
 /// Bytes of a request that are sent for its name.
 const NAME_BYTES: u64 = 512;
@@ -120,8 +123,28 @@ pub extern "C" fn complete_one(id: u64, index: u64, sk: u64) -> u64 {
     let (status, bytes, at) = unsafe { ((*message).request, (*message).bytes, (*message).at) };
     let pending = oldest(counted);
     counted.popped = counted.popped.wrapping_add(1);
-    send_completed(work, counted, pending, status, bytes, at, sk);
+    let Some(slot) = slot_of(pending, status as u32) else {
+        send_completed(work, counted, pending, kind::COMPLETED, status, bytes, at, sk);
+        return 0;
+    };
+    // SAFETY: a map's value.
+    unsafe { (*slot).chosen = work.parse.now };
+    if !send_completed(work, counted, pending, kind::CHOSEN, status, bytes, at, sk) {
+        add(slot, work.parse.now, pending, bytes);
+    }
     0
+}
+
+/// Whether an exchange that has a slot is told in full rather than counted there. HTTP's statuses say what failed; what
+/// fails in Redis has no slot.
+#[inline(always)]
+fn is_chosen(slot: *mut Slot, now: u64, start: u64, status: u64) -> bool {
+    // SAFETY: a map's value.
+    let since = now.wrapping_sub(unsafe { (*slot).chosen });
+    if since < choice!(failures_interval) {
+        return false;
+    }
+    since >= choice!(interval) || status >= FAILURES_FROM || now.wrapping_sub(start) >= choice!(slow)
 }
 
 /// The request that has waited longest. It stays where it is until another takes its place.
@@ -132,7 +155,7 @@ fn oldest<'a>(counted: Locked) -> &'a Pending {
     unsafe { &*(&raw const (*counted.0).pending).cast::<Pending>().add(place as usize) }
 }
 
-/// Adds an exchange to its slot; false when it has none.
+/// Adds an exchange to its slot; false when it has none, or is to be told in full.
 #[inline(always)]
 fn complete_known(work: Scratch, mut counted: Locked, index: u64) -> bool {
     let message = message(work, index);
@@ -140,6 +163,9 @@ fn complete_known(work: Scratch, mut counted: Locked, index: u64) -> bool {
     let (status, bytes) = unsafe { ((*message).request, (*message).bytes) };
     let pending = oldest(counted);
     let Some(slot) = slot_of(pending, status as u32) else { return false };
+    if is_chosen(slot, work.parse.now, pending.start, status) {
+        return false;
+    }
     add(slot, work.parse.now, pending, bytes);
     counted.popped = counted.popped.wrapping_add(1);
     true
@@ -209,30 +235,37 @@ fn add(slot: *mut Slot, now: u64, pending: &Pending, bytes: u64) {
     }
 }
 
-/// Sends an exchange that has no slot.
+/// Sends an exchange; false when that is not possible, which is a loss unless it was [`kind::CHOSEN`].
 #[inline(always)]
+#[allow(clippy::too_many_arguments)] // What would hold them together would lie on the stack, which has no room.
 fn send_completed(
     mut work: Scratch,
     counted: Locked,
     pending: &Pending,
+    kind: u32,
     status: u64,
     bytes: u64,
     at: u32,
     sk: u64,
-) {
-    let Some(connection) = CONNECTIONS.get_ptr_mut(sk) else { return };
+) -> bool {
+    let Some(connection) = CONNECTIONS.get_ptr_mut(sk) else { return false };
     // SAFETY: a map's value.
     if unsafe { (*connection).announced } == 0 && connections::announce(sk, connections::BY_CALL) == 0 {
-        return;
+        return false;
     }
     if SETTINGS.get(0).is_some_and(|settings| settings.paused != 0) {
-        count!(lost);
-        return;
+        if kind != kind::CHOSEN {
+            count!(lost);
+        }
+        return false;
     }
+    let task = bpf_get_current_pid_tgid();
     let end = work.parse.now;
     set_key(work, counted, pending.request);
     let completed = &mut work.completed;
-    completed.kind = kind::COMPLETED;
+    completed.kind = kind;
+    completed.tgid = (task >> 32) as u32;
+    completed.tid = task as u32;
     completed.status = status as u32;
     completed.connection = counted.connection;
     completed.start = pending.start;
@@ -249,7 +282,7 @@ fn send_completed(
         }
     }
     work.completed.sequence = connections::next_sequence(connection);
-    ring::send_completed(&work.completed);
+    ring::send_completed(&work.completed, kind != kind::CHOSEN)
 }
 
 /// Sends the beginning of a request whose hash has no name yet.
