@@ -4,15 +4,17 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::Command,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use anyhow::{Context, Result};
 use nix::unistd::Pid;
 use porthole_proto::{
-    agent::{StatsRequest, StatsResponse},
+    agent::{StatsRequest, StatsResponse, WatchRequest},
     agent_ttrpc::AgentClient,
     config::LOG_ENV,
+    limits::BATCH_SERIES_MAX,
+    registry::ContainerId,
 };
 use porthole_tests::{daemon::Daemon, wait};
 
@@ -22,30 +24,37 @@ use crate::bench::mode::Way;
 const START: Duration = Duration::from_secs(30);
 
 /// How long the agent may take to have counted what was said.
-const SETTLE: Duration = Duration::from_secs(5);
+const SETTLE: Duration = Duration::from_secs(30);
 
-/// For how long nothing may change any more then: several of the intervals at which the agent looks at what the kernel
+/// For how long nothing may be added any more then: several of the intervals at which the agent looks at what the kernel
 /// has counted.
 const QUIET: Duration = Duration::from_millis(300);
 
-/// One call's deadline, nanoseconds.
-const DEADLINE_NS: i64 = 5_000_000_000;
+/// How long it may take to answer.
+const DEADLINE: Duration = Duration::from_secs(5);
 
 /// A running agent.
 pub struct Agent {
     daemon: Daemon,
     socket: PathBuf,
+    container: ContainerId,
 }
 
 impl Agent {
-    /// Starts it and waits until it answers, which is when its probes run.
-    pub fn start(program: &Path, directory: &Path, way: Way, extra: &[&str]) -> Result<Self> {
+    /// Starts it and waits until it answers, which is when its probes run. What is said in this container is ours.
+    pub fn start(
+        program: &Path,
+        directory: &Path,
+        container: &ContainerId,
+        way: Way,
+        extra: &[&str],
+    ) -> Result<Self> {
         let socket = directory.join("agent.sock");
         let mut command = Command::new(program);
         command.env(LOG_ENV, "warn").arg("--listen").arg(format!("unix://{}", socket.display()));
         command.args(way.arguments()).args(extra);
         let daemon = Daemon::spawn("porthole-agent", &mut command, &directory.join("log/agent.log"))?;
-        let mut agent = Self { daemon, socket };
+        let mut agent = Self { daemon, socket, container: container.clone() };
         wait::until("the agent answers", START, || {
             agent.daemon.check()?;
             agent.stats().map(Some)
@@ -53,40 +62,59 @@ impl Agent {
         Ok(agent)
     }
 
-    /// The agent about itself.
-    pub fn stats(&self) -> Result<StatsResponse> {
+    /// Asks it something on a connection of its own.
+    fn ask<T, F: Future<Output = ttrpc::Result<T>>>(&self, call: impl FnOnce(AgentClient) -> F) -> Result<T> {
         let runtime =
             tokio::runtime::Builder::new_current_thread().enable_all().build().context("a runtime")?;
         runtime.block_on(async {
             let address = format!("unix://{}", self.socket.display());
             let client = ttrpc::r#async::Client::connect(&address).await.context("dial the agent")?;
-            AgentClient::new(client)
-                .stats(
-                    ttrpc::context::with_duration(Duration::from_nanos(DEADLINE_NS.unsigned_abs())),
-                    &StatsRequest::new(),
-                )
+            tokio::time::timeout(DEADLINE, call(AgentClient::new(client)))
                 .await
+                .context("the agent does not answer")?
                 .context("ask the agent")
         })
     }
 
-    /// The same once everything that was said is counted: when nothing is added any more. Where others on this machine
-    /// never fall silent, which is said, as it is after a while.
+    /// The agent about itself, and about everything that it sees on this machine.
+    pub fn stats(&self) -> Result<StatsResponse> {
+        self.ask(|client| async move {
+            client.stats(ttrpc::context::with_duration(DEADLINE), &StatsRequest::new()).await
+        })
+    }
+
+    /// The exchanges of our own container so far.
+    fn own_exchanges(&self) -> Result<u64> {
+        self.ask(|client| async move {
+            let mut batches = client.watch(ttrpc::context::Context::default(), &WatchRequest::new()).await?;
+            let mut own = 0;
+            // Every series once, in batches of which the last is not full.
+            loop {
+                let Some(batch) = batches.recv().await? else { return Ok(own) };
+                let ours =
+                    batch.series.iter().filter(|series| series.key.container_id == self.container.as_str());
+                own += ours.map(|series| series.duration.count).sum::<u64>();
+                if batch.series.len() < BATCH_SERIES_MAX {
+                    return Ok(own);
+                }
+            }
+        })
+    }
+
+    /// The agent about itself once everything that we said is counted: when nothing is added any more. The exchanges are
+    /// ours; all else is of everybody on this machine.
     pub fn settled(&self) -> Result<StatsResponse> {
-        let start = Instant::now();
-        let mut last = self.stats()?;
-        loop {
+        let mut last = None;
+        wait::until("the counts settle", SETTLE, || {
             wait::hold(QUIET)?;
-            let now = self.stats()?;
-            if now.counters.exchanges == last.counters.exchanges {
-                return Ok(now);
+            let now = self.own_exchanges()?;
+            if last.replace(now) != Some(now) {
+                return Ok(None);
             }
-            if start.elapsed() > SETTLE {
-                eprintln!("others on this machine go on talking: what is counted is not only what was asked");
-                return Ok(now);
-            }
-            last = now;
-        }
+            let mut stats = self.stats()?;
+            stats.counters.mut_or_insert_default().exchanges = now;
+            Ok(Some(stats))
+        })
     }
 
     /// The socket on which it listens.

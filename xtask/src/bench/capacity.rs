@@ -1,17 +1,16 @@
 //! How much the agent takes: events a second before any is lost, and what a loss looks like; memory with many connections
 //! and keys.
 
-use std::{net::TcpStream, path::Path, thread, time::Duration};
+use std::{net::TcpStream, thread, time::Duration};
 
 use anyhow::{Context, Result, anyhow, ensure};
 use porthole_proto::agent::StatsResponse;
-use porthole_tests::sweep::Scratch;
 use serde_json::{Value, json};
 
 use crate::{
     bench::{
-        agent::Agent,
         mode::{Mode, Way},
+        native::Native,
         talk::{self, Talk, Words},
     },
     workspace::Workspace,
@@ -97,15 +96,14 @@ impl Step {
 
 /// Measures and prints.
 pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
-    let agent = super::native_agent(workspace)?;
-    let scratch = Scratch::create()?;
+    let native = Native::prepare(workspace)?;
     let mut results = Vec::new();
     for (kind, words) in [
         ("HTTP", Words::http("GET", "/bench", 1)),
         ("Redis", Words::redis(1)),
         ("Redis, pipelined by 16", Words::redis(16)),
     ] {
-        let run = |rate| step(&agent, scratch.path(), &words, rate, options);
+        let run = |rate| step(&native, &words, rate, options);
         let (best, worse) = search(&mut |rate| {
             let step = twice_if_lost(|| run(rate))?;
             eprintln!("{kind}: {rate:.0} rounds/s asked for, {} records lost", step.lost());
@@ -174,12 +172,12 @@ fn search(run: &mut dyn FnMut(f64) -> Result<Step>) -> Result<(Step, Option<Step
 }
 
 /// Talks for a while at a rate, all threads together, under an agent of its own.
-fn step(agent: &Path, directory: &Path, words: &Words, rate: f64, options: &Options) -> Result<Step> {
+fn step(native: &Native, words: &Words, rate: f64, options: &Options) -> Result<Step> {
     let threads = match options.threads {
         Some(threads) => usize::try_from(threads).context("threads")?,
         None => thread::available_parallelism().context("processors")?.get(),
     };
-    let agent = Agent::start(agent, directory, Way::usual(Mode::AgentCounts), &WITHOUT_BRAKE)?;
+    let agent = native.agent(Way::usual(Mode::AgentCounts), &WITHOUT_BRAKE)?;
     let mut talks = Vec::new();
     for _ in 0..threads {
         let mut some = (0..CONNECTIONS).map(|_| Talk::tcp()).collect::<Result<Vec<_>>>()?;

@@ -13,17 +13,15 @@ use porthole_proto::{
 };
 use porthole_tests::{
     exporter::{self, Exporter},
-    exposition,
-    sweep::Scratch,
-    wait,
+    exposition, wait,
 };
 use serde_json::{Value, json};
 
 use crate::{
     bench::{
-        agent::Agent,
         median,
         mode::{Way, Ways},
+        native::Native,
         talk::{Talk, Words},
     },
     build,
@@ -51,12 +49,11 @@ const ROUTE: &str = "/delay";
 
 /// Measures and prints.
 pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
-    let agent = super::native_agent(workspace)?;
     build::host_programs(workspace)?;
-    let scratch = Scratch::create()?;
+    let native = Native::prepare(workspace)?;
     let mut results = Vec::new();
     for way in options.ways.all() {
-        results.push(measure(workspace, &agent, &scratch, way, options.tries)?);
+        results.push(measure(workspace, &native, way, options.tries)?);
     }
     let columns = [
         ("tries", "tries"),
@@ -67,9 +64,9 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     super::print_results("delay", &results, options.json, &columns)
 }
 
-fn measure(workspace: &Workspace, agent: &Path, scratch: &Scratch, way: Way, tries: u32) -> Result<Value> {
-    let directory = scratch.path();
-    let agent = Agent::start(agent, directory, way, &[])?;
+fn measure(workspace: &Workspace, native: &Native, way: Way, tries: u32) -> Result<Value> {
+    let directory = native.directory();
+    let agent = native.agent(way, &[])?;
     let address = exporter::free_address()?;
     let configuration = directory.join("exporter.toml");
     let shown = directory.display();
@@ -79,14 +76,12 @@ fn measure(workspace: &Workspace, agent: &Path, scratch: &Scratch, way: Way, tri
     );
     fs::write(&configuration, text).context("write the configuration")?;
     let mut exporter = Exporter::start(&workspace.dist(), directory, &configuration, address)?;
-    // The agent names a container after its control group: who talks here must be in one.
-    let container: ContainerId = format!("bench-{}", scratch.tag()).parse()?;
-    let _registered = Registered::new(&directory.join("registry"), &container, agent.socket())?;
+    let container = native.container();
+    let _registered = Registered::new(&directory.join("registry"), container, agent.socket())?;
     wait::until("the exporter watches the agent", PATIENCE, || {
         let sandbox = exporter.sandbox(container.as_str())?;
         Ok(sandbox.filter(|sandbox| sandbox["agent"]["capture_mode"].is_string()).map(drop))
     })?;
-    let _inside = Inside::enter(container.as_str())?;
     let mut talk = Talk::tcp()?;
     let words = Words::http("GET", ROUTE, 1);
     let mut delays = Vec::new();
@@ -164,60 +159,9 @@ impl Drop for Registered {
     }
 }
 
-/// This process in a control group of its own, until it is dropped.
-struct Inside {
-    group: PathBuf,
-    before: PathBuf,
-}
-
-impl Inside {
-    fn enter(name: &str) -> Result<Self> {
-        let mounts = fs::read_to_string("/proc/self/mounts").context("/proc/self/mounts")?;
-        let root = unified(&mounts).context("no cgroup2 file system is mounted")?;
-        let own = fs::read_to_string("/proc/self/cgroup").context("/proc/self/cgroup")?;
-        let own =
-            own.lines().find_map(|line| line.strip_prefix("0::/")).context("a control group of ours")?;
-        let inside = Self { group: root.join(name), before: root.join(own) };
-        fs::create_dir(&inside.group).with_context(|| format!("make {}", inside.group.display()))?;
-        join(&inside.group)?;
-        Ok(inside)
-    }
-}
-
-impl Drop for Inside {
-    fn drop(&mut self) {
-        let left = join(&self.before).and_then(|()| fs::remove_dir(&self.group).context("remove it"));
-        if let Err(error) = left {
-            eprintln!("warning: {} stays: {error:#}", self.group.display());
-        }
-    }
-}
-
-/// Moves this process; 0 is whoever writes (kernel: `Documentation/admin-guide/cgroup-v2.rst`).
-fn join(group: &Path) -> Result<()> {
-    fs::write(group.join("cgroup.procs"), "0").with_context(|| format!("enter {}", group.display()))
-}
-
-/// Where control groups of version 2 are.
-fn unified(mounts: &str) -> Option<PathBuf> {
-    let mut fields = mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>());
-    fields.find_map(|fields| match fields[..] {
-        [_, path, "cgroup2", ..] => Some(PathBuf::from(path)),
-        _ => None,
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_unified_hierarchy_is_found_beside_the_old_ones() {
-        let mounts = "cgroup /sys/fs/cgroup/cpu cgroup rw,relatime,cpu 0 0\n\
-                      cgroup2 /sys/fs/cgroup/unified cgroup2 rw,relatime 0 0\n";
-        assert_eq!(unified(mounts), Some(PathBuf::from("/sys/fs/cgroup/unified")));
-        assert_eq!(unified("proc /proc proc rw 0 0\n"), None);
-    }
 
     #[test]
     fn only_the_routes_own_count_is_read() {

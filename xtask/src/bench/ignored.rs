@@ -5,19 +5,17 @@ use std::{
     fs::File,
     io::{Read, Write},
     net::TcpStream,
-    path::Path,
     time::Duration,
 };
 
 use anyhow::{Context, Result, ensure};
-use porthole_tests::sweep::Scratch;
 use serde_json::{Value, json};
 
 use crate::{
     bench::{
-        agent::Agent,
         median,
         mode::{Way, Ways},
+        native::Native,
         programs,
         talk::{self, CALLS_PER_ROUND, Talk, Words},
     },
@@ -165,11 +163,10 @@ struct Measured {
 
 /// Measures and prints.
 pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
-    let agent = super::native_agent(workspace)?;
-    let scratch = Scratch::create()?;
+    let native = Native::prepare(workspace)?;
     let mut results = Vec::new();
     for way in options.ways.all() {
-        results.extend(measure(&agent, scratch.path(), way, options)?);
+        results.extend(measure(&native, way, options)?);
     }
     let results = results.iter().map(|one| summary(one, &results)).collect::<Result<Vec<_>>>()?;
     let columns = [
@@ -184,13 +181,13 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     super::print_results("ignored", &results, options.json, &columns)
 }
 
-fn measure(agent: &Path, directory: &Path, way: Way, options: &Options) -> Result<Vec<Measured>> {
+fn measure(native: &Native, way: Way, options: &Options) -> Result<Vec<Measured>> {
     let mut clock: Vec<Vec<(f64, f64)>> = vec![Vec::new(); Kind::ALL.len()];
     for number in 0..options.pairs {
         eprintln!("{}: pair {} of {}", way.name(), number + 1, options.pairs);
         let all = || Kind::ALL.iter().map(|kind| each_ns(*kind, options.calls)).collect::<Result<Vec<_>>>();
         let off_first = if number % 2 == 0 { Some(all()?) } else { None };
-        let running = Agent::start(agent, directory, way, &[])?;
+        let running = native.agent(way, &[])?;
         let on = all()?;
         running.stop()?;
         let off = match off_first {
@@ -201,7 +198,7 @@ fn measure(agent: &Path, directory: &Path, way: Way, options: &Options) -> Resul
             pairs.push(pair);
         }
     }
-    let running = Agent::start(agent, directory, way, &[])?;
+    let running = native.agent(way, &[])?;
     let mut measured = Vec::new();
     for (kind, clock) in Kind::ALL.into_iter().zip(clock) {
         let ignored_before = running.stats()?.counters.connections_ignored;

@@ -1,16 +1,13 @@
 //! What the agent's memory comes to with many connections and keys.
 
-use std::path::Path;
-
 use anyhow::{Result, ensure};
 use clap::ValueEnum;
-use porthole_tests::sweep::Scratch;
 use serde_json::{Value, json};
 
 use crate::{
     bench::{
-        agent::Agent,
         mode::{Mode, Way},
+        native::Native,
         talk::{self, Talk, Words},
     },
     workspace::Workspace,
@@ -38,12 +35,11 @@ const METHODS: [&str; 5] = ["GET", "POST", "PUT", "DELETE", "PATCH"];
 
 /// Measures and prints.
 pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
-    let agent = super::native_agent(workspace)?;
-    let scratch = Scratch::create()?;
+    let native = Native::prepare(workspace)?;
     let mut results = Vec::new();
     for &mode in Mode::value_variants() {
         eprintln!("{}", mode.name());
-        results.push(measure(&agent, scratch.path(), mode, options)?);
+        results.push(measure(&native, mode, options)?);
     }
     let columns = [
         ("connections", "connections"),
@@ -57,11 +53,11 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
 }
 
 #[allow(clippy::cast_precision_loss)]
-fn measure(agent: &Path, directory: &Path, mode: Mode, options: &Options) -> Result<Value> {
+fn measure(native: &Native, mode: Mode, options: &Options) -> Result<Value> {
     // Two descriptors a connection; what a shell gives by default is too few for 1,000.
     let (_, most) = nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE)?;
     nix::sys::resource::setrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE, most, most)?;
-    let agent = Agent::start(agent, directory, Way::usual(mode), &[])?;
+    let agent = native.agent(Way::usual(mode), &[])?;
     let (at_rest, before) = (agent.resident_bytes()?, agent.settled()?);
     let keys = (0..options.keys / 2).map(key).collect::<Vec<_>>();
     // One server: clients' keys have its address.

@@ -3,7 +3,7 @@
 //! Machines are shared and noisy: every measurement comes in pairs, with and without the agent, in alternating order,
 //! and the median over the pairs is what is said. [`workload`] runs a server and [`load`] its client, [`agent`] runs the agent
 //! in one of its modes ([`mode`]), [`programs`] asks the kernel what its programs take; [`overhead`] brings them together
-//! natively, [`guest`] in guests.
+//! in a place on this machine ([`native`]), [`guest`] in guests.
 
 mod agent;
 mod capacity;
@@ -13,22 +13,19 @@ mod ignored;
 mod load;
 mod memory;
 mod mode;
+mod native;
 mod overhead;
 mod programs;
 mod talk;
 mod workload;
 
-use std::{path::PathBuf, process::ExitCode};
+use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::Subcommand;
-use porthole_tests::interrupt;
 use serde_json::{Value, json};
 
-use crate::{
-    build,
-    workspace::{Workspace, require_root},
-};
+use crate::workspace::Workspace;
 
 /// For `--help`.
 pub const EXAMPLES: &str = "\
@@ -96,15 +93,6 @@ fn l7(workspace: &Workspace, options: &L7Options) -> Result<()> {
         command.args(["--", "--json"]);
     }
     crate::workspace::run(&mut command)
-}
-
-/// Prepares what runs on this machine itself, beside everything else that runs here; gives the agent's program. From
-/// here on Ctrl-C takes down what was started.
-fn native_agent(workspace: &Workspace) -> Result<PathBuf> {
-    require_root("eBPF")?;
-    let agent = build::agent(workspace)?;
-    interrupt::install()?;
-    Ok(agent)
 }
 
 /// Prints results as one JSON object by this name, or as a table of these columns.

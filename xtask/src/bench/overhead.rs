@@ -1,11 +1,8 @@
 //! What the agent costs a workload natively: pairs of runs without and with it.
 
-use std::path::Path;
-
 use anyhow::{Context, Result};
 use clap::ValueEnum;
 use porthole_proto::agent::StatsResponse;
-use porthole_tests::sweep::Scratch;
 use serde_json::{Value, json};
 
 use crate::{
@@ -14,6 +11,7 @@ use crate::{
         load::Run,
         median,
         mode::{Way, Ways},
+        native::Native,
         programs::{self, Cost},
         workload::{Server, Workload},
     },
@@ -61,11 +59,10 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     for workload in &workloads {
         setup::packages(workload.needs())?;
     }
-    let agent = super::native_agent(workspace)?;
-    let scratch = Scratch::create()?;
+    let native = Native::prepare(workspace)?;
     let mut results = Vec::new();
     for workload in workloads {
-        let mut server = Server::start(workload, workspace, scratch.path())?;
+        let mut server = Server::start(workload, workspace, native.directory())?;
         server.load(1)?;
         for way in options.ways.all() {
             let mut pairs = Vec::new();
@@ -74,7 +71,7 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
                 eprintln!("{}, {}: pair {} of {of}", workload.name(), way.name(), number + 1);
                 // The order alternates, so that drift favours neither.
                 let off_first = if number % 2 == 0 { Some(server.load(options.seconds)?) } else { None };
-                let running = Agent::start(&agent, scratch.path(), way, &[])?;
+                let running = native.agent(way, &[])?;
                 let on = watched(&mut server, &running, options.seconds)?;
                 running.stop()?;
                 let off = match off_first {
@@ -83,7 +80,7 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
                 };
                 pairs.push(Pair { off, on });
             }
-            let cost = program_cost(&mut server, &agent, scratch.path(), way, options.seconds)?;
+            let cost = program_cost(&mut server, &native, way, options.seconds)?;
             results.push(summary(workload, way, &pairs, cost)?);
         }
         server.stop()?;
@@ -104,14 +101,8 @@ fn watched(server: &mut Server, agent: &Agent, seconds: u32) -> Result<Watched> 
 }
 
 /// What the agent's programs take for each request, in a run of its own.
-fn program_cost(
-    server: &mut Server,
-    agent: &Path,
-    directory: &Path,
-    way: Way,
-    seconds: u32,
-) -> Result<PerRequest> {
-    let running = Agent::start(agent, directory, way, &[])?;
+fn program_cost(server: &mut Server, native: &Native, way: Way, seconds: u32) -> Result<PerRequest> {
+    let running = native.agent(way, &[])?;
     server.load(1)?;
     let load = || server.answered_during(|server| server.load(seconds));
     let ((_, answered), cost) = programs::cost_during(&running, load)?;
