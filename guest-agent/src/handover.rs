@@ -101,6 +101,7 @@ fn end(reading: &Reading) -> ResumedEnd<'static> {
         reading::LENGTH => Stand::Body(reading.left),
         reading::CHUNK_DATA => Stand::ChunkData(reading.left),
         reading::CHUNK_SIZE => Stand::ChunkSize,
+        reading::FIRST => Stand::First(u8::try_from(reading.left).unwrap_or_default()),
         reading::ITEMS => Stand::Values { left: reading.left, items: reading.items },
         _ => Stand::Start,
     };

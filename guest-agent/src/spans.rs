@@ -168,6 +168,7 @@ impl Spans {
 #[cfg(test)]
 #[allow(clippy::cast_possible_truncation)]
 mod tests {
+    use SpanReason::{SPAN_REASON_ERROR as ERROR, SPAN_REASON_RATE as RATE, SPAN_REASON_SLOW as SLOW};
     use porthole_l7::{Protocol, Side, Status, Symbol, Timestamp};
 
     use super::*;
@@ -218,7 +219,6 @@ mod tests {
         consider(&mut spans, 1, &exchange(12_150, 1, ErrorClass::Server), false);
         consider(&mut spans, 1, &exchange(12_200, 1, ErrorClass::Server), false);
         consider(&mut spans, 0, &exchange(12_300, 1_000, ErrorClass::None), false);
-        use SpanReason::{SPAN_REASON_ERROR as ERROR, SPAN_REASON_RATE as RATE, SPAN_REASON_SLOW as SLOW};
         assert_eq!(reasons(&mut spans), [RATE, RATE, ERROR, ERROR, SLOW]);
         let (all, _) = spans.take_from(0);
         assert_eq!((all[4].duration_ns, all[4].start_unix_ns), (1_000 * MS, 11_300 * MS + 7));
@@ -252,7 +252,7 @@ mod tests {
     fn each_is_sent_once_and_those_that_nobody_took_are_counted() {
         let policy = SpanPolicy { interval_ns: 0, per_second: u32::MAX, ..SpanPolicy::default() };
         let mut spans = spans(policy);
-        let mut fill = |spans: &mut Spans, count| {
+        let fill = |spans: &mut Spans, count| {
             for _ in 0..count {
                 consider(spans, 0, &exchange(1, 1, ErrorClass::None), false);
             }

@@ -42,6 +42,8 @@ pub mod reading {
     pub const CHUNK_SIZE: u32 = 3;
     /// Redis: [`super::Reading::left`] bytes of a bulk with its line end, then [`super::Reading::items`] values more.
     pub const ITEMS: u32 = 4;
+    /// HTTP: a request's first byte was read by itself, and is [`super::Reading::left`].
+    pub const FIRST: u32 = 5;
 }
 
 /// Where one direction stands.

@@ -60,6 +60,8 @@ pub enum Stand {
     /// Between two messages.
     #[default]
     Start,
+    /// HTTP: this byte of a start line was there.
+    First(u8),
     /// So many bytes of a body are still to come.
     Body(u64),
     /// So many bytes of a chunk's data and its line end are still to come.

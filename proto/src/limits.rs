@@ -26,5 +26,6 @@ pub const SANDBOX_SERIES_MAX: usize = 4_096;
 /// Deadline of one unary call.
 pub const CALL_DEADLINE: Duration = Duration::from_secs(5);
 
-/// Default least time between two batches of one `Watch`.
-pub const WATCH_INTERVAL: Duration = Duration::from_secs(1);
+/// Default least time between two batches of one `Watch`: with the tenth of a second that the agent may take to look, what
+/// it tells is less than a second old.
+pub const WATCH_INTERVAL: Duration = Duration::from_millis(800);

@@ -443,3 +443,49 @@ fn a_key_of_many_statuses_and_paths_stays_exact() {
     };
     assert_eq!((others(Side::SIDE_SERVER), others(Side::SIDE_CLIENT)), (4_500, 4_500));
 }
+
+/// A server that reads each request's first byte by itself, and then the rest: behind it, or anywhere else.
+fn read_ahead(listener: &TcpListener, requests: usize, behind: bool, path: &str) {
+    let mut client = TcpStream::connect(listener.local_addr().expect("address")).expect("connected");
+    let mut server = listener.accept().expect("accepted").0;
+    let request = http::request(path);
+    let len = request.len();
+    let serving = std::thread::spawn(move || {
+        let mut buffer = [0; 512];
+        for number in 0..requests {
+            // A connection's first request is read at once.
+            if number > 0 {
+                server.read_exact(&mut buffer[..1]).expect("its first byte");
+                let at = if behind { 1 } else { 256 };
+                server.read_exact(&mut buffer[at..at + len - 1]).expect("its rest");
+            } else {
+                server.read_exact(&mut buffer[..len]).expect("a request");
+            }
+            server.write_all(http::OK).expect("answered");
+        }
+    });
+    for _ in 0..requests {
+        client.write_all(&request).expect("sent");
+        client.read_exact(&mut vec![0; http::OK.len()]).expect("answered");
+    }
+    serving.join().expect("served");
+}
+
+#[test]
+fn a_first_byte_that_is_read_ahead_as_go_does_is_no_reason_to_copy() {
+    const REQUESTS: usize = 2_000;
+    let Some(mut agent) = Agent::start(&["--cpu-share", "0"]) else { return };
+    let listener = TcpListener::bind("127.0.0.1:0").expect("bound");
+    read_ahead(&listener, 10, true, "/read-ahead");
+    agent.catch_up();
+    let before = agent.counters.bytes_copied;
+    read_ahead(&listener, REQUESTS, true, "/read-ahead");
+    let all = REQUESTS as u64;
+    assert_eq!(agent.counts("/read-ahead"), (all + 10, all + 10));
+    let copied = agent.counters.bytes_copied - before;
+    // The sentinel's own connection, and a few bytes for each request.
+    assert!(copied < 2 * all, "{copied} bytes were copied");
+    // Where the rest is not found behind it, user space goes on, from the byte that is known.
+    read_ahead(&listener, REQUESTS, false, "/read-elsewhere");
+    assert_eq!(agent.counts("/read-elsewhere"), (all, all));
+}

@@ -72,6 +72,21 @@ fn requests_that_wait_are_answered() {
 }
 
 #[test]
+fn a_request_goes_on_behind_its_first_byte() {
+    let requests = ResumedEnd { stand: Stand::First(b'G'), start: START, ..ResumedEnd::default() };
+    let (found, engine) = exchanges(
+        &Resumed { requests, ..resumed(Protocol::Http1, &[]) },
+        &[
+            (Direction::Ingress, b"ET /a HTTP/1.1\r\nHost: x\r\n\r\n"),
+            (Direction::Egress, b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"),
+        ],
+    );
+    let [one] = &found[..] else { panic!("{found:?}") };
+    assert_eq!((engine.name(one.operation), engine.name(one.resource)), ("GET", "/a"));
+    assert_eq!((one.start, one.end, one.request_bytes), (START, NOW, 28));
+}
+
+#[test]
 fn bodies_go_on_where_they_stood() {
     for (stand, rest) in [
         (Stand::Body(5), &b"12345"[..]),

@@ -142,10 +142,11 @@ impl Reader {
                 data => State::ChunkData(data),
             },
             Stand::ChunkSize => State::ChunkSize,
-            Stand::Start | Stand::Values { .. } => State::Start,
+            Stand::Start | Stand::First(_) | Stand::Values { .. } => State::Start,
         };
-        let bytes = if state == State::Start { 0 } else { end.bytes };
-        Self { state, bytes, first: end.start, last: end.start, ..Self::new(from) }
+        let line = if let Stand::First(byte) = end.stand { vec![byte] } else { Vec::new() };
+        let bytes = if state == State::Start { line.len() as u64 } else { end.bytes };
+        Self { state, line, bytes, first: end.start, last: end.start, ..Self::new(from) }
     }
 
     /// Segments in a row without a message start since the framing was lost.

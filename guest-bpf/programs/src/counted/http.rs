@@ -59,7 +59,20 @@ pub extern "C" fn http_step(response: u64) -> u64 {
             1
         }
         reading::CHUNK_SIZE => chunk_size(work),
-        _ => {
+        state => {
+            if response == 0 {
+                if state == reading::FIRST {
+                    let start = look(0, 16);
+                    if start == NONE || u64::from(byte(&work, start)) != work.parse.reading.left {
+                        return 0;
+                    }
+                } else {
+                    work.parse.reading.start = work.parse.now;
+                    if work.header.total == 1 {
+                        return first(work);
+                    }
+                }
+            }
             if !head(work, response) {
                 return 0;
             }
@@ -68,15 +81,33 @@ pub extern "C" fn http_step(response: u64) -> u64 {
     }
 }
 
+/// A request's first byte was read by itself.
+#[inline(always)]
+fn first(mut work: Scratch) -> u64 {
+    let start = look(0, 1);
+    if start == NONE {
+        return 0;
+    }
+    let letter = byte(&work, start);
+    if !letter.is_ascii_uppercase() {
+        return 0;
+    }
+    work.parse.reading.state = reading::FIRST;
+    work.parse.reading.left = u64::from(letter);
+    work.parse.at = 1;
+    1
+}
+
 /// A request's head was read: it counts from here on.
 #[inline(always)]
 fn request_begins(mut work: Scratch) -> u64 {
+    work.parse.reading.state = reading::START;
     if work.parse.framing & !framing::LENGTH != 0 {
         return 0;
     }
     let length = work.parse.length;
     let bytes = work.parse.reading.bytes + length;
-    let (request, start, flags) = (work.parse.reading.request, work.parse.now, work.parse.flags);
+    let (request, start, flags) = (work.parse.reading.request, work.parse.reading.start, work.parse.flags);
     if !found(work, request, start, bytes, flags) {
         return 0;
     }

@@ -20,14 +20,14 @@ use core::arch::asm;
 use aya_ebpf::helpers::generated::bpf_ktime_get_ns;
 use porthole_bpf_types::{
     connection::{Connection, direction, role, state, transport},
-    counted::{Counted, PENDING_MAX, Reading, protocol, side},
+    counted::{Counted, PENDING_MAX, Reading, protocol, reading, side},
     record::{Close, kind},
 };
 
 use crate::{
     capture::bounded,
     connections,
-    maps::{CONNECTIONS, COUNTED, NEW_COUNTED, Scratch, Work, count},
+    maps::{CONNECTIONS, COUNTED, NEW_COUNTED, NO_VECTOR, Scratch, Work, count},
     process, ring,
 };
 
@@ -328,6 +328,40 @@ unsafe fn locked(mut work: Scratch, counted: *mut Counted, id: u64, sk: u64) -> 
             if requests { &raw const (*counted.0).requests } else { &raw const (*counted.0).responses };
         copy(from, &raw mut (*work.as_ptr()).parse.reading);
     }
+    // Go's net/http reads a request's first byte ahead, by itself, and what follows behind it.
+    let first = requests && counted.requests.state == reading::FIRST;
+    if first {
+        if work.count != NO_VECTOR {
+            return HAND_OVER;
+        }
+        work.address -= 1;
+        work.header.total += 1;
+    }
+    let taken = followed(work, counted, id, sk, requests);
+    if first {
+        work.address += 1;
+        work.header.total -= 1;
+    }
+    if taken != TAKEN {
+        return HAND_OVER;
+    }
+    // SAFETY: as above.
+    unsafe {
+        let to = if requests { &raw mut (*counted.0).requests } else { &raw mut (*counted.0).responses };
+        copy(&raw const (*work.as_ptr()).parse.reading, to);
+    }
+    let total = work.header.total;
+    if ingress {
+        counted.offset[0] = offset + total;
+    } else {
+        counted.offset[1] = offset + total;
+    }
+    TAKEN
+}
+
+/// Goes through what a call moved, and does what follows from the messages that end in it.
+#[inline(always)]
+fn followed(work: Scratch, counted: Locked, id: u64, sk: u64, requests: bool) -> u64 {
     let which = u64::from(counted.protocol) * 2 + u64::from(requests);
     let mut rounds = 0;
     while rounds < ROUNDS_MAX {
@@ -351,17 +385,6 @@ unsafe fn locked(mut work: Scratch, counted: *mut Counted, id: u64, sk: u64) -> 
             return HAND_OVER;
         }
         exchange::complete(work, counted, id, found, sk);
-    }
-    // SAFETY: as above.
-    unsafe {
-        let to = if requests { &raw mut (*counted.0).requests } else { &raw mut (*counted.0).responses };
-        copy(&raw const (*work.as_ptr()).parse.reading, to);
-    }
-    let total = work.header.total;
-    if ingress {
-        counted.offset[0] = offset + total;
-    } else {
-        counted.offset[1] = offset + total;
     }
     TAKEN
 }
