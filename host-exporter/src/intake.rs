@@ -4,7 +4,7 @@
 use porthole_proto::{
     agent,
     histogram::Histogram,
-    limits::{BATCH_SERIES_MAX, KEY_STRING_MAX},
+    limits::{BATCH_SERIES_MAX, BATCH_SPANS_MAX, KEY_STRING_MAX},
 };
 
 use crate::{
@@ -12,8 +12,9 @@ use crate::{
         series::{CheckedSeries, SeriesKey},
         values::Values,
     },
-    protocol::{ErrorClass, Protocol, Side},
+    protocol::{ErrorClass, Protocol, Side, SpanReason},
     rejection::Rejection,
+    spans::CheckedSpan,
 };
 
 /// Largest text of an agent about itself that is kept, in bytes.
@@ -24,7 +25,7 @@ pub const ABOUT_TEXTS_MAX: usize = 32;
 
 /// Checks what concerns a batch as a whole.
 pub fn check_batch(batch: &agent::Batch, epoch: u64) -> Result<(), Rejection> {
-    if batch.series.len() > BATCH_SERIES_MAX {
+    if batch.series.len() > BATCH_SERIES_MAX || batch.spans.len() > BATCH_SPANS_MAX {
         return Err(Rejection::BatchTooLarge);
     }
     if batch.epoch != epoch {
@@ -64,6 +65,23 @@ pub fn check_series(wire: agent::Series) -> Result<CheckedSeries, Rejection> {
         },
         error,
         values: Values { durations, request_bytes: wire.request_bytes, response_bytes: wire.response_bytes },
+    })
+}
+
+/// Checks one span. Its times are the guest's word: any are possible.
+pub fn check_span(wire: agent::Span) -> Result<CheckedSpan, Rejection> {
+    check_text(&wire.local)?;
+    check_text(&wire.remote)?;
+    Ok(CheckedSpan {
+        start_unix_ns: wire.start_unix_ns,
+        duration_ns: wire.duration_ns,
+        request_bytes: wire.request_bytes,
+        response_bytes: wire.response_bytes,
+        reason: SpanReason::from_wire(wire.reason).ok_or(Rejection::SpanReasonUnknown)?,
+        process_id: wire.process_id,
+        thread_id: wire.thread_id,
+        local: wire.local.into(),
+        remote: wire.remote.into(),
     })
 }
 

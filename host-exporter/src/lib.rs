@@ -29,4 +29,5 @@ pub mod ledger;
 pub mod protocol;
 pub mod registry;
 pub mod rejection;
+pub mod spans;
 pub mod supervisor;

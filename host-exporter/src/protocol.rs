@@ -102,6 +102,18 @@ wire_enum! {
     }
 }
 
+wire_enum! {
+    /// Why an exchange was told in full.
+    SpanReason from SpanReason {
+        /// It failed.
+        Error = SPAN_REASON_ERROR, "error";
+        /// It took long.
+        Slow = SPAN_REASON_SLOW, "slow";
+        /// By rate.
+        Rate = SPAN_REASON_RATE, "rate";
+    }
+}
+
 impl Protocol {
     /// Value of `error.type` for an exchange of this protocol: empty where OpenTelemetry calls it no error
     /// (HTTP semantic conventions: a server's 4xx answer is no error of the server).

@@ -23,7 +23,7 @@ macro_rules! rejections {
 }
 
 rejections! {
-    /// A batch with more series than the contract allows.
+    /// A batch with more series or spans than the contract allows.
     BatchTooLarge = "batch_too_large";
     /// A batch that is no message of the contract.
     BatchMalformed = "batch_malformed";
@@ -55,6 +55,10 @@ rejections! {
     SandboxSeriesLimit = "sandbox_series_limit";
     /// More series than the tenant's budget.
     TenantSeriesLimit = "tenant_series_limit";
+    /// A span of a series that was not told, or refused.
+    SpanSeriesUnknown = "span_series_unknown";
+    /// A span that says not, or not intelligibly, why it was chosen.
+    SpanReasonUnknown = "span_reason_unknown";
 }
 
 /// How often each reason was met.

@@ -335,6 +335,11 @@ impl Accumulator {
         }
     }
 
+    /// Key and error class of a series of the running epoch, under which its values are exposed.
+    pub fn key_of(&self, id: u32) -> Option<(Arc<SeriesKey>, ErrorClass)> {
+        self.by_id.get(&id).map(|tracked| (Arc::clone(&tracked.key), tracked.error))
+    }
+
     /// Whether a series is one whose container the record does not list.
     pub fn is_unlisted(&self, id: u32) -> bool {
         self.by_id.get(&id).is_some_and(|tracked| tracked.unlisted.is_some())

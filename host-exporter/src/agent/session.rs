@@ -28,6 +28,7 @@ use crate::{
         Fleet,
         link::{AboutAgent, LinkState},
         sandbox::Sandbox,
+        unix_ms,
     },
     intake,
     protocol::CaptureMode,
@@ -293,6 +294,17 @@ pub fn take_batch(
             Err(rejection) => {
                 fleet.rejections.count(rejection);
                 tracing::trace!(sandbox = %sandbox.identity.sandbox_id, %rejection, "series refused");
+            }
+        }
+    }
+    if !batch.spans.is_empty() {
+        let (identity, now) = (Arc::new(sandbox.identity.clone()), unix_ms());
+        fleet.spans.expire(now);
+        for wire in batch.spans {
+            let known = accumulator.key_of(wire.series_id).ok_or(Rejection::SpanSeriesUnknown);
+            match known.and_then(|known| Ok((known, intake::check_span(wire)?))) {
+                Ok(((key, error), span)) => fleet.spans.put(&identity, key, error, span, now),
+                Err(rejection) => fleet.rejections.count(rejection),
             }
         }
     }

@@ -26,6 +26,7 @@ use crate::{
     },
     protocol::CaptureMode,
     rejection::Rejection,
+    spans::Eviction,
 };
 
 /// Distinct reasons that are shown; the rest is `other`.
@@ -175,6 +176,15 @@ pub fn encode(encoder: &mut DescriptorEncoder, fleet: &Fleet, sandboxes: &[Arc<S
     for (name, help, value) in fleet.own.metrics() {
         counter(encoder, name, help, &[(Vec::new(), value)])?;
     }
+    counter(
+        encoder,
+        "porthole_spans",
+        "Exchanges that agents told in full",
+        &[(Vec::new(), fleet.spans.received())],
+    )?;
+    let evicted =
+        Eviction::ALL.map(|eviction| (vec![("reason", eviction.as_str())], fleet.spans.evicted(eviction)));
+    counter(encoder, "porthole_spans_evicted", "Spans that made room for newer ones, or grew old", &evicted)?;
     let unreadable = fleet.own.records_unreadable.get() as u64;
     gauge(
         encoder,

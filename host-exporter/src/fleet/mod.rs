@@ -26,6 +26,7 @@ use crate::{
     exposition::own::OwnCounts,
     identity::{Application, Identity},
     rejection::Rejections,
+    spans::SpanStore,
 };
 
 /// Ended sandboxes that are remembered one by one; beyond, the oldest are folded into their applications.
@@ -55,6 +56,8 @@ pub struct Fleet {
     pub rejections: Rejections,
     /// The exporter's counts about itself.
     pub own: OwnCounts,
+    /// Exchanges told in full.
+    pub spans: SpanStore,
     changes: AtomicU64,
 }
 
@@ -91,6 +94,7 @@ impl Fleet {
             inner: RwLock::default(),
             rejections: Rejections::default(),
             own: OwnCounts::default(),
+            spans: SpanStore::default(),
             changes: AtomicU64::new(0),
         }
     }

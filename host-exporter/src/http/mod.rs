@@ -5,6 +5,7 @@ pub mod patience;
 pub mod sandboxes;
 pub mod scrape;
 pub mod server;
+pub mod spans;
 
 use std::sync::{
     Arc,
@@ -68,6 +69,7 @@ pub fn router(app: App) -> Router {
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))
         .route("/api/v1/sandboxes", get(sandboxes::list))
+        .route("/api/v1/spans", get(spans::list))
         .route("/api/v1/applications", get(applications::list))
         .with_state(app)
 }
@@ -85,7 +87,8 @@ async fn index() -> Html<&'static str> {
         "<!doctype html><title>porthole-exporter</title><h1>porthole-exporter ",
         env!("CARGO_PKG_VERSION"),
         "</h1><ul><li><a href=\"/metrics\">/metrics</a><li><a href=\"/api/v1/applications\">/api/v1/applications</a>",
-        "<li><a href=\"/api/v1/sandboxes\">/api/v1/sandboxes</a><li><a href=\"/healthz\">/healthz</a>",
+        "<li><a href=\"/api/v1/sandboxes\">/api/v1/sandboxes</a><li><a href=\"/api/v1/spans\">/api/v1/spans</a>",
+        "<li><a href=\"/healthz\">/healthz</a>",
         "<li><a href=\"/readyz\">/readyz</a></ul>\n"
     ))
 }
