@@ -96,15 +96,20 @@ impl Exporter {
 
     /// Its list of sandboxes.
     pub fn sandboxes(&self) -> Result<Vec<Value>> {
-        let response = http::get(self.address, "/api/v1/sandboxes")?;
-        ensure!(
-            response.status == 200,
-            "/api/v1/sandboxes answered {}: {}",
-            response.status,
-            response.text()
-        );
-        let listing: Value = serde_json::from_slice(&response.body).context("JSON of the sandboxes")?;
-        listing["sandboxes"].as_array().cloned().context("a list of sandboxes")
+        self.list("/api/v1/sandboxes", "sandboxes")
+    }
+
+    /// Its list of spans, as a query string asks for them.
+    pub fn spans(&self, query: &str) -> Result<Vec<Value>> {
+        self.list(&format!("/api/v1/spans?{query}"), "spans")
+    }
+
+    fn list(&self, path: &str, name: &str) -> Result<Vec<Value>> {
+        let response = http::get(self.address, path)?;
+        ensure!(response.status == 200, "{path} answered {}: {}", response.status, response.text());
+        let listing: Value =
+            serde_json::from_slice(&response.body).with_context(|| format!("JSON of {path}"))?;
+        listing[name].as_array().cloned().with_context(|| format!("a list of {name}"))
     }
 
     /// One sandbox of the list.

@@ -40,6 +40,15 @@ fn two_tenants(stage: &Stage) -> Result<()> {
         let sandbox = environment.exporter()?.sandbox(&id)?.context("shop is listed")?;
         let resident = sandbox["agent"]["resident_bytes"].as_u64().context("what the agent takes")?;
         ensure!(resident <= AGENT_RESIDENT_MAX, "the agent has {resident} bytes in memory");
+        // What the stopped upstream made of the last requests is told in full.
+        let failed = environment.exporter()?.spans("tenant=acme&errors=true")?;
+        let bad_gateway = failed.iter().find(|span| {
+            let at_shop = span["service_name"] == scenario::SHOP.service && span["side"] == "server";
+            at_shop && span["status"] == "502" && span["error_type"] == "502"
+        });
+        ensure!(bad_gateway.is_some(), "no span of the failed requests: {failed:#?}");
+        let others = environment.exporter()?.spans("tenant=globex")?;
+        ensure!(others.iter().all(|span| span["tenant"] == "globex"), "spans of another tenant: {others:#?}");
         Ok(())
     })
 }
