@@ -340,7 +340,7 @@ fn words(key: &Key, origin: Origin<'_>, engine: &Engine) -> agent::SeriesKey {
 }
 
 /// Cuts a word to what the contract allows.
-fn cut(mut word: String) -> String {
+pub(crate) fn cut(mut word: String) -> String {
     if word.len() > KEY_STRING_MAX {
         word.truncate(word.floor_char_boundary(KEY_STRING_MAX));
     }

@@ -14,7 +14,7 @@ use porthole_l7::{ErrorClass, Exchange};
 use porthole_proto::agent::{self, SpanReason};
 use protobuf::EnumOrUnknown;
 
-use crate::series::Origin;
+use crate::series::{Origin, cut};
 
 /// Spans that wait for being sent; beyond that the oldest are dropped.
 pub const WAITING_MAX: usize = 512;
@@ -124,8 +124,8 @@ impl Spans {
             reason: EnumOrUnknown::new(reason),
             process_id: origin.details.process,
             thread_id: origin.details.thread,
-            local: origin.details.local.map(ToString::to_string).unwrap_or_default(),
-            remote: origin.peer.to_string(),
+            local: origin.details.local.map(|local| cut(local.to_string())).unwrap_or_default(),
+            remote: cut(origin.peer.to_string()),
             ..agent::Span::default()
         });
     }
@@ -211,6 +211,7 @@ mod tests {
 
     #[test]
     fn each_series_is_asked_for_itself_and_failures_more_often() {
+        use SpanReason::{SPAN_REASON_ERROR as ERROR, SPAN_REASON_RATE as RATE, SPAN_REASON_SLOW as SLOW};
         let mut spans = spans(SpanPolicy::default());
         for ms in 2_000..12_100 {
             consider(&mut spans, 0, &exchange(ms, 1, ErrorClass::None), false);

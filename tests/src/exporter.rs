@@ -117,6 +117,14 @@ impl Exporter {
         Ok(self.sandboxes()?.into_iter().find(|sandbox| sandbox["sandbox_id"] == id))
     }
 
+    /// The exchanges that agents told in full, the newest first.
+    pub fn spans(&self) -> Result<Vec<Value>> {
+        let response = http::get(self.address, "/api/v1/spans?limit=10000")?;
+        ensure!(response.status == 200, "/api/v1/spans answered {}: {}", response.status, response.text());
+        let listing: Value = serde_json::from_slice(&response.body).context("JSON of the spans")?;
+        listing["spans"].as_array().cloned().context("a list of spans")
+    }
+
     /// What it logged so far.
     pub fn log_text(&self) -> String {
         std::fs::read_to_string(&self.log).unwrap_or_default()

@@ -240,6 +240,10 @@ fn assert_equal(with: &Counts, without: &Counts) {
 }
 
 const KERNEL: &[&str] = &["--ring-kib", "16384", "--cpu-share", "0"];
+/// The kernel decides of each exchange whether it is told in full, and says yes.
+const EVERY_SPAN: &[&str] =
+    &["--ring-kib", "16384", "--cpu-share", "0", "--span-interval-ms", "0", "--spans-per-second", "100000"];
+const NO_SPANS: &[&str] = &["--ring-kib", "16384", "--cpu-share", "0", "--spans-per-second", "0"];
 const USER_SPACE: &[&str] = &["--ring-kib", "16384", "--cpu-share", "0", "--no-kernel-counts"];
 
 /// The paths of [`http_traffic`]'s ordinary exchanges, and those of the others.
@@ -249,13 +253,15 @@ const SPECIAL: [&str; 4] =
 #[test]
 fn kernel_and_user_space_count_the_same_http_exchanges() {
     let mut results = Vec::new();
-    for arguments in [KERNEL, USER_SPACE] {
+    for arguments in [USER_SPACE, KERNEL, EVERY_SPAN, NO_SPANS] {
         let Some(mut agent) = Agent::start(arguments) else { return };
         http_traffic(Sizes::Small);
         agent.catch_up();
         results.push(counts(&agent, |_, path| path.starts_with("/counted")));
     }
-    assert_equal(&results[0], &results[1]);
+    for by_kernel in &results[1..] {
+        assert_equal(by_kernel, &results[0]);
+    }
 }
 
 #[test]
@@ -351,7 +357,7 @@ fn redis_traffic(port: u16) {
 #[test]
 fn kernel_and_user_space_count_the_same_redis_commands() {
     let mut results = Vec::new();
-    for arguments in [KERNEL, USER_SPACE] {
+    for arguments in [USER_SPACE, KERNEL, EVERY_SPAN] {
         let Some(mut agent) = Agent::start(arguments) else { return };
         // A new server each time: what it answers depends on what it was told before.
         let Some(server) = servers::redis() else { return };
@@ -360,8 +366,10 @@ fn kernel_and_user_space_count_the_same_redis_commands() {
         assert_eq!(agent.counters.events_lost, 0);
         results.push(counts(&agent, |_, resource| resource.is_empty()));
     }
-    assert!(results[1].values().map(|counts| counts.0).sum::<u64>() > 1_000, "{:#?}", results[1]);
-    assert_equal(&results[0], &results[1]);
+    assert!(results[0].values().map(|counts| counts.0).sum::<u64>() > 1_000, "{:#?}", results[0]);
+    for by_kernel in &results[1..] {
+        assert_equal(by_kernel, &results[0]);
+    }
 }
 
 #[test]

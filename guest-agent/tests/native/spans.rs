@@ -1,5 +1,11 @@
 //! Exchanges that are told in full.
 
+use std::{
+    io::{Read, Write},
+    net::{TcpListener, TcpStream},
+    time::{Duration, Instant},
+};
+
 use porthole_proto::agent::{Side, Span, SpanReason};
 
 use crate::{
@@ -60,6 +66,84 @@ fn what_fails_and_what_is_slow_is_told_with_both_ends() {
     assert_eq!((slow.process_id, slow.thread_id != 0), (std::process::id(), true));
     let rate = spans.iter().filter(|span| is(span, SpanReason::SPAN_REASON_RATE)).count();
     assert!((1..=8).contains(&rate), "{rate}");
+}
+
+/// Both ends of one connection.
+fn ends() -> (TcpStream, TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("bound");
+    let client = TcpStream::connect(listener.local_addr().expect("address")).expect("connected");
+    let (server, _) = listener.accept().expect("accepted");
+    (client, server)
+}
+
+/// A whole exchange, moved by this thread.
+fn carry(client: &mut TcpStream, server: &mut TcpStream, path: &str, status: u16) {
+    let request = http::request(path);
+    client.write_all(&request).expect("sent");
+    server.read_exact(&mut vec![0; request.len()]).expect("read");
+    let response = format!("HTTP/1.1 {status} Reason\r\nContent-Length: 0\r\n\r\n");
+    server.write_all(response.as_bytes()).expect("sent");
+    client.read_exact(&mut vec![0; response.len()]).expect("read");
+}
+
+#[test]
+fn failures_among_many_successes_are_told_though_the_kernel_counts_both() {
+    const ROUND: u64 = 500;
+    // By rate there is one of each outcome and stripe of CPUs, and not another one in time.
+    let seldom = ["--span-interval-ms", "3600000"];
+    for counts in [&[][..], &["--no-kernel-counts"]] {
+        let Some(mut agent) = Agent::start(&[&seldom, counts].concat()) else { return };
+        let (mut client, mut server) = ends();
+        let mut failures = 0;
+        let until = Instant::now() + Duration::from_secs(30);
+        // More than there would be by rate; both outcomes have a slot in the kernel long before.
+        while told(&agent, "/among", "500") < 12 {
+            assert!(Instant::now() < until, "{failures} failures, {} told", told(&agent, "/among", "500"));
+            for _ in 0..ROUND {
+                carry(&mut client, &mut server, "/among", 200);
+            }
+            carry(&mut client, &mut server, "/among", 500);
+            failures += 1;
+            agent.catch_up();
+        }
+        let all = (ROUND + 1) * failures;
+        assert_eq!(agent.counts("/among"), (all, all), "{counts:?}");
+        let of_failures = |span: &&Span| status_of(&agent, span) == "500";
+        let spans = of_path(&agent, "/among");
+        assert!(
+            spans.iter().copied().filter(of_failures).all(|span| is(span, SpanReason::SPAN_REASON_ERROR))
+        );
+        let successes = spans.iter().filter(|span| status_of(&agent, span) == "200").count();
+        assert!((1..=10).contains(&successes), "{successes} of the successes told");
+    }
+}
+
+fn status_of<'a>(agent: &'a Agent, span: &Span) -> &'a str {
+    let all = agent.all(Side::SIDE_SERVER);
+    all.into_iter().find(|series| series.id == span.series_id).map_or("", |series| &series.key.status)
+}
+
+fn told(agent: &Agent, path: &str, status: &str) -> usize {
+    of_path(agent, path).iter().filter(|span| status_of(agent, span) == status).count()
+}
+
+#[test]
+fn the_budget_bounds_what_is_told_and_nothing_of_the_counts() {
+    const REQUESTS: u64 = 3_000;
+    let per_second = 5;
+    let began = Instant::now();
+    let Some(mut agent) = Agent::start(&["--span-interval-ms", "0", "--spans-per-second", "5"]) else {
+        return;
+    };
+    let (mut client, mut server) = ends();
+    for _ in 0..REQUESTS {
+        carry(&mut client, &mut server, "/bounded", 200);
+    }
+    assert_eq!(agent.counts("/bounded"), (REQUESTS, REQUESTS));
+    // Two seconds' worth may be saved up. Whatever other tests' servers say is within the same budget.
+    let most = per_second * (2 + began.elapsed().as_secs() + 1);
+    assert!((1..=most).contains(&(agent.spans.len() as u64)), "{} of {most}", agent.spans.len());
+    assert!(agent.counters.spans_dropped >= 2 * REQUESTS - most, "{}", agent.counters.spans_dropped);
 }
 
 fn is(span: &Span, reason: SpanReason) -> bool {

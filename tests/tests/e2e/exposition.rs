@@ -52,6 +52,23 @@ fn odd_names(stage: &Stage) -> Result<()> {
         Ok((exposition::sum(&samples, "porthole_app_requests_total", &labels) == Some(2.0)).then_some(()))
     })?;
 
+    // The first exchange of a route is told in full, by whatever name the host knows its sandbox.
+    wait::until("a span under the odd names", Duration::from_secs(10), || {
+        let spans = environment.exporter()?.spans()?;
+        let is_it = |span: &serde_json::Value| {
+            span["tenant"] == ODD_TENANT
+                && span["service_name"] == ODD_SERVICE
+                && span["sandbox_id"] == id
+                && span["side"] == "server"
+                && span["operation"] == "GET"
+                && span["resource"] == "/"
+                && span["status"] == "200"
+                && span["local"] == address.to_string()
+                && span["duration_ns"].as_u64().is_some_and(|ns| ns > 0)
+        };
+        Ok(spans.iter().any(is_it).then_some(()))
+    })?;
+
     let text = environment.exporter()?.text()?;
     let file = environment.directory().join("log/exposition.txt");
     fs::write(&file, &text).context("keep the exposition")?;
