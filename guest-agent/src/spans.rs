@@ -211,7 +211,6 @@ mod tests {
 
     #[test]
     fn each_series_is_asked_for_itself_and_failures_more_often() {
-        use SpanReason::{SPAN_REASON_ERROR as ERROR, SPAN_REASON_RATE as RATE, SPAN_REASON_SLOW as SLOW};
         let mut spans = spans(SpanPolicy::default());
         for ms in 2_000..12_100 {
             consider(&mut spans, 0, &exchange(ms, 1, ErrorClass::None), false);
