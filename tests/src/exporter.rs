@@ -99,7 +99,7 @@ impl Exporter {
         self.list("/api/v1/sandboxes", "sandboxes")
     }
 
-    /// Its list of spans, as a query string asks for them.
+    /// Exchanges that agents told in full, the newest first, as a query string asks for them.
     pub fn spans(&self, query: &str) -> Result<Vec<Value>> {
         self.list(&format!("/api/v1/spans?{query}"), "spans")
     }
@@ -115,14 +115,6 @@ impl Exporter {
     /// One sandbox of the list.
     pub fn sandbox(&self, id: &str) -> Result<Option<Value>> {
         Ok(self.sandboxes()?.into_iter().find(|sandbox| sandbox["sandbox_id"] == id))
-    }
-
-    /// The exchanges that agents told in full, the newest first.
-    pub fn spans(&self) -> Result<Vec<Value>> {
-        let response = http::get(self.address, "/api/v1/spans?limit=10000")?;
-        ensure!(response.status == 200, "/api/v1/spans answered {}: {}", response.status, response.text());
-        let listing: Value = serde_json::from_slice(&response.body).context("JSON of the spans")?;
-        listing["spans"].as_array().cloned().context("a list of spans")
     }
 
     /// What it logged so far.

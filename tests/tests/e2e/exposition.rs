@@ -54,7 +54,7 @@ fn odd_names(stage: &Stage) -> Result<()> {
 
     // The first exchange of a route is told in full, by whatever name the host knows its sandbox.
     wait::until("a span under the odd names", Duration::from_secs(10), || {
-        let spans = environment.exporter()?.spans()?;
+        let spans = environment.exporter()?.spans("limit=10000")?;
         let is_it = |span: &serde_json::Value| {
             span["tenant"] == ODD_TENANT
                 && span["service_name"] == ODD_SERVICE
