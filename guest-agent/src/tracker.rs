@@ -538,10 +538,16 @@ impl Tracker {
         }
     }
 
-    /// Evicts the eighth of the connections that has been silent longest.
+    /// Evicts the eighth of the connections that has been silent longest. What the kernel side counts is silent when all is
+    /// well, and goes only if there is nothing else.
     fn make_room(&mut self) {
-        let mut by_age: Vec<(u64, u64)> =
-            self.connections.iter().map(|(&id, tracked)| (tracked.last_ns, id)).collect();
+        let only_counted = self.followed == 0;
+        let mut by_age: Vec<(u64, u64)> = self
+            .connections
+            .iter()
+            .filter(|(_, tracked)| only_counted || !tracked.counted)
+            .map(|(&id, tracked)| (tracked.last_ns, id))
+            .collect();
         let count = by_age.len() / 8;
         by_age.select_nth_unstable(count);
         for &(_, id) in &by_age[..=count] {
@@ -754,6 +760,27 @@ mod tests {
         let commands = tracker.take_commands();
         assert!(commands.contains(&Command::Evict { socket: 0x1000, connection: 0 }), "the oldest");
         assert_eq!(tracker.counts().evicted, commands.len() as u64);
+    }
+
+    #[test]
+    fn connections_that_the_kernel_side_counts_make_room_last() {
+        let (mut tracker, mut series) = (Tracker::new(0), SeriesTable::default());
+        for connection in 0..=CONNECTIONS_MAX as u64 {
+            // The kernel side follows the older half.
+            let role = if connection < CONNECTIONS_MAX as u64 / 2 { role::COUNTED } else { role::ACCEPTED };
+            let bytes = bytes_of(&Open { timestamp: connection, role, ..open(connection) });
+            tracker.record(&bytes, &mut series);
+        }
+        let evicted: Vec<u64> = tracker
+            .take_commands()
+            .into_iter()
+            .map(|command| match command {
+                Command::Evict { connection, .. } => connection,
+                other => panic!("{other:?}"),
+            })
+            .collect();
+        assert!(!evicted.is_empty());
+        assert!(evicted.iter().all(|&connection| connection >= CONNECTIONS_MAX as u64 / 2), "{evicted:?}");
     }
 
     #[test]
