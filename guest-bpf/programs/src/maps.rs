@@ -41,6 +41,9 @@ pub struct Work {
     pub parse: Parse,
     /// Of the request line under inspection.
     pub path: PathHash,
+    /// The Redis command that was looked up last, and the hash of its name.
+    pub command_hash: u64,
+    pub command: Command,
     /// An exchange under construction, with the key that is looked up; too large for the stack.
     pub completed: Completed,
 }

@@ -35,14 +35,47 @@ pub fn push(work: Scratch, counted: Locked, id: u64, found: u64) {
     if found > 0 {
         push_message(work, counted, 0);
     }
-    let mut index = 1;
-    while index < PENDING_MAX as u64 {
-        if index >= found {
+    let (mut from, mut rounds) = (1, 1);
+    while rounds < PENDING_MAX as u64 {
+        if from >= found {
             return;
         }
-        push_one(id, index);
+        let done = push_lot(id, from, found);
+        from += if done < LOT { done } else { LOT };
+        if done < LOT && from < found {
+            push_one(id, from);
+            from += 1;
+        }
+        rounds += 1;
+    }
+}
+
+/// How many messages one call of [`push_lot`] or [`complete_lot`] goes through: the verifier goes through each of them.
+const LOT: u64 = 3;
+
+/// Some of them, as long as their keys are learned; gives how many. A global function.
+#[inline(never)]
+#[unsafe(no_mangle)]
+pub extern "C" fn push_lot(id: u64, from: u64, found: u64) -> u64 {
+    let Some(work) = Scratch::get() else { return 0 };
+    let Some(counted) = COUNTED.get_ptr_mut(id) else { return 0 };
+    // What is pipelined is mostly alike.
+    let mut last = (0, None);
+    let mut index = 0;
+    while index < LOT {
+        if from + index >= found {
+            return index;
+        }
+        // SAFETY: within the array.
+        let request = unsafe { (*message(work, from + index)).request };
+        if last.1.is_none() || last.0 != request {
+            last = (request, learned(work, Locked(counted), request));
+        }
+        let Some(known) = last.1 else { return index };
+        wait_for(work, Locked(counted), from + index, known);
         index += 1;
     }
+    LOT
 }
 
 /// One of them. A global function.
@@ -56,24 +89,36 @@ pub extern "C" fn push_one(id: u64, index: u64) -> u64 {
 }
 
 #[inline(always)]
-fn push_message(work: Scratch, mut counted: Locked, index: u64) {
+fn push_message(work: Scratch, counted: Locked, index: u64) {
     let message = message(work, index);
     // SAFETY: within the array.
-    let (request, start, bytes, at, flags) =
-        unsafe { ((*message).request, (*message).start, (*message).bytes, (*message).at, (*message).flags) };
-    set_key(work, counted, request);
-    let (mut learned, mut generation) = (0, 0);
-    if let Some(known) = REQUESTS.get_ptr(&work.completed.key) {
-        // SAFETY: a map's value.
-        let place = unsafe { *known };
-        if let Some(entry) = LEARNED.get_ptr(place) {
-            learned = place + 1;
-            // SAFETY: a map's value.
-            generation = unsafe { (*entry).generation };
-        }
-    } else if counted.protocol == protocol::HTTP1 && NAMED.get_ptr(&request).is_none() {
+    let (request, at) = unsafe { ((*message).request, (*message).at) };
+    let known = learned(work, counted, request);
+    if known.is_none() && counted.protocol == protocol::HTTP1 && NAMED.get_ptr(&request).is_none() {
         send_name(work, counted.connection, request, u64::from(at));
     }
+    wait_for(work, counted, index, known.unwrap_or((0, 0)));
+}
+
+/// A request's [`Pending::learned`] and [`Pending::generation`]; `None` when its key was not learned.
+#[inline(always)]
+fn learned(work: Scratch, counted: Locked, request: u64) -> Option<(u32, u32)> {
+    set_key(work, counted, request);
+    let known = REQUESTS.get_ptr(&work.completed.key)?;
+    // SAFETY: a map's value.
+    let place = unsafe { *known };
+    let entry = LEARNED.get_ptr(place)?;
+    // SAFETY: a map's value.
+    Some((place + 1, unsafe { (*entry).generation }))
+}
+
+/// A request waits for its response from now on.
+#[inline(always)]
+fn wait_for(work: Scratch, mut counted: Locked, index: u64, (learned, generation): (u32, u32)) {
+    let message = message(work, index);
+    // SAFETY: within the array.
+    let (request, start, bytes, flags) =
+        unsafe { ((*message).request, (*message).start, (*message).bytes, (*message).flags) };
     let place = bounded::<{ PENDING_MAX as u64 - 1 }>(u64::from(counted.pushed));
     // SAFETY: within the array.
     unsafe {
@@ -98,14 +143,35 @@ pub fn complete(work: Scratch, counted: Locked, id: u64, found: u64, sk: u64) {
     if found > 0 && !complete_known(work, counted, 0) {
         complete_one(id, 0, sk);
     }
-    let mut index = 1;
-    while index < PENDING_MAX as u64 {
-        if index >= found {
+    let (mut from, mut rounds) = (1, 1);
+    while rounds < PENDING_MAX as u64 {
+        if from >= found {
             return;
         }
-        complete_one(id, index, sk);
+        let done = complete_lot(id, from, found);
+        from += if done < LOT { done } else { LOT };
+        if done < LOT && from < found {
+            complete_one(id, from, sk);
+            from += 1;
+        }
+        rounds += 1;
+    }
+}
+
+/// Some of them, as long as their slots are known; gives how many. A global function.
+#[inline(never)]
+#[unsafe(no_mangle)]
+pub extern "C" fn complete_lot(id: u64, from: u64, found: u64) -> u64 {
+    let Some(work) = Scratch::get() else { return 0 };
+    let Some(counted) = COUNTED.get_ptr_mut(id) else { return 0 };
+    let mut index = 0;
+    while index < LOT {
+        if from + index >= found || !complete_known(work, Locked(counted), from + index) {
+            return index;
+        }
         index += 1;
     }
+    LOT
 }
 
 /// One of them. A global function.

@@ -24,16 +24,16 @@ const BULK_MAX: u64 = 1 << 30;
 #[inline(never)]
 #[unsafe(no_mangle)]
 pub extern "C" fn redis_request_step() -> u64 {
-    let Some(mut work) = Scratch::get() else { return 0 };
+    let Some(work) = Scratch::get() else { return 0 };
     if work.parse.reading.state == reading::START {
         return command_begins(work);
     }
     if work.parse.reading.left == 0 {
         let start = look(work.parse.at, PREFIX_MAX);
-        if start == NONE || byte(&work, start) != b'$' || !bulk(work, start) {
+        if start == NONE || byte(&work, start) != b'$' {
             return 0;
         }
-        work.parse.reading.items -= 1;
+        return argument(work, start);
     }
     take(work);
     if work.parse.reading.left == 0 && work.parse.reading.items == 0 {
@@ -73,9 +73,13 @@ fn command_begins(mut work: Scratch) -> u64 {
     if byte(&work, end) != b'\r' || byte(&work, end + 1) != b'\n' {
         return 0;
     }
-    let Some(known) = COMMANDS.get_ptr(hash) else { return 0 };
-    // SAFETY: a map's value, which only the agent writes, before the programs run.
-    let known = unsafe { *known };
+    if work.command_hash != hash {
+        let Some(known) = COMMANDS.get_ptr(hash) else { return 0 };
+        // SAFETY: a map's value, which only the agent writes, before the programs run.
+        work.command = unsafe { *known };
+        work.command_hash = hash;
+    }
+    let known = work.command;
     if known.flags & command::MIND_ARGUMENT != 0 && elements > 1 {
         work.parse.cursor = end + 3;
         if byte(&work, end + 2) != b'$' || number_line() == NONE {
@@ -94,6 +98,24 @@ fn command_begins(mut work: Scratch) -> u64 {
     work.parse.reading.items = (elements - 1) as u32;
     work.parse.reading.state = reading::ITEMS;
     if elements == 1 {
+        return u64::from(ended(work, 0));
+    }
+    // Mostly the first argument is in the window, too, and is the last.
+    if byte(&work, end + 2) != b'$' {
+        return 1;
+    }
+    argument(work, end + 2)
+}
+
+/// An argument at an index, as far as the call has it.
+#[inline(always)]
+fn argument(mut work: Scratch, start: u64) -> u64 {
+    if !bulk(work, start) {
+        return 0;
+    }
+    work.parse.reading.items -= 1;
+    take(work);
+    if work.parse.reading.left == 0 && work.parse.reading.items == 0 {
         return u64::from(ended(work, 0));
     }
     1
@@ -181,13 +203,15 @@ fn advance(mut work: Scratch, bytes: u64) {
 /// The line that begins a bulk.
 #[inline(always)]
 fn bulk(mut work: Scratch, start: u64) -> bool {
+    // Not on the stack, which has no room.
+    work.parse.length = start;
     work.parse.cursor = start + 1;
     let len = number_line();
     if len > BULK_MAX {
         return false;
     }
     work.parse.reading.left = len + 2;
-    let taken = work.parse.cursor - start;
+    let taken = work.parse.cursor - work.parse.length;
     advance(work, taken);
     true
 }
