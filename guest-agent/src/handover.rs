@@ -133,24 +133,7 @@ mod tests {
     }
 
     fn counted() -> Counted {
-        Counted {
-            kind: 0,
-            protocol: protocol::HTTP1,
-            side: side::SERVER,
-            connection: 1,
-            sequence: 0,
-            offset: [0; 2],
-            lock: 0,
-            remote: 0,
-            cgroup: 0,
-            socket: 0,
-            heads: 0,
-            pushed: 0,
-            popped: 0,
-            requests: Reading::default(),
-            responses: Reading::default(),
-            pending: [Pending::default(); PENDING_MAX],
-        }
+        Counted::offered(1, protocol::HTTP1, side::SERVER, [0; 2])
     }
 
     #[test]

@@ -149,6 +149,33 @@ pub struct Counted {
     pub pending: [Pending; PENDING_MAX],
 }
 
+impl Counted {
+    /// An offer: see [`OFFERED`].
+    pub const fn offered(connection: u64, protocol: u16, side: u16, offset: [u64; 2]) -> Self {
+        const NOTHING_READ: Reading = Reading { left: 0, bytes: 0, start: 0, request: 0, items: 0, state: 0 };
+        const NOTHING: Pending =
+            Pending { request: 0, start: 0, bytes: 0, flags: 0, learned: 0, generation: 0 };
+        Self {
+            kind: OFFERED,
+            protocol,
+            side,
+            connection,
+            sequence: 0,
+            offset,
+            lock: 0,
+            remote: 0,
+            cgroup: 0,
+            socket: 0,
+            heads: 0,
+            pushed: 0,
+            popped: 0,
+            requests: NOTHING_READ,
+            responses: NOTHING_READ,
+            pending: [NOTHING; PENDING_MAX],
+        }
+    }
+}
+
 /// What the exchanges of one learned key have in common, but for the status.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[repr(C)]

@@ -18,8 +18,7 @@ use aya_obj::{Object, btf::BtfFeatures, generated::bpf_map_type};
 use porthole_bpf_types::{
     connection::{Connection, state},
     counted::{
-        Choice, Command, Counted, HASH_START, Learned, OFFERED, PENDING_MAX, Pending, Reading, RequestKey,
-        SLOTS_MAX, command, hash_byte,
+        Choice, Command, Counted, HASH_START, Learned, OFFERED, RequestKey, SLOTS_MAX, command, hash_byte,
     },
     offset::KernelOffsets,
     record::{Counters, HEAD_MAX, Settings},
@@ -243,25 +242,7 @@ impl Probes {
 
     /// Offers a connection to the programs: they follow it if nothing moves before their next look.
     pub fn offer(&mut self, connection: u64, offer: &Offer) -> Result<(), ProbeError> {
-        let reading = Reading::default();
-        let counted = Counted {
-            kind: OFFERED,
-            protocol: offer.protocol,
-            side: offer.side,
-            connection,
-            sequence: 0,
-            offset: offer.offsets,
-            lock: 0,
-            remote: 0,
-            cgroup: 0,
-            socket: 0,
-            heads: 0,
-            pushed: 0,
-            popped: 0,
-            requests: reading,
-            responses: reading,
-            pending: [Pending::default(); PENDING_MAX],
-        };
+        let counted = Counted::offered(connection, offer.protocol, offer.side, offer.offsets);
         // Without room the connection stays where it is.
         Ok(self.counted.insert(connection, counted, 0)?)
     }

@@ -1,0 +1,191 @@
+//! Records in, exchanges and commands out.
+
+use porthole_bpf_types::record::Close;
+
+use super::*;
+use crate::peer::tests::open;
+
+fn bytes_of<T: record::Plain>(value: &T) -> Vec<u8> {
+    // SAFETY: the trait's types have no padding.
+    unsafe { std::slice::from_raw_parts((&raw const *value).cast::<u8>(), size_of::<T>()) }.to_vec()
+}
+
+/// A connection as its records come from the kernel.
+struct Wire {
+    connection: u64,
+    sequence: u64,
+    offset: [u64; 2],
+    now: u64,
+}
+
+impl Wire {
+    fn new(connection: u64) -> Self {
+        Self { connection, sequence: 0, offset: [0; 2], now: 1_000_000 }
+    }
+
+    fn number(&mut self) -> u64 {
+        self.sequence += 1;
+        self.sequence - 1
+    }
+
+    fn open(&mut self) -> Vec<u8> {
+        let sequence = self.number();
+        bytes_of(&Open { sequence, ..open(self.connection) })
+    }
+
+    fn chunk(&mut self, direction: u8, text: &[u8]) -> Vec<u8> {
+        self.now += 1_000_000;
+        let offset = self.offset[usize::from(direction)];
+        self.offset[usize::from(direction)] += text.len() as u64;
+        let mut bytes = bytes_of(&record::Chunk {
+            kind: kind::CHUNK,
+            head: text.len() as u32,
+            connection: self.connection,
+            sequence: self.number(),
+            offset,
+            total: text.len() as u64,
+            timestamp: self.now,
+            direction,
+            ..record::Chunk::default()
+        });
+        bytes.extend_from_slice(text);
+        bytes
+    }
+
+    fn request(&mut self) -> Vec<u8> {
+        self.chunk(direction::INGRESS, b"GET /a HTTP/1.1\r\nHost: x\r\n\r\n")
+    }
+
+    fn response(&mut self) -> Vec<u8> {
+        self.chunk(direction::EGRESS, b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+    }
+
+    fn close(&mut self) -> Vec<u8> {
+        bytes_of(&Close {
+            kind: kind::CLOSE,
+            connection: self.connection,
+            sequence: self.number(),
+            timestamp: self.now + 1,
+            ..Close::default()
+        })
+    }
+}
+
+fn count(series: &SeriesTable) -> u64 {
+    series.all().iter().map(|series| series.duration.count).sum()
+}
+
+#[test]
+fn a_conversation_becomes_a_series_and_commands() {
+    let (mut tracker, mut series, mut wire) = (Tracker::new(0), SeriesTable::default(), Wire::new(5));
+    for bytes in [wire.open(), wire.request(), wire.response(), wire.close()] {
+        assert_eq!(tracker.record(&bytes, &mut series), Event::None);
+    }
+    assert_eq!(count(&series), 1);
+    assert_eq!(tracker.take_commands(), [Command::Follow(5), Command::Forget(5)]);
+    assert_eq!(tracker.connections(), 0);
+}
+
+#[test]
+fn records_in_any_order_give_the_same() {
+    let mut wire = Wire::new(5);
+    let mut records = vec![wire.open()];
+    for _ in 0..8 {
+        records.extend([wire.request(), wire.response()]);
+    }
+    records.push(wire.close());
+    // Every record swapped with its neighbour, and the last one far ahead.
+    for (i, j) in [(1, 2), (3, 4), (5, 9), (17, 10)] {
+        let mut shuffled = records.clone();
+        shuffled.swap(i, j);
+        let (mut tracker, mut series) = (Tracker::new(0), SeriesTable::default());
+        for bytes in &shuffled {
+            tracker.record(bytes, &mut series);
+        }
+        assert_eq!(count(&series), 8, "{i} and {j} swapped");
+        assert_eq!(tracker.counts().missing, 0);
+    }
+}
+
+#[test]
+fn a_lost_record_is_given_up_after_a_while_and_counted() {
+    let (mut tracker, mut series, mut wire) = (Tracker::new(0), SeriesTable::default(), Wire::new(5));
+    for bytes in [wire.open(), wire.request(), wire.response()] {
+        tracker.record(&bytes, &mut series);
+    }
+    let _lost = [wire.request(), wire.response()];
+    for bytes in [wire.request(), wire.response()] {
+        tracker.record(&bytes, &mut series);
+    }
+    assert_eq!(tracker.engine().tally().gaps, 0, "what comes after the gap waits");
+    tracker.settle(wire.now, &mut series);
+    assert_eq!((tracker.engine().tally().gaps, tracker.counts().missing), (0, 0), "not long enough");
+    tracker.settle(wire.now + 2 * EARLY_WAIT_NS, &mut series);
+    assert_eq!(tracker.counts().missing, 2);
+    assert!(tracker.engine().tally().gaps > 0);
+    // So long after an answer that nothing can be under way any more.
+    wire.now += 200_000_000;
+    let before = count(&series);
+    for bytes in [wire.request(), wire.response()] {
+        tracker.record(&bytes, &mut series);
+    }
+    assert_eq!(count(&series), before + 1, "counting goes on");
+}
+
+#[test]
+fn noise_is_ignored_and_forgotten() {
+    let (mut tracker, mut series, mut wire) = (Tracker::new(0), SeriesTable::default(), Wire::new(5));
+    tracker.record(&wire.open(), &mut series);
+    for _ in 0..64 {
+        let noise = wire.chunk(direction::INGRESS, &[0xfe; 300]);
+        tracker.record(&noise, &mut series);
+    }
+    assert_eq!(tracker.take_commands(), [Command::Ignore(5)]);
+    assert_eq!((tracker.connections(), count(&series)), (0, 0));
+    assert_eq!(tracker.counts().ignored, 1);
+}
+
+#[test]
+fn the_table_is_bounded_and_the_oldest_go() {
+    let (mut tracker, mut series) = (Tracker::new(0), SeriesTable::default());
+    for connection in 0..=CONNECTIONS_MAX as u64 {
+        let bytes = bytes_of(&Open { timestamp: connection, ..open(connection) });
+        tracker.record(&bytes, &mut series);
+    }
+    assert!(tracker.connections() <= CONNECTIONS_MAX);
+    let commands = tracker.take_commands();
+    assert!(commands.contains(&Command::Evict { socket: 0x1000, connection: 0 }), "the oldest");
+    assert_eq!(tracker.counts().evicted, commands.len() as u64);
+}
+
+#[test]
+fn connections_that_the_kernel_side_counts_make_room_last() {
+    let (mut tracker, mut series) = (Tracker::new(0), SeriesTable::default());
+    for connection in 0..=CONNECTIONS_MAX as u64 {
+        // The kernel side follows the older half.
+        let role = if connection < CONNECTIONS_MAX as u64 / 2 { role::COUNTED } else { role::ACCEPTED };
+        let bytes = bytes_of(&Open { timestamp: connection, role, ..open(connection) });
+        tracker.record(&bytes, &mut series);
+    }
+    let evicted: Vec<u64> = tracker
+        .take_commands()
+        .into_iter()
+        .map(|command| match command {
+            Command::Evict { connection, .. } => connection,
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    assert!(!evicted.is_empty());
+    assert!(evicted.iter().all(|&connection| connection >= CONNECTIONS_MAX as u64 / 2), "{evicted:?}");
+}
+
+#[test]
+fn garbage_is_counted_and_harmless() {
+    let (mut tracker, mut series, mut wire) = (Tracker::new(0), SeriesTable::default(), Wire::new(5));
+    let good = wire.request();
+    for len in 0..good.len() {
+        tracker.record(&good[..len], &mut series);
+    }
+    assert!(tracker.counts().malformed > 0);
+    assert!(series.is_empty());
+}

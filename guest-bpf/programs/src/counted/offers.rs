@@ -1,0 +1,100 @@
+//! Connections that user space offers: taking them, or finding that something moved since.
+
+use aya_ebpf::helpers::generated::bpf_ktime_get_ns;
+use porthole_bpf_types::{
+    connection::{Connection, direction, state},
+    counted::side,
+    record::{Close, kind},
+};
+
+use super::{TAKEN, call, try_lock};
+use crate::{
+    connections,
+    maps::{CONNECTIONS, COUNTED, Scratch, count},
+    ring,
+};
+
+/// Whether user space offered the connection and the call, with which a request begins, was taken; then the connection is
+/// counted from here on.
+#[inline(always)]
+pub fn is_taken(connection: *mut Connection, sk: u64) -> bool {
+    // SAFETY: a map's value.
+    let id = unsafe { (*connection).id };
+    if accept(id, sk) == 0 {
+        return false;
+    }
+    if call(id, sk) != TAKEN {
+        let _ = COUNTED.remove(id);
+        // SAFETY: a map's value.
+        unsafe { (*connection).state = state::FOLLOWED };
+        return false;
+    }
+    taken(sk);
+    true
+}
+
+/// Accepts user space's offer of a connection; gives 0 where there is none, or where something moved since. A global
+/// function.
+///
+/// A call in the other direction may end on another CPU meanwhile. It moves its position first and looks at the state
+/// then; here it is the other way round, so that one of the two sees the other.
+#[inline(never)]
+#[unsafe(no_mangle)]
+pub extern "C" fn accept(id: u64, sk: u64) -> u64 {
+    let Some(counted) = COUNTED.get_ptr_mut(id) else { return 0 };
+    let Some(connection) = CONNECTIONS.get_ptr_mut(sk) else { return 0 };
+    let Some(work) = Scratch::get() else { return 0 };
+    if !try_lock(counted) {
+        return 0;
+    }
+    let ingress = work.header.direction == direction::INGRESS;
+    // SAFETY: maps' values; the offer is locked.
+    unsafe {
+        let server = (*counted).side == side::SERVER;
+        if ingress == server {
+            core::ptr::write_volatile(&raw mut (*connection).state, state::COUNTED);
+            let (own, other, now) = if ingress {
+                ((*counted).offset[0], (*counted).offset[1], &raw mut (*connection).offset[1])
+            } else {
+                ((*counted).offset[1], (*counted).offset[0], &raw mut (*connection).offset[0])
+            };
+            if connections::fetch_add(now, 0) == other && own == work.header.offset {
+                (*counted).kind = kind::HANDOVER;
+                (*counted).remote = if server { 0 } else { connections::remote_hash(sk) };
+                (*counted).cgroup = (*connection).cgroup;
+                (*counted).socket = sk;
+                core::ptr::write_volatile(&raw mut (*counted).lock, 0);
+                return 1;
+            }
+            core::ptr::write_volatile(&raw mut (*connection).state, state::FOLLOWED);
+        }
+    }
+    // Something moved since. It stays locked, for whoever has found it meanwhile.
+    let _ = COUNTED.remove(id);
+    0
+}
+
+/// Tells user space that its offer was taken. A global function.
+#[inline(never)]
+#[unsafe(no_mangle)]
+pub extern "C" fn taken(sk: u64) -> u64 {
+    let Some(connection) = CONNECTIONS.get_ptr_mut(sk) else { return 0 };
+    count!(counted);
+    ring::send_close(&Close {
+        kind: kind::TAKEN,
+        reserved: 0,
+        // SAFETY: a map's value.
+        connection: unsafe { (*connection).id },
+        sequence: connections::next_sequence(connection),
+        // SAFETY: a helper without preconditions.
+        timestamp: unsafe { bpf_ktime_get_ns() },
+    });
+    0
+}
+
+/// An offered connection's socket is closed.
+#[inline(always)]
+pub fn withdraw(connection: *mut Connection) {
+    // SAFETY: a map's value.
+    let _ = COUNTED.remove(unsafe { (*connection).id });
+}
