@@ -109,6 +109,10 @@ offsets! {
     tcp_copied_seq = "tcp_sock" "copied_seq";
     /// TCP's sequence number of the next byte that the process writes.
     tcp_write_seq = "tcp_sock" "write_seq";
+    /// TCP's sequence number of the first byte that the peer has not acknowledged.
+    tcp_snd_una = "tcp_sock" "snd_una";
+    /// How many were acknowledged, the connection's start among them.
+    tcp_bytes_acked = "tcp_sock" "bytes_acked";
     /// The name to which a unix socket is bound.
     unix_addr = "unix_sock" "addr";
     /// The unix socket at the other end.

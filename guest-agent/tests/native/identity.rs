@@ -1,6 +1,9 @@
 //! A connection is its socket, whatever the descriptors are called.
 
-use std::os::fd::AsRawFd;
+use std::{
+    net::{SocketAddr, TcpListener, TcpStream},
+    os::fd::{AsRawFd, FromRawFd},
+};
 
 use porthole_proto::agent::Side;
 
@@ -93,5 +96,89 @@ fn threads_that_share_a_connection_are_counted_once() {
         }
         writer.join().expect("written");
         assert_eq!(agent.counts("/shared"), (REQUESTS as u64, REQUESTS as u64), "{:?}", agent.counters);
+    }
+}
+
+/// Opens a connection by TCP Fast Open (RFC 7413) when the server's cookie is known, whose first bytes arrive before it
+/// is established.
+fn fast_open(address: SocketAddr) -> TcpStream {
+    let SocketAddr::V4(address) = address else { panic!("IPv4") };
+    // SAFETY: all zero is valid.
+    let mut to: libc::sockaddr_in = unsafe { std::mem::zeroed() };
+    to.sin_family = libc::sa_family_t::try_from(libc::AF_INET).expect("small");
+    to.sin_port = address.port().to_be();
+    to.sin_addr.s_addr = u32::from(*address.ip()).to_be();
+    let len = libc::socklen_t::try_from(size_of_val(&to)).expect("small");
+    let request = http::request("/fast-open");
+    // SAFETY: the buffers live until after the calls; the descriptor is nobody else's.
+    unsafe {
+        let stream =
+            TcpStream::from_raw_fd(libc::socket(libc::AF_INET, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, 0));
+        let (bytes, to) = (request.as_ptr().cast(), (&raw const to).cast());
+        let sent = libc::sendto(stream.as_raw_fd(), bytes, request.len(), libc::MSG_FASTOPEN, to, len);
+        assert_eq!(usize::try_from(sent), Ok(request.len()));
+        stream
+    }
+}
+
+/// Serves connections one after the other, each until its client ends it; gives how many brought bytes before they were
+/// established.
+fn serve(listener: &TcpListener, connections: usize) -> u32 {
+    let before: libc::c_int = 5;
+    // SAFETY: the value lives until after the call.
+    let set = unsafe {
+        libc::setsockopt(
+            listener.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_FASTOPEN,
+            (&raw const before).cast(),
+            libc::socklen_t::try_from(size_of_val(&before)).expect("small"),
+        )
+    };
+    assert_eq!(set, 0);
+    let mut early = 0;
+    for stream in listener.incoming().take(connections) {
+        let mut stream = stream.expect("accepted");
+        // SAFETY: all zero is valid, and the values live until after the call.
+        unsafe {
+            let mut info: libc::tcp_info = std::mem::zeroed();
+            let mut len = libc::socklen_t::try_from(size_of_val(&info)).expect("small");
+            let (to, len) = ((&raw mut info).cast(), &raw mut len);
+            assert_eq!(libc::getsockopt(stream.as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_INFO, to, len), 0);
+            early += u32::from(info.tcpi_options & TCPI_OPT_SYN_DATA != 0);
+        }
+        while http::read_head(&mut stream).is_some() {
+            std::io::Write::write_all(&mut stream, http::OK).expect("sent");
+        }
+    }
+    early
+}
+
+/// `include/uapi/linux/tcp.h`: the SYN brought data, which was taken.
+const TCPI_OPT_SYN_DATA: u8 = 32;
+
+#[test]
+fn bytes_that_come_before_a_connection_is_established_belong_to_it() {
+    for hooks in EVERY_HOOKS {
+        let Some(mut agent) = Agent::start(hooks) else { return };
+        let alone = std::thread::spawn(|| {
+            // SAFETY: only this thread, and those that it starts, go into the new namespace, which ends with them.
+            assert_eq!(unsafe { libc::unshare(libc::CLONE_NEWNET) }, 0);
+            let up = std::process::Command::new("ip").args(["link", "set", "lo", "up"]).status();
+            assert!(up.expect("ip").success());
+            std::fs::write("/proc/sys/net/ipv4/tcp_fastopen", "3").expect("allowed");
+            let listener = TcpListener::bind("127.0.0.1:0").expect("bound");
+            let address = listener.local_addr().expect("address");
+            let serving = std::thread::spawn(move || serve(&listener, 4));
+            for _ in 0..4 {
+                let mut stream = fast_open(address);
+                http::read_head(&mut stream).expect("answered");
+                http::exchange(&mut stream, "/fast-open");
+            }
+            serving.join().expect("served")
+        });
+        // The first connection brings the server's cookie.
+        assert!(alone.join().expect("done") > 0, "the test means to open connections fast");
+        assert_eq!(agent.counts("/fast-open"), (8, 8), "{hooks:?}");
     }
 }

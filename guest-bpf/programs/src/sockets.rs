@@ -300,10 +300,23 @@ pub fn socket_made(ctx: BtfTracePointContext) -> i32 {
         return 0;
     }
     // SAFETY: a typed pointer, checked against null.
-    let begin: [u32; 2] =
-        unsafe { [load(tcp.cast(), offset!(tcp_copied_seq)), load(tcp.cast(), offset!(tcp_write_seq))] };
+    let begin: [u32; 2] = unsafe {
+        let acknowledged: u64 = load(tcp.cast(), offset!(tcp_bytes_acked));
+        let next = if acknowledged == 0 {
+            load(tcp.cast(), offset!(tcp_write_seq))
+        } else {
+            // With TCP Fast Open (RFC 7413) it has already written.
+            let first: u32 = load(tcp.cast(), offset!(tcp_snd_una));
+            first.wrapping_sub(acknowledged as u32).wrapping_add(1)
+        };
+        [load(tcp.cast(), offset!(tcp_copied_seq)), next]
+    };
     // As a number, which the pointer is not.
     let Some(sk) = kernel::read::<u64>(ctx.as_ptr() as u64) else { return 0 };
+    // An accepted one may even have been served.
+    if CONNECTIONS.get_ptr(sk).is_some() {
+        return 0;
+    }
     connections::create(sk, 0, u64::from(role));
     if let Some(connection) = CONNECTIONS.get_ptr_mut(sk) {
         // SAFETY: a map's value.
