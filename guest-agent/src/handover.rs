@@ -1,28 +1,29 @@
 //! What the kernel side followed by itself, in the words of `l7`.
 
 use porthole_bpf_types::counted::{
-    Completed, Counted, PENDING_MAX, Pending, Reading, RequestKey, flag, protocol, reading, side,
+    Completed, Counted, PENDING_MAX, Pending, Reading, RequestKey, flag, held, protocol, reading, side,
 };
 use porthole_l7::{
     Connection, Engine, Protocol, ScopeId, Side, Timestamp,
-    elsewhere::{Found, Resumed, ResumedEnd, ResumedRequest, Stand, What, redis_commands},
+    elsewhere::{
+        AnswerStand, Found, HeldBytes, Part, Resumed, ResumedEnd, ResumedRequest, Stand, What, redis_commands,
+    },
 };
 
 use crate::learned::Keys;
 
 /// An exchange that the kernel side paired; `None` when it is of no known protocol.
-pub fn found<'a>(
-    scope: ScopeId,
-    completed: &Completed,
-    name: &'a [u8],
-    error: &'a [u8],
-) -> Option<Found<'a>> {
+pub fn found<'a>(scope: ScopeId, completed: &Completed, name: &'a [u8], text: &'a [u8]) -> Option<Found<'a>> {
+    let failed = completed.status != 0;
+    let line = text.split(|&byte| byte == b'\r').next().unwrap_or_default();
     let what = match u16::try_from(completed.key.protocol).ok()? {
         protocol::HTTP1 => What::Http1 { request: name, status: u16::try_from(completed.status).ok()? },
         protocol::REDIS => What::Redis {
             command: usize::try_from(completed.key.request).ok()?,
-            error: (completed.status != 0).then_some(error),
+            error: failed.then_some(line),
         },
+        protocol::MYSQL => What::Mysql { request: name, error: failed.then_some(text) },
+        protocol::POSTGRESQL => What::Postgresql { request: name, failed, text },
         _ => return None,
     };
     Some(Found {
@@ -36,19 +37,27 @@ pub fn found<'a>(
     })
 }
 
-/// The first line of an error's text, as it was captured.
-pub fn error_text(completed: &Completed) -> Vec<u8> {
-    let bytes = completed.error.iter().flat_map(|word| word.to_ne_bytes());
-    bytes.take_while(|&byte| byte != b'\r').collect()
+/// The beginning of an outcome's text, as it was captured.
+pub fn text(completed: &Completed) -> Vec<u8> {
+    completed.text.iter().flat_map(|word| word.to_ne_bytes()).collect()
 }
 
-/// The connection, as `l7` goes on with it; `None` when it is of no known protocol.
-pub fn resume(scope: ScopeId, counted: &Counted, keys: &Keys, engine: &mut Engine) -> Option<Connection> {
+/// `l7` goes on with the connection.
+pub fn resume(
+    connection: &mut Connection,
+    scope: ScopeId,
+    counted: &Counted,
+    keys: &Keys,
+    engine: &mut Engine,
+) {
     let protocol = match counted.protocol {
         protocol::HTTP1 => Protocol::Http1,
         protocol::REDIS => Protocol::Redis,
-        _ => return None,
+        protocol::MYSQL => Protocol::Mysql,
+        protocol::POSTGRESQL => Protocol::Postgresql,
+        _ => return,
     };
+    let database = matches!(protocol, Protocol::Mysql | Protocol::Postgresql);
     let name_of = |request: u64| match protocol {
         Protocol::Redis => redis_name(request),
         _ => keys.name(&RequestKey {
@@ -73,10 +82,10 @@ pub fn resume(scope: ScopeId, counted: &Counted, keys: &Keys, engine: &mut Engin
         side: side_of(counted.side),
         offsets: counted.offset,
         requests: ResumedEnd { name, ..end(&counted.requests) },
-        responses: end(&counted.responses),
+        responses: if database { answer(&counted.responses) } else { end(&counted.responses) },
         waiting: &waiting,
     };
-    Connection::resume(scope, &resumed, engine)
+    connection.go_on(scope, &resumed, engine);
 }
 
 /// The requests that wait, the oldest first.
@@ -96,12 +105,26 @@ fn side_of(side: u16) -> Side {
     if side == side::CLIENT { Side::Client } else { Side::Server }
 }
 
+/// The same of a database's answers.
+fn answer(reading: &Reading) -> ResumedEnd<'static> {
+    let part = match reading.state {
+        reading::COLUMNS => Part::Columns(reading.items),
+        reading::BEHIND_COLUMNS => Part::BehindColumns,
+        reading::ROWS => Part::Rows,
+        _ => Part::Start,
+    };
+    let (bytes, count) = held::unpack(reading.request);
+    let stand = Stand::Answer(AnswerStand { part, left: reading.left, held: HeldBytes::of(bytes, count) });
+    ResumedEnd { stand, bytes: reading.bytes, start: Timestamp(reading.start), status: 0, name: &[] }
+}
+
 fn end(reading: &Reading) -> ResumedEnd<'static> {
     let stand = match reading.state {
         reading::LENGTH => Stand::Body(reading.left),
         reading::CHUNK_DATA => Stand::ChunkData(reading.left),
         reading::CHUNK_SIZE => Stand::ChunkSize,
         reading::FIRST => Stand::First(u8::try_from(reading.left).unwrap_or_default()),
+        reading::HEADER => Stand::Header(reading.left),
         reading::ITEMS => Stand::Values { left: reading.left, items: reading.items },
         _ => Stand::Start,
     };

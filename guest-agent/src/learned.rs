@@ -9,9 +9,11 @@
 use std::collections::HashMap;
 
 use porthole_bpf_types::{
-    counted::{LEARNED_MAX, Learned, RequestKey, SLOTS_MAX, STATUSES, protocol},
+    counted::{COMMANDS_MAX, LEARNED_MAX, Learned, RequestKey, SLOTS_MAX, STATUSES, protocol},
     histogram::INDEX_MIN,
 };
+
+use porthole_l7::elsewhere::statement_name;
 
 use crate::{
     probes::slots::{Marks, SlotSums, Slots},
@@ -32,18 +34,33 @@ const NAME_BYTES_MAX: usize = 512;
 #[derive(Debug, Default)]
 pub struct Keys {
     /// By hash.
-    names: HashMap<u64, Name>,
+    names: HashMap<u64, Known>,
     /// Those that were known before `names` was last emptied.
-    older: HashMap<u64, Name>,
+    older: HashMap<u64, Known>,
     places: HashMap<RequestKey, u32>,
     learned: Vec<Place>,
     slots: Vec<Use>,
 }
 
+/// What is kept of a request in order to name those of its hash.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Name(Box<[u8]>);
+
+impl Name {
+    /// Of a request from its first byte, or of a statement.
+    pub fn of(protocol: u64, request: &[u8]) -> Self {
+        if [protocol::MYSQL, protocol::POSTGRESQL].map(u64::from).contains(&protocol) {
+            return Self(statement_name(request.strip_suffix(&[0]).unwrap_or(request)));
+        }
+        let line = request.iter().position(|&byte| byte == b'\n').map_or(request.len(), |end| end + 1);
+        Self(request.get(..line.min(NAME_BYTES_MAX)).unwrap_or_default().into())
+    }
+}
+
+/// A hash's name.
 #[derive(Debug)]
-struct Name {
-    /// The request line.
-    line: Box<[u8]>,
+struct Known {
+    name: Name,
     /// Exchanges that it was needed for.
     uses: u32,
     /// The kernel side was told not to send it again.
@@ -53,8 +70,8 @@ struct Name {
 #[derive(Debug)]
 struct Place {
     entry: Learned,
-    /// The request line, while the key is learned.
-    name: Option<Box<[u8]>>,
+    /// While the key is learned.
+    name: Option<Name>,
 }
 
 /// What a slot counts.
@@ -66,13 +83,11 @@ struct Use {
 }
 
 impl Keys {
-    /// Takes the name of a hash: a request from its first byte.
-    pub fn learn_name(&mut self, hash: u64, request: &[u8], commands: &mut Vec<Command>) {
-        let line = request.iter().position(|&byte| byte == b'\n').map_or(request.len(), |end| end + 1);
-        let line = request.get(..line.min(NAME_BYTES_MAX)).unwrap_or_default();
-        if let Some(name) = self.names.get_mut(&hash) {
+    /// Takes the name of a hash.
+    pub fn learn_name(&mut self, hash: u64, name: Name, commands: &mut Vec<Command>) {
+        if let Some(known) = self.names.get_mut(&hash) {
             // It recurs: most that do not are ids which nobody will ask for again.
-            if !std::mem::replace(&mut name.told, true) {
+            if !std::mem::replace(&mut known.told, true) {
                 commands.push(Command::Name(hash));
             }
             return;
@@ -81,32 +96,39 @@ impl Keys {
             // The kernel side asks again for what is still in use.
             let older = std::mem::replace(&mut self.older, std::mem::take(&mut self.names));
             commands
-                .extend(older.iter().filter(|(_, name)| name.told).map(|(&hash, _)| Command::Unname(hash)));
+                .extend(older.iter().filter(|(_, known)| known.told).map(|(&hash, _)| Command::Unname(hash)));
         }
-        self.names.insert(hash, Name { line: line.into(), uses: 0, told: false });
+        self.names.insert(hash, Known { name, uses: 0, told: false });
     }
 
     /// Whether a request has been asked for so often that its key is worth learning.
     fn recurs(&mut self, key: &RequestKey) -> bool {
-        if key.protocol != u32::from(protocol::HTTP1) || self.places.contains_key(key) {
+        if is_numbered(key) || self.places.contains_key(key) {
             return true;
         }
-        let name = match self.names.get_mut(&key.request) {
-            Some(name) => name,
+        let known = match self.names.get_mut(&key.request) {
+            Some(known) => known,
             None => match self.older.get_mut(&key.request) {
-                Some(name) => name,
+                Some(known) => known,
                 None => return false,
             },
         };
-        name.uses = name.uses.saturating_add(1);
-        name.uses >= RECURRING
+        known.uses = known.uses.saturating_add(1);
+        known.uses >= RECURRING
     }
 
-    /// The request line behind a hash; empty when it is not known.
+    /// What a request is called: a line, a statement's name, or a MySQL command's number; empty when it is not known.
     pub fn name(&self, key: &RequestKey) -> &[u8] {
-        let learned = || self.learned.get(*self.places.get(key)? as usize)?.name.as_deref();
+        if is_numbered(key) {
+            let number = usize::try_from(key.request).unwrap_or(usize::MAX);
+            return BYTES
+                .get(number..=number)
+                .filter(|_| key.protocol == u32::from(protocol::MYSQL))
+                .unwrap_or_default();
+        }
+        let learned = || Some(&self.learned.get(*self.places.get(key)? as usize)?.name.as_ref()?.0);
         let found = self.names.get(&key.request).or_else(|| self.older.get(&key.request));
-        found.map(|name| &*name.line).or_else(learned).unwrap_or_default()
+        found.map(|known| &known.name.0).or_else(learned).map(|name| &**name).unwrap_or_default()
     }
 
     /// From now on the kernel counts exchanges of this key and status into this series.
@@ -122,7 +144,7 @@ impl Keys {
         let place = match known {
             Some(place) => place,
             None if self.learned.len() < LEARNED_MAX as usize => {
-                let name = Some(self.name(key).into());
+                let name = Some(Name(self.name(key).into()));
                 self.learned.push(Place { entry: Learned { generation: 1, ..Learned::default() }, name });
                 let place = u32::try_from(self.learned.len() - 1).unwrap_or(u32::MAX);
                 self.places.insert(*key, place);
@@ -171,6 +193,23 @@ impl Keys {
     }
 }
 
+/// Whether a request is a number that both sides know.
+fn is_numbered(key: &RequestKey) -> bool {
+    let mysql = key.protocol == u32::from(protocol::MYSQL);
+    key.protocol == u32::from(protocol::REDIS) || (mysql && key.request < COMMANDS_MAX)
+}
+
+/// Every byte, at its place.
+static BYTES: [u8; 256] = {
+    let mut bytes = [0; 256];
+    let mut byte = u8::MAX;
+    while byte > 0 {
+        bytes[byte as usize] = byte;
+        byte -= 1;
+    }
+    bytes
+};
+
 /// Index of a slot's first bucket.
 pub const FIRST_BUCKET: i32 = INDEX_MIN;
 
@@ -183,6 +222,10 @@ mod tests {
         RequestKey { request, protocol: protocol::REDIS.into(), ..RequestKey::default() }
     }
 
+    fn line(request: &[u8]) -> Name {
+        Name::of(protocol::HTTP1.into(), request)
+    }
+
     fn http(request: u64) -> RequestKey {
         RequestKey { protocol: protocol::HTTP1.into(), ..key(request) }
     }
@@ -191,11 +234,11 @@ mod tests {
     fn what_is_asked_for_once_is_not_learned() {
         let (mut keys, mut commands) = (Keys::default(), Vec::new());
         for hash in 0..1_000 {
-            keys.learn_name(hash, b"GET /token HTTP/1.1\r\n", &mut commands);
+            keys.learn_name(hash, line(b"GET /token HTTP/1.1\r\n"), &mut commands);
             keys.learn(&http(hash), 200, 0, &mut commands);
         }
         assert!(keys.is_empty() && commands.is_empty(), "{commands:?}");
-        keys.learn_name(7, b"GET /token HTTP/1.1\r\n", &mut commands);
+        keys.learn_name(7, line(b"GET /token HTTP/1.1\r\n"), &mut commands);
         assert_eq!(commands, [Command::Name(7)]);
         keys.learn(&http(7), 200, 0, &mut commands);
         assert_eq!(keys.len(), 1);
@@ -236,18 +279,90 @@ mod tests {
     fn names_are_bounded_and_those_of_learned_keys_stay() {
         let (mut keys, mut commands) = (Keys::default(), Vec::new());
         for _ in 0..RECURRING {
-            keys.learn_name(1, b"GET /a HTTP/1.1\r\nHost: x\r\n", &mut commands);
+            keys.learn_name(1, line(b"GET /a HTTP/1.1\r\nHost: x\r\n"), &mut commands);
             keys.learn(&http(1), 200, 0, &mut commands);
         }
         for hash in 2..3 * NAMES_MAX as u64 {
             for _ in 0..2 {
-                keys.learn_name(hash, b"GET /b HTTP/1.1\r\n", &mut commands);
+                keys.learn_name(hash, line(b"GET /b HTTP/1.1\r\n"), &mut commands);
             }
         }
         assert_eq!(keys.name(&http(1)), b"GET /a HTTP/1.1\r\n");
         assert!(keys.names.len() + keys.older.len() <= 2 * NAMES_MAX);
         assert!(keys.name(&http(2)).is_empty(), "forgotten");
         assert!(commands.contains(&Command::Unname(2)));
-        assert!(!keys.name(&key(3 * NAMES_MAX as u64 - 1)).is_empty());
+        assert!(!keys.name(&http(3 * NAMES_MAX as u64 - 1)).is_empty());
+    }
+
+    #[test]
+    fn statements_of_one_hash_have_one_name() {
+        let pieces = [
+            "SELECT ",
+            "UPDATE ",
+            "INSERT INTO ",
+            "DELETE ",
+            "* ",
+            "FROM ",
+            "WHERE ",
+            "a",
+            "t1",
+            "t2",
+            "2024_x",
+            "2025_x",
+            "1",
+            "22",
+            " ",
+            " ",
+            ",",
+            "(",
+            ")",
+            ";",
+            "'",
+            "'",
+            "''",
+            "\\",
+            "\"",
+            "`",
+            "x'y",
+            "--",
+            "-",
+            "/*",
+            "*/",
+            "#",
+            "\n",
+            "$$",
+            "$1",
+            "E'",
+            "é",
+            ".",
+            "=",
+            "'b'",
+            "'c'",
+        ];
+        let mut seen: HashMap<u64, (Name, String)> = HashMap::new();
+        let (mut random, mut met) = (0x9e37_79b9_7f4a_7c15_u64, 0);
+        for _ in 0..300_000 {
+            let mut statement = String::new();
+            let mut below = |bound: usize| {
+                random ^= random << 13;
+                random ^= random >> 7;
+                random ^= random << 17;
+                usize::try_from(random >> 40).expect("small") % bound
+            };
+            for _ in 0..=below(9) {
+                statement.push_str(pieces[below(pieces.len())]);
+            }
+            let (hash, several) = porthole_bpf_types::sql::hash(protocol::MYSQL, statement.as_bytes());
+            let name = Name::of(protocol::MYSQL.into(), statement.as_bytes());
+            if let Some((known, of)) = seen.get(&hash) {
+                assert_eq!(*known, name, "{statement:?} and {of:?}");
+                met += usize::from(*of != statement);
+            } else {
+                seen.insert(hash, (name, statement.clone()));
+            }
+            let told = several || !porthole_l7::elsewhere::is_several(statement.as_bytes());
+            assert!(told, "{statement:?} is several");
+        }
+        assert!(met > 1_000, "{met}");
     }
 }

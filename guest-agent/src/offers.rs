@@ -1,5 +1,5 @@
-//! Connections that are offered to the kernel side: opened before the agent came, or handed over for something that is
-//! over by now.
+//! Connections that are offered to the kernel side: opened before the agent came, logged in by now, or handed over for
+//! something that is over.
 //!
 //! ```text
 //! nothing under way ──► offered ──► taken: the kernel side counts
@@ -35,6 +35,8 @@ impl Offer {
         let protocol = match settled.protocol {
             Protocol::Http1 => protocol::HTTP1,
             Protocol::Redis => protocol::REDIS,
+            Protocol::Mysql => protocol::MYSQL,
+            Protocol::Postgresql => protocol::POSTGRESQL,
             _ => return None,
         };
         let side = match settled.side {

@@ -20,7 +20,7 @@ use porthole_l7::{
 use crate::{
     containers::{ContainerIndex, Containers},
     handover,
-    learned::Keys,
+    learned::{Keys, Name},
     offers::{Offer, Offering},
     order::{Order, Sequence},
     peer::Peer,
@@ -238,7 +238,7 @@ impl Tracker {
                 });
             }
             Some(Record::Name(chunk, request)) => {
-                self.keys.learn_name(chunk.offset, request, &mut self.commands);
+                self.keys.learn_name(chunk.offset, Name::of(chunk.sequence, request), &mut self.commands);
             }
             Some(Record::Completed(completed)) => {
                 self.numbered(completed.connection, completed.sequence, series, |order| match order {
@@ -410,9 +410,7 @@ impl Tracker {
                 let scope = ScopeId(container.0);
                 self.followed += usize::from(std::mem::take(&mut tracked.counted));
                 tracked.offering.handed_over(tracked.last_ns);
-                if let Some(resumed) = handover::resume(scope, counted, &self.keys, &mut self.engine) {
-                    *l7 = resumed;
-                }
+                handover::resume(l7, scope, counted, &self.keys, &mut self.engine);
                 false
             }
             Step::Taken(at) => {
@@ -464,8 +462,8 @@ impl Tracker {
         let Some(tracked) = self.connections.get(&id) else { return };
         let scope = ScopeId(tracked.container.0);
         let name = self.keys.name(&completed.key);
-        let error = handover::error_text(completed);
-        let Some(found) = handover::found(scope, completed, name, &error) else { return };
+        let text = handover::text(completed);
+        let Some(found) = handover::found(scope, completed, name, &text) else { return };
         let named = self.engine.name_found(&found);
         let origin = Origin {
             container: tracked.container,

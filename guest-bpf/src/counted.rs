@@ -7,7 +7,7 @@
 //! ```
 //!
 //! A connection is counted by the kernel from its first byte, when that begins a request of a protocol that the
-//! programs can follow. At the first thing on it that they cannot, all that is known about it goes to user space
+//! programs can follow; those of databases, when user space has seen the login and offers them. At the first thing on it that they cannot, all that is known about it goes to user space
 //! ([`Counted`] itself is the record), which follows it from there: every exchange is counted by exactly one of the
 //! two.
 //!
@@ -20,6 +20,10 @@ pub mod protocol {
     pub const HTTP1: u16 = 1;
     /// Redis.
     pub const REDIS: u16 = 2;
+    /// MySQL and MariaDB.
+    pub const MYSQL: u16 = 3;
+    /// PostgreSQL.
+    pub const POSTGRESQL: u16 = 4;
 }
 
 /// On which side of its connection the observed process is.
@@ -44,6 +48,33 @@ pub mod reading {
     pub const ITEMS: u32 = 4;
     /// HTTP: a request's first byte was read by itself, and is [`super::Reading::left`].
     pub const FIRST: u32 = 5;
+    /// MySQL: a command's header was read by itself, and [`super::Reading::left`] bytes follow.
+    pub const HEADER: u32 = 6;
+    /// MySQL: [`super::Reading::items`] definitions of columns.
+    pub const COLUMNS: u32 = 7;
+    /// MySQL: what follows those.
+    pub const BEHIND_COLUMNS: u32 = 8;
+    /// MySQL: rows. PostgreSQL: any further message of an answer.
+    pub const ROWS: u32 = 9;
+}
+
+/// Bytes of a message's header that came at the end of a call: [`Reading::request`] has them, the first one lowest, and
+/// above them their number.
+pub mod held {
+    /// Most bytes.
+    pub const MAX: u64 = 4;
+
+    /// Both together.
+    #[inline(always)]
+    pub const fn pack(bytes: u64, count: u64) -> u64 {
+        (bytes & ((1 << (8 * count)) - 1)) | (count << 56)
+    }
+
+    /// The bytes, and how many they are.
+    #[inline(always)]
+    pub const fn unpack(packed: u64) -> (u64, u64) {
+        (packed & ((1 << 56) - 1), packed >> 56)
+    }
 }
 
 /// Where one direction stands.
@@ -56,7 +87,8 @@ pub struct Reading {
     pub bytes: u64,
     /// When the current message's first byte moved, nanoseconds of `CLOCK_MONOTONIC`.
     pub start: u64,
-    /// Of a request: what it asks for, as in [`Pending::request`]. Of a response: its status.
+    /// Of a request: what it asks for, as in [`Pending::request`]. Of a response: its status; of a database's the bytes
+    /// that are [`held`].
     pub request: u64,
     /// Values that are still to come.
     pub items: u32,
@@ -184,13 +216,18 @@ pub struct RequestKey {
     pub cgroup: u64,
     /// Hash of the other end's address for clients; 0 for servers, whose clients' ports pass.
     pub remote: u64,
-    /// HTTP: hash of method and path as [`PathHash`] makes it. Redis: [`Command::id`].
+    /// HTTP: hash of method and path as [`PathHash`] makes it. Redis: [`Command::id`]. MySQL and PostgreSQL: the
+    /// statement's hash as [`crate::sql::SqlHash`] makes it; a MySQL command without one is its number, below
+    /// [`COMMANDS_MAX`].
     pub request: u64,
     /// One of [`protocol`].
     pub protocol: u32,
     /// One of [`side`].
     pub side: u32,
 }
+
+/// Numbers of MySQL's commands end here.
+pub const COMMANDS_MAX: u64 = 0x100;
 
 /// Statuses that one learned key has slots for.
 pub const STATUSES: usize = 8;
@@ -203,7 +240,7 @@ pub struct Learned {
     pub generation: u32,
     /// Slots in use.
     pub used: u32,
-    /// Their statuses: HTTP's; 0 for Redis' success.
+    /// Their statuses: HTTP's; otherwise 0 for success.
     pub statuses: [u32; STATUSES],
     /// Their indexes.
     pub slots: [u32; STATUSES],
@@ -250,8 +287,8 @@ pub struct Slot {
     pub reserved: u32,
 }
 
-/// Bytes of an error's text that go to user space.
-pub const ERROR_TEXT_MAX: usize = 32;
+/// Bytes of an outcome's text that go to user space.
+pub const TEXT_MAX: usize = 48;
 
 /// An exchange whose key or status has no slot, or that was chosen to be told in full.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -259,7 +296,7 @@ pub const ERROR_TEXT_MAX: usize = 32;
 pub struct Completed {
     /// [`crate::record::kind::COMPLETED`] or [`crate::record::kind::CHOSEN`].
     pub kind: u32,
-    /// HTTP: the status. Redis: 0, or 1 for an error.
+    /// HTTP: the status. Otherwise 0, or 1 for an error.
     pub status: u32,
     /// The connection.
     pub connection: u64,
@@ -279,8 +316,9 @@ pub struct Completed {
     pub tid: u32,
     /// Its key.
     pub key: RequestKey,
-    /// Redis: the beginning of an error's text.
-    pub error: [u64; ERROR_TEXT_MAX / 8],
+    /// Redis: the beginning of an error's text. MySQL: an error's packet, from its number on. PostgreSQL: an error's
+    /// fields, or the command's tag.
+    pub text: [u64; TEXT_MAX / 8],
 }
 
 /// Hash of an HTTP request's method and path.

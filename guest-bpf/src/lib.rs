@@ -3,7 +3,7 @@
 //! - [`record`]: what goes through the ring buffer, and how the agent reads it; [`packet`]: the same in packet mode.
 //! - [`connection`]: the kernel's table of connections.
 //! - [`syscall`]: which system calls move bytes on sockets, and in which of their arguments.
-//! - [`counted`]: exchanges that the programs count by themselves.
+//! - [`counted`]: exchanges that the programs count by themselves; [`sql`]: by what they know a statement.
 //! - [`offset`]: the kernel's struct offsets that the agent resolves from BTF before loading.
 //! - [`histogram`]: bucket arithmetic.
 //!
@@ -19,6 +19,7 @@ pub mod histogram;
 pub mod offset;
 pub mod packet;
 pub mod record;
+pub mod sql;
 pub mod syscall;
 
 #[cfg(feature = "user")]

@@ -39,7 +39,7 @@ pub mod kind {
     /// [`crate::counted::Completed`].
     pub const COMPLETED: u32 = 7;
     /// [`super::Chunk`], then a head with a request in it that has no name yet: its hash is the chunk's offset, its
-    /// position in the head the chunk's total.
+    /// position in the head the chunk's total, its [`crate::counted::protocol`] the chunk's sequence.
     pub const NAME: u32 = 8;
     /// [`crate::counted::Completed`] of an exchange that was chosen to be told in full.
     pub const CHOSEN: u32 = 10;
@@ -236,7 +236,7 @@ plain! {
     Counters: 72;
     Settings: 16;
     Counted: 2216;
-    Completed: 128;
+    Completed: 144;
 }
 
 /// A record, as it comes out of the ring buffer.

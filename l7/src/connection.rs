@@ -6,7 +6,7 @@
 
 use crate::{
     Chunk, Direction, Engine, Exchange, Protocol, ScopeId, Side, Timestamp,
-    elsewhere::Settled,
+    elsewhere::{Resumed, Settled},
     guessing::{Found, Guessing},
     parser::{Context, Flow, Parser, Request, Segment, Sender, Start, Transport},
     table,
@@ -112,13 +112,28 @@ impl Connection {
     /// from here: see [`crate::elsewhere`].
     pub fn settled(&self) -> Option<Settled> {
         match &self.state {
-            State::Known { protocol: protocol @ (Protocol::Http1 | Protocol::Redis), side, parser }
+            State::Known { protocol, side, parser }
                 if self.transport == Transport::Stream && parser.is_settled() =>
             {
                 Some(Settled { protocol: *protocol, side: *side, offsets: self.next })
             }
             _ => None,
         }
+    }
+
+    /// Goes on behind what someone else followed since it was [settled](Self::settled); false when nothing is known of
+    /// that here.
+    pub(crate) fn resume_here(&mut self, resumed: &Resumed<'_>, engine: &mut Engine) -> bool {
+        let State::Known { protocol, side, parser } = &mut self.state else { return false };
+        if *protocol != resumed.protocol || *side != resumed.side {
+            return false;
+        }
+        let mut cx = Context { engine, scope: self.scope, side: *side, sink: &mut |_| {} };
+        let goes_on = parser.resume(resumed, &mut cx);
+        if goes_on {
+            self.next = resumed.offsets;
+        }
+        goes_on
     }
 
     /// Takes the next bytes, in the order of each direction's offsets; gives out every exchange that they end.

@@ -3,8 +3,9 @@
 
 use crate::{
     Connection, Engine, ErrorClass, Exchange, Protocol, ScopeId, Side, Symbol, Timestamp, Transport, http1,
+    mysql,
     parser::{Context, Parser},
-    redis,
+    postgres, redis, sql,
 };
 
 /// An exchange that was found elsewhere.
@@ -43,6 +44,22 @@ pub enum What<'a> {
         /// An error's text.
         error: Option<&'a [u8]>,
     },
+    /// MySQL.
+    Mysql {
+        /// As [`statement_name`] gives it, or a command's number; empty when it is not known.
+        request: &'a [u8],
+        /// An error's packet from its number on.
+        error: Option<&'a [u8]>,
+    },
+    /// A simple query of PostgreSQL.
+    Postgresql {
+        /// As [`statement_name`] gives it; empty when it is not known.
+        request: &'a [u8],
+        /// It failed.
+        failed: bool,
+        /// The error's fields, or the command's tag.
+        text: &'a [u8],
+    },
 }
 
 /// How an exchange found elsewhere is called.
@@ -68,6 +85,10 @@ pub enum Stand {
     ChunkData(u64),
     /// A chunk's size comes next.
     ChunkSize,
+    /// MySQL: a command's header was there, for a payload of so many bytes.
+    Header(u64),
+    /// MySQL, PostgreSQL: in an answer.
+    Answer(AnswerStand),
     /// So many bytes of a value and its line end, then so many values.
     Values {
         /// Bytes.
@@ -75,6 +96,49 @@ pub enum Stand {
         /// Values behind them.
         items: u32,
     },
+}
+
+/// Where an answer of a database stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AnswerStand {
+    /// In which part of it.
+    pub part: Part,
+    /// Bytes of the current message that are still to come; at least one of a MySQL packet's is behind.
+    pub left: u64,
+    /// The beginning of the next message.
+    pub held: HeldBytes,
+}
+
+/// A part of a database's answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// Its beginning, or that of a further result.
+    Start,
+    /// MySQL: definitions of columns, of which so many begin still.
+    Columns(u32),
+    /// MySQL: the last of them was, or is going by.
+    BehindColumns,
+    /// MySQL: rows. PostgreSQL: anything behind the start.
+    Rows,
+}
+
+/// A few bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct HeldBytes {
+    bytes: [u8; 8],
+    count: u8,
+}
+
+impl HeldBytes {
+    /// The `count` lowest bytes of a word, the lowest first.
+    pub fn of(word: u64, count: u64) -> Self {
+        Self { bytes: word.to_le_bytes(), count: u8::try_from(count.min(8)).unwrap_or(8) }
+    }
+
+    /// The bytes.
+    pub fn bytes(&self) -> &[u8] {
+        self.bytes.get(..usize::from(self.count)).unwrap_or_default()
+    }
 }
 
 /// One direction, as it was followed so far.
@@ -95,7 +159,7 @@ pub struct ResumedEnd<'a> {
 /// A request that waits.
 #[derive(Clone, Copy, Debug)]
 pub struct ResumedRequest<'a> {
-    /// As in [`What::Http1`]; of Redis the command's name.
+    /// As in [`What`]; of Redis the command's name.
     pub request: &'a [u8],
     /// When its first byte moved.
     pub start: Timestamp,
@@ -108,7 +172,7 @@ pub struct ResumedRequest<'a> {
 /// A connection, as it was followed so far.
 #[derive(Clone, Copy, Debug)]
 pub struct Resumed<'a> {
-    /// HTTP/1 or Redis.
+    /// What is spoken.
     pub protocol: Protocol,
     /// Which end is observed.
     pub side: Side,
@@ -125,7 +189,7 @@ pub struct Resumed<'a> {
 /// A connection on which nothing is under way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Settled {
-    /// HTTP/1 or Redis.
+    /// What is spoken: HTTP/1, Redis, MySQL or PostgreSQL.
     pub protocol: Protocol,
     /// Which end is observed.
     pub side: Side,
@@ -137,6 +201,16 @@ pub struct Settled {
 /// on their first argument (`CLIENT REPLY`, `CLIENT TRACKING`).
 pub fn redis_commands() -> impl Iterator<Item = (usize, &'static str, bool)> {
     redis::plain_commands()
+}
+
+/// What is kept of a statement in order to name exchanges later.
+pub fn statement_name(statement: &[u8]) -> Box<[u8]> {
+    sql::name::encode(statement)
+}
+
+/// Whether a text is several statements.
+pub fn is_several(text: &[u8]) -> bool {
+    sql::following(text).is_some()
 }
 
 impl Engine {
@@ -160,6 +234,10 @@ impl Engine {
         let lasting = match found.what {
             What::Http1 { request, status } => http1::name_found(request, status, found, &mut cx),
             What::Redis { command, error } => redis::name_found(command, error, found, &mut cx),
+            What::Mysql { request, error } => mysql::name_found(request, error, found, &mut cx),
+            What::Postgresql { request, failed, text } => {
+                postgres::name_found(request, failed, text, found, &mut cx)
+            }
         };
         Named { exchange, lasting }
     }
@@ -173,8 +251,22 @@ impl Engine {
 }
 
 impl Connection {
-    /// Goes on where someone else stopped; `None` for a protocol that nobody else follows.
-    pub fn resume(scope: ScopeId, resumed: &Resumed<'_>, engine: &mut Engine) -> Option<Self> {
+    /// Goes on where someone else stopped, who followed it from its beginning or since it was [settled](Self::settled).
+    pub fn go_on(&mut self, scope: ScopeId, resumed: &Resumed<'_>, engine: &mut Engine) {
+        if self.resume_here(resumed, engine) {
+            return;
+        }
+        if let Some(resumed) = Self::resume(scope, resumed, engine) {
+            *self = resumed;
+            return;
+        }
+        // Nobody knows it any more: it is joined in the middle.
+        let tally = engine.tally_mut();
+        tally.messages_seen += resumed.waiting.len() as u64;
+        tally.not_understood += resumed.waiting.len() as u64;
+    }
+
+    fn resume(scope: ScopeId, resumed: &Resumed<'_>, engine: &mut Engine) -> Option<Self> {
         let mut cx = Context { engine, scope, side: resumed.side, sink: &mut |_| {} };
         let parser: Box<dyn Parser> = match resumed.protocol {
             Protocol::Http1 => http1::resume(resumed, &mut cx),
@@ -192,5 +284,7 @@ impl Connection {
     }
 }
 
+#[cfg(test)]
+mod databases;
 #[cfg(test)]
 mod tests;

@@ -12,7 +12,7 @@ use std::fmt;
 
 use crate::{
     Direction, Engine, ErrorClass, Exchange, Limits, Protocol, ScopeId, Side, Status, Symbol, Timestamp,
-    engine::NameKind, routes::RouteRef,
+    elsewhere::Resumed, engine::NameKind, routes::RouteRef,
 };
 
 /// Which end of a connection sent something.
@@ -211,6 +211,12 @@ pub trait Parser: fmt::Debug + Send {
     /// Whether everything that was said is over and done with, so that someone who knows nothing about the connection but
     /// its protocol could go on with it.
     fn is_settled(&self) -> bool {
+        false
+    }
+
+    /// Goes on behind what someone else followed since everything [was over](Self::is_settled); false when it cannot.
+    fn resume(&mut self, resumed: &Resumed<'_>, cx: &mut Context<'_>) -> bool {
+        let _ = (resumed, cx);
         false
     }
 

@@ -17,17 +17,17 @@ use crate::{
 };
 
 /// Numbers that look random and are the same each time (Marsaglia's xorshift).
-struct Dice(u64);
+pub struct Dice(pub u64);
 
 impl Dice {
-    fn below(&mut self, bound: usize) -> usize {
+    pub fn below(&mut self, bound: usize) -> usize {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
         usize::try_from(self.0 >> 33).expect("31 bits") % bound
     }
 
-    fn one<T: Copy>(&mut self, of: &[T]) -> T {
+    pub fn one<T: Copy>(&mut self, of: &[T]) -> T {
         of[self.below(of.len())]
     }
 }
@@ -204,7 +204,7 @@ fn http_traffic(sizes: Sizes) -> Expected {
 /// Exchanges and bytes by what distinguishes them.
 type Counts = BTreeMap<(String, String, String, String), (u64, u64, u64)>;
 
-fn counts(agent: &Agent, matches: impl Fn(&str, &str) -> bool) -> Counts {
+pub fn counts(agent: &Agent, matches: impl Fn(&str, &str) -> bool) -> Counts {
     let mut counts = Counts::new();
     for side in [Side::SIDE_SERVER, Side::SIDE_CLIENT] {
         for series in agent.all(side) {
@@ -228,7 +228,7 @@ fn counts(agent: &Agent, matches: impl Fn(&str, &str) -> bool) -> Counts {
     counts
 }
 
-fn assert_equal(with: &Counts, without: &Counts) {
+pub fn assert_equal(with: &Counts, without: &Counts) {
     let only = |one: &Counts, other: &Counts| -> Vec<String> {
         one.iter()
             .filter(|(key, value)| other.get(*key) != Some(*value))
@@ -239,12 +239,12 @@ fn assert_equal(with: &Counts, without: &Counts) {
     assert!(left.is_empty() && right.is_empty(), "by the kernel: {left:#?}\nby user space: {right:#?}");
 }
 
-const KERNEL: &[&str] = &["--ring-kib", "16384", "--cpu-share", "0"];
+pub const KERNEL: &[&str] = &["--ring-kib", "16384", "--cpu-share", "0"];
 /// The kernel decides of each exchange whether it is told in full, and says yes.
-const EVERY_SPAN: &[&str] =
+pub const EVERY_SPAN: &[&str] =
     &["--ring-kib", "16384", "--cpu-share", "0", "--span-interval-ms", "0", "--spans-per-second", "100000"];
 const NO_SPANS: &[&str] = &["--ring-kib", "16384", "--cpu-share", "0", "--spans-per-second", "0"];
-const USER_SPACE: &[&str] = &["--ring-kib", "16384", "--cpu-share", "0", "--no-kernel-counts"];
+pub const USER_SPACE: &[&str] = &["--ring-kib", "16384", "--cpu-share", "0", "--no-kernel-counts"];
 
 /// The paths of [`http_traffic`]'s ordinary exchanges, and those of the others.
 const SPECIAL: [&str; 4] =

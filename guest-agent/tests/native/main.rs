@@ -23,4 +23,5 @@ mod running;
 mod sequence;
 mod servers;
 mod spans;
+mod statements;
 mod uring;

@@ -15,7 +15,7 @@ use crate::{
 
 /// Exchanges until what they cost to copy shows that the kernel side counts them; gives how many there were. What is
 /// copied in one round is compared with what `round` exchanges would take at least.
-fn until_counted(agent: &mut Agent, mut exchange: impl FnMut(), round: u64) -> u64 {
+pub fn until_counted(agent: &mut Agent, mut exchange: impl FnMut(), round: u64) -> u64 {
     let mut done = 0;
     agent.catch_up();
     for _ in 0..200 {

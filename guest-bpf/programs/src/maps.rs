@@ -13,6 +13,7 @@ use porthole_bpf_types::{
     },
     offset::KernelOffsets,
     record::{Cgroup, Chunk, Counters, HEAD_MAX, Open, Settings},
+    sql::SqlHash,
 };
 
 /// Room for a head twice over: the verifier bounds position and length of a copy each by [`HEAD_MAX`].
@@ -41,6 +42,8 @@ pub struct Work {
     pub parse: Parse,
     /// Of the request line under inspection.
     pub path: PathHash,
+    /// Of the statement under inspection.
+    pub sql: SqlHash,
     /// The Redis command that was looked up last, and the hash of its name.
     pub command_hash: u64,
     pub command: Command,
@@ -69,7 +72,7 @@ pub struct Parse {
     pub flags: u32,
     /// Of a head: what it says about the body.
     pub framing: u32,
-    /// Of a head: `Content-Length`.
+    /// Of a head: `Content-Length`. Of a statement: the index behind it.
     pub length: u64,
     /// Messages that end in this call.
     pub found: u64,
@@ -227,7 +230,7 @@ pub static NEW_COUNTED: PerCpuArray<Counted> = PerCpuArray::with_max_entries(1, 
 #[map]
 pub static COMMANDS: HashMap<u64, Command> = HashMap::with_max_entries(1024, 0);
 
-/// Requests whose names user space knows: hashes of HTTP methods and paths.
+/// Requests whose names user space knows: hashes of HTTP methods and paths, and of statements.
 #[map]
 pub static NAMED: HashMap<u64, u8> = HashMap::with_max_entries(8192, BPF_F_NO_PREALLOC);
 

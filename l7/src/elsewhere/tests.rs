@@ -1,15 +1,27 @@
 use super::*;
 use crate::{Chunk, Direction, Limits, Status};
 
-const START: Timestamp = Timestamp(1_000);
-const NOW: Timestamp = Timestamp(5_000);
+pub(super) const START: Timestamp = Timestamp(1_000);
+pub(super) const NOW: Timestamp = Timestamp(5_000);
 
 /// Resumes a connection of a server, and gives it chunks.
 fn exchanges(resumed: &Resumed<'_>, chunks: &[(Direction, &[u8])]) -> (Vec<Exchange>, Engine) {
     let mut engine = Engine::new(Limits::default());
-    let mut connection = Connection::resume(ScopeId(1), resumed, &mut engine).expect("followed");
+    let mut connection = Connection::new(ScopeId(1));
+    connection.go_on(ScopeId(1), resumed, &mut engine);
+    let mut found = exchanges_of(&mut connection, resumed.offsets, chunks, &mut engine);
+    connection.close(NOW, &mut engine, &mut |exchange| found.push(exchange));
+    (found, engine)
+}
+
+/// Gives a connection chunks.
+pub(super) fn exchanges_of(
+    connection: &mut Connection,
+    mut offsets: [u64; 2],
+    chunks: &[(Direction, &[u8])],
+    engine: &mut Engine,
+) -> Vec<Exchange> {
     let mut found = Vec::new();
-    let mut offsets = resumed.offsets;
     for (direction, bytes) in chunks {
         let offset = &mut offsets[*direction as usize];
         let chunk = Chunk {
@@ -20,10 +32,9 @@ fn exchanges(resumed: &Resumed<'_>, chunks: &[(Direction, &[u8])]) -> (Vec<Excha
             total: bytes.len() as u64,
         };
         *offset += chunk.total;
-        connection.chunk(&chunk, &mut engine, &mut |exchange| found.push(exchange));
+        connection.chunk(&chunk, engine, &mut |exchange| found.push(exchange));
     }
-    connection.close(NOW, &mut engine, &mut |exchange| found.push(exchange));
-    (found, engine)
+    found
 }
 
 fn resumed<'a>(protocol: Protocol, waiting: &'a [ResumedRequest<'a>]) -> Resumed<'a> {

@@ -142,7 +142,9 @@ impl Reader {
                 data => State::ChunkData(data),
             },
             Stand::ChunkSize => State::ChunkSize,
-            Stand::Start | Stand::First(_) | Stand::Values { .. } => State::Start,
+            Stand::Start | Stand::First(_) | Stand::Values { .. } | Stand::Header(_) | Stand::Answer(_) => {
+                State::Start
+            }
         };
         let line = if let Stand::First(byte) = end.stand { vec![byte] } else { Vec::new() };
         let bytes = if state == State::Start { line.len() as u64 } else { end.bytes };

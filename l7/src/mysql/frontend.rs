@@ -138,6 +138,7 @@ impl Mysql {
         cx: &mut Context<'_>,
     ) {
         let id = wire::u32_at(content, 0);
+        self.plain = matches!(number, command::QUERY | command::PING);
         let Some(shape) = command.answer else {
             match (number, id) {
                 (command::QUIT, _) => self.finish_unseen(cx),

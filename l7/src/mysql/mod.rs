@@ -18,6 +18,7 @@
 
 mod backend;
 mod command;
+mod elsewhere;
 mod frontend;
 mod identify;
 mod response;
@@ -25,8 +26,11 @@ mod response;
 mod tests;
 mod wire;
 
+pub(crate) use elsewhere::name_found;
+
 use crate::{
     ErrorClass, Protocol, Status, Symbol, Timestamp,
+    elsewhere::Resumed,
     mysql::{
         command::Shape,
         response::{End, Response},
@@ -133,6 +137,8 @@ struct Mysql {
     server_bytes: u64,
     server_position: u64,
     server_at: Timestamp,
+    /// What was asked last can be followed without knowing more about the connection.
+    plain: bool,
     ended: bool,
     scratch: String,
 }
@@ -187,6 +193,15 @@ impl Parser for Mysql {
         } else {
             Flow::Continue
         }
+    }
+
+    fn is_settled(&self) -> bool {
+        self.rests()
+    }
+
+    fn resume(&mut self, resumed: &Resumed<'_>, cx: &mut Context<'_>) -> bool {
+        self.follow_on(resumed, cx);
+        true
     }
 
     fn idle(&mut self, now: Timestamp, cx: &mut Context<'_>) {

@@ -24,7 +24,7 @@ const COLUMNS_MAX: u64 = 0xffff;
 const PROGRESS: u16 = 0xffff;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Stage {
+pub(super) enum Stage {
     First,
     /// Definitions still to come; afterwards rows.
     Columns(u64),
@@ -72,6 +72,11 @@ pub(super) struct Response {
 impl Response {
     pub(super) fn new(shape: Shape) -> Self {
         Self { shape, stage: if shape == Shape::Rows { Stage::Rows } else { Stage::First }, prepared: None }
+    }
+
+    /// An answer that is in the middle.
+    pub(super) fn at(shape: Shape, stage: Stage) -> Self {
+        Self { shape, stage, prepared: None }
     }
 
     /// How many bytes of a payload [`Self::packet`] has to see.

@@ -97,6 +97,11 @@ pub(super) fn failure(payload: &[u8]) -> Option<Failure> {
     Some(Failure { code, state })
 }
 
+/// The same behind its first byte.
+pub(super) fn failure_behind(text: &[u8]) -> Option<Failure> {
+    failure(&[&[0xff], text].concat())
+}
+
 /// Looks for a greeting: the capabilities of the server that sent it.
 pub(super) fn greeting(payload: &[u8], length: usize) -> Found<u32> {
     // Protocol 10, version, its zero, connection id (4), salt (8), a zero, capabilities (2), character set (1),

@@ -129,6 +129,7 @@ impl Postgres {
             self.batch_begins(cx);
         }
         let length = header.length as u64;
+        self.plain = header.kind == b'Q';
         let complete = content.len() + HEADER_BYTES == header.length;
         if header.kind == b'P' {
             // One that is only prepared may have come before.

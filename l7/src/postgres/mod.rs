@@ -20,6 +20,7 @@
 //! Only the statement's verb, its table and the SQLSTATE leave this module.
 
 mod backend;
+mod elsewhere;
 mod frontend;
 mod identify;
 #[cfg(test)]
@@ -28,8 +29,11 @@ mod wire;
 
 use std::collections::VecDeque;
 
+pub(crate) use elsewhere::name_found;
+
 use crate::{
     ErrorClass, NameKind, Protocol, Status, Symbol, Timestamp,
+    elsewhere::Resumed,
     parser::{Context, Entry, Flow, Outcome, Parser, Request, Segment, Sender, Start, Transport},
     pending::ById,
     postgres::{
@@ -170,6 +174,8 @@ struct Postgres {
     server_bytes: u64,
     server_position: u64,
     server_at: Timestamp,
+    /// What was asked last can be followed without knowing more about the connection.
+    plain: bool,
     encrypted: bool,
     ended: bool,
     scratch: String,
@@ -203,6 +209,15 @@ impl Parser for Postgres {
         } else {
             Flow::Continue
         }
+    }
+
+    fn is_settled(&self) -> bool {
+        self.rests()
+    }
+
+    fn resume(&mut self, resumed: &Resumed<'_>, cx: &mut Context<'_>) -> bool {
+        self.follow_on(resumed, cx);
+        true
     }
 
     fn idle(&mut self, now: Timestamp, cx: &mut Context<'_>) {

@@ -3,6 +3,7 @@
 //! Used by MySQL and PostgreSQL. The statement may be cut at any byte; a name that the cut may have shortened is not
 //! given out. Literals, column lists and conditions are never looked at beyond finding their end.
 
+pub(crate) mod name;
 mod token;
 
 use token::{Token, Tokens};

@@ -4,7 +4,9 @@ use core::arch::asm;
 
 use aya_ebpf::helpers::{bpf_get_current_pid_tgid, generated::bpf_get_smp_processor_id};
 use porthole_bpf_types::{
-    counted::{Learned, PENDING_MAX, Pending, SLOTS_MAX, STATUSES, Slot, flag, protocol},
+    counted::{
+        COMMANDS_MAX, Learned, PENDING_MAX, Pending, SLOTS_MAX, STATUSES, Slot, TEXT_MAX, flag, protocol,
+    },
     histogram::{BUCKETS, INDEX_MIN, bucket_index},
     record::kind,
 };
@@ -26,8 +28,9 @@ use crate::{
 /// HTTP: the lowest status of a failure (RFC 9110, section 15.5).
 const FAILURES_FROM: u64 = 400;
 
-/// Bytes of a request that are sent for its name.
-const NAME_BYTES: u64 = 512;
+/// Bytes of a request that are sent for its name: a request line, or a whole statement.
+const LINE_BYTES: u64 = 512;
+const STATEMENT_BYTES: u64 = super::sql::REQUEST_MAX;
 
 /// The requests found in this call wait from now on.
 #[inline(always)]
@@ -94,8 +97,9 @@ fn push_message(work: Scratch, counted: Locked, index: u64) {
     // SAFETY: within the array.
     let (request, at) = unsafe { ((*message).request, (*message).at) };
     let known = learned(work, counted, request);
-    if known.is_none() && counted.protocol == protocol::HTTP1 && NAMED.get_ptr(&request).is_none() {
-        send_name(work, counted.connection, request, u64::from(at));
+    let numbered = counted.protocol == protocol::REDIS || request < COMMANDS_MAX;
+    if known.is_none() && !numbered && NAMED.get_ptr(&request).is_none() {
+        send_name(work, counted, request, u64::from(at));
     }
     wait_for(work, counted, index, known.unwrap_or((0, 0)));
 }
@@ -202,7 +206,7 @@ pub extern "C" fn complete_one(id: u64, index: u64, sk: u64) -> u64 {
 }
 
 /// Whether an exchange that has a slot is told in full rather than counted there. HTTP's statuses say what failed; what
-/// fails in Redis has no slot.
+/// fails in other protocols has no slot.
 #[inline(always)]
 fn is_chosen(slot: *mut Slot, now: u64, start: u64, status: u64) -> bool {
     // SAFETY: a map's value.
@@ -338,13 +342,17 @@ fn send_completed(
     completed.end = end;
     completed.request_bytes = u64::from(pending.bytes);
     completed.response_bytes = bytes;
-    completed.error[0] = 0;
-    if counted.protocol == protocol::REDIS && status != 0 {
-        let from = look(u64::from(at), 34);
+    completed.text[0] = 0;
+    if counted.protocol == protocol::POSTGRESQL || (counted.protocol != protocol::HTTP1 && status != 0) {
+        let from = look(u64::from(at), TEXT_MAX as u64 + 1);
         if from != NONE {
-            let text = |index| word(&work, from + 1 + index);
-            let error = [text(0), text(8), text(16), text(24)];
-            work.completed.error = error;
+            let mut index = 0;
+            while index < TEXT_MAX / 8 {
+                let text = word(&work, from + 1 + 8 * index as u64);
+                // SAFETY: within the array. One by one, because the stack has no room for all.
+                unsafe { core::ptr::write_volatile(&raw mut work.completed.text[index], text) };
+                index += 1;
+            }
         }
     }
     work.completed.sequence = connections::next_sequence(connection);
@@ -353,15 +361,17 @@ fn send_completed(
 
 /// Sends the beginning of a request whose hash has no name yet.
 #[inline(always)]
-fn send_name(mut work: Scratch, connection: u64, request: u64, at: u64) {
-    let from = look(at, NAME_BYTES);
+fn send_name(mut work: Scratch, counted: Locked, request: u64, at: u64) {
+    let most = if counted.protocol == protocol::HTTP1 { LINE_BYTES } else { STATEMENT_BYTES };
+    let from = look(at, most);
     if from == NONE || SETTINGS.get(0).is_none_or(|settings| settings.paused != 0) {
         return;
     }
     let (offset, total) = (work.header.offset, work.header.total);
-    let end = from + NAME_BYTES;
+    let end = from + most;
     work.header.kind = kind::NAME;
-    work.header.connection = connection;
+    work.header.connection = counted.connection;
+    work.header.sequence = u64::from(counted.protocol);
     work.header.offset = request;
     work.header.total = from;
     work.header.head = if end < work.parse.len { end as u32 } else { work.parse.len as u32 };

@@ -1,7 +1,7 @@
 //! Connections that the programs follow without user space.
 //!
 //! ```text
-//! call ─► steps of the protocol (http, redis) over windows of the bytes (window) ─► messages
+//! call ─► steps of the protocol (http, redis, mysql, …) over windows of the bytes (window) ─► messages
 //!      ─► requests wait, responses end them: exchange ─► its slot, or a record
 //! ```
 //!
@@ -10,8 +10,11 @@
 
 mod exchange;
 mod http;
+mod mysql;
 mod offers;
+mod postgres;
 mod redis;
+mod sql;
 mod window;
 
 pub use offers::{is_taken, withdraw};
@@ -300,7 +303,9 @@ fn followed(work: Scratch, counted: Locked, id: u64, sk: u64, requests: bool) ->
     }
     let (found, waiting) = (work.parse.found, u64::from(counted.pushed.wrapping_sub(counted.popped)));
     if requests {
-        if waiting + found > PENDING_MAX as u64 {
+        // A database answers one statement before it is asked the next.
+        let most = if counted.protocol >= protocol::MYSQL { 1 } else { PENDING_MAX as u64 };
+        if found > 0 && waiting + found > most {
             return HAND_OVER;
         }
         exchange::push(work, counted, id, found);
@@ -324,7 +329,11 @@ const ROUNDS_MAX: u64 = redis::STEPS_MAX / STEPS;
 pub extern "C" fn steps(which: u64) -> u64 {
     const HTTP_RESPONSES: u64 = protocol::HTTP1 as u64 * 2;
     const HTTP_REQUESTS: u64 = HTTP_RESPONSES + 1;
-    const REDIS_REQUESTS: u64 = protocol::REDIS as u64 * 2 + 1;
+    const REDIS_REPLIES: u64 = protocol::REDIS as u64 * 2;
+    const REDIS_REQUESTS: u64 = REDIS_REPLIES + 1;
+    const MYSQL_REPLIES: u64 = protocol::MYSQL as u64 * 2;
+    const MYSQL_REQUESTS: u64 = MYSQL_REPLIES + 1;
+    const POSTGRESQL_REQUESTS: u64 = protocol::POSTGRESQL as u64 * 2 + 1;
     let Some(work) = Scratch::get() else { return 0 };
     let mut count = 0;
     while count < STEPS {
@@ -335,7 +344,11 @@ pub extern "C" fn steps(which: u64) -> u64 {
             HTTP_REQUESTS => http::http_step(0),
             HTTP_RESPONSES => http::http_step(1),
             REDIS_REQUESTS => redis::redis_request_step(),
-            _ => redis::redis_reply_step(),
+            REDIS_REPLIES => redis::redis_reply_step(),
+            MYSQL_REQUESTS => mysql::mysql_request_step(),
+            MYSQL_REPLIES => mysql::mysql_reply_step(),
+            POSTGRESQL_REQUESTS => postgres::postgres_request_step(),
+            _ => postgres::postgres_reply_step(),
         };
         if taken == 0 {
             return 0;

@@ -1,0 +1,210 @@
+//! MySQL: text queries and pings, and answers of any number of results.
+//!
+//! Any other command, a request for a local file, statements of more than a window and packets of 16 MiB are for user
+//! space.
+
+use porthole_bpf_types::counted::{protocol, reading};
+
+use super::{
+    sql::{self, REQUEST_MAX, header, take},
+    window::{NONE, byte, look, word},
+};
+use crate::maps::Scratch;
+
+/// Bytes of a packet's header: length (3), sequence number (1).
+const HEADER: u64 = 4;
+
+/// Largest payload; one of this length goes on in the next packet.
+const PAYLOAD_MAX: u64 = 0x00ff_ffff;
+
+/// Bytes of a payload that decide what it says.
+const DECISIVE: u64 = 24;
+
+/// Commands (`include/my_command.h`).
+mod command {
+    pub const QUIT: u8 = 0x01;
+    pub const INIT_DB: u8 = 0x02;
+    pub const QUERY: u8 = 0x03;
+    pub const PING: u8 = 0x0e;
+}
+
+/// What a payload begins with.
+mod first {
+    pub const OK: u8 = 0x00;
+    /// End of rows, in either form.
+    pub const EOF: u8 = 0xfe;
+    pub const ERROR: u8 = 0xff;
+}
+
+/// Status flags (`include/mysql_com.h`).
+mod status {
+    pub const MORE_RESULTS: u64 = 0x0008;
+    pub const CURSOR_EXISTS: u64 = 0x0040;
+}
+
+/// Goes on by one command; gives 0 when user space must take over. A global function.
+#[inline(never)]
+#[unsafe(no_mangle)]
+pub extern "C" fn mysql_request_step() -> u64 {
+    let Some(mut work) = Scratch::get() else { return 0 };
+    let at = work.parse.at;
+    let here = work.header.total - at;
+    let start = look(at, REQUEST_MAX);
+    if start == NONE {
+        return 0;
+    }
+    let mut content = start;
+    let mut len = work.parse.reading.left;
+    if work.parse.reading.state != reading::HEADER {
+        let head = word(&work, start) & 0xffff_ffff;
+        // Bytes behind the call's end are zeros, and so would be its length.
+        len = head & PAYLOAD_MAX;
+        if here < HEADER || head >> 24 != 0 || len == 0 || len > REQUEST_MAX - HEADER {
+            return 0;
+        }
+        work.parse.reading.start = work.parse.now;
+        if here == HEADER {
+            // Servers read it by itself.
+            work.parse.reading.state = reading::HEADER;
+            work.parse.reading.left = len;
+            work.parse.at = at + here;
+            return 1;
+        }
+        content += HEADER;
+    }
+    if at + (content - start) + len != work.header.total {
+        return 0;
+    }
+    let number = byte(&work, content);
+    // Behind it the call ends, so the rest of the window need not be known to be there.
+    let end = content + len;
+    let mut text = content + 1;
+    let request = match number {
+        command::QUERY => {
+            // `CLIENT_QUERY_ATTRIBUTES`: the number of attributes and of their sets.
+            if word(&work, text) & 0xffff == 0x0100 {
+                text += 2;
+            }
+            if text >= end || byte(&work, text) < b'\t' {
+                return 0;
+            }
+            sql::hash(work, protocol::MYSQL as u64, text, end);
+            work.sql.finish()
+        }
+        command::PING | command::INIT_DB => u64::from(number),
+        command::QUIT => 0,
+        _ => return 0,
+    };
+    let position = work.header.total - (end - text);
+    work.parse.reading.state = reading::START;
+    work.parse.reading.left = 0;
+    work.parse.at = work.header.total;
+    if request == 0 {
+        return 1;
+    }
+    let (start, count) = (work.parse.reading.start, work.parse.found);
+    u64::from(super::note(work, count, request, start, len + HEADER, position as u32, 0))
+}
+
+/// Goes on by one packet of an answer. A global function.
+#[inline(never)]
+#[unsafe(no_mangle)]
+pub extern "C" fn mysql_reply_step() -> u64 {
+    let Some(mut work) = Scratch::get() else { return 0 };
+    if work.parse.reading.left > 0 {
+        take(work);
+        return 1;
+    }
+    let (head, held) = header::<{ HEADER + 1 }>(work, HEADER + DECISIVE);
+    if head == NONE || head == 0 {
+        return u64::from(head == 0);
+    }
+    let len = head & PAYLOAD_MAX;
+    if len == 0 || len == PAYLOAD_MAX {
+        return 0;
+    }
+    let first = (head >> 32) as u8;
+    work.parse.at += HEADER - held;
+    work.parse.reading.bytes += HEADER;
+    work.parse.reading.left = len;
+    let state = work.parse.reading.state;
+    if state == reading::COLUMNS {
+        work.parse.reading.items -= 1;
+        if work.parse.reading.items == 0 {
+            work.parse.reading.state = reading::BEHIND_COLUMNS;
+        }
+        take(work);
+        return 1;
+    }
+    if state != reading::START && first < first::EOF {
+        work.parse.reading.state = reading::ROWS;
+        take(work);
+        return 1;
+    }
+    // Here it matters what it says.
+    let at = work.parse.at;
+    let start = look(at, DECISIVE);
+    if start == NONE || at + len > work.header.total {
+        return 0;
+    }
+    take(work);
+    if first == first::ERROR {
+        // MariaDB's progress reports, which are none.
+        if word(&work, start + 1) & 0xffff == 0xffff || len < 3 {
+            return 0;
+        }
+        return u64::from(ended(work, at, 1));
+    }
+    let flags = match first {
+        first::OK if len >= 7 => ok_status(work, start, len),
+        first::EOF if len == 5 => (word(&work, start + 3)) & 0xffff,
+        first::EOF if len >= 7 => ok_status(work, start, len),
+        _ => {
+            if len != 1 || first == 0 || first > 0xfa {
+                return 0;
+            }
+            work.parse.reading.items = u32::from(first);
+            work.parse.reading.state = reading::COLUMNS;
+            return 1;
+        }
+    };
+    if flags & status::CURSOR_EXISTS != 0 || (state == reading::START && first == first::EOF) {
+        return 0;
+    }
+    if state == reading::BEHIND_COLUMNS && len == 5 {
+        work.parse.reading.state = reading::ROWS;
+        return 1;
+    }
+    if flags & status::MORE_RESULTS != 0 {
+        work.parse.reading.state = reading::START;
+        return 1;
+    }
+    u64::from(ended(work, at, 0))
+}
+
+/// The status flags of an OK packet at an index: behind two numbers of lengths of their own. [`NONE`], which has all
+/// flags, when it is too short.
+#[inline(always)]
+fn ok_status(work: Scratch, start: u64, len: u64) -> u64 {
+    let mut index = start + 1;
+    let mut numbers = 0;
+    while numbers < 2 {
+        index += match byte(&work, index) {
+            0xfc => 3,
+            0xfd => 4,
+            0xfe => 9,
+            _ => 1,
+        };
+        numbers += 1;
+    }
+    if index + 2 > start + len { NONE } else { word(&work, index) & 0xffff }
+}
+
+/// Notes an answer, which ends with the packet at a position.
+#[inline(always)]
+fn ended(mut work: Scratch, at: u64, status: u64) -> bool {
+    let (start, bytes, count) = (work.parse.now, work.parse.reading.bytes, work.parse.found);
+    work.parse.reading.state = reading::START;
+    work.parse.reading.bytes = 0;
+    super::note(work, count, status, start, bytes, at as u32, 0)
+}

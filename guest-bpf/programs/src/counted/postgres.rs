@@ -1,0 +1,135 @@
+//! PostgreSQL: simple queries of one statement.
+//!
+//! The extended protocol, copying, several statements in one query and statements of more than a window are for user
+//! space; so is an answer whose end, from the statement's completion on, comes in pieces.
+
+use porthole_bpf_types::counted::{protocol, reading};
+
+use super::{
+    sql::{self, REQUEST_MAX, header, take},
+    window::{NONE, byte, look, word},
+};
+use crate::maps::Scratch;
+
+/// Bytes of a message's header: kind (1), length of itself and what follows (4, big end first).
+const HEADER: u64 = 5;
+
+/// What an answer came to, in `reading.items` while its end is being read.
+mod came {
+    pub const NOTHING: u32 = 0;
+    pub const COMPLETE: u32 = 1;
+    pub const FAILED: u32 = 2;
+}
+
+/// The length in a header, without itself; [`NONE`] when there is none.
+#[inline(always)]
+fn content(head: u64) -> u64 {
+    let len = u64::from(((head >> 8) as u32).swap_bytes());
+    if len < 4 || len > 1 << 30 { NONE } else { len - 4 }
+}
+
+/// Goes on by one request; gives 0 when user space must take over. A global function.
+#[inline(never)]
+#[unsafe(no_mangle)]
+pub extern "C" fn postgres_request_step() -> u64 {
+    let Some(mut work) = Scratch::get() else { return 0 };
+    let at = work.parse.at;
+    let here = work.header.total - at;
+    let start = look(at, REQUEST_MAX);
+    if start == NONE || here < HEADER || here > REQUEST_MAX {
+        return 0;
+    }
+    let head = word(&work, start);
+    if content(head) != here - HEADER {
+        return 0;
+    }
+    work.parse.at = work.header.total;
+    let end = start + here - 1;
+    match head as u8 {
+        b'X' if here == HEADER => return 1,
+        b'Q' if here > HEADER + 1 && byte(&work, end) == 0 => {}
+        _ => return 0,
+    }
+    sql::hash(work, protocol::POSTGRESQL as u64, start + HEADER, end);
+    if work.sql.is_several() {
+        return 0;
+    }
+    let (request, start, count) = (work.sql.finish(), work.parse.now, work.parse.found);
+    u64::from(super::note(work, count, request, start, here, (at + HEADER) as u32, 0))
+}
+
+/// Goes on by one message of an answer. A global function.
+#[inline(never)]
+#[unsafe(no_mangle)]
+pub extern "C" fn postgres_reply_step() -> u64 {
+    let Some(mut work) = Scratch::get() else { return 0 };
+    if work.parse.reading.left > 0 {
+        take(work);
+        return 1;
+    }
+    let came = work.parse.reading.items;
+    let before = work.parse.reading.request;
+    if came != came::NOTHING {
+        // Where the completion lies: nothing can be held then.
+        work.parse.reading.request = 0;
+    }
+    let (head, held) = header::<HEADER>(work, 2 * HEADER);
+    if head == NONE || (head == 0 && came != came::NOTHING) {
+        return 0;
+    }
+    if head == 0 {
+        return 1;
+    }
+    let len = content(head);
+    if len == NONE {
+        return 0;
+    }
+    let kind = head as u8;
+    let behind = work.parse.at + HEADER - held;
+    let complete = behind + len <= work.header.total;
+    if matches!(kind, b'N' | b'S' | b'A') {
+        // They answer nothing. What came meanwhile must be found in this call still.
+        if !complete || (came != came::NOTHING && behind + len == work.header.total) {
+            return 0;
+        }
+        work.parse.at = behind + len;
+        work.parse.reading.request = if came == came::NOTHING { 0 } else { before };
+        return 1;
+    }
+    work.parse.at = behind;
+    work.parse.reading.bytes += HEADER;
+    work.parse.reading.left = len;
+    work.parse.reading.state = reading::ROWS;
+    if matches!(kind, b'T' | b'D') && came == came::NOTHING {
+        take(work);
+        return 1;
+    }
+    if !complete {
+        return 0;
+    }
+    take(work);
+    if kind == b'Z' && len == 1 && came != came::NOTHING {
+        return u64::from(ended(work, before, u64::from(came == came::FAILED)));
+    }
+    if came != came::NOTHING || behind + len == work.header.total {
+        return 0;
+    }
+    work.parse.reading.items = match kind {
+        b'C' | b'I' => came::COMPLETE,
+        b'E' => came::FAILED,
+        _ => return 0,
+    };
+    work.parse.reading.request = behind - 1;
+    1
+}
+
+/// Notes an answer; `at` is the position before its completion.
+#[inline(always)]
+fn ended(mut work: Scratch, at: u64, status: u64) -> bool {
+    let (start, bytes, count) = (work.parse.now, work.parse.reading.bytes, work.parse.found);
+    work.parse.reading.state = reading::START;
+    work.parse.reading.bytes = 0;
+    work.parse.reading.items = came::NOTHING;
+    work.parse.reading.request = 0;
+    super::note(work, count, status, start, bytes, at as u32, 0)
+}

@@ -1,0 +1,97 @@
+//! What MySQL and PostgreSQL have in common: statements, and messages whose header may come in pieces.
+
+use porthole_bpf_types::{
+    counted::held,
+    sql::{CLASSES, Classes, STEPS, SqlHash, Steps},
+};
+
+use super::window::{NONE, byte, look, word};
+use crate::maps::Scratch;
+
+/// Longest statement that is followed, with its message's header, bytes: one window.
+pub const REQUEST_MAX: u64 = 1024;
+
+/// Bytes of a statement that one call of [`stretch`] takes: few, because the verifier goes through each of them.
+const STRETCH: u64 = 8;
+
+/// The classes and steps, as data of the programs.
+#[unsafe(no_mangle)]
+static SQL_CLASSES: Classes = CLASSES;
+#[unsafe(no_mangle)]
+static SQL_STEPS: Steps = STEPS;
+
+/// Hashes the statement from an index to another into `work.sql`.
+#[inline(always)]
+pub fn hash(mut work: Scratch, protocol: u64, from: u64, to: u64) {
+    work.sql = SqlHash::new(protocol);
+    work.parse.cursor = from;
+    work.parse.length = to;
+    let mut stretches = 0;
+    while stretches < REQUEST_MAX / STRETCH {
+        if stretch() != 0 {
+            return;
+        }
+        stretches += 1;
+    }
+}
+
+/// One stretch of a statement at the cursor, up to `parse.length`; gives 1 at its end. A global function.
+#[inline(never)]
+#[unsafe(no_mangle)]
+pub extern "C" fn stretch() -> u64 {
+    let Some(mut work) = Scratch::get() else { return 1 };
+    let (mut cursor, end) = (work.parse.cursor, work.parse.length);
+    let mut sql = work.sql;
+    let mut taken = 0;
+    while taken < STRETCH {
+        if cursor >= end {
+            break;
+        }
+        let next = byte(&work, cursor);
+        // SAFETY: the tables have an entry for each byte and for each index.
+        let step = unsafe {
+            let class = core::ptr::read_volatile((&raw const SQL_CLASSES).cast::<u16>().add(next as usize));
+            core::ptr::read_volatile((&raw const SQL_STEPS).cast::<u16>().add(sql.index(class)))
+        };
+        sql.take(next, step);
+        cursor += 1;
+        taken += 1;
+    }
+    work.parse.cursor = cursor;
+    work.sql = sql;
+    u64::from(cursor >= end)
+}
+
+/// Looks at the beginning of an answer's message, of which `HEADER` bytes are needed. Gives them with those that were
+/// held, and how many were; [`NONE`] for the first when they could not be read, and 0 bytes with everything held now
+/// when there are too few. A header's bytes are never all zero.
+#[inline(always)]
+pub fn header<const HEADER: u64>(mut work: Scratch, need: u64) -> (u64, u64) {
+    let at = work.parse.at;
+    let start = look(at, need);
+    if start == NONE {
+        return (NONE, 0);
+    }
+    let (before, held) = held::unpack(work.parse.reading.request);
+    let held = held & 7;
+    let bytes = before | (word(&work, start) << (8 * held));
+    let left = work.header.total - at;
+    if left + held >= HEADER {
+        work.parse.reading.request = 0;
+        return (bytes, held);
+    }
+    work.parse.reading.request = held::pack(bytes, (left + held) & 7);
+    work.parse.at = at + left;
+    (0, 0)
+}
+
+/// Goes past what the call has of a message that is of no interest.
+#[inline(always)]
+pub fn take(mut work: Scratch) {
+    let here = work.header.total - work.parse.at;
+    let left = work.parse.reading.left;
+    let step = if left < here { left } else { here };
+    work.parse.at += step;
+    work.parse.reading.left = left - step;
+    work.parse.reading.bytes += step;
+}

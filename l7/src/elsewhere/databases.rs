@@ -1,0 +1,221 @@
+//! Answers of databases that someone else followed up to any byte at which they may stop.
+
+use super::tests::{NOW, START, exchanges_of};
+use crate::{
+    Connection, Direction, Engine, ErrorClass, Limits, Protocol, ScopeId, Side, Status, Symbol, Timestamp,
+    Transport,
+    elsewhere::{
+        AnswerStand, Found, HeldBytes, Part, Resumed, ResumedEnd, ResumedRequest, Stand, What, statement_name,
+    },
+};
+
+/// A message of an answer, where others stand when it begins and when its header was seen, and whether they may stop in
+/// the middle of it.
+struct Message {
+    bytes: Vec<u8>,
+    before: Part,
+    within: Part,
+    skipped: bool,
+}
+
+fn mysql(sequence: u8, payload: &[u8]) -> Vec<u8> {
+    let len = u8::try_from(payload.len()).expect("short");
+    [&[len, 0, 0, sequence], payload].concat()
+}
+
+/// Two columns and three rows.
+fn mysql_answer(deprecate_eof: bool) -> Vec<Message> {
+    let mut sequence = 0;
+    let mut message = |payload: &[u8], before, within, skipped| {
+        sequence += 1;
+        Message { bytes: mysql(sequence, payload), before, within, skipped }
+    };
+    let mut answer = vec![
+        message(&[2], Part::Start, Part::Start, false),
+        message(b"\x03def the first definition", Part::Columns(2), Part::Columns(1), true),
+        message(b"\x03def the second one", Part::Columns(1), Part::BehindColumns, true),
+    ];
+    if !deprecate_eof {
+        answer.push(message(b"\xfe\0\0\x02\0", Part::BehindColumns, Part::BehindColumns, false));
+    }
+    let before = if deprecate_eof { Part::BehindColumns } else { Part::Rows };
+    answer.push(message(b"\x01a\x05first", before, Part::Rows, true));
+    answer.push(message(b"\xfb\x06second", Part::Rows, Part::Rows, true));
+    answer.push(message(b"\0", Part::Rows, Part::Rows, true));
+    let end: &[u8] = if deprecate_eof { b"\xfe\0\0\x02\0\0\0" } else { b"\xfe\0\0\x02\0" };
+    answer.push(message(end, Part::Rows, Part::Rows, false));
+    answer
+}
+
+fn postgres(kind: u8, content: &[u8]) -> Vec<u8> {
+    let len = u32::try_from(content.len() + 4).expect("short").to_be_bytes();
+    [&[kind][..], &len, content].concat()
+}
+
+fn postgres_answer() -> Vec<Message> {
+    let message = |kind, content: &[u8], before, skipped| Message {
+        bytes: postgres(kind, content),
+        before,
+        within: Part::Rows,
+        skipped,
+    };
+    vec![
+        message(b'T', b"\0\x01a description", Part::Start, true),
+        message(b'D', b"\0\x01\0\0\0\x02ab", Part::Rows, true),
+        message(b'D', b"\0\x01\0\0\0\x05 C Z ", Part::Rows, true),
+        message(b'C', b"SELECT 2\0", Part::Rows, false),
+    ]
+}
+
+/// Every place in an answer at which others may stop, with the number of bytes before it.
+fn places(answer: &[Message], header: usize) -> Vec<(ResumedEnd<'static>, usize)> {
+    let mut places = Vec::new();
+    let mut before = 0;
+    for message in answer {
+        let last = if message.skipped { message.bytes.len() - 1 } else { header - 1 };
+        for cut in 0..=last {
+            let (part, left, held, bytes) = if cut < header {
+                let mut word = [0; 8];
+                word[..cut].copy_from_slice(&message.bytes[..cut]);
+                (message.before, 0, HeldBytes::of(u64::from_le_bytes(word), cut as u64), before)
+            } else {
+                let left = (message.bytes.len() - cut) as u64;
+                (message.within, left, HeldBytes::default(), before + cut)
+            };
+            let stand = Stand::Answer(AnswerStand { part, left, held });
+            let end = ResumedEnd { stand, bytes: bytes as u64, start: START, ..ResumedEnd::default() };
+            places.push((end, before + cut));
+        }
+        before += message.bytes.len();
+    }
+    places
+}
+
+/// A connection on which one exchange was seen to its end.
+fn resting(protocol: Protocol, engine: &mut Engine) -> Connection {
+    let (request, response) = match protocol {
+        Protocol::Mysql => (mysql(0, b"\x03SET x = 1"), mysql(1, b"\0\0\0\x02\0\0\0")),
+        _ => (postgres(b'Q', b"SET x = 1\0"), [postgres(b'C', b"SET\0"), postgres(b'Z', b"I")].concat()),
+    };
+    let mut connection =
+        Connection::known(ScopeId(1), Transport::Stream, protocol, Side::Server).expect("in the table");
+    let chunks = [(Direction::Ingress, &request[..]), (Direction::Egress, &response[..])];
+    let found = exchanges_of(&mut connection, [0; 2], &chunks, engine);
+    assert_eq!(found.len(), 1);
+    assert!(connection.settled().is_some(), "{connection:?}");
+    connection
+}
+
+#[test]
+fn an_answer_goes_on_wherever_it_stood() {
+    let ready = postgres(b'Z', b"I");
+    for (protocol, header, answer, end) in [
+        (Protocol::Mysql, 5, mysql_answer(false), &[][..]),
+        (Protocol::Mysql, 5, mysql_answer(true), &[]),
+        (Protocol::Postgresql, 5, postgres_answer(), &ready),
+    ] {
+        let bytes: Vec<u8> = answer.iter().flat_map(|message| &message.bytes).chain(end).copied().collect();
+        for (responses, cut) in places(&answer, header) {
+            let mut engine = Engine::new(Limits::default());
+            let mut connection = resting(protocol, &mut engine);
+            let name = statement_name(b"SELECT * FROM t");
+            let waiting = [ResumedRequest { request: &name, start: START, bytes: 77, head: false }];
+            let resumed = Resumed {
+                protocol,
+                side: Side::Server,
+                offsets: [5_000, 9_000],
+                requests: ResumedEnd::default(),
+                responses,
+                waiting: &waiting,
+            };
+            connection.go_on(ScopeId(1), &resumed, &mut engine);
+            let found = exchanges_of(
+                &mut connection,
+                [5_000, 9_000],
+                &[(Direction::Egress, &bytes[cut..])],
+                &mut engine,
+            );
+            let [one] = &found[..] else { panic!("{protocol:?} at {cut}: {found:?}") };
+            assert_eq!((engine.name(one.operation), engine.name(one.resource)), ("SELECT", "t"));
+            assert_eq!((one.start, one.end, one.status), (START, NOW, Status::None), "{protocol:?} at {cut}");
+            assert_eq!(
+                (one.request_bytes, one.response_bytes),
+                (77, bytes.len() as u64),
+                "{protocol:?} at {cut}"
+            );
+            assert!(connection.settled().is_some(), "{protocol:?} at {cut}: {connection:?}");
+            let tally = engine.tally();
+            assert_eq!(
+                (tally.messages_seen, tally.exchanges, tally.gaps),
+                (2, 2, 0),
+                "{protocol:?} at {cut}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_command_goes_on_behind_its_header() {
+    let mut engine = Engine::new(Limits::default());
+    let mut connection = resting(Protocol::Mysql, &mut engine);
+    let requests = ResumedEnd { stand: Stand::Header(16), bytes: 4, start: START, ..ResumedEnd::default() };
+    let resumed = Resumed {
+        protocol: Protocol::Mysql,
+        side: Side::Server,
+        offsets: [5_000, 9_000],
+        requests,
+        responses: ResumedEnd::default(),
+        waiting: &[],
+    };
+    connection.go_on(ScopeId(1), &resumed, &mut engine);
+    let error = mysql(1, b"\xff\x1e\x04#42S22no such column");
+    let chunks = [(Direction::Ingress, &b"\x03SELECT 1 FROM t"[..]), (Direction::Egress, &error)];
+    let found = exchanges_of(&mut connection, [5_000, 9_000], &chunks, &mut engine);
+    let [one] = &found[..] else { panic!("{found:?}") };
+    assert_eq!((engine.name(one.operation), engine.name(one.resource)), ("SELECT", "t"));
+    assert_eq!((one.start, one.status, one.request_bytes), (START, Status::Code(1054), 20));
+}
+
+#[test]
+fn what_nobody_knows_any_more_is_said_to_be_missing() {
+    let mut engine = Engine::new(Limits::default());
+    let mut connection = Connection::new(ScopeId(1));
+    let waiting = [ResumedRequest { request: b"SELECT\0t", start: START, bytes: 7, head: false }];
+    let resumed = Resumed {
+        protocol: Protocol::Mysql,
+        side: Side::Server,
+        offsets: [10, 20],
+        requests: ResumedEnd::default(),
+        responses: ResumedEnd::default(),
+        waiting: &waiting,
+    };
+    connection.go_on(ScopeId(1), &resumed, &mut engine);
+    assert_eq!((engine.tally().messages_seen, engine.tally().not_understood), (1, 1));
+}
+
+#[test]
+fn statements_are_called_as_parsed_ones() {
+    let mut engine = Engine::new(Limits::default());
+    let mut name = |what| {
+        let (start, end) = (Timestamp(1), Timestamp(2));
+        let (scope, side) = (ScopeId(1), Side::Client);
+        engine.name_found(&Found { what, scope, side, start, end, request_bytes: 1, response_bytes: 2 })
+    };
+    let statement = statement_name(b"INSERT INTO t VALUES (1)");
+    let done = name(What::Mysql { request: &statement, error: None });
+    let failed = name(What::Mysql { request: &statement, error: Some(b"\xbd\x04#40001Deadlock found") });
+    let ping = name(What::Mysql { request: &[0x0e], error: None });
+    let unknown = name(What::Mysql { request: b"", error: None });
+    assert_eq!([done, failed, ping, unknown].map(|one| one.lasting), [true, false, true, false]);
+    assert_eq!((failed.exchange.status, failed.exchange.error), (Status::Code(1213), ErrorClass::Server));
+    assert_eq!(unknown.exchange.resource, Symbol::OTHER);
+    let plain = name(What::Postgresql { request: &statement, failed: false, text: b"INSERT 0 1\0" });
+    let fields = b"SERROR\0VERROR\0C23505\0Mthere\0\0";
+    let refused = name(What::Postgresql { request: &statement, failed: true, text: fields });
+    let tagged = name(What::Postgresql { request: b"OTHER\0", failed: false, text: b"ROLLBACK\0Z" });
+    assert_eq!([plain, refused, tagged].map(|one| one.lasting), [true, false, false]);
+    let operations = [done, ping, plain, tagged].map(|one| engine.name(one.exchange.operation).to_owned());
+    assert_eq!(operations, ["INSERT", "PING", "INSERT", "ROLLBACK"]);
+    let Status::Word(state) = refused.exchange.status else { panic!("{refused:?}") };
+    assert_eq!((engine.name(state), refused.exchange.error), ("23505", ErrorClass::Client));
+}
