@@ -9,35 +9,19 @@ use std::{
     collections::BTreeMap,
     io::{Read, Write as _},
     net::TcpStream,
-    path::{Path, PathBuf},
+    path::Path,
     process::Command,
 };
 
 use porthole_proto::agent::{Protocol, Side};
 
+use self::way::{Way, source};
 use crate::{
     harness::{Agent, not_run},
     running::{self, Running, quiet},
 };
 
-fn source(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/native/drivers").join(name)
-}
-
-/// How a program is made to run.
-enum Way {
-    /// By an interpreter, found by its path so that it is the distribution's, with its packages.
-    Script(&'static str, &'static str),
-    /// By a compiler, with these arguments behind the source.
-    Compiled(&'static str, &'static str, &'static [&'static str]),
-    Go,
-    /// Java's source launcher, with these jars.
-    Java(&'static str, &'static [&'static str]),
-    /// With packages from npm.
-    Node(&'static str),
-    /// A page behind nginx and FPM.
-    Fpm,
-}
+mod way;
 
 /// A language's driver.
 struct Driver {
@@ -88,61 +72,6 @@ const fn large(
 }
 
 impl Driver {
-    /// A command that runs the program, whatever it takes to build it; `None` when something is missing, after saying
-    /// so.
-    fn command(&self, directory: &Path) -> Option<Command> {
-        // Kept between runs: its standard library takes long.
-        let cache = Path::new(env!("CARGO_TARGET_TMPDIR")).join("go");
-        if let Some(missing) = self.needs.iter().find(|path| !Path::new(path).exists()) {
-            return self.missing(&format!("{missing} is not there"));
-        }
-        let binary = directory.join(self.name);
-        Some(match &self.way {
-            Way::Script(interpreter, file) => {
-                let mut command = Command::new(interpreter);
-                command.arg(source(file));
-                command
-            }
-            Way::Compiled(compiler, file, arguments) => {
-                let mut build = Command::new(compiler);
-                build.arg("-o").arg(&binary).arg(source(file)).args(*arguments);
-                self.build(&mut build)?;
-                Command::new(&binary)
-            }
-            Way::Go => {
-                let mut build = Command::new("go");
-                build.args(["build", "-o"]).arg(&binary).arg(source("db.go"));
-                build.env("GO111MODULE", "off").env("GOPATH", "/usr/share/gocode");
-                build.env("GOCACHE", cache);
-                self.build(&mut build)?;
-                Command::new(&binary)
-            }
-            Way::Java(file, jars) => {
-                let mut command = Command::new("java");
-                command.args(["-cp", &jars.join(":")]).arg(source(file));
-                command
-            }
-            Way::Node(packages) => {
-                let mut install = Command::new("npm");
-                install.args(["install", "--silent", "--no-audit", "--no-fund", "--prefix"]).arg(directory);
-                self.build(install.args(packages.split(' ')))?;
-                let mut command = Command::new("node");
-                command.arg(source("db.js")).env("NODE_PATH", directory.join("node_modules"));
-                command
-            }
-            Way::Fpm => return None,
-        })
-    }
-
-    fn build(&self, command: &mut Command) -> Option<()> {
-        let Ok(output) = command.output() else {
-            return self.missing(&format!("{} is not installed", command.get_program().display()));
-        };
-        let said = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{command:?}: {said}");
-        Some(())
-    }
-
     fn missing<T>(&self, why: &str) -> Option<T> {
         not_run(&format!(
             "{} of {}: {why}; `sudo -E cargo xtask test --all` installs it",
@@ -153,10 +82,16 @@ impl Driver {
     /// Lets it ask; whether it could.
     fn ask(&self, port: u16) -> bool {
         let (directory, port) = (tempfile::tempdir_in("/tmp").expect("directory"), port.to_string());
+        if let Some(missing) = self.needs.iter().find(|path| !Path::new(path).exists()) {
+            return self.missing::<()>(&format!("{missing} is not there")).is_some();
+        }
         if let Way::Fpm = self.way {
             return self.ask_page(&directory, &port).is_some();
         }
-        let Some(mut command) = self.command(directory.path()) else { return false };
+        let mut command = match self.way.command(&directory.path().join(self.name)) {
+            Ok(command) => command,
+            Err(why) => return self.missing::<()>(&why).is_some(),
+        };
         let output = command.args([self.protocol, &port, self.name]).output().expect("a client");
         let said = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "{} of {}: {said}", self.protocol, self.name);
@@ -259,6 +194,7 @@ fn mysql_drivers_are_counted() {
         large("go", "mysql", Way::Go, GO_SOURCES),
         large("java", "mysql", Way::Java("Db.java", JARS), JARS),
         large("node", "mysql", Way::Node("mysql2"), &[]),
+        large("rust", "mysql", Way::Cargo, &[]),
     ];
     let Some(server) = running::mariadb() else { return };
     let create = ["--no-defaults", "-uroot", "-S", &server.path("s"), "-e", "CREATE DATABASE d"];
@@ -284,6 +220,7 @@ fn postgresql_drivers_are_counted() {
         large("go", "postgresql", Way::Go, GO_SOURCES),
         large("java", "postgresql", Way::Java("Db.java", JARS), JARS),
         large("node", "postgresql", Way::Node("pg"), &[]),
+        large("rust", "postgresql", Way::Cargo, &[]),
     ];
     let Some(server) = running::postgres() else { return };
     let expected = [("CREATE", "", 1), ("INSERT", "", 5), ("SELECT", "", 7), ("UPDATE", "42703", 1)];
@@ -300,6 +237,7 @@ fn redis_drivers_are_counted() {
         large("c", "redis", C, C_HEADERS),
         large("go", "redis", Way::Go, GO_SOURCES),
         large("node", "redis", Way::Node("redis"), &[]),
+        large("rust", "redis", Way::Cargo, &[]),
     ];
     let Some(server) = running::redis() else { return };
     let expected = [("SET", "", 5), ("GET", "", 7), ("LPUSH", "WRONGTYPE", 1)];
@@ -320,6 +258,7 @@ fn kafka_drivers_are_counted() {
             &["/usr/include/librdkafka/rdkafka.h"],
         ),
         large("java", "kafka", Way::Java("Produce.java", jars), &[]),
+        large("rust", "kafka", Way::Cargo, &[]),
     ];
     let Some(server) = running::kafka() else { return };
     let expected = [("Produce", "", 5)];

@@ -1,0 +1,114 @@
+//! How a driver's program is made to run: what is built or downloaded for it, and the command.
+//!
+//! What takes long to build and what comes from a registry is kept below `CARGO_TARGET_TMPDIR`, so that only the first
+//! run needs the network.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+/// How a program is made to run.
+pub enum Way {
+    /// By an interpreter, found by its path so that it is the distribution's, with its packages.
+    Script(&'static str, &'static str),
+    /// By a compiler, with these arguments behind the source.
+    Compiled(&'static str, &'static str, &'static [&'static str]),
+    /// The crate in `rust/`, with what crates.io has for it.
+    Cargo,
+    /// With the packages of the distribution.
+    Go,
+    /// Java's source launcher, with these jars.
+    Java(&'static str, &'static [&'static str]),
+    /// With a package from npm.
+    Node(&'static str),
+    /// A page behind nginx and FPM.
+    Fpm,
+}
+
+/// Where a program is.
+pub fn source(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/native/drivers").join(name)
+}
+
+/// The path of what is kept between runs.
+fn kept(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_TARGET_TMPDIR")).join(name)
+}
+
+impl Way {
+    /// A command that runs the program, built as `binary` if it is to be built.
+    ///
+    /// # Errors
+    ///
+    /// A tool that is not installed.
+    pub fn command(&self, binary: &Path) -> Result<Command, String> {
+        Ok(match self {
+            Self::Script(interpreter, file) => {
+                let mut command = Command::new(interpreter);
+                command.arg(source(file));
+                command
+            }
+            Self::Compiled(compiler, file, arguments) => {
+                let mut build = Command::new(compiler);
+                build.arg("-o").arg(binary).arg(source(file)).args(*arguments);
+                run(&mut build)?;
+                Command::new(binary)
+            }
+            Self::Cargo => {
+                let target = kept("rust");
+                let mut build = Command::new(env!("CARGO"));
+                build.args(["build", "--quiet", "--locked", "--target-dir"]).arg(&target);
+                run(build.arg("--manifest-path").arg(source("rust/Cargo.toml")))?;
+                Command::new(target.join("debug/db"))
+            }
+            Self::Go => {
+                let mut build = go(binary);
+                run(build.arg(source("db.go")).env("GO111MODULE", "off").env("GOPATH", "/usr/share/gocode"))?;
+                Command::new(binary)
+            }
+            Self::Java(file, jars) => {
+                let mut command = Command::new("java");
+                command.args(["-cp", &jars.join(":")]).arg(source(file));
+                command
+            }
+            Self::Node(package) => {
+                let mut command = Command::new("node");
+                command.arg(source("db.js")).env("NODE_PATH", npm(package)?.join("node_modules"));
+                command
+            }
+            Self::Fpm => unreachable!("a page has no command"),
+        })
+    }
+}
+
+/// Go's compiler; its compiled standard library is kept.
+fn go(binary: &Path) -> Command {
+    let mut build = Command::new("go");
+    build.args(["build", "-o"]).arg(binary).env("GOCACHE", kept("go"));
+    build
+}
+
+/// A folder with a package from npm, which is there whole or not at all.
+fn npm(package: &str) -> Result<PathBuf, String> {
+    let folder = kept(&format!("npm-{package}"));
+    if !folder.exists() {
+        let downloaded = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("directory");
+        let mut install = Command::new("npm");
+        install.args(["install", "--silent", "--no-audit", "--no-fund", "--prefix"]).arg(downloaded.path());
+        run(install.arg(package))?;
+        fs::rename(downloaded.keep(), &folder).expect("renamed");
+    }
+    Ok(folder)
+}
+
+/// Runs a tool, which must succeed if it is there.
+fn run(command: &mut Command) -> Result<(), String> {
+    let Ok(output) = command.output() else {
+        return Err(format!("{} is not installed", command.get_program().display()));
+    };
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{command:?}: {said}");
+    Ok(())
+}
