@@ -29,7 +29,7 @@ const E2E_ENV: &str = "PORTHOLE_E2E";
 /// Tells tests that time does not matter.
 const ALL_ENV: &str = "PORTHOLE_TEST_ALL";
 
-/// Names the folder with a Kafka broker's jars.
+/// Names the folder with a Kafka broker's jars, and Jedis.
 const KAFKA_ENV: &str = "PORTHOLE_KAFKA_JARS";
 
 /// Options of `cargo xtask test`.

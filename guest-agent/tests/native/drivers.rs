@@ -53,6 +53,14 @@ const GO_SOURCES: &[&str] = &[
 ];
 const JARS: &[&str] = &["/usr/share/java/mariadb-java-client.jar", "/usr/share/java/postgresql.jar"];
 
+/// The folder with the jars that come from Maven Central, and the class path of them all.
+fn downloaded_jars() -> (&'static [&'static str], &'static [&'static str]) {
+    // Without it the variable is what is missing.
+    let folder = std::env::var("PORTHOLE_KAFKA_JARS").unwrap_or_else(|_| "PORTHOLE_KAFKA_JARS".to_owned());
+    let jars: &str = format!("{folder}/*").leak();
+    (vec![&*folder.leak()].leak(), vec![jars].leak())
+}
+
 const fn small(
     name: &'static str,
     protocol: &'static str,
@@ -229,6 +237,7 @@ fn postgresql_drivers_are_counted() {
 
 #[test]
 fn redis_drivers_are_counted() {
+    let (folder, jars) = downloaded_jars();
     let drivers = [
         small("python", "redis", PYTHON, &["/usr/lib/python3/dist-packages/redis"]),
         large("php", "redis", PHP, &["/usr/bin/php", "/etc/php"]),
@@ -236,6 +245,7 @@ fn redis_drivers_are_counted() {
         large("ruby", "redis", RUBY, &["/usr/share/doc/ruby-redis"]),
         large("c", "redis", C, C_HEADERS),
         large("go", "redis", Way::Go, GO_SOURCES),
+        large("java", "redis", Way::Java("Cache.java", jars), folder),
         large("node", "redis", Way::Node("redis"), &[]),
         large("rust", "redis", Way::Cargo, &[]),
     ];
@@ -246,9 +256,7 @@ fn redis_drivers_are_counted() {
 
 #[test]
 fn kafka_drivers_are_counted() {
-    let jars = std::env::var("PORTHOLE_KAFKA_JARS").unwrap_or_default();
-    let jars: &'static str = format!("{jars}/*").leak();
-    let jars: &'static [&'static str] = vec![jars].leak();
+    let (folder, jars) = downloaded_jars();
     let drivers = [
         large("python", "kafka", PYTHON, &["/usr/lib/python3/dist-packages/kafka"]),
         large(
@@ -257,7 +265,7 @@ fn kafka_drivers_are_counted() {
             Way::Compiled("cc", "produce.c", &["-lrdkafka"]),
             &["/usr/include/librdkafka/rdkafka.h"],
         ),
-        large("java", "kafka", Way::Java("Produce.java", jars), &[]),
+        large("java", "kafka", Way::Java("Produce.java", jars), folder),
         large("rust", "kafka", Way::Cargo, &[]),
     ];
     let Some(server) = running::kafka() else { return };

@@ -1,4 +1,4 @@
-//! A Kafka broker, which no distribution has: its jars from Maven Central.
+//! A Kafka broker and Jedis, which no distribution has: their jars from Maven Central.
 
 use std::{
     fs,
@@ -13,11 +13,15 @@ use crate::workspace::{Workspace, run};
 /// The release that the tests run.
 const VERSION: &str = "4.0.0";
 
-/// The folder with the jars of a broker and of Kafka's own client; downloads them once.
+/// The release of Jedis, a client of Redis; it asks for the same slf4j as Kafka.
+const JEDIS: &str = "6.2.0";
+
+/// The folder with the jars of a broker, of Kafka's own client and of Jedis; downloads them once.
 pub fn jars(workspace: &Workspace) -> Result<PathBuf> {
     let directory = workspace.target.join("kafka");
     let jars = directory.join("jars");
-    if !jars.join(format!("kafka_2.13-{VERSION}.jar")).exists() {
+    let wanted = [format!("kafka_2.13-{VERSION}.jar"), format!("jedis-{JEDIS}.jar")];
+    if !wanted.iter().all(|name| jars.join(name).exists()) {
         fs::create_dir_all(&directory).with_context(|| format!("make {}", directory.display()))?;
         download(&directory, &jars)?;
     }
@@ -37,6 +41,11 @@ fn download(directory: &Path, jars: &Path) -> Result<()> {
       <artifactId>kafka_2.13</artifactId>
       <version>{VERSION}</version>
     </dependency>
+    <dependency>
+      <groupId>redis.clients</groupId>
+      <artifactId>jedis</artifactId>
+      <version>{JEDIS}</version>
+    </dependency>
   </dependencies>
 </project>
 "#
@@ -48,5 +57,5 @@ fn download(directory: &Path, jars: &Path) -> Result<()> {
         .current_dir(directory)
         .args(["--quiet", "--batch-mode", "dependency:copy-dependencies"])
         .arg(format!("-DoutputDirectory={}", jars.display()));
-    run(&mut command).context("get Kafka's jars")
+    run(&mut command).context("get the jars of Kafka and Jedis")
 }
