@@ -266,6 +266,7 @@ fn kafka_drivers_are_counted() {
             &["/usr/include/librdkafka/rdkafka.h"],
         ),
         large("java", "kafka", Way::Java("Produce.java", jars), folder),
+        large("node", "kafka", Way::Node("kafkajs"), &[]),
         large("rust", "kafka", Way::Cargo, &[]),
     ];
     let Some(server) = running::kafka() else { return };

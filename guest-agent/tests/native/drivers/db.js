@@ -28,6 +28,13 @@ async function main() {
         for (let number = 0; number < 7; number++) await client.get(name);
         await client.lPush(name, "x").catch(() => {});
         await client.quit();
+    } else if (protocol == "kafka") {
+        const { Kafka, logLevel, Partitioners } = require("kafkajs");
+        const client = new Kafka({ brokers: [`127.0.0.1:${port}`], logLevel: logLevel.NOTHING });
+        const producer = client.producer({ createPartitioner: Partitioners.DefaultPartitioner });
+        await producer.connect();
+        for (let number = 0; number < 5; number++) await producer.send({ topic: name, acks: 1, messages: [{ value: long }] });
+        await producer.disconnect();
     }
 }
 
