@@ -265,6 +265,7 @@ fn kafka_drivers_are_counted() {
             Way::Compiled("cc", "produce.c", &["-lrdkafka"]),
             &["/usr/include/librdkafka/rdkafka.h"],
         ),
+        large("go", "kafka", Way::GoModule, &[]),
         large("java", "kafka", Way::Java("Produce.java", jars), folder),
         large("node", "kafka", Way::Node("kafkajs"), &[]),
         large("rust", "kafka", Way::Cargo, &[]),

@@ -19,6 +19,8 @@ pub enum Way {
     Cargo,
     /// With the packages of the distribution.
     Go,
+    /// The module in `go/`, with what it requires.
+    GoModule,
     /// Java's source launcher, with these jars.
     Java(&'static str, &'static [&'static str]),
     /// With a package from npm.
@@ -66,6 +68,17 @@ impl Way {
             Self::Go => {
                 let mut build = go(binary);
                 run(build.arg(source("db.go")).env("GO111MODULE", "off").env("GOPATH", "/usr/share/gocode"))?;
+                Command::new(binary)
+            }
+            Self::GoModule => {
+                let mut build = go(binary);
+                build
+                    .current_dir(source("go"))
+                    .env("GO111MODULE", "on")
+                    .env("GOMODCACHE", kept("go-modules"));
+                // As the module says, whatever else is set; and what is kept can be removed as it was made.
+                build.env("GOTOOLCHAIN", "local").env("GOWORK", "off");
+                run(build.env("GOFLAGS", "-mod=readonly -modcacherw -buildvcs=false"))?;
                 Command::new(binary)
             }
             Self::Java(file, jars) => {
