@@ -123,6 +123,18 @@ fn c_is_counted() {
 }
 
 #[test]
+fn cxx_is_counted() {
+    let build = |binary: &Path| {
+        // As its package was built (`pkg-config --cflags cpp-httplib`): the classes differ else.
+        let built = ["OPENSSL", "ZLIB", "BROTLI"].map(|part| format!("-DCPPHTTPLIB_{part}_SUPPORT"));
+        let mut command = Command::new("c++");
+        command.args(built).arg("-o").arg(binary).arg(source("web.cc")).arg("-lcpp-httplib");
+        installed("/usr/include/httplib.h", true).then(|| compile(&mut command))
+    };
+    compiled(build, "cxx");
+}
+
+#[test]
 fn node_is_counted() {
     interpreted("node", "web.js", "node", true);
 }
