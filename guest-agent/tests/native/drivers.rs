@@ -2,7 +2,7 @@
 //! both sides.
 //!
 //! The programs are in `drivers/`. Each makes a table with a name of its own, inserts five rows, asks seven times and
-//! fails once; those of Redis and Kafka do the like. Drivers that are large, or that come from a registry, run with
+//! fails once; those of Redis, Kafka and HTTP do the like. Drivers that are large, or that come from a registry, run with
 //! `cargo xtask test --all`.
 
 use std::{
@@ -285,4 +285,14 @@ fn kafka_drivers_are_counted() {
     let Some(server) = running::kafka() else { return };
     let expected = [("Produce", "", 5)];
     assert_counted(&drivers, &server, Protocol::PROTOCOL_KAFKA, str::to_owned, &expected);
+}
+
+#[test]
+fn http_of_pages_is_counted() {
+    let drivers = [large("fpm", "http", Way::Fpm, &["/usr/share/doc/php-curl"])];
+    let locations = "location /asked-by-fpm { if ($arg_missing) { return 404; } return 200 hello; }";
+    let Some(server) = running::nginx(locations) else { return };
+    let expected = [("GET", "200", 7), ("GET", "404", 3)];
+    let resource = |name: &str| format!("/asked-by-{name}");
+    assert_counted(&drivers, &server, Protocol::PROTOCOL_HTTP1, resource, &expected);
 }

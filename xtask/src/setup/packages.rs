@@ -120,6 +120,7 @@ impl Need {
         need("npm", &["npm"], "gets drivers for Node.js"),
         need("maven", &["mvn"], "gets a Kafka broker"),
         need("php-fpm", &["/usr/sbin/php-fpm8.2", "/usr/sbin/php-fpm8.4"], "PHP behind nginx"),
+        need("php-curl", &["/usr/share/doc/php-curl"], DRIVER),
         need("php-mysql", &["/usr/share/doc/php-mysql"], DRIVER),
         need("php-pgsql", &["/usr/share/doc/php-pgsql"], DRIVER),
         need("php-redis", &["/usr/share/doc/php-redis"], DRIVER),

@@ -27,4 +27,12 @@ if ($protocol == "redis") {
     for ($number = 0; $number < 7; $number++) $redis->get($name);
     $redis->lPush($name, "x");
 }
+if ($protocol == "http") {
+    $client = curl_init();
+    for ($number = 0; $number < 10; $number++) {
+        $outcome = $number < 7 ? "" : "?missing=1";
+        curl_setopt_array($client, [CURLOPT_URL => "http://127.0.0.1:$port/asked-by-$name$outcome", CURLOPT_RETURNTRANSFER => true]);
+        if (curl_exec($client) === false) exit(1);
+    }
+}
 echo "done";
