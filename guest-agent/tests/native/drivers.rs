@@ -250,6 +250,12 @@ fn redis_drivers_are_counted() {
         large("fpm", "redis", Way::Fpm, &[]),
         large("ruby", "redis", RUBY, &["/usr/share/doc/ruby-redis"]),
         large("c", "redis", C, C_HEADERS),
+        large(
+            "cxx",
+            "redis",
+            Way::Compiled("c++", "redis.cc", &["-lPocoRedis", "-lPocoNet", "-lPocoFoundation"]),
+            &["/usr/include/Poco/Redis/Client.h"],
+        ),
         large("go", "redis", Way::Go, GO_SOURCES),
         large("java", "redis", Way::Java("Cache.java", jars), folder),
         large("node", "redis", Way::Node("redis"), &[]),

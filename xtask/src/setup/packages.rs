@@ -133,6 +133,7 @@ impl Need {
         need("libpq-dev", &["/usr/include/postgresql/libpq-fe.h"], DRIVER),
         need("libcpp-httplib-dev", &["/usr/include/httplib.h"], "a usual small server and client of C++"),
         need("libmysqlcppconn-dev", &["/usr/include/mysql_driver.h"], DRIVER),
+        need("libpoco-dev", &["/usr/include/Poco/Redis/Client.h"], DRIVER),
         need("libpqxx-dev", &["/usr/include/pqxx/pqxx"], DRIVER),
         need("libhiredis-dev", &["/usr/include/hiredis/hiredis.h"], DRIVER),
         need("librdkafka-dev", &["/usr/include/librdkafka/rdkafka.h"], DRIVER),
