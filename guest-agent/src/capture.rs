@@ -170,6 +170,7 @@ impl Capture {
             Command::Unname(hash) => self.probes.name(hash, false),
             Command::Learn { place, entry } => self.probes.learn(place, entry),
             Command::Request { key, place } => self.probes.request(key, place),
+            Command::Statement { key, request } => self.probes.statement(key, request),
             Command::Offer { connection, offer } => self.probes.offer(connection, &offer),
             Command::Evict { socket, connection } => {
                 self.probes.evict(socket, connection);

@@ -11,9 +11,10 @@ use std::collections::HashMap;
 use porthole_bpf_types::{
     counted::{COMMANDS_MAX, LEARNED_MAX, Learned, RequestKey, SLOTS_MAX, STATUSES, protocol},
     histogram::INDEX_MIN,
+    sql,
 };
 
-use porthole_l7::elsewhere::statement_name;
+use porthole_l7::elsewhere::{prepared_name, statement_name};
 
 use crate::{
     probes::slots::{Marks, SlotSums, Slots},
@@ -37,6 +38,8 @@ pub struct Keys {
     names: HashMap<u64, Known>,
     /// Those that were known before `names` was last emptied.
     older: HashMap<u64, Known>,
+    /// Names of prepared statements, by hash.
+    prepared: HashMap<u64, Name>,
     places: HashMap<RequestKey, u32>,
     learned: Vec<Place>,
     slots: Vec<Use>,
@@ -101,9 +104,22 @@ impl Keys {
         self.names.insert(hash, Known { name, uses: 0, told: false });
     }
 
+    /// What executions of a prepared statement ask for; `None` when there is no room for its name.
+    pub fn prepared(&mut self, operation: &str, table: &str) -> Option<u64> {
+        let name = Name(prepared_name(operation, table));
+        let (hash, _) = sql::hash(protocol::MYSQL, &name.0);
+        if !self.prepared.contains_key(&hash) {
+            if self.prepared.len() >= NAMES_MAX {
+                return None;
+            }
+            self.prepared.insert(hash, name);
+        }
+        Some(hash)
+    }
+
     /// Whether a request has been asked for so often that its key is worth learning.
     fn recurs(&mut self, key: &RequestKey) -> bool {
-        if is_numbered(key) || self.places.contains_key(key) {
+        if is_numbered(key) || self.places.contains_key(key) || self.prepared.contains_key(&key.request) {
             return true;
         }
         let known = match self.names.get_mut(&key.request) {
@@ -128,7 +144,8 @@ impl Keys {
         }
         let learned = || Some(&self.learned.get(*self.places.get(key)? as usize)?.name.as_ref()?.0);
         let found = self.names.get(&key.request).or_else(|| self.older.get(&key.request));
-        found.map(|known| &known.name.0).or_else(learned).map(|name| &**name).unwrap_or_default()
+        let found = found.map(|known| &known.name).or_else(|| self.prepared.get(&key.request));
+        found.map(|name| &name.0).or_else(learned).map(|name| &**name).unwrap_or_default()
     }
 
     /// From now on the kernel counts exchanges of this key and status into this series.

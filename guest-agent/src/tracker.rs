@@ -10,11 +10,12 @@ use std::collections::HashMap;
 
 use porthole_bpf_types::{
     connection::{direction, role, transport},
-    counted::{Completed, Counted, Learned, RequestKey},
+    counted::{Completed, Counted, Learned, RequestKey, StatementKey},
     record::{self, Open, Plain, Record, kind},
 };
 use porthole_l7::{
-    Chunk, Connection, Direction, Engine, Exchange, Limits, ScopeId, TemplateError, Timestamp, Verdict,
+    Chunk, Connection, Direction, Engine, Exchange, Limits, ScopeId, Symbol, TemplateError, Timestamp,
+    Verdict,
 };
 
 use crate::{
@@ -54,6 +55,13 @@ pub enum Command {
         key: RequestKey,
         /// The entry's place.
         place: u32,
+    },
+    /// What executions of a prepared statement ask for.
+    Statement {
+        /// The statement.
+        key: StatementKey,
+        /// As in [`RequestKey::request`].
+        request: u64,
     },
     /// Nothing is under way on this connection: it can be followed by the kernel side.
     Offer {
@@ -208,6 +216,15 @@ impl Tracker {
             let Some(offer) = settled.as_ref().and_then(Offer::of) else { continue };
             tracked.offering.make();
             self.offered += 1;
+            let (engine, keys, commands) = (&self.engine, &mut self.keys, &mut self.commands);
+            tracked.l7.tell_statements(|number, operation, table| {
+                let unnamed = operation == Symbol::OTHER || table == Symbol::OTHER;
+                let request = keys.prepared(engine.name(operation), engine.name(table));
+                if let Some(request) = request.filter(|_| !unnamed) {
+                    let key = StatementKey { connection: id, id: number.into() };
+                    commands.push(Command::Statement { key, request });
+                }
+            });
             self.commands.push(Command::Offer { connection: id, offer });
         }
     }

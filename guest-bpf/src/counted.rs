@@ -118,6 +118,8 @@ pub struct Pending {
 pub mod flag {
     /// `HEAD`: the response has no body.
     pub const HEAD: u32 = 1;
+    /// A prepared statement is executed: user space has its name from elsewhere.
+    pub const PREPARED: u32 = 2;
 }
 
 /// Flags of a [`Command`].
@@ -135,6 +137,16 @@ pub struct Command {
     pub id: u32,
     /// Bits of [`command`].
     pub flags: u32,
+}
+
+/// A prepared statement of MySQL.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[repr(C)]
+pub struct StatementKey {
+    /// The connection.
+    pub connection: u64,
+    /// The server's number for it.
+    pub id: u64,
 }
 
 /// Most requests that wait on one counted connection; one more, and user space takes over.

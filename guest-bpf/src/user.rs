@@ -2,7 +2,7 @@
 
 use crate::{
     connection::Connection,
-    counted::{Command, Counted, Learned, RequestKey},
+    counted::{Command, Counted, Learned, RequestKey, StatementKey},
     offset::KernelOffsets,
     record::{Counters, Settings},
 };
@@ -21,5 +21,7 @@ unsafe impl aya::Pod for Command {}
 unsafe impl aya::Pod for Learned {}
 // SAFETY: as above.
 unsafe impl aya::Pod for RequestKey {}
+// SAFETY: as above.
+unsafe impl aya::Pod for StatementKey {}
 // SAFETY: as above.
 unsafe impl aya::Pod for Counted {}

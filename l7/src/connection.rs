@@ -5,7 +5,7 @@
 //! recognised.
 
 use crate::{
-    Chunk, Direction, Engine, Exchange, Protocol, ScopeId, Side, Timestamp,
+    Chunk, Direction, Engine, Exchange, Protocol, ScopeId, Side, Symbol, Timestamp,
     elsewhere::{Resumed, Settled},
     guessing::{Found, Guessing},
     parser::{Context, Flow, Parser, Request, Segment, Sender, Start, Transport},
@@ -118,6 +118,14 @@ impl Connection {
                 Some(Settled { protocol: *protocol, side: *side, offsets: self.next })
             }
             _ => None,
+        }
+    }
+
+    /// Gives out prepared statements as whoever goes on with the connection has to know them: the server's number,
+    /// operation and table, each once until the connection comes back.
+    pub fn tell_statements(&mut self, mut tell: impl FnMut(u32, Symbol, Symbol)) {
+        if let State::Known { parser, .. } = &mut self.state {
+            parser.tell_statements(&mut tell);
         }
     }
 

@@ -208,6 +208,11 @@ pub fn statement_name(statement: &[u8]) -> Box<[u8]> {
     sql::name::encode(statement)
 }
 
+/// The same of one whose operation and table are known.
+pub fn prepared_name(operation: &str, table: &str) -> Box<[u8]> {
+    sql::name::of(operation, table)
+}
+
 /// Whether a text is several statements.
 pub fn is_several(text: &[u8]) -> bool {
     sql::following(text).is_some()

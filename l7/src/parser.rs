@@ -214,6 +214,12 @@ pub trait Parser: fmt::Debug + Send {
         false
     }
 
+    /// Gives out the prepared statements of which someone else has not been told: the server's number, operation and
+    /// table.
+    fn tell_statements(&mut self, tell: &mut dyn FnMut(u32, Symbol, Symbol)) {
+        let _ = tell;
+    }
+
     /// Goes on behind what someone else followed since everything [was over](Self::is_settled); false when it cannot.
     fn resume(&mut self, resumed: &Resumed<'_>, cx: &mut Context<'_>) -> bool {
         let _ = (resumed, cx);

@@ -135,6 +135,11 @@ impl<K: Copy + Eq + Hash, T> ById<K, T> {
         self.waiting.values_mut().map(|(_, item)| item).for_each(visit);
     }
 
+    /// Visits all that wait, with their ids.
+    pub fn for_each_entry_mut(&mut self, mut visit: impl FnMut(K, &mut T)) {
+        self.waiting.iter_mut().for_each(|(id, (_, item))| visit(*id, item));
+    }
+
     /// Takes the oldest one, when it fulfils the condition: for time-outs and for the end of a connection.
     pub fn pop_oldest_if(&mut self, condition: impl Fn(&T) -> bool) -> Option<T> {
         while let Some(&(sequence, id)) = self.order.front() {

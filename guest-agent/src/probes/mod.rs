@@ -18,7 +18,8 @@ use aya_obj::{Object, btf::BtfFeatures, generated::bpf_map_type};
 use porthole_bpf_types::{
     connection::{Connection, state},
     counted::{
-        Choice, Command, Counted, HASH_START, Learned, OFFERED, RequestKey, SLOTS_MAX, command, hash_byte,
+        Choice, Command, Counted, HASH_START, Learned, OFFERED, RequestKey, SLOTS_MAX, StatementKey, command,
+        hash_byte,
     },
     offset::KernelOffsets,
     record::{Counters, HEAD_MAX, Settings},
@@ -109,6 +110,7 @@ pub struct Probes {
     connections: aya::maps::HashMap<MapData, u64, Connection>,
     counted: aya::maps::HashMap<MapData, u64, Counted>,
     named: aya::maps::HashMap<MapData, u64, u8>,
+    statements: aya::maps::HashMap<MapData, StatementKey, u64>,
     requests: aya::maps::HashMap<MapData, RequestKey, u32>,
     learned: Array<MapData, Learned>,
     slots: Slots,
@@ -188,6 +190,7 @@ impl Probes {
             connections: take("CONNECTIONS")?.try_into()?,
             counted: take("COUNTED")?.try_into()?,
             named: take("NAMED")?.try_into()?,
+            statements: take("STATEMENTS")?.try_into()?,
             requests: take("REQUESTS")?.try_into()?,
             learned: take("LEARNED")?.try_into()?,
             slots,
@@ -238,6 +241,11 @@ impl Probes {
     pub fn decide(&mut self, connection: u64, follow: bool) -> Result<(), ProbeError> {
         let verdict = if follow { state::FOLLOWED } else { state::IGNORED };
         Ok(self.verdicts.insert(connection, verdict, 0)?)
+    }
+
+    /// Tells the programs what executions of a prepared statement ask for.
+    pub fn statement(&mut self, key: StatementKey, request: u64) -> Result<(), ProbeError> {
+        Ok(self.statements.insert(key, request, 0)?)
     }
 
     /// Offers a connection to the programs: they follow it if nothing moves before their next look.

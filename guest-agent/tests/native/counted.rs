@@ -202,7 +202,7 @@ fn http_traffic(sizes: Sizes) -> Expected {
 }
 
 /// Exchanges and bytes by what distinguishes them.
-type Counts = BTreeMap<(String, String, String, String), (u64, u64, u64)>;
+pub type Counts = BTreeMap<(String, String, String, String), (u64, u64, u64)>;
 
 pub fn counts(agent: &Agent, matches: impl Fn(&str, &str) -> bool) -> Counts {
     let mut counts = Counts::new();

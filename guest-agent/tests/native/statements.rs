@@ -8,7 +8,7 @@ use std::{
 use porthole_proto::agent::Side;
 
 use crate::{
-    counted::{Dice, EVERY_SPAN, KERNEL, USER_SPACE, assert_equal, counts},
+    counted::{Counts, Dice, EVERY_SPAN, KERNEL, USER_SPACE, assert_equal, counts},
     harness::Agent,
     offers::until_counted,
     running::{self, Running},
@@ -62,6 +62,8 @@ trait Client {
     fn answer(&mut self);
     /// Asks what only user space follows.
     fn odd(&mut self);
+    /// Executes a prepared statement that is kept.
+    fn execute(&mut self, number: usize);
     /// Statements that only this database knows.
     fn own(number: usize) -> Vec<String>;
 
@@ -74,6 +76,8 @@ trait Client {
 struct Mysql {
     wire: Wire,
     deprecate_eof: bool,
+    /// The server's number of the statement that is kept.
+    kept: Option<[u8; 4]>,
 }
 
 impl Mysql {
@@ -86,6 +90,20 @@ impl Mysql {
     fn framed(sequence: u8, payload: &[u8]) -> Vec<u8> {
         let len = u32::try_from(payload.len()).expect("short").to_le_bytes();
         [&len[..3], &[sequence], payload].concat()
+    }
+
+    fn prepare(&mut self, statement: &str, parameter: bool) -> [u8; 4] {
+        self.wire.send(&Self::framed(0, &[b"\x16", statement.as_bytes()].concat()));
+        let prepared = self.packet();
+        let columns = usize::from(prepared[5]);
+        for (definitions, follow) in [(1, parameter), (columns, true)] {
+            if follow {
+                for _ in 0..definitions + usize::from(!self.deprecate_eof) {
+                    self.packet();
+                }
+            }
+        }
+        prepared[1..5].try_into().expect("four")
     }
 
     /// Reads one result; says whether another follows.
@@ -127,7 +145,8 @@ impl Client for Mysql {
         // `CLIENT_MULTI_RESULTS`, `CLIENT_PLUGIN_AUTH`; `CLIENT_DEPRECATE_EOF`.
         const CAPABILITIES: u32 = 1 | 0x200 | 0x8000 | 0x1_0000 | 0x2_0000 | 0x8_0000;
         const DEPRECATE_EOF: u32 = 0x100_0000;
-        let mut client = Self { deprecate_eof: wire.dice.as_ref().is_none_or(|dice| dice.0 % 2 == 0), wire };
+        let mut client =
+            Self { deprecate_eof: wire.dice.as_ref().is_none_or(|dice| dice.0 % 2 == 0), kept: None, wire };
         client.packet();
         let capabilities = CAPABILITIES | if client.deprecate_eof { DEPRECATE_EOF } else { 0 };
         let hello = [
@@ -157,16 +176,23 @@ impl Client for Mysql {
 
     fn odd(&mut self) {
         // Prepared, executed, closed.
-        self.wire.send(&Self::framed(0, b"\x16SELECT name FROM counted_t WHERE id = 1"));
-        let prepared = self.packet();
-        self.packet();
-        if !self.deprecate_eof {
-            self.packet();
-        }
-        let id = &prepared[1..5];
-        self.wire.send(&Self::framed(0, &[b"\x17", id, &[0, 1, 0, 0, 0]].concat()));
+        let id = self.prepare("SELECT name FROM counted_t WHERE id = 1", false);
+        self.wire.send(&Self::framed(0, &[b"\x17", &id[..], &[0, 1, 0, 0, 0]].concat()));
         self.answer();
-        self.wire.send(&Self::framed(0, &[b"\x19", id].concat()));
+        self.wire.send(&Self::framed(0, &[b"\x19", &id[..]].concat()));
+    }
+
+    fn execute(&mut self, number: usize) {
+        let id = match self.kept {
+            Some(id) => id,
+            None => self.prepare("SELECT id, name FROM counted_t WHERE id = ?", true),
+        };
+        self.kept = Some(id);
+        // No cursor, once; nothing is null; an integer.
+        let number = u32::try_from(number).expect("small").to_le_bytes();
+        let execution = [b"\x17", &id[..], &[0, 1, 0, 0, 0], &[0, 1, 3, 0], &number[..]].concat();
+        self.wire.send(&Self::framed(0, &execution));
+        self.answer();
     }
 
     fn own(number: usize) -> Vec<String> {
@@ -228,6 +254,10 @@ impl Client for Postgres {
         self.ask("SELECT 1 FROM counted_t LIMIT 1; SELECT 2; COMMIT");
     }
 
+    fn execute(&mut self, number: usize) {
+        self.ask(&format!("SELECT id FROM counted_t WHERE id = {number}"));
+    }
+
     fn own(number: usize) -> Vec<String> {
         vec![
             // Only the server's tag says what these are.
@@ -286,6 +316,7 @@ fn traffic<C: Client>(server: &Running, agent: &mut Agent) {
                     }
                 }
                 10 => client.ask("COMMIT"),
+                20..24 => client.execute(number % 300),
                 11 => client.ask(&format!("/* trace {number} */ SELECT name FROM counted_t WHERE id = 1")),
                 12 => client.ask(&format!("SELECT * FROM counted_t WHERE id < {}", dice.below(200))),
                 13..20 => {
@@ -302,25 +333,39 @@ fn traffic<C: Client>(server: &Running, agent: &mut Agent) {
     agent.catch_up();
 }
 
+/// What was counted of the traffic: exchanges and sizes of requests, sizes of answers, and events that were lost. `None` where
+/// the test cannot run.
+fn counted<C: Client>(
+    server: impl Fn() -> Option<Running>,
+    arguments: &[&str],
+) -> Option<(Counts, u64, u64)> {
+    let server = server()?;
+    let mut agent = Agent::start(arguments)?;
+    traffic::<C>(&server, &mut agent);
+    // Servers of other tests are being asked `SELECT 1` until they answer.
+    let mut found = counts(&agent, |operation, resource| {
+        resource == "counted_t" || (resource.is_empty() && !["SELECT", "CONNECT"].contains(&operation))
+    });
+    // Where long answers come in small pieces user space finds their end a few bytes too early or too late.
+    let bytes = found.values_mut().map(|counts| std::mem::take(&mut counts.2)).sum();
+    Some((found, bytes, agent.counters.events_lost))
+}
+
+/// Runs in which both ways lose something may differ, and are repeated.
 fn assert_counted_alike<C: Client>(server: impl Fn() -> Option<Running>) {
-    let mut results = Vec::new();
-    for arguments in [USER_SPACE, KERNEL, EVERY_SPAN, RAW_TRACEPOINTS] {
-        let Some(server) = server() else { return };
-        let Some(mut agent) = Agent::start(arguments) else { return };
-        traffic::<C>(&server, &mut agent);
-        // Servers of other tests are being asked `SELECT 1` until they answer.
-        let mut found = counts(&agent, |operation, resource| {
-            resource == "counted_t" || (resource.is_empty() && !["SELECT", "CONNECT"].contains(&operation))
-        });
-        // Where long answers come in small pieces user space finds their end a few bytes too early or too late.
-        let bytes: u64 = found.values_mut().map(|counts| std::mem::take(&mut counts.2)).sum();
-        results.push((found, bytes));
-    }
-    let (by_user_space, bytes) = &results[0];
-    assert!(by_user_space.values().map(|counts| counts.0).sum::<u64>() > 10_000, "{by_user_space:#?}");
-    for (by_kernel, same) in &results[1..] {
-        assert_equal(by_kernel, by_user_space);
-        assert!(same.abs_diff(*bytes) < bytes / 1_000, "{same} {bytes}");
+    for arguments in [KERNEL, EVERY_SPAN, RAW_TRACEPOINTS] {
+        for attempt in 0.. {
+            let Some((expected, bytes, lost)) = counted::<C>(&server, USER_SPACE) else { return };
+            assert!(expected.values().map(|counts| counts.0).sum::<u64>() > 10_000, "{expected:#?}");
+            let Some((found, same, also_lost)) = counted::<C>(&server, arguments) else { return };
+            if found == expected && same.abs_diff(bytes) < bytes / 1_000 {
+                break;
+            }
+            if lost + also_lost == 0 || attempt == 4 {
+                assert_equal(&found, &expected);
+                panic!("{bytes} bytes, {same} by the kernel");
+            }
+        }
     }
 }
 
@@ -334,38 +379,50 @@ fn kernel_and_user_space_count_the_same_postgresql_statements() {
     assert_counted_alike::<Postgres>(running::postgres);
 }
 
-fn assert_no_copies<C: Client>(server: &Running, arguments: &[&str]) {
-    let Some(mut agent) = Agent::start(arguments) else { return };
+/// Asks for one thing again and again, in one way or the other.
+fn assert_no_copies<C: Client>(server: &Running, ask: fn(&mut C, usize)) {
+    const MANY: u64 = 5_000;
+    let Some(mut agent) = Agent::start(KERNEL) else { return };
     let mut client = C::login(Wire::connect(server, None));
-    client.ask("CREATE TABLE known_t (id INTEGER PRIMARY KEY)");
+    client.ask("CREATE TABLE counted_t (id INTEGER PRIMARY KEY, name VARCHAR(9))");
     let mut number = 0;
     let mut ask = || {
         number += 1;
-        client.ask(&format!("SELECT id FROM known_t WHERE id = {number}"));
+        ask(&mut client, number);
     };
     let mut done = until_counted(&mut agent, &mut ask, 100);
     let before = agent.counters.bytes_copied;
-    for _ in 0..5_000 {
+    for _ in 0..MANY {
         ask();
     }
-    done += 5_000;
+    done += MANY;
     agent.catch_up();
     let copied = agent.counters.bytes_copied - before;
-    assert!(copied < 5_000, "{copied} bytes for 5,000 statements at both ends");
+    assert!(copied < MANY, "{copied} bytes for {MANY} statements at both ends");
     for side in [Side::SIDE_SERVER, Side::SIDE_CLIENT] {
-        let selects = agent.series(side, "known_t").into_iter().filter(|one| one.key.operation == "SELECT");
+        let selects = agent.series(side, "counted_t").into_iter().filter(|one| one.key.operation == "SELECT");
         assert_eq!(selects.map(|one| one.duration.count).sum::<u64>(), done, "{side:?}");
     }
+}
+
+fn query<C: Client>(client: &mut C, number: usize) {
+    client.ask(&format!("SELECT id FROM counted_t WHERE id = {number}"));
 }
 
 #[test]
 fn mysql_statements_that_are_known_cost_no_copies() {
     let Some(server) = running::mariadb() else { return };
-    assert_no_copies::<Mysql>(&server, KERNEL);
+    assert_no_copies::<Mysql>(&server, query);
+}
+
+#[test]
+fn mysql_executions_that_are_known_cost_no_copies() {
+    let Some(server) = running::mariadb() else { return };
+    assert_no_copies::<Mysql>(&server, Mysql::execute);
 }
 
 #[test]
 fn postgresql_statements_that_are_known_cost_no_copies() {
     let Some(server) = running::postgres() else { return };
-    assert_no_copies::<Postgres>(&server, KERNEL);
+    assert_no_copies::<Postgres>(&server, query);
 }

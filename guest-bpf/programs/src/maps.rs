@@ -9,7 +9,7 @@ use porthole_bpf_types::{
     connection::Connection,
     counted::{
         Choice, Command, Completed, Counted, LEARNED_MAX, Learned, PENDING_MAX, PathHash, Reading,
-        RequestKey, SLOTS_MAX, Slot,
+        RequestKey, SLOTS_MAX, Slot, StatementKey,
     },
     offset::KernelOffsets,
     record::{Cgroup, Chunk, Counters, HEAD_MAX, Open, Settings},
@@ -233,6 +233,10 @@ pub static COMMANDS: HashMap<u64, Command> = HashMap::with_max_entries(1024, 0);
 /// Requests whose names user space knows: hashes of HTTP methods and paths, and of statements.
 #[map]
 pub static NAMED: HashMap<u64, u8> = HashMap::with_max_entries(8192, BPF_F_NO_PREALLOC);
+
+/// Prepared statements of connections that were offered: [`RequestKey::request`] of their executions.
+#[map]
+pub static STATEMENTS: LruHashMap<StatementKey, u64> = LruHashMap::with_max_entries(4096, 0);
 
 /// Indexes of learned keys in [`LEARNED`].
 #[map]

@@ -68,6 +68,9 @@ fn reported(ctx: &BtfTracePointContext, direction: u8) -> i32 {
         }
         return 0;
     }
+    if is_ignored(ctx.arg(0)) {
+        return 0;
+    }
     let (Some(running), Some(work)) = (RUNNING.get_ptr_mut(0), WORK.get_ptr_mut(0)) else { return 0 };
     // SAFETY: maps' values, aligned. Another program may have been interrupted in the middle of its work.
     unsafe {
@@ -76,10 +79,29 @@ fn reported(ctx: &BtfTracePointContext, direction: u8) -> i32 {
             // The program in the array takes the same context.
             CORE.tail_call(ctx, 0);
         }
-        count!(skipped);
+        if !transfer::is_self() {
+            count!(skipped);
+        }
         fetch_add(running, u64::MAX);
     }
     0
+}
+
+/// Whether nobody is interested in what moves on a socket, and it is not time to look at it again. Its positions stand
+/// still meanwhile: whoever looks again knows nothing of the connection yet.
+#[inline(always)]
+fn is_ignored(socket: *mut c_void) -> bool {
+    // SAFETY: a typed pointer.
+    let identity = || unsafe { bpf_get_socket_cookie(socket) };
+    let Some(connection) = connections::known(socket as u64, identity) else { return false };
+    // SAFETY: a map's value; of two CPUs at once both may take the same from the budget.
+    unsafe {
+        if (*connection).state != state::IGNORED || (*connection).budget <= 1 {
+            return false;
+        }
+        (*connection).budget -= 1;
+    }
+    true
 }
 
 /// What [`socket_sent`] and [`socket_received`] go on with.

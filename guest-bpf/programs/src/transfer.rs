@@ -77,7 +77,7 @@ pub extern "C" fn opened(fd: u64, role: u64) -> u64 {
 }
 
 #[inline(always)]
-fn is_self() -> bool {
+pub fn is_self() -> bool {
     (bpf_get_current_pid_tgid() >> 32) as u32 == self_tgid()
 }
 
@@ -198,6 +198,8 @@ pub fn looked_at_again(connection: *mut Connection) -> bool {
         }
         let _ = VERDICTS.remove((*connection).id);
         (*connection).announced = 0;
+        // Where TCP is now is as good a beginning as any.
+        (*connection).placed = 0;
         (*connection).budget = SECOND_LOOK_BUDGET;
         (*connection).state = state::GUESSING;
     }

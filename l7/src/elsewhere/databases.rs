@@ -219,3 +219,43 @@ fn statements_are_called_as_parsed_ones() {
     let Status::Word(state) = refused.exchange.status else { panic!("{refused:?}") };
     assert_eq!((engine.name(state), refused.exchange.error), ("23505", ErrorClass::Client));
 }
+
+#[test]
+fn prepared_statements_are_told_once_until_the_connection_comes_back() {
+    let mut engine = Engine::new(Limits::default());
+    let mut connection = resting(Protocol::Mysql, &mut engine);
+    let told = |connection: &mut Connection, engine: &Engine| {
+        let mut told = Vec::new();
+        connection.tell_statements(|id, operation, table| {
+            told.push((id, engine.name(operation).to_owned(), engine.name(table).to_owned()));
+        });
+        told
+    };
+    let prepare = mysql(0, b"\x16SELECT a FROM t");
+    let prepared = mysql(1, b"\0\x07\0\0\0\0\0\0\0\0\0\0");
+    let offsets = [14, 11];
+    let chunks = [(Direction::Ingress, &prepare[..]), (Direction::Egress, &prepared)];
+    exchanges_of(&mut connection, offsets, &chunks, &mut engine);
+    assert!(connection.settled().is_none(), "what comes next is not known");
+    let offsets = [offsets[0] + prepare.len() as u64, offsets[1] + prepared.len() as u64];
+    let execute = mysql(0, b"\x17\x07\0\0\0\0\x01\0\0\0");
+    let done = mysql(1, b"\0\0\0\x02\0\0\0");
+    let chunks = [(Direction::Ingress, &execute[..]), (Direction::Egress, &done)];
+    let found = exchanges_of(&mut connection, offsets, &chunks, &mut engine);
+    let [one] = &found[..] else { panic!("{found:?}") };
+    assert_eq!((engine.name(one.operation), engine.name(one.resource)), ("SELECT", "t"));
+    assert!(connection.settled().is_some());
+    let expected = [(7, "SELECT".to_owned(), "t".to_owned())];
+    assert_eq!(told(&mut connection, &engine), expected);
+    assert_eq!(told(&mut connection, &engine), []);
+    let resumed = Resumed {
+        protocol: Protocol::Mysql,
+        side: Side::Server,
+        offsets: [5_000, 9_000],
+        requests: ResumedEnd::default(),
+        responses: ResumedEnd::default(),
+        waiting: &[],
+    };
+    connection.go_on(ScopeId(1), &resumed, &mut engine);
+    assert_eq!(told(&mut connection, &engine), expected);
+}

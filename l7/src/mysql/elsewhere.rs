@@ -72,6 +72,8 @@ impl Mysql {
 
     /// Goes on where someone else stopped, who took over when it [rested](Self::rests).
     pub(super) fn follow_on(&mut self, resumed: &Resumed<'_>, cx: &mut Context<'_>) {
+        // Who followed it has forgotten them, or not.
+        self.statements.for_each_mut(|statement| statement.told = false);
         for waiting in resumed.waiting {
             cx.message();
             let (operation, table, shape) = words(waiting.request, cx);

@@ -175,6 +175,7 @@ impl Mysql {
                     request.resource = Resource::Name(known.table);
                     if command.name == "EXECUTE" {
                         request.operation = known.operation;
+                        self.plain = true;
                     }
                 }
             }
@@ -188,7 +189,8 @@ impl Mysql {
 
     fn shape(&mut self, text: &[u8], complete: bool, cx: &mut Context<'_>) -> Statement {
         let operation = sql::shape(text, complete, &mut self.scratch);
-        Statement { operation: cx.word(operation), table: cx.name(NameKind::Table, &self.scratch) }
+        let table = cx.name(NameKind::Table, &self.scratch);
+        Statement { operation: cx.word(operation), table, told: false }
     }
 
     fn wait(&mut self, waiting: Waiting, cx: &mut Context<'_>) {

@@ -84,6 +84,8 @@ struct Waiting {
 struct Statement {
     operation: Symbol,
     table: Symbol,
+    /// Someone else knows it.
+    told: bool,
 }
 
 /// The answer that is being read.
@@ -197,6 +199,14 @@ impl Parser for Mysql {
 
     fn is_settled(&self) -> bool {
         self.rests()
+    }
+
+    fn tell_statements(&mut self, tell: &mut dyn FnMut(u32, Symbol, Symbol)) {
+        self.statements.for_each_entry_mut(|id, statement| {
+            if !std::mem::replace(&mut statement.told, true) {
+                tell(id, statement.operation, statement.table);
+            }
+        });
     }
 
     fn resume(&mut self, resumed: &Resumed<'_>, cx: &mut Context<'_>) -> bool {

@@ -9,6 +9,11 @@ const END: u8 = 0;
 pub(crate) fn encode(statement: &[u8]) -> Box<[u8]> {
     let mut table = String::new();
     let operation = shape(statement, true, &mut table);
+    of(operation, &table)
+}
+
+/// The same of a statement whose operation and table are known.
+pub(crate) fn of(operation: &str, table: &str) -> Box<[u8]> {
     [operation.as_bytes(), &[END], table.as_bytes()].concat().into()
 }
 

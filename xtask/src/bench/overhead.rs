@@ -132,6 +132,15 @@ fn missing(on: &Watched) -> i64 {
     (2 * on.answered).cast_signed() - counted.cast_signed()
 }
 
+/// Of those that are missing, how many are not explained by what the agent says that it lost or did not understand. A lost
+/// record may have carried as many as `depth`.
+fn unaccounted(on: &Watched, depth: u64) -> u64 {
+    let delta = |of: fn(&StatsResponse) -> u64| of(&on.after).saturating_sub(of(&on.before));
+    let explained =
+        delta(|stats| stats.counters.events_lost) * depth + delta(|stats| stats.counters.not_understood);
+    u64::try_from(missing(on)).unwrap_or(0).saturating_sub(explained)
+}
+
 #[allow(clippy::cast_precision_loss)]
 fn summary(workload: Workload, way: Way, pairs: &[Pair], programs: PerRequest) -> Result<Value> {
     let over = |value: &dyn Fn(&Pair) -> f64| median(pairs.iter().map(value).collect()).context("no pairs");
@@ -154,7 +163,11 @@ fn summary(workload: Workload, way: Way, pairs: &[Pair], programs: PerRequest) -
         "exchanges_per_request": over(&|pair| delta(pair, |stats| stats.counters.exchanges))?,
         "exchanges_missing_worst": pairs.iter().map(|pair| missing(&pair.on)).max_by_key(|missing| missing.abs()),
         "not_understood_per_request": over(&|pair| delta(pair, |stats| stats.counters.not_understood))?,
-        "events_lost_per_request": over(&|pair| delta(pair, |stats| stats.counters.events_lost))?,
+        "exchanges_unaccounted_worst": pairs.iter().map(|pair| unaccounted(&pair.on, workload.depth())).max(),
+        "events_lost_per_request_worst": pairs
+            .iter()
+            .map(|pair| delta(pair, |stats| stats.counters.events_lost))
+            .fold(0.0, f64::max),
         "bytes_copied_per_request": over(&|pair| delta(pair, |stats| stats.counters.bytes_copied))?,
         "events_per_core_second": over(&events_per_core_second)?,
         "program_runs_per_request": programs.runs,
@@ -172,14 +185,15 @@ fn events_per_core_second(pair: &Pair) -> f64 {
     events as f64 * 1e9 / cpu_ns.max(1) as f64
 }
 
-const COLUMNS: [(&str, &str); 11] = [
+const COLUMNS: [(&str, &str); 12] = [
     ("baseline/s", "baseline_requests_per_second"),
     ("ratio", "throughput_ratio"),
     ("p99 ratio", "p99_ratio"),
     ("agent ms/10k", "agent_cpu_ms_per_10k_requests"),
     ("exchanges/req", "exchanges_per_request"),
     ("missing", "exchanges_missing_worst"),
-    ("lost/req", "events_lost_per_request"),
+    ("lost/req", "events_lost_per_request_worst"),
+    ("unaccounted", "exchanges_unaccounted_worst"),
     ("bytes/req", "bytes_copied_per_request"),
     ("events/core s", "events_per_core_second"),
     ("bpf ns/req", "program_ns_per_request"),
@@ -222,6 +236,7 @@ mod tests {
             ("agent_cpu_ms_per_10k_requests", 2.0),
             ("exchanges_per_request", 2.0),
             ("exchanges_missing_worst", 10.0),
+            ("exchanges_unaccounted_worst", 10.0),
             ("events_per_core_second", 500_000.0),
             ("program_runs_per_request", 4.0),
             ("program_ns_per_request", 90.0),

@@ -73,6 +73,11 @@ impl Workload {
         }
     }
 
+    /// Requests that one call of the client's may carry.
+    pub fn depth(self) -> u64 {
+        if self == Self::RedisPipelined { 16 } else { 1 }
+    }
+
     /// What is asked for over HTTP.
     pub fn path(self) -> &'static str {
         match self {

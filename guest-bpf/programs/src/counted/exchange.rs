@@ -95,14 +95,17 @@ pub extern "C" fn push_one(id: u64, index: u64) -> u64 {
 fn push_message(work: Scratch, counted: Locked, index: u64) {
     let message = message(work, index);
     // SAFETY: within the array.
-    let (request, at) = unsafe { ((*message).request, (*message).at) };
-    let known = learned(work, counted, request);
-    let numbered = counted.protocol == protocol::REDIS || request < COMMANDS_MAX;
-    if known.is_none() && !numbered && NAMED.get_ptr(&request).is_none() {
+    let (request, at, flags) = unsafe { ((*message).request, (*message).at, (*message).flags) };
+    let known = learned(work, counted, request).unwrap_or(UNKNOWN);
+    let named = counted.protocol == protocol::REDIS || request < COMMANDS_MAX || flags & flag::PREPARED != 0;
+    if known.0 == UNKNOWN.0 && !named && NAMED.get_ptr(&request).is_none() {
         send_name(work, counted, request, u64::from(at));
     }
-    wait_for(work, counted, index, known.unwrap_or((0, 0)));
+    wait_for(work, counted, index, known);
 }
+
+/// [`Pending::learned`] and [`Pending::generation`] of a request whose key was not learned.
+const UNKNOWN: (u32, u32) = (0, 0);
 
 /// A request's [`Pending::learned`] and [`Pending::generation`]; `None` when its key was not learned.
 #[inline(always)]

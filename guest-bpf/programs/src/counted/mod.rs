@@ -238,6 +238,7 @@ unsafe fn locked(mut work: Scratch, counted: *mut Counted, id: u64, sk: u64) -> 
         return HAND_OVER;
     }
     let requests = ingress == (counted.side == side::SERVER);
+    work.header.connection = id;
     // SAFETY: a helper without preconditions.
     work.parse.now = unsafe { bpf_ktime_get_ns() };
     // One by one: the compiler would call a function that writes byte by byte.

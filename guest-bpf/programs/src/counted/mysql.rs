@@ -1,15 +1,16 @@
-//! MySQL: text queries and pings, and answers of any number of results.
+//! MySQL: text queries, pings, executions of statements that user space has seen prepared, and answers of any number of
+//! results.
 //!
 //! Any other command, a request for a local file, statements of more than a window and packets of 16 MiB are for user
 //! space.
 
-use porthole_bpf_types::counted::{protocol, reading};
+use porthole_bpf_types::counted::{StatementKey, flag, protocol, reading};
 
 use super::{
     sql::{self, REQUEST_MAX, header, take},
     window::{NONE, byte, look, word},
 };
-use crate::maps::Scratch;
+use crate::maps::{STATEMENTS, Scratch};
 
 /// Bytes of a packet's header: length (3), sequence number (1).
 const HEADER: u64 = 4;
@@ -26,6 +27,7 @@ mod command {
     pub const INIT_DB: u8 = 0x02;
     pub const QUERY: u8 = 0x03;
     pub const PING: u8 = 0x0e;
+    pub const EXECUTE: u8 = 0x17;
 }
 
 /// What a payload begins with.
@@ -79,6 +81,7 @@ pub extern "C" fn mysql_request_step() -> u64 {
     // Behind it the call ends, so the rest of the window need not be known to be there.
     let end = content + len;
     let mut text = content + 1;
+    let mut flags = 0;
     let request = match number {
         command::QUERY => {
             // `CLIENT_QUERY_ATTRIBUTES`: the number of attributes and of their sets.
@@ -91,20 +94,42 @@ pub extern "C" fn mysql_request_step() -> u64 {
             sql::hash(work, protocol::MYSQL as u64, text, end);
             work.sql.finish()
         }
+        command::EXECUTE => {
+            flags = flag::PREPARED;
+            executed(work, text)
+        }
         command::PING | command::INIT_DB => u64::from(number),
-        command::QUIT => 0,
+        command::QUIT => QUIT,
         _ => return 0,
     };
+    if request == 0 {
+        return 0;
+    }
     let position = work.header.total - (end - text);
     work.parse.reading.state = reading::START;
     work.parse.reading.left = 0;
     work.parse.at = work.header.total;
-    if request == 0 {
+    if request == QUIT {
         return 1;
     }
     let (start, count) = (work.parse.reading.start, work.parse.found);
-    u64::from(super::note(work, count, request, start, len + HEADER, position as u32, 0))
+    u64::from(super::note(work, count, request, start, len + HEADER, position as u32, flags))
 }
+
+/// What an execution asks for: statement's id (4), flags (1), which ask for no cursor. 0 when it is not known.
+#[inline(always)]
+fn executed(work: Scratch, text: u64) -> u64 {
+    let eight = word(&work, text);
+    if (eight >> 32) & 0xff != 0 {
+        return 0;
+    }
+    let key = StatementKey { connection: work.header.connection, id: eight & 0xffff_ffff };
+    // SAFETY: a map's value.
+    STATEMENTS.get_ptr(key).map_or(0, |request| unsafe { *request })
+}
+
+/// A request that is not answered. Hashes are never so small, and no command has this number.
+const QUIT: u64 = command::QUIT as u64;
 
 /// Goes on by one packet of an answer. A global function.
 #[inline(never)]
@@ -113,6 +138,9 @@ pub extern "C" fn mysql_reply_step() -> u64 {
     let Some(mut work) = Scratch::get() else { return 0 };
     if work.parse.reading.left > 0 {
         take(work);
+        return 1;
+    }
+    if work.parse.reading.state == reading::ROWS && work.parse.reading.request == 0 && sql::rows(work, row) {
         return 1;
     }
     let (head, held) = header::<{ HEADER + 1 }>(work, HEADER + DECISIVE);
@@ -180,6 +208,13 @@ pub extern "C" fn mysql_reply_step() -> u64 {
         return 1;
     }
     u64::from(ended(work, at, 0))
+}
+
+/// The size of a row's packet by its first bytes; 0 when it may be something else.
+#[inline(always)]
+fn row(head: u64) -> u64 {
+    let len = head & PAYLOAD_MAX;
+    if len == 0 || len == PAYLOAD_MAX || (head >> 32) as u8 >= first::EOF { 0 } else { HEADER + len }
 }
 
 /// The status flags of an OK packet at an index: behind two numbers of lengths of their own. [`NONE`], which has all

@@ -28,6 +28,13 @@ fn content(head: u64) -> u64 {
     if len < 4 || len > 1 << 30 { NONE } else { len - 4 }
 }
 
+/// The size of a row's message by its first bytes; 0 when it is something else.
+#[inline(always)]
+fn row(head: u64) -> u64 {
+    let len = content(head);
+    if head as u8 != b'D' || len == NONE { 0 } else { HEADER + len }
+}
+
 /// Goes on by one request; gives 0 when user space must take over. A global function.
 #[inline(never)]
 #[unsafe(no_mangle)]
@@ -68,6 +75,10 @@ pub extern "C" fn postgres_reply_step() -> u64 {
         return 1;
     }
     let came = work.parse.reading.items;
+    let between = came == came::NOTHING && work.parse.reading.request == 0;
+    if between && work.parse.reading.state == reading::ROWS && sql::rows(work, row) {
+        return 1;
+    }
     let before = work.parse.reading.request;
     if came != came::NOTHING {
         // Where the completion lies: nothing can be held then.

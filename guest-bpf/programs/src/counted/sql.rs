@@ -85,6 +85,31 @@ pub fn header<const HEADER: u64>(mut work: Scratch, need: u64) -> (u64, u64) {
     (0, 0)
 }
 
+/// Rows that one call of [`rows`] goes past: the verifier goes through each of them.
+const ROWS: u64 = 8;
+
+/// Goes past rows that lie in the window and do not end the call; `size` is a message's by its first eight bytes, 0 when it
+/// is no row. Says whether there was one.
+#[inline(always)]
+pub fn rows(mut work: Scratch, size: impl Fn(u64) -> u64) -> bool {
+    let (from, total, begin) = (work.parse.from, work.header.total, work.parse.at);
+    let (end, mut at, mut count) = (from + work.parse.len, begin, 0);
+    if at < from {
+        return false;
+    }
+    while count < ROWS {
+        let size = size(word(&work, at - from));
+        if size == 0 || at + 8 > end || at + size >= total {
+            break;
+        }
+        at += size;
+        count += 1;
+    }
+    work.parse.at = at;
+    work.parse.reading.bytes += at - begin;
+    count > 0
+}
+
 /// Goes past what the call has of a message that is of no interest.
 #[inline(always)]
 pub fn take(mut work: Scratch) {
