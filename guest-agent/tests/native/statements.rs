@@ -342,9 +342,10 @@ fn counted<C: Client>(
     let server = server()?;
     let mut agent = Agent::start(arguments)?;
     traffic::<C>(&server, &mut agent);
-    // Servers of other tests are being asked `SELECT 1` until they answer.
+    // Other tests ask their servers, too, while these start.
     let mut found = counts(&agent, |operation, resource| {
-        resource == "counted_t" || (resource.is_empty() && !["SELECT", "CONNECT"].contains(&operation))
+        let own = ["BEGIN", "COMMIT", "ROLLBACK", "DO", "SET"].contains(&operation);
+        resource == "counted_t" || (resource.is_empty() && own)
     });
     // Where long answers come in small pieces user space finds their end a few bytes too early or too late.
     let bytes = found.values_mut().map(|counts| std::mem::take(&mut counts.2)).sum();
