@@ -327,8 +327,9 @@ fn traffic<C: Client>(server: &Running, agent: &mut Agent) {
             }
         }
     }
-    for client in clients {
-        drop(client);
+    for client in &mut clients {
+        // Says that the answer before has ended, where its end was not captured.
+        client.ask("COMMIT");
     }
     agent.catch_up();
 }
