@@ -145,9 +145,7 @@ impl Capture {
         state.counters.exchanges = state.series.recorded();
         let signal = state.signal();
         drop(state);
-        if !more {
-            self.tracker.offer();
-        }
+        self.tracker.offer(more);
         for command in self.tracker.take_commands() {
             self.obey(command);
         }

@@ -9,6 +9,9 @@
 use porthole_bpf_types::counted::{protocol, side};
 use porthole_l7::{Protocol, Side, elsewhere::Settled};
 
+/// How long an offer stands that need not be taken at once, nanoseconds.
+const STANDS_NS: u64 = 500_000_000;
+
 /// How long after an offer that came too late the next one is made, nanoseconds.
 const AGAIN_NS: u64 = 500_000_000;
 
@@ -27,6 +30,8 @@ pub struct Offer {
     pub side: u16,
     /// Where each direction's next byte is expected.
     pub offsets: [u64; 2],
+    /// It need not be taken before anything moves: the connection has one exchange after the other.
+    pub stands: bool,
 }
 
 impl Offer {
@@ -43,7 +48,8 @@ impl Offer {
             Side::Server => side::SERVER,
             Side::Client => side::CLIENT,
         };
-        Some(Self { protocol, side, offsets: settled.offsets })
+        let stands = matches!(settled.protocol, Protocol::Mysql | Protocol::Postgresql);
+        Some(Self { protocol, side, offsets: settled.offsets, stands })
     }
 }
 
@@ -52,6 +58,8 @@ impl Offer {
 pub struct Offering {
     /// One is made and not answered.
     out: bool,
+    /// It stands until then.
+    stands_ns: u64,
     /// The next one is made no sooner.
     due_ns: u64,
     handovers: u32,
@@ -69,11 +77,17 @@ impl Offering {
     }
 
     /// One is made.
-    pub fn make(&mut self) {
+    pub fn make(&mut self, now_ns: u64, stands: bool) {
         self.out = true;
+        self.stands_ns = if stands { now_ns.saturating_add(STANDS_NS) } else { 0 };
     }
 
-    /// Something was heard of the connection, which answers an offer; says whether there was one.
+    /// Something moved on the connection, for which an offer came too late unless it stands; says whether there was one.
+    pub fn moved(&mut self, now_ns: u64) -> bool {
+        now_ns >= self.stands_ns && self.answer(now_ns)
+    }
+
+    /// An offer is answered; says whether there was one.
     pub fn answer(&mut self, now_ns: u64) -> bool {
         self.due_ns = self.due_ns.max(now_ns.saturating_add(if self.out { AGAIN_NS } else { 0 }));
         std::mem::take(&mut self.out)
@@ -94,11 +108,22 @@ mod tests {
     fn an_offer_is_made_once_and_again_after_a_while() {
         let mut offering = Offering::default();
         assert!(offering.is_due(0));
-        offering.make();
+        offering.make(0, false);
         assert!(!offering.is_due(u64::MAX));
-        assert!(offering.answer(1_000));
+        assert!(offering.moved(1_000));
         assert!(!offering.is_due(1_000) && offering.is_due(1_000 + AGAIN_NS));
         assert!(!offering.answer(2_000), "no offer was out");
+    }
+
+    #[test]
+    fn an_offer_that_stands_is_answered_by_being_taken_or_by_time() {
+        let mut offering = Offering::default();
+        for answer in [Offering::answer, Offering::moved] {
+            offering.make(1_000, true);
+            assert!(!offering.moved(1_000 + STANDS_NS - 1) && offering.is_out());
+            assert!(answer(&mut offering, 1_000 + STANDS_NS));
+            assert!(!offering.is_out());
+        }
     }
 
     #[test]

@@ -133,8 +133,8 @@ struct Tracked {
     /// The kernel side follows it.
     counted: bool,
     offering: Offering,
-    /// Among [`Tracker::offerable`].
-    offerable: bool,
+    /// What could be offered when it was put into [`Tracker::offerable`].
+    offerable: Option<Offer>,
     /// What the kernel side was told.
     told: Verdict,
     /// When something was last heard of it.
@@ -207,14 +207,20 @@ impl Tracker {
         self.offers = offers;
     }
 
-    /// Offers what can be offered. Call it when the ring buffer is empty: with the next record it is too late.
-    pub fn offer(&mut self) {
+    /// Offers what can be offered. Where there are `more` records to come it is too late for offers that do not stand.
+    pub fn offer(&mut self, more: bool) {
         for id in std::mem::take(&mut self.offerable) {
             let Some(tracked) = self.connections.get_mut(&id) else { continue };
-            tracked.offerable = false;
-            let settled = if tracked.counted { None } else { tracked.l7.settled() };
-            let Some(offer) = settled.as_ref().and_then(Offer::of) else { continue };
-            tracked.offering.make();
+            let Some(mut offer) = tracked.offerable.take() else { continue };
+            if tracked.counted {
+                continue;
+            }
+            if !offer.stands {
+                let now = if more { None } else { tracked.l7.settled() };
+                let Some(now) = now.as_ref().and_then(Offer::of) else { continue };
+                offer = now;
+            }
+            tracked.offering.make(tracked.last_ns, offer.stands);
             self.offered += 1;
             let (engine, keys, commands) = (&self.engine, &mut self.keys, &mut self.commands);
             tracked.l7.tell_statements(|number, operation, table| {
@@ -323,7 +329,7 @@ impl Tracker {
                 transport: open.transport,
                 counted,
                 offering: Offering::default(),
-                offerable: false,
+                offerable: None,
                 told: Verdict::Guessing,
                 last_ns: open.timestamp,
                 waiting_since_ns: 0,
@@ -397,7 +403,7 @@ impl Tracker {
         let closed = match step {
             Step::Chunk(chunk, head) => {
                 tracked.last_ns = chunk.timestamp;
-                self.offered -= usize::from(tracked.offering.answer(chunk.timestamp));
+                self.offered -= usize::from(tracked.offering.moved(chunk.timestamp));
                 // It was given back before it was said to be taken: two CPUs did so at once.
                 self.followed += usize::from(std::mem::take(&mut tracked.counted));
                 let chunk = Chunk {
@@ -433,6 +439,7 @@ impl Tracker {
             Step::Taken(at) => {
                 tracked.last_ns = at.0;
                 self.offered -= usize::from(tracked.offering.answer(at.0));
+                l7.taken(&mut self.engine, &mut sink);
                 if !std::mem::replace(&mut tracked.counted, true) {
                     self.followed -= 1;
                     self.counts.taken += 1;
@@ -441,10 +448,11 @@ impl Tracker {
             }
             Step::Nothing | Step::Hold(..) => false,
         };
-        if self.offers && !tracked.counted && !closed && !tracked.offerable {
+        if self.offers && !tracked.counted && !closed && tracked.offerable.is_none() {
             let may = tracked.transport == transport::TCP && tracked.offering.is_due(tracked.last_ns);
-            if may && l7.settled().is_some() {
-                tracked.offerable = true;
+            let settled = if may { l7.settled() } else { None };
+            tracked.offerable = settled.as_ref().and_then(Offer::of);
+            if tracked.offerable.is_some() {
                 self.offerable.push(id);
             }
         }

@@ -67,7 +67,9 @@ pub struct Connection {
     /// Of TCP, where sockets report what moves: the sequence numbers at which the positions are zero, by direction.
     pub begin: [u32; 2],
     /// Of which directions [`Self::begin`] is known: a bit each.
-    pub placed: u32,
+    pub placed: u16,
+    /// The directions of the newest calls, the newest one lowest: a bit each, set for egress.
+    pub history: u16,
 }
 
 /// Index of a direction in [`Connection::offset`] and value of [`crate::record::Chunk::direction`].

@@ -129,6 +129,13 @@ impl Connection {
         }
     }
 
+    /// Someone else goes on from here, where a request begins: everything before it is over.
+    pub fn taken(&mut self, engine: &mut Engine, sink: &mut dyn FnMut(Exchange)) {
+        if let State::Known { side, parser, .. } = &mut self.state {
+            parser.taken(&mut Context { engine, scope: self.scope, side: *side, sink });
+        }
+    }
+
     /// Goes on behind what someone else followed since it was [settled](Self::settled); false when nothing is known of
     /// that here.
     pub(crate) fn resume_here(&mut self, resumed: &Resumed<'_>, engine: &mut Engine) -> bool {

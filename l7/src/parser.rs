@@ -220,6 +220,11 @@ pub trait Parser: fmt::Debug + Send {
         let _ = tell;
     }
 
+    /// Someone else goes on from here, where a request begins.
+    fn taken(&mut self, cx: &mut Context<'_>) {
+        let _ = cx;
+    }
+
     /// Goes on behind what someone else followed since everything [was over](Self::is_settled); false when it cannot.
     fn resume(&mut self, resumed: &Resumed<'_>, cx: &mut Context<'_>) -> bool {
         let _ = (resumed, cx);

@@ -14,7 +14,11 @@ use std::{
 };
 
 use aya::maps::{Array, Map, MapData, MapError, PerCpuArray, RingBuf};
-use aya_obj::{Object, btf::BtfFeatures, generated::bpf_map_type};
+use aya_obj::{
+    Object,
+    btf::BtfFeatures,
+    generated::{BPF_NOEXIST, bpf_map_type},
+};
 use porthole_bpf_types::{
     connection::{Connection, state},
     counted::{
@@ -251,8 +255,13 @@ impl Probes {
     /// Offers a connection to the programs: they follow it if nothing moves before their next look.
     pub fn offer(&mut self, connection: u64, offer: &Offer) -> Result<(), ProbeError> {
         let counted = Counted::offered(connection, offer.protocol, offer.side, offer.offsets);
-        // Without room the connection stays where it is.
-        Ok(self.counted.insert(connection, counted, 0)?)
+        // Without room the connection stays where it is, and an offer that stands is as good as another.
+        match self.counted.insert(connection, counted, BPF_NOEXIST.into()) {
+            Err(MapError::SyscallError(error)) if error.io_error.kind() == io::ErrorKind::AlreadyExists => {
+                Ok(())
+            }
+            answer => Ok(answer?),
+        }
     }
 
     /// Tells the programs whether to look for offers.

@@ -4,12 +4,19 @@ use porthole_proto::agent::Side;
 
 use crate::{harness::Agent, http::Server};
 
+/// An agent with a ring buffer of 4 KiB, and a server that was asked more than that tells of while the agent was held up.
+fn overflown() -> Option<(Agent, Server)> {
+    let agent = Agent::start(&["--ring-kib", "4", "--no-kernel-counts"])?;
+    let server = Server::start();
+    agent.stop();
+    server.get("/overflowing", 3_000);
+    agent.go_on();
+    Some((agent, server))
+}
+
 #[test]
 fn what_the_ring_buffer_has_no_room_for_is_reported() {
-    let Some(mut agent) = Agent::start(&["--ring-kib", "4", "--no-kernel-counts"]) else { return };
-    let server = Server::start();
-    // 12 KiB between two looks of the agent do not fit in 4 KiB.
-    server.get("/overflowing", 3_000);
+    let Some((mut agent, _server)) = overflown() else { return };
     let lost = agent
         .until("the loss is reported", |agent| Some(agent.counters.events_lost).filter(|&lost| lost > 0));
     // Request and response at each end.
@@ -20,9 +27,7 @@ fn what_the_ring_buffer_has_no_room_for_is_reported() {
 
 #[test]
 fn after_a_loss_counting_goes_on() {
-    let Some(mut agent) = Agent::start(&["--ring-kib", "4", "--no-kernel-counts"]) else { return };
-    let server = Server::start();
-    server.get("/overflowing", 3_000);
+    let Some((mut agent, _server)) = overflown() else { return };
     agent.until("the loss is reported", |agent| (agent.counters.events_lost > 0).then_some(()));
     // So slowly that everything fits, but for what others on this machine may say at the same time.
     for _ in 0..5 {

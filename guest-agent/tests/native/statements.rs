@@ -3,6 +3,7 @@
 use std::{
     io::{Read, Write},
     net::TcpStream,
+    sync::atomic::{AtomicBool, Ordering},
 };
 
 use porthole_proto::agent::Side;
@@ -427,4 +428,66 @@ fn mysql_executions_that_are_known_cost_no_copies() {
 fn postgresql_statements_that_are_known_cost_no_copies() {
     let Some(server) = running::postgres() else { return };
     assert_no_copies::<Postgres>(&server, query);
+}
+
+/// Ends the asking, whatever becomes of the test.
+struct Asking<'a>(&'a AtomicBool);
+
+impl Drop for Asking<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Connections on which the next question follows each answer at once.
+fn assert_busy_ones_are_taken<C: Client>(server: &Running) {
+    let Some(mut agent) = Agent::start(KERNEL) else { return };
+    C::login(Wire::connect(server, None)).ask("CREATE TABLE counted_t (id INTEGER PRIMARY KEY)");
+    let done = AtomicBool::new(false);
+    let asked: usize = std::thread::scope(|scope| {
+        let ask = || {
+            let mut client = C::login(Wire::connect(server, None));
+            let mut number = 0;
+            while !done.load(Ordering::Relaxed) {
+                number += 1;
+                query(&mut client, number);
+            }
+            number
+        };
+        let clients: Vec<_> = (0..4).map(|_| scope.spawn(ask)).collect();
+        let asking = Asking(&done);
+        let mut before = agent.counters.clone();
+        agent.until("the kernel counts", |agent| {
+            let now = &agent.counters;
+            let exchanges = now.exchanges - before.exchanges;
+            let copied = now.bytes_copied - before.bytes_copied;
+            if exchanges < 1_000 {
+                return None;
+            }
+            before = now.clone();
+            (copied < exchanges).then_some(())
+        });
+        drop(asking);
+        clients.into_iter().map(|client| client.join().expect("asked")).sum()
+    });
+    agent.catch_up();
+    for side in [Side::SIDE_SERVER, Side::SIDE_CLIENT] {
+        let selects = agent.series(side, "counted_t").into_iter().filter(|one| one.key.operation == "SELECT");
+        let counted = selects.map(|one| one.duration.count).sum::<u64>();
+        let lost = agent.counters.events_lost + agent.counters.not_understood;
+        let asked = asked as u64;
+        assert!(counted <= asked && counted + lost >= asked, "{side:?}: {counted} of {asked}, {lost} lost");
+    }
+}
+
+#[test]
+fn busy_connections_of_mysql_are_taken() {
+    let Some(server) = running::mariadb() else { return };
+    assert_busy_ones_are_taken::<Mysql>(&server);
+}
+
+#[test]
+fn busy_connections_of_postgresql_are_taken() {
+    let Some(server) = running::postgres() else { return };
+    assert_busy_ones_are_taken::<Postgres>(&server);
 }

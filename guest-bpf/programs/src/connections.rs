@@ -75,6 +75,7 @@ pub extern "C" fn create(sk: u64, identity: u64, role: u64) -> u64 {
         looks: 0,
         begin: [0; 2],
         placed: 0,
+        history: 0,
     };
     if CONNECTIONS.insert(sk, connection, 0).is_err() {
         count!(table_full);

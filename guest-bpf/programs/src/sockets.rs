@@ -258,7 +258,7 @@ fn settle(work: Scratch, connection: *mut Connection, sk: u64) {
         } else {
             (&raw mut (*connection).offset[0], &raw mut (*connection).begin[0])
         };
-        let bit = 1 << u32::from(egress);
+        let bit = 1 << u16::from(egress);
         if (*connection).placed & bit == 0 {
             (*connection).placed |= bit;
             *begin = before.wrapping_sub(*position as u32);

@@ -213,7 +213,10 @@ pub fn record(mut work: Scratch, connection: *mut Connection, sk: u64) {
     work.header.offset = connections::advance(connection, work.header.direction, work.header.total);
     let Some(settings) = SETTINGS.get(0) else { return };
     // SAFETY: a map's value.
-    let (known, begun) = unsafe { ((*connection).state, (*connection).sequence) };
+    let (known, begun) = unsafe {
+        (*connection).history = ((*connection).history << 1) | u16::from(work.header.direction & 1);
+        ((*connection).state, (*connection).sequence)
+    };
     if known == state::COUNTED {
         // SAFETY: a map's value.
         if counted::call(unsafe { (*connection).id }, sk) != counted::HAND_OVER {

@@ -70,6 +70,16 @@ impl Mysql {
             && [&self.client, &self.server].iter().all(|framer| !framer.in_message() && !framer.is_lost())
     }
 
+    /// Someone else goes on where the client asks next: an answer whose end was not captured has ended.
+    pub(super) fn handed(&mut self, cx: &mut Context<'_>) {
+        self.finish_unseen(cx);
+        self.drop_waiting(cx);
+        (self.client, self.server) = Default::default();
+        self.server_position = self.server_bytes;
+        self.stray = None;
+        self.aligned = true;
+    }
+
     /// Goes on where someone else stopped, who took over when it [rested](Self::rests).
     pub(super) fn follow_on(&mut self, resumed: &Resumed<'_>, cx: &mut Context<'_>) {
         // Who followed it has forgotten them, or not.

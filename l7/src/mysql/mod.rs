@@ -209,6 +209,10 @@ impl Parser for Mysql {
         });
     }
 
+    fn taken(&mut self, cx: &mut Context<'_>) {
+        self.handed(cx);
+    }
+
     fn resume(&mut self, resumed: &Resumed<'_>, cx: &mut Context<'_>) -> bool {
         self.follow_on(resumed, cx);
         true

@@ -70,6 +70,16 @@ impl Postgres {
             && [&self.client, &self.server].iter().all(|framer| !framer.in_message() && !framer.is_lost())
     }
 
+    /// Someone else goes on where the client asks next: an answer whose end was not captured has ended.
+    pub(super) fn handed(&mut self, cx: &mut Context<'_>) {
+        self.finish_unseen(cx);
+        self.drop_line(cx);
+        (self.client, self.server) = Default::default();
+        self.server_position = self.server_bytes;
+        self.message = None;
+        (self.ready, self.between, self.aligned) = (true, true, true);
+    }
+
     /// Goes on where someone else stopped, who took over when it [rested](Self::rests).
     pub(super) fn follow_on(&mut self, resumed: &Resumed<'_>, cx: &mut Context<'_>) {
         for waiting in resumed.waiting {

@@ -215,6 +215,10 @@ impl Parser for Postgres {
         self.rests()
     }
 
+    fn taken(&mut self, cx: &mut Context<'_>) {
+        self.handed(cx);
+    }
+
     fn resume(&mut self, resumed: &Resumed<'_>, cx: &mut Context<'_>) -> bool {
         self.follow_on(resumed, cx);
         true

@@ -3,7 +3,7 @@
 use aya_ebpf::helpers::generated::bpf_ktime_get_ns;
 use porthole_bpf_types::{
     connection::{Connection, direction, state},
-    counted::side,
+    counted::{protocol, side},
     record::{Close, kind},
 };
 
@@ -36,6 +36,9 @@ pub fn is_taken(connection: *mut Connection, sk: u64) -> bool {
 /// Accepts user space's offer of a connection; gives 0 where there is none, or where something moved since. A global
 /// function.
 ///
+/// A database answers one request before it is asked the next, so there it is enough that an answer moved last: the offer
+/// stands, wherever the connection is by now.
+///
 /// A call in the other direction may end on another CPU meanwhile. It moves its position first and looks at the state
 /// then; here it is the other way round, so that one of the two sees the other.
 #[inline(never)]
@@ -50,15 +53,29 @@ pub extern "C" fn accept(id: u64, sk: u64) -> u64 {
     let ingress = work.header.direction == direction::INGRESS;
     // SAFETY: maps' values; the offer is locked.
     unsafe {
+        let stands = (*counted).protocol >= protocol::MYSQL;
         let server = (*counted).side == side::SERVER;
         if ingress == server {
             core::ptr::write_volatile(&raw mut (*connection).state, state::COUNTED);
             let (own, other, now) = if ingress {
-                ((*counted).offset[0], (*counted).offset[1], &raw mut (*connection).offset[1])
+                (
+                    &raw mut (*counted).offset[0],
+                    &raw mut (*counted).offset[1],
+                    &raw mut (*connection).offset[1],
+                )
             } else {
-                ((*counted).offset[1], (*counted).offset[0], &raw mut (*connection).offset[0])
+                (
+                    &raw mut (*counted).offset[1],
+                    &raw mut (*counted).offset[0],
+                    &raw mut (*connection).offset[0],
+                )
             };
-            if connections::fetch_add(now, 0) == other && own == work.header.offset {
+            let now = connections::fetch_add(now, 0);
+            let history = (*connection).history;
+            let turn = (history ^ (history >> 1)) & 1 != 0;
+            if (now == *other && *own == work.header.offset) || (stands && turn) {
+                *own = work.header.offset;
+                *other = now;
                 (*counted).kind = kind::HANDOVER;
                 (*counted).remote = if server { 0 } else { connections::remote_hash(sk) };
                 (*counted).cgroup = (*connection).cgroup;
@@ -67,6 +84,10 @@ pub extern "C" fn accept(id: u64, sk: u64) -> u64 {
                 return 1;
             }
             core::ptr::write_volatile(&raw mut (*connection).state, state::FOLLOWED);
+        }
+        if stands {
+            core::ptr::write_volatile(&raw mut (*counted).lock, 0);
+            return 0;
         }
     }
     // Something moved since. It stays locked, for whoever has found it meanwhile.
