@@ -77,6 +77,7 @@ trait Client {
 struct Mysql {
     wire: Wire,
     deprecate_eof: bool,
+    cache_metadata: bool,
     /// The server's number of the statement that is kept.
     kept: Option<[u8; 4]>,
 }
@@ -121,8 +122,10 @@ impl Mysql {
         }
         let columns =
             if first[0] == 0xfc { u16::from_le_bytes([first[1], first[2]]) } else { first[0].into() };
-        for _ in 0..columns {
-            self.packet();
+        if !self.cache_metadata || first.last() == Some(&1) {
+            for _ in 0..columns {
+                self.packet();
+            }
         }
         if !self.deprecate_eof {
             assert!(is_end(&self.packet()));
@@ -142,18 +145,21 @@ impl Mysql {
 
 impl Client for Mysql {
     fn login(wire: Wire) -> Self {
-        // `CLIENT_LONG_PASSWORD`, `CLIENT_PROTOCOL_41`, `CLIENT_SECURE_CONNECTION`, `CLIENT_MULTI_STATEMENTS`,
-        // `CLIENT_MULTI_RESULTS`, `CLIENT_PLUGIN_AUTH`; `CLIENT_DEPRECATE_EOF`.
-        const CAPABILITIES: u32 = 1 | 0x200 | 0x8000 | 0x1_0000 | 0x2_0000 | 0x8_0000;
+        // `CLIENT_PROTOCOL_41`, `CLIENT_SECURE_CONNECTION`, `CLIENT_MULTI_STATEMENTS`, `CLIENT_MULTI_RESULTS`,
+        // `CLIENT_PLUGIN_AUTH`; `CLIENT_DEPRECATE_EOF`; `MARIADB_CLIENT_CACHE_METADATA`, among MariaDB's own.
+        const CAPABILITIES: u32 = 0x200 | 0x8000 | 0x1_0000 | 0x2_0000 | 0x8_0000;
         const DEPRECATE_EOF: u32 = 0x100_0000;
-        let mut client =
-            Self { deprecate_eof: wire.dice.as_ref().is_none_or(|dice| dice.0 % 2 == 0), kept: None, wire };
+        const CACHE_METADATA: u32 = 1 << 4;
+        let may = |one: u64| wire.dice.as_ref().is_none_or(|dice| dice.0 & one == 0);
+        let mut client = Self { deprecate_eof: may(1), cache_metadata: may(2), kept: None, wire };
         client.packet();
         let capabilities = CAPABILITIES | if client.deprecate_eof { DEPRECATE_EOF } else { 0 };
+        let own = if client.cache_metadata { CACHE_METADATA } else { 0 };
         let hello = [
             &capabilities.to_le_bytes()[..],
             &[0, 0, 0, 1, 33],
-            &[0; 23],
+            &[0; 19],
+            &own.to_le_bytes(),
             b"root\0\0mysql_native_password\0",
         ];
         client.wire.send(&Self::framed(1, &hello.concat()));

@@ -188,11 +188,12 @@ pub extern "C" fn mysql_reply_step() -> u64 {
         first::EOF if len == 5 => (word(&work, start + 3)) & 0xffff,
         first::EOF if len >= 7 => ok_status(work, start, len),
         _ => {
-            if len != 1 || first == 0 || first > 0xfa {
+            let (count, follow) = columns(first, byte(&work, start + 1), len);
+            if count == 0 || count > 0xfa {
                 return 0;
             }
-            work.parse.reading.items = u32::from(first);
-            work.parse.reading.state = reading::COLUMNS;
+            work.parse.reading.items = u32::from(count);
+            work.parse.reading.state = if follow { reading::COLUMNS } else { reading::BEHIND_COLUMNS };
             return 1;
         }
     };
@@ -208,6 +209,23 @@ pub extern "C" fn mysql_reply_step() -> u64 {
         return 1;
     }
     u64::from(ended(work, at, 0))
+}
+
+/// The number of columns, 0 when it is something else, and whether definitions follow: `MARIADB_CLIENT_CACHE_METADATA` says
+/// so behind the number, `CLIENT_OPTIONAL_RESULTSET_METADATA` before it.
+#[inline(always)]
+fn columns(first: u8, second: u8, len: u64) -> (u8, bool) {
+    if len == 1 {
+        (first, true)
+    } else if len != 2 || first == 0 {
+        (0, false)
+    } else if second <= 1 {
+        (first, second == 1)
+    } else if first == 1 {
+        (second, true)
+    } else {
+        (0, false)
+    }
 }
 
 /// The size of a row's packet by its first bytes; 0 when it may be something else.
