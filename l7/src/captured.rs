@@ -76,13 +76,40 @@ struct Followed {
     offsets: [u64; 2],
 }
 
+/// What becomes of a piece.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fate {
+    Captured,
+    /// Its bytes count, and nothing is known of them.
+    Lost,
+    /// It moved before anyone looked.
+    Before,
+}
+
 /// Plays a recording; every connection that is recognised must be recognised as this protocol, of this side.
 fn play(pieces: &[Piece], protocol: Protocol, how: How) -> (Vec<String>, Tally) {
+    let (lines, tally, recognised) = play_part(pieces, protocol, how, |_, _| Fate::Captured);
+    assert!(recognised, "{how:?}");
+    (lines, tally)
+}
+
+/// Plays a part of a recording, by the number and sender of its pieces; the last value says that all connections were
+/// recognised.
+fn play_part(
+    pieces: &[Piece],
+    protocol: Protocol,
+    how: How,
+    fate: impl Fn(usize, Sender) -> Fate,
+) -> (Vec<String>, Tally, bool) {
     let mut engine = Engine::new(Limits::default());
     let mut followed: BTreeMap<u32, Followed> = BTreeMap::new();
     let mut exchanges: Vec<Exchange> = Vec::new();
     let mut now = 0;
-    for Piece { connection: number, transport, sender, bytes } in pieces {
+    for (index, Piece { connection: number, transport, sender, bytes }) in pieces.iter().enumerate() {
+        let fate = fate(index, *sender);
+        if fate == Fate::Before {
+            continue;
+        }
         let direction = match (sender, how.side) {
             (Sender::Client, Side::Client) | (Sender::Server, Side::Server) => Direction::Egress,
             _ => Direction::Ingress,
@@ -102,11 +129,18 @@ fn play(pieces: &[Piece], protocol: Protocol, how: How) -> (Vec<String>, Tally) 
             let bytes = &part[..part.len().min(how.captured)];
             let chunk = Chunk { direction, timestamp: Timestamp(now), offset, bytes, total };
             offsets[direction as usize] += total;
+            if fate == Fate::Lost {
+                continue;
+            }
             connection.chunk(&chunk, &mut engine, &mut |exchange| exchanges.push(exchange));
         }
     }
+    let mut recognised = true;
     for Followed { connection, .. } in followed.values_mut() {
-        assert!(matches!(connection.verdict(), Verdict::Known(of) if of == protocol), "{how:?}");
+        match connection.verdict() {
+            Verdict::Known(of) => assert_eq!(of, protocol, "{how:?}"),
+            _ => recognised = false,
+        }
         connection.close(Timestamp(now), &mut engine, &mut |exchange| exchanges.push(exchange));
     }
     let tally = engine.tally();
@@ -116,7 +150,7 @@ fn play(pieces: &[Piece], protocol: Protocol, how: How) -> (Vec<String>, Tally) 
     let lines = exchanges
         .iter()
         .map(|exchange| testing::line(&engine, exchange).strip_prefix(&side).expect("this side").to_owned());
-    (lines.collect(), tally)
+    (lines.collect(), tally, recognised)
 }
 
 /// What is found in a recording, which must be the same on both sides and however streams are cut. Nothing is left
@@ -151,6 +185,104 @@ pub(crate) fn counted(lines: &[String]) -> Vec<String> {
         }
     }
     counts.into_iter().map(|(line, count)| format!("{count} {line}")).collect()
+}
+
+/// Operation, which may have spaces, resource, status and error of a line.
+fn words(line: &str) -> [&str; 4] {
+    let mut words: Vec<&str> = line.rsplitn(5, ' ').skip(1).collect();
+    words.reverse();
+    words.try_into().expect("five words")
+}
+
+/// Whether an exchange of a part can be this one of the whole: what the part does not say may be unknown, and so may the
+/// response. The sizes may differ.
+fn can_be(part: &str, whole: &str) -> bool {
+    let (part, whole) = (words(part), words(whole));
+    let answer = part[3] == "NoResponse" || part[2..] == whole[2..] || (part[2] == "-" && whole[2] != "-");
+    // What was prepared was said before.
+    let operation = part[0] == whole[0] || ["EXECUTE", "OTHER", "other"].contains(&part[0]);
+    let resource = part[1] == whole[1] || ["", "other"].contains(&part[1]);
+    answer && operation && resource
+}
+
+/// Everything that was found in a part must be one of the whole, each once.
+fn assert_part(part: &[String], whole: &[String], how: &str) {
+    let mut left: Vec<&String> = whole.iter().collect();
+    // Those that say more have less to choose from.
+    let mut part: Vec<&String> = part.iter().collect();
+    part.sort_by_key(|line| {
+        line.split(' ').filter(|word| ["", "other", "-", "NoResponse"].contains(word)).count()
+    });
+    for line in part {
+        let [operation, _, status, error] = words(line);
+        // AMQP's failures end a channel: where nobody knows of what, the end itself is told.
+        if ["channel.close", "connection.close"].contains(&operation) && status != "-" {
+            assert!(whole.iter().any(|whole| words(whole)[2..] == [status, error]), "{how}: {line}");
+            continue;
+        }
+        let found = left.iter().position(|whole| *whole == line);
+        let found = found.or_else(|| left.iter().position(|whole| can_be(line, whole)));
+        let Some(found) = found else { panic!("{how}: {line:?} is none of {left:#?}") };
+        left.remove(found);
+    }
+}
+
+/// Goes through the recordings from either side: gives the pieces, and a way to play a part of them, whose exchanges are held
+/// against the whole's.
+fn each_recording(
+    mut look: impl FnMut(Protocol, &[Piece], &dyn Fn(&dyn Fn(usize, Sender) -> Fate) -> Vec<String>),
+) {
+    for (protocol, text) in RECORDINGS {
+        let pieces = read(text);
+        for side in [Side::Client, Side::Server] {
+            let how = How { side, cut: usize::MAX, captured: usize::MAX };
+            let (whole, _) = play(&pieces, *protocol, how);
+            look(*protocol, &pieces, &|fate| {
+                let (part, ..) = play_part(&pieces, *protocol, how, fate);
+                assert_part(&part, &whole, &format!("{protocol:?}, {side:?}"));
+                part
+            });
+        }
+    }
+}
+
+#[test]
+fn joined_anywhere_nothing_is_said_that_was_not() {
+    // What was asked since, and what was found of that.
+    let mut shares: BTreeMap<Protocol, (usize, usize)> = BTreeMap::new();
+    each_recording(|protocol, pieces, play| {
+        let (asked, found) = shares.entry(protocol).or_default();
+        let whole = play(&|_, _| Fate::Captured).len();
+        for joined in 0..pieces.len() {
+            let from = |before| move |index, _| if index < joined { before } else { Fate::Captured };
+            play(&from(Fate::Lost));
+            let part = play(&from(Fate::Before));
+            let first = play(&|index, _| if index < joined { Fate::Captured } else { Fate::Before });
+            *asked += whole - first.len();
+            *found += part.iter().filter(|line| words(line)[3] != "NoResponse").count();
+        }
+    });
+    for (protocol, (asked, found)) in shares {
+        assert!(found * 100 >= asked * 90, "{protocol:?}: {found} of {asked} asked after joining");
+    }
+}
+
+#[test]
+fn whatever_piece_is_missing_nothing_is_said_that_was_not() {
+    each_recording(|_, pieces, play| {
+        for missing in 0..pieces.len() {
+            play(&|index, _| if index == missing { Fate::Lost } else { Fate::Captured });
+        }
+    });
+}
+
+#[test]
+fn of_one_way_alone_nothing_is_said_that_was_not() {
+    each_recording(|_, _, play| {
+        for heard in [Sender::Client, Sender::Server] {
+            play(&|_, sender| if sender == heard { Fate::Captured } else { Fate::Before });
+        }
+    });
 }
 
 #[test]

@@ -1,6 +1,9 @@
 //! What the parsers' tests share: a connection with its engine, random numbers, and ways to cut bytes.
 
-use crate::{Chunk, Connection, Direction, Engine, Exchange, Limits, Tally, Timestamp};
+use crate::{
+    Chunk, Connection, Direction, Engine, Exchange, Limits, Protocol, ScopeId, Side, Tally, Timestamp,
+    Transport,
+};
 
 /// A connection under test, fed by hand. Time passes by one microsecond for each chunk.
 pub(crate) struct Replay {
@@ -144,5 +147,41 @@ pub(crate) fn assert_same_at_every_cut(
             }
         }
         assert_eq!(play(connection(), &cut_steps), expected, "seed {seed}");
+    }
+}
+
+/// Plays a conversation thousands of times with bytes changed, messages left out, lost, or captured in part, on connections
+/// whose protocol is known or is not: nothing panics, and every message comes to one end ([`Replay::close`]).
+pub(crate) fn assert_no_harm(protocol: Protocol, transport: Transport, steps: &[Step]) {
+    for seed in 0..4_000 {
+        let mut random = Random(seed);
+        let side = if random.below(2) == 0 { Side::Client } else { Side::Server };
+        let mut replay = Replay::new(match (random.below(2), transport) {
+            (0, Transport::Stream) => Connection::new(ScopeId(0)),
+            (0, Transport::Datagram) => Connection::datagram(ScopeId(0)),
+            _ => Connection::known(ScopeId(0), transport, protocol, side).expect("in the table"),
+        });
+        for (way, bytes) in steps.iter().chain(steps) {
+            if random.below(10) == 0 {
+                continue;
+            }
+            let mut bytes = bytes.clone();
+            // Mostly where messages say what they are.
+            let within = [bytes.len(), bytes.len().min(80)][random.below(2)];
+            for _ in 0..random.below(4) {
+                bytes[random.below(within)] = random.bytes(1)[0];
+            }
+            if random.below(10) == 0 {
+                replay.lose(*way, random.next() % 100);
+            }
+            let from = if random.below(10) == 0 { random.below(bytes.len()) } else { 0 };
+            let to = if random.below(4) == 0 { from + random.below(bytes.len() - from) } else { bytes.len() };
+            let total = match random.below(4) {
+                0 => to - from + random.below(100),
+                _ => bytes.len() - from,
+            };
+            replay.part(*way, &bytes[from..to], total as u64);
+        }
+        replay.close();
     }
 }

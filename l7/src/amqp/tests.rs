@@ -1,9 +1,9 @@
 //! Conversations as clients and servers have them, whole, cut and mutated, and bytes that are none.
 
 use crate::{
-    Connection, Direction, Limits, Protocol, ScopeId, Side, Transport, captured,
+    Connection, Direction, Limits, Protocol, ScopeId, Transport, captured,
     parser::{Guess, Opening, Sender},
-    testing::{Random, Replay, Step, assert_same_at_every_cut, play},
+    testing::{Random, Replay, Step, assert_no_harm, assert_same_at_every_cut, play},
 };
 
 const C: Direction = Direction::Egress;
@@ -328,29 +328,5 @@ fn random_bytes_are_never_amqp() {
 
 #[test]
 fn mutations_and_losses_do_no_harm() {
-    let (steps, _) = conversation();
-    for seed in 0..3_000 {
-        let mut random = Random(seed);
-        let side = if random.below(2) == 0 { Side::Client } else { Side::Server };
-        let mut replay = Replay::new(if random.below(2) == 0 {
-            connection()
-        } else {
-            Connection::known(ScopeId(0), Transport::Stream, Protocol::Amqp, side).expect("amqp")
-        });
-        for _ in 0..2 {
-            for (way, bytes) in &steps {
-                let mut bytes = bytes.clone();
-                for _ in 0..random.below(3) {
-                    let at = random.below(bytes.len().min(80));
-                    bytes[at] = random.bytes(1)[0];
-                }
-                if random.below(12) == 0 {
-                    replay.lose(*way, random.next() % 100);
-                }
-                let cut = if random.below(4) == 0 { random.below(bytes.len()) } else { bytes.len() };
-                replay.part(*way, &bytes[..cut], bytes.len() as u64);
-            }
-        }
-        replay.close();
-    }
+    assert_no_harm(Protocol::Amqp, Transport::Stream, &conversation().0);
 }

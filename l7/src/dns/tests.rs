@@ -1,9 +1,9 @@
 //! Conversations as resolvers and servers have them, whole, cut and mutated, and bytes that are none.
 
 use crate::{
-    Connection, Direction, Limits, Protocol, ScopeId, Side, Timestamp, Transport, Verdict, captured,
+    Connection, Direction, Limits, Protocol, ScopeId, Timestamp, Transport, Verdict, captured,
     parser::{Guess, Opening, Sender},
-    testing::{Random, Replay, Step, assert_same_at_every_cut, play},
+    testing::{Random, Replay, Step, assert_no_harm, assert_same_at_every_cut, play},
 };
 
 const C: Direction = Direction::Egress;
@@ -304,32 +304,8 @@ fn names_and_waiting_questions_are_bounded() {
 
 #[test]
 fn mutations_and_losses_do_no_harm() {
-    let (steps, _) = tcp();
-    for seed in 0..4_000 {
-        let mut random = Random(seed);
-        let side = if random.below(2) == 0 { Side::Client } else { Side::Server };
-        let transport = if random.below(2) == 0 { Transport::Stream } else { Transport::Datagram };
-        let connection = match random.below(3) {
-            0 => stream(),
-            1 => socket(),
-            _ => Connection::known(ScopeId(0), transport, Protocol::Dns, side).expect("dns"),
-        };
-        let mut replay = Replay::new(connection);
-        for _ in 0..3 {
-            for (way, bytes) in &steps {
-                let mut bytes = bytes.clone();
-                for _ in 0..random.below(4) {
-                    let at = random.below(bytes.len());
-                    bytes[at] = random.bytes(1)[0];
-                }
-                if random.below(8) == 0 {
-                    replay.lose(*way, random.next() % 100);
-                }
-                let cut = if random.below(4) == 0 { random.below(bytes.len()) } else { bytes.len() };
-                replay.part(*way, &bytes[..cut], bytes.len() as u64);
-            }
-        }
-        replay.close();
+    for transport in [Transport::Stream, Transport::Datagram] {
+        assert_no_harm(Protocol::Dns, transport, &tcp().0);
     }
 }
 

@@ -1,10 +1,10 @@
 //! Conversations as clients and brokers have them, whole, cut and mutated, and bytes that are none.
 
 use crate::{
-    Connection, Direction, Limits, Protocol, ScopeId, Side, Transport, Verdict, captured,
+    Connection, Direction, Limits, Protocol, ScopeId, Transport, Verdict, captured,
     kafka::header::{self, Looks},
     parser::{Guess, Opening, Sender},
-    testing::{Random, Replay, Step, assert_same_at_every_cut, play},
+    testing::{Random, Replay, Step, assert_no_harm, assert_same_at_every_cut, play},
 };
 
 const C: Direction = Direction::Egress;
@@ -303,31 +303,7 @@ fn others_are_not_taken_for_it() {
 
 #[test]
 fn mutations_and_losses_do_no_harm() {
-    let (steps, _) = conversation();
-    for seed in 0..3_000 {
-        let mut random = Random(seed);
-        let side = if random.below(2) == 0 { Side::Client } else { Side::Server };
-        let mut replay = Replay::new(if random.below(2) == 0 {
-            connection()
-        } else {
-            Connection::known(ScopeId(0), Transport::Stream, Protocol::Kafka, side).expect("kafka")
-        });
-        for _ in 0..3 {
-            for (way, bytes) in &steps {
-                let mut bytes = bytes.clone();
-                for _ in 0..random.below(4) {
-                    let at = random.below(bytes.len().min(80));
-                    bytes[at] = random.bytes(1)[0];
-                }
-                if random.below(8) == 0 {
-                    replay.lose(*way, random.next() % 100);
-                }
-                let cut = if random.below(4) == 0 { random.below(bytes.len()) } else { bytes.len() };
-                replay.part(*way, &bytes[..cut], bytes.len() as u64);
-            }
-        }
-        replay.close();
-    }
+    assert_no_harm(Protocol::Kafka, Transport::Stream, &conversation().0);
 }
 
 /// Asserts what a recording holds: how often which operation, resource, status and whose fault.

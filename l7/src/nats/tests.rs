@@ -1,8 +1,8 @@
 //! Conversations as NATS has them, whole and cut, and bytes that are none.
 
 use crate::{
-    Connection, Direction, ScopeId,
-    testing::{Random, Replay, Step, assert_same_at_every_cut, play},
+    Connection, Direction, Protocol, ScopeId, Transport,
+    testing::{Replay, Step, assert_no_harm, assert_same_at_every_cut, play},
 };
 
 const C: Direction = Direction::Egress;
@@ -47,24 +47,10 @@ fn an_unanswered_request_ends_with_the_connection() {
 
 #[test]
 fn mutations_and_losses_do_no_harm() {
-    let client = b"PUB orders.17.new 2\r\n\r\n\r\nPUB svc.get _INBOX.x.1 3\r\nabc\r\n";
-    let server = b"MSG work.a 2 4\r\nPUB \r\nMSG _INBOX.x.1 1 5\r\nhello\r\nPING\r\n-ERR 'x'\r\n";
-    for seed in 0..2_000 {
-        let mut random = Random(seed);
-        let mut replay = Replay::new(connection());
-        replay.ingress(INFO);
-        for round in 0..6 {
-            let (way, mut bytes) = if round % 2 == 0 { (C, client.to_vec()) } else { (S, server.to_vec()) };
-            for _ in 0..random.below(3) {
-                let at = random.below(bytes.len());
-                bytes[at] = random.bytes(1)[0];
-            }
-            if random.below(6) == 0 {
-                replay.lose(way, 17);
-            }
-            let total = bytes.len() as u64 + if random.below(5) == 0 { 50 } else { 0 };
-            replay.part(way, &bytes, total);
-        }
-        replay.close();
-    }
+    let steps = [
+        (S, INFO.to_vec()),
+        (C, b"PUB orders.17.new 2\r\n\r\n\r\nPUB svc.get _INBOX.x.1 3\r\nabc\r\n".to_vec()),
+        (S, b"MSG work.a 2 4\r\nPUB \r\nMSG _INBOX.x.1 1 5\r\nhello\r\nPING\r\n-ERR 'x'\r\n".to_vec()),
+    ];
+    assert_no_harm(Protocol::Nats, Transport::Stream, &steps);
 }

@@ -1,8 +1,8 @@
 //! Conversations as PostgreSQL has them, whole and cut, and bytes that are none.
 
 use crate::{
-    Connection, Direction, Protocol, ScopeId, Side, Transport, Verdict, captured,
-    testing::{Random, Replay, Step, assert_same_at_every_cut, play},
+    Connection, Direction, Protocol, ScopeId, Transport, Verdict, captured,
+    testing::{Random, Replay, Step, assert_no_harm, assert_same_at_every_cut, play},
 };
 
 const C: Direction = Direction::Ingress;
@@ -505,25 +505,7 @@ fn mutations_and_losses_do_no_harm() {
         c(&[&query("COMMIT")]),
         s(&[&complete("COMMIT"), READY]),
     ]);
-    for seed in 0..3_000 {
-        let mut random = Random(seed);
-        let known =
-            || Connection::known(ScopeId(0), Transport::Stream, Protocol::Postgresql, Side::Server).unwrap();
-        let mut replay = Replay::new(if seed % 2 == 0 { connection() } else { known() });
-        for (way, bytes) in &conversation {
-            let mut bytes = bytes.clone();
-            for _ in 0..random.below(3) {
-                let at = random.below(bytes.len());
-                bytes[at] = random.bytes(1)[0];
-            }
-            if random.below(8) == 0 {
-                replay.lose(*way, 17);
-            }
-            let kept = if random.below(5) == 0 { random.below(bytes.len()) } else { bytes.len() };
-            replay.part(*way, &bytes[..kept], bytes.len() as u64);
-        }
-        replay.close();
-    }
+    assert_no_harm(Protocol::Postgresql, Transport::Stream, &conversation);
 }
 
 fn recorded(text: &str, expected: &[&str]) {
