@@ -214,7 +214,9 @@ impl Capture {
             }
             self.probes.log_runs();
             tracing::debug!(?kernel, ?counts, exchanges = state.counters.exchanges, "so far");
-            self.tracker.idle(usage::monotonic_ns(), &mut state.series);
+            let now_ns = usage::monotonic_ns();
+            self.tracker.idle(now_ns, &mut state.series);
+            self.tracker.reclaim_keys(now_ns, |key| self.probes.unrequest(key).is_ok());
             state.limitations.clone_from(&self.limitations);
             state.limitations.extend(observed_limitations(
                 &kernel,

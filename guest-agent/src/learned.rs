@@ -5,6 +5,9 @@
 //!                                                          └► its key and status get a slot: the kernel counts on
 //! slots ─────► what was added since ──► series
 //! ```
+//!
+//! Places are bounded. When a key finds none, those that were not used for a while make room: the kernel side forgets their
+//! keys first, then what is under way there counts no more, and then they are given away ([`Keys::make_room`]).
 
 use std::collections::HashMap;
 
@@ -28,6 +31,12 @@ const NAMES_MAX: usize = 4096;
 /// Exchanges after which a key is learned.
 const RECURRING: u32 = 2;
 
+/// How long a key must not have been used to make room for another, nanoseconds.
+const UNUSED_NS: u64 = 10_000_000_000;
+
+/// What the longest run of a program is certainly shorter than, nanoseconds.
+const RUN_NS: u64 = 1_000_000_000;
+
 /// What is kept of a request line, bytes.
 const NAME_BYTES_MAX: usize = 512;
 
@@ -43,6 +52,10 @@ pub struct Keys {
     places: HashMap<RequestKey, u32>,
     learned: Vec<Place>,
     slots: Vec<Use>,
+    free_places: Vec<u32>,
+    free_slots: Vec<u32>,
+    /// A key found no place since the last time that room was made.
+    refused: bool,
 }
 
 /// What is kept of a request in order to name those of its hash.
@@ -72,9 +85,24 @@ struct Known {
 
 #[derive(Debug)]
 struct Place {
+    key: RequestKey,
     entry: Learned,
     /// While the key is learned.
     name: Option<Name>,
+    stage: Stage,
+}
+
+/// Since when, as far as anybody has looked at the time, nanoseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// The kernel side finds it by its key; 0 when nobody has looked since.
+    Used(u64),
+    /// It does not; requests that found it before and were not answered yet count here still.
+    Leaving(u64),
+    /// No request counts here any more, but for those that a program is in the middle of.
+    Closed(u64),
+    /// Nothing refers to it.
+    Free,
 }
 
 /// What a slot counts.
@@ -153,34 +181,96 @@ impl Keys {
         if !self.recurs(key) {
             return;
         }
-        let Ok(slot) = u32::try_from(self.slots.len()) else { return };
-        if slot >= SLOTS_MAX {
-            return;
-        }
         let known = self.places.get(key).copied();
-        let place = match known {
-            Some(place) => place,
-            None if self.learned.len() < LEARNED_MAX as usize => {
-                let name = Some(Name(self.name(key).into()));
-                self.learned.push(Place { entry: Learned { generation: 1, ..Learned::default() }, name });
-                let place = u32::try_from(self.learned.len() - 1).unwrap_or(u32::MAX);
-                self.places.insert(*key, place);
-                place
+        if let Some(Place { entry, .. }) = known.and_then(|place| self.learned.get(place as usize)) {
+            let used = entry.used as usize;
+            if used >= STATUSES || entry.statuses[..used].contains(&status) {
+                return;
             }
-            None => return,
+        }
+        let has_slot = !self.free_slots.is_empty() || self.slots.len() < SLOTS_MAX as usize;
+        let place = if has_slot { known.or_else(|| self.place(*key)) } else { None };
+        let Some(place) = place else {
+            self.refused = true;
+            return;
         };
         let Some(Place { entry, .. }) = self.learned.get_mut(place as usize) else { return };
         let used = entry.used as usize;
-        if used >= STATUSES || entry.statuses[..used].contains(&status) {
-            return;
+        let new = u32::try_from(self.slots.len()).unwrap_or(u32::MAX);
+        let slot = self.free_slots.pop().unwrap_or(new);
+        match self.slots.get_mut(slot as usize) {
+            // What it counted before was taken.
+            Some(free) => free.series = series,
+            None => self.slots.push(Use { series, marks: Marks::default(), taken: Box::default() }),
         }
         entry.statuses[used] = status;
         entry.slots[used] = slot;
         entry.used += 1;
-        self.slots.push(Use { series, marks: Marks::default(), taken: Box::default() });
         commands.push(Command::Learn { place, entry: *entry });
         if known.is_none() {
             commands.push(Command::Request { key: *key, place });
+        }
+    }
+
+    /// A place for a new key, where there is one.
+    fn place(&mut self, key: RequestKey) -> Option<u32> {
+        let name = Some(Name(self.name(&key).into()));
+        let stage = Stage::Used(0);
+        let new = u32::try_from(self.learned.len()).ok().filter(|&new| new < LEARNED_MAX);
+        let place = self.free_places.pop().or(new)?;
+        if let Some(free) = self.learned.get_mut(place as usize) {
+            *free = Place { key, entry: free.entry, name, stage };
+        } else {
+            let entry = Learned { generation: 1, ..Learned::default() };
+            self.learned.push(Place { key, entry, name, stage });
+        }
+        self.places.insert(key, place);
+        Some(place)
+    }
+
+    /// Takes places back from keys that were not used for a while, if others have found none. `forget` makes the kernel side
+    /// forget a key, and says whether it did. Call it every few seconds, and between two calls [`Self::harvest`].
+    pub fn make_room(
+        &mut self,
+        now_ns: u64,
+        mut forget: impl FnMut(&RequestKey) -> bool,
+        commands: &mut Vec<Command>,
+    ) {
+        let wanted = std::mem::take(&mut self.refused);
+        let is_over = |since: u64, ns: u64| now_ns.saturating_sub(since) >= ns;
+        for (number, place) in (0..).zip(&mut self.learned) {
+            let slots = place.entry.slots.get(..place.entry.used as usize).unwrap_or_default();
+            match place.stage {
+                Stage::Used(0) => place.stage = Stage::Used(now_ns),
+                Stage::Used(since) if wanted => {
+                    let marks = slots.iter().filter_map(|&slot| self.slots.get(slot as usize));
+                    let newest = marks.flat_map(|used| used.marks).max().unwrap_or_default();
+                    if !is_over(newest.max(since), UNUSED_NS) || !forget(&place.key) {
+                        continue;
+                    }
+                    self.places.remove(&place.key);
+                    let request = place.key.request;
+                    let named = !is_numbered(&place.key) && !self.prepared.contains_key(&request);
+                    if let Some(name) = place.name.take().filter(|_| named) {
+                        // It may be asked for still.
+                        self.names.entry(request).or_insert(Known { name, uses: 0, told: false });
+                    }
+                    place.stage = Stage::Leaving(now_ns);
+                }
+                Stage::Leaving(since) if is_over(since, RUN_NS) => {
+                    place.entry.generation = place.entry.generation.wrapping_add(1);
+                    commands
+                        .push(Command::Learn { place: number, entry: Learned { used: 0, ..place.entry } });
+                    place.stage = Stage::Closed(now_ns);
+                }
+                Stage::Closed(since) if is_over(since, RUN_NS) => {
+                    self.free_slots.extend(slots);
+                    self.free_places.push(number);
+                    place.entry.used = 0;
+                    place.stage = Stage::Free;
+                }
+                _ => {}
+            }
         }
     }
 
@@ -201,12 +291,12 @@ impl Keys {
 
     /// Number of learned keys.
     pub fn len(&self) -> usize {
-        self.learned.len()
+        self.places.len()
     }
 
     /// Whether nothing was learned.
     pub fn is_empty(&self) -> bool {
-        self.learned.is_empty()
+        self.places.is_empty()
     }
 }
 
@@ -290,6 +380,64 @@ mod tests {
             keys.learn(&key(request), 200, 0, &mut commands);
         }
         assert!(keys.len() <= LEARNED_MAX as usize && keys.slots.len() == SLOTS_MAX as usize);
+    }
+
+    const SECOND: u64 = 1_000_000_000;
+
+    /// Keys that have all the places, at a time at which none of them is new any more.
+    fn full() -> (Keys, u64) {
+        let mut keys = Keys::default();
+        for request in 0..LEARNED_MAX.into() {
+            keys.learn(&key(request), 0, 0, &mut Vec::new());
+        }
+        keys.make_room(SECOND, |_| panic!("nobody waits"), &mut Vec::new());
+        (keys, SECOND + UNUSED_NS)
+    }
+
+    #[test]
+    fn keys_that_are_not_used_make_room() {
+        let (mut keys, now) = full();
+        let mut commands = Vec::new();
+        keys.make_room(now, |_| panic!("nobody waits"), &mut commands);
+        let new = key(LEARNED_MAX.into());
+        keys.learn(&new, 0, 7, &mut commands);
+        keys.slots[3].marks[1] = now - SECOND;
+        let mut forgotten = Vec::new();
+        keys.make_room(
+            now,
+            |key| {
+                forgotten.push(key.request);
+                true
+            },
+            &mut commands,
+        );
+        assert!(forgotten.len() == LEARNED_MAX as usize - 1 && !forgotten.contains(&3));
+        keys.learn(&new, 0, 7, &mut commands);
+        assert!(commands.is_empty(), "what is under way counts there still");
+        keys.make_room(now + RUN_NS, |_| true, &mut commands);
+        let closed = |command: &Command| matches!(command, Command::Learn { entry, .. } if (entry.generation, entry.used) == (2, 0));
+        assert!(commands.len() == forgotten.len() && commands.iter().all(closed));
+        commands.clear();
+        keys.learn(&new, 0, 7, &mut commands);
+        assert!(commands.is_empty(), "a program may be in the middle of it");
+        keys.make_room(now + 2 * RUN_NS, |_| true, &mut commands);
+        keys.learn(&new, 0, 7, &mut commands);
+        let [Command::Learn { place, entry }, Command::Request { key, place: same }] = commands[..] else {
+            panic!("{commands:?}")
+        };
+        assert_eq!((key, place, entry.generation, entry.used), (new, same, 2, 1));
+        assert_eq!(keys.slots[entry.slots[0] as usize].series, 7);
+        assert_eq!((keys.len(), keys.slots.len()), (2, SLOTS_MAX as usize));
+    }
+
+    #[test]
+    fn what_the_kernel_side_does_not_forget_stays() {
+        let (mut keys, now) = full();
+        for pass in 0..4 {
+            keys.learn(&key(LEARNED_MAX.into()), 0, 7, &mut Vec::new());
+            keys.make_room(now + pass * RUN_NS, |_| false, &mut Vec::new());
+        }
+        assert_eq!(keys.len(), LEARNED_MAX as usize);
     }
 
     #[test]

@@ -514,6 +514,12 @@ impl Tracker {
         self.engine.count_found(exchanges);
     }
 
+    /// Takes places back from learned keys that are not used, if others need them. Call it every few seconds; `forget` makes
+    /// the kernel side forget a key, and says whether it did.
+    pub fn reclaim_keys(&mut self, now_ns: u64, forget: impl FnMut(&RequestKey) -> bool) {
+        self.keys.make_room(now_ns, forget, &mut self.commands);
+    }
+
     /// Gives up what has been missing too long. Call it after the ring buffer was emptied.
     pub fn settle(&mut self, now_ns: u64, series: &mut SeriesTable) {
         for id in std::mem::take(&mut self.waiting) {

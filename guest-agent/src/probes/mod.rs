@@ -231,9 +231,18 @@ impl Probes {
         Ok(())
     }
 
-    /// Gives a learned key's entry to the programs.
+    /// Gives a learned key's entry to the programs. They may read it meanwhile, so a new slot is there before it is used.
     pub fn learn(&mut self, place: u32, entry: Learned) -> Result<(), ProbeError> {
+        self.learned.set(place, Learned { used: entry.used.saturating_sub(1), ..entry }, 0)?;
         Ok(self.learned.set(place, entry, 0)?)
+    }
+
+    /// Makes the programs forget where a key's entry is.
+    pub fn unrequest(&mut self, key: &RequestKey) -> Result<(), ProbeError> {
+        match self.requests.remove(key) {
+            Err(MapError::SyscallError(error)) if error.io_error.kind() == io::ErrorKind::NotFound => Ok(()),
+            answer => Ok(answer?),
+        }
     }
 
     /// Tells the programs where a key's entry is.

@@ -409,6 +409,57 @@ fn an_agent_that_is_stopped_misses_nothing() {
 }
 
 #[test]
+fn keys_that_are_not_used_make_room() {
+    const ROUND: u64 = 500;
+    let Some(mut agent) = Agent::start(&["--ring-kib", "16384", "--cpu-share", "0"]) else { return };
+    let mut ends = Ends::connect();
+    let mut ask = |path: &str, status: u16| {
+        carry_whole(&mut ends.client, &mut ends.server, &http::request(path));
+        let response = format!("HTTP/1.1 {status} x\r\nContent-Length: 0\r\n\r\n");
+        carry_whole(&mut ends.server, &mut ends.client, response.as_bytes());
+    };
+    ask("/wanted", 200);
+    // More keys and statuses than there are slots, at both ends.
+    for _ in 0..4 {
+        for (first, second) in ('a'..='h').flat_map(|first| ('a'..='h').map(move |second| (first, second))) {
+            for status in 200..208 {
+                ask(&format!("/{first}-old/{second}-old"), status);
+            }
+        }
+        agent.catch_up();
+    }
+    let (mut done, mut rounds) = (1, 0);
+    loop {
+        let before = agent.counters.bytes_copied;
+        for _ in 0..ROUND {
+            ask("/wanted", 200);
+        }
+        done += ROUND;
+        assert_eq!(agent.counts("/wanted"), (done, done));
+        let copied = agent.counters.bytes_copied - before;
+        if copied < ROUND {
+            break;
+        }
+        rounds += 1;
+        assert!(rounds < 40, "still copied: {copied} bytes for {ROUND} requests at both ends");
+        std::thread::sleep(Duration::from_secs(1));
+    }
+    assert!(rounds > 4, "there was a place in round {rounds}");
+    // One of those that made room for it.
+    for _ in 0..ROUND {
+        ask("/a-old/b-old", 203);
+    }
+    let series = |agent: &Agent, side| -> u64 {
+        let series = agent.series(side, "/a-old/b-old").into_iter();
+        series.filter(|one| one.key.status == "203").map(|one| one.duration.count).sum()
+    };
+    agent.catch_up();
+    for side in [Side::SIDE_SERVER, Side::SIDE_CLIENT] {
+        assert_eq!((series(&agent, side), agent.counters.events_lost), (4 + ROUND, 0));
+    }
+}
+
+#[test]
 fn a_key_of_many_statuses_and_paths_stays_exact() {
     let Some(mut agent) = Agent::start(&["--ring-kib", "16384", "--cpu-share", "0"]) else { return };
     // So that the sentinel's is among the routes.
