@@ -2,8 +2,8 @@
 
 use super::tests::{NOW, START, exchanges_of};
 use crate::{
-    Connection, Direction, Engine, ErrorClass, Limits, Protocol, ScopeId, Side, Status, Symbol, Timestamp,
-    Transport,
+    Chunk, Connection, Direction, Engine, ErrorClass, Limits, Protocol, ScopeId, Side, Status, Symbol,
+    Timestamp, Transport,
     elsewhere::{
         AnswerStand, Found, HeldBytes, Part, Resumed, ResumedEnd, ResumedRequest, Stand, What, statement_name,
     },
@@ -151,6 +151,36 @@ fn an_answer_goes_on_wherever_it_stood() {
                 "{protocol:?} at {cut}"
             );
         }
+    }
+}
+
+#[test]
+fn what_is_taken_behind_an_answer_has_ended() {
+    let mysql_query = mysql(0, b"\x03SELECT * FROM t");
+    let postgres_query = postgres(b'Q', b"SELECT * FROM t\0");
+    for (protocol, query, answer) in [
+        (Protocol::Mysql, &mysql_query, mysql_answer(true)),
+        (Protocol::Postgresql, &postgres_query, postgres_answer()),
+    ] {
+        let mut engine = Engine::new(Limits::default());
+        let mut connection = resting(protocol, &mut engine);
+        let offsets = connection.settled().expect("rests").offsets;
+        exchanges_of(&mut connection, offsets, &[(Direction::Ingress, query)], &mut engine);
+        // More rows than are captured.
+        let head: Vec<u8> =
+            answer.iter().take(answer.len() - 1).flat_map(|message| &message.bytes).copied().collect();
+        let offset = offsets[Direction::Egress as usize];
+        let chunk =
+            Chunk { direction: Direction::Egress, timestamp: NOW, offset, bytes: &head, total: 100_000 };
+        let mut found = Vec::new();
+        connection.chunk(&chunk, &mut engine, &mut |exchange| found.push(exchange));
+        assert!(found.is_empty() && connection.settled().is_none(), "{protocol:?}: {found:?}");
+        connection.taken(&mut engine, &mut |exchange| found.push(exchange));
+        let [one] = &found[..] else { panic!("{protocol:?}: {found:?}") };
+        assert_eq!((engine.name(one.operation), one.response_bytes), ("SELECT", 100_000), "{protocol:?}");
+        assert!(connection.settled().is_some(), "{protocol:?}: {connection:?}");
+        let tally = engine.tally();
+        assert_eq!((tally.messages_seen, tally.exchanges), (2, 2), "{protocol:?}");
     }
 }
 
