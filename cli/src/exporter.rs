@@ -11,7 +11,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use http_body_util::{BodyExt as _, Empty, Limited};
 use hyper::body::Bytes;
 use hyper_util::rt::TokioIo;
-use porthole_proto::config::{ConfigFile, Section};
+use porthole_config::{ConfigFile, Section};
 use serde::{Deserialize, de::DeserializeOwned};
 
 /// Longest wait for an answer.

@@ -14,7 +14,7 @@ mod top;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use porthole_proto::config::LOG_ENV;
+use porthole_config::LOG_ENV;
 use tracing_subscriber::EnvFilter;
 
 const EXAMPLES: &str = "\

@@ -5,7 +5,7 @@ mod support;
 
 use std::process::{Command, Output};
 
-use porthole_proto::registry::{Reason, SandboxState};
+use porthole_registry::{Reason, SandboxState};
 use serde_json::Value;
 use support::{
     Host,

@@ -2,9 +2,8 @@
 
 use std::time::Duration;
 
-use porthole_proto::{
-    agent::{HelloRequest, StatsRequest, WatchRequest},
-    agent_ttrpc::AgentClient,
+use porthole_agent_api::{
+    agent::HelloRequest, agent::StatsRequest, agent::WatchRequest, agent_ttrpc::AgentClient,
 };
 use ttrpc::context::with_duration;
 

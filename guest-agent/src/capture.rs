@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use porthole_proto::agent;
+use porthole_agent_api::agent;
 use tokio::{
     io::unix::AsyncFd,
     time::{Instant, MissedTickBehavior, interval},

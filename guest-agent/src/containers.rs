@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 
 use porthole_bpf_types::record::{CGROUP_DEPTH_MAX, CGROUP_NAME_MAX};
-use porthole_proto::registry::ContainerId;
+use porthole_registry::ContainerId;
 
 /// A container, as a small integer. 0 stands for processes outside any.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -13,9 +13,9 @@ use std::collections::HashMap;
 
 use porthole_bpf_types::{
     counted::{COMMANDS_MAX, LEARNED_MAX, Learned, RequestKey, SLOTS_MAX, STATUSES, protocol},
-    histogram::INDEX_MIN,
     sql,
 };
+use porthole_histogram::INDEX_MIN;
 
 use porthole_l7::elsewhere::{prepared_name, statement_name};
 

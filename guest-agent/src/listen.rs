@@ -12,7 +12,7 @@ use std::{
 };
 
 use futures_util::stream;
-use porthole_proto::limits::HOST_CID;
+use porthole_agent_api::limits::HOST_CID;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::UnixListener,

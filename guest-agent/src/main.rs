@@ -14,7 +14,8 @@ use porthole_agent::{
     state::Shared,
     usage::{self, Brake},
 };
-use porthole_proto::{agent_ttrpc::create_agent, config::LOG_ENV};
+use porthole_agent_api::agent_ttrpc::create_agent;
+use porthole_config::LOG_ENV;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 

@@ -5,12 +5,9 @@
 
 use std::collections::HashMap;
 
+use porthole_agent_api::{agent, limits::KEY_STRING_MAX, limits::SANDBOX_SERIES_MAX};
+use porthole_histogram::Histogram;
 use porthole_l7::{Engine, ErrorClass, Exchange, Protocol, Side, Status, Symbol};
-use porthole_proto::{
-    agent,
-    histogram::Histogram,
-    limits::{KEY_STRING_MAX, SANDBOX_SERIES_MAX},
-};
 use protobuf::{EnumOrUnknown, MessageField};
 
 use crate::{
@@ -268,7 +265,7 @@ impl SeriesTable {
         agent::Series {
             id: u32::try_from(at).unwrap_or(u32::MAX),
             key: MessageField::some(entry.words.clone()),
-            duration: MessageField::some(entry.duration.to_wire()),
+            duration: MessageField::some(agent::Histogram::from(&entry.duration)),
             request_bytes: entry.request_bytes,
             response_bytes: entry.response_bytes,
             start_unix_ns: entry.start_unix_ns,

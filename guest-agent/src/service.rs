@@ -13,10 +13,10 @@ use std::{
 
 use async_trait::async_trait;
 use futures_util::FutureExt;
-use porthole_proto::{
-    agent::{Batch, CaptureMode, HelloRequest, HelloResponse, StatsRequest, StatsResponse, WatchRequest},
-    agent_ttrpc::Agent,
-    limits::{BATCH_SERIES_MAX, BATCH_SPANS_MAX, CONTRACT_VERSION, WATCH_INTERVAL},
+use porthole_agent_api::{
+    agent::Batch, agent::CaptureMode, agent::HelloRequest, agent::HelloResponse, agent::StatsRequest,
+    agent::StatsResponse, agent::WatchRequest, agent_ttrpc::Agent, limits::BATCH_SERIES_MAX,
+    limits::BATCH_SPANS_MAX, limits::CONTRACT_VERSION, limits::WATCH_INTERVAL,
 };
 use protobuf::{EnumOrUnknown, MessageField};
 use tokio::{
@@ -157,7 +157,7 @@ impl Service {
         batches
     }
 
-    fn batch(&self, counters: &porthole_proto::agent::Counters, sequence: &mut u64) -> Batch {
+    fn batch(&self, counters: &porthole_agent_api::agent::Counters, sequence: &mut u64) -> Batch {
         *sequence += 1;
         Batch {
             epoch: self.identity.epoch,

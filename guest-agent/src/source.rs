@@ -2,7 +2,7 @@
 
 use std::{fmt, io, path::Path, sync::Arc};
 
-use porthole_proto::agent::CaptureMode;
+use porthole_agent_api::agent::CaptureMode;
 use tokio::io::{Interest, unix::AsyncFd};
 
 use crate::{

@@ -10,8 +10,8 @@
 
 use std::collections::VecDeque;
 
+use porthole_agent_api::{agent, agent::SpanReason};
 use porthole_l7::{ErrorClass, Exchange};
-use porthole_proto::agent::{self, SpanReason};
 use protobuf::EnumOrUnknown;
 
 use crate::series::{Origin, cut};

@@ -5,7 +5,7 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
-use porthole_proto::agent;
+use porthole_agent_api::agent;
 use tokio::sync::watch;
 
 use crate::series::SeriesTable;

@@ -293,8 +293,8 @@ pub struct Slot {
     pub last: u64,
     /// When the newest one that was chosen to be told in full ended; that one is not counted here.
     pub chosen: u64,
-    /// Exchanges by bucket: index 0 is [`crate::histogram::INDEX_MIN`].
-    pub buckets: [u32; crate::histogram::BUCKETS],
+    /// Exchanges by bucket: index 0 is [`porthole_histogram::INDEX_MIN`].
+    pub buckets: [u32; porthole_histogram::BUCKETS],
     /// Zero.
     pub reserved: u32,
 }

@@ -5,7 +5,6 @@
 //! - [`syscall`]: which system calls move bytes on sockets, and in which of their arguments.
 //! - [`counted`]: exchanges that the programs count by themselves; [`sql`]: by what they know a statement.
 //! - [`offset`]: the kernel's struct offsets that the agent resolves from BTF before loading.
-//! - [`histogram`]: bucket arithmetic.
 //!
 //! Invariants: `no_std`, no allocation, nothing that the eBPF verifier would refuse (no 128-bit arithmetic,
 //! no floating point in what the programs call); every shared type is `repr(C)` without padding.
@@ -15,7 +14,6 @@
 
 pub mod connection;
 pub mod counted;
-pub mod histogram;
 pub mod offset;
 pub mod packet;
 pub mod record;

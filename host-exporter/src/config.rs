@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
-use porthole_proto::config::Section;
+use porthole_config::Section;
 use serde::Deserialize;
 
 /// `[exporter]`. Times are in seconds and may have a fraction.
@@ -133,7 +133,7 @@ pub fn seconds(seconds: f64) -> Duration {
 
 #[cfg(test)]
 mod tests {
-    use porthole_proto::config::ConfigFile;
+    use porthole_config::ConfigFile;
 
     use super::*;
 

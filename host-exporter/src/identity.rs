@@ -1,6 +1,6 @@
 //! Whose numbers they are: labels that come from the registry's record alone, never from a guest.
 
-use porthole_proto::registry::SandboxRecord;
+use porthole_registry::SandboxRecord;
 use serde::{Deserialize, Serialize};
 
 /// The labels of a sandbox. An empty text stands for a label that this sandbox does not have.

@@ -1,11 +1,8 @@
 //! The checks on what an agent sends: sizes, characters, enumerations, histograms. Nothing passes unchecked, and
 //! nothing here remembers anything.
 
-use porthole_proto::{
-    agent,
-    histogram::Histogram,
-    limits::{BATCH_SERIES_MAX, BATCH_SPANS_MAX, KEY_STRING_MAX},
-};
+use porthole_agent_api::{agent, limits::BATCH_SERIES_MAX, limits::BATCH_SPANS_MAX, limits::KEY_STRING_MAX};
+use porthole_histogram::Histogram;
 
 use crate::{
     accumulate::{
@@ -44,7 +41,7 @@ pub fn check_series(wire: agent::Series) -> Result<CheckedSeries, Rejection> {
     let side = Side::from_wire(key.side).ok_or(Rejection::SideUnknown)?;
     let error = ErrorClass::from_wire(key.error).ok_or(Rejection::ErrorClassUnknown)?;
     let durations = match wire.duration.as_ref() {
-        Some(histogram) => Histogram::from_wire(histogram).map_err(|_| Rejection::HistogramMalformed)?,
+        Some(histogram) => Histogram::try_from(histogram).map_err(|_| Rejection::HistogramMalformed)?,
         None => Histogram::default(),
     };
     let (peer_address, peer_port) = split_peer(&key.peer);
@@ -148,7 +145,7 @@ mod tests {
                 ..Default::default()
             })
             .into(),
-            duration: Some(durations.to_wire()).into(),
+            duration: Some(agent::Histogram::from(&durations)).into(),
             ..Default::default()
         }
     }

@@ -4,8 +4,9 @@ use std::{net::SocketAddr, path::PathBuf, process::ExitCode};
 
 use anyhow::Context as _;
 use clap::Parser;
+use porthole_config::{ConfigFile, LOG_ENV};
 use porthole_exporter::{config, exporter};
-use porthole_proto::config::{ConfigFile, LOG_ENV, Registry};
+use porthole_registry::RegistrySettings;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
@@ -72,7 +73,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn load(arguments: &Arguments) -> anyhow::Result<(config::Exporter, Registry)> {
+fn load(arguments: &Arguments) -> anyhow::Result<(config::Exporter, RegistrySettings)> {
     let file = ConfigFile::load(arguments.config.as_deref())?;
     let mut config: config::Exporter = file.section()?;
     if let Some(listen) = arguments.listen {
@@ -82,7 +83,7 @@ fn load(arguments: &Arguments) -> anyhow::Result<(config::Exporter, Registry)> {
     Ok((config, file.section()?))
 }
 
-fn run(config: &config::Exporter, registry: Registry) -> anyhow::Result<()> {
+fn run(config: &config::Exporter, registry: RegistrySettings) -> anyhow::Result<()> {
     raise_descriptor_limit();
     let prepared = exporter::prepare(config)?;
     // Before the runtime's threads exist: each thread has capabilities of its own.

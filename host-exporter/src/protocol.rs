@@ -1,6 +1,6 @@
 //! What was spoken, from which end it was seen, and whose fault a failure was: the wire's enumerations, checked.
 
-use porthole_proto::agent;
+use porthole_agent_api::agent;
 use serde::{Deserialize, Serialize};
 
 macro_rules! wire_enum {

@@ -10,10 +10,7 @@ use std::{
     time::Duration,
 };
 
-use porthole_proto::{
-    channel::Channel,
-    registry::{SandboxId, SandboxState},
-};
+use porthole_registry::{SandboxId, SandboxState, channel::Channel};
 use tokio::{
     sync::{Notify, watch},
     task::JoinHandle,
@@ -193,7 +190,7 @@ impl Supervisor {
 }
 
 impl Watched {
-    fn record_changed(&mut self, links: &Links, record: &porthole_proto::registry::SandboxRecord) {
+    fn record_changed(&mut self, links: &Links, record: &porthole_registry::SandboxRecord) {
         let identity = crate::identity::Identity::from(record);
         if identity != self.sandbox.identity {
             // Whose numbers they are is settled when a sandbox begins; otherwise one tenant's past would become

@@ -4,10 +4,8 @@
 
 mod support;
 
-use porthole_proto::{
-    agent::Counters,
-    registry::{ContainerRecord, SandboxState},
-};
+use porthole_agent_api::agent::Counters;
+use porthole_registry::{ContainerRecord, SandboxState};
 use support::{
     Host, Shop,
     agent::{TestAgent, http, http_client},
@@ -234,7 +232,7 @@ async fn states_and_reasons_of_sandboxes_without_agent_are_shown() {
     refused.state = SandboxState::Unmonitored;
     refused.channel = None;
     refused.reason =
-        Some(porthole_proto::registry::Reason { code: "create_refused".into(), message: "policy".into() });
+        Some(porthole_registry::Reason { code: "create_refused".into(), message: "policy".into() });
     let _injecting = host.companion(&injecting);
     let _refused = host.companion(&refused);
     exporter.wait_for_sandbox("b-1", "its reason", |row| row["reason"]["code"] == "create_refused").await;

@@ -1,13 +1,13 @@
 //! What `docs/metrics.md` and `docs/operations.md` say is what the exporter has: names, types, labels, reasons, keys.
 
-#[path = "../../proto/tests/support/reference.rs"]
+#[path = "../../libs/config/tests/support/reference.rs"]
 mod reference;
 mod support;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use porthole_agent_api::{agent, agent::Counters};
 use porthole_exporter::rejection::Rejection;
-use porthole_proto::agent::{self, Counters};
 use protobuf::Enum;
 use support::{
     Exporter, Host,
@@ -48,10 +48,9 @@ async fn every_metric_that_is_served_is_documented_and_the_other_way_round() {
     seen.k8s_pod_name = Some("shop-0".into());
     let _seen = host.companion(&seen);
     let mut refused = record("blog-1", "acme", "blog", &refused_socket);
-    refused.state = porthole_proto::registry::SandboxState::Unmonitored;
+    refused.state = porthole_registry::SandboxState::Unmonitored;
     refused.channel = None;
-    refused.reason =
-        Some(porthole_proto::registry::Reason { code: "create_refused".into(), message: "no".into() });
+    refused.reason = Some(porthole_registry::Reason { code: "create_refused".into(), message: "no".into() });
     let _refused = host.companion(&refused);
     exporter.wait_for_requests("shop", 2 * (agent::Protocol::VALUES.len() as u64 - 1)).await;
     exporter.wait_for_sandbox("blog-1", "its reason", |row| row["reason"].is_object()).await;

@@ -6,7 +6,7 @@ mod support;
 
 use std::time::Duration;
 
-use porthole_proto::{agent, limits::SANDBOX_SERIES_MAX};
+use porthole_agent_api::{agent, limits::SANDBOX_SERIES_MAX};
 use support::{
     Exporter, Host, Shop,
     agent::{Manner, TestAgent, http},
@@ -197,7 +197,7 @@ async fn the_hybrid_handshake_leads_to_the_agent() {
     });
     let exporter = host.start();
     let mut record = record("shop-1", "acme", "shop", &vm_socket);
-    record.channel = Some(porthole_proto::channel::Channel::Hybrid { path: vm_socket, port: 10_260 });
+    record.channel = Some(porthole_registry::channel::Channel::Hybrid { path: vm_socket, port: 10_260 });
     let _companion = host.companion(&record);
     exporter.wait_for_requests("shop", 4).await;
     exporter.stop().await;

@@ -4,7 +4,7 @@
 
 mod support;
 
-use porthole_proto::agent::Counters;
+use porthole_agent_api::agent::Counters;
 use support::{
     Host, Shop,
     agent::{TestAgent, http},

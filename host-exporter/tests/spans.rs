@@ -4,8 +4,8 @@
 
 mod support;
 
+use porthole_agent_api::{agent, agent::SpanReason};
 use porthole_exporter::spans::SANDBOX_SPANS_MAX;
-use porthole_proto::agent::{self, SpanReason};
 use serde_json::Value;
 use support::{
     Exporter, Host, Shop,

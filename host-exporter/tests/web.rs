@@ -146,7 +146,7 @@ async fn a_scraper_that_reads_nothing_is_cut_off_and_holds_up_no_agent() {
     let mut first = [0; 1];
     stalled.read_exact(&mut first).await.expect("it begins");
     // The agent is heard while the scraper stalls.
-    agent.send(porthole_proto::agent::Batch {
+    agent.send(porthole_agent_api::agent::Batch {
         series: vec![http(1, "shop-1", "/1", "200", 2, 1)],
         ..Default::default()
     });

@@ -1,7 +1,7 @@
 //! What `docs/operations.md` says of the embedded runtime's section is so.
 #![cfg(feature = "shim")]
 
-#[path = "../../proto/tests/support/reference.rs"]
+#[path = "../../libs/config/tests/support/reference.rs"]
 mod reference;
 
 use porthole_microvm::shim::config::Microvm;

@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use porthole_proto::registry::SandboxId;
+use porthole_registry::SandboxId;
 use serde::Deserialize;
 
 /// Largest `config.json` that is read, in bytes. containerd itself bounds a spec at 16 MiB by its message size.

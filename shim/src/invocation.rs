@@ -9,7 +9,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use porthole_proto::registry::ContainerId;
+use porthole_registry::ContainerId;
 
 /// What containerd asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

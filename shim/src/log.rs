@@ -9,7 +9,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use porthole_proto::config::LOG_ENV;
+use porthole_config::LOG_ENV;
 use tracing_subscriber::{filter::Targets, fmt::MakeWriter, layer::SubscriberExt, util::SubscriberInitExt};
 
 /// Size at which the log becomes `<log>.1` and begins anew, in bytes.

@@ -5,10 +5,8 @@
 
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
-use porthole_proto::{
-    config::{ConfigFile, Registry, Section},
-    registry::SandboxId,
-};
+use porthole_config::{ConfigFile, Section};
+use porthole_registry::{RegistrySettings, SandboxId};
 use serde::Deserialize;
 
 /// The delegate unless configured otherwise: the embedded runtime.
@@ -123,7 +121,7 @@ pub struct Settings {
     /// `[tenants]`
     pub tenants: Tenants,
     /// `[registry]`
-    pub registry: Registry,
+    pub registry: RegistrySettings,
     /// Why the configuration cannot be used as it stands, one line. Sandboxes then run unmonitored.
     pub problem: Option<String>,
 }
@@ -157,7 +155,7 @@ impl Settings {
         });
         let registry = file.section().unwrap_or_else(|error| {
             problems.push(error.to_string());
-            Registry::default()
+            RegistrySettings::default()
         });
         if let Some((namespace, tenant)) =
             tenants.by_namespace.iter().find(|(_, tenant)| !crate::identity::is_name(tenant))

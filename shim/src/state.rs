@@ -13,7 +13,7 @@ use std::{
 };
 
 use nix::mount::MntFlags;
-use porthole_proto::registry::SandboxId;
+use porthole_registry::SandboxId;
 use serde::{Deserialize, Serialize};
 
 /// What a cleaner must know.

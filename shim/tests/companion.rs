@@ -4,7 +4,7 @@
 mod support;
 
 use containerd_shim_protos::api::Status;
-use porthole_proto::registry::SandboxState;
+use porthole_registry::SandboxState;
 use support::{
     Setup,
     task::{Behaviour, TaskDouble},
@@ -54,7 +54,7 @@ fn the_agent_follows_the_workload_from_created_to_its_end() {
     let record = setup.reaches(ID, SandboxState::Watching);
     assert_eq!(record.channel.expect("channel").to_string(), "vsock://7:10260");
     assert_eq!(
-        record.containers.keys().map(porthole_proto::registry::ContainerId::as_str).collect::<Vec<_>>(),
+        record.containers.keys().map(porthole_registry::ContainerId::as_str).collect::<Vec<_>>(),
         [ID]
     );
 

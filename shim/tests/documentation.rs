@@ -1,6 +1,6 @@
 //! What `docs/operations.md` says is what the shim has: keys, defaults, reasons.
 
-#[path = "../../proto/tests/support/reference.rs"]
+#[path = "../../libs/config/tests/support/reference.rs"]
 mod reference;
 
 use std::collections::BTreeSet;

@@ -13,7 +13,8 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use porthole_proto::registry::{self, Reason, SandboxRecord, SandboxState};
+use porthole_registry as registry;
+use porthole_registry::{Reason, SandboxRecord, SandboxState};
 
 use crate::{
     container::{Container, Launch, PORTHOLE},

@@ -35,7 +35,7 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> {
     report::step("format", || {
         run_in(workspace, &["fmt", "--all", "--check"])?;
         // Workspaces of their own.
-        ["guest-bpf/programs", "l7/fuzz", "packet/fuzz"].iter().try_for_each(|folder| {
+        ["guest-bpf/programs", "libs/l7/fuzz", "libs/packet/fuzz"].iter().try_for_each(|folder| {
             execute(workspace.cargo().current_dir(workspace.root.join(folder)).args(["fmt", "--check"]))
         })
     })?;

@@ -9,7 +9,7 @@ use std::{
     process::Command,
 };
 
-use porthole_proto::config::{CONFIG_ENV, DEFAULT_PATH};
+use porthole_config::{CONFIG_ENV, DEFAULT_PATH};
 use toml::{Table, Value};
 
 use super::{Check, program};

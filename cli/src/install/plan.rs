@@ -65,7 +65,7 @@ impl Plan {
         }
         let unit = UNIT.replace("/usr/bin/", &format!("{}/bin/", prefix.display()));
         plan.text(UNIT_PATH, unit, false);
-        plan.text(porthole_proto::config::DEFAULT_PATH, configuration(prefix), true);
+        plan.text(porthole_config::DEFAULT_PATH, configuration(prefix), true);
         Ok(plan)
     }
 

@@ -6,10 +6,8 @@ use std::{
     ptr::NonNull,
 };
 
-use porthole_bpf_types::{
-    counted::{SLOTS_MAX, STRIPES_MAX, Slot},
-    histogram::BUCKETS,
-};
+use porthole_bpf_types::counted::{SLOTS_MAX, STRIPES_MAX, Slot};
+use porthole_histogram::BUCKETS;
 
 /// The map of slots, in this process's memory.
 #[derive(Debug)]
@@ -33,7 +31,7 @@ pub struct SlotSums {
     pub request_bytes: u64,
     /// Bytes.
     pub response_bytes: u64,
-    /// Exchanges by bucket: index 0 is [`porthole_bpf_types::histogram::INDEX_MIN`].
+    /// Exchanges by bucket: index 0 is [`porthole_histogram::INDEX_MIN`].
     pub buckets: [u32; BUCKETS],
 }
 

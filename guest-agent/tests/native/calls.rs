@@ -9,7 +9,7 @@ use std::{
     },
 };
 
-use porthole_proto::agent::{CaptureMode, Side};
+use porthole_agent_api::{agent::CaptureMode, agent::Side};
 
 use crate::{
     harness::{Agent, EVERY_HOOKS},

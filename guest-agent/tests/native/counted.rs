@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use porthole_proto::agent::Side;
+use porthole_agent_api::agent::Side;
 
 use crate::{
     harness::Agent,

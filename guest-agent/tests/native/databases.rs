@@ -1,6 +1,6 @@
 //! Real databases, by TCP and by unix sockets.
 
-use porthole_proto::agent::{ErrorClass, Protocol, Side};
+use porthole_agent_api::{agent::ErrorClass, agent::Protocol, agent::Side};
 
 use crate::{
     harness::Agent,

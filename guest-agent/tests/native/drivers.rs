@@ -13,7 +13,7 @@ use std::{
     process::Command,
 };
 
-use porthole_proto::agent::{Protocol, Side};
+use porthole_agent_api::{agent::Protocol, agent::Side};
 
 use self::way::{Way, source};
 use crate::{

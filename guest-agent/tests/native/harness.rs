@@ -10,12 +10,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use porthole_proto::{
-    agent::{
-        Batch, CaptureMode, Counters, HelloRequest, Series, Side, Span, StatsRequest, StatsResponse,
-        WatchRequest,
-    },
-    agent_ttrpc::AgentClient,
+use porthole_agent_api::{
+    agent::Batch, agent::CaptureMode, agent::Counters, agent::HelloRequest, agent::Series, agent::Side,
+    agent::Span, agent::StatsRequest, agent::StatsResponse, agent::WatchRequest, agent_ttrpc::AgentClient,
 };
 use tokio::runtime::Runtime;
 use ttrpc::r#async::ClientStreamReceiver;

@@ -5,7 +5,7 @@ use std::{
     os::fd::{AsRawFd, FromRawFd},
 };
 
-use porthole_proto::agent::Side;
+use porthole_agent_api::agent::Side;
 
 use crate::{
     harness::{Agent, EVERY_HOOKS},

@@ -6,7 +6,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use porthole_proto::{agent::Side, histogram::Histogram};
+use porthole_agent_api::agent::Side;
+use porthole_histogram::Histogram;
 
 use crate::{
     harness::Agent,
@@ -22,7 +23,7 @@ const BUCKET: f64 = 1.090_507_732_665_257_7;
 fn median_of(agent: &Agent, side: Side, path: &str) -> f64 {
     let mut all = Histogram::default();
     for series in agent.series(side, path) {
-        all.merge(&Histogram::from_wire(&series.duration).expect("a histogram"));
+        all.merge(&Histogram::try_from(&*series.duration).expect("a histogram"));
     }
     assert_eq!(all.count(), REQUESTS as u64, "{side:?}");
     all.quantile(0.5).expect("a median")

@@ -6,7 +6,7 @@ use std::{
     os::fd::AsRawFd,
 };
 
-use porthole_proto::agent::Side;
+use porthole_agent_api::agent::Side;
 
 use crate::{
     harness::{Agent, EVERY_HOOKS},

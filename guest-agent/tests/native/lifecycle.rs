@@ -6,7 +6,7 @@ use std::{
     process::{Command, Stdio},
 };
 
-use porthole_proto::agent::Side;
+use porthole_agent_api::agent::Side;
 
 use crate::{harness::Agent, http::Server};
 

@@ -6,7 +6,7 @@ use std::{
     process::{Child, Command, Stdio},
 };
 
-use porthole_proto::agent::{ErrorClass, Protocol, Side};
+use porthole_agent_api::{agent::ErrorClass, agent::Protocol, agent::Side};
 
 use crate::harness::{Agent, not_run, wait_for};
 

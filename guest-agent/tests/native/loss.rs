@@ -1,6 +1,6 @@
 //! Nothing is lost silently.
 
-use porthole_proto::agent::Side;
+use porthole_agent_api::agent::Side;
 
 use crate::{harness::Agent, http::Server};
 

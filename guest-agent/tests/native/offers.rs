@@ -5,7 +5,7 @@ use std::{
     net::TcpStream,
 };
 
-use porthole_proto::agent::Side;
+use porthole_agent_api::agent::Side;
 
 use crate::{
     harness::{Agent, EVERY_HOOKS},

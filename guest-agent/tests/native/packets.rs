@@ -2,7 +2,7 @@
 
 use std::io::{Read, Write};
 
-use porthole_proto::agent::{CaptureMode, Side};
+use porthole_agent_api::{agent::CaptureMode, agent::Side};
 
 use crate::{
     harness::Agent,

@@ -5,7 +5,7 @@ use std::{
     process::{Child, Command, Stdio},
 };
 
-use porthole_proto::agent::{ErrorClass, Side};
+use porthole_agent_api::{agent::ErrorClass, agent::Side};
 
 use crate::harness::Agent;
 

@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use porthole_proto::agent::{Protocol, Side};
+use porthole_agent_api::{agent::Protocol, agent::Side};
 
 use crate::{harness::Agent, running};
 

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use porthole_proto::agent::{Side, Span, SpanReason};
+use porthole_agent_api::{agent::Side, agent::Span, agent::SpanReason};
 
 use crate::{
     harness::Agent,

@@ -6,7 +6,7 @@ use std::{
     sync::atomic::{AtomicBool, Ordering},
 };
 
-use porthole_proto::agent::Side;
+use porthole_agent_api::agent::Side;
 
 use crate::{
     counted::{Counts, Dice, EVERY_SPAN, KERNEL, USER_SPACE, assert_equal, counts},

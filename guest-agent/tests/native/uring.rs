@@ -7,7 +7,7 @@ use std::{
 
 use io_uring::{IoUring, opcode, squeue, types::Fd};
 
-use porthole_proto::agent::CaptureMode;
+use porthole_agent_api::agent::CaptureMode;
 
 use crate::{
     harness::{Agent, EVERY_HOOKS, not_on_this_kernel},

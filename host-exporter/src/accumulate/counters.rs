@@ -1,6 +1,6 @@
 //! What agents count about themselves: captured, lost, not understood.
 
-use porthole_proto::agent;
+use porthole_agent_api::agent;
 use serde::{Deserialize, Serialize};
 
 macro_rules! agent_counters {

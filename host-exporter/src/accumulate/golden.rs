@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use porthole_proto::histogram::Histogram;
+use porthole_histogram::Histogram;
 use serde::{Deserialize, Serialize};
 
 use super::values::histogram_at_least;

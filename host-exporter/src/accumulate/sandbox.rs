@@ -10,7 +10,7 @@ use std::{
     sync::Arc,
 };
 
-use porthole_proto::limits::SANDBOX_SERIES_MAX;
+use porthole_agent_api::limits::SANDBOX_SERIES_MAX;
 
 use super::{
     budget::TenantBudget,

@@ -1,4 +1,4 @@
-use porthole_proto::histogram::Histogram;
+use porthole_histogram::Histogram;
 
 use super::*;
 use crate::accumulate::{golden::Golden, series::OTHER};

@@ -1,6 +1,6 @@
 //! Cumulative values, and the arithmetic that makes them safe to receive twice.
 
-use porthole_proto::histogram::Histogram;
+use porthole_histogram::Histogram;
 
 /// What one series has counted so far.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

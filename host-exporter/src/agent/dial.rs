@@ -2,7 +2,7 @@
 
 use std::{io, pin::Pin};
 
-use porthole_proto::channel::Channel;
+use porthole_registry::channel::Channel;
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::UnixStream,

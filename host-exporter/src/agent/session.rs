@@ -7,10 +7,8 @@ use std::{
 };
 
 use futures_util::future::OptionFuture;
-use porthole_proto::{
-    agent,
-    agent_ttrpc::AgentClient,
-    limits::{CALL_DEADLINE, CONTRACT_VERSION, WATCH_INTERVAL},
+use porthole_agent_api::{
+    agent, agent_ttrpc::AgentClient, limits::CALL_DEADLINE, limits::CONTRACT_VERSION, limits::WATCH_INTERVAL,
 };
 use tokio::{
     sync::watch,

@@ -2,7 +2,8 @@
 
 use std::{sync::Arc, time::Duration};
 
-use porthole_proto::{channel::Channel, limits::CALL_DEADLINE};
+use porthole_agent_api::limits::CALL_DEADLINE;
+use porthole_registry::channel::Channel;
 use tokio::{
     sync::{Semaphore, watch},
     time::{Instant, timeout},

@@ -3,7 +3,7 @@
 //! Powers of two of seconds, from 2^-16 (15 µs) to 2^5 (32 s). The exponential histogram's highest bucket, up to 64 s,
 //! also holds everything longer, so 64 s cannot be a bound of its own: those durations are in `+Inf` only.
 
-use porthole_proto::histogram::{Histogram, bucket_upper_bound_seconds};
+use porthole_histogram::{Histogram, bucket_upper_bound_seconds};
 
 /// Exponent of the lowest bound.
 const LOWEST: i32 = -16;

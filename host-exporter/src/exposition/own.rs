@@ -158,7 +158,7 @@ fn gauge(encoder: &mut DescriptorEncoder, name: &str, help: &str, samples: &[Sam
 pub fn encode(encoder: &mut DescriptorEncoder, fleet: &Fleet, sandboxes: &[Arc<Sandbox>]) -> fmt::Result {
     let build = [
         ("version", env!("CARGO_PKG_VERSION")),
-        ("contract_version", const_str(porthole_proto::limits::CONTRACT_VERSION)),
+        ("contract_version", const_str(porthole_agent_api::limits::CONTRACT_VERSION)),
     ];
     gauge(
         encoder,

@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use porthole_proto::registry::{ContainerRecord, RECORD_VERSION, SandboxRecord, SandboxState};
+use porthole_registry::{ContainerRecord, RECORD_VERSION, SandboxRecord, SandboxState};
 
 use super::*;
 use crate::fleet::Retention;
@@ -14,7 +14,7 @@ fn labels_of_any_text_are_escaped_and_nothing_is_invented() {
     assert!(!empty.contains("porthole_capture_completeness_ratio"), "no ratio without messages");
     assert!(!empty.contains("_created"));
 
-    let sandbox_id: porthole_proto::registry::SandboxId = "a".parse().expect("id");
+    let sandbox_id: porthole_registry::SandboxId = "a".parse().expect("id");
     fleet.register(&SandboxRecord {
         version: RECORD_VERSION,
         sandbox_id: sandbox_id.clone(),

@@ -18,7 +18,7 @@ use std::{
 };
 
 use parking_lot::RwLock;
-use porthole_proto::registry::SandboxRecord;
+use porthole_registry::SandboxRecord;
 
 use self::sandbox::{Phase, Sandbox, SandboxKey};
 use crate::{

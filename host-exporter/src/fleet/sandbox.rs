@@ -3,7 +3,7 @@
 use std::{ops::RangeInclusive, sync::Arc};
 
 use parking_lot::Mutex;
-use porthole_proto::registry::SandboxRecord;
+use porthole_registry::SandboxRecord;
 
 use super::{link::Link, unix_ms};
 use crate::{

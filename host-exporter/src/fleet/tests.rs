@@ -1,4 +1,4 @@
-use porthole_proto::registry::{RECORD_VERSION, SandboxState};
+use porthole_registry::{RECORD_VERSION, SandboxState};
 
 use super::*;
 use crate::{

@@ -6,7 +6,7 @@ use axum::{
     extract::{Query, State},
     response::Response,
 };
-use porthole_proto::histogram::{Histogram, bucket_upper_bound_seconds};
+use porthole_histogram::{Histogram, bucket_upper_bound_seconds};
 use serde::Serialize;
 
 use super::{App, sandboxes::Filter};

@@ -52,7 +52,7 @@ struct Row {
     containers: ContainerNames,
     /// The record's state; `ended` once the sandbox is over.
     state: &'static str,
-    reason: Option<porthole_proto::registry::Reason>,
+    reason: Option<porthole_registry::Reason>,
     created_unix_ms: u64,
     ended_unix_ms: Option<u64>,
     channel: Option<String>,

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use porthole_proto::histogram::Histogram;
+use porthole_histogram::Histogram;
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -98,7 +98,7 @@ impl From<StoredHistogram> for Buckets {
 }
 
 impl TryFrom<Buckets> for StoredHistogram {
-    type Error = porthole_proto::histogram::MalformedHistogram;
+    type Error = porthole_histogram::MalformedHistogram;
 
     fn try_from(stored: Buckets) -> Result<Self, Self::Error> {
         Histogram::from_parts(stored.sum_ns, stored.buckets).map(Self)

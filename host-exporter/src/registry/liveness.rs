@@ -6,7 +6,7 @@ use nix::{
     errno::Errno,
     fcntl::{Flock, FlockArg},
 };
-use porthole_proto::registry::{SandboxId, lock_path, record_path};
+use porthole_registry::{SandboxId, lock_path, record_path};
 
 /// Whether a record's companion lives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -8,7 +8,7 @@ use std::{
     sync::Arc,
 };
 
-use porthole_proto::registry::SandboxRecord;
+use porthole_registry::SandboxRecord;
 
 use super::liveness::{self, Companion};
 

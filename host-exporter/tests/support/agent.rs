@@ -10,7 +10,8 @@ use std::{
 
 use async_trait::async_trait;
 use parking_lot::Mutex;
-use porthole_proto::{agent, agent_ttrpc, histogram::Histogram};
+use porthole_agent_api::{agent, agent_ttrpc};
+use porthole_histogram::Histogram;
 use tokio::sync::{broadcast, watch};
 use ttrpc::r#async::{Server, ServerStreamSender, TtrpcContext};
 
@@ -206,7 +207,7 @@ pub fn http(id: u32, container: &str, route: &str, status: &str, requests: u64, 
             ..Default::default()
         })
         .into(),
-        duration: Some(durations.to_wire()).into(),
+        duration: Some(agent::Histogram::from(&durations)).into(),
         request_bytes: 100 * requests,
         response_bytes: 1_000 * requests,
         ..Default::default()

@@ -16,7 +16,7 @@ use std::{
 use self::agent::{TestAgent, http};
 use nix::fcntl::{Flock, FlockArg};
 use porthole_exporter::{config, exporter};
-use porthole_proto::registry::{
+use porthole_registry::{
     ContainerRecord, RECORD_VERSION, SandboxRecord, SandboxState, lock_path, record_path,
 };
 use tokio::{
@@ -132,7 +132,7 @@ impl Companion {
 }
 
 pub fn record(sandbox: &str, tenant: &str, service: &str, socket: &Path) -> SandboxRecord {
-    let id: porthole_proto::registry::SandboxId = sandbox.parse().expect("id");
+    let id: porthole_registry::SandboxId = sandbox.parse().expect("id");
     SandboxRecord {
         version: RECORD_VERSION,
         sandbox_id: id.clone(),
@@ -143,7 +143,7 @@ pub fn record(sandbox: &str, tenant: &str, service: &str, socket: &Path) -> Sand
         k8s_pod_name: None,
         containers: [(id, ContainerRecord { name: service.into() })].into(),
         runtime: "test".into(),
-        channel: Some(porthole_proto::channel::Channel::Unix { path: socket.into() }),
+        channel: Some(porthole_registry::channel::Channel::Unix { path: socket.into() }),
         state: SandboxState::Watching,
         reason: None,
         created_unix_ms: 1,

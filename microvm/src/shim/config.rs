@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use porthole_proto::config::Section;
+use porthole_config::Section;
 use serde::Deserialize;
 
 /// Where sandboxes keep their state unless configured otherwise.

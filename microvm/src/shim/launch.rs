@@ -19,7 +19,7 @@ use containerd_shim::{
     publisher::RemotePublisher,
     socket_address,
 };
-use porthole_proto::config::ConfigFile;
+use porthole_config::ConfigFile;
 
 use super::{
     config::Microvm,

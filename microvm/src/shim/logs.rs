@@ -9,7 +9,7 @@ use std::{
     sync::Mutex,
 };
 
-use porthole_proto::config::LOG_ENV;
+use porthole_config::LOG_ENV;
 use tracing_subscriber::EnvFilter;
 
 /// containerd's FIFO in the bundle.

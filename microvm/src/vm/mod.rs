@@ -13,7 +13,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use porthole_proto::channel::Channel;
+use porthole_registry::channel::Channel;
 use tokio::{
     process::{Child, Command},
     sync::watch,

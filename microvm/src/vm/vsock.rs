@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use porthole_proto::channel::Channel;
+use porthole_registry::channel::Channel;
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
     net::UnixStream,

@@ -2,7 +2,7 @@
 
 use std::{ffi::OsString, path::PathBuf};
 
-use porthole_proto::registry::SandboxId;
+use porthole_registry::SandboxId;
 
 use crate::answer::Answer;
 

@@ -8,7 +8,8 @@ use std::{
     time::Duration,
 };
 
-use porthole_proto::{channel::Channel, limits::AGENT_VSOCK_PORT};
+use porthole_agent_api::limits::AGENT_VSOCK_PORT;
+use porthole_registry::channel::Channel;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::UnixStream,

@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use porthole_proto::registry::{ContainerId, ContainerRecord, SandboxId};
+use porthole_registry::{ContainerId, ContainerRecord, SandboxId};
 use tokio::net::unix::pipe;
 
 use super::{Companion, record::Publisher};

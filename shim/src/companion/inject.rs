@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use containerd_shim_protos::api::Status;
-use porthole_proto::{channel::Channel, registry::ContainerId};
+use porthole_registry::{ContainerId, channel::Channel};
 use tokio::time::{Instant, sleep};
 
 use super::{

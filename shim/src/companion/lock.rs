@@ -1,4 +1,4 @@
-//! The lock that says that a sandbox's companion lives (see `porthole_proto::registry`).
+//! The lock that says that a sandbox's companion lives (see `porthole_registry`).
 
 use std::{
     fs::{File, OpenOptions},
@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use porthole_proto::registry::{SandboxId, lock_path, record_path};
+use porthole_registry::{SandboxId, lock_path, record_path};
 use tokio::time::{Instant, sleep};
 
 /// Time between two attempts. A reader of the registry that probes the lock holds it for a moment.

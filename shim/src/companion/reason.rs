@@ -1,6 +1,6 @@
 //! Why a sandbox has no agent: a fixed set of words, fit for a metric's label, and the story.
 
-use porthole_proto::registry::Reason;
+use porthole_registry::Reason;
 
 use crate::settings::one_line;
 

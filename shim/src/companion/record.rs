@@ -6,9 +6,8 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use porthole_proto::{
-    channel::Channel,
-    registry::{ContainerId, ContainerRecord, RECORD_VERSION, SandboxRecord, SandboxState},
+use porthole_registry::{
+    ContainerId, ContainerRecord, RECORD_VERSION, SandboxRecord, SandboxState, channel::Channel,
 };
 
 use super::{assignment::Assignment, reason::Failure};

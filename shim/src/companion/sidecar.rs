@@ -6,10 +6,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use porthole_proto::{
-    limits::AGENT_VSOCK_PORT,
-    registry::{ContainerId, SandboxId},
-};
+use porthole_agent_api::limits::AGENT_VSOCK_PORT;
+use porthole_registry::{ContainerId, SandboxId};
 use serde_json::{Value, json};
 
 use super::reason::{Failure, ReasonCode};

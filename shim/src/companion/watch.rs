@@ -131,7 +131,7 @@ pub async fn watch(
 }
 
 /// The end of a sidecar; never, without one.
-async fn agent_end(task: Task, id: Option<porthole_proto::registry::ContainerId>) -> Result<u32, CallError> {
+async fn agent_end(task: Task, id: Option<porthole_registry::ContainerId>) -> Result<u32, CallError> {
     match id {
         Some(id) => task.wait(id.as_str()).await,
         None => std::future::pending().await,

@@ -7,7 +7,7 @@ use std::{
     process::{Command, Stdio},
 };
 
-use porthole_proto::config::{CONFIG_ENV, LOG_ENV};
+use porthole_config::{CONFIG_ENV, LOG_ENV};
 
 use crate::companion::{Assignment, PROCESS_NAME};
 

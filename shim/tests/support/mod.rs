@@ -12,7 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use porthole_proto::registry::{SandboxRecord, SandboxState};
+use porthole_registry::{SandboxRecord, SandboxState};
 use tempfile::TempDir;
 
 /// Longest wait for anything that should happen soon.

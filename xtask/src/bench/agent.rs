@@ -9,13 +9,12 @@ use std::{
 
 use anyhow::{Context, Result};
 use nix::unistd::Pid;
-use porthole_proto::{
-    agent::{StatsRequest, StatsResponse, WatchRequest},
-    agent_ttrpc::AgentClient,
-    config::LOG_ENV,
+use porthole_agent_api::{
+    agent::StatsRequest, agent::StatsResponse, agent::WatchRequest, agent_ttrpc::AgentClient,
     limits::BATCH_SERIES_MAX,
-    registry::ContainerId,
 };
+use porthole_config::LOG_ENV;
+use porthole_registry::ContainerId;
 use porthole_tests::{daemon::Daemon, wait};
 
 use crate::bench::mode::Way;

@@ -4,7 +4,7 @@
 use std::{net::TcpStream, thread, time::Duration};
 
 use anyhow::{Context, Result, anyhow, ensure};
-use porthole_proto::agent::StatsResponse;
+use porthole_agent_api::agent::StatsResponse;
 use serde_json::{Value, json};
 
 use crate::{
@@ -216,7 +216,7 @@ fn take_turns(talks: &mut [Talk<TcpStream>], words: &Words, rate: f64, length: D
 
 #[cfg(test)]
 mod tests {
-    use porthole_proto::agent::Counters;
+    use porthole_agent_api::agent::Counters;
 
     use super::*;
 

@@ -7,9 +7,9 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use porthole_proto::{
-    channel::Channel,
-    registry::{self, ContainerId, ContainerRecord, RECORD_VERSION, SandboxRecord, SandboxState},
+use porthole_registry as registry;
+use porthole_registry::{
+    ContainerId, ContainerRecord, RECORD_VERSION, SandboxRecord, SandboxState, channel::Channel,
 };
 use porthole_tests::{
     exporter::{self, Exporter},

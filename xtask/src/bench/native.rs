@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use porthole_proto::registry::ContainerId;
+use porthole_registry::ContainerId;
 use porthole_tests::{interrupt, sweep::Scratch};
 
 use crate::{

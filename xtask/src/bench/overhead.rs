@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result};
 use clap::ValueEnum;
-use porthole_proto::agent::StatsResponse;
+use porthole_agent_api::agent::StatsResponse;
 use serde_json::{Value, json};
 
 use crate::{
@@ -202,7 +202,7 @@ const COLUMNS: [(&str, &str); 12] = [
 
 #[cfg(test)]
 mod tests {
-    use porthole_proto::agent::Counters;
+    use porthole_agent_api::agent::Counters;
 
     use super::*;
     use crate::bench::mode::Mode;

@@ -7,9 +7,9 @@ use porthole_bpf_types::{
     counted::{
         COMMANDS_MAX, Learned, PENDING_MAX, Pending, SLOTS_MAX, STATUSES, Slot, TEXT_MAX, flag, protocol,
     },
-    histogram::{BUCKETS, INDEX_MIN, bucket_index},
     record::kind,
 };
+use porthole_histogram::{BUCKETS, INDEX_MIN, bucket_index};
 
 use super::{
     Locked,

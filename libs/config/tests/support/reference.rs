@@ -1,6 +1,6 @@
 //! Reads the tables of the reference in `docs/`, for the tests that compare them with the code.
 
-use porthole_proto::config::{ConfigFile, Section};
+use porthole_config::{ConfigFile, Section};
 
 /// Cells of the rows of every table in a text, without the tables' heads.
 pub fn rows(text: &str) -> Vec<Vec<String>> {

@@ -1,10 +1,6 @@
-//! The latency histogram: exponential, base 2^(1/8) seconds (schema 3 of Prometheus' native histograms).
+//! The sparse histogram of one series.
 
-pub use porthole_bpf_types::histogram::{
-    BUCKETS, INDEX_MAX, INDEX_MIN, bucket_index, bucket_upper_bound_seconds,
-};
-
-use crate::agent;
+use crate::bucket::{INDEX_MAX, INDEX_MIN, bucket_index, bucket_upper_bound_seconds};
 
 /// Durations of the exchanges of one series.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -15,10 +11,17 @@ pub struct Histogram {
     buckets: Vec<(i32, u64)>,
 }
 
-/// A histogram from the wire that contradicts itself.
+/// Parts that make no histogram.
 #[derive(Debug, thiserror::Error)]
 #[error("malformed histogram: {0}")]
 pub struct MalformedHistogram(&'static str);
+
+impl MalformedHistogram {
+    /// An error of a form that is read into a histogram.
+    pub const fn new(what: &'static str) -> Self {
+        Self(what)
+    }
+}
 
 impl Histogram {
     /// Adds one duration, in nanoseconds.
@@ -92,84 +95,11 @@ impl Histogram {
             .ok_or(MalformedHistogram("count overflow"))?;
         Ok(Self { count, sum_ns, buckets })
     }
-
-    /// The form on the wire.
-    pub fn to_wire(&self) -> agent::Histogram {
-        let mut wire =
-            agent::Histogram { count: self.count, sum_ns: self.sum_ns, ..agent::Histogram::default() };
-        let mut last = 0;
-        for &(index, count) in &self.buckets {
-            wire.index_delta.push(index - last);
-            wire.bucket.push(count);
-            last = index;
-        }
-        wire
-    }
-
-    /// Reads the form on the wire, believing nothing.
-    pub fn from_wire(wire: &agent::Histogram) -> Result<Self, MalformedHistogram> {
-        if wire.index_delta.len() != wire.bucket.len() {
-            return Err(MalformedHistogram("as many counts as indexes are needed"));
-        }
-        if wire.bucket.len() > BUCKETS {
-            return Err(MalformedHistogram("too many buckets"));
-        }
-        let mut histogram = Self { sum_ns: wire.sum_ns, ..Self::default() };
-        let mut last = None::<i32>;
-        for (&delta, &count) in wire.index_delta.iter().zip(&wire.bucket) {
-            let index = last.unwrap_or(0).checked_add(delta).ok_or(MalformedHistogram("index overflow"))?;
-            if !(INDEX_MIN..=INDEX_MAX).contains(&index) {
-                return Err(MalformedHistogram("index out of range"));
-            }
-            if last.is_some_and(|last| index <= last) {
-                return Err(MalformedHistogram("indexes must ascend"));
-            }
-            histogram.count =
-                histogram.count.checked_add(count).ok_or(MalformedHistogram("count overflow"))?;
-            histogram.buckets.push((index, count));
-            last = Some(index);
-        }
-        if histogram.count != wire.count {
-            return Err(MalformedHistogram("the buckets do not add up to the count"));
-        }
-        Ok(histogram)
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_wire_form_survives_a_round_trip() {
-        let mut histogram = Histogram::default();
-        for ns in [0, 1, 80_000, 80_000, 1_000_000, 3_000_000_000, u64::MAX / 2] {
-            histogram.record(ns);
-        }
-        assert_eq!(Histogram::from_wire(&histogram.to_wire()).expect("well formed"), histogram);
-    }
-
-    #[test]
-    fn contradictions_are_refused() {
-        let good = || {
-            let mut histogram = Histogram::default();
-            histogram.record(5);
-            histogram.record(5_000_000);
-            histogram.to_wire()
-        };
-        let mut wire = good();
-        wire.count += 1;
-        assert!(Histogram::from_wire(&wire).is_err());
-        let mut wire = good();
-        wire.bucket.pop();
-        assert!(Histogram::from_wire(&wire).is_err());
-        let mut wire = good();
-        wire.index_delta[1] = 0;
-        assert!(Histogram::from_wire(&wire).is_err());
-        let mut wire = good();
-        wire.index_delta[0] = i32::MAX;
-        assert!(Histogram::from_wire(&wire).is_err());
-    }
 
     #[test]
     fn parts_must_ascend_and_lie_in_range() {

@@ -3,9 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use serde::{Deserialize, de::DeserializeOwned};
-
-use crate::registry;
+use serde::de::DeserializeOwned;
 
 /// Where the file is unless [`CONFIG_ENV`] names another.
 pub const DEFAULT_PATH: &str = "/etc/porthole/porthole.toml";
@@ -43,24 +41,6 @@ pub enum ConfigError {
 pub trait Section: DeserializeOwned + Default {
     /// The section's name.
     const NAME: &'static str;
-}
-
-/// `[registry]`: shared by the shim, which writes, and the exporter, which reads.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Registry {
-    /// Directory of the sandboxes' records.
-    pub directory: PathBuf,
-}
-
-impl Default for Registry {
-    fn default() -> Self {
-        Self { directory: registry::DEFAULT_DIRECTORY.into() }
-    }
-}
-
-impl Section for Registry {
-    const NAME: &'static str = "registry";
 }
 
 /// A configuration file that was read.
@@ -102,9 +82,27 @@ impl ConfigFile {
 
 #[cfg(test)]
 mod tests {
+    use serde::Deserialize;
+
     use super::*;
 
-    fn load(text: &str) -> Result<Registry, ConfigError> {
+    #[derive(Debug, Deserialize, PartialEq)]
+    #[serde(default, deny_unknown_fields)]
+    struct Example {
+        directory: PathBuf,
+    }
+
+    impl Default for Example {
+        fn default() -> Self {
+            Self { directory: "/default".into() }
+        }
+    }
+
+    impl Section for Example {
+        const NAME: &'static str = "example";
+    }
+
+    fn load(text: &str) -> Result<Example, ConfigError> {
         let file = tempfile::NamedTempFile::new().expect("file");
         std::fs::write(file.path(), text).expect("written");
         ConfigFile::load(Some(file.path()))?.section()
@@ -112,14 +110,13 @@ mod tests {
 
     #[test]
     fn an_absent_section_has_its_defaults() {
-        let registry = load("[other]\nx = 1\n").expect("loaded");
-        assert_eq!(registry.directory, Path::new(registry::DEFAULT_DIRECTORY));
+        assert_eq!(load("[other]\nx = 1\n").expect("loaded"), Example::default());
     }
 
     #[test]
     fn an_unknown_key_is_named() {
-        let error = load("[registry]\ndirektory = \"/x\"\n").expect_err("refused").to_string();
-        assert!(error.contains("direktory") && error.contains("[registry]"), "{error}");
+        let error = load("[example]\ndirektory = \"/x\"\n").expect_err("refused").to_string();
+        assert!(error.contains("direktory") && error.contains("[example]"), "{error}");
     }
 
     #[test]

@@ -15,7 +15,11 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
+use porthole_config::Section;
+
 use crate::channel::Channel;
+
+pub mod channel;
 
 /// Where the registry is unless configured otherwise.
 pub const DEFAULT_DIRECTORY: &str = "/run/porthole/sandboxes";
@@ -28,6 +32,24 @@ pub const RECORD_BYTES_MAX: u64 = 256 * 1024;
 
 /// Largest length of an id, in bytes: containerd's own bound (`containerd: identifiers/validate.go`).
 pub const ID_BYTES_MAX: usize = 76;
+
+/// `[registry]`: shared by the shim, which writes, and the exporter, which reads.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RegistrySettings {
+    /// Directory of the sandboxes' records.
+    pub directory: PathBuf,
+}
+
+impl Default for RegistrySettings {
+    fn default() -> Self {
+        Self { directory: DEFAULT_DIRECTORY.into() }
+    }
+}
+
+impl Section for RegistrySettings {
+    const NAME: &'static str = "registry";
+}
 
 /// Id that containerd gave to a container or sandbox: letters and digits, inside also `-`, `_` and `.`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
