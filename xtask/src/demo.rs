@@ -3,7 +3,7 @@
 use std::{process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result};
-use porthole_tests::{
+use porthole_testbed::{
     container::PORTHOLE,
     environment::{Environment, Settings},
     interrupt,

@@ -6,7 +6,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use porthole_tests::dist::{CACHE_ENV, DIST_ENV};
+use porthole_testbed::dist::{CACHE_ENV, DIST_ENV};
 
 use crate::{
     build, report,

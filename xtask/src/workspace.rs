@@ -6,7 +6,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail, ensure};
-use porthole_tests::dist::Dist;
+use porthole_testbed::dist::Dist;
 
 /// The workspace and its target directory.
 #[derive(Clone, Debug)]
@@ -66,7 +66,7 @@ pub fn cargo() -> Command {
 
 /// Runs a command whose output the user sees.
 pub fn run(command: &mut Command) -> Result<()> {
-    let line = porthole_tests::command::shown(command);
+    let line = porthole_testbed::command::shown(command);
     let status = command.status().with_context(|| format!("run `{line}`"))?;
     ensure!(status.success(), "`{line}`: {status}");
     Ok(())
@@ -74,7 +74,7 @@ pub fn run(command: &mut Command) -> Result<()> {
 
 /// Runs a command for its standard output.
 pub fn output(command: &mut Command) -> Result<String> {
-    let line = porthole_tests::command::shown(command);
+    let line = porthole_testbed::command::shown(command);
     let output = command.output().with_context(|| format!("run `{line}`"))?;
     if !output.status.success() {
         bail!("`{line}`: {}: {}", output.status, String::from_utf8_lossy(&output.stderr).trim_end());

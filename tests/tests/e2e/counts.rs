@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use porthole_tests::{
+use porthole_testbed::{
     container::{Launch, PORTHOLE},
     exposition, http,
     scenario::{self, Sent, counted::Comparison},
@@ -110,7 +110,7 @@ fn short_lived(stage: &Stage) -> Result<()> {
 fn exporter_restart(stage: &Stage) -> Result<()> {
     stage.with_applications(|running| {
         let environment = stage.environment()?;
-        let total = |environment: &porthole_tests::environment::Environment| -> Result<f64> {
+        let total = |environment: &porthole_testbed::environment::Environment| -> Result<f64> {
             let samples = environment.exporter()?.samples()?;
             let labels = [("tenant", "globex"), ("service_name", "blog"), ("side", "server")];
             Ok(exposition::sum(&samples, "porthole_app_requests_total", &labels).unwrap_or(0.0))

@@ -3,7 +3,7 @@
 use std::{fs, process::Command, time::Duration};
 
 use anyhow::{Context, Result, ensure};
-use porthole_tests::{
+use porthole_testbed::{
     command,
     container::{Launch, PORTHOLE},
     exposition, http, scenario, wait,

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use porthole_tests::{
+use porthole_testbed::{
     container::{Container, Launch, PORTHOLE},
     environment::{Environment, Settings},
     exposition, http, scenario, shim, wait,
@@ -45,7 +45,7 @@ fn lives_as_usual(
     container.wait_stopped(Duration::from_secs(20))?;
     ensure!(begin.elapsed() < Duration::from_secs(20), "stopped after {:?}", begin.elapsed());
     let id = container.id.clone();
-    let before = porthole_tests::footprint::Footprint::default();
+    let before = porthole_testbed::footprint::Footprint::default();
     container.remove()?;
     environment.wait_gone(&id, &before, Duration::from_secs(30))
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use porthole_tests::{
+use porthole_testbed::{
     container::{Launch, PORTHOLE},
     exposition,
     http::Connection,

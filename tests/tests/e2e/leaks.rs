@@ -7,7 +7,7 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
-use porthole_tests::{
+use porthole_testbed::{
     container::{Container, Launch, PORTHOLE},
     environment::Environment,
     footprint::{self, Footprint, Process},
@@ -121,7 +121,7 @@ fn after_the_companion_was_killed(stage: &Stage) -> Result<()> {
     sandbox.kill("porthole-companion")?;
     // The workload does not notice.
     let address = sandbox.endpoint.at(80);
-    let response = environment.from_hub(|| porthole_tests::http::get(address, "/"))?;
+    let response = environment.from_hub(|| porthole_testbed::http::get(address, "/"))?;
     ensure!(response.status == 200, "the workload answers {}", response.status);
     wait::until("containerd says that it runs", Duration::from_secs(5), || {
         Ok((sandbox.container.status()?.as_deref() == Some("RUNNING")).then_some(()))

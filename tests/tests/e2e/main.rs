@@ -28,7 +28,7 @@ fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
     arguments.test_threads = Some(1);
     let enabled = std::env::var_os(E2E_ENV).is_some();
-    if enabled && let Err(error) = porthole_tests::interrupt::install() {
+    if enabled && let Err(error) = porthole_testbed::interrupt::install() {
         eprintln!("{error:#}");
         return ExitCode::FAILURE;
     }

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, fs, os::unix::fs::PermissionsExt, time::Duration};
 
 use anyhow::{Context, Result, ensure};
-use porthole_tests::{
+use porthole_testbed::{
     command::Finished,
     container::{Launch, MICROVM, PORTHOLE},
     environment::Environment,
@@ -64,7 +64,7 @@ fn exec_and_signals_of(environment: &Environment, name: &str, runtime: &str) -> 
     }
     let mut story = Vec::new();
     let until_there = |file: &str| {
-        porthole_tests::wait::until(file, Duration::from_secs(20), || {
+        porthole_testbed::wait::until(file, Duration::from_secs(20), || {
             Ok(container.exec(&["cat", file])?.status.success().then_some(()))
         })
     };

@@ -6,7 +6,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use porthole_tests::{
+use porthole_testbed::{
     container::PORTHOLE,
     dist::Dist,
     environment::{Environment, Settings},

@@ -15,7 +15,7 @@ use porthole_agent_api::{
 };
 use porthole_config::LOG_ENV;
 use porthole_registry::ContainerId;
-use porthole_tests::{daemon::Daemon, wait};
+use porthole_testbed::{daemon::Daemon, wait};
 
 use crate::bench::mode::Way;
 

@@ -11,7 +11,7 @@ use porthole_registry as registry;
 use porthole_registry::{
     ContainerId, ContainerRecord, RECORD_VERSION, SandboxRecord, SandboxState, channel::Channel,
 };
-use porthole_tests::{
+use porthole_testbed::{
     exporter::{self, Exporter},
     exposition, wait,
 };

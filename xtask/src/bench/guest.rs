@@ -5,7 +5,7 @@
 use std::{sync::Arc, time::Duration};
 
 use anyhow::{Context, Result, ensure};
-use porthole_tests::{
+use porthole_testbed::{
     container::{Container, Launch, MICROVM, PORTHOLE},
     environment::{Environment, Settings},
     image, interrupt, scenario, wait,

@@ -3,7 +3,7 @@
 use std::{process::Command, time::Duration};
 
 use anyhow::{Context, Result, ensure};
-use porthole_tests::command;
+use porthole_testbed::command;
 
 use crate::bench::workload::Workload;
 

@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context, Result};
 use porthole_registry::ContainerId;
-use porthole_tests::{interrupt, sweep::Scratch};
+use porthole_testbed::{interrupt, sweep::Scratch};
 
 use crate::{
     bench::{agent::Agent, mode::Way},

@@ -9,7 +9,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use porthole_tests::interrupt;
+use porthole_testbed::interrupt;
 
 /// System calls of one round: both ends send and receive.
 pub const CALLS_PER_ROUND: u64 = 4;

@@ -4,7 +4,7 @@ use std::{fs, net::SocketAddr, path::Path, process::Command, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use clap::ValueEnum;
-use porthole_tests::{command, daemon::Daemon, exporter::free_address, http, wait};
+use porthole_testbed::{command, daemon::Daemon, exporter::free_address, http, wait};
 
 use crate::{
     bench::load::{self, Load, Run},
