@@ -203,9 +203,10 @@ impl Capture {
         let mut state = self.shared.lock();
         state.counters.events_lost = events_lost(&kernel, counts.malformed);
         // Those that it took had been seen before.
-        state.counters.connections_seen = (counts.connections + kernel.counted).saturating_sub(counts.taken);
+        state.counters.connections_seen =
+            (counts.connections + kernel.offloaded).saturating_sub(counts.taken);
         state.connections = self.tracker.connections() as u64
-            + kernel.counted.saturating_sub(kernel.counted_ended + self.swept);
+            + kernel.offloaded.saturating_sub(kernel.offloaded_ended + self.swept);
         if now >= self.idle_at {
             self.idle_at = now + IDLE_EVERY;
             self.idles += 1;

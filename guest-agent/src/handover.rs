@@ -1,7 +1,11 @@
 //! What the kernel side followed by itself, in the words of `l7`.
 
-use porthole_bpf_types::counted::{
-    Completed, Counted, PENDING_MAX, Pending, Reading, RequestKey, flag, held, protocol, reading, side,
+use porthole_bpf_types::{
+    kernel_key::{Completed, RequestKey},
+    offload::{
+        OffloadedConnection, PENDING_MAX, ParseState, PendingRequest, buffered, framing_state, protocol,
+        request_flag, side,
+    },
 };
 use porthole_l7::{
     Connection, Engine, Protocol, ScopeId, Side, Timestamp,
@@ -46,7 +50,7 @@ pub fn text(completed: &Completed) -> Vec<u8> {
 pub fn resume(
     connection: &mut Connection,
     scope: ScopeId,
-    counted: &Counted,
+    counted: &OffloadedConnection,
     keys: &Keys,
     engine: &mut Engine,
 ) {
@@ -73,7 +77,7 @@ pub fn resume(
             request: name_of(pending.request),
             start: Timestamp(pending.start),
             bytes: pending.bytes.into(),
-            head: pending.flags & flag::HEAD != 0,
+            head: pending.flags & request_flag::HEAD != 0,
         })
         .collect();
     let name = if protocol == Protocol::Redis { redis_name(counted.requests.request) } else { &[] };
@@ -89,7 +93,7 @@ pub fn resume(
 }
 
 /// The requests that wait, the oldest first.
-fn waiting(counted: &Counted) -> impl Iterator<Item = &Pending> {
+fn waiting(counted: &OffloadedConnection) -> impl Iterator<Item = &PendingRequest> {
     let count = (counted.pushed.wrapping_sub(counted.popped) as usize).min(PENDING_MAX);
     let oldest = counted.popped as usize % PENDING_MAX;
     counted.pending.iter().cycle().skip(oldest).take(count)
@@ -106,33 +110,33 @@ fn side_of(side: u16) -> Side {
 }
 
 /// The same of a database's answers.
-fn answer(reading: &Reading) -> ResumedEnd<'static> {
-    let part = match reading.state {
-        reading::COLUMNS => Part::Columns(reading.items),
-        reading::BEHIND_COLUMNS => Part::BehindColumns,
-        reading::ROWS => Part::Rows,
+fn answer(state: &ParseState) -> ResumedEnd<'static> {
+    let part = match state.framing {
+        framing_state::COLUMNS => Part::Columns(state.items),
+        framing_state::AFTER_COLUMNS => Part::BehindColumns,
+        framing_state::ROWS => Part::Rows,
         _ => Part::Start,
     };
-    let (bytes, count) = held::unpack(reading.request);
-    let stand = Stand::Answer(AnswerStand { part, left: reading.left, held: HeldBytes::of(bytes, count) });
-    ResumedEnd { stand, bytes: reading.bytes, start: Timestamp(reading.start), status: 0, name: &[] }
+    let (bytes, count) = buffered::unpack(state.request);
+    let stand = Stand::Answer(AnswerStand { part, left: state.left, held: HeldBytes::of(bytes, count) });
+    ResumedEnd { stand, bytes: state.bytes, start: Timestamp(state.start), status: 0, name: &[] }
 }
 
-fn end(reading: &Reading) -> ResumedEnd<'static> {
-    let stand = match reading.state {
-        reading::LENGTH => Stand::Body(reading.left),
-        reading::CHUNK_DATA => Stand::ChunkData(reading.left),
-        reading::CHUNK_SIZE => Stand::ChunkSize,
-        reading::FIRST => Stand::First(u8::try_from(reading.left).unwrap_or_default()),
-        reading::HEADER => Stand::Header(reading.left),
-        reading::ITEMS => Stand::Values { left: reading.left, items: reading.items },
+fn end(state: &ParseState) -> ResumedEnd<'static> {
+    let stand = match state.framing {
+        framing_state::BODY => Stand::Body(state.left),
+        framing_state::CHUNK_DATA => Stand::ChunkData(state.left),
+        framing_state::CHUNK_SIZE => Stand::ChunkSize,
+        framing_state::FIRST_BYTE_READ => Stand::First(u8::try_from(state.left).unwrap_or_default()),
+        framing_state::HEADER_READ => Stand::Header(state.left),
+        framing_state::VALUES => Stand::Values { left: state.left, items: state.items },
         _ => Stand::Start,
     };
     ResumedEnd {
         stand,
-        bytes: reading.bytes,
-        start: Timestamp(reading.start),
-        status: u16::try_from(reading.request).unwrap_or(0),
+        bytes: state.bytes,
+        start: Timestamp(state.start),
+        status: u16::try_from(state.request).unwrap_or(0),
         name: &[],
     }
 }
@@ -143,7 +147,7 @@ mod tests {
 
     #[test]
     fn those_that_wait_come_in_order_across_the_end_of_the_ring() {
-        let pending = |request| Pending { request, ..Pending::default() };
+        let pending = |request| PendingRequest { request, ..PendingRequest::default() };
         let mut counted = counted();
         let places = u32::try_from(PENDING_MAX).expect("small");
         counted.popped = 3 * places - 2;
@@ -155,13 +159,13 @@ mod tests {
         assert_eq!(waiting, [1, 2, 3]);
     }
 
-    fn counted() -> Counted {
-        Counted::offered(1, protocol::HTTP1, side::SERVER, [0; 2])
+    fn counted() -> OffloadedConnection {
+        OffloadedConnection::offered(1, protocol::HTTP1, side::SERVER, [0; 2])
     }
 
     #[test]
     fn a_hostile_count_is_bounded() {
-        let counted = Counted { pushed: u32::MAX, ..counted() };
+        let counted = OffloadedConnection { pushed: u32::MAX, ..counted() };
         assert_eq!(waiting(&counted).count(), PENDING_MAX);
     }
 }

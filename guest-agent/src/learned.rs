@@ -12,7 +12,8 @@
 use std::collections::HashMap;
 
 use porthole_bpf_types::{
-    counted::{COMMANDS_MAX, LEARNED_MAX, Learned, RequestKey, SLOTS_MAX, STATUSES, protocol},
+    kernel_key::{COMMANDS_MAX, KERNEL_KEYS_MAX, KernelKey, RequestKey, SLOTS_MAX, STATUSES_MAX},
+    offload::protocol,
     sql,
 };
 use porthole_histogram::INDEX_MIN;
@@ -40,7 +41,7 @@ const RUN_NS: u64 = 1_000_000_000;
 /// What is kept of a request line, bytes.
 const NAME_BYTES_MAX: usize = 512;
 
-/// Learned keys and names.
+/// Kernel keys and names.
 #[derive(Debug, Default)]
 pub struct Keys {
     /// By hash.
@@ -86,7 +87,7 @@ struct Known {
 #[derive(Debug)]
 struct Place {
     key: RequestKey,
-    entry: Learned,
+    entry: KernelKey,
     /// While the key is learned.
     name: Option<Name>,
     stage: Stage,
@@ -184,7 +185,7 @@ impl Keys {
         let known = self.places.get(key).copied();
         if let Some(Place { entry, .. }) = known.and_then(|place| self.learned.get(place as usize)) {
             let used = entry.used as usize;
-            if used >= STATUSES || entry.statuses[..used].contains(&status) {
+            if used >= STATUSES_MAX || entry.statuses[..used].contains(&status) {
                 return;
             }
         }
@@ -216,12 +217,12 @@ impl Keys {
     fn place(&mut self, key: RequestKey) -> Option<u32> {
         let name = Some(Name(self.name(&key).into()));
         let stage = Stage::Used(0);
-        let new = u32::try_from(self.learned.len()).ok().filter(|&new| new < LEARNED_MAX);
+        let new = u32::try_from(self.learned.len()).ok().filter(|&new| new < KERNEL_KEYS_MAX);
         let place = self.free_places.pop().or(new)?;
         if let Some(free) = self.learned.get_mut(place as usize) {
             *free = Place { key, entry: free.entry, name, stage };
         } else {
-            let entry = Learned { generation: 1, ..Learned::default() };
+            let entry = KernelKey { generation: 1, ..KernelKey::default() };
             self.learned.push(Place { key, entry, name, stage });
         }
         self.places.insert(key, place);
@@ -260,7 +261,7 @@ impl Keys {
                 Stage::Leaving(since) if is_over(since, RUN_NS) => {
                     place.entry.generation = place.entry.generation.wrapping_add(1);
                     commands
-                        .push(Command::Learn { place: number, entry: Learned { used: 0, ..place.entry } });
+                        .push(Command::Learn { place: number, entry: KernelKey { used: 0, ..place.entry } });
                     place.stage = Stage::Closed(now_ns);
                 }
                 Stage::Closed(since) if is_over(since, RUN_NS) => {
@@ -375,11 +376,11 @@ mod tests {
         for status in 0..100 {
             keys.learn(&key(1), status, 0, &mut commands);
         }
-        assert_eq!(keys.slots.len(), STATUSES);
-        for request in 0..2 * u64::from(LEARNED_MAX) {
+        assert_eq!(keys.slots.len(), STATUSES_MAX);
+        for request in 0..2 * u64::from(KERNEL_KEYS_MAX) {
             keys.learn(&key(request), 200, 0, &mut commands);
         }
-        assert!(keys.len() <= LEARNED_MAX as usize && keys.slots.len() == SLOTS_MAX as usize);
+        assert!(keys.len() <= KERNEL_KEYS_MAX as usize && keys.slots.len() == SLOTS_MAX as usize);
     }
 
     const SECOND: u64 = 1_000_000_000;
@@ -387,7 +388,7 @@ mod tests {
     /// Keys that have all the places, at a time at which none of them is new any more.
     fn full() -> (Keys, u64) {
         let mut keys = Keys::default();
-        for request in 0..LEARNED_MAX.into() {
+        for request in 0..KERNEL_KEYS_MAX.into() {
             keys.learn(&key(request), 0, 0, &mut Vec::new());
         }
         keys.make_room(SECOND, |_| panic!("nobody waits"), &mut Vec::new());
@@ -399,7 +400,7 @@ mod tests {
         let (mut keys, now) = full();
         let mut commands = Vec::new();
         keys.make_room(now, |_| panic!("nobody waits"), &mut commands);
-        let new = key(LEARNED_MAX.into());
+        let new = key(KERNEL_KEYS_MAX.into());
         keys.learn(&new, 0, 7, &mut commands);
         keys.slots[3].marks[1] = now - SECOND;
         let mut forgotten = Vec::new();
@@ -411,7 +412,7 @@ mod tests {
             },
             &mut commands,
         );
-        assert!(forgotten.len() == LEARNED_MAX as usize - 1 && !forgotten.contains(&3));
+        assert!(forgotten.len() == KERNEL_KEYS_MAX as usize - 1 && !forgotten.contains(&3));
         keys.learn(&new, 0, 7, &mut commands);
         assert!(commands.is_empty(), "what is under way counts there still");
         keys.make_room(now + RUN_NS, |_| true, &mut commands);
@@ -434,10 +435,10 @@ mod tests {
     fn what_the_kernel_side_does_not_forget_stays() {
         let (mut keys, now) = full();
         for pass in 0..4 {
-            keys.learn(&key(LEARNED_MAX.into()), 0, 7, &mut Vec::new());
+            keys.learn(&key(KERNEL_KEYS_MAX.into()), 0, 7, &mut Vec::new());
             keys.make_room(now + pass * RUN_NS, |_| false, &mut Vec::new());
         }
-        assert_eq!(keys.len(), LEARNED_MAX as usize);
+        assert_eq!(keys.len(), KERNEL_KEYS_MAX as usize);
     }
 
     #[test]

@@ -6,7 +6,7 @@
 //!                          └─► something moved first ──► later again
 //! ```
 
-use porthole_bpf_types::counted::{protocol, side};
+use porthole_bpf_types::offload::{protocol, side};
 use porthole_l7::{Protocol, Side, elsewhere::Settled};
 
 /// How long an offer stands that need not be taken at once, nanoseconds.

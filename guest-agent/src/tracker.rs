@@ -10,7 +10,8 @@ use std::collections::HashMap;
 
 use porthole_bpf_types::{
     connection::{direction, role, transport},
-    counted::{Completed, Counted, Learned, RequestKey, StatementKey},
+    kernel_key::{Completed, KernelKey, RequestKey},
+    offload::{OffloadedConnection, StatementKey},
     record::{self, Open, Plain, Record, kind},
 };
 use porthole_l7::{
@@ -47,7 +48,7 @@ pub enum Command {
         /// Its place.
         place: u32,
         /// The entry.
-        entry: Learned,
+        entry: KernelKey,
     },
     /// Where a learned key's entry is.
     Request {
@@ -149,7 +150,7 @@ enum Held {
     Chunk(record::Chunk, Box<[u8]>),
     Close(Timestamp),
     Completed(Completed),
-    Handover(Box<Counted>),
+    Handover(Box<OffloadedConnection>),
     Taken(Timestamp),
     /// A second announcement.
     Nothing,
@@ -269,8 +270,10 @@ impl Tracker {
                     _ => Step::Hold(Held::Completed(completed), completed.end),
                 });
             }
-            Some(Record::Handover(bytes)) => {
-                let Some(counted) = Counted::read(bytes).map(Box::new) else { return Event::None };
+            Some(Record::Fallback(bytes)) => {
+                let Some(counted) = OffloadedConnection::read(bytes).map(Box::new) else {
+                    return Event::None;
+                };
                 let (connection, sequence) = (counted.connection, counted.sequence);
                 self.numbered(connection, sequence, series, |order| match order {
                     Order::Now => Step::Handover(counted),
@@ -278,7 +281,7 @@ impl Tracker {
                     _ => Step::Hold(Held::Handover(counted), 0),
                 });
             }
-            Some(Record::Taken(taken)) => {
+            Some(Record::OfferAccepted(taken)) => {
                 let at = Timestamp(taken.timestamp);
                 self.numbered(taken.connection, taken.sequence, series, |order| match order {
                     Order::Now => Step::Taken(at),
@@ -309,7 +312,7 @@ impl Tracker {
         }
         let container = self.containers.of_cgroup(open.cgroup);
         let scope = ScopeId(container.0);
-        let counted = open.role & role::COUNTED != 0;
+        let counted = open.role & role::OFFLOADED != 0;
         // The kernel side counts those that it follows.
         self.counts.connections += u64::from(!counted);
         self.followed += usize::from(!counted);
@@ -498,7 +501,7 @@ impl Tracker {
                 local: Some(&tracked.local),
                 process: completed.tgid,
                 thread: completed.tid,
-                chosen: completed.kind == kind::CHOSEN,
+                chosen: completed.kind == kind::SAMPLED,
             },
         };
         let now = self.unix_offset_ns.saturating_add(completed.end);
@@ -624,7 +627,7 @@ enum Step<'a> {
     Chunk(&'a record::Chunk, &'a [u8]),
     Close(Timestamp),
     Completed(&'a Completed),
-    Handover(Box<Counted>),
+    Handover(Box<OffloadedConnection>),
     Taken(Timestamp),
     Nothing,
     Hold(Held, u64),

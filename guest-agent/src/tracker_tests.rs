@@ -163,7 +163,7 @@ fn connections_that_the_kernel_side_counts_make_room_last() {
     let (mut tracker, mut series) = (Tracker::new(0), SeriesTable::default());
     for connection in 0..=CONNECTIONS_MAX as u64 {
         // The kernel side follows the older half.
-        let role = if connection < CONNECTIONS_MAX as u64 / 2 { role::COUNTED } else { role::ACCEPTED };
+        let role = if connection < CONNECTIONS_MAX as u64 / 2 { role::OFFLOADED } else { role::ACCEPTED };
         let bytes = bytes_of(&Open { timestamp: connection, role, ..open(connection) });
         tracker.record(&bytes, &mut series);
     }

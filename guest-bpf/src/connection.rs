@@ -20,22 +20,22 @@ pub mod role {
     pub const ACCEPTED: u8 = 1;
     /// By connect(2).
     pub const CONNECTED: u8 = 2;
-    /// Set beside it in an announcement: the programs follow the connection themselves.
-    pub const COUNTED: u8 = 0x80;
+    /// Set beside it in an announcement: the connection is offloaded.
+    pub const OFFLOADED: u8 = 0x80;
 }
 
 /// What the programs do with a connection's bytes.
 pub mod state {
-    /// Captured within a budget until user space says something.
-    pub const GUESSING: u8 = 0;
+    /// Captured within a budget until user space has detected the protocol.
+    pub const DETECTING: u8 = 0;
     /// Captured.
     pub const FOLLOWED: u8 = 1;
-    /// Counted only: nobody understands them.
+    /// Not captured, only counted: their protocol is not supported.
     pub const IGNORED: u8 = 2;
-    /// The budget of guessing is used up; user space has not answered yet.
+    /// The detection budget is used up; user space has not decided yet.
     pub const EXHAUSTED: u8 = 3;
-    /// The programs follow it themselves: see [`crate::counted`].
-    pub const COUNTED: u8 = 4;
+    /// The programs parse them themselves: see [`crate::offload`].
+    pub const OFFLOADED: u8 = 4;
 }
 
 /// One connection, as the kernel side keeps it.
@@ -52,7 +52,7 @@ pub struct Connection {
     pub offset: [u64; 2],
     /// Records sent about it; the next one's sequence number.
     pub sequence: u64,
-    /// While guessing: bytes still to be captured. While ignored: calls until the next look.
+    /// While the protocol is being detected: bytes still to be captured. While ignored: calls until the next attempt.
     pub budget: u32,
     /// One of [`state`].
     pub state: u8,
@@ -60,10 +60,10 @@ pub struct Connection {
     pub transport: u8,
     /// One of [`role`].
     pub role: u8,
-    /// Set once user space was told of it.
+    /// Set once it was announced to user space.
     pub announced: u8,
-    /// How often it was looked at again after it was ignored.
-    pub looks: u32,
+    /// How often detection was tried again after it was ignored.
+    pub retries: u32,
     /// Of TCP, where sockets report what moves: the sequence numbers at which the positions are zero, by direction.
     pub begin: [u32; 2],
     /// Of which directions [`Self::begin`] is known: a bit each.
@@ -80,15 +80,15 @@ pub mod direction {
     pub const EGRESS: u8 = 1;
 }
 
-/// Bytes captured of a connection while its protocol is unknown: what a fast client sends before the agent has had its
-/// turn and answered.
-pub const GUESSING_BUDGET: u32 = 512 * 1024;
+/// Bytes captured of a connection while its protocol is unknown: what a fast client sends before the agent has read it
+/// and decided.
+pub const DETECTION_BUDGET: u32 = 512 * 1024;
 
-/// User space is woken each time that as much of the budget is used up: left to its timer it would answer too late.
-pub const GUESSING_WAKE: u32 = 32 * 1024;
+/// user space is woken each time that as much of the budget is used up: with its timer alone it would decide too late.
+pub const DETECTION_WAKE: u32 = 32 * 1024;
 
 /// What every captured call costs of the budget besides its bytes, so that small messages end it too.
-pub const GUESSING_CALL_COST: u32 = 256;
+pub const DETECTION_CALL_COST: u32 = 256;
 
 /// The budget after `captured` bytes of one call; `None` when there is none left for it.
 #[inline(always)]
@@ -96,23 +96,23 @@ pub const fn spend(budget: u32, captured: u32) -> Option<u32> {
     if budget == 0 {
         return None;
     }
-    Some(budget.saturating_sub(captured.saturating_add(GUESSING_CALL_COST)))
+    Some(budget.saturating_sub(captured.saturating_add(DETECTION_CALL_COST)))
 }
 
 /// Whether user space must be woken when the budget falls from `before` to `after`.
 #[inline(always)]
 pub const fn wakes(before: u32, after: u32) -> bool {
-    before / GUESSING_WAKE != after / GUESSING_WAKE
+    before / DETECTION_WAKE != after / DETECTION_WAKE
 }
 
-/// What may be captured when an ignored connection is looked at again.
-pub const SECOND_LOOK_BUDGET: u32 = 8 * 1024;
+/// What may be captured when detection is tried again on an ignored connection.
+pub const RETRY_BUDGET: u32 = 8 * 1024;
 
-/// Calls on an ignored connection until it is looked at again: a keep-alive connection that was joined in the middle
+/// Calls on an ignored connection until detection is tried again: a keep-alive connection that was joined in the middle
 /// of a body becomes readable with the next request. Ever rarer.
 #[inline(always)]
-pub const fn calls_until_look(looks: u32) -> u32 {
-    32 << if looks < 10 { looks } else { 10 }
+pub const fn calls_until_retry(retries: u32) -> u32 {
+    32 << if retries < 10 { retries } else { 10 }
 }
 
 #[cfg(test)]
@@ -121,7 +121,7 @@ mod tests {
 
     #[test]
     fn small_messages_end_the_budget_too() {
-        let mut budget = GUESSING_BUDGET;
+        let mut budget = DETECTION_BUDGET;
         let mut calls = 0;
         while let Some(left) = spend(budget, 1) {
             budget = left;
@@ -132,7 +132,7 @@ mod tests {
 
     #[test]
     fn user_space_is_woken_well_before_the_budget_is_used_up() {
-        let (mut budget, mut calls, mut woken) = (GUESSING_BUDGET - 1, 0, Vec::new());
+        let (mut budget, mut calls, mut woken) = (DETECTION_BUDGET - 1, 0, Vec::new());
         while let Some(left) = spend(budget, 64) {
             calls += 1;
             if wakes(budget, left) {
@@ -145,9 +145,9 @@ mod tests {
     }
 
     #[test]
-    fn looks_at_ignored_connections_become_rare() {
-        assert_eq!(calls_until_look(0), 32);
-        assert_eq!(calls_until_look(u32::MAX), 32 * 1024);
+    fn retries_on_ignored_connections_become_rare() {
+        assert_eq!(calls_until_retry(0), 32);
+        assert_eq!(calls_until_retry(u32::MAX), 32 * 1024);
     }
 
     #[test]

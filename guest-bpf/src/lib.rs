@@ -3,7 +3,9 @@
 //! - [`record`]: what goes through the ring buffer, and how the agent reads it; [`packet`]: the same in packet mode.
 //! - [`connection`]: the kernel's table of connections.
 //! - [`syscall`]: which system calls move bytes on sockets, and in which of their arguments.
-//! - [`counted`]: exchanges that the programs count by themselves; [`sql`]: by what they know a statement.
+//! - [`offload`]: connections whose exchanges the programs pair themselves; [`kernel_key`]: the keys and slots into which
+//!   they aggregate them.
+//! - [`path`], [`redis`], [`sql`]: the hashes by which a route, a command and a statement are known in the kernel.
 //! - [`offset`]: the kernel's struct offsets that the agent resolves from BTF before loading.
 //!
 //! Invariants: `no_std`, no allocation, nothing that the eBPF verifier would refuse (no 128-bit arithmetic,
@@ -13,10 +15,13 @@
 #![allow(clippy::inline_always)]
 
 pub mod connection;
-pub mod counted;
+pub mod kernel_key;
+pub mod offload;
 pub mod offset;
 pub mod packet;
+pub mod path;
 pub mod record;
+pub mod redis;
 pub mod sql;
 pub mod syscall;
 

@@ -2,15 +2,15 @@
 //!
 //! All numbers are in the machine's byte order: writer and reader are the same machine.
 
-use crate::counted::{Completed, Counted};
+use crate::{kernel_key::Completed, offload::OffloadedConnection};
 
 /// Most bytes of one system call that are captured.
 pub const HEAD_MAX: u32 = 4096;
 
-/// Most buffers of one vectored call that are looked at.
+/// Most buffers of one vectored call that are read.
 pub const VECTOR_MAX: u32 = 16;
 
-/// Most messages of one sendmmsg(2) or recvmmsg(2) that are looked at.
+/// Most messages of one sendmmsg(2) or recvmmsg(2) that are read.
 pub const MESSAGES_MAX: u32 = 16;
 
 /// Most components of a control group's path that are sent.
@@ -34,17 +34,17 @@ pub mod kind {
     pub const CGROUP: u32 = 4;
     /// [`super::Exit`].
     pub const EXIT: u32 = 5;
-    /// [`crate::counted::Counted`]: user space follows the connection from here.
-    pub const HANDOVER: u32 = 6;
-    /// [`crate::counted::Completed`].
+    /// [`crate::offload::OffloadedConnection`]: user space parses the connection from here.
+    pub const FALLBACK: u32 = 6;
+    /// [`crate::kernel_key::Completed`].
     pub const COMPLETED: u32 = 7;
     /// [`super::Chunk`], then a head with a request in it that has no name yet: its hash is the chunk's offset, its
-    /// position in the head the chunk's total, its [`crate::counted::protocol`] the chunk's sequence.
+    /// position in the head the chunk's total, its [`crate::offload::protocol`] the chunk's sequence.
     pub const NAME: u32 = 8;
-    /// [`crate::counted::Completed`] of an exchange that was chosen to be told in full.
-    pub const CHOSEN: u32 = 10;
-    /// [`super::Close`]: the programs follow the connection from here, as user space offered.
-    pub const TAKEN: u32 = 9;
+    /// [`crate::kernel_key::Completed`] of an exchange that is sampled as a span.
+    pub const SAMPLED: u32 = 10;
+    /// [`super::Close`]: the connection is offloaded from here, as user space offered.
+    pub const OFFER_ACCEPTED: u32 = 9;
 }
 
 /// Bytes moved on a connection.
@@ -103,7 +103,7 @@ pub struct Open {
     pub remote_port: u16,
     /// One of [`crate::connection::transport`].
     pub transport: u8,
-    /// One of [`crate::connection::role`], perhaps with [`crate::connection::role::COUNTED`].
+    /// One of [`crate::connection::role`], perhaps with [`crate::connection::role::OFFLOADED`].
     pub role: u8,
     /// Local address; IPv4 in the first four bytes.
     pub local: [u8; 16],
@@ -171,7 +171,7 @@ pub struct Exit {
 pub struct Counters {
     /// Records for which the ring buffer had no room.
     pub lost: u64,
-    /// Calls on connections whose guessing budget was used up before user space answered.
+    /// Calls on connections whose detection budget was used up before user space decided.
     pub exhausted: u64,
     /// Calls whose memory could not be read.
     pub unreadable: u64,
@@ -179,12 +179,12 @@ pub struct Counters {
     pub beyond: u64,
     /// Connections that the table had no room for.
     pub table_full: u64,
-    /// Socket calls of 32-bit programs, which are not looked at.
+    /// Socket calls of 32-bit programs, which are not captured.
     pub compat: u64,
-    /// Connections that the programs began to follow themselves.
-    pub counted: u64,
-    /// Of those, the ones that closed or that user space took over.
-    pub counted_ended: u64,
+    /// Connections that were offloaded.
+    pub offloaded: u64,
+    /// Of those, the ones that closed or fell back to user space.
+    pub offloaded_ended: u64,
     /// Runs of a program that were left out because the CPU was in the middle of another.
     pub skipped: u64,
 }
@@ -197,8 +197,8 @@ pub struct Settings {
     pub head: u32,
     /// Not zero: nothing is captured.
     pub paused: u32,
-    /// Not zero: the programs follow connections themselves where they can.
-    pub counts: u32,
+    /// Not zero: the programs offload connections where they can.
+    pub offload: u32,
     /// Not zero: user space has offered connections to the programs.
     pub offers: u32,
 }
@@ -235,7 +235,7 @@ plain! {
     Exit: 32;
     Counters: 72;
     Settings: 16;
-    Counted: 2216;
+    OffloadedConnection: 2216;
     Completed: 144;
 }
 
@@ -253,11 +253,11 @@ pub enum Record<'a> {
     Cgroup(Cgroup),
     /// A process exited.
     Exit(Exit),
-    /// The programs follow a connection from here.
-    Taken(Close),
-    /// User space follows a connection from here.
-    Handover(&'a [u8]),
-    /// An exchange that has no slot, or that was chosen.
+    /// A connection is offloaded from here, as user space offered.
+    OfferAccepted(Close),
+    /// User space parses a connection from here.
+    Fallback(&'a [u8]),
+    /// An exchange that has no slot, or that is sampled.
     Completed(Completed),
     /// A request without a name: its hash, and the bytes from its beginning.
     Name(Chunk, &'a [u8]),
@@ -275,11 +275,11 @@ impl<'a> Record<'a> {
             }
             kind::OPEN => Self::Open(Open::read(bytes)?),
             kind::CLOSE => Self::Close(Close::read(bytes)?),
-            kind::TAKEN => Self::Taken(Close::read(bytes)?),
+            kind::OFFER_ACCEPTED => Self::OfferAccepted(Close::read(bytes)?),
             kind::CGROUP => Self::Cgroup(Cgroup::read(bytes)?),
             kind::EXIT => Self::Exit(Exit::read(bytes)?),
-            kind::HANDOVER => Self::Handover(bytes.get(..size_of::<Counted>())?),
-            kind::COMPLETED | kind::CHOSEN => Self::Completed(Completed::read(bytes)?),
+            kind::FALLBACK => Self::Fallback(bytes.get(..size_of::<OffloadedConnection>())?),
+            kind::COMPLETED | kind::SAMPLED => Self::Completed(Completed::read(bytes)?),
             kind::NAME => {
                 let chunk = Chunk::read(bytes)?;
                 let head = bytes.get(size_of::<Chunk>()..)?.get(..chunk.head as usize)?;

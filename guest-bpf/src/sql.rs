@@ -180,9 +180,9 @@ impl SqlHash {
         (((self.state << 4) | class as u64) & 0xff) as usize
     }
 
-    /// Takes the next byte by its step.
+    /// Adds the next byte by its step.
     #[inline(always)]
-    pub const fn take(&mut self, byte: u8, step: u16) {
+    pub const fn add(&mut self, byte: u8, step: u16) {
         if step & action::LITERAL_BEFORE != 0 {
             self.literal();
         }
@@ -222,7 +222,7 @@ pub fn hash(protocol: u16, statement: &[u8]) -> (u64, bool) {
     let mut hash = SqlHash::new(protocol.into());
     for &byte in statement {
         let step = STEPS[hash.index(CLASSES[usize::from(byte)])];
-        hash.take(byte, step);
+        hash.add(byte, step);
     }
     (hash.finish(), hash.is_several())
 }
@@ -265,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn several_statements_are_told() {
+    fn several_statements_are_recognised() {
         for (text, several) in [
             ("SELECT 1", false),
             ("SELECT 1;\n ; ", false),

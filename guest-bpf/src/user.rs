@@ -2,9 +2,11 @@
 
 use crate::{
     connection::Connection,
-    counted::{Command, Counted, Learned, RequestKey, StatementKey},
+    kernel_key::{KernelKey, RequestKey},
+    offload::{OffloadedConnection, StatementKey},
     offset::KernelOffsets,
     record::{Counters, Settings},
+    redis::RedisCommand,
 };
 
 // SAFETY: `repr(C)`, integers only, no padding.
@@ -16,12 +18,12 @@ unsafe impl aya::Pod for KernelOffsets {}
 // SAFETY: as above.
 unsafe impl aya::Pod for Settings {}
 // SAFETY: as above.
-unsafe impl aya::Pod for Command {}
+unsafe impl aya::Pod for RedisCommand {}
 // SAFETY: as above.
-unsafe impl aya::Pod for Learned {}
+unsafe impl aya::Pod for KernelKey {}
 // SAFETY: as above.
 unsafe impl aya::Pod for RequestKey {}
 // SAFETY: as above.
 unsafe impl aya::Pod for StatementKey {}
 // SAFETY: as above.
-unsafe impl aya::Pod for Counted {}
+unsafe impl aya::Pod for OffloadedConnection {}

@@ -21,12 +21,11 @@ use aya_obj::{
 };
 use porthole_bpf_types::{
     connection::{Connection, state},
-    counted::{
-        Choice, Command, Counted, HASH_START, Learned, OFFERED, RequestKey, SLOTS_MAX, StatementKey, command,
-        hash_byte,
-    },
+    kernel_key::{KernelKey, RequestKey, SLOTS_MAX, SpanSampling},
+    offload::{OFFERED, OffloadedConnection, StatementKey},
     offset::KernelOffsets,
     record::{Counters, HEAD_MAX, Settings},
+    redis::{HASH_START, RedisCommand, command_flag, hash_byte},
 };
 
 pub use self::hooks::{HookChoice, Hooks};
@@ -112,11 +111,11 @@ pub struct Probes {
     counters: PerCpuArray<MapData, Counters>,
     verdicts: aya::maps::HashMap<MapData, u64, u8>,
     connections: aya::maps::HashMap<MapData, u64, Connection>,
-    counted: aya::maps::HashMap<MapData, u64, Counted>,
+    counted: aya::maps::HashMap<MapData, u64, OffloadedConnection>,
     named: aya::maps::HashMap<MapData, u64, u8>,
     statements: aya::maps::HashMap<MapData, StatementKey, u64>,
     requests: aya::maps::HashMap<MapData, RequestKey, u32>,
-    learned: Array<MapData, Learned>,
+    learned: Array<MapData, KernelKey>,
     slots: Slots,
     current: Settings,
 }
@@ -139,12 +138,12 @@ impl Probes {
         let (offsets, self_tgid) = (bytes_of(&kernel.offsets), self_tgid.to_ne_bytes());
         let stripes = slots::stripes(cpus());
         let stripe_mask = (stripes - 1).to_ne_bytes();
-        let told = span_choice(&limits.spans).map(u64::to_ne_bytes).concat();
+        let sampling = span_sampling(&limits.spans).map(u64::to_ne_bytes).concat();
         let globals = HashMap::from([
             ("OFFSETS", (&offsets[..], true)),
             ("SELF_TGID", (&self_tgid[..], true)),
             ("STRIPE_MASK", (&stripe_mask[..], true)),
-            ("CHOICE", (&told[..], true)),
+            ("SPAN_SAMPLING", (&sampling[..], true)),
         ]);
         object.patch_map_data(globals).map_err(|error| malformed(&error))?;
         // Type information serves only to tell the verifier where functions begin, so the newer kinds are not wanted.
@@ -159,7 +158,7 @@ impl Probes {
         let mut maps = create_maps(&mut object, |name, map| {
             match name {
                 "RECORDS" => map.set_max_entries(limits.ring_bytes),
-                "CONNECTIONS" | "VERDICTS" | "COUNTED" => map.set_max_entries(limits.connections),
+                "CONNECTIONS" | "VERDICTS" | "OFFLOADED" => map.set_max_entries(limits.connections),
                 "SLOTS" => map.set_max_entries(stripes * SLOTS_MAX),
                 _ => {}
             }
@@ -192,13 +191,13 @@ impl Probes {
             counters: take("COUNTERS")?.try_into()?,
             verdicts: take("VERDICTS")?.try_into()?,
             connections: take("CONNECTIONS")?.try_into()?,
-            counted: take("COUNTED")?.try_into()?,
+            counted: take("OFFLOADED")?.try_into()?,
             named: take("NAMED")?.try_into()?,
             statements: take("STATEMENTS")?.try_into()?,
-            requests: take("REQUESTS")?.try_into()?,
-            learned: take("LEARNED")?.try_into()?,
+            requests: take("KEY_INDEXES")?.try_into()?,
+            learned: take("KERNEL_KEYS")?.try_into()?,
             slots,
-            current: Settings { head: HEAD_MAX, paused: 0, counts: u32::from(limits.counts), offers: 0 },
+            current: Settings { head: HEAD_MAX, paused: 0, offload: u32::from(limits.counts), offers: 0 },
         };
         probes.settings.set(0, probes.current, 0)?;
         let records = take("RECORDS")?.try_into()?;
@@ -212,7 +211,7 @@ impl Probes {
 
     /// Whether the programs follow connections themselves.
     pub fn counts(&self) -> bool {
-        self.current.counts != 0
+        self.current.offload != 0
     }
 
     /// What the programs counted.
@@ -232,8 +231,8 @@ impl Probes {
     }
 
     /// Gives a learned key's entry to the programs. They may read it meanwhile, so a new slot is there before it is used.
-    pub fn learn(&mut self, place: u32, entry: Learned) -> Result<(), ProbeError> {
-        self.learned.set(place, Learned { used: entry.used.saturating_sub(1), ..entry }, 0)?;
+    pub fn learn(&mut self, place: u32, entry: KernelKey) -> Result<(), ProbeError> {
+        self.learned.set(place, KernelKey { used: entry.used.saturating_sub(1), ..entry }, 0)?;
         Ok(self.learned.set(place, entry, 0)?)
     }
 
@@ -263,7 +262,7 @@ impl Probes {
 
     /// Offers a connection to the programs: they follow it if nothing moves before their next look.
     pub fn offer(&mut self, connection: u64, offer: &Offer) -> Result<(), ProbeError> {
-        let counted = Counted::offered(connection, offer.protocol, offer.side, offer.offsets);
+        let counted = OffloadedConnection::offered(connection, offer.protocol, offer.side, offer.offsets);
         // Without room the connection stays where it is, and an offer that stands is as good as another.
         match self.counted.insert(connection, counted, BPF_NOEXIST.into()) {
             Err(MapError::SyscallError(error)) if error.io_error.kind() == io::ErrorKind::AlreadyExists => {
@@ -344,8 +343,8 @@ impl Probes {
             sum.beyond += cpu.beyond;
             sum.table_full += cpu.table_full;
             sum.compat += cpu.compat;
-            sum.counted += cpu.counted;
-            sum.counted_ended += cpu.counted_ended;
+            sum.offloaded += cpu.offloaded;
+            sum.offloaded_ended += cpu.offloaded_ended;
             sum.skipped += cpu.skipped;
         }
         sum.skipped += self.skipped;
@@ -364,8 +363,8 @@ impl Probes {
     }
 }
 
-/// The fields of [`Choice`] that say the same as a policy.
-fn span_choice(policy: &SpanPolicy) -> [u64; size_of::<Choice>() / 8] {
+/// The fields of [`SpanSampling`] that say the same as a policy.
+fn span_sampling(policy: &SpanPolicy) -> [u64; size_of::<SpanSampling>() / 8] {
     let never = policy.per_second == 0;
     [policy.slow_ns, policy.failures_interval_ns, policy.interval_ns]
         .map(|ns| if never { u64::MAX } else { ns })
@@ -377,10 +376,10 @@ fn cpus() -> usize {
 }
 
 /// Tells the programs which Redis commands they can follow, as they are usually written.
-fn list_commands(map: &mut aya::maps::HashMap<MapData, u64, Command>) -> Result<(), MapError> {
+fn list_commands(map: &mut aya::maps::HashMap<MapData, u64, RedisCommand>) -> Result<(), MapError> {
     for (id, name, mind_argument) in porthole_l7::elsewhere::redis_commands() {
-        let flags = if mind_argument { command::MIND_ARGUMENT } else { 0 };
-        let entry = Command { id: u32::try_from(id).unwrap_or(u32::MAX), flags };
+        let flags = if mind_argument { command_flag::CHECK_ARGUMENT } else { 0 };
+        let entry = RedisCommand { id: u32::try_from(id).unwrap_or(u32::MAX), flags };
         for spelt in [name.to_owned(), name.to_ascii_lowercase()] {
             map.insert(spelt.bytes().fold(HASH_START, hash_byte), entry, 0)?;
         }

@@ -59,7 +59,7 @@ impl PacketProbes {
             settings: Map::Array(take("SETTINGS")?).try_into()?,
             counters: Map::PerCpuArray(take("COUNTERS")?).try_into()?,
             verdicts: Map::LruHashMap(take("VERDICTS")?).try_into()?,
-            current: Settings { head: HEAD_MAX, paused: 0, counts: 0, offers: 0 },
+            current: Settings { head: HEAD_MAX, paused: 0, offload: 0, offers: 0 },
         };
         probes.settings.set(0, probes.current, 0)?;
         let records = Map::RingBuf(take("RECORDS")?).try_into()?;

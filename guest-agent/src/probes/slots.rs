@@ -6,7 +6,7 @@ use std::{
     ptr::NonNull,
 };
 
-use porthole_bpf_types::counted::{SLOTS_MAX, STRIPES_MAX, Slot};
+use porthole_bpf_types::kernel_key::{SLOTS_MAX, STRIPES_MAX, Slot};
 use porthole_histogram::BUCKETS;
 
 /// The map of slots, in this process's memory.

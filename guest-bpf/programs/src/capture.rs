@@ -6,8 +6,8 @@ use aya_ebpf::helpers::generated::bpf_probe_read_user;
 use porthole_bpf_types::record::HEAD_MAX;
 
 use crate::{
-    counted::vector,
     maps::{NO_VECTOR, Work, count},
+    offload::vector,
 };
 
 /// `value & MASK`, done where the verifier sees it: the compiler drops masks that it can prove needless.

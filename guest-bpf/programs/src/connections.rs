@@ -9,16 +9,15 @@ use aya_ebpf::helpers::{
     },
 };
 use porthole_bpf_types::{
-    connection::{Connection, GUESSING_BUDGET, role, state, transport},
-    counted::HASH_START,
+    connection::{Connection, DETECTION_BUDGET, role, state, transport},
     record::{Close, Open, UNIX_PATH_MAX, kind},
+    redis::HASH_START,
 };
 
 use crate::{
-    counted,
     kernel::{self, Socket, TCP_CLOSE},
     maps::{CONNECTIONS, OPEN, SETTINGS, count, offset},
-    process, ring,
+    offload, process, ring,
 };
 
 const AF_UNIX: u16 = 1;
@@ -67,12 +66,12 @@ pub extern "C" fn create(sk: u64, identity: u64, role: u64) -> u64 {
         cgroup: 0,
         offset: [0; 2],
         sequence: 0,
-        budget: GUESSING_BUDGET,
-        state: state::GUESSING,
+        budget: DETECTION_BUDGET,
+        state: state::DETECTING,
         transport,
         role: role as u8,
         announced: 0,
-        looks: 0,
+        retries: 0,
         begin: [0; 2],
         placed: 0,
         history: 0,
@@ -172,7 +171,7 @@ pub extern "C" fn announce(sk: u64, by: u32) -> u64 {
     open.socket = sk;
     open.cgroup = cgroup;
     open.transport = transport;
-    open.role = if state == state::COUNTED { role | role::COUNTED } else { role };
+    open.role = if state == state::OFFLOADED { role | role::OFFLOADED } else { role };
     open.local = [0; 16];
     open.remote = [0; 16];
     open.local_port = 0;
@@ -259,10 +258,10 @@ pub fn closed(sk: u64) {
     let Some(connection) = CONNECTIONS.get_ptr_mut(sk) else { return };
     // SAFETY: a map's value.
     let (id, state) = unsafe { ((*connection).id, (*connection).state) };
-    if state == state::COUNTED {
-        counted::closed(connection, sk);
+    if state == state::OFFLOADED {
+        offload::closed(connection, sk);
     } else if SETTINGS.get(0).is_some_and(|settings| settings.offers != 0) {
-        counted::withdraw(connection);
+        offload::withdraw(connection);
     }
     // SAFETY: a map's value.
     let announced = unsafe { (*connection).announced };

@@ -6,11 +6,11 @@
 //!
 //! - The stubs in this file, in [`calls`] and in [`sockets`] belong to one kind of hook each and do nothing but fetch what
 //!   moved, and where, for [`transfer`].
-//! - [`counted`] follows connections of some protocols without user space: requests and responses are paired and their
+//! - [`offload`] follows connections of some protocols without user space: requests and responses are paired and their
 //!   durations summed up here.
 //! - [`packets`] is packet mode, which shares nothing with the rest but the way to user space.
 //! - [`registers`] knows the architecture, [`kernel`] reads the kernel's structs, [`connections`] keeps the table,
-//!   [`capture`] copies heads, [`ring`] sends records, [`process`] sees exits and control groups.
+//!   [`capture`] copies head_requests, [`ring`] sends records, [`process`] sees exits and control groups.
 //!
 //! Invariants: a system call that is not looked at costs a comparison and a table look-up; nothing of a process is
 //! changed or waited for; what cannot be sent is counted.
@@ -21,9 +21,9 @@
 mod calls;
 mod capture;
 mod connections;
-mod counted;
 mod kernel;
 mod maps;
+mod offload;
 mod packets;
 mod process;
 mod registers;

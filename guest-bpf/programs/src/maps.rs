@@ -7,12 +7,12 @@ use aya_ebpf::{
 };
 use porthole_bpf_types::{
     connection::Connection,
-    counted::{
-        Choice, Command, Completed, Counted, LEARNED_MAX, Learned, PENDING_MAX, PathHash, Reading,
-        RequestKey, SLOTS_MAX, Slot, StatementKey,
-    },
+    kernel_key::{Completed, KERNEL_KEYS_MAX, KernelKey, RequestKey, SLOTS_MAX, Slot, SpanSampling},
+    offload::{OffloadedConnection, PENDING_MAX, ParseState, StatementKey},
     offset::KernelOffsets,
+    path::PathHash,
     record::{Cgroup, Chunk, Counters, HEAD_MAX, Open, Settings},
+    redis::RedisCommand,
     sql::SqlHash,
 };
 
@@ -38,7 +38,7 @@ pub struct Work {
     pub want: u64,
     /// Of a socket that reports what moves: TCP's sequence number behind the bytes; [`NO_PLACE`] where there is none.
     pub place: u64,
-    /// What [`crate::counted`] makes of it.
+    /// What [`crate::offload`] makes of it.
     pub parse: Parse,
     /// Of the request line under inspection.
     pub path: PathHash,
@@ -46,12 +46,12 @@ pub struct Work {
     pub sql: SqlHash,
     /// The Redis command that was looked up last, and the hash of its name.
     pub command_hash: u64,
-    pub command: Command,
+    pub command: RedisCommand,
     /// An exchange under construction, with the key that is looked up; too large for the stack.
     pub completed: Completed,
 }
 
-/// A counted connection's call under inspection.
+/// The call of an offloaded connection that is being parsed.
 #[repr(C)]
 pub struct Parse {
     /// Position of the window's first byte.
@@ -65,10 +65,10 @@ pub struct Parse {
     /// When the call ended.
     pub now: u64,
     /// Where the direction stands.
-    pub reading: Reading,
+    pub state: ParseState,
     /// What the requests that wait are like, the oldest first; for responses.
-    pub heads: u64,
-    /// Of the request whose head was read: see [`porthole_bpf_types::counted::flag`].
+    pub head_requests: u64,
+    /// Of the request whose head was read: see [`porthole_bpf_types::offload::request_flag`].
     pub flags: u32,
     /// Of a head: what it says about the body.
     pub framing: u32,
@@ -83,7 +83,7 @@ pub struct Parse {
 /// A whole message.
 #[repr(C)]
 pub struct Message {
-    /// As in [`Reading::request`].
+    /// As in [`ParseState::request`].
     pub request: u64,
     /// When its first byte moved.
     pub start: u64,
@@ -91,7 +91,7 @@ pub struct Message {
     pub bytes: u64,
     /// Position of its head or error in the call.
     pub at: u32,
-    /// Of a request: see [`porthole_bpf_types::counted::flag`]. Of a response: 1 for a Redis error.
+    /// Of a request: see [`porthole_bpf_types::offload::request_flag`]. Of a response: 1 for a Redis error.
     pub flags: u32,
 }
 
@@ -170,18 +170,19 @@ pub static SELF_TGID: u32 = u32::MAX;
 #[unsafe(no_mangle)]
 pub static STRIPE_MASK: u32 = u32::MAX;
 
-/// Which exchanges are told in full; set by the agent before loading.
+/// Which exchanges are sampled as spans; set by the agent before loading.
 #[unsafe(no_mangle)]
-pub static CHOICE: Choice = Choice { slow: u64::MAX, failures_interval: u64::MAX, interval: u64::MAX };
+pub static SPAN_SAMPLING: SpanSampling =
+    SpanSampling { slow: u64::MAX, failures_interval: u64::MAX, interval: u64::MAX };
 
-/// One field of [`CHOICE`], as [`offset!`].
-macro_rules! choice {
+/// One field of [`SPAN_SAMPLING`], as [`offset!`].
+macro_rules! sampling {
     ($field:ident) => {
         // SAFETY: a static of this module.
-        unsafe { core::ptr::read_volatile(&raw const crate::maps::CHOICE.$field) }
+        unsafe { core::ptr::read_volatile(&raw const crate::maps::SPAN_SAMPLING.$field) }
     };
 }
-pub(crate) use choice;
+pub(crate) use sampling;
 
 /// One field of [`OFFSETS`], as a constant that the verifier knows and the compiler does not.
 macro_rules! offset {
@@ -220,15 +221,15 @@ pub static CGROUPS: HashMap<u64, u8> = HashMap::with_max_entries(1024, 0);
 
 /// Connections that the programs follow themselves, by id. The size is the agent's to choose.
 #[map]
-pub static COUNTED: HashMap<u64, Counted> = HashMap::with_max_entries(8192, BPF_F_NO_PREALLOC);
+pub static OFFLOADED: HashMap<u64, OffloadedConnection> = HashMap::with_max_entries(8192, BPF_F_NO_PREALLOC);
 
-/// A connection in [`COUNTED`] under construction.
+/// A connection in [`OFFLOADED`] under construction.
 #[map]
-pub static NEW_COUNTED: PerCpuArray<Counted> = PerCpuArray::with_max_entries(1, 0);
+pub static NEW_OFFLOADED: PerCpuArray<OffloadedConnection> = PerCpuArray::with_max_entries(1, 0);
 
 /// Redis commands that the programs follow, by hash of their names in upper and in lower case. Filled by the agent.
 #[map]
-pub static COMMANDS: HashMap<u64, Command> = HashMap::with_max_entries(1024, 0);
+pub static COMMANDS: HashMap<u64, RedisCommand> = HashMap::with_max_entries(1024, 0);
 
 /// Requests whose names user space knows: hashes of HTTP methods and paths, and of statements.
 #[map]
@@ -238,15 +239,16 @@ pub static NAMED: HashMap<u64, u8> = HashMap::with_max_entries(8192, BPF_F_NO_PR
 #[map]
 pub static STATEMENTS: LruHashMap<StatementKey, u64> = LruHashMap::with_max_entries(4096, 0);
 
-/// Indexes of learned keys in [`LEARNED`].
+/// Indexes in [`KERNEL_KEYS`].
 #[map]
-pub static REQUESTS: HashMap<RequestKey, u32> = HashMap::with_max_entries(LEARNED_MAX, BPF_F_NO_PREALLOC);
+pub static KEY_INDEXES: HashMap<RequestKey, u32> =
+    HashMap::with_max_entries(KERNEL_KEYS_MAX, BPF_F_NO_PREALLOC);
 
-/// What was learned.
+/// The kernel keys' entries.
 #[map]
-pub static LEARNED: Array<Learned> = Array::with_max_entries(LEARNED_MAX, 0);
+pub static KERNEL_KEYS: Array<KernelKey> = Array::with_max_entries(KERNEL_KEYS_MAX, 0);
 
-/// What was counted: for each stripe of CPUs [`SLOTS_MAX`] slots. The number of stripes is the agent's to choose.
+/// The aggregates: for each stripe of CPUs [`SLOTS_MAX`] slots. The number of stripes is the agent's to choose.
 #[map]
 pub static SLOTS: Array<Slot> = Array::with_max_entries(SLOTS_MAX, BPF_F_MMAPABLE);
 

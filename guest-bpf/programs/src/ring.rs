@@ -6,7 +6,8 @@ use aya_ebpf::{
     helpers::bpf_ringbuf_output,
 };
 use porthole_bpf_types::{
-    counted::{Completed, Counted},
+    kernel_key::Completed,
+    offload::OffloadedConnection,
     record::{Cgroup, Chunk, Close, Exit, Open},
 };
 
@@ -77,9 +78,9 @@ pub fn send_completed(completed: &Completed, only: bool) -> bool {
 
 /// Sends what is known of a connection that user space is to follow.
 #[inline(always)]
-pub fn send_handover(counted: *const Counted) -> bool {
-    let len = size_of::<Counted>() as u64;
-    send(counted.cast(), len, wake_for(len))
+pub fn send_fallback(offloaded: *const OffloadedConnection) -> bool {
+    let len = size_of::<OffloadedConnection>() as u64;
+    send(offloaded.cast(), len, wake_for(len))
 }
 
 /// Sends a connection's announcement.

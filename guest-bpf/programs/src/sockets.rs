@@ -127,7 +127,7 @@ fn moved(socket: *mut c_void, result: u64, flags: u64) {
     }
     let Some(connection) = connection_of(work, socket) else { return };
     // SAFETY: a map's value.
-    if unsafe { (*connection).state } == state::IGNORED && !transfer::looked_at_again(connection) {
+    if unsafe { (*connection).state } == state::IGNORED && !transfer::is_retried(connection) {
         connections::advance(connection, work.header.direction, result);
         return;
     }

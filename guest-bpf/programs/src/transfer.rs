@@ -5,15 +5,16 @@ use aya_ebpf::helpers::{
     generated::{bpf_ktime_get_ns, bpf_probe_read_user},
 };
 use porthole_bpf_types::{
-    connection::{Connection, SECOND_LOOK_BUDGET, calls_until_look, direction, role, spend, state, wakes},
+    connection::{Connection, RETRY_BUDGET, calls_until_retry, direction, role, spend, state, wakes},
     record::{HEAD_MAX, MESSAGES_MAX, kind},
     syscall::{Call, NOT_CONSUMING, TRUNCATING, shape},
 };
 
 use crate::{
-    capture, connections, counted,
+    capture, connections,
     kernel::{self, Socket},
     maps::{NO_VECTOR, SETTINGS, Scratch, VERDICTS, count, self_tgid},
+    offload,
     registers::Registers,
     ring,
 };
@@ -180,7 +181,7 @@ pub extern "C" fn transfer() -> u64 {
 #[inline(always)]
 fn carried(work: Scratch, connection: *mut Connection, sk: u64) {
     // SAFETY: a map's value.
-    if unsafe { (*connection).state } == state::IGNORED && !looked_at_again(connection) {
+    if unsafe { (*connection).state } == state::IGNORED && !is_retried(connection) {
         connections::advance(connection, work.header.direction, work.header.total);
         return;
     }
@@ -189,7 +190,7 @@ fn carried(work: Scratch, connection: *mut Connection, sk: u64) {
 
 /// Whether it is time to look at an ignored connection again; then it is new to user space.
 #[inline(always)]
-pub fn looked_at_again(connection: *mut Connection) -> bool {
+pub fn is_retried(connection: *mut Connection) -> bool {
     // SAFETY: a map's value; of two CPUs at once both may come to the same.
     unsafe {
         if (*connection).budget > 1 {
@@ -200,8 +201,8 @@ pub fn looked_at_again(connection: *mut Connection) -> bool {
         (*connection).announced = 0;
         // Where TCP is now is as good a beginning as any.
         (*connection).placed = 0;
-        (*connection).budget = SECOND_LOOK_BUDGET;
-        (*connection).state = state::GUESSING;
+        (*connection).budget = RETRY_BUDGET;
+        (*connection).state = state::DETECTING;
     }
     true
 }
@@ -217,24 +218,24 @@ pub fn record(mut work: Scratch, connection: *mut Connection, sk: u64) {
         (*connection).history = ((*connection).history << 1) | u16::from(work.header.direction & 1);
         ((*connection).state, (*connection).sequence)
     };
-    if known == state::COUNTED {
+    if known == state::OFFLOADED {
         // SAFETY: a map's value.
-        if counted::call(unsafe { (*connection).id }, sk) != counted::HAND_OVER {
+        if offload::call(unsafe { (*connection).id }, sk) != offload::FALL_BACK {
             return;
         }
-        let told = counted::hand_over(connection, sk, connections::BY_CALL);
+        let told = offload::fall_back(connection, sk, connections::BY_CALL);
         // SAFETY: a map's value.
         unsafe { (*connection).state = state::FOLLOWED };
         if !told {
             return;
         }
-    } else if is_self() || (settings.offers != 0 && counted::is_taken(connection, sk)) {
+    } else if is_self() || (settings.offers != 0 && offload::accepts_offer(connection, sk)) {
         return;
-    } else if known == state::GUESSING
+    } else if known == state::DETECTING
         && begun == 0
-        && settings.counts != 0
-        && counted::may_begin(&work, connection)
-        && counted::is_begun(connection, sk)
+        && settings.offload != 0
+        && offload::may_begin(&work, connection)
+        && offload::begins(connection, sk)
     {
         return;
     }
@@ -291,8 +292,8 @@ fn may_capture(connection: *mut Connection, want: u32) -> u64 {
             if *verdict == state::FOLLOWED {
                 return CAPTURE;
             }
-            (*connection).budget = calls_until_look((*connection).looks);
-            (*connection).looks += 1;
+            (*connection).budget = calls_until_retry((*connection).retries);
+            (*connection).retries += 1;
             return 0;
         }
         match spend((*connection).budget, want) {

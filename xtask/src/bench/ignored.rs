@@ -39,7 +39,7 @@ pub struct Options {
 }
 
 /// Calls after which a connection is decided on: more than a budget of guessing takes
-/// (`porthole_bpf_types::connection::GUESSING_BUDGET`).
+/// (`porthole_bpf_types::connection::DETECTION_BUDGET`).
 const WARM_UP: u64 = 20_000;
 
 /// Kinds of system calls.

@@ -3,9 +3,12 @@
 //! Followed are commands that the agent has listed; any other one, inline commands and lines that are cut between two
 //! calls are for user space.
 
-use porthole_bpf_types::counted::{HASH_START, command, hash_byte, reading};
+use porthole_bpf_types::{
+    offload::framing_state,
+    redis::{HASH_START, command_flag, hash_byte},
+};
 
-use super::window::{GOES_ON, NONE, byte, look, newline, number_line};
+use super::window::{CONTINUES, NONE, byte, newline, number_line, window_at};
 use crate::maps::{COMMANDS, Scratch};
 
 /// Steps that one call may take: commands, arguments, values.
@@ -25,18 +28,18 @@ const BULK_MAX: u64 = 1 << 30;
 #[unsafe(no_mangle)]
 pub extern "C" fn redis_request_step() -> u64 {
     let Some(work) = Scratch::get() else { return 0 };
-    if work.parse.reading.state == reading::START {
+    if work.parse.state.framing == framing_state::START {
         return command_begins(work);
     }
-    if work.parse.reading.left == 0 {
-        let start = look(work.parse.at, PREFIX_MAX);
+    if work.parse.state.left == 0 {
+        let start = window_at(work.parse.at, PREFIX_MAX);
         if start == NONE || byte(&work, start) != b'$' {
             return 0;
         }
         return argument(work, start);
     }
     take(work);
-    if work.parse.reading.left == 0 && work.parse.reading.items == 0 {
+    if work.parse.state.left == 0 && work.parse.state.items == 0 {
         return u64::from(ended(work, 0));
     }
     1
@@ -46,7 +49,7 @@ pub extern "C" fn redis_request_step() -> u64 {
 #[inline(always)]
 fn command_begins(mut work: Scratch) -> u64 {
     let at = work.parse.at;
-    let start = look(at, 2 * PREFIX_MAX + NAME_MAX + 2 + PREFIX_MAX + 1);
+    let start = window_at(at, 2 * PREFIX_MAX + NAME_MAX + 2 + PREFIX_MAX + 1);
     if start == NONE || byte(&work, start) != b'*' {
         return 0;
     }
@@ -80,7 +83,7 @@ fn command_begins(mut work: Scratch) -> u64 {
         work.command_hash = hash;
     }
     let known = work.command;
-    if known.flags & command::MIND_ARGUMENT != 0 && elements > 1 {
+    if known.flags & command_flag::CHECK_ARGUMENT != 0 && elements > 1 {
         work.parse.cursor = end + 3;
         if byte(&work, end + 2) != b'$' || number_line() == NONE {
             return 0;
@@ -91,12 +94,12 @@ fn command_begins(mut work: Scratch) -> u64 {
     }
     let taken = end + 2 - start;
     work.parse.at = at + taken;
-    work.parse.reading.request = u64::from(known.id);
-    work.parse.reading.start = work.parse.now;
-    work.parse.reading.bytes = taken;
-    work.parse.reading.left = 0;
-    work.parse.reading.items = (elements - 1) as u32;
-    work.parse.reading.state = reading::ITEMS;
+    work.parse.state.request = u64::from(known.id);
+    work.parse.state.start = work.parse.now;
+    work.parse.state.bytes = taken;
+    work.parse.state.left = 0;
+    work.parse.state.items = (elements - 1) as u32;
+    work.parse.state.framing = framing_state::VALUES;
     if elements == 1 {
         return u64::from(ended(work, 0));
     }
@@ -113,9 +116,9 @@ fn argument(mut work: Scratch, start: u64) -> u64 {
     if !bulk(work, start) {
         return 0;
     }
-    work.parse.reading.items -= 1;
+    work.parse.state.items -= 1;
     take(work);
-    if work.parse.reading.left == 0 && work.parse.reading.items == 0 {
+    if work.parse.state.left == 0 && work.parse.state.items == 0 {
         return u64::from(ended(work, 0));
     }
     1
@@ -126,27 +129,27 @@ fn argument(mut work: Scratch, start: u64) -> u64 {
 #[unsafe(no_mangle)]
 pub extern "C" fn redis_reply_step() -> u64 {
     let Some(mut work) = Scratch::get() else { return 0 };
-    if work.parse.reading.left == 0 {
+    if work.parse.state.left == 0 {
         let at = work.parse.at;
-        let start = look(at, 64);
+        let start = window_at(at, 64);
         if start == NONE {
             return 0;
         }
-        let top = work.parse.reading.state == reading::START;
+        let top = work.parse.state.framing == framing_state::START;
         if top {
-            work.parse.reading.state = reading::ITEMS;
-            work.parse.reading.start = work.parse.now;
-            work.parse.reading.bytes = 0;
-            work.parse.reading.request = 0;
-            work.parse.reading.items = 1;
+            work.parse.state.framing = framing_state::VALUES;
+            work.parse.state.start = work.parse.now;
+            work.parse.state.bytes = 0;
+            work.parse.state.request = 0;
+            work.parse.state.items = 1;
         }
-        work.parse.reading.items -= 1;
+        work.parse.state.items -= 1;
         let kind = byte(&work, start);
         match kind {
             b'$' | b'=' | b'*' | b'~' | b'%' if byte(&work, start + 1) == b'-' => {
                 // `-1`: there is none.
                 let end = newline(start);
-                if end >= GOES_ON {
+                if end >= CONTINUES {
                     return 0;
                 }
                 advance(work, end - start);
@@ -163,18 +166,18 @@ pub extern "C" fn redis_reply_step() -> u64 {
                     return 0;
                 }
                 let elements = if kind == b'%' { 2 * elements } else { elements };
-                work.parse.reading.items += elements as u32;
+                work.parse.state.items += elements as u32;
                 let taken = work.parse.cursor - start;
                 advance(work, taken);
             }
             b'+' | b':' | b',' | b'#' | b'(' | b'_' | b'-' => {
                 let end = newline(start);
-                if end >= GOES_ON {
+                if end >= CONTINUES {
                     return 0;
                 }
                 if top && kind == b'-' {
                     // Where it lies is told with it.
-                    work.parse.reading.request = ERROR | at;
+                    work.parse.state.request = ERROR | at;
                 }
                 advance(work, end - start);
             }
@@ -182,10 +185,10 @@ pub extern "C" fn redis_reply_step() -> u64 {
         }
     }
     take(work);
-    if work.parse.reading.left == 0 && work.parse.reading.items == 0 {
-        let request = work.parse.reading.request;
+    if work.parse.state.left == 0 && work.parse.state.items == 0 {
+        let request = work.parse.state.request;
         let at = request & !ERROR;
-        work.parse.reading.request = u64::from(request & ERROR != 0);
+        work.parse.state.request = u64::from(request & ERROR != 0);
         return u64::from(ended(work, at));
     }
     1
@@ -197,7 +200,7 @@ const ERROR: u64 = 1 << 32;
 #[inline(always)]
 fn advance(mut work: Scratch, bytes: u64) {
     work.parse.at += bytes;
-    work.parse.reading.bytes += bytes;
+    work.parse.state.bytes += bytes;
 }
 
 /// The line that begins a bulk.
@@ -210,7 +213,7 @@ fn bulk(mut work: Scratch, start: u64) -> bool {
     if len > BULK_MAX {
         return false;
     }
-    work.parse.reading.left = len + 2;
+    work.parse.state.left = len + 2;
     let taken = work.parse.cursor - work.parse.length;
     advance(work, taken);
     true
@@ -220,9 +223,9 @@ fn bulk(mut work: Scratch, start: u64) -> bool {
 #[inline(always)]
 fn take(mut work: Scratch) {
     let here = work.header.total - work.parse.at;
-    let left = work.parse.reading.left;
+    let left = work.parse.state.left;
     let step = if left < here { left } else { here };
-    work.parse.reading.left = left - step;
+    work.parse.state.left = left - step;
     advance(work, step);
 }
 
@@ -230,8 +233,8 @@ fn take(mut work: Scratch) {
 #[inline(always)]
 fn ended(mut work: Scratch, at: u64) -> bool {
     let (request, start, bytes, count) =
-        (work.parse.reading.request, work.parse.reading.start, work.parse.reading.bytes, work.parse.found);
-    work.parse.reading.state = reading::START;
-    work.parse.reading.bytes = 0;
-    super::note(work, count, request, start, bytes, at as u32, 0)
+        (work.parse.state.request, work.parse.state.start, work.parse.state.bytes, work.parse.found);
+    work.parse.state.framing = framing_state::START;
+    work.parse.state.bytes = 0;
+    super::push_message(work, count, request, start, bytes, at as u32, 0)
 }

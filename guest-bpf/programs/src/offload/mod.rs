@@ -11,13 +11,13 @@
 mod exchange;
 mod http;
 mod mysql;
-mod offers;
+mod offer;
 mod postgres;
 mod redis;
 mod sql;
 mod window;
 
-pub use offers::{is_taken, withdraw};
+pub use offer::{accepts_offer, withdraw};
 pub use window::vector;
 
 use core::arch::asm;
@@ -25,21 +25,21 @@ use core::arch::asm;
 use aya_ebpf::helpers::generated::bpf_ktime_get_ns;
 use porthole_bpf_types::{
     connection::{Connection, direction, role, state, transport},
-    counted::{Counted, PENDING_MAX, Reading, protocol, reading, side},
+    offload::{OffloadedConnection, PENDING_MAX, ParseState, framing_state, protocol, side},
     record::kind,
 };
 
 use crate::{
     capture::bounded,
     connections,
-    maps::{CONNECTIONS, COUNTED, NEW_COUNTED, NO_VECTOR, Scratch, Work, count},
+    maps::{CONNECTIONS, NEW_OFFLOADED, NO_VECTOR, OFFLOADED, Scratch, Work, count},
     process, ring,
 };
 
 /// What became of a call: user space must take the connection over.
-pub const HAND_OVER: u64 = 0;
+pub const FALL_BACK: u64 = 0;
 /// It was taken.
-const TAKEN: u64 = 1;
+const PARSED: u64 = 1;
 /// It could not be looked at, because another CPU held the connection too long.
 const MISSED: u64 = 2;
 
@@ -70,12 +70,12 @@ pub fn may_begin(work: &Work, connection: *mut Connection) -> bool {
 pub extern "C" fn begin(sk: u64) -> u64 {
     let Some(connection) = CONNECTIONS.get_ptr_mut(sk) else { return 0 };
     let Some(mut work) = Scratch::get() else { return 0 };
-    let Some(new) = NEW_COUNTED.get_ptr_mut(0) else { return 0 };
+    let Some(new) = NEW_OFFLOADED.get_ptr_mut(0) else { return 0 };
     // SAFETY: this CPU's.
     let new = unsafe { &mut *new };
     work.parse.from = 0;
     work.parse.len = 0;
-    let start = window::look(0, 16);
+    let start = window::window_at(0, 16);
     if start == window::NONE {
         return 0;
     }
@@ -88,44 +88,44 @@ pub extern "C" fn begin(sk: u64) -> u64 {
     new.side = if server { side::SERVER } else { side::CLIENT };
     // SAFETY: a map's value.
     new.connection = unsafe { (*connection).id };
-    new.kind = kind::HANDOVER;
+    new.kind = kind::FALLBACK;
     new.offset = [0; 2];
     new.lock = 0;
     new.remote = if server { 0 } else { connections::remote_hash(sk) };
     // SAFETY: a map's value.
     new.cgroup = unsafe { (*connection).cgroup };
     new.socket = sk;
-    new.heads = 0;
+    new.head_requests = 0;
     new.pushed = 0;
     new.popped = 0;
     // SAFETY: this CPU's.
     unsafe {
-        copy(&raw const NOTHING_READ, &raw mut (*new).requests);
-        copy(&raw const NOTHING_READ, &raw mut (*new).responses);
+        copy(&raw const AT_START, &raw mut (*new).requests);
+        copy(&raw const AT_START, &raw mut (*new).responses);
     }
-    u64::from(COUNTED.insert(new.connection, &*new, 0).is_ok())
+    u64::from(OFFLOADED.insert(new.connection, &*new, 0).is_ok())
 }
 
-/// Whether the call with which a connection begins was taken; then the connection is counted from here on.
+/// Whether the call with which a connection begins was parsed; then the connection is offloaded from here on.
 #[inline(always)]
-pub fn is_begun(connection: *mut Connection, sk: u64) -> bool {
+pub fn begins(connection: *mut Connection, sk: u64) -> bool {
     // SAFETY: a map's value.
     let id = unsafe { (*connection).id };
     if begin(sk) == 0 {
         return false;
     }
-    if call(id, sk) != TAKEN {
-        let _ = COUNTED.remove(id);
+    if call(id, sk) != PARSED {
+        let _ = OFFLOADED.remove(id);
         return false;
     }
     process::announce_cgroup(process::BY_CALL);
     // SAFETY: a map's value.
-    unsafe { (*connection).state = state::COUNTED };
-    count!(counted);
+    unsafe { (*connection).state = state::OFFLOADED };
+    count!(offloaded);
     true
 }
 
-static NOTHING_READ: Reading = Reading { left: 0, bytes: 0, start: 0, request: 0, items: 0, state: 0 };
+static AT_START: ParseState = ParseState { left: 0, bytes: 0, start: 0, request: 0, items: 0, framing: 0 };
 
 /// Copies word by word: the compiler would call a function that copies byte by byte.
 ///
@@ -133,8 +133,8 @@ static NOTHING_READ: Reading = Reading { left: 0, bytes: 0, start: 0, request: 0
 ///
 /// Both must be valid.
 #[inline(always)]
-unsafe fn copy(from: *const Reading, to: *mut Reading) {
-    const WORDS: usize = size_of::<Reading>() / 8;
+unsafe fn copy(from: *const ParseState, to: *mut ParseState) {
+    const WORDS: usize = size_of::<ParseState>() / 8;
     let (from, to) = (from.cast::<u64>(), to.cast::<u64>());
     let mut word = 0;
     while word < WORDS {
@@ -144,18 +144,18 @@ unsafe fn copy(from: *const Reading, to: *mut Reading) {
     }
 }
 
-/// Takes a call on a counted connection. A global function.
+/// Takes a call on an offloaded connection. A global function.
 #[inline(never)]
 #[unsafe(no_mangle)]
 pub extern "C" fn call(id: u64, sk: u64) -> u64 {
-    let Some(counted) = COUNTED.get_ptr_mut(id) else { return HAND_OVER };
-    let Some(work) = Scratch::get() else { return HAND_OVER };
-    if !try_lock(counted) {
+    let Some(offloaded) = OFFLOADED.get_ptr_mut(id) else { return FALL_BACK };
+    let Some(work) = Scratch::get() else { return FALL_BACK };
+    if !try_lock(offloaded) {
         let mut waits = 0;
         loop {
             match wait(id) {
                 HELD => {}
-                GONE => return HAND_OVER,
+                GONE => return FALL_BACK,
                 _ => break,
             }
             waits += 1;
@@ -166,18 +166,18 @@ pub extern "C" fn call(id: u64, sk: u64) -> u64 {
         }
     }
     // SAFETY: a map's value that is locked.
-    let taken = unsafe { locked(work, counted, id, sk) };
+    let taken = unsafe { locked(work, offloaded, id, sk) };
     // SAFETY: a map's value.
-    unsafe { core::ptr::write_volatile(&raw mut (*counted).lock, 0) };
+    unsafe { core::ptr::write_volatile(&raw mut (*offloaded).lock, 0) };
     taken
 }
 
 #[inline(always)]
-fn try_lock(counted: *mut Counted) -> bool {
+fn try_lock(offloaded: *mut OffloadedConnection) -> bool {
     let mut old = 1_u64;
     // SAFETY: a map's value, aligned.
     unsafe {
-        let lock = &raw mut (*counted).lock;
+        let lock = &raw mut (*offloaded).lock;
         asm!("{1} = xchg_64({0} + 0, {1})", in(reg) lock, inout(reg) old);
     }
     old == 0
@@ -192,10 +192,10 @@ const LOCKED: u64 = 2;
 #[inline(never)]
 #[unsafe(no_mangle)]
 pub extern "C" fn wait(id: u64) -> u64 {
-    let Some(counted) = COUNTED.get_ptr_mut(id) else { return GONE };
+    let Some(offloaded) = OFFLOADED.get_ptr_mut(id) else { return GONE };
     let mut tries = 0;
     while tries < TRIES {
-        if try_lock(counted) {
+        if try_lock(offloaded) {
             return LOCKED;
         }
         tries += 1;
@@ -203,15 +203,15 @@ pub extern "C" fn wait(id: u64) -> u64 {
     HELD
 }
 
-/// A counted connection that this CPU has locked. As with [`Scratch`], nobody may hold a reference across a call.
+/// An offloaded connection that this CPU has locked. As with [`Scratch`], nobody may hold a reference across a call.
 #[derive(Clone, Copy)]
-struct Locked(*mut Counted);
+struct Locked(*mut OffloadedConnection);
 
 impl core::ops::Deref for Locked {
-    type Target = Counted;
+    type Target = OffloadedConnection;
 
     #[inline(always)]
-    fn deref(&self) -> &Counted {
+    fn deref(&self) -> &OffloadedConnection {
         // SAFETY: a map's value, which only the CPU that has locked it uses.
         unsafe { &*self.0 }
     }
@@ -219,7 +219,7 @@ impl core::ops::Deref for Locked {
 
 impl core::ops::DerefMut for Locked {
     #[inline(always)]
-    fn deref_mut(&mut self) -> &mut Counted {
+    fn deref_mut(&mut self) -> &mut OffloadedConnection {
         // SAFETY: as above.
         unsafe { &mut *self.0 }
     }
@@ -227,17 +227,17 @@ impl core::ops::DerefMut for Locked {
 
 /// # Safety
 ///
-/// `counted` must be a map's value, and locked.
+/// `offloaded` must be a map's value, and locked.
 #[inline(always)]
-unsafe fn locked(mut work: Scratch, counted: *mut Counted, id: u64, sk: u64) -> u64 {
-    let mut counted = Locked(counted);
+unsafe fn locked(mut work: Scratch, offloaded: *mut OffloadedConnection, id: u64, sk: u64) -> u64 {
+    let mut offloaded = Locked(offloaded);
     let ingress = work.header.direction == direction::INGRESS;
-    let offset = if ingress { counted.offset[0] } else { counted.offset[1] };
+    let offset = if ingress { offloaded.offset[0] } else { offloaded.offset[1] };
     // Two threads on one direction, or a call that was missed.
     if offset != work.header.offset {
-        return HAND_OVER;
+        return FALL_BACK;
     }
-    let requests = ingress == (counted.side == side::SERVER);
+    let requests = ingress == (offloaded.side == side::SERVER);
     work.header.connection = id;
     // SAFETY: a helper without preconditions.
     work.parse.now = unsafe { bpf_ktime_get_ns() };
@@ -248,75 +248,76 @@ unsafe fn locked(mut work: Scratch, counted: *mut Counted, id: u64, sk: u64) -> 
         // SAFETY: this CPU's.
         unsafe { core::ptr::write_volatile(field, 0) };
     }
-    let popped = u64::from(counted.popped) & (PENDING_MAX as u64 - 1);
-    work.parse.heads = (counted.heads >> popped) | (counted.heads << ((64 - popped) & 63));
+    let popped = u64::from(offloaded.popped) & (PENDING_MAX as u64 - 1);
+    work.parse.head_requests =
+        (offloaded.head_requests >> popped) | (offloaded.head_requests << ((64 - popped) & 63));
     // SAFETY: both are this CPU's alone, and lie apart.
     unsafe {
         let from =
-            if requests { &raw const (*counted.0).requests } else { &raw const (*counted.0).responses };
-        copy(from, &raw mut (*work.as_ptr()).parse.reading);
+            if requests { &raw const (*offloaded.0).requests } else { &raw const (*offloaded.0).responses };
+        copy(from, &raw mut (*work.as_ptr()).parse.state);
     }
     // Go's net/http reads a request's first byte ahead, by itself, and what follows behind it.
-    let first = requests && counted.requests.state == reading::FIRST;
+    let first = requests && offloaded.requests.framing == framing_state::FIRST_BYTE_READ;
     if first {
         if work.count != NO_VECTOR {
-            return HAND_OVER;
+            return FALL_BACK;
         }
         work.address -= 1;
         work.header.total += 1;
     }
-    let taken = followed(work, counted, id, sk, requests);
+    let taken = followed(work, offloaded, id, sk, requests);
     if first {
         work.address += 1;
         work.header.total -= 1;
     }
-    if taken != TAKEN {
-        return HAND_OVER;
+    if taken != PARSED {
+        return FALL_BACK;
     }
     // SAFETY: as above.
     unsafe {
-        let to = if requests { &raw mut (*counted.0).requests } else { &raw mut (*counted.0).responses };
-        copy(&raw const (*work.as_ptr()).parse.reading, to);
+        let to = if requests { &raw mut (*offloaded.0).requests } else { &raw mut (*offloaded.0).responses };
+        copy(&raw const (*work.as_ptr()).parse.state, to);
     }
     let total = work.header.total;
     if ingress {
-        counted.offset[0] = offset + total;
+        offloaded.offset[0] = offset + total;
     } else {
-        counted.offset[1] = offset + total;
+        offloaded.offset[1] = offset + total;
     }
-    TAKEN
+    PARSED
 }
 
 /// Goes through what a call moved, and does what follows from the messages that end in it.
 #[inline(always)]
-fn followed(work: Scratch, counted: Locked, id: u64, sk: u64, requests: bool) -> u64 {
-    let which = u64::from(counted.protocol) * 2 + u64::from(requests);
+fn followed(work: Scratch, offloaded: Locked, id: u64, sk: u64, requests: bool) -> u64 {
+    let which = u64::from(offloaded.protocol) * 2 + u64::from(requests);
     let mut rounds = 0;
     while rounds < ROUNDS_MAX {
         match steps(which) {
-            0 => return HAND_OVER,
+            0 => return FALL_BACK,
             1 => break,
             _ => rounds += 1,
         }
     }
     if rounds >= ROUNDS_MAX {
-        return HAND_OVER;
+        return FALL_BACK;
     }
-    let (found, waiting) = (work.parse.found, u64::from(counted.pushed.wrapping_sub(counted.popped)));
+    let (found, waiting) = (work.parse.found, u64::from(offloaded.pushed.wrapping_sub(offloaded.popped)));
     if requests {
         // A database answers one statement before it is asked the next.
-        let most = if counted.protocol >= protocol::MYSQL { 1 } else { PENDING_MAX as u64 };
+        let most = if offloaded.protocol >= protocol::MYSQL { 1 } else { PENDING_MAX as u64 };
         if found > 0 && waiting + found > most {
-            return HAND_OVER;
+            return FALL_BACK;
         }
-        exchange::push(work, counted, id, found);
+        exchange::push(work, offloaded, id, found);
     } else {
         if found > waiting {
-            return HAND_OVER;
+            return FALL_BACK;
         }
-        exchange::complete(work, counted, id, found, sk);
+        exchange::complete(work, offloaded, id, found, sk);
     }
-    TAKEN
+    PARSED
 }
 
 /// Steps in one call of [`steps`], and calls of it.
@@ -361,7 +362,15 @@ pub extern "C" fn steps(which: u64) -> u64 {
 
 /// Notes a message that ends in this call; false when there are too many.
 #[inline(always)]
-fn note(mut work: Scratch, count: u64, request: u64, start: u64, bytes: u64, at: u32, flags: u32) -> bool {
+fn push_message(
+    mut work: Scratch,
+    count: u64,
+    request: u64,
+    start: u64,
+    bytes: u64,
+    at: u32,
+    flags: u32,
+) -> bool {
     if count >= PENDING_MAX as u64 {
         return false;
     }
@@ -381,38 +390,38 @@ fn note(mut work: Scratch, count: u64, request: u64, start: u64, bytes: u64, at:
 
 /// Tells user space all about a connection that it is to follow from here; false when that is not possible.
 #[inline(always)]
-pub fn hand_over(connection: *mut Connection, sk: u64, by: u32) -> bool {
+pub fn fall_back(connection: *mut Connection, sk: u64, by: u32) -> bool {
     // SAFETY: a map's value.
     let id = unsafe { (*connection).id };
-    if COUNTED.get_ptr(id).is_none() {
+    if OFFLOADED.get_ptr(id).is_none() {
         return true;
     }
-    count!(counted_ended);
+    count!(offloaded_ended);
     // SAFETY: a map's value.
     if unsafe { (*connection).announced } == 0 && connections::announce(sk, by) == 0 {
-        let _ = COUNTED.remove(id);
+        let _ = OFFLOADED.remove(id);
         return false;
     }
-    let Some(counted) = COUNTED.get_ptr_mut(id) else { return true };
+    let Some(offloaded) = OFFLOADED.get_ptr_mut(id) else { return true };
     // SAFETY: a map's value.
-    unsafe { (*counted).sequence = connections::next_sequence(connection) };
-    ring::send_handover(counted);
-    let _ = COUNTED.remove(id);
+    unsafe { (*offloaded).sequence = connections::next_sequence(connection) };
+    ring::send_fallback(offloaded);
+    let _ = OFFLOADED.remove(id);
     true
 }
 
-/// A counted connection's socket is closed: what still waits is for user space.
+/// The socket of an offloaded connection is closed: requests without a response go to user space.
 #[inline(always)]
 pub fn closed(connection: *mut Connection, sk: u64) {
     // SAFETY: a map's value.
     let id = unsafe { (*connection).id };
-    let Some(counted) = COUNTED.get_ptr_mut(id) else { return };
+    let Some(offloaded) = OFFLOADED.get_ptr_mut(id) else { return };
     // SAFETY: a map's value.
-    let unfinished = unsafe { (*counted).pushed != (*counted).popped };
+    let unfinished = unsafe { (*offloaded).pushed != (*offloaded).popped };
     if unfinished {
-        hand_over(connection, sk, connections::BY_CLOSE);
+        fall_back(connection, sk, connections::BY_CLOSE);
     } else {
-        count!(counted_ended);
-        let _ = COUNTED.remove(id);
+        count!(offloaded_ended);
+        let _ = OFFLOADED.remove(id);
     }
 }

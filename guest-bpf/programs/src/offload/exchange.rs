@@ -4,23 +4,22 @@ use core::arch::asm;
 
 use aya_ebpf::helpers::{bpf_get_current_pid_tgid, generated::bpf_get_smp_processor_id};
 use porthole_bpf_types::{
-    counted::{
-        COMMANDS_MAX, Learned, PENDING_MAX, Pending, SLOTS_MAX, STATUSES, Slot, TEXT_MAX, flag, protocol,
-    },
+    kernel_key::{COMMANDS_MAX, KernelKey, SLOTS_MAX, STATUSES_MAX, Slot, TEXT_MAX},
+    offload::{PENDING_MAX, PendingRequest, protocol, request_flag},
     record::kind,
 };
 use porthole_histogram::{BUCKETS, INDEX_MIN, bucket_index};
 
 use super::{
     Locked,
-    window::{NONE, look, word},
+    window::{NONE, window_at, word},
 };
 use crate::{
     capture::bounded,
     connections,
     maps::{
-        CONNECTIONS, COUNTED, LEARNED, Message, NAMED, REQUESTS, SETTINGS, SLOTS, STRIPE_MASK, Scratch,
-        choice, constant, count,
+        CONNECTIONS, KERNEL_KEYS, KEY_INDEXES, Message, NAMED, OFFLOADED, SETTINGS, SLOTS, STRIPE_MASK,
+        Scratch, constant, count, sampling,
     },
     ring,
 };
@@ -34,9 +33,9 @@ const STATEMENT_BYTES: u64 = super::sql::REQUEST_MAX;
 
 /// The requests found in this call wait from now on.
 #[inline(always)]
-pub fn push(work: Scratch, counted: Locked, id: u64, found: u64) {
+pub fn push(work: Scratch, offloaded: Locked, id: u64, found: u64) {
     if found > 0 {
-        push_message(work, counted, 0);
+        push_message(work, offloaded, 0);
     }
     let (mut from, mut rounds) = (1, 1);
     while rounds < PENDING_MAX as u64 {
@@ -61,7 +60,7 @@ const LOT: u64 = 3;
 #[unsafe(no_mangle)]
 pub extern "C" fn push_lot(id: u64, from: u64, found: u64) -> u64 {
     let Some(work) = Scratch::get() else { return 0 };
-    let Some(counted) = COUNTED.get_ptr_mut(id) else { return 0 };
+    let Some(offloaded) = OFFLOADED.get_ptr_mut(id) else { return 0 };
     // What is pipelined is mostly alike.
     let mut last = (0, None);
     let mut index = 0;
@@ -72,10 +71,10 @@ pub extern "C" fn push_lot(id: u64, from: u64, found: u64) -> u64 {
         // SAFETY: within the array.
         let request = unsafe { (*message(work, from + index)).request };
         if last.1.is_none() || last.0 != request {
-            last = (request, learned(work, Locked(counted), request));
+            last = (request, kernel_key_of(work, Locked(offloaded), request));
         }
         let Some(known) = last.1 else { return index };
-        wait_for(work, Locked(counted), from + index, known);
+        enqueue(work, Locked(offloaded), from + index, known);
         index += 1;
     }
     LOT
@@ -86,68 +85,71 @@ pub extern "C" fn push_lot(id: u64, from: u64, found: u64) -> u64 {
 #[unsafe(no_mangle)]
 pub extern "C" fn push_one(id: u64, index: u64) -> u64 {
     let Some(work) = Scratch::get() else { return 0 };
-    let Some(counted) = COUNTED.get_ptr_mut(id) else { return 0 };
-    push_message(work, Locked(counted), index);
+    let Some(offloaded) = OFFLOADED.get_ptr_mut(id) else { return 0 };
+    push_message(work, Locked(offloaded), index);
     0
 }
 
 #[inline(always)]
-fn push_message(work: Scratch, counted: Locked, index: u64) {
+fn push_message(work: Scratch, offloaded: Locked, index: u64) {
     let message = message(work, index);
     // SAFETY: within the array.
     let (request, at, flags) = unsafe { ((*message).request, (*message).at, (*message).flags) };
-    let known = learned(work, counted, request).unwrap_or(UNKNOWN);
-    let named = counted.protocol == protocol::REDIS || request < COMMANDS_MAX || flags & flag::PREPARED != 0;
+    let known = kernel_key_of(work, offloaded, request).unwrap_or(UNKNOWN);
+    let named = offloaded.protocol == protocol::REDIS
+        || request < COMMANDS_MAX
+        || flags & request_flag::PREPARED != 0;
     if known.0 == UNKNOWN.0 && !named && NAMED.get_ptr(&request).is_none() {
-        send_name(work, counted, request, u64::from(at));
+        send_name(work, offloaded, request, u64::from(at));
     }
-    wait_for(work, counted, index, known);
+    enqueue(work, offloaded, index, known);
 }
 
-/// [`Pending::learned`] and [`Pending::generation`] of a request whose key was not learned.
+/// [`PendingRequest::kernel_key`] and [`PendingRequest::generation`] of a request whose key was not learned.
 const UNKNOWN: (u32, u32) = (0, 0);
 
-/// A request's [`Pending::learned`] and [`Pending::generation`]; `None` when its key was not learned.
+/// A request's [`PendingRequest::kernel_key`] and [`PendingRequest::generation`]; `None` when its key was not learned.
 #[inline(always)]
-fn learned(work: Scratch, counted: Locked, request: u64) -> Option<(u32, u32)> {
-    set_key(work, counted, request);
-    let known = REQUESTS.get_ptr(&work.completed.key)?;
+fn kernel_key_of(work: Scratch, offloaded: Locked, request: u64) -> Option<(u32, u32)> {
+    set_key(work, offloaded, request);
+    let known = KEY_INDEXES.get_ptr(&work.completed.key)?;
     // SAFETY: a map's value.
     let place = unsafe { *known };
-    let entry = LEARNED.get_ptr(place)?;
+    let entry = KERNEL_KEYS.get_ptr(place)?;
     // SAFETY: a map's value.
     Some((place + 1, unsafe { (*entry).generation }))
 }
 
 /// A request waits for its response from now on.
 #[inline(always)]
-fn wait_for(work: Scratch, mut counted: Locked, index: u64, (learned, generation): (u32, u32)) {
+fn enqueue(work: Scratch, mut offloaded: Locked, index: u64, (kernel_key, generation): (u32, u32)) {
     let message = message(work, index);
     // SAFETY: within the array.
     let (request, start, bytes, flags) =
         unsafe { ((*message).request, (*message).start, (*message).bytes, (*message).flags) };
-    let place = bounded::<{ PENDING_MAX as u64 - 1 }>(u64::from(counted.pushed));
+    let place = bounded::<{ PENDING_MAX as u64 - 1 }>(u64::from(offloaded.pushed));
     // SAFETY: within the array.
     unsafe {
-        let pending = (&raw mut counted.pending).cast::<Pending>().add(place as usize);
+        let pending = (&raw mut offloaded.pending).cast::<PendingRequest>().add(place as usize);
         (*pending).request = request;
         (*pending).start = start;
         (*pending).bytes = bytes as u32;
         (*pending).flags = flags;
-        (*pending).learned = learned;
+        (*pending).kernel_key = kernel_key;
         (*pending).generation = generation;
     }
     let bit = 1_u64 << place;
-    let heads = counted.heads & !bit;
-    counted.heads = if flags & flag::HEAD != 0 { heads | bit } else { heads };
-    counted.pushed = counted.pushed.wrapping_add(1);
+    let head_requests = offloaded.head_requests & !bit;
+    offloaded.head_requests =
+        if flags & request_flag::HEAD != 0 { head_requests | bit } else { head_requests };
+    offloaded.pushed = offloaded.pushed.wrapping_add(1);
 }
 
 /// The responses found in this call end the requests that waited longest.
 #[inline(always)]
-pub fn complete(work: Scratch, counted: Locked, id: u64, found: u64, sk: u64) {
+pub fn complete(work: Scratch, offloaded: Locked, id: u64, found: u64, sk: u64) {
     // Mostly there is one, and its slot is known: that takes no call.
-    if found > 0 && !complete_known(work, counted, 0) {
+    if found > 0 && !complete_known(work, offloaded, 0) {
         complete_one(id, 0, sk);
     }
     let (mut from, mut rounds) = (1, 1);
@@ -170,10 +172,10 @@ pub fn complete(work: Scratch, counted: Locked, id: u64, found: u64, sk: u64) {
 #[unsafe(no_mangle)]
 pub extern "C" fn complete_lot(id: u64, from: u64, found: u64) -> u64 {
     let Some(work) = Scratch::get() else { return 0 };
-    let Some(counted) = COUNTED.get_ptr_mut(id) else { return 0 };
+    let Some(offloaded) = OFFLOADED.get_ptr_mut(id) else { return 0 };
     let mut index = 0;
     while index < LOT {
-        if from + index >= found || !complete_known(work, Locked(counted), from + index) {
+        if from + index >= found || !complete_known(work, Locked(offloaded), from + index) {
             return index;
         }
         index += 1;
@@ -186,61 +188,61 @@ pub extern "C" fn complete_lot(id: u64, from: u64, found: u64) -> u64 {
 #[unsafe(no_mangle)]
 pub extern "C" fn complete_one(id: u64, index: u64, sk: u64) -> u64 {
     let Some(work) = Scratch::get() else { return 0 };
-    let Some(counted) = COUNTED.get_ptr_mut(id) else { return 0 };
-    let mut counted = Locked(counted);
-    if complete_known(work, counted, index) {
+    let Some(offloaded) = OFFLOADED.get_ptr_mut(id) else { return 0 };
+    let mut offloaded = Locked(offloaded);
+    if complete_known(work, offloaded, index) {
         return 0;
     }
     let message = message(work, index);
     // SAFETY: within the array.
     let (status, bytes, at) = unsafe { ((*message).request, (*message).bytes, (*message).at) };
-    let pending = oldest(counted);
-    counted.popped = counted.popped.wrapping_add(1);
+    let pending = oldest(offloaded);
+    offloaded.popped = offloaded.popped.wrapping_add(1);
     let Some(slot) = slot_of(pending, status as u32) else {
-        send_completed(work, counted, pending, kind::COMPLETED, status, bytes, at, sk);
+        send_completed(work, offloaded, pending, kind::COMPLETED, status, bytes, at, sk);
         return 0;
     };
     // SAFETY: a map's value.
-    unsafe { (*slot).chosen = work.parse.now };
-    if !send_completed(work, counted, pending, kind::CHOSEN, status, bytes, at, sk) {
+    unsafe { (*slot).sampled = work.parse.now };
+    if !send_completed(work, offloaded, pending, kind::SAMPLED, status, bytes, at, sk) {
         add(slot, work.parse.now, pending, bytes);
     }
     0
 }
 
-/// Whether an exchange that has a slot is told in full rather than counted there. HTTP's statuses say what failed; what
+/// Whether an exchange that has a slot is sampled as a span rather than added there. HTTP's statuses say what failed; what
 /// fails in other protocols has no slot.
 #[inline(always)]
-fn is_chosen(slot: *mut Slot, now: u64, start: u64, status: u64) -> bool {
+fn is_sampled(slot: *mut Slot, now: u64, start: u64, status: u64) -> bool {
     // SAFETY: a map's value.
-    let since = now.wrapping_sub(unsafe { (*slot).chosen });
-    if since < choice!(failures_interval) {
+    let since = now.wrapping_sub(unsafe { (*slot).sampled });
+    if since < sampling!(failures_interval) {
         return false;
     }
-    since >= choice!(interval) || status >= FAILURES_FROM || now.wrapping_sub(start) >= choice!(slow)
+    since >= sampling!(interval) || status >= FAILURES_FROM || now.wrapping_sub(start) >= sampling!(slow)
 }
 
 /// The request that has waited longest. It stays where it is until another takes its place.
 #[inline(always)]
-fn oldest<'a>(counted: Locked) -> &'a Pending {
-    let place = bounded::<{ PENDING_MAX as u64 - 1 }>(u64::from(counted.popped));
+fn oldest<'a>(offloaded: Locked) -> &'a PendingRequest {
+    let place = bounded::<{ PENDING_MAX as u64 - 1 }>(u64::from(offloaded.popped));
     // SAFETY: within the array of a map's value.
-    unsafe { &*(&raw const (*counted.0).pending).cast::<Pending>().add(place as usize) }
+    unsafe { &*(&raw const (*offloaded.0).pending).cast::<PendingRequest>().add(place as usize) }
 }
 
-/// Adds an exchange to its slot; false when it has none, or is to be told in full.
+/// Adds an exchange to its slot; false when it has none, or is to be sampled.
 #[inline(always)]
-fn complete_known(work: Scratch, mut counted: Locked, index: u64) -> bool {
+fn complete_known(work: Scratch, mut offloaded: Locked, index: u64) -> bool {
     let message = message(work, index);
     // SAFETY: within the array.
     let (status, bytes) = unsafe { ((*message).request, (*message).bytes) };
-    let pending = oldest(counted);
+    let pending = oldest(offloaded);
     let Some(slot) = slot_of(pending, status as u32) else { return false };
-    if is_chosen(slot, work.parse.now, pending.start, status) {
+    if is_sampled(slot, work.parse.now, pending.start, status) {
         return false;
     }
     add(slot, work.parse.now, pending, bytes);
-    counted.popped = counted.popped.wrapping_add(1);
+    offloaded.popped = offloaded.popped.wrapping_add(1);
     true
 }
 
@@ -253,29 +255,29 @@ fn message(mut work: Scratch, index: u64) -> *mut Message {
 
 /// Puts a request's key where it is looked up and sent.
 #[inline(always)]
-fn set_key(mut work: Scratch, counted: Locked, request: u64) {
+fn set_key(mut work: Scratch, offloaded: Locked, request: u64) {
     let key = &mut work.completed.key;
-    key.cgroup = counted.cgroup;
-    key.remote = counted.remote;
+    key.cgroup = offloaded.cgroup;
+    key.remote = offloaded.remote;
     key.request = request;
-    key.protocol = u32::from(counted.protocol);
-    key.side = u32::from(counted.side);
+    key.protocol = u32::from(offloaded.protocol);
+    key.side = u32::from(offloaded.side);
 }
 
 /// The slot of a request's key and a status, of this CPU's stripe.
 #[inline(always)]
-fn slot_of(pending: &Pending, status: u32) -> Option<*mut Slot> {
-    if pending.learned == 0 {
+fn slot_of(pending: &PendingRequest, status: u32) -> Option<*mut Slot> {
+    if pending.kernel_key == 0 {
         return None;
     }
-    let entry: *const Learned = LEARNED.get_ptr(pending.learned - 1)?;
+    let entry: *const KernelKey = KERNEL_KEYS.get_ptr(pending.kernel_key - 1)?;
     // SAFETY: a map's value, and within its arrays; the agent writes `used` last.
     unsafe {
         if (*entry).generation != pending.generation {
             return None;
         }
         let mut index = 0;
-        while index < STATUSES {
+        while index < STATUSES_MAX {
             if index >= (*entry).used as usize {
                 return None;
             }
@@ -290,7 +292,7 @@ fn slot_of(pending: &Pending, status: u32) -> Option<*mut Slot> {
 }
 
 #[inline(always)]
-fn add(slot: *mut Slot, now: u64, pending: &Pending, bytes: u64) {
+fn add(slot: *mut Slot, now: u64, pending: &PendingRequest, bytes: u64) {
     let duration = now.wrapping_sub(pending.start);
     let bucket = bounded::<0xff>((bucket_index(duration) - INDEX_MIN) as u64) as usize;
     if bucket >= BUCKETS {
@@ -308,13 +310,13 @@ fn add(slot: *mut Slot, now: u64, pending: &Pending, bytes: u64) {
     }
 }
 
-/// Sends an exchange; false when that is not possible, which is a loss unless it was [`kind::CHOSEN`].
+/// Sends an exchange; false when that is not possible, which is a loss unless it was [`kind::SAMPLED`].
 #[inline(always)]
 #[allow(clippy::too_many_arguments)] // What would hold them together would lie on the stack, which has no room.
 fn send_completed(
     mut work: Scratch,
-    counted: Locked,
-    pending: &Pending,
+    offloaded: Locked,
+    pending: &PendingRequest,
     kind: u32,
     status: u64,
     bytes: u64,
@@ -327,27 +329,27 @@ fn send_completed(
         return false;
     }
     if SETTINGS.get(0).is_some_and(|settings| settings.paused != 0) {
-        if kind != kind::CHOSEN {
+        if kind != kind::SAMPLED {
             count!(lost);
         }
         return false;
     }
     let task = bpf_get_current_pid_tgid();
     let end = work.parse.now;
-    set_key(work, counted, pending.request);
+    set_key(work, offloaded, pending.request);
     let completed = &mut work.completed;
     completed.kind = kind;
     completed.tgid = (task >> 32) as u32;
     completed.tid = task as u32;
     completed.status = status as u32;
-    completed.connection = counted.connection;
+    completed.connection = offloaded.connection;
     completed.start = pending.start;
     completed.end = end;
     completed.request_bytes = u64::from(pending.bytes);
     completed.response_bytes = bytes;
     completed.text[0] = 0;
-    if counted.protocol == protocol::POSTGRESQL || (counted.protocol != protocol::HTTP1 && status != 0) {
-        let from = look(u64::from(at), TEXT_MAX as u64 + 1);
+    if offloaded.protocol == protocol::POSTGRESQL || (offloaded.protocol != protocol::HTTP1 && status != 0) {
+        let from = window_at(u64::from(at), TEXT_MAX as u64 + 1);
         if from != NONE {
             let mut index = 0;
             while index < TEXT_MAX / 8 {
@@ -359,22 +361,22 @@ fn send_completed(
         }
     }
     work.completed.sequence = connections::next_sequence(connection);
-    ring::send_completed(&work.completed, kind != kind::CHOSEN)
+    ring::send_completed(&work.completed, kind != kind::SAMPLED)
 }
 
 /// Sends the beginning of a request whose hash has no name yet.
 #[inline(always)]
-fn send_name(mut work: Scratch, counted: Locked, request: u64, at: u64) {
-    let most = if counted.protocol == protocol::HTTP1 { LINE_BYTES } else { STATEMENT_BYTES };
-    let from = look(at, most);
+fn send_name(mut work: Scratch, offloaded: Locked, request: u64, at: u64) {
+    let most = if offloaded.protocol == protocol::HTTP1 { LINE_BYTES } else { STATEMENT_BYTES };
+    let from = window_at(at, most);
     if from == NONE || SETTINGS.get(0).is_none_or(|settings| settings.paused != 0) {
         return;
     }
     let (offset, total) = (work.header.offset, work.header.total);
     let end = from + most;
     work.header.kind = kind::NAME;
-    work.header.connection = counted.connection;
-    work.header.sequence = u64::from(counted.protocol);
+    work.header.connection = offloaded.connection;
+    work.header.sequence = u64::from(offloaded.protocol);
     work.header.offset = request;
     work.header.total = from;
     work.header.head = if end < work.parse.len { end as u32 } else { work.parse.len as u32 };

@@ -3,11 +3,11 @@
 //! The extended protocol, copying, several statements in one query and statements of more than a window are for user
 //! space; so is an answer whose end, from the statement's completion on, comes in pieces.
 
-use porthole_bpf_types::counted::{protocol, reading};
+use porthole_bpf_types::offload::{framing_state, protocol};
 
 use super::{
     sql::{self, REQUEST_MAX, header, take},
-    window::{NONE, byte, look, word},
+    window::{NONE, byte, window_at, word},
 };
 use crate::maps::Scratch;
 
@@ -42,7 +42,7 @@ pub extern "C" fn postgres_request_step() -> u64 {
     let Some(mut work) = Scratch::get() else { return 0 };
     let at = work.parse.at;
     let here = work.header.total - at;
-    let start = look(at, REQUEST_MAX);
+    let start = window_at(at, REQUEST_MAX);
     if start == NONE || here < HEADER || here > REQUEST_MAX {
         return 0;
     }
@@ -62,7 +62,7 @@ pub extern "C" fn postgres_request_step() -> u64 {
         return 0;
     }
     let (request, start, count) = (work.sql.finish(), work.parse.now, work.parse.found);
-    u64::from(super::note(work, count, request, start, here, (at + HEADER) as u32, 0))
+    u64::from(super::push_message(work, count, request, start, here, (at + HEADER) as u32, 0))
 }
 
 /// Goes on by one message of an answer. A global function.
@@ -70,19 +70,19 @@ pub extern "C" fn postgres_request_step() -> u64 {
 #[unsafe(no_mangle)]
 pub extern "C" fn postgres_reply_step() -> u64 {
     let Some(mut work) = Scratch::get() else { return 0 };
-    if work.parse.reading.left > 0 {
+    if work.parse.state.left > 0 {
         take(work);
         return 1;
     }
-    let came = work.parse.reading.items;
-    let between = came == came::NOTHING && work.parse.reading.request == 0;
-    if between && work.parse.reading.state == reading::ROWS && sql::rows(work, row) {
+    let came = work.parse.state.items;
+    let between = came == came::NOTHING && work.parse.state.request == 0;
+    if between && work.parse.state.framing == framing_state::ROWS && sql::rows(work, row) {
         return 1;
     }
-    let before = work.parse.reading.request;
+    let before = work.parse.state.request;
     if came != came::NOTHING {
         // Where the completion lies: nothing can be held then.
-        work.parse.reading.request = 0;
+        work.parse.state.request = 0;
     }
     let (head, held) = header::<HEADER>(work, 2 * HEADER);
     if head == NONE || (head == 0 && came != came::NOTHING) {
@@ -104,13 +104,13 @@ pub extern "C" fn postgres_reply_step() -> u64 {
             return 0;
         }
         work.parse.at = behind + len;
-        work.parse.reading.request = if came == came::NOTHING { 0 } else { before };
+        work.parse.state.request = if came == came::NOTHING { 0 } else { before };
         return 1;
     }
     work.parse.at = behind;
-    work.parse.reading.bytes += HEADER;
-    work.parse.reading.left = len;
-    work.parse.reading.state = reading::ROWS;
+    work.parse.state.bytes += HEADER;
+    work.parse.state.left = len;
+    work.parse.state.framing = framing_state::ROWS;
     if matches!(kind, b'T' | b'D') && came == came::NOTHING {
         take(work);
         return 1;
@@ -125,22 +125,22 @@ pub extern "C" fn postgres_reply_step() -> u64 {
     if came != came::NOTHING || behind + len == work.header.total {
         return 0;
     }
-    work.parse.reading.items = match kind {
+    work.parse.state.items = match kind {
         b'C' | b'I' => came::COMPLETE,
         b'E' => came::FAILED,
         _ => return 0,
     };
-    work.parse.reading.request = behind - 1;
+    work.parse.state.request = behind - 1;
     1
 }
 
 /// Notes an answer; `at` is the position before its completion.
 #[inline(always)]
 fn ended(mut work: Scratch, at: u64, status: u64) -> bool {
-    let (start, bytes, count) = (work.parse.now, work.parse.reading.bytes, work.parse.found);
-    work.parse.reading.state = reading::START;
-    work.parse.reading.bytes = 0;
-    work.parse.reading.items = came::NOTHING;
-    work.parse.reading.request = 0;
-    super::note(work, count, status, start, bytes, at as u32, 0)
+    let (start, bytes, count) = (work.parse.now, work.parse.state.bytes, work.parse.found);
+    work.parse.state.framing = framing_state::START;
+    work.parse.state.bytes = 0;
+    work.parse.state.items = came::NOTHING;
+    work.parse.state.request = 0;
+    super::push_message(work, count, status, start, bytes, at as u32, 0)
 }

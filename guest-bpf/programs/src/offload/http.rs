@@ -1,15 +1,16 @@
-//! HTTP/1: the heads and bodies of whole messages.
+//! HTTP/1: the head_requests and bodies of whole messages.
 //!
 //! Followed are origin-form targets with a well-known method, bodies of a given length, and chunked responses. What
 //! says otherwise (interim responses, upgrades, CONNECT, bodies until the connection closes, obsolete line folding,
-//! bare line feeds, heads that are cut between two calls or longer than what is captured) is for user space.
+//! bare line feeds, head_requests that are cut between two calls or longer than what is captured) is for user space.
 
 use porthole_bpf_types::{
-    counted::{PathHash, flag, reading},
+    offload::{framing_state, request_flag},
+    path::PathHash,
     record::HEAD_MAX,
 };
 
-use super::window::{GOES_ON, NONE, byte, class, decimal, look, newline, text, word};
+use super::window::{CONTINUES, NONE, byte, class, decimal, newline, text, window_at, word};
 use crate::maps::Scratch;
 
 /// What a head says about the body.
@@ -38,36 +39,36 @@ const LENGTH_MAX: u64 = 1 << 31;
 #[unsafe(no_mangle)]
 pub extern "C" fn http_step(response: u64) -> u64 {
     let Some(mut work) = Scratch::get() else { return 0 };
-    match work.parse.reading.state {
-        reading::LENGTH => {
+    match work.parse.state.framing {
+        framing_state::BODY => {
             take(work);
-            if work.parse.reading.left > 0 {
+            if work.parse.state.left > 0 {
                 return 1;
             }
-            work.parse.reading.state = reading::START;
+            work.parse.state.framing = framing_state::START;
             // A request was noted with its head.
             if response == 0 { 1 } else { u64::from(response_ended(work)) }
         }
-        reading::CHUNK_DATA => {
+        framing_state::CHUNK_DATA => {
             take(work);
-            match work.parse.reading.left {
+            match work.parse.state.left {
                 // In the middle of the line end.
                 1 => return 0,
-                0 => work.parse.reading.state = reading::CHUNK_SIZE,
+                0 => work.parse.state.framing = framing_state::CHUNK_SIZE,
                 _ => {}
             }
             1
         }
-        reading::CHUNK_SIZE => chunk_size(work),
+        framing_state::CHUNK_SIZE => chunk_size(work),
         state => {
             if response == 0 {
-                if state == reading::FIRST {
-                    let start = look(0, 16);
-                    if start == NONE || u64::from(byte(&work, start)) != work.parse.reading.left {
+                if state == framing_state::FIRST_BYTE_READ {
+                    let start = window_at(0, 16);
+                    if start == NONE || u64::from(byte(&work, start)) != work.parse.state.left {
                         return 0;
                     }
                 } else {
-                    work.parse.reading.start = work.parse.now;
+                    work.parse.state.start = work.parse.now;
                     if work.header.total == 1 {
                         return first(work);
                     }
@@ -84,7 +85,7 @@ pub extern "C" fn http_step(response: u64) -> u64 {
 /// A request's first byte was read by itself.
 #[inline(always)]
 fn first(mut work: Scratch) -> u64 {
-    let start = look(0, 1);
+    let start = window_at(0, 1);
     if start == NONE {
         return 0;
     }
@@ -92,8 +93,8 @@ fn first(mut work: Scratch) -> u64 {
     if !letter.is_ascii_uppercase() {
         return 0;
     }
-    work.parse.reading.state = reading::FIRST;
-    work.parse.reading.left = u64::from(letter);
+    work.parse.state.framing = framing_state::FIRST_BYTE_READ;
+    work.parse.state.left = u64::from(letter);
     work.parse.at = 1;
     1
 }
@@ -101,19 +102,19 @@ fn first(mut work: Scratch) -> u64 {
 /// A request's head was read: it counts from here on.
 #[inline(always)]
 fn request_begins(mut work: Scratch) -> u64 {
-    work.parse.reading.state = reading::START;
+    work.parse.state.framing = framing_state::START;
     if work.parse.framing & !framing::LENGTH != 0 {
         return 0;
     }
     let length = work.parse.length;
-    let bytes = work.parse.reading.bytes + length;
-    let (request, start, flags) = (work.parse.reading.request, work.parse.reading.start, work.parse.flags);
+    let bytes = work.parse.state.bytes + length;
+    let (request, start, flags) = (work.parse.state.request, work.parse.state.start, work.parse.flags);
     if !found(work, request, start, bytes, flags) {
         return 0;
     }
     if length > 0 {
-        work.parse.reading.state = reading::LENGTH;
-        work.parse.reading.left = length;
+        work.parse.state.framing = framing_state::BODY;
+        work.parse.state.left = length;
     }
     1
 }
@@ -121,9 +122,9 @@ fn request_begins(mut work: Scratch) -> u64 {
 /// A response's head was read.
 #[inline(always)]
 fn response_begins(mut work: Scratch) -> u64 {
-    work.parse.reading.start = work.parse.now;
-    let (framed, status) = (work.parse.framing, work.parse.reading.request);
-    let head = (work.parse.heads >> (work.parse.found & 63)) & 1 != 0;
+    work.parse.state.start = work.parse.now;
+    let (framed, status) = (work.parse.framing, work.parse.state.request);
+    let head = (work.parse.head_requests >> (work.parse.found & 63)) & 1 != 0;
     if status < 200 {
         return 0;
     }
@@ -134,12 +135,12 @@ fn response_begins(mut work: Scratch) -> u64 {
     }
     match framed {
         framing::LENGTH => {
-            work.parse.reading.state = reading::LENGTH;
-            work.parse.reading.left = work.parse.length;
+            work.parse.state.framing = framing_state::BODY;
+            work.parse.state.left = work.parse.length;
             1
         }
         framing::CHUNKED => {
-            work.parse.reading.state = reading::CHUNK_SIZE;
+            work.parse.state.framing = framing_state::CHUNK_SIZE;
             1
         }
         _ => 0,
@@ -148,10 +149,9 @@ fn response_begins(mut work: Scratch) -> u64 {
 
 #[inline(always)]
 fn response_ended(mut work: Scratch) -> bool {
-    let (status, start, bytes) =
-        (work.parse.reading.request, work.parse.reading.start, work.parse.reading.bytes);
-    work.parse.reading.state = reading::START;
-    work.parse.reading.bytes = 0;
+    let (status, start, bytes) = (work.parse.state.request, work.parse.state.start, work.parse.state.bytes);
+    work.parse.state.framing = framing_state::START;
+    work.parse.state.bytes = 0;
     found(work, status, start, bytes, 0)
 }
 
@@ -159,25 +159,25 @@ fn response_ended(mut work: Scratch) -> bool {
 #[inline(always)]
 fn found(work: Scratch, request: u64, start: u64, bytes: u64, flags: u32) -> bool {
     let (count, at) = (work.parse.found, work.parse.cursor);
-    super::note(work, count, request, start, bytes, at as u32, flags)
+    super::push_message(work, count, request, start, bytes, at as u32, flags)
 }
 
 /// Goes past what the call has of a body.
 #[inline(always)]
 fn take(mut work: Scratch) {
     let here = work.header.total - work.parse.at;
-    let left = work.parse.reading.left;
+    let left = work.parse.state.left;
     let step = if left < here { left } else { here };
     work.parse.at += step;
-    work.parse.reading.left = left - step;
-    work.parse.reading.bytes += step;
+    work.parse.state.left = left - step;
+    work.parse.state.bytes += step;
 }
 
 /// A chunk's size, and for the last one the end of the message: trailers are for user space.
 #[inline(always)]
 fn chunk_size(mut work: Scratch) -> u64 {
     let at = work.parse.at;
-    let start = look(at, 16);
+    let start = window_at(at, 16);
     if start == NONE {
         return 0;
     }
@@ -200,9 +200,9 @@ fn chunk_size(mut work: Scratch) -> u64 {
     index += 2;
     if size > 0 {
         work.parse.at = at + (index - start);
-        work.parse.reading.bytes += index - start;
-        work.parse.reading.state = reading::CHUNK_DATA;
-        work.parse.reading.left = size + 2;
+        work.parse.state.bytes += index - start;
+        work.parse.state.framing = framing_state::CHUNK_DATA;
+        work.parse.state.left = size + 2;
         return 1;
     }
     if byte(&work, index) != b'\r' || byte(&work, index + 1) != b'\n' {
@@ -210,7 +210,7 @@ fn chunk_size(mut work: Scratch) -> u64 {
     }
     index += 2;
     work.parse.at = at + (index - start);
-    work.parse.reading.bytes += index - start;
+    work.parse.state.bytes += index - start;
     u64::from(response_ended(work))
 }
 
@@ -222,7 +222,7 @@ fn head(mut work: Scratch, response: u64) -> bool {
     let mut need = 16;
     let mut tries = 0;
     while tries < 2 {
-        let start = look(at, need);
+        let start = window_at(at, need);
         if start == NONE {
             return false;
         }
@@ -230,7 +230,7 @@ fn head(mut work: Scratch, response: u64) -> bool {
         let line = if response != 0 { status_line() } else { request_line() };
         if line != 0 && head_lines() != 0 {
             let len = work.parse.cursor - start;
-            work.parse.reading.bytes = len;
+            work.parse.state.bytes = len;
             work.parse.at = at + len;
             work.parse.cursor = at;
             return true;
@@ -268,7 +268,7 @@ pub extern "C" fn request_line() -> u64 {
         cursor += 4;
         3
     } else if starts(b"HEAD    ", 5) {
-        work.parse.flags = flag::HEAD;
+        work.parse.flags = request_flag::HEAD;
         cursor += 5;
         4
     } else if starts(b"DELETE  ", 7) {
@@ -299,7 +299,7 @@ pub extern "C" fn request_line() -> u64 {
                     return 0;
                 }
                 work.parse.cursor = cursor + 10;
-                work.parse.reading.request = work.path.finish();
+                work.parse.state.request = work.path.finish();
                 return 1;
             }
             _ => {}
@@ -334,7 +334,7 @@ pub extern "C" fn target() -> u64 {
         }
         query |= next == b'?' || next == b'#';
         if !query {
-            path.take(next, class(next));
+            path.add(next, class(next));
         }
     }
     work.parse.cursor = cursor;
@@ -364,9 +364,9 @@ pub extern "C" fn status_line() -> u64 {
     if !blanks || hundreds > 9 || tens > 9 || ones > 9 {
         return 0;
     }
-    work.parse.reading.request = hundreds * 100 + tens * 10 + ones;
+    work.parse.state.request = hundreds * 100 + tens * 10 + ones;
     let end = newline(cursor + 12);
-    if end >= GOES_ON {
+    if end >= CONTINUES {
         return 0;
     }
     work.parse.cursor = end;
@@ -393,8 +393,8 @@ pub extern "C" fn head_lines() -> u64 {
         if end == NONE {
             return 0;
         }
-        fresh = end < GOES_ON;
-        work.parse.cursor = end & (GOES_ON - 1);
+        fresh = end < CONTINUES;
+        work.parse.cursor = end & (CONTINUES - 1);
         lines += 1;
     }
     0

@@ -4,11 +4,11 @@
 //! Any other command, a request for a local file, statements of more than a window and packets of 16 MiB are for user
 //! space.
 
-use porthole_bpf_types::counted::{StatementKey, flag, protocol, reading};
+use porthole_bpf_types::offload::{StatementKey, framing_state, protocol, request_flag};
 
 use super::{
     sql::{self, REQUEST_MAX, header, take},
-    window::{NONE, byte, look, word},
+    window::{NONE, byte, window_at, word},
 };
 use crate::maps::{STATEMENTS, Scratch};
 
@@ -51,24 +51,24 @@ pub extern "C" fn mysql_request_step() -> u64 {
     let Some(mut work) = Scratch::get() else { return 0 };
     let at = work.parse.at;
     let here = work.header.total - at;
-    let start = look(at, REQUEST_MAX);
+    let start = window_at(at, REQUEST_MAX);
     if start == NONE {
         return 0;
     }
     let mut content = start;
-    let mut len = work.parse.reading.left;
-    if work.parse.reading.state != reading::HEADER {
+    let mut len = work.parse.state.left;
+    if work.parse.state.framing != framing_state::HEADER_READ {
         let head = word(&work, start) & 0xffff_ffff;
         // Bytes behind the call's end are zeros, and so would be its length.
         len = head & PAYLOAD_MAX;
         if here < HEADER || head >> 24 != 0 || len == 0 || len > REQUEST_MAX - HEADER {
             return 0;
         }
-        work.parse.reading.start = work.parse.now;
+        work.parse.state.start = work.parse.now;
         if here == HEADER {
             // Servers read it by itself.
-            work.parse.reading.state = reading::HEADER;
-            work.parse.reading.left = len;
+            work.parse.state.framing = framing_state::HEADER_READ;
+            work.parse.state.left = len;
             work.parse.at = at + here;
             return 1;
         }
@@ -95,7 +95,7 @@ pub extern "C" fn mysql_request_step() -> u64 {
             work.sql.finish()
         }
         command::EXECUTE => {
-            flags = flag::PREPARED;
+            flags = request_flag::PREPARED;
             executed(work, text)
         }
         command::PING | command::INIT_DB => u64::from(number),
@@ -106,14 +106,14 @@ pub extern "C" fn mysql_request_step() -> u64 {
         return 0;
     }
     let position = work.header.total - (end - text);
-    work.parse.reading.state = reading::START;
-    work.parse.reading.left = 0;
+    work.parse.state.framing = framing_state::START;
+    work.parse.state.left = 0;
     work.parse.at = work.header.total;
     if request == QUIT {
         return 1;
     }
-    let (start, count) = (work.parse.reading.start, work.parse.found);
-    u64::from(super::note(work, count, request, start, len + HEADER, position as u32, flags))
+    let (start, count) = (work.parse.state.start, work.parse.found);
+    u64::from(super::push_message(work, count, request, start, len + HEADER, position as u32, flags))
 }
 
 /// What an execution asks for: statement's id (4), flags (1), which ask for no cursor. 0 when it is not known.
@@ -136,11 +136,14 @@ const QUIT: u64 = command::QUIT as u64;
 #[unsafe(no_mangle)]
 pub extern "C" fn mysql_reply_step() -> u64 {
     let Some(mut work) = Scratch::get() else { return 0 };
-    if work.parse.reading.left > 0 {
+    if work.parse.state.left > 0 {
         take(work);
         return 1;
     }
-    if work.parse.reading.state == reading::ROWS && work.parse.reading.request == 0 && sql::rows(work, row) {
+    if work.parse.state.framing == framing_state::ROWS
+        && work.parse.state.request == 0
+        && sql::rows(work, row)
+    {
         return 1;
     }
     let (head, held) = header::<{ HEADER + 1 }>(work, HEADER + DECISIVE);
@@ -153,25 +156,25 @@ pub extern "C" fn mysql_reply_step() -> u64 {
     }
     let first = (head >> 32) as u8;
     work.parse.at += HEADER - held;
-    work.parse.reading.bytes += HEADER;
-    work.parse.reading.left = len;
-    let state = work.parse.reading.state;
-    if state == reading::COLUMNS {
-        work.parse.reading.items -= 1;
-        if work.parse.reading.items == 0 {
-            work.parse.reading.state = reading::BEHIND_COLUMNS;
+    work.parse.state.bytes += HEADER;
+    work.parse.state.left = len;
+    let state = work.parse.state.framing;
+    if state == framing_state::COLUMNS {
+        work.parse.state.items -= 1;
+        if work.parse.state.items == 0 {
+            work.parse.state.framing = framing_state::AFTER_COLUMNS;
         }
         take(work);
         return 1;
     }
-    if state != reading::START && first < first::EOF {
-        work.parse.reading.state = reading::ROWS;
+    if state != framing_state::START && first < first::EOF {
+        work.parse.state.framing = framing_state::ROWS;
         take(work);
         return 1;
     }
     // Here it matters what it says.
     let at = work.parse.at;
-    let start = look(at, DECISIVE);
+    let start = window_at(at, DECISIVE);
     if start == NONE || at + len > work.header.total {
         return 0;
     }
@@ -192,20 +195,21 @@ pub extern "C" fn mysql_reply_step() -> u64 {
             if count == 0 || count > 0xfa {
                 return 0;
             }
-            work.parse.reading.items = u32::from(count);
-            work.parse.reading.state = if follow { reading::COLUMNS } else { reading::BEHIND_COLUMNS };
+            work.parse.state.items = u32::from(count);
+            work.parse.state.framing =
+                if follow { framing_state::COLUMNS } else { framing_state::AFTER_COLUMNS };
             return 1;
         }
     };
-    if flags & status::CURSOR_EXISTS != 0 || (state == reading::START && first == first::EOF) {
+    if flags & status::CURSOR_EXISTS != 0 || (state == framing_state::START && first == first::EOF) {
         return 0;
     }
-    if state == reading::BEHIND_COLUMNS && len == 5 {
-        work.parse.reading.state = reading::ROWS;
+    if state == framing_state::AFTER_COLUMNS && len == 5 {
+        work.parse.state.framing = framing_state::ROWS;
         return 1;
     }
     if flags & status::MORE_RESULTS != 0 {
-        work.parse.reading.state = reading::START;
+        work.parse.state.framing = framing_state::START;
         return 1;
     }
     u64::from(ended(work, at, 0))
@@ -256,8 +260,8 @@ fn ok_status(work: Scratch, start: u64, len: u64) -> u64 {
 /// Notes an answer, which ends with the packet at a position.
 #[inline(always)]
 fn ended(mut work: Scratch, at: u64, status: u64) -> bool {
-    let (start, bytes, count) = (work.parse.now, work.parse.reading.bytes, work.parse.found);
-    work.parse.reading.state = reading::START;
-    work.parse.reading.bytes = 0;
-    super::note(work, count, status, start, bytes, at as u32, 0)
+    let (start, bytes, count) = (work.parse.now, work.parse.state.bytes, work.parse.found);
+    work.parse.state.framing = framing_state::START;
+    work.parse.state.bytes = 0;
+    super::push_message(work, count, status, start, bytes, at as u32, 0)
 }

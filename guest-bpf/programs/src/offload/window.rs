@@ -10,7 +10,7 @@ use core::{
 
 use aya_ebpf::helpers::generated::bpf_probe_read_user;
 use porthole_bpf_types::{
-    counted::CLASSES,
+    path::CLASSES,
     record::{HEAD_MAX, VECTOR_MAX},
 };
 
@@ -43,7 +43,7 @@ pub const fn text(text: &[u8; 8]) -> u64 {
     u64::from_le_bytes(*text)
 }
 
-/// Class of a byte in [`porthole_bpf_types::counted::PathHash`].
+/// Class of a byte in [`porthole_bpf_types::path::PathHash`].
 #[inline(always)]
 pub fn class(byte: u8) -> u32 {
     // SAFETY: the table has an entry for each byte.
@@ -52,13 +52,13 @@ pub fn class(byte: u8) -> u32 {
 
 /// The classes, as data of the programs.
 #[unsafe(no_mangle)]
-static PATH_CLASSES: porthole_bpf_types::counted::Classes = CLASSES;
+static PATH_CLASSES: porthole_bpf_types::path::Classes = CLASSES;
 
 /// Index of the byte at a position, with `need` bytes from there in the window, or as many as the call moved; [`NONE`]
 /// where there is nothing that can be read. A global function.
 #[inline(never)]
 #[unsafe(no_mangle)]
-pub extern "C" fn look(at: u64, need: u64) -> u64 {
+pub extern "C" fn window_at(at: u64, need: u64) -> u64 {
     let Some(mut work) = Scratch::get() else { return NONE };
     let total = work.header.total;
     if at >= total || work.want == 0 {
@@ -165,9 +165,9 @@ const fn byte_of(bit: u64) -> u64 {
 const WORDS: u64 = 24;
 
 /// Says that a line goes on at the index in the lower bits.
-pub const GOES_ON: u64 = 1 << 32;
+pub const CONTINUES: u64 = 1 << 32;
 
-/// Index behind the line's end, CRLF; or [`GOES_ON`] with where to look further; [`NONE`] where a zero or the window's
+/// Index behind the line's end, CRLF; or [`CONTINUES`] with where to look further; [`NONE`] where a zero or the window's
 /// end comes first, or another line end. A global function.
 #[inline(never)]
 #[unsafe(no_mangle)]
@@ -189,7 +189,7 @@ pub extern "C" fn newline(from: u64) -> u64 {
         index += 8;
         words += 1;
     }
-    GOES_ON | index
+    CONTINUES | index
 }
 
 /// Reads a decimal number at the cursor and its line end; the cursor is behind it then. [`NONE`] when there is none.

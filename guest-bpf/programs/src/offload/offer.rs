@@ -3,28 +3,28 @@
 use aya_ebpf::helpers::generated::bpf_ktime_get_ns;
 use porthole_bpf_types::{
     connection::{Connection, direction, state},
-    counted::{protocol, side},
+    offload::{protocol, side},
     record::{Close, kind},
 };
 
-use super::{TAKEN, call, try_lock};
+use super::{PARSED, call, try_lock};
 use crate::{
     connections,
-    maps::{CONNECTIONS, COUNTED, Scratch, count},
+    maps::{CONNECTIONS, OFFLOADED, Scratch, count},
     ring,
 };
 
 /// Whether user space offered the connection and the call, with which a request begins, was taken; then the connection is
 /// counted from here on.
 #[inline(always)]
-pub fn is_taken(connection: *mut Connection, sk: u64) -> bool {
+pub fn accepts_offer(connection: *mut Connection, sk: u64) -> bool {
     // SAFETY: a map's value.
     let id = unsafe { (*connection).id };
     if accept(id, sk) == 0 {
         return false;
     }
-    if call(id, sk) != TAKEN {
-        let _ = COUNTED.remove(id);
+    if call(id, sk) != PARSED {
+        let _ = OFFLOADED.remove(id);
         // SAFETY: a map's value.
         unsafe { (*connection).state = state::FOLLOWED };
         return false;
@@ -44,29 +44,29 @@ pub fn is_taken(connection: *mut Connection, sk: u64) -> bool {
 #[inline(never)]
 #[unsafe(no_mangle)]
 pub extern "C" fn accept(id: u64, sk: u64) -> u64 {
-    let Some(counted) = COUNTED.get_ptr_mut(id) else { return 0 };
+    let Some(offloaded) = OFFLOADED.get_ptr_mut(id) else { return 0 };
     let Some(connection) = CONNECTIONS.get_ptr_mut(sk) else { return 0 };
     let Some(work) = Scratch::get() else { return 0 };
-    if !try_lock(counted) {
+    if !try_lock(offloaded) {
         return 0;
     }
     let ingress = work.header.direction == direction::INGRESS;
     // SAFETY: maps' values; the offer is locked.
     unsafe {
-        let stands = (*counted).protocol >= protocol::MYSQL;
-        let server = (*counted).side == side::SERVER;
+        let stands = (*offloaded).protocol >= protocol::MYSQL;
+        let server = (*offloaded).side == side::SERVER;
         if ingress == server {
-            core::ptr::write_volatile(&raw mut (*connection).state, state::COUNTED);
+            core::ptr::write_volatile(&raw mut (*connection).state, state::OFFLOADED);
             let (own, other, now) = if ingress {
                 (
-                    &raw mut (*counted).offset[0],
-                    &raw mut (*counted).offset[1],
+                    &raw mut (*offloaded).offset[0],
+                    &raw mut (*offloaded).offset[1],
                     &raw mut (*connection).offset[1],
                 )
             } else {
                 (
-                    &raw mut (*counted).offset[1],
-                    &raw mut (*counted).offset[0],
+                    &raw mut (*offloaded).offset[1],
+                    &raw mut (*offloaded).offset[0],
                     &raw mut (*connection).offset[0],
                 )
             };
@@ -76,22 +76,22 @@ pub extern "C" fn accept(id: u64, sk: u64) -> u64 {
             if (now == *other && *own == work.header.offset) || (stands && turn) {
                 *own = work.header.offset;
                 *other = now;
-                (*counted).kind = kind::HANDOVER;
-                (*counted).remote = if server { 0 } else { connections::remote_hash(sk) };
-                (*counted).cgroup = (*connection).cgroup;
-                (*counted).socket = sk;
-                core::ptr::write_volatile(&raw mut (*counted).lock, 0);
+                (*offloaded).kind = kind::FALLBACK;
+                (*offloaded).remote = if server { 0 } else { connections::remote_hash(sk) };
+                (*offloaded).cgroup = (*connection).cgroup;
+                (*offloaded).socket = sk;
+                core::ptr::write_volatile(&raw mut (*offloaded).lock, 0);
                 return 1;
             }
             core::ptr::write_volatile(&raw mut (*connection).state, state::FOLLOWED);
         }
         if stands {
-            core::ptr::write_volatile(&raw mut (*counted).lock, 0);
+            core::ptr::write_volatile(&raw mut (*offloaded).lock, 0);
             return 0;
         }
     }
     // Something moved since. It stays locked, for whoever has found it meanwhile.
-    let _ = COUNTED.remove(id);
+    let _ = OFFLOADED.remove(id);
     0
 }
 
@@ -100,9 +100,9 @@ pub extern "C" fn accept(id: u64, sk: u64) -> u64 {
 #[unsafe(no_mangle)]
 pub extern "C" fn taken(sk: u64) -> u64 {
     let Some(connection) = CONNECTIONS.get_ptr_mut(sk) else { return 0 };
-    count!(counted);
+    count!(offloaded);
     ring::send_close(&Close {
-        kind: kind::TAKEN,
+        kind: kind::OFFER_ACCEPTED,
         reserved: 0,
         // SAFETY: a map's value.
         connection: unsafe { (*connection).id },
@@ -117,5 +117,5 @@ pub extern "C" fn taken(sk: u64) -> u64 {
 #[inline(always)]
 pub fn withdraw(connection: *mut Connection) {
     // SAFETY: a map's value.
-    let _ = COUNTED.remove(unsafe { (*connection).id });
+    let _ = OFFLOADED.remove(unsafe { (*connection).id });
 }

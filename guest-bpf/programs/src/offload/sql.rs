@@ -1,11 +1,11 @@
 //! What MySQL and PostgreSQL have in common: statements, and messages whose header may come in pieces.
 
 use porthole_bpf_types::{
-    counted::held,
+    offload::buffered,
     sql::{CLASSES, Classes, STEPS, SqlHash, Steps},
 };
 
-use super::window::{NONE, byte, look, word};
+use super::window::{NONE, byte, window_at, word};
 use crate::maps::Scratch;
 
 /// Longest statement that is followed, with its message's header, bytes: one window.
@@ -53,7 +53,7 @@ pub extern "C" fn stretch() -> u64 {
             let class = core::ptr::read_volatile((&raw const SQL_CLASSES).cast::<u16>().add(next as usize));
             core::ptr::read_volatile((&raw const SQL_STEPS).cast::<u16>().add(sql.index(class)))
         };
-        sql.take(next, step);
+        sql.add(next, step);
         cursor += 1;
         taken += 1;
     }
@@ -68,19 +68,19 @@ pub extern "C" fn stretch() -> u64 {
 #[inline(always)]
 pub fn header<const HEADER: u64>(mut work: Scratch, need: u64) -> (u64, u64) {
     let at = work.parse.at;
-    let start = look(at, need);
+    let start = window_at(at, need);
     if start == NONE {
         return (NONE, 0);
     }
-    let (before, held) = held::unpack(work.parse.reading.request);
+    let (before, held) = buffered::unpack(work.parse.state.request);
     let held = held & 7;
     let bytes = before | (word(&work, start) << (8 * held));
     let left = work.header.total - at;
     if left + held >= HEADER {
-        work.parse.reading.request = 0;
+        work.parse.state.request = 0;
         return (bytes, held);
     }
-    work.parse.reading.request = held::pack(bytes, (left + held) & 7);
+    work.parse.state.request = buffered::pack(bytes, (left + held) & 7);
     work.parse.at = at + left;
     (0, 0)
 }
@@ -106,7 +106,7 @@ pub fn rows(mut work: Scratch, size: impl Fn(u64) -> u64) -> bool {
         count += 1;
     }
     work.parse.at = at;
-    work.parse.reading.bytes += at - begin;
+    work.parse.state.bytes += at - begin;
     count > 0
 }
 
@@ -114,9 +114,9 @@ pub fn rows(mut work: Scratch, size: impl Fn(u64) -> u64) -> bool {
 #[inline(always)]
 pub fn take(mut work: Scratch) {
     let here = work.header.total - work.parse.at;
-    let left = work.parse.reading.left;
+    let left = work.parse.state.left;
     let step = if left < here { left } else { here };
     work.parse.at += step;
-    work.parse.reading.left = left - step;
-    work.parse.reading.bytes += step;
+    work.parse.state.left = left - step;
+    work.parse.state.bytes += step;
 }

@@ -1,0 +1,206 @@
+//! Connections that are offloaded: the programs pair requests with responses by themselves, and nothing of the bytes is
+//! copied to user space.
+//!
+//! ```text
+//! request  ──► PendingRequest (key, start) ─┐
+//!                                           ├─► Slot of the key and the status: a histogram that the agent reads
+//! response ──► end, status ─────────────────┘   or, while they have none: Completed, and the agent assigns a kernel key
+//! ```
+//!
+//! A connection is offloaded from its first byte when that begins a request of a protocol that the programs can parse.
+//! A database's connection is offloaded when user space has seen the login and offers it. At the first bytes that the
+//! programs cannot parse they send the connection's whole state to user space ([`OffloadedConnection`] itself is the
+//! fallback record), which parses the connection from there. So every exchange is counted by exactly one of the two.
+//!
+//! User space offers connections that it parses when no exchange is in progress on them ([`OFFERED`]). The programs accept
+//! an offer with the next call if nothing moved since, and report it.
+
+/// Protocols that the programs parse.
+pub mod protocol {
+    /// HTTP/1.0 and HTTP/1.1.
+    pub const HTTP1: u16 = 1;
+    /// Redis.
+    pub const REDIS: u16 = 2;
+    /// MySQL and MariaDB.
+    pub const MYSQL: u16 = 3;
+    /// PostgreSQL.
+    pub const POSTGRESQL: u16 = 4;
+}
+
+/// On which side of its connection the observed process is.
+pub mod side {
+    /// It is the server.
+    pub const SERVER: u16 = 0;
+    /// It is the client.
+    pub const CLIENT: u16 = 1;
+}
+
+/// What comes next in one direction of an offloaded connection.
+pub mod framing_state {
+    /// A message's first byte.
+    pub const START: u32 = 0;
+    /// [`super::ParseState::left`] bytes of a body.
+    pub const BODY: u32 = 1;
+    /// [`super::ParseState::left`] bytes: the data of a chunk and its line end.
+    pub const CHUNK_DATA: u32 = 2;
+    /// The line with a chunk's size.
+    pub const CHUNK_SIZE: u32 = 3;
+    /// Redis: [`super::ParseState::left`] bytes of a bulk string with its line end, then [`super::ParseState::items`] more
+    /// values.
+    pub const VALUES: u32 = 4;
+    /// HTTP: the rest of a request whose first byte was read by a call of its own and is [`super::ParseState::left`].
+    pub const FIRST_BYTE_READ: u32 = 5;
+    /// MySQL: [`super::ParseState::left`] bytes of a command whose header was read by a call of its own.
+    pub const HEADER_READ: u32 = 6;
+    /// MySQL: [`super::ParseState::items`] column definitions.
+    pub const COLUMNS: u32 = 7;
+    /// MySQL: the packet that follows the column definitions.
+    pub const AFTER_COLUMNS: u32 = 8;
+    /// MySQL: rows. PostgreSQL: any further message of a response.
+    pub const ROWS: u32 = 9;
+}
+
+/// The beginning of a message's header that was at the end of a call: bytes, the first one lowest, and above them their
+/// number. In [`ParseState::request`].
+pub mod buffered {
+    /// Both in one word.
+    #[inline(always)]
+    pub const fn pack(bytes: u64, count: u64) -> u64 {
+        (bytes & ((1 << (8 * count)) - 1)) | (count << 56)
+    }
+
+    /// The bytes, and their number.
+    #[inline(always)]
+    pub const fn unpack(packed: u64) -> (u64, u64) {
+        (packed & ((1 << 56) - 1), packed >> 56)
+    }
+}
+
+/// How far one direction was parsed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct ParseState {
+    /// Bytes until the next decision.
+    pub left: u64,
+    /// Bytes of the current message so far.
+    pub bytes: u64,
+    /// When the current message's first byte moved, nanoseconds of `CLOCK_MONOTONIC`.
+    pub start: u64,
+    /// Of a request: what it asks for, as in [`PendingRequest::request`]. Of a response: its status; of a database's
+    /// response the bytes that are [`buffered`].
+    pub request: u64,
+    /// Values that are still to come.
+    pub items: u32,
+    /// One of [`framing_state`].
+    pub framing: u32,
+}
+
+/// A request that has no response yet.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct PendingRequest {
+    /// What it asks for: see [`crate::kernel_key::RequestKey::request`].
+    pub request: u64,
+    /// When its first byte moved, nanoseconds of `CLOCK_MONOTONIC`.
+    pub start: u64,
+    /// Its size, bytes.
+    pub bytes: u32,
+    /// Bits of [`request_flag`].
+    pub flags: u32,
+    /// Index of its kernel key, plus one; 0 when it has none.
+    pub kernel_key: u32,
+    /// That entry's [`crate::kernel_key::KernelKey::generation`] at that time.
+    pub generation: u32,
+}
+
+/// Flags of a request.
+pub mod request_flag {
+    /// HTTP `HEAD`: the response has no body.
+    pub const HEAD: u32 = 1;
+    /// MySQL: a prepared statement is executed, whose name user space knows from its preparation.
+    pub const PREPARED: u32 = 2;
+}
+
+/// Most requests that wait for a response on one offloaded connection. With one more, the connection falls back to user
+/// space.
+pub const PENDING_MAX: usize = 64;
+
+/// [`OffloadedConnection::kind`] of a connection that user space parses and offers: only protocol, side and positions are
+/// set.
+pub const OFFERED: u32 = 0;
+
+/// A connection that the programs parse. As a record, [`Self::kind`] comes first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct OffloadedConnection {
+    /// [`crate::record::kind::FALLBACK`], or [`OFFERED`].
+    pub kind: u32,
+    /// One of [`protocol`].
+    pub protocol: u16,
+    /// One of [`side`].
+    pub side: u16,
+    /// The connection.
+    pub connection: u64,
+    /// Number of the fallback record among the connection's records.
+    pub sequence: u64,
+    /// Bytes of each direction that were parsed.
+    pub offset: [u64; 2],
+    /// Not zero while a CPU works on it.
+    pub lock: u64,
+    /// The remote end, for [`crate::kernel_key::RequestKey::remote`].
+    pub remote: u64,
+    /// The control group, for [`crate::kernel_key::RequestKey::cgroup`].
+    pub cgroup: u64,
+    /// The connection's key in the table of connections.
+    pub socket: u64,
+    /// One bit for each index of [`Self::pending`]: whether [`request_flag::HEAD`] is set.
+    pub head_requests: u64,
+    /// Requests pushed so far; the next one's index is this modulo [`PENDING_MAX`].
+    pub pushed: u32,
+    /// Requests answered so far.
+    pub popped: u32,
+    /// The direction of the requests.
+    pub requests: ParseState,
+    /// The direction of the responses.
+    pub responses: ParseState,
+    /// The requests that have no response yet.
+    pub pending: [PendingRequest; PENDING_MAX],
+}
+
+impl OffloadedConnection {
+    /// An offer: see [`OFFERED`].
+    pub const fn offered(connection: u64, protocol: u16, side: u16, offset: [u64; 2]) -> Self {
+        const AT_START: ParseState =
+            ParseState { left: 0, bytes: 0, start: 0, request: 0, items: 0, framing: framing_state::START };
+        const NO_REQUEST: PendingRequest =
+            PendingRequest { request: 0, start: 0, bytes: 0, flags: 0, kernel_key: 0, generation: 0 };
+        Self {
+            kind: OFFERED,
+            protocol,
+            side,
+            connection,
+            sequence: 0,
+            offset,
+            lock: 0,
+            remote: 0,
+            cgroup: 0,
+            socket: 0,
+            head_requests: 0,
+            pushed: 0,
+            popped: 0,
+            requests: AT_START,
+            responses: AT_START,
+            pending: [NO_REQUEST; PENDING_MAX],
+        }
+    }
+}
+
+/// A prepared statement of MySQL.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[repr(C)]
+pub struct StatementKey {
+    /// The connection.
+    pub connection: u64,
+    /// The server's number of the statement.
+    pub id: u64,
+}
