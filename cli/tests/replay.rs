@@ -13,8 +13,8 @@ mod rewrite;
 
 use rewrite::{Frame, Shape};
 
-const NAMES: [&str; 9] =
-    ["http1", "http2", "grpc", "redis", "memcached", "nats", "dns", "mysql", "postgresql"];
+const NAMES: [&str; 10] =
+    ["http1", "http2", "grpc", "redis", "memcached", "nats", "dns", "mysql", "postgresql", "tls"];
 
 fn file(name: &str) -> Vec<u8> {
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/captures").join(name);

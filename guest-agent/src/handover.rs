@@ -3,16 +3,17 @@
 use porthole_bpf_types::{
     kernel_key::{Completed, RequestKey},
     offload::{
-        OffloadedConnection, PENDING_MAX, ParseState, PendingRequest, buffered, framing_state, protocol,
-        request_flag, side,
+        OffloadedConnection, PENDING_MAX, ParseState, PendingRequest, buffered, framing_state, request_flag,
+        side,
     },
 };
 use porthole_l7::{
-    Connection, Engine, Protocol, ScopeId, Side, Timestamp,
+    Connection, Engine, ScopeId, Side, Timestamp,
     elsewhere::{
         AnswerStand, Found, HeldBytes, Part, Resumed, ResumedEnd, ResumedRequest, Stand, What, redis_commands,
     },
 };
+use porthole_protocol::Offload;
 
 use crate::learned::Keys;
 
@@ -20,15 +21,14 @@ use crate::learned::Keys;
 pub fn found<'a>(scope: ScopeId, completed: &Completed, name: &'a [u8], text: &'a [u8]) -> Option<Found<'a>> {
     let failed = completed.status != 0;
     let line = text.split(|&byte| byte == b'\r').next().unwrap_or_default();
-    let what = match u16::try_from(completed.key.protocol).ok()? {
-        protocol::HTTP1 => What::Http1 { request: name, status: u16::try_from(completed.status).ok()? },
-        protocol::REDIS => What::Redis {
+    let what = match Offload::from_number(u16::try_from(completed.key.protocol).ok()?)? {
+        Offload::Http1 => What::Http1 { request: name, status: u16::try_from(completed.status).ok()? },
+        Offload::Redis => What::Redis {
             command: usize::try_from(completed.key.request).ok()?,
             error: failed.then_some(line),
         },
-        protocol::MYSQL => What::Mysql { request: name, error: failed.then_some(text) },
-        protocol::POSTGRESQL => What::Postgresql { request: name, failed, text },
-        _ => return None,
+        Offload::Mysql => What::Mysql { request: name, error: failed.then_some(text) },
+        Offload::Postgresql => What::Postgresql { request: name, failed, text },
     };
     Some(Found {
         what,
@@ -54,17 +54,10 @@ pub fn resume(
     keys: &Keys,
     engine: &mut Engine,
 ) {
-    let protocol = match counted.protocol {
-        protocol::HTTP1 => Protocol::Http1,
-        protocol::REDIS => Protocol::Redis,
-        protocol::MYSQL => Protocol::Mysql,
-        protocol::POSTGRESQL => Protocol::Postgresql,
-        _ => return,
-    };
-    let database = matches!(protocol, Protocol::Mysql | Protocol::Postgresql);
-    let name_of = |request: u64| match protocol {
-        Protocol::Redis => redis_name(request),
-        _ => keys.name(&RequestKey {
+    let Some(offload) = Offload::from_number(counted.protocol) else { return };
+    let name_of = |request: u64| match offload {
+        Offload::Redis => redis_name(request),
+        Offload::Http1 | Offload::Mysql | Offload::Postgresql => keys.name(&RequestKey {
             cgroup: counted.cgroup,
             remote: counted.remote,
             request,
@@ -80,13 +73,13 @@ pub fn resume(
             head: pending.flags & request_flag::HEAD != 0,
         })
         .collect();
-    let name = if protocol == Protocol::Redis { redis_name(counted.requests.request) } else { &[] };
+    let name = if offload == Offload::Redis { redis_name(counted.requests.request) } else { &[] };
     let resumed = Resumed {
-        protocol,
+        protocol: offload.protocol(),
         side: side_of(counted.side),
         offsets: counted.offset,
         requests: ResumedEnd { name, ..end(&counted.requests) },
-        responses: if database { answer(&counted.responses) } else { end(&counted.responses) },
+        responses: if offload.is_sql() { answer(&counted.responses) } else { end(&counted.responses) },
         waiting: &waiting,
     };
     connection.go_on(scope, &resumed, engine);
@@ -160,7 +153,7 @@ mod tests {
     }
 
     fn counted() -> OffloadedConnection {
-        OffloadedConnection::offered(1, protocol::HTTP1, side::SERVER, [0; 2])
+        OffloadedConnection::offered(1, Offload::Http1.number(), side::SERVER, [0; 2])
     }
 
     #[test]

@@ -6,8 +6,8 @@
 //!                          └─► something moved first ──► later again
 //! ```
 
-use porthole_bpf_types::offload::{protocol, side};
-use porthole_l7::{Protocol, Side, elsewhere::Settled};
+use porthole_bpf_types::offload::side;
+use porthole_l7::{Side, elsewhere::Settled};
 
 /// How long an offer stands that need not be taken at once, nanoseconds.
 const STANDS_NS: u64 = 500_000_000;
@@ -24,7 +24,7 @@ const DOUBLINGS_MAX: u32 = 8;
 /// What the kernel side needs to go on with a connection on which nothing is under way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Offer {
-    /// One of [`protocol`].
+    /// A number of [`porthole_protocol::Offload`].
     pub protocol: u16,
     /// One of [`side`].
     pub side: u16,
@@ -37,19 +37,12 @@ pub struct Offer {
 impl Offer {
     /// The offer of a connection that stands here.
     pub fn of(settled: &Settled) -> Option<Self> {
-        let protocol = match settled.protocol {
-            Protocol::Http1 => protocol::HTTP1,
-            Protocol::Redis => protocol::REDIS,
-            Protocol::Mysql => protocol::MYSQL,
-            Protocol::Postgresql => protocol::POSTGRESQL,
-            _ => return None,
-        };
+        let offload = settled.protocol.row().offload?;
         let side = match settled.side {
             Side::Server => side::SERVER,
             Side::Client => side::CLIENT,
         };
-        let stands = matches!(settled.protocol, Protocol::Mysql | Protocol::Postgresql);
-        Some(Self { protocol, side, offsets: settled.offsets, stands })
+        Some(Self { protocol: offload.number(), side, offsets: settled.offsets, stands: offload.is_sql() })
     }
 }
 

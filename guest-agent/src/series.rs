@@ -309,11 +309,8 @@ fn words(key: &Key, origin: Origin<'_>, engine: &Engine) -> agent::SeriesKey {
     let name = |symbol| cut(engine.name(symbol).to_owned());
     agent::SeriesKey {
         container_id: cut(origin.container_id.to_owned()),
-        protocol: EnumOrUnknown::new(protocol(key.protocol)),
-        side: EnumOrUnknown::new(match key.side {
-            Side::Server => agent::Side::SIDE_SERVER,
-            Side::Client => agent::Side::SIDE_CLIENT,
-        }),
+        protocol: EnumOrUnknown::from_i32(key.protocol.wire()),
+        side: EnumOrUnknown::from_i32(key.side.wire()),
         operation: name(key.operation),
         resource: name(key.resource),
         status: match key.status {
@@ -321,12 +318,7 @@ fn words(key: &Key, origin: Origin<'_>, engine: &Engine) -> agent::SeriesKey {
             Status::Code(code) => code.to_string(),
             Status::Word(word) => name(word),
         },
-        error: EnumOrUnknown::new(match key.error {
-            ErrorClass::None => agent::ErrorClass::ERROR_CLASS_NONE,
-            ErrorClass::Client => agent::ErrorClass::ERROR_CLASS_CLIENT,
-            ErrorClass::Server => agent::ErrorClass::ERROR_CLASS_SERVER,
-            ErrorClass::NoResponse => agent::ErrorClass::ERROR_CLASS_NO_RESPONSE,
-        }),
+        error: EnumOrUnknown::from_i32(key.error.wire()),
         peer: match key.peer {
             PeerIndex::NONE => String::new(),
             PeerIndex::OTHER => "other".to_owned(),
@@ -342,26 +334,6 @@ pub(crate) fn cut(mut word: String) -> String {
         word.truncate(word.floor_char_boundary(KEY_STRING_MAX));
     }
     word
-}
-
-fn protocol(protocol: Protocol) -> agent::Protocol {
-    use agent::Protocol as Wire;
-    match protocol {
-        Protocol::Http1 => Wire::PROTOCOL_HTTP1,
-        Protocol::Http2 => Wire::PROTOCOL_HTTP2,
-        Protocol::Grpc => Wire::PROTOCOL_GRPC,
-        Protocol::Mysql => Wire::PROTOCOL_MYSQL,
-        Protocol::Postgresql => Wire::PROTOCOL_POSTGRESQL,
-        Protocol::Redis => Wire::PROTOCOL_REDIS,
-        Protocol::Kafka => Wire::PROTOCOL_KAFKA,
-        Protocol::Dns => Wire::PROTOCOL_DNS,
-        Protocol::Mongodb => Wire::PROTOCOL_MONGODB,
-        Protocol::Memcached => Wire::PROTOCOL_MEMCACHED,
-        Protocol::Amqp => Wire::PROTOCOL_AMQP,
-        Protocol::Nats => Wire::PROTOCOL_NATS,
-        Protocol::Tls => Wire::PROTOCOL_TLS,
-        _ => Wire::PROTOCOL_UNSPECIFIED,
-    }
 }
 
 #[cfg(test)]

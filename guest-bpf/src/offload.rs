@@ -17,14 +17,16 @@
 
 /// Protocols that the programs parse.
 pub mod protocol {
+    use porthole_protocol::Offload;
+
     /// HTTP/1.0 and HTTP/1.1.
-    pub const HTTP1: u16 = 1;
+    pub const HTTP1: u16 = Offload::Http1.number();
     /// Redis.
-    pub const REDIS: u16 = 2;
+    pub const REDIS: u16 = Offload::Redis.number();
     /// MySQL and MariaDB.
-    pub const MYSQL: u16 = 3;
+    pub const MYSQL: u16 = Offload::Mysql.number();
     /// PostgreSQL.
-    pub const POSTGRESQL: u16 = 4;
+    pub const POSTGRESQL: u16 = Offload::Postgresql.number();
 }
 
 /// On which side of its connection the observed process is.

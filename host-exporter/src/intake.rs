@@ -9,7 +9,8 @@ use crate::{
         series::{CheckedSeries, SeriesKey},
         values::Values,
     },
-    protocol::{ErrorClass, Protocol, Side, SpanReason},
+    instrument,
+    protocol::{self, ErrorClass, Protocol, Side, SpanReason},
     rejection::Rejection,
     spans::CheckedSpan,
 };
@@ -37,15 +38,17 @@ pub fn check_series(wire: agent::Series) -> Result<CheckedSeries, Rejection> {
     for text in [&key.container_id, &key.operation, &key.resource, &key.status, &key.peer] {
         check_text(text)?;
     }
-    let protocol = Protocol::from_wire(key.protocol).ok_or(Rejection::ProtocolUnknown)?;
-    let side = Side::from_wire(key.side).ok_or(Rejection::SideUnknown)?;
-    let error = ErrorClass::from_wire(key.error).ok_or(Rejection::ErrorClassUnknown)?;
+    let protocol = Protocol::from_wire(key.protocol.value()).ok_or(Rejection::ProtocolUnknown)?;
+    let side = Side::from_wire(key.side.value()).ok_or(Rejection::SideUnknown)?;
+    let error = ErrorClass::from_wire(key.error.value()).ok_or(Rejection::ErrorClassUnknown)?;
     let durations = match wire.duration.as_ref() {
         Some(histogram) => Histogram::try_from(histogram).map_err(|_| Rejection::HistogramMalformed)?,
         None => Histogram::default(),
     };
     let (peer_address, peer_port) = split_peer(&key.peer);
-    let error_type = protocol.error_type(side, error, &key.status).into();
+    let [operation, resource, status] =
+        instrument::label_values(protocol, [&key.operation, &key.resource, &key.status]);
+    let error_type = protocol::error_type(protocol, side, error, status).into();
     Ok(CheckedSeries {
         id: wire.id,
         container_id: key.container_id,
@@ -55,9 +58,9 @@ pub fn check_series(wire: agent::Series) -> Result<CheckedSeries, Rejection> {
             container: Box::default(),
             peer_address: peer_address.into(),
             peer_port: peer_port.into(),
-            operation: key.operation.into(),
-            resource: key.resource.into(),
-            status: key.status.into(),
+            operation: operation.into(),
+            resource: resource.into(),
+            status: status.into(),
             error_type,
         },
         error,

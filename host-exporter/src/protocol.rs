@@ -1,6 +1,7 @@
-//! What was spoken, from which end it was seen, and whose fault a failure was: the wire's enumerations, checked.
+//! The enumerations of a series' key, from the table of protocols, and those of an agent's link; all of them checked.
 
 use porthole_agent_api::agent;
+pub use porthole_protocol::{ErrorClass, Protocol, Side};
 use serde::{Deserialize, Serialize};
 
 macro_rules! wire_enum {
@@ -33,62 +34,6 @@ macro_rules! wire_enum {
 }
 
 wire_enum! {
-    /// An application protocol.
-    Protocol from Protocol {
-        /// HTTP/1.0 and HTTP/1.1.
-        Http1 = PROTOCOL_HTTP1, "http1";
-        /// HTTP/2.
-        Http2 = PROTOCOL_HTTP2, "http2";
-        /// gRPC over HTTP/2.
-        Grpc = PROTOCOL_GRPC, "grpc";
-        /// MySQL and MariaDB.
-        Mysql = PROTOCOL_MYSQL, "mysql";
-        /// PostgreSQL.
-        Postgresql = PROTOCOL_POSTGRESQL, "postgresql";
-        /// Redis.
-        Redis = PROTOCOL_REDIS, "redis";
-        /// Apache Kafka.
-        Kafka = PROTOCOL_KAFKA, "kafka";
-        /// DNS.
-        Dns = PROTOCOL_DNS, "dns";
-        /// MongoDB.
-        Mongodb = PROTOCOL_MONGODB, "mongodb";
-        /// Memcached.
-        Memcached = PROTOCOL_MEMCACHED, "memcached";
-        /// AMQP 0-9-1.
-        Amqp = PROTOCOL_AMQP, "amqp";
-        /// NATS.
-        Nats = PROTOCOL_NATS, "nats";
-        /// TLS, recognised but not looked into.
-        Tls = PROTOCOL_TLS, "tls";
-    }
-}
-
-wire_enum! {
-    /// Which end of the exchange the observed process is.
-    Side from Side {
-        /// It received the request.
-        Server = SIDE_SERVER, "server";
-        /// It sent the request.
-        Client = SIDE_CLIENT, "client";
-    }
-}
-
-wire_enum! {
-    /// Whose fault a failure was.
-    ErrorClass from ErrorClass {
-        /// No failure.
-        None = ERROR_CLASS_NONE, "none";
-        /// The request was at fault.
-        Client = ERROR_CLASS_CLIENT, "client";
-        /// The server was at fault.
-        Server = ERROR_CLASS_SERVER, "server";
-        /// No response came.
-        NoResponse = ERROR_CLASS_NO_RESPONSE, "no_response";
-    }
-}
-
-wire_enum! {
     /// How an agent sees what its guest does.
     CaptureMode from CaptureMode {
         /// Raw tracepoints on system call exit.
@@ -103,7 +48,7 @@ wire_enum! {
 }
 
 wire_enum! {
-    /// Why an exchange was told in full.
+    /// Why an exchange was sampled as a span.
     SpanReason from SpanReason {
         /// It failed.
         Error = SPAN_REASON_ERROR, "error";
@@ -114,18 +59,67 @@ wire_enum! {
     }
 }
 
-impl Protocol {
-    /// Value of `error.type` for an exchange of this protocol: empty where OpenTelemetry calls it no error
-    /// (HTTP semantic conventions: a server's 4xx answer is no error of the server).
-    pub fn error_type(self, side: Side, error: ErrorClass, status: &str) -> &str {
-        match error {
-            ErrorClass::None => "",
-            ErrorClass::NoResponse => "no_response",
-            ErrorClass::Client if side == Side::Server && matches!(self, Self::Http1 | Self::Http2) => "",
-            ErrorClass::Client | ErrorClass::Server if !status.is_empty() => status,
-            ErrorClass::Client => "client",
-            ErrorClass::Server => "server",
+/// Value of `error.type` for an exchange: empty where OpenTelemetry calls it no error (HTTP and gRPC semantic
+/// conventions: an answer that says the request was at fault is no error of the server). `status` is the attribute's value.
+pub fn error_type(protocol: Protocol, side: Side, error: ErrorClass, status: &str) -> &str {
+    match error {
+        ErrorClass::None => "",
+        ErrorClass::NoResponse => ErrorClass::NoResponse.name(),
+        ErrorClass::Client if side == Side::Server && protocol.row().client_errors_are_the_clients => "",
+        ErrorClass::Client | ErrorClass::Server if !status.is_empty() => status,
+        ErrorClass::Client | ErrorClass::Server => error.name(),
+    }
+}
+
+/// Writes and reads values of the table by their names, for `#[serde(with)]`.
+pub mod by_name {
+    use porthole_protocol::{ErrorClass, Protocol, Side};
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    /// A value of the table.
+    pub trait Named: Sized + Copy {
+        /// Its name.
+        fn name(self) -> &'static str;
+        /// The value of that name.
+        fn from_name(name: &str) -> Option<Self>;
+    }
+
+    impl Named for Protocol {
+        fn name(self) -> &'static str {
+            self.name()
         }
+        fn from_name(name: &str) -> Option<Self> {
+            Self::from_name(name)
+        }
+    }
+
+    impl Named for Side {
+        fn name(self) -> &'static str {
+            self.name()
+        }
+        fn from_name(name: &str) -> Option<Self> {
+            Self::ALL.into_iter().find(|side| side.name() == name)
+        }
+    }
+
+    impl Named for ErrorClass {
+        fn name(self) -> &'static str {
+            self.name()
+        }
+        fn from_name(name: &str) -> Option<Self> {
+            Self::ALL.into_iter().find(|class| class.name() == name)
+        }
+    }
+
+    /// Writes the name.
+    pub fn serialize<T: Named, S: Serializer>(value: &T, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(value.name())
+    }
+
+    /// Reads a name; one that this build does not know is an error.
+    pub fn deserialize<'de, T: Named, D: Deserializer<'de>>(deserializer: D) -> Result<T, D::Error> {
+        let name = String::deserialize(deserializer)?;
+        T::from_name(&name).ok_or_else(|| D::Error::custom(format!("unknown name {name:?}")))
     }
 }
 
@@ -134,19 +128,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_protocol_of_the_contract_is_known() {
-        use protobuf::Enum;
-        for wire in agent::Protocol::VALUES {
-            let known = Protocol::from_wire((*wire).into()).is_some();
-            assert_eq!(known, *wire != agent::Protocol::PROTOCOL_UNSPECIFIED, "{wire:?}");
-        }
-        assert_eq!(Protocol::from_wire(protobuf::EnumOrUnknown::from_i32(77)), None);
+    fn a_missing_page_is_the_clients_error_only() {
+        let error_type = |side| error_type(Protocol::Http1, side, ErrorClass::Client, "404");
+        assert_eq!(error_type(Side::Server), "");
+        assert_eq!(error_type(Side::Client), "404");
     }
 
     #[test]
-    fn a_missing_page_is_the_clients_error_only() {
-        let error_type = |side| Protocol::Http1.error_type(side, ErrorClass::Client, "404");
-        assert_eq!(error_type(Side::Server), "");
-        assert_eq!(error_type(Side::Client), "404");
+    fn a_failed_call_is_an_error_of_the_server_only_when_the_server_is_at_fault() {
+        let error_type = |side, class, status| error_type(Protocol::Grpc, side, class, status);
+        assert_eq!(error_type(Side::Server, ErrorClass::Client, "NOT_FOUND"), "");
+        assert_eq!(error_type(Side::Client, ErrorClass::Client, "NOT_FOUND"), "NOT_FOUND");
+        assert_eq!(error_type(Side::Server, ErrorClass::Server, "UNAVAILABLE"), "UNAVAILABLE");
     }
 }

@@ -106,7 +106,7 @@ fn one_of_each() -> Vec<agent::Series> {
     let both = protocols.flat_map(|protocol| sides.map(|side| (*protocol, side)));
     both.zip(1..)
         .map(|((protocol, side), id)| {
-            let mut series = http(id, "shop-1", "/", "503", 1, 1);
+            let mut series = http(id, "shop-1", "/a", "503", 1, 1);
             let key = series.key.as_mut().expect("key");
             (key.protocol, key.side) = (protocol.into(), side.into());
             key.peer = if side == agent::Side::SIDE_CLIENT { "10.0.0.2:80".into() } else { String::new() };

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, net::SocketAddr};
 
-use porthole_l7::{ErrorClass, Exchange, Protocol, Status, Symbol};
+use porthole_l7::{ErrorClass, Exchange, Status, Symbol};
 use porthole_packet::{Endpoints, Flows};
 use serde::Serialize;
 
@@ -86,26 +86,6 @@ pub struct Completeness {
     pub unidentified: u64,
 }
 
-/// The protocol's name in metrics.
-pub fn protocol_name(protocol: Protocol) -> &'static str {
-    match protocol {
-        Protocol::Http1 => "http1",
-        Protocol::Http2 => "http2",
-        Protocol::Grpc => "grpc",
-        Protocol::Mysql => "mysql",
-        Protocol::Postgresql => "postgresql",
-        Protocol::Redis => "redis",
-        Protocol::Kafka => "kafka",
-        Protocol::Dns => "dns",
-        Protocol::Mongodb => "mongodb",
-        Protocol::Memcached => "memcached",
-        Protocol::Amqp => "amqp",
-        Protocol::Nats => "nats",
-        Protocol::Tls => "tls",
-        _ => "unknown",
-    }
-}
-
 fn microseconds(nanoseconds: u64) -> f64 {
     #[expect(clippy::cast_precision_loss, reason = "a duration; 2^53 ns are a hundred days")]
     let nanoseconds = nanoseconds as f64;
@@ -123,7 +103,7 @@ impl Report {
             .map(|(exchange, endpoints)| {
                 let answered = exchange.error != ErrorClass::NoResponse;
                 Line {
-                    protocol: protocol_name(exchange.protocol),
+                    protocol: exchange.protocol.name(),
                     operation: engine.name(exchange.operation).to_owned(),
                     resource: name(exchange.resource),
                     status: match exchange.status {

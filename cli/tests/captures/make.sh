@@ -2,7 +2,7 @@
 # Makes the captures in this directory anew, from real servers on loopback: make.sh [NAME...]
 #
 # Needs root, tcpdump, curl, and the servers: nginx, redis-server, dnsmasq with dig, mariadb-server, postgresql,
-# memcached, nats-server, and Python's grpcio.
+# memcached, nats-server, openssl, and Python's grpcio.
 # Nothing of the machine's own services is touched: each server has a scratch directory and ports of its own. The
 # expected results (NAME.expected) are written by hand from what the clients were told to do, not by Porthole.
 set -euo pipefail
@@ -26,7 +26,7 @@ until_true() {
 
 # record NAME FILTER FUNCTION: what the function does, as a capture.
 record() {
-    tcpdump -i lo --immediate-mode -U -s 0 -w "$scratch/$1.pcap" "$2" 2>"$scratch/tcpdump.log" &
+    tcpdump -Z root -i lo --immediate-mode -U -s 0 -w "$scratch/$1.pcap" "$2" 2>"$scratch/tcpdump.log" &
     local dump=$!
     pids+=($dump)
     until_true grep -q "listening on" "$scratch/tcpdump.log"
@@ -235,6 +235,23 @@ postgresql() {
     record postgresql "tcp port 15432" postgresql_requests
 }
 
-for name in "${@:-http1 http2 grpc redis memcached nats dns mysql postgresql}"; do
+tls_requests() {
+    local ask="openssl s_client -connect 127.0.0.1:14433"
+    $ask -servername www.shop.example.com </dev/null >/dev/null 2>&1
+    $ask -noservername </dev/null >/dev/null 2>&1
+    # The server speaks TLS 1.3 only, and refuses with the alert protocol_version.
+    $ask -servername shop.example.com -tls1_2 </dev/null >/dev/null 2>&1 || true
+}
+tls() {
+    openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 1 -subj /CN=example.com \
+        -keyout "$scratch/tls.key" -out "$scratch/tls.crt" >/dev/null 2>&1
+    openssl s_server -quiet -accept 127.0.0.1:14433 -tls1_3 -key "$scratch/tls.key" -cert "$scratch/tls.crt" \
+        >/dev/null 2>&1 &
+    pids+=($!)
+    until_true bash -c 'exec 3<>/dev/tcp/127.0.0.1/14433'
+    record tls "tcp port 14433" tls_requests
+}
+
+for name in "${@:-http1 http2 grpc redis memcached nats dns mysql postgresql tls}"; do
     for one in $name; do "$one"; done
 done

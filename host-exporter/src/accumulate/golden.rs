@@ -88,7 +88,7 @@ impl GoldenTable {
         let golden = self.0.entry(key).or_default();
         golden.durations.merge(&values.durations);
         for class in ErrorClass::ALL {
-            golden.errors.add(*class, values.errors.of(*class));
+            golden.errors.add(class, values.errors.of(class));
         }
     }
 

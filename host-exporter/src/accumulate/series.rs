@@ -11,8 +11,10 @@ pub const OTHER: &str = "other";
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct SeriesKey {
     /// What was spoken.
+    #[serde(with = "crate::protocol::by_name")]
     pub protocol: Protocol,
     /// From which end it was seen.
+    #[serde(with = "crate::protocol::by_name")]
     pub side: Side,
     /// The container's name, from the registry's record; empty when the record does not list the container.
     pub container: Box<str>,

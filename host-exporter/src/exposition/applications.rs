@@ -23,8 +23,8 @@ pub fn encode(encoder: &mut DescriptorEncoder, fleet: &Arc<Fleet>) -> fmt::Resul
                 let labels = [
                     ("tenant", application.tenant.as_str()),
                     ("service_name", application.service_name.as_str()),
-                    ("side", side.as_str()),
-                    ("protocol", protocol.as_str()),
+                    ("side", side.name()),
+                    ("protocol", protocol.name()),
                 ];
                 (labels, golden)
             })
@@ -50,7 +50,7 @@ pub fn encode(encoder: &mut DescriptorEncoder, fleet: &Arc<Fleet>) -> fmt::Resul
     for (labels, golden) in rows() {
         for class in [ErrorClass::Client, ErrorClass::Server, ErrorClass::NoResponse] {
             let [tenant, service, side, protocol] = labels;
-            let labels = [tenant, service, side, protocol, ("error_class", class.as_str())];
+            let labels = [tenant, service, side, protocol, ("error_class", class.name())];
             errors
                 .encode_family(&Labels(&labels))?
                 .encode_counter::<NoLabelSet, u64, f64>(&golden.errors.of(class), None)?;

@@ -39,7 +39,9 @@ struct Row {
 
 #[derive(Serialize)]
 struct Total {
+    #[serde(with = "crate::protocol::by_name")]
     side: Side,
+    #[serde(with = "crate::protocol::by_name")]
     protocol: Protocol,
     requests: u64,
     errors: u64,
@@ -62,7 +64,9 @@ struct Instance {
 
 #[derive(Serialize)]
 struct Interface {
+    #[serde(with = "crate::protocol::by_name")]
     side: Side,
+    #[serde(with = "crate::protocol::by_name")]
     protocol: Protocol,
     container: String,
     /// Method, command, SQL operation.

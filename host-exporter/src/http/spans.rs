@@ -46,11 +46,14 @@ struct Row {
     #[serde(flatten)]
     identity: Identity,
     k8s_container_name: Box<str>,
+    #[serde(with = "crate::protocol::by_name")]
     protocol: Protocol,
+    #[serde(with = "crate::protocol::by_name")]
     side: Side,
     operation: Box<str>,
     resource: Box<str>,
     status: Box<str>,
+    #[serde(with = "crate::protocol::by_name")]
     error: ErrorClass,
     error_type: Box<str>,
     received_unix_ms: u64,

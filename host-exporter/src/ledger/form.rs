@@ -60,7 +60,9 @@ pub(super) struct SandboxEntry {
 
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct GoldenRow {
+    #[serde(with = "crate::protocol::by_name")]
     pub side: Side,
+    #[serde(with = "crate::protocol::by_name")]
     pub protocol: Protocol,
     pub errors: Errors,
     pub durations: StoredHistogram,
