@@ -25,6 +25,7 @@ Examples:
   porthole top                            rate, errors and latency by application
   porthole replay capture.pcap            every exchange of a capture file, and a summary
   porthole replay --json capture.pcapng   the same for programs
+  porthole replay --compare tshark DIR    where Wireshark's dissectors count otherwise
   tcpdump -i lo -w - | porthole replay -  what is captured until tcpdump ends
 
 Environment:

@@ -1,7 +1,8 @@
 //! `porthole replay`: a capture file through the engine that runs in the guests.
 //!
-//! [`report`] is what comes out, [`text`] how people read it.
+//! [`report`] is what comes out, [`text`] how people read it; [`compare`] holds many files against another program.
 
+mod compare;
 mod report;
 mod text;
 
@@ -17,15 +18,22 @@ use crate::table;
 /// Options of `porthole replay`.
 #[derive(Debug, clap::Args)]
 pub struct Options {
-    /// Capture file, pcap or pcapng; `-` is standard input.
+    /// Capture file, pcap or pcapng; `-` is standard input. With `--compare`, a file or a folder.
     file: PathBuf,
-    /// Print one JSON object with `exchanges` and `summary`.
+    /// Compare the numbers of requests and responses with those of another program, for every capture file in a folder.
+    #[arg(long, value_name = "TOOL")]
+    compare: Option<compare::Tool>,
+    /// Print one JSON object with `exchanges` and `summary`; with `--compare`, with `comparisons` and `failures`.
     #[arg(long)]
     json: bool,
 }
 
 /// Reads the file and prints what was found. A file that is damaged further on is shown up to there, with an error.
 pub fn run(options: &Options) -> Result<()> {
+    match options.compare {
+        Some(compare::Tool::Tshark) => return compare::run(&options.file, options.json),
+        None => {}
+    }
     let source: Box<dyn Read + Send> = if options.file.as_os_str() == "-" {
         Box::new(std::io::stdin())
     } else {

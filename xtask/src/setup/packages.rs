@@ -92,6 +92,7 @@ impl Need {
         need("nginx-light", &["/usr/sbin/nginx"], "a server to count the requests of"),
         need("redis-server", &["redis-server"], "a server to count the commands of"),
         need("redis-tools", &["redis-benchmark"], "asks it"),
+        need("tshark", &["tshark"], "counts in capture files, to compare with"),
         need("mariadb-client", &["mariadb"], "asks the database"),
         need("mariadb-server", &["mariadbd", "mariadb-install-db"], "a database to count the statements of"),
         need(
