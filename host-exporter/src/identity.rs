@@ -14,6 +14,9 @@ pub struct Identity {
     pub k8s_namespace_name: String,
     /// Kubernetes name of a pod.
     pub k8s_pod_name: String,
+    /// containerd's namespace of the sandbox.
+    #[serde(default)]
+    pub containerd_namespace: String,
     /// containerd's id of the sandbox.
     pub sandbox_id: String,
 }
@@ -25,6 +28,7 @@ impl From<&SandboxRecord> for Identity {
             service_name: record.service_name.clone(),
             k8s_namespace_name: record.k8s_namespace_name.clone().unwrap_or_default(),
             k8s_pod_name: record.k8s_pod_name.clone().unwrap_or_default(),
+            containerd_namespace: record.containerd_namespace.to_string(),
             sandbox_id: record.sandbox_id.to_string(),
         }
     }

@@ -258,6 +258,7 @@ mod tests {
             service_name: "shop".into(),
             k8s_namespace_name: String::new(),
             k8s_pod_name: String::new(),
+            containerd_namespace: "default".into(),
             sandbox_id: sandbox.into(),
         })
     }

@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use porthole_registry::{SandboxId, SandboxState, channel::Channel};
+use porthole_registry::{SandboxState, channel::Channel};
 use tokio::{
     sync::{Notify, watch},
     task::JoinHandle,
@@ -43,7 +43,7 @@ pub struct Watching {
 
 struct Watched {
     sandbox: Arc<Sandbox>,
-    sandbox_id: SandboxId,
+    name: porthole_registry::SandboxKey,
     link: Option<Linked>,
     /// Since when the companion is dead.
     orphan_since: Option<Instant>,
@@ -137,10 +137,7 @@ impl Supervisor {
         }
         // Sandboxes of an earlier run of the exporter whose records are gone.
         for sandbox in self.links.fleet.sandboxes() {
-            let key = SandboxKey {
-                sandbox_id: sandbox.identity.sandbox_id.clone(),
-                created_unix_ms: sandbox.created_unix_ms(),
-            };
+            let key = SandboxKey::new(&sandbox.identity, sandbox.created_unix_ms());
             if sandbox.phase() == Phase::Live && !self.watched.contains_key(&key) && !present.contains(&key) {
                 self.links.fleet.end(&sandbox);
             }
@@ -158,7 +155,7 @@ impl Supervisor {
             self.clear_orphan_of_ended(found);
             return;
         }
-        let used_before = |watched: &SandboxKey| watched.sandbox_id == key.sandbox_id;
+        let used_before = |watched: &SandboxKey| watched.is_another_use_of(&key);
         if !self.watched.contains_key(&key) && self.watched.keys().any(used_before) {
             // The id's earlier use still drains; its task tells when it is over.
             return;
@@ -166,8 +163,8 @@ impl Supervisor {
         let links = &self.links;
         let watched = self.watched.entry(key).or_insert_with(|| {
             let sandbox = links.fleet.register(record);
-            tracing::info!(sandbox = %record.sandbox_id, tenant = %record.tenant, service = %record.service_name, "sandbox");
-            Watched { sandbox, sandbox_id: record.sandbox_id.clone(), link: None, orphan_since: None }
+            tracing::info!(sandbox = %record.key(), tenant = %record.tenant, service = %record.service_name, "sandbox");
+            Watched { sandbox, name: record.key(), link: None, orphan_since: None }
         });
         if watched.sandbox.record().as_deref() != Some(record.as_ref()) {
             watched.record_changed(links, record);
@@ -184,7 +181,7 @@ impl Supervisor {
     /// A companion that died while it cleaned up leaves a record that says `ended`.
     fn clear_orphan_of_ended(&self, found: &Found) {
         if found.companion == Companion::Dead {
-            remove_orphan(&self.watching, &found.record.sandbox_id);
+            remove_orphan(&self.watching, &found.record.key());
         }
     }
 }
@@ -195,7 +192,7 @@ impl Watched {
         if identity != self.sandbox.identity {
             // Whose numbers they are is settled when a sandbox begins; otherwise one tenant's past would become
             // another's.
-            tracing::error!(sandbox = %record.sandbox_id, "the record changed its identity; the change is ignored");
+            tracing::error!(sandbox = %record.key(), "the record changed its identity; the change is ignored");
             links.fleet.own.identity_changes.inc();
             return;
         }
@@ -209,7 +206,7 @@ impl Watched {
                 return;
             }
             if link.task.is_finished() {
-                tracing::error!(sandbox = %self.sandbox_id, "an agent's task ended unexpectedly; starting it again");
+                tracing::error!(sandbox = %self.name, "an agent's task ended unexpectedly; starting it again");
                 links.fleet.own.task_failures.inc();
             }
         }
@@ -233,7 +230,7 @@ impl Watched {
         }
         self.sandbox.link.lock().state = LinkState::Closed;
         links.fleet.end(&self.sandbox);
-        tracing::info!(sandbox = %self.sandbox_id, "sandbox ended");
+        tracing::info!(sandbox = %self.name, "sandbox ended");
         true
     }
 
@@ -244,7 +241,7 @@ impl Watched {
             return;
         }
         let since = *self.orphan_since.get_or_insert_with(|| {
-            tracing::warn!(sandbox = %self.sandbox_id, "the sandbox's companion is dead");
+            tracing::warn!(sandbox = %self.name, "the sandbox's companion is dead");
             Instant::now()
         });
         let speaking = self.sandbox.link.lock().state == LinkState::Connected;
@@ -252,7 +249,7 @@ impl Watched {
             return;
         }
         if self.finish(links) {
-            remove_orphan(watching, &self.sandbox_id);
+            remove_orphan(watching, &self.name);
         }
     }
 }
@@ -266,7 +263,7 @@ impl Drop for TellEnd {
     }
 }
 
-fn remove_orphan(watching: &Watching, sandbox: &SandboxId) {
+fn remove_orphan(watching: &Watching, sandbox: &porthole_registry::SandboxKey) {
     match liveness::remove_orphan(&watching.directory, sandbox) {
         Ok(true) => tracing::info!(%sandbox, "removed what a dead companion left"),
         Ok(false) => {}

@@ -20,12 +20,13 @@ const METRICS: &str = include_str!("../../docs/metrics.md");
 const OPERATIONS: &str = include_str!("../../docs/operations.md");
 
 /// Labels that every series of the instance dimension may have; the table lists the others.
-const OF_INSTANCES: [&str; 9] = [
+const OF_INSTANCES: [&str; 10] = [
     "tenant",
     "service_name",
     "k8s_namespace_name",
     "k8s_pod_name",
     "k8s_container_name",
+    "containerd_namespace",
     "sandbox_id",
     "error_type",
     "server_address",
@@ -142,7 +143,7 @@ fn documented() -> BTreeMap<String, Family> {
         if !name.starts_with("porthole_") {
             // Servers are not told from where they are called.
             let is_client = !name.contains("_server_");
-            let common = if is_client { &OF_INSTANCES[..] } else { &OF_INSTANCES[..7] };
+            let common = if is_client { &OF_INSTANCES[..] } else { &OF_INSTANCES[..8] };
             labels.extend(common.iter().map(ToString::to_string));
         }
         (name, (row[1].clone(), labels))

@@ -9,7 +9,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use porthole_registry::ContainerId;
+use porthole_registry::{Namespace, SandboxKey};
 
 /// What containerd asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,10 +27,8 @@ pub enum Action {
 pub struct Invocation {
     /// What is asked for.
     pub action: Action,
-    /// The container.
-    pub id: Option<ContainerId>,
-    /// containerd's namespace.
-    pub namespace: Option<String>,
+    /// The container, as if it were a sandbox; none when containerd names no container or no namespace.
+    pub container: Option<SandboxKey>,
     /// The container's bundle: `-bundle`, else the working directory.
     pub bundle: PathBuf,
 }
@@ -74,11 +72,15 @@ impl Invocation {
         let namespace = text(namespace).or_else(|| text(bundle.parent().and_then(Path::file_name)));
         Self {
             action: if asks_about_itself { Action::Other } else { action },
-            id: id.and_then(|id| id.parse().ok()),
-            namespace,
+            container: key(namespace.as_deref(), id.as_deref()),
             bundle,
         }
     }
+}
+
+fn key(namespace: Option<&str>, id: Option<&str>) -> Option<SandboxKey> {
+    let namespace: Namespace = namespace?.parse().ok()?;
+    Some(SandboxKey { namespace, id: id?.parse().ok()? })
 }
 
 /// Splits `-name`, `--name`, `-name=value`; `None` for a word that is no flag.
@@ -106,8 +108,7 @@ mod tests {
         let call =
             parse("-namespace n -address /run/c.sock -publish-binary /usr/bin/containerd -id a -debug start");
         assert_eq!(call.action, Action::Start);
-        assert_eq!(call.id.expect("id").as_str(), "a");
-        assert_eq!(call.namespace.as_deref(), Some("n"));
+        assert_eq!(call.container.expect("key").to_string(), "n@a");
         let call = parse("-namespace n -address /run/c.sock -id a -bundle /b/a delete");
         assert_eq!((call.action, call.bundle), (Action::Delete, PathBuf::from("/b/a")));
     }
@@ -116,8 +117,7 @@ mod tests {
     fn what_is_missing_comes_from_the_bundle() {
         let call = parse("--debug start");
         assert_eq!(call.action, Action::Start);
-        assert_eq!(call.id.expect("id").as_str(), "shop-1");
-        assert_eq!(call.namespace.as_deref(), Some("acme"));
+        assert_eq!(call.container.expect("key").to_string(), "acme@shop-1");
     }
 
     #[test]
@@ -129,6 +129,7 @@ mod tests {
 
     #[test]
     fn an_id_that_could_leave_a_directory_is_no_id() {
-        assert_eq!(parse("-id ../x start").id, None);
+        assert_eq!(parse("-id ../x start").container, None);
+        assert_eq!(parse("-namespace ../x -id a start").container, None);
     }
 }

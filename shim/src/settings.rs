@@ -6,7 +6,7 @@
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use porthole_config::{ConfigFile, Section};
-use porthole_registry::{RegistrySettings, SandboxId};
+use porthole_registry::{RegistrySettings, SandboxKey};
 use serde::Deserialize;
 
 /// The delegate unless configured otherwise: the embedded runtime.
@@ -24,7 +24,8 @@ pub struct Shim {
     pub sidecar_rootfs: PathBuf,
     /// The log file. It is kept below 8 MiB with its predecessor.
     pub log: PathBuf,
-    /// Where delegates answer `GET /agent-url`; `{id}` stands for the sandbox.
+    /// Where delegates answer `GET /agent-url`; `{id}` and `{namespace}` stand for the sandbox's, `{key}` for the digest
+    /// of both ([`SandboxKey::digest`]).
     pub monitor_sockets: Vec<String>,
     /// Where companions keep the sidecars' bundles and what is needed to clean up after them.
     pub state_directory: PathBuf,
@@ -48,6 +49,7 @@ impl Default for Shim {
             sidecar_rootfs: "/usr/lib/porthole/sidecar/rootfs".into(),
             log: "/var/log/porthole/shim.log".into(),
             monitor_sockets: [
+                "/run/porthole/microvm/{key}/shim-monitor.sock",
                 "/run/porthole/microvm/{id}/shim-monitor.sock",
                 "/run/vc/sbs/{id}/shim-monitor.sock",
                 "/run/kata/{id}/shim-monitor.sock",
@@ -80,8 +82,13 @@ impl Shim {
     }
 
     /// The monitor sockets of one sandbox.
-    pub fn monitor_sockets_of(&self, sandbox: &SandboxId) -> Vec<PathBuf> {
-        self.monitor_sockets.iter().map(|path| path.replace("{id}", sandbox.as_str()).into()).collect()
+    pub fn monitor_sockets_of(&self, sandbox: &SandboxKey) -> Vec<PathBuf> {
+        let fill = |path: &String| {
+            path.replace("{key}", &sandbox.digest())
+                .replace("{namespace}", sandbox.namespace.as_str())
+                .replace("{id}", sandbox.id.as_str())
+        };
+        self.monitor_sockets.iter().map(|path| fill(path).into()).collect()
     }
 }
 
@@ -211,7 +218,14 @@ mod tests {
 
     #[test]
     fn templates_are_filled_with_the_sandbox() {
-        let sockets = Shim::default().monitor_sockets_of(&"s".parse().expect("id"));
-        assert_eq!(sockets[0], PathBuf::from("/run/porthole/microvm/s/shim-monitor.sock"));
+        let sandbox: SandboxKey = "n@s".parse().expect("key");
+        let shim = Shim {
+            monitor_sockets: vec!["/a/{key}/b".into(), "/{namespace}/{id}".into()],
+            ..Shim::default()
+        };
+        assert_eq!(
+            shim.monitor_sockets_of(&sandbox),
+            [format!("/a/{}/b", sandbox.digest()), "/n/s".into()].map(PathBuf::from)
+        );
     }
 }

@@ -1,4 +1,4 @@
-//! A companion's own directory: `<state directory>/<sandbox>/`.
+//! A companion's own directory: `<state directory>/<namespace>@<sandbox>/`.
 //!
 //! - `state.json`: what is needed to clean up if the companion is killed;
 //! - `wake`: a FIFO into which the `start` of a further container writes its bundle's path;
@@ -13,14 +13,12 @@ use std::{
 };
 
 use nix::mount::MntFlags;
-use porthole_registry::SandboxId;
+use porthole_registry::SandboxKey;
 use serde::{Deserialize, Serialize};
 
 /// What a cleaner must know.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct State {
-    /// containerd's namespace.
-    pub namespace: String,
     /// The workload's bundle.
     pub bundle: PathBuf,
     /// The delegate's answer, in the form of [`crate::answer::Answer`].
@@ -35,8 +33,8 @@ pub struct StateDirectory(PathBuf);
 
 impl StateDirectory {
     /// The directory of a sandbox; it need not exist.
-    pub fn of(root: &Path, sandbox: &SandboxId) -> Self {
-        Self(root.join(sandbox.as_str()))
+    pub fn of(root: &Path, sandbox: &SandboxKey) -> Self {
+        Self(root.join(sandbox.to_string()))
     }
 
     /// The directory's path.
@@ -135,10 +133,9 @@ mod tests {
     #[test]
     fn the_state_survives_a_round_trip_and_goes_with_its_directory() {
         let root = tempfile::tempdir().expect("directory");
-        let directory = StateDirectory::of(root.path(), &"s".parse().expect("id"));
+        let directory = StateDirectory::of(root.path(), &"n@s".parse().expect("key"));
         directory.create().expect("created");
         let state = State {
-            namespace: "n".into(),
             bundle: "/b".into(),
             answer: "2:unix:///x".into(),
             sidecars: vec!["porthole-s-1".into()],

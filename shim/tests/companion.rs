@@ -312,7 +312,9 @@ fn a_new_sandbox_of_the_same_name_does_not_wait_for_the_old_record() {
         double.remove(ID);
         wait("Shutdown", || double.is_shut_down().then_some(()));
         double.die();
-        wait("the state directory goes", || (!setup.path("state").join(ID).exists()).then_some(()));
+        wait("the state directory goes", || {
+            (!setup.path("state").join(format!("acme@{ID}")).exists()).then_some(())
+        });
         for socket in ["task.sock".to_owned(), format!("{ID}.monitor")] {
             let _ = std::fs::remove_file(setup.path(socket));
         }

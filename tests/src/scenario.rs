@@ -306,10 +306,17 @@ fn send_one_kind(request: &Request, address: SocketAddr) -> Result<()> {
     Ok(())
 }
 
-/// The companion's record of a sandbox.
+/// The companion's record of a sandbox, in whichever namespace it is: the tests' ids are unique.
 pub fn record(environment: &Environment, id: &str) -> Result<SandboxRecord> {
-    let id = id.parse().context("a container id")?;
-    Ok(SandboxRecord::read(&registry::record_path(&environment.registry(), &id))?)
+    let directory = environment.registry();
+    let names = std::fs::read_dir(&directory).context("read the registry")?;
+    let keys = names.filter_map(|entry| {
+        let path = entry.ok()?.path();
+        path.extension().filter(|extension| *extension == "json")?;
+        path.file_stem()?.to_str()?.parse::<registry::SandboxKey>().ok()
+    });
+    let key = keys.into_iter().find(|key| key.id.as_str() == id).context("no record")?;
+    Ok(SandboxRecord::read(&registry::record_path(&directory, &key))?)
 }
 
 /// Waits until the companion has put the agent into the sandbox and the exporter hears it: from then on every request

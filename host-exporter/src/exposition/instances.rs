@@ -66,13 +66,15 @@ fn encode_series(
     key: &SeriesKey,
     values: &Values,
 ) -> fmt::Result {
-    let [tenant, service, namespace, pod, container, sandbox] = labels::identity(identity, &key.container);
+    let [tenant, service, namespace, pod, container, containerd_namespace, sandbox] =
+        labels::identity(identity, &key.container);
     let labels = [
         tenant,
         service,
         namespace,
         pod,
         container,
+        containerd_namespace,
         sandbox,
         recorded.system.unwrap_or_default(),
         (recorded.operation, &*key.operation),

@@ -20,13 +20,14 @@ impl EncodeLabelSet for Labels<'_> {
 }
 
 /// The labels that say whose numbers they are: from the registry's record alone.
-pub fn identity<'a>(identity: &'a Identity, container: &'a str) -> [(&'static str, &'a str); 6] {
+pub fn identity<'a>(identity: &'a Identity, container: &'a str) -> [(&'static str, &'a str); 7] {
     [
         ("tenant", &identity.tenant),
         ("service_name", &identity.service_name),
         ("k8s_namespace_name", &identity.k8s_namespace_name),
         ("k8s_pod_name", &identity.k8s_pod_name),
         ("k8s_container_name", container),
+        ("containerd_namespace", &identity.containerd_namespace),
         ("sandbox_id", &identity.sandbox_id),
     ]
 }

@@ -18,7 +18,7 @@ fn labels_of_any_text_are_escaped_and_nothing_is_invented() {
     fleet.register(&SandboxRecord {
         version: RECORD_VERSION,
         sandbox_id: sandbox_id.clone(),
-        containerd_namespace: "default".into(),
+        containerd_namespace: "default".parse().expect("namespace"),
         tenant: "\"acme\"\\\nünïcode \u{1F980}".into(),
         service_name: "shop".into(),
         k8s_namespace_name: None,

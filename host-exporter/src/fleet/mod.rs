@@ -125,7 +125,7 @@ impl Fleet {
         let identity = Identity::from(record);
         let earlier = inner
             .sandboxes
-            .range(SandboxKey::all_of(&key.sandbox_id))
+            .range(key.all_uses())
             .find(|(_, sandbox)| sandbox.identity == identity && sandbox.phase().exposes_series())
             .map(|(earlier, _)| earlier.clone());
         // An id used again while the series of its earlier use are still exposed has the same labels: they go on rather
@@ -143,10 +143,7 @@ impl Fleet {
 
     /// Puts a sandbox of an earlier run of the exporter back.
     pub fn restore(&self, sandbox: Sandbox) {
-        let key = SandboxKey {
-            sandbox_id: sandbox.identity.sandbox_id.clone(),
-            created_unix_ms: sandbox.created_unix_ms(),
-        };
+        let key = SandboxKey::new(&sandbox.identity, sandbox.created_unix_ms());
         self.inner.write().sandboxes.insert(key, Arc::new(sandbox));
     }
 
@@ -251,10 +248,7 @@ impl Fleet {
 
     fn fold(&self, sandbox: &Arc<Sandbox>) {
         let mut inner = self.inner.write();
-        let key = SandboxKey {
-            sandbox_id: sandbox.identity.sandbox_id.clone(),
-            created_unix_ms: sandbox.created_unix_ms(),
-        };
+        let key = SandboxKey::new(&sandbox.identity, sandbox.created_unix_ms());
         // It may have come back to life since it was listed.
         if !matches!(sandbox.phase(), Phase::Remembered { .. }) || inner.sandboxes.remove(&key).is_none() {
             return;

@@ -14,9 +14,11 @@ use crate::{
     identity::Identity,
 };
 
-/// A sandbox in the fleet. An id may be used again; the time of creation tells its uses apart.
+/// A sandbox in the fleet. A namespace's id may be used again; the time of creation tells its uses apart.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SandboxKey {
+    /// containerd's namespace.
+    pub containerd_namespace: String,
     /// containerd's id.
     pub sandbox_id: String,
     /// When the companion began, milliseconds since 1970-01-01T00:00:00Z.
@@ -26,11 +28,26 @@ pub struct SandboxKey {
 impl SandboxKey {
     /// The key of a record's sandbox.
     pub fn of(record: &SandboxRecord) -> Self {
-        Self { sandbox_id: record.sandbox_id.to_string(), created_unix_ms: record.created_unix_ms }
+        Self::new(&Identity::from(record), record.created_unix_ms)
     }
 
-    pub(super) fn all_of(sandbox_id: &str) -> RangeInclusive<Self> {
-        let key = |created_unix_ms| Self { sandbox_id: sandbox_id.to_owned(), created_unix_ms };
+    /// The key of a sandbox with these labels.
+    pub fn new(identity: &Identity, created_unix_ms: u64) -> Self {
+        Self {
+            containerd_namespace: identity.containerd_namespace.clone(),
+            sandbox_id: identity.sandbox_id.clone(),
+            created_unix_ms,
+        }
+    }
+
+    /// Whether both are uses of the same id in the same namespace.
+    pub fn is_another_use_of(&self, other: &Self) -> bool {
+        (&self.containerd_namespace, &self.sandbox_id) == (&other.containerd_namespace, &other.sandbox_id)
+    }
+
+    /// Every use of this key's id in its namespace.
+    pub(super) fn all_uses(&self) -> RangeInclusive<Self> {
+        let key = |created_unix_ms| Self { created_unix_ms, ..self.clone() };
         key(0)..=key(u64::MAX)
     }
 }

@@ -20,7 +20,7 @@ fn record(id: &str, tenant: &str, created_unix_ms: u64) -> SandboxRecord {
     SandboxRecord {
         version: RECORD_VERSION,
         sandbox_id: id.parse().expect("id"),
-        containerd_namespace: "default".into(),
+        containerd_namespace: "default".parse().expect("namespace"),
         tenant: tenant.into(),
         service_name: "shop".into(),
         k8s_namespace_name: None,

@@ -99,7 +99,7 @@ fn row(sandbox: &Sandbox) -> Row {
     };
     Row {
         identity: sandbox.identity.clone(),
-        containerd_namespace: record.map(|record| record.containerd_namespace.clone()),
+        containerd_namespace: record.map(|record| record.containerd_namespace.to_string()),
         runtime: record.map(|record| record.runtime.clone()),
         containers: sandbox.containers().as_ref().clone(),
         state: match (ended_unix_ms, record) {

@@ -1,4 +1,4 @@
-//! Whether a record's companion lives: it holds `<id>.lock` while it does.
+//! Whether a record's companion lives: it holds the sandbox's lock file while it does.
 
 use std::{fs::File, io, os::unix::fs::MetadataExt, path::Path};
 
@@ -6,7 +6,7 @@ use nix::{
     errno::Errno,
     fcntl::{Flock, FlockArg},
 };
-use porthole_registry::{SandboxId, lock_path, record_path};
+use porthole_registry::{SandboxKey, lock_path, record_path};
 
 /// Whether a record's companion lives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,7 +20,7 @@ pub enum Companion {
 }
 
 /// Looks at the lock without keeping it. A shared lock, so that two readers do not see each other as a companion.
-pub fn companion(directory: &Path, sandbox: &SandboxId) -> Companion {
+pub fn companion(directory: &Path, sandbox: &SandboxKey) -> Companion {
     match File::open(lock_path(directory, sandbox)) {
         Ok(file) => match Flock::lock(file, FlockArg::LockSharedNonblock) {
             Ok(_) => Companion::Dead,
@@ -33,7 +33,7 @@ pub fn companion(directory: &Path, sandbox: &SandboxId) -> Companion {
 }
 
 /// Removes what a dead companion left. Does nothing when a companion has come to life since; false then.
-pub fn remove_orphan(directory: &Path, sandbox: &SandboxId) -> io::Result<bool> {
+pub fn remove_orphan(directory: &Path, sandbox: &SandboxKey) -> io::Result<bool> {
     let lock = lock_path(directory, sandbox);
     let held = match File::open(&lock) {
         Ok(file) => match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
@@ -64,8 +64,8 @@ pub fn remove_orphan(directory: &Path, sandbox: &SandboxId) -> io::Result<bool> 
 mod tests {
     use super::*;
 
-    fn id() -> SandboxId {
-        "shop-1".parse().expect("id")
+    fn id() -> SandboxKey {
+        "acme@shop-1".parse().expect("id")
     }
 
     #[test]

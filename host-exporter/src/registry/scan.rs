@@ -76,7 +76,7 @@ impl Scanner {
             };
             match &record {
                 Some(record) => snapshot.found.push(Found {
-                    companion: liveness::companion(&self.directory, &record.sandbox_id),
+                    companion: liveness::companion(&self.directory, &record.key()),
                     record: Arc::clone(record),
                 }),
                 None => snapshot.unreadable += 1,
@@ -95,11 +95,11 @@ fn is_record(path: &Path) -> bool {
 
 fn read(path: &Path) -> Option<Arc<SandboxRecord>> {
     match SandboxRecord::read(path) {
-        Ok(record) if path.file_stem().is_some_and(|stem| stem == record.sandbox_id.as_str()) => {
+        Ok(record) if path.file_stem().is_some_and(|stem| stem == record.key().to_string().as_str()) => {
             Some(Arc::new(record))
         }
         Ok(record) => {
-            tracing::warn!(path = %path.display(), sandbox = %record.sandbox_id, "record of another sandbox than its name says; ignored");
+            tracing::warn!(path = %path.display(), sandbox = %record.key(), "record of another sandbox than its name says; ignored");
             None
         }
         Err(error) => {

@@ -77,7 +77,7 @@ impl Host {
 
     /// A companion's doing: the record, and the lock that says that it lives.
     pub fn companion(&self, record: &SandboxRecord) -> Companion {
-        let file = File::create(lock_path(&self.registry(), &record.sandbox_id)).expect("lock file");
+        let file = File::create(lock_path(&self.registry(), &record.key())).expect("lock file");
         let lock = Flock::lock(file, FlockArg::LockExclusive).expect("locked");
         record.write(&self.registry()).expect("written");
         Companion { registry: self.registry(), record: record.clone(), lock: Some(lock) }
@@ -120,8 +120,8 @@ impl Companion {
 
     /// The orderly end: record and lock go.
     pub fn end(mut self) {
-        std::fs::remove_file(record_path(&self.registry, &self.record.sandbox_id)).expect("removed");
-        std::fs::remove_file(lock_path(&self.registry, &self.record.sandbox_id)).expect("removed");
+        std::fs::remove_file(record_path(&self.registry, &self.record.key())).expect("removed");
+        std::fs::remove_file(lock_path(&self.registry, &self.record.key())).expect("removed");
         self.lock.take();
     }
 
@@ -136,7 +136,7 @@ pub fn record(sandbox: &str, tenant: &str, service: &str, socket: &Path) -> Sand
     SandboxRecord {
         version: RECORD_VERSION,
         sandbox_id: id.clone(),
-        containerd_namespace: "default".into(),
+        containerd_namespace: "default".parse().expect("namespace"),
         tenant: tenant.into(),
         service_name: service.into(),
         k8s_namespace_name: None,

@@ -1,37 +1,38 @@
 //! The registry of sandboxes: one JSON file per sandbox in a directory on the host.
 //!
-//! The companion of a sandbox writes `<sandbox id>.json` by rename, holds an exclusive `flock` on
-//! `<sandbox id>.lock` while it lives, and removes both at the end. The exporter watches the directory. A file
-//! whose lock can be taken belongs to a companion that died: whoever reads it may remove both.
+//! The companion of a sandbox writes `<namespace>@<sandbox id>.json` by rename, holds an exclusive `flock` on
+//! `<namespace>@<sandbox id>.lock` while it lives, and removes both at the end. The exporter watches the directory. A
+//! file whose lock can be taken belongs to a companion that died: whoever reads it may remove both. Files and directory
+//! are readable by root only.
 //!
 //! Everything in a record was said by the host (containerd, the configuration), never by the guest.
 
 use std::{
     collections::BTreeMap,
-    fmt, io,
+    io,
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
-    str::FromStr,
 };
 
 use serde::{Deserialize, Serialize};
 
 use porthole_config::Section;
 
+pub use crate::key::{ContainerId, ID_BYTES_MAX, InvalidId, Namespace, SandboxId, SandboxKey};
+
 use crate::channel::Channel;
 
 pub mod channel;
+mod key;
 
 /// Where the registry is unless configured otherwise.
 pub const DEFAULT_DIRECTORY: &str = "/run/porthole/sandboxes";
 
 /// Version of the record's form.
-pub const RECORD_VERSION: u32 = 1;
+pub const RECORD_VERSION: u32 = 2;
 
 /// Largest record that is read, in bytes.
 pub const RECORD_BYTES_MAX: u64 = 256 * 1024;
-
-/// Largest length of an id, in bytes: containerd's own bound (`containerd: identifiers/validate.go`).
-pub const ID_BYTES_MAX: usize = 76;
 
 /// `[registry]`: shared by the shim, which writes, and the exporter, which reads.
 #[derive(Clone, Debug, Deserialize)]
@@ -49,59 +50,6 @@ impl Default for RegistrySettings {
 
 impl Section for RegistrySettings {
     const NAME: &'static str = "registry";
-}
-
-/// Id that containerd gave to a container or sandbox: letters and digits, inside also `-`, `_` and `.`.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct ContainerId(String);
-
-/// A sandbox has the id of its first container.
-pub type SandboxId = ContainerId;
-
-/// A text that containerd would not accept as an id.
-#[derive(Debug, thiserror::Error)]
-#[error(
-    "`{0}` is no container id: 1 to {ID_BYTES_MAX} letters, digits, `-`, `_`, `.`, starting with a letter or digit"
-)]
-pub struct InvalidId(String);
-
-impl ContainerId {
-    /// The id's text.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl FromStr for ContainerId {
-    type Err = InvalidId;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let well_formed = (1..=ID_BYTES_MAX).contains(&text.len())
-            && text.starts_with(|c: char| c.is_ascii_alphanumeric())
-            && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b));
-        if well_formed { Ok(Self(text.to_owned())) } else { Err(InvalidId(text.to_owned())) }
-    }
-}
-
-impl TryFrom<String> for ContainerId {
-    type Error = InvalidId;
-
-    fn try_from(text: String) -> Result<Self, Self::Error> {
-        text.parse()
-    }
-}
-
-impl From<ContainerId> for String {
-    fn from(id: ContainerId) -> Self {
-        id.0
-    }
-}
-
-impl fmt::Display for ContainerId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
 }
 
 /// How far the monitoring of a sandbox has come.
@@ -154,7 +102,7 @@ pub struct SandboxRecord {
     /// containerd's id of the sandbox container.
     pub sandbox_id: SandboxId,
     /// containerd's namespace.
-    pub containerd_namespace: String,
+    pub containerd_namespace: Namespace,
     /// Whom the numbers belong to.
     pub tenant: String,
     /// The application (OpenTelemetry's `service.name`).
@@ -216,25 +164,42 @@ pub enum RecordError {
     },
 }
 
+/// Makes the registry's directory if it is not there, for root only: who can open a lock file can hold its lock.
+pub fn create_directory(directory: &Path) -> io::Result<()> {
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)
+}
+
 /// The record file of a sandbox.
-pub fn record_path(directory: &Path, sandbox: &SandboxId) -> PathBuf {
+pub fn record_path(directory: &Path, sandbox: &SandboxKey) -> PathBuf {
     directory.join(format!("{sandbox}.json"))
 }
 
 /// The lock file of a sandbox's companion.
-pub fn lock_path(directory: &Path, sandbox: &SandboxId) -> PathBuf {
+pub fn lock_path(directory: &Path, sandbox: &SandboxKey) -> PathBuf {
     directory.join(format!("{sandbox}.lock"))
 }
 
 impl SandboxRecord {
+    /// The sandbox that the record is about.
+    pub fn key(&self) -> SandboxKey {
+        SandboxKey { namespace: self.containerd_namespace.clone(), id: self.sandbox_id.clone() }
+    }
+
     /// Writes the record so that a reader sees the old or the new one, never half of one.
     pub fn write(&self, directory: &Path) -> Result<(), RecordError> {
-        let path = record_path(directory, &self.sandbox_id);
+        let path = record_path(directory, &self.key());
         let io = |source| RecordError::Io { path: path.clone(), source };
         let text = serde_json::to_vec_pretty(self)
             .map_err(|source| RecordError::Malformed { path: path.clone(), source })?;
-        let staged = directory.join(format!(".{}.json.new", self.sandbox_id));
-        std::fs::write(&staged, text).map_err(io)?;
+        let staged = directory.join(format!(".{}.json.new", self.key()));
+        // A staging file that an earlier companion left may have other rights: the mode counts for new files only.
+        match std::fs::remove_file(&staged) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(io(error)),
+            _ => {}
+        }
+        let mut options = std::fs::OpenOptions::new();
+        let mut file = options.create_new(true).write(true).mode(0o600).open(&staged).map_err(io)?;
+        io::Write::write_all(&mut file, &text).map_err(io)?;
         std::fs::rename(&staged, &path).map_err(io)
     }
 
@@ -264,7 +229,7 @@ mod tests {
         SandboxRecord {
             version: RECORD_VERSION,
             sandbox_id: "shop-1".parse().expect("id"),
-            containerd_namespace: "acme".into(),
+            containerd_namespace: "acme".parse().expect("namespace"),
             tenant: "acme \"quoted\"\nünïcode".into(),
             service_name: "shop".into(),
             k8s_namespace_name: None,
@@ -285,7 +250,7 @@ mod tests {
     fn a_record_survives_a_round_trip() {
         let dir = tempfile::tempdir().expect("directory");
         record().write(dir.path()).expect("written");
-        let path = record_path(dir.path(), &record().sandbox_id);
+        let path = record_path(dir.path(), &record().key());
         assert_eq!(SandboxRecord::read(&path).expect("read"), record());
         assert_eq!(std::fs::read_dir(dir.path()).expect("listing").count(), 1, "no staging file remains");
     }
@@ -303,9 +268,27 @@ mod tests {
     }
 
     #[test]
-    fn ids_that_could_leave_the_directory_are_refused() {
-        for id in ["", "..", ".x", "a/b", "a\n", &"a".repeat(77)] {
-            assert!(id.parse::<ContainerId>().is_err(), "{id:?}");
+    fn a_record_can_be_read_by_its_owner_only() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().expect("directory");
+        let path = record_path(dir.path(), &record().key());
+        // What an earlier version left under either name does not lend its rights.
+        for left in [path.clone(), dir.path().join(".acme@shop-1.json.new")] {
+            std::fs::write(&left, "{}").expect("written");
+            std::fs::set_permissions(&left, std::fs::Permissions::from_mode(0o644)).expect("mode");
+        }
+        record().write(dir.path()).expect("written");
+        assert_eq!(std::fs::metadata(&path).expect("record").permissions().mode() & 0o777, 0o600);
+    }
+
+    #[test]
+    fn one_id_in_two_namespaces_has_two_records() {
+        let dir = tempfile::tempdir().expect("directory");
+        let other = SandboxRecord { containerd_namespace: "globex".parse().expect("namespace"), ..record() };
+        record().write(dir.path()).expect("written");
+        other.write(dir.path()).expect("written");
+        for one in [record(), other] {
+            assert_eq!(SandboxRecord::read(&record_path(dir.path(), &one.key())).expect("read"), one);
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{ffi::OsString, path::PathBuf};
 
-use porthole_registry::SandboxId;
+use porthole_registry::SandboxKey;
 
 use crate::answer::Answer;
 
@@ -21,9 +21,7 @@ pub struct Assignment {
     /// What to do.
     pub mode: Mode,
     /// The sandbox.
-    pub sandbox: SandboxId,
-    /// containerd's namespace.
-    pub namespace: String,
+    pub sandbox: SandboxKey,
     /// The sandbox container's bundle.
     pub bundle: PathBuf,
     /// File name of the delegate.
@@ -41,9 +39,9 @@ impl Assignment {
             Err(message) => ("no-answer", message.clone()),
         };
         vec![
-            self.sandbox.as_str().into(),
+            self.sandbox.id.as_str().into(),
             mode.into(),
-            self.namespace.clone().into(),
+            self.sandbox.namespace.as_str().into(),
             self.bundle.clone().into(),
             self.runtime.clone().into(),
             kind.into(),
@@ -62,8 +60,10 @@ impl Assignment {
                 "clean-up" => Mode::CleanUp,
                 _ => return None,
             },
-            sandbox: text(sandbox)?.parse().ok()?,
-            namespace: text(namespace)?,
+            sandbox: SandboxKey {
+                namespace: namespace.to_str()?.parse().ok()?,
+                id: sandbox.to_str()?.parse().ok()?,
+            },
             bundle: bundle.into(),
             runtime: text(runtime)?,
             answer: match kind.to_str()? {
@@ -83,8 +83,7 @@ mod tests {
     fn an_assignment_survives_a_round_trip() {
         let mut assignment = Assignment {
             mode: Mode::CleanUp,
-            sandbox: "shop-1".parse().expect("id"),
-            namespace: "acme".into(),
+            sandbox: "acme@shop-1".parse().expect("key"),
             bundle: "/run/b".into(),
             runtime: "containerd-shim-x-v2".into(),
             answer: Ok(Answer { address: "unix:///run/s".into(), api: TaskApi::V3 }),

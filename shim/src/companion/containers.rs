@@ -52,7 +52,7 @@ impl Containers {
             tracing::debug!(%error, "no FIFO: containers are found by looking");
         }
         Self {
-            sandbox: companion.assignment.sandbox.clone(),
+            sandbox: companion.assignment.sandbox.id.clone(),
             directory: bundle.parent().map(PathBuf::from).unwrap_or_default(),
             looked_at: None,
             strangers: HashSet::new(),

@@ -114,11 +114,11 @@ async fn try_inject(
     let (settings, sandbox) = (&companion.settings.shim, &companion.assignment.sandbox);
     let internal = |error: std::io::Error| Failure::new(ReasonCode::Internal, error.to_string());
     sidecar::check(&settings.sidecar_rootfs)?;
-    let id = sidecar::new_id(sandbox).map_err(internal)?;
+    let id = sidecar::new_id(&sandbox.id).map_err(internal)?;
     let bundle = companion.state.sidecar(id.as_str());
-    sidecar::write_bundle(&bundle, &id, sandbox, settings).map_err(internal)?;
+    sidecar::write_bundle(&bundle, &id, &sandbox.id, settings).map_err(internal)?;
 
-    reach(task, sandbox.as_str(), |status| matches!(status, Status::CREATED | Status::RUNNING)).await?;
+    reach(task, sandbox.id.as_str(), |status| matches!(status, Status::CREATED | Status::RUNNING)).await?;
     let created = begin.elapsed();
     let channel = find_channel(companion, task).await?;
     sidecars.add(&id).map_err(internal)?;
@@ -130,7 +130,7 @@ async fn try_inject(
         ReasonCode::CreateTimeout,
     )?;
     let sidecar_created = begin.elapsed();
-    reach(task, sandbox.as_str(), |status| status == Status::RUNNING).await?;
+    reach(task, sandbox.id.as_str(), |status| status == Status::RUNNING).await?;
     let running = begin.elapsed();
     change(task.start(id.as_str(), deadline).await, ReasonCode::StartRefused, ReasonCode::StartTimeout)?;
     tracing::info!(

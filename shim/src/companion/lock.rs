@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use porthole_registry::{SandboxId, lock_path, record_path};
+use porthole_registry::{SandboxKey, create_directory, lock_path, record_path};
 use tokio::time::{Instant, sleep};
 
 /// Time between two attempts. A reader of the registry that probes the lock holds it for a moment.
@@ -26,13 +26,13 @@ pub struct Lock {
 }
 
 impl Lock {
-    /// Takes the lock. A companion of an earlier sandbox of the same id, which holds it, is asked to hurry.
-    pub async fn acquire(directory: &Path, sandbox: &SandboxId, patience: Duration) -> io::Result<Self> {
-        std::fs::create_dir_all(directory)?;
+    /// Takes the lock. A companion of an earlier sandbox of the same name, which holds it, is asked to hurry.
+    pub async fn acquire(directory: &Path, sandbox: &SandboxKey, patience: Duration) -> io::Result<Self> {
+        create_directory(directory)?;
         let lock = lock_path(directory, sandbox);
         let deadline = Instant::now() + patience;
         loop {
-            let file = OpenOptions::new().create(true).append(true).mode(0o644).open(&lock)?;
+            let file = OpenOptions::new().create(true).append(true).mode(0o600).open(&lock)?;
             if try_lock(&file)? {
                 if is_at(&file, &lock) {
                     file.set_len(0)?;
@@ -68,7 +68,7 @@ impl Lock {
 }
 
 /// Whether no living companion holds the lock of a sandbox.
-pub fn is_free(directory: &Path, sandbox: &SandboxId) -> bool {
+pub fn is_free(directory: &Path, sandbox: &SandboxKey) -> bool {
     match File::open(lock_path(directory, sandbox)) {
         Ok(file) => try_lock(&file).unwrap_or(false),
         Err(error) => error.kind() == io::ErrorKind::NotFound,
@@ -76,7 +76,7 @@ pub fn is_free(directory: &Path, sandbox: &SandboxId) -> bool {
 }
 
 /// Removes record and lock of a companion that died.
-pub fn remove_left_over(directory: &Path, sandbox: &SandboxId) {
+pub fn remove_left_over(directory: &Path, sandbox: &SandboxKey) {
     for path in [record_path(directory, sandbox), lock_path(directory, sandbox)] {
         let _ = std::fs::remove_file(path);
     }
@@ -101,8 +101,8 @@ fn is_at(file: &File, path: &Path) -> bool {
 mod tests {
     use super::*;
 
-    fn id() -> SandboxId {
-        "s".parse().expect("id")
+    fn id() -> SandboxKey {
+        "n@s".parse().expect("key")
     }
 
     #[tokio::test]

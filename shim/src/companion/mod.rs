@@ -53,7 +53,7 @@ use crate::{
 /// The first word of a companion's command line, as `ps` shows it; the sandbox's id follows.
 pub const PROCESS_NAME: &str = "porthole-companion";
 
-/// Longest wait for the companion of an earlier sandbox of the same id to finish.
+/// Longest wait for the companion of an earlier sandbox of the same name to finish.
 const LOCK_PATIENCE: Duration = Duration::from_secs(15);
 
 /// How long a record says `ended` before it is removed, so that a reader that polls can see it.
@@ -131,7 +131,6 @@ impl Companion<'_> {
                 let mut publisher = Publisher::new(self.assignment, self.settings);
                 publisher.publish();
                 let state = State {
-                    namespace: self.assignment.namespace.clone(),
                     bundle: self.assignment.bundle.clone(),
                     answer: self.assignment.answer.as_ref().map(ToString::to_string).unwrap_or_default(),
                     sidecars: Vec::new(),

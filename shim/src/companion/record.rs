@@ -23,16 +23,17 @@ pub struct Publisher {
 impl Publisher {
     /// The record of a sandbox that is about to be monitored; nothing is written yet.
     pub fn new(assignment: &Assignment, settings: &Settings) -> Self {
-        let id = assignment.sandbox.as_str();
+        let id = assignment.sandbox.id.as_str();
         let annotations = Annotations::read(&assignment.bundle).unwrap_or_default();
-        let identity = Identity::of(id, &assignment.namespace, &annotations, &settings.tenants);
+        let identity =
+            Identity::of(id, assignment.sandbox.namespace.as_str(), &annotations, &settings.tenants);
         let own = identity::container_name(id, &annotations);
-        let own = own.map(|name| (assignment.sandbox.clone(), ContainerRecord { name }));
+        let own = own.map(|name| (assignment.sandbox.id.clone(), ContainerRecord { name }));
         let created = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO);
         let record = SandboxRecord {
             version: RECORD_VERSION,
-            sandbox_id: assignment.sandbox.clone(),
-            containerd_namespace: assignment.namespace.clone(),
+            sandbox_id: assignment.sandbox.id.clone(),
+            containerd_namespace: assignment.sandbox.namespace.clone(),
             tenant: identity.tenant,
             service_name: identity.service_name,
             k8s_namespace_name: identity.k8s_namespace_name,
@@ -50,7 +51,7 @@ impl Publisher {
     /// Writes the record as it stands.
     pub fn publish(&self) {
         if let Err(error) = self.record.write(&self.directory) {
-            tracing::warn!(id = %self.record.sandbox_id, %error, "cannot write the record");
+            tracing::warn!(id = %self.record.key(), %error, "cannot write the record");
         }
     }
 
@@ -68,7 +69,7 @@ impl Publisher {
     /// The workload runs without an agent.
     pub fn unmonitored(&mut self, failure: &Failure) {
         let (code, why) = (failure.code.as_str(), &failure.message);
-        tracing::warn!(id = %self.record.sandbox_id, code, why, "unmonitored");
+        tracing::warn!(id = %self.record.key(), code, why, "unmonitored");
         self.set(SandboxState::Unmonitored, Some(failure));
     }
 

@@ -36,7 +36,7 @@ pub async fn tear_down(
     sidecars: &mut Sidecars<'_>,
     agent: Option<Agent>,
 ) {
-    let sandbox = companion.assignment.sandbox.as_str();
+    let sandbox = companion.assignment.sandbox.id.as_str();
     if let Some(agent) = agent
         && timeout(END_PATIENCE, task.wait(agent.id.as_str())).await.is_err()
     {
@@ -83,7 +83,7 @@ pub async fn delete_sidecar(task: &Task, id: &str) -> bool {
 
 /// Ends the part of a companion that died, unless its sandbox still runs.
 pub async fn after_a_death(companion: &Companion<'_>, state: State) {
-    let id = companion.assignment.sandbox.as_str();
+    let id = companion.assignment.sandbox.id.as_str();
     let Ok(answer) = state.answer.parse::<Answer>() else { return };
     let Ok(task) = Task::connect(&answer).await else { return };
     let running = task.state(id, QUESTION_DEADLINE).await.is_ok_and(|state| state.status != Status::STOPPED);

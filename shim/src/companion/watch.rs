@@ -49,7 +49,7 @@ pub async fn watch(
     publisher: &mut Publisher,
     agent: Option<Agent>,
 ) -> Option<Agent> {
-    let sandbox = companion.assignment.sandbox.as_str();
+    let sandbox = companion.assignment.sandbox.id.as_str();
     let settings = &companion.settings.shim;
     let presence = Presence { known: Cell::new(agent.is_some()), bundle: &companion.assignment.bundle };
     let mut agent = agent;

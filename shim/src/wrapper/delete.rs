@@ -27,7 +27,7 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(5);
 /// companion that died is replaced by one that cleans up after it. Containers without companion of their own do not
 /// wait.
 pub fn wait_for_companion(call: &Invocation, settings: &Settings) {
-    let Some(id) = &call.id else { return };
+    let Some(id) = &call.container else { return };
     let directory = StateDirectory::of(&settings.shim.state_directory, id);
     if !directory.exists() {
         return;
@@ -43,8 +43,8 @@ pub fn wait_for_companion(call: &Invocation, settings: &Settings) {
         }
         return;
     };
-    if state.bundle != call.bundle || Some(&state.namespace) != call.namespace.as_ref() {
-        // Another sandbox of the same name, in another namespace or of another containerd.
+    if state.bundle != call.bundle {
+        // A sandbox of the same name of another containerd.
         return;
     }
     // Without an address there is a companion that only holds the record: it goes by itself with the bundle.
@@ -71,12 +71,11 @@ pub fn wait_for_companion(call: &Invocation, settings: &Settings) {
 }
 
 fn replace(call: &Invocation, state: &State, answer: &Answer) {
-    let (Some(id), Some(namespace)) = (&call.id, &call.namespace) else { return };
+    let Some(id) = &call.container else { return };
     tracing::warn!(%id, "the companion died; another one cleans up");
     let assignment = Assignment {
         mode: Mode::CleanUp,
         sandbox: id.clone(),
-        namespace: namespace.clone(),
         bundle: state.bundle.clone(),
         runtime: String::new(),
         answer: Ok(answer.clone()),

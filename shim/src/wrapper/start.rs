@@ -12,6 +12,7 @@ use std::{
 };
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use porthole_registry::SandboxKey;
 
 use super::{NO_DELEGATE, guarded, launch};
 use crate::{
@@ -147,7 +148,7 @@ fn after_success(
     annotations: Option<&Result<Annotations, crate::bundle::BundleError>>,
     stdout: &[u8],
 ) {
-    let (Some(id), Some(namespace)) = (&call.id, &call.namespace) else {
+    let Some(id) = &call.container else {
         tracing::warn!(?call, "no container is named: nothing is monitored");
         return;
     };
@@ -163,6 +164,7 @@ fn after_success(
         None => return,
     };
     if let Role::Member(sandbox) = annotations.role() {
+        let sandbox = SandboxKey { namespace: id.namespace.clone(), id: sandbox };
         return tell(&StateDirectory::of(&settings.shim.state_directory, &sandbox), &call.bundle);
     }
     if settings.shim.allow_opt_out && identity::opted_out(annotations) {
@@ -174,14 +176,8 @@ fn after_success(
         Err(error) => Err(error.to_string()),
     };
     let runtime = delegate.file_name().unwrap_or(delegate.as_os_str()).to_string_lossy().into_owned();
-    let assignment = Assignment {
-        mode: Mode::Watch,
-        sandbox: id.clone(),
-        namespace: namespace.clone(),
-        bundle: call.bundle.clone(),
-        runtime,
-        answer,
-    };
+    let assignment =
+        Assignment { mode: Mode::Watch, sandbox: id.clone(), bundle: call.bundle.clone(), runtime, answer };
     if let Err(error) = launch::companion(&assignment) {
         tracing::error!(%id, %error, "cannot start a companion: nothing is monitored");
     }

@@ -126,7 +126,7 @@ impl Setup {
     }
 
     pub fn record(&self, id: &str) -> Option<SandboxRecord> {
-        SandboxRecord::read(&self.path("registry").join(format!("{id}.json"))).ok()
+        SandboxRecord::read(&self.path("registry").join(format!("acme@{id}.json"))).ok()
     }
 
     /// Waits until the record is in a state.

@@ -9,7 +9,8 @@ use std::{
 use anyhow::{Context, Result};
 use porthole_registry as registry;
 use porthole_registry::{
-    ContainerId, ContainerRecord, RECORD_VERSION, SandboxRecord, SandboxState, channel::Channel,
+    ContainerId, ContainerRecord, Namespace, RECORD_VERSION, SandboxKey, SandboxRecord, SandboxState,
+    channel::Channel,
 };
 use porthole_testbed::{
     exporter::{self, Exporter},
@@ -125,14 +126,16 @@ struct Registered {
 
 impl Registered {
     fn new(directory: &Path, container: &ContainerId, agent: &Path) -> Result<Self> {
-        let lock = registry::lock_path(directory, container);
+        let namespace: Namespace = "bench".parse().context("a namespace")?;
+        let key = SandboxKey { namespace: namespace.clone(), id: container.clone() };
+        let lock = registry::lock_path(directory, &key);
         let locked = File::create(&lock).context("make a record's lock")?;
         locked.lock().context("lock a record")?;
         let now = SystemTime::now().duration_since(UNIX_EPOCH).context("read the clock")?;
         let record = SandboxRecord {
             version: RECORD_VERSION,
             sandbox_id: container.clone(),
-            containerd_namespace: "bench".to_owned(),
+            containerd_namespace: namespace,
             tenant: "bench".to_owned(),
             service_name: "bench".to_owned(),
             k8s_namespace_name: None,
@@ -145,7 +148,7 @@ impl Registered {
             created_unix_ms: u64::try_from(now.as_millis()).context("the clock")?,
         };
         record.write(directory).context("write a record")?;
-        Ok(Self { record: registry::record_path(directory, container), lock, _locked: locked })
+        Ok(Self { record: registry::record_path(directory, &key), lock, _locked: locked })
     }
 }
 
