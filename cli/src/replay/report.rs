@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, net::SocketAddr};
 
 use porthole_l7::{ErrorClass, Exchange, Status, Symbol};
-use porthole_packet::{Endpoints, Flows};
+use porthole_packet::{Endpoints, Replay};
 use serde::Serialize;
 
 /// Everything.
@@ -94,7 +94,7 @@ fn microseconds(nanoseconds: u64) -> f64 {
 
 impl Report {
     /// Spells out what was found.
-    pub fn new(flows: &Flows, found: &[(Exchange, Endpoints)]) -> Self {
+    pub fn new(flows: &Replay, found: &[(Exchange, Endpoints)]) -> Self {
         let (packets, engine) = (flows.tally(), flows.engine());
         let tally = engine.tally();
         let name = |symbol| (symbol != Symbol::NONE).then(|| engine.name(symbol).to_owned());
@@ -132,9 +132,9 @@ impl Report {
             exchanges,
             capture: Completeness {
                 packets: packets.packets,
-                packets_ignored: packets.ignored,
+                packets_ignored: packets.unreadable,
                 fragments_dropped: packets.fragments_dropped,
-                connections: packets.connections,
+                connections: packets.flows,
                 lost_bytes: packets.lost_bytes,
                 messages_seen: tally.messages_seen,
                 not_understood: tally.not_understood,

@@ -67,6 +67,8 @@ struct Interface {
 pub struct Capture {
     reader: Box<dyn PcapReaderIterator>,
     interfaces: Vec<Interface>,
+    /// Timestamp of the last packet that had one, nanoseconds since 1970.
+    last_ns: u64,
     packets: u64,
     buffer: usize,
 }
@@ -78,7 +80,7 @@ impl Capture {
             PcapError::ReadError => CaptureError::Read,
             _ => CaptureError::NotACapture,
         })?;
-        Ok(Self { reader, interfaces: Vec::new(), packets: 0, buffer: BUFFER_BYTES })
+        Ok(Self { reader, interfaces: Vec::new(), last_ns: 0, packets: 0, buffer: BUFFER_BYTES })
     }
 
     /// Packets read so far.
@@ -91,7 +93,7 @@ impl Capture {
         loop {
             match self.reader.next() {
                 Ok((length, block)) => {
-                    let taken = Self::block(&mut self.interfaces, &block, take);
+                    let taken = Self::block(&mut self.interfaces, &mut self.last_ns, &block, take);
                     drop(block);
                     self.reader.consume(length);
                     if taken {
@@ -131,6 +133,7 @@ impl Capture {
     /// Learns from a block, and passes on the packet in it; true when there was one.
     fn block(
         interfaces: &mut Vec<Interface>,
+        last_ns: &mut u64,
         block: &PcapBlockOwned<'_>,
         take: &mut dyn FnMut(Packet<'_>),
     ) -> bool {
@@ -146,7 +149,8 @@ impl Capture {
                     .saturating_mul(interface.resolution)
                     .saturating_add(u64::from(packet.ts_usec));
                 let length = packet.data.len().min(usize::try_from(packet.caplen).unwrap_or(usize::MAX));
-                take(interface.packet(ticks, &packet.data[..length]));
+                let timestamp_ns = interface.nanoseconds(ticks);
+                take(Packet { timestamp_ns, link: interface.link, bytes: &packet.data[..length] });
                 true
             }
             PcapBlockOwned::NG(Block::SectionHeader(_)) => {
@@ -170,13 +174,14 @@ impl Capture {
                 let interface = usize::try_from(packet.if_id).ok().and_then(|index| interfaces.get(index));
                 let Some(interface) = interface else { return false };
                 let ticks = u64::from(packet.ts_high) << 32 | u64::from(packet.ts_low);
-                take(interface.packet(ticks, packet.packet_data()));
+                *last_ns = interface.nanoseconds(ticks);
+                take(Packet { timestamp_ns: *last_ns, link: interface.link, bytes: packet.packet_data() });
                 true
             }
             PcapBlockOwned::NG(Block::SimplePacket(packet)) => {
                 let Some(interface) = interfaces.first() else { return false };
                 // It has no time: order is all that is known.
-                take(interface.packet(0, packet.packet_data()));
+                take(Packet { timestamp_ns: *last_ns, link: interface.link, bytes: packet.packet_data() });
                 true
             }
             PcapBlockOwned::NG(_) => false,
@@ -185,11 +190,11 @@ impl Capture {
 }
 
 impl Interface {
-    fn packet<'a>(&self, ticks: u64, bytes: &'a [u8]) -> Packet<'a> {
+    /// Nanoseconds since 1970 of a timestamp.
+    fn nanoseconds(&self, ticks: u64) -> u64 {
         let nanos = u128::from(ticks) * u128::from(NANOS) / u128::from(self.resolution);
         let nanos = i128::try_from(nanos).unwrap_or(i128::MAX);
         let nanos = nanos.saturating_add(i128::from(self.offset) * i128::from(NANOS));
-        let timestamp_ns = u64::try_from(nanos.max(0)).unwrap_or(u64::MAX);
-        Packet { timestamp_ns, link: self.link, bytes }
+        u64::try_from(nanos.max(0)).unwrap_or(u64::MAX)
     }
 }

@@ -3,14 +3,20 @@
 //! Requests and responses are paired by their order, so bytes that answer other bytes must come after them. A segment
 //! acknowledges what its sender had when it sent it: while a part of that is missing here, because the capture is out of
 //! order, the segment is held back; when the part does not come soon, it is lost, and what follows goes on.
+//!
+//! Packets of an older connection between the same ends can come in between: they are told by their numbers
+//! (RFC 9293 section 3.10.7.3).
 
 use std::collections::VecDeque;
 
-use crate::tcp::Direction;
+use crate::tcp::{self, Direction};
 
 /// Packets of the connection for which a segment is held back. Captures of machines with several cores are out of order
 /// by a few packets.
-const PATIENCE_PACKETS: u32 = 16;
+const REORDERING_PACKETS_MAX: u32 = 16;
+
+/// How long bytes may be missing that the other end has, nanoseconds.
+const REORDERING_NS_MAX: u64 = 1_000_000_000;
 
 /// What is held back of one connection at most.
 const HELD_SEGMENTS_MAX: usize = 64;
@@ -29,10 +35,14 @@ pub struct Segment<'a> {
     pub bytes: &'a [u8],
     /// How many bytes it has.
     pub length: u64,
+    /// Whether the direction begins with it.
+    pub syn: bool,
     /// Whether the direction ends behind it.
     pub fin: bool,
+    /// Whether the connection ends with it.
+    pub rst: bool,
     /// When it was captured, nanoseconds.
-    pub timestamp_ns: u64,
+    pub time_ns: u64,
 }
 
 #[derive(Debug)]
@@ -43,57 +53,127 @@ struct Held {
     bytes: Vec<u8>,
     length: u64,
     fin: bool,
-    timestamp_ns: u64,
+    time_ns: u64,
 }
 
 impl Held {
     fn segment(&self) -> Segment<'_> {
-        let Self { from, sequence, acknowledged, length, fin, timestamp_ns, .. } = *self;
+        let Self { from, sequence, acknowledged, length, fin, time_ns, .. } = *self;
         Segment {
             from,
             sequence,
             acknowledged: Some(acknowledged),
             bytes: &self.bytes,
             length,
+            syn: false,
             fin,
-            timestamp_ns,
+            rst: false,
+            time_ns,
         }
     }
 }
 
-/// Bytes in order: direction, time in nanoseconds, position in the stream, captured head, length in all.
-pub type Deliver<'a> = &'a mut dyn FnMut(usize, u64, u64, &[u8], u64);
+/// Bytes of a direction, in order.
+#[derive(Clone, Copy, Debug)]
+pub struct Piece<'a> {
+    /// Index of the direction.
+    pub from: usize,
+    /// Its bytes.
+    pub stream: tcp::Piece<'a>,
+}
+
+/// Takes bytes in order.
+pub type Deliver<'a> = &'a mut dyn FnMut(Piece<'_>);
+
+/// What a segment is to a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Belongs {
+    /// It is the connection's next.
+    Here,
+    /// It begins another connection between the same ends.
+    ToNext,
+    /// It is left over from an older one.
+    ToOlder,
+}
 
 /// A connection.
 #[derive(Debug, Default)]
 pub struct Conversation {
     directions: [Direction; 2],
+    /// The direction whose SYN has come, while nothing has come from the other.
+    opening: Option<usize>,
+    reset: bool,
     held: VecDeque<Held>,
     held_bytes: usize,
-    impatience: u32,
+    packets_since_gap: u32,
 }
 
 impl Conversation {
-    /// Whether a SYN with that sequence number, by that direction, begins another connection.
-    pub fn begins_anew(&self, from: usize, sequence: u32) -> bool {
-        self.directions[from].begins_anew(sequence)
+    /// What a segment is to this connection.
+    pub fn belongs(&self, segment: &Segment<'_>) -> Belongs {
+        let (own, other) = (&self.directions[segment.from], &self.directions[1 - segment.from]);
+        let is_over = self.is_over();
+        if segment.syn {
+            let elsewhere = own.begins_elsewhere(segment.sequence);
+            return match segment.acknowledged {
+                // The connection was reset, and comes back with its number.
+                None if is_over || elsewhere => Belongs::ToNext,
+                Some(acknowledged) if elsewhere => {
+                    let answers_another = other.begins_elsewhere(acknowledged);
+                    if is_over || (answers_another && !other.is_empty()) {
+                        Belongs::ToNext
+                    } else if own.is_empty() && !answers_another {
+                        Belongs::Here
+                    } else {
+                        Belongs::ToOlder
+                    }
+                }
+                _ => Belongs::Here,
+            };
+        }
+        let answers = segment.acknowledged.is_none_or(|acknowledged| other.has_sent(acknowledged));
+        if self.opening == Some(1 - segment.from) && !answers {
+            return Belongs::ToOlder;
+        }
+        if segment.rst {
+            // A closed port's has the number 0, and says what it answers.
+            let refuses = own.is_new() && answers && segment.acknowledged.is_some();
+            return if refuses || own.is_near(segment.sequence) { Belongs::Here } else { Belongs::ToOlder };
+        }
+        if is_over && segment.length > 0 && !own.is_near(segment.sequence) {
+            return Belongs::ToNext;
+        }
+        Belongs::Here
     }
 
-    /// Whether both directions have ended and everything was delivered.
-    pub fn is_finished(&self) -> bool {
-        self.directions.iter().all(Direction::is_finished)
+    /// Whether nothing more comes.
+    pub fn is_over(&self) -> bool {
+        self.reset || self.directions.iter().all(Direction::is_finished)
     }
 
-    /// Bytes that were never seen, and bytes that were seen again.
+    /// Bytes that were never captured, and bytes that were captured again.
     pub fn lost_and_repeated(&self) -> (u64, u64) {
         self.directions.iter().fold((0, 0), |(lost, repeated), direction| {
             (lost + direction.lost_bytes, repeated + direction.repeated_bytes)
         })
     }
 
-    /// Takes a segment.
+    /// Takes a segment that [belongs](Self::belongs) here.
     pub fn segment(&mut self, segment: &Segment<'_>, deliver: Deliver<'_>) {
         let other = 1 - segment.from;
+        self.reset |= segment.rst;
+        if segment.syn && self.directions[segment.from].begins_elsewhere(segment.sequence) {
+            // What came before it was an older connection's.
+            self.directions[segment.from].begin_again(segment.sequence);
+            self.directions[other].forget_acknowledged();
+            self.held.clear();
+            self.held_bytes = 0;
+        }
+        if self.directions[other].is_new() && segment.syn && segment.acknowledged.is_none() {
+            self.opening = Some(segment.from);
+        } else if self.opening == Some(other) {
+            self.opening = None;
+        }
         self.directions[segment.from].begin(segment.sequence);
         let missing = segment.acknowledged.filter(|acknowledged| {
             self.directions[other].begin(*acknowledged);
@@ -106,37 +186,44 @@ impl Conversation {
         }
         self.release(deliver);
         if !self.held.is_empty() {
-            self.impatience += 1;
-            while self.impatience > PATIENCE_PACKETS
+            self.packets_since_gap += 1;
+            while self.packets_since_gap > REORDERING_PACKETS_MAX
                 || self.held.len() > HELD_SEGMENTS_MAX
                 || self.held_bytes > HELD_BYTES_MAX
             {
-                self.give_up_first(deliver);
+                self.skip_gap(deliver);
             }
         }
         for (from, direction) in self.directions.iter_mut().enumerate() {
-            direction.tick(&mut |offset, bytes, length| {
-                deliver(from, segment.timestamp_ns, offset, bytes, length);
-            });
+            direction.tick(&mut |stream| deliver(Piece { from, stream }));
         }
         self.release(deliver);
     }
 
-    /// No further segment comes.
-    pub fn flush(&mut self, now_ns: u64, deliver: Deliver<'_>) {
+    /// Goes on without what one end has had for a while and the capture has not.
+    pub fn idle(&mut self, now_ns: u64, deliver: Deliver<'_>) {
+        let waits = self.directions.iter().filter_map(Direction::waits_since);
+        let oldest = waits.chain(self.held.iter().map(|held| held.time_ns)).min();
+        if oldest.is_some_and(|since| now_ns.saturating_sub(since) > REORDERING_NS_MAX) {
+            self.flush(deliver);
+        }
+    }
+
+    /// No further segment comes, as far as is known.
+    pub fn flush(&mut self, deliver: Deliver<'_>) {
         while !self.held.is_empty() {
-            self.give_up_first(deliver);
+            self.skip_gap(deliver);
         }
         for (from, direction) in self.directions.iter_mut().enumerate() {
-            direction.flush(&mut |offset, bytes, length| deliver(from, now_ns, offset, bytes, length));
+            direction.flush(&mut |stream| deliver(Piece { from, stream }));
         }
     }
 
     fn hold(&mut self, segment: &Segment<'_>, acknowledged: u32) {
-        let Segment { from, sequence, bytes, length, fin, timestamp_ns, .. } = *segment;
+        let Segment { from, sequence, bytes, length, fin, time_ns, .. } = *segment;
         self.held_bytes += bytes.len();
         let bytes = bytes.to_vec();
-        self.held.push_back(Held { from, sequence, acknowledged, bytes, length, fin, timestamp_ns });
+        self.held.push_back(Held { from, sequence, acknowledged, bytes, length, fin, time_ns });
     }
 
     /// Takes what was held back for bytes that have come.
@@ -150,20 +237,19 @@ impl Conversation {
         while let Some(at) = ready(self) {
             let Some(held) = self.held.remove(at) else { return };
             self.held_bytes -= held.bytes.len();
-            self.impatience = 0;
+            self.packets_since_gap = 0;
             self.apply(&held.segment(), deliver);
         }
     }
 
     /// Goes on without what the segment that was held back longest waits for.
-    fn give_up_first(&mut self, deliver: Deliver<'_>) {
-        self.impatience = 0;
+    fn skip_gap(&mut self, deliver: Deliver<'_>) {
+        self.packets_since_gap = 0;
         let Some(held) = self.held.pop_front() else { return };
         self.held_bytes -= held.bytes.len();
         let other = 1 - held.from;
-        self.directions[other].give_up_until(held.acknowledged, &mut |offset, bytes, length| {
-            deliver(other, held.timestamp_ns, offset, bytes, length);
-        });
+        self.directions[other]
+            .skip_until(held.acknowledged, &mut |stream| deliver(Piece { from: other, stream }));
         self.apply(&held.segment(), deliver);
         self.release(deliver);
     }
@@ -175,14 +261,9 @@ impl Conversation {
         }
         let direction = &mut self.directions[from];
         if segment.length > 0 {
-            direction.segment(
-                segment.sequence,
-                segment.bytes,
-                segment.length,
-                &mut |offset, bytes, length| {
-                    deliver(from, segment.timestamp_ns, offset, bytes, length);
-                },
-            );
+            let Segment { sequence, bytes, length, time_ns, .. } = *segment;
+            direction
+                .segment(sequence, bytes, length, time_ns, &mut |stream| deliver(Piece { from, stream }));
         }
         if segment.fin {
             #[expect(clippy::cast_possible_truncation, reason = "sequence numbers are modulo 2^32")]
@@ -195,26 +276,39 @@ impl Conversation {
 mod tests {
     use super::*;
 
+    fn segment(from: usize) -> Segment<'static> {
+        Segment {
+            from,
+            sequence: 0,
+            acknowledged: None,
+            bytes: &[],
+            length: 0,
+            syn: false,
+            fin: false,
+            rst: false,
+            time_ns: 0,
+        }
+    }
+
     /// Feeds `(from, sequence, acknowledged, text)` and gives what came out, in order.
     fn order(segments: &[(usize, u32, u32, &str)]) -> Vec<String> {
         let mut conversation = Conversation::default();
         let mut out = Vec::new();
-        let mut deliver = |from: usize, _: u64, offset: u64, bytes: &[u8], _: u64| {
-            out.push(format!("{from}@{offset} {}", String::from_utf8_lossy(bytes)));
+        let mut deliver = |Piece { from, stream }: Piece<'_>| {
+            out.push(format!("{from}@{} {}", stream.offset, String::from_utf8_lossy(stream.bytes)));
         };
         for (time, (from, sequence, acknowledged, text)) in segments.iter().enumerate() {
             let segment = Segment {
-                from: *from,
                 sequence: *sequence,
                 acknowledged: Some(*acknowledged),
                 bytes: text.as_bytes(),
                 length: text.len() as u64,
-                fin: false,
-                timestamp_ns: time as u64,
+                time_ns: time as u64,
+                ..segment(*from)
             };
             conversation.segment(&segment, &mut deliver);
         }
-        conversation.flush(0, &mut deliver);
+        conversation.flush(&mut deliver);
         out
     }
 
@@ -238,5 +332,107 @@ mod tests {
         segments.extend((0..100).map(|_| (0, 6, 9, "")));
         let out = order(&segments);
         assert_eq!(out.len(), 3, "{out:?}");
+    }
+
+    const CLIENT: usize = 0;
+    const SERVER: usize = 1;
+
+    fn syn(number: u32) -> Segment<'static> {
+        Segment { sequence: number + 1, syn: true, ..segment(CLIENT) }
+    }
+
+    fn syn_ack(number: u32, client: u32) -> Segment<'static> {
+        Segment { sequence: number + 1, acknowledged: Some(client + 1), syn: true, ..segment(SERVER) }
+    }
+
+    fn data(from: usize, sequence: u32, acknowledged: u32) -> Segment<'static> {
+        Segment { sequence, acknowledged: Some(acknowledged), bytes: b"data", length: 4, ..segment(from) }
+    }
+
+    /// What the last segment is to the connection of those before it, all of which must belong to it or to an older one.
+    fn belongs(segments: &[Segment<'static>]) -> Belongs {
+        let mut conversation = Conversation::default();
+        let (last, before) = segments.split_last().expect("segments");
+        for segment in before {
+            match conversation.belongs(segment) {
+                Belongs::Here => conversation.segment(segment, &mut |_| ()),
+                Belongs::ToOlder => {}
+                Belongs::ToNext => panic!("{segment:?}"),
+            }
+        }
+        conversation.belongs(last)
+    }
+
+    #[test]
+    fn a_repeated_syn_is_the_same_connections_unless_that_is_over() {
+        let rst = Segment { sequence: 101, rst: true, ..segment(CLIENT) };
+        let fins = [CLIENT, SERVER].map(|from| Segment {
+            sequence: [101, 201][from],
+            acknowledged: Some([201, 101][from]),
+            fin: true,
+            ..segment(from)
+        });
+        let (syn, syn_ack) = (syn(100), syn_ack(200, 100));
+        assert_eq!(belongs(&[syn, syn]), Belongs::Here);
+        assert_eq!(belongs(&[syn, syn_ack, syn]), Belongs::Here);
+        assert_eq!(belongs(&[syn, self::syn(7)]), Belongs::ToNext);
+        assert_eq!(belongs(&[syn, rst, syn]), Belongs::ToNext);
+        assert_eq!(belongs(&[syn, syn_ack, fins[0], fins[1], syn]), Belongs::ToNext);
+        assert_eq!(belongs(&[syn, syn_ack, fins[0], fins[1], syn_ack]), Belongs::Here, "repeated");
+    }
+
+    #[test]
+    fn what_an_older_connection_answers_a_syn_is_not_of_the_new_one() {
+        let answer = Segment { sequence: 5_000, acknowledged: Some(777_000), ..segment(SERVER) };
+        let reset = Segment { sequence: 777_000, rst: true, ..segment(CLIENT) };
+        assert_eq!(belongs(&[syn(1_000), answer]), Belongs::ToOlder);
+        assert_eq!(belongs(&[syn(1_000), answer, reset]), Belongs::ToOlder);
+        assert_eq!(belongs(&[syn(1_000), answer, reset, syn(1_000)]), Belongs::Here);
+        let refused = Segment { sequence: 0, acknowledged: Some(1_001), rst: true, ..segment(SERVER) };
+        assert_eq!(belongs(&[syn(1_000), refused]), Belongs::Here);
+        let blind = Segment { sequence: 1 << 30, rst: true, ..segment(SERVER) };
+        assert_eq!(
+            belongs(&[syn(1_000), syn_ack(9, 1_000), data(CLIENT, 1_001, 10), blind]),
+            Belongs::ToOlder
+        );
+    }
+
+    #[test]
+    fn a_second_syn_ack_with_another_number_counts_until_its_sender_has_said_something() {
+        let mut conversation = Conversation::default();
+        let mut out = Vec::new();
+        let mut deliver = |piece: Piece<'_>| out.push((piece.from, piece.stream.offset, piece.stream.length));
+        let (first, second) = (syn_ack(40, 100), syn_ack(90_000_000, 100));
+        for segment in [syn(100), first, second, data(CLIENT, 101, 90_000_001), data(SERVER, 90_000_001, 105)]
+        {
+            assert_eq!(conversation.belongs(&segment), Belongs::Here);
+            conversation.segment(&segment, &mut deliver);
+        }
+        assert_eq!(conversation.belongs(&first), Belongs::ToOlder);
+        assert_eq!((out, conversation.lost_and_repeated()), (vec![(0, 0, 4), (1, 0, 4)], (0, 0)));
+    }
+
+    #[test]
+    fn a_connection_that_comes_back_without_its_syn_is_another() {
+        let rst = Segment { sequence: 105, rst: true, ..segment(CLIENT) };
+        let open = [syn(100), syn_ack(200, 100), data(CLIENT, 101, 201), rst];
+        let then = |last| belongs(&[&open[..], &[last]].concat());
+        assert_eq!(then(data(CLIENT, 101, 201)), Belongs::Here, "repeated");
+        assert_eq!(then(data(CLIENT, 900_000_000, 5)), Belongs::ToNext);
+        assert_eq!(then(syn_ack(70_000, 8)), Belongs::ToNext);
+    }
+
+    #[test]
+    fn what_is_missing_for_long_is_given_up_when_nothing_moves() {
+        let mut conversation = Conversation::default();
+        let mut lengths = Vec::new();
+        let mut deliver = |piece: Piece<'_>| lengths.push((piece.from, piece.stream.length));
+        for segment in [syn(100), syn_ack(200, 100), data(CLIENT, 111, 201), data(SERVER, 201, 115)] {
+            conversation.segment(&segment, &mut deliver);
+        }
+        conversation.idle(REORDERING_NS_MAX, &mut deliver);
+        conversation.idle(REORDERING_NS_MAX + 1, &mut deliver);
+        assert_eq!(lengths, [(0, 4), (1, 4)]);
+        assert_eq!(conversation.lost_and_repeated().0, 10);
     }
 }

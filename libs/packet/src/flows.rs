@@ -1,43 +1,91 @@
-//! The connections of a capture: packets to the engine's connections, whose both ends are seen.
+//! The table of flows: IP packets to the connections of `l7`, and these to exchanges.
+//!
+//! ```text
+//! packet ──► IP, fragments joined ──► flow ──► TCP in order, or datagrams ──► l7 ──► Observer
+//! ```
+//!
+//! Packets come from a link, where both directions pass and who opened the connection has to be found out; or from a
+//! socket, where one end is local. A connection between two sockets of one kernel is then two flows: one end serves, the
+//! other asks.
+//!
+//! Flows that are over stay for a while, so that repeated packets are not taken for a new connection.
 
 use std::{
+    borrow::Cow,
     collections::HashMap,
     net::{IpAddr, SocketAddr},
 };
 
 use etherparse::{TcpSlice, UdpHeader, UdpHeaderSlice};
-use porthole_l7::{Chunk, Connection, Direction, Engine, Exchange, ScopeId, Side, Timestamp};
+use porthole_l7::{Chunk, Connection, Direction, Engine, Exchange, ScopeId, Timestamp, Verdict};
 
 use crate::{
-    capture::Packet,
-    conversation::{self, Conversation, Segment},
+    conversation::{Belongs, Conversation, Piece, Segment},
+    datagrams::Datagrams,
     ip::{Datagram, Reassembly, Seen, Transport},
-    link,
 };
 
 /// Bounds of the table.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Connections at one time; those that were silent longest go first.
-    pub connections: usize,
+    /// Flows at a time; those that were silent longest go first.
+    pub flows: usize,
+    /// How long a TCP connection may be silent that is open as far as is known, nanoseconds.
+    pub tcp_idle_ns: u64,
+    /// How long two ends of datagrams may be silent, nanoseconds.
+    pub udp_idle_ns: u64,
+    /// How long a flow may be silent that is over, or of no known protocol, nanoseconds.
+    pub ignored_idle_ns: u64,
 }
 
-impl Default for Limits {
-    fn default() -> Self {
-        Self { connections: 65_536 }
-    }
-}
-
-/// Time between two looks for datagrams that never got an answer.
-const IDLE_INTERVAL_NS: u64 = 2_000_000_000;
-
-/// Who called whom.
+/// Where a packet was captured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Endpoints {
-    /// Sent the request.
-    pub client: SocketAddr,
-    /// Received it.
-    pub server: SocketAddr,
+pub enum Vantage {
+    /// On a link.
+    Link,
+    /// At the socket that sent it.
+    Sender,
+    /// At the socket that received it.
+    Receiver,
+}
+
+/// A captured IP packet.
+#[derive(Clone, Copy, Debug)]
+pub struct Captured<'a> {
+    /// Its captured head.
+    pub bytes: &'a [u8],
+    /// Its length, where that is known better than from its header; otherwise 0.
+    pub length: usize,
+    /// When, nanoseconds of a clock that does not go back.
+    pub time_ns: u64,
+    /// Where.
+    pub vantage: Vantage,
+}
+
+/// The ends of a flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Ends {
+    /// The local end; of a flow on a link the one that opened it, as far as is known.
+    pub near: SocketAddr,
+    /// The other one.
+    pub far: SocketAddr,
+}
+
+/// What is done with the flows and their exchanges.
+pub trait Observer {
+    /// What is kept with each flow.
+    type Note;
+
+    /// A flow begins: to which scope its names belong, and what to keep with it.
+    fn opened(&mut self, ends: Ends) -> (ScopeId, Self::Note);
+
+    /// An exchange is over.
+    fn exchange(&mut self, exchange: &Exchange, ends: Ends, note: &Self::Note, engine: &Engine);
+
+    /// A TCP connection turned out to speak no known protocol.
+    fn ignored(&mut self, note: &Self::Note) {
+        let _ = note;
+    }
 }
 
 /// What was seen.
@@ -46,75 +94,78 @@ pub struct Tally {
     /// Packets taken.
     pub packets: u64,
     /// Packets that carry neither TCP nor UDP over IP, or not enough of it.
-    pub ignored: u64,
+    pub unreadable: u64,
     /// Fragments that came to nothing.
     pub fragments_dropped: u64,
-    /// Connections and pairs of datagram ends.
-    pub connections: u64,
-    /// Connections that had to go because there were too many.
+    /// Flows.
+    pub flows: u64,
+    /// Flows of no known protocol.
+    pub ignored: u64,
+    /// Flows that had to go because there were too many.
     pub evicted: u64,
-    /// Bytes of TCP streams that were not in the capture.
+    /// Bytes of TCP streams that were not captured, of flows of a known protocol that are over.
     pub lost_bytes: u64,
-    /// Bytes of TCP streams that were there more than once.
+    /// Bytes that were captured more than once, of the same flows.
     pub repeated_bytes: u64,
 }
 
-/// Takes exchanges with the names of their ends; the engine is there to spell symbols out.
-pub type Sink<'a> = &'a mut dyn FnMut(&Exchange, Endpoints);
-
-/// Both ends, in the order of their addresses: the same for both directions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Key {
     transport: Transport,
+    /// Of a flow at a socket the local end first; on a link in the order of the addresses, the same for both directions.
     ends: [SocketAddr; 2],
 }
 
-/// One connection.
 #[derive(Debug)]
-struct Flow {
+struct Flow<N> {
     /// Number in the order of appearance.
     number: u64,
-    /// The end that counts as the observed process: it opened the connection, as far as that is known.
-    opener: SocketAddr,
-    other: SocketAddr,
-    connection: Connection,
+    ends: Ends,
+    /// None when the flow is over.
+    l7: Option<Connection>,
     bytes: Bytes,
+    note: N,
     last_ns: u64,
-    closed: bool,
+    ignored: bool,
 }
 
-/// How bytes come.
+/// How bytes come. Direction 0 is the near end's.
 #[derive(Debug)]
 enum Bytes {
-    /// In streams, from the opener and from the other end.
     Stream(Box<Conversation>),
-    /// In datagrams; the positions after the last of each direction.
-    Datagrams([u64; 2]),
+    Datagrams(Datagrams),
 }
 
-/// All connections of a capture.
+/// Source, destination and where a packet was captured.
+#[derive(Clone, Copy)]
+struct Route {
+    source: SocketAddr,
+    destination: SocketAddr,
+    vantage: Vantage,
+}
+
+/// All flows, and what is understood of them.
 #[derive(Debug)]
-pub struct Flows {
+pub struct FlowTable<N> {
     engine: Engine,
     limits: Limits,
     reassembly: Reassembly,
-    table: HashMap<Key, Flow>,
+    table: HashMap<Key, Flow<N>>,
+    /// Those that are not over.
+    open: usize,
     tally: Tally,
-    now_ns: u64,
-    looked_ns: u64,
 }
 
-impl Flows {
-    /// No connections yet.
+impl<N> FlowTable<N> {
+    /// No flows yet.
     pub fn new(engine: Engine, limits: Limits) -> Self {
         Self {
             engine,
             limits,
             reassembly: Reassembly::default(),
             table: HashMap::new(),
+            open: 0,
             tally: Tally::default(),
-            now_ns: 0,
-            looked_ns: 0,
         }
     }
 
@@ -123,225 +174,307 @@ impl Flows {
         &self.engine
     }
 
-    /// What was seen so far. The streams' bytes are counted when their connection has gone.
+    /// The engine, to set it up.
+    pub fn engine_mut(&mut self) -> &mut Engine {
+        &mut self.engine
+    }
+
+    /// What was seen so far.
     pub fn tally(&self) -> Tally {
         Tally { fragments_dropped: self.reassembly.dropped, ..self.tally }
     }
 
-    /// Takes a packet.
-    pub fn packet(&mut self, packet: &Packet<'_>, sink: Sink<'_>) {
+    /// Flows that are not over.
+    pub fn open_flows(&self) -> usize {
+        self.open
+    }
+
+    /// Takes a packet; false when it is none of TCP or UDP, or not enough of it.
+    pub fn packet(&mut self, packet: &Captured<'_>, observer: &mut dyn Observer<Note = N>) -> bool {
         self.tally.packets += 1;
-        // Clocks of captures step back now and then; durations must not.
-        self.now_ns = self.now_ns.max(packet.timestamp_ns);
-        let ip = link::ip_packet(packet.link, packet.bytes);
-        let taken = match ip.map_or(Seen::Other, |ip| self.reassembly.packet(ip)) {
-            Seen::Whole(datagram) if datagram.transport == Transport::Tcp => self.tcp(&datagram, sink),
-            Seen::Whole(datagram) => self.udp(&datagram, sink),
-            Seen::Fragment => Some(()),
-            Seen::Other => None,
-        };
-        self.tally.ignored += u64::from(taken.is_none());
-        if self.now_ns.saturating_sub(self.looked_ns) > IDLE_INTERVAL_NS {
-            self.looked_ns = self.now_ns;
-            self.idle(sink);
-        }
-    }
-
-    /// No further packet comes: what is open is closed.
-    pub fn finish(&mut self, sink: Sink<'_>) {
-        let mut flows: Vec<Flow> = self.table.drain().map(|(_, flow)| flow).collect();
-        flows.sort_unstable_by_key(|flow| flow.number);
-        for flow in flows {
-            self.end(flow, sink);
-        }
-    }
-
-    fn idle(&mut self, sink: Sink<'_>) {
-        let now = Timestamp(self.now_ns);
-        let mut waiting: Vec<&mut Flow> = self.table.values_mut().filter(|flow| !flow.closed).collect();
-        waiting.sort_unstable_by_key(|flow| flow.number);
-        for flow in waiting {
-            let (opener, other) = (flow.opener, flow.other);
-            flow.connection
-                .idle(now, &mut self.engine, &mut |exchange| named(&exchange, opener, other, sink));
-        }
-    }
-
-    /// Makes room for one more.
-    fn make_room(&mut self, sink: Sink<'_>) {
-        if self.table.len() < self.limits.connections {
-            return;
-        }
-        let mut ages: Vec<(u64, Key)> = self.table.iter().map(|(key, flow)| (flow.last_ns, *key)).collect();
-        // An eighth at a time, so that the search is rare.
-        let count = (ages.len() / 8).max(1);
-        ages.select_nth_unstable_by_key(count - 1, |(last, _)| *last);
-        for (_, key) in &ages[..count] {
-            if let Some(flow) = self.table.remove(key) {
-                self.tally.evicted += u64::from(!flow.closed);
-                self.end(flow, sink);
+        let readable = match self.reassembly.packet(packet.bytes) {
+            Seen::Whole(mut datagram) => {
+                // A sender's segments are captured before hardware cuts them into packets: their header's length may be
+                // shorter.
+                if let Cow::Borrowed(payload) = &datagram.payload {
+                    let headers = packet.bytes.len() - payload.len();
+                    datagram.length = datagram.length.max(packet.length.saturating_sub(headers));
+                }
+                match datagram.transport {
+                    Transport::Tcp => self.tcp(packet, &datagram, observer).is_some(),
+                    Transport::Udp => self.udp(packet, &datagram, observer).is_some(),
+                }
             }
-        }
-    }
-
-    fn end(&mut self, mut flow: Flow, sink: Sink<'_>) {
-        flow.close(self.now_ns, &mut self.engine, sink);
-        if let Bytes::Stream(conversation) = &flow.bytes {
-            let (lost, repeated) = conversation.lost_and_repeated();
-            self.tally.lost_bytes += lost;
-            self.tally.repeated_bytes += repeated;
-        }
-    }
-
-    fn open(&mut self, key: Key, opener: SocketAddr, other: SocketAddr, sink: Sink<'_>) {
-        self.make_room(sink);
-        let scope = ScopeId(1);
-        let (connection, bytes) = match key.transport {
-            Transport::Tcp => (Connection::new(scope), Bytes::Stream(Box::default())),
-            Transport::Udp => (Connection::datagram(scope), Bytes::Datagrams([0; 2])),
+            Seen::Fragment => true,
+            Seen::Other => false,
         };
-        self.tally.connections += 1;
-        let number = self.tally.connections;
-        let flow = Flow { number, opener, other, connection, bytes, last_ns: self.now_ns, closed: false };
-        self.table.insert(key, flow);
+        self.tally.unreadable += u64::from(!readable);
+        readable
     }
 
     /// Takes a TCP segment; none when it is none.
-    fn tcp(&mut self, datagram: &Datagram<'_>, sink: Sink<'_>) -> Option<()> {
-        let segment = TcpSlice::from_slice(&datagram.payload).ok()?;
-        let (source, destination) = ends(datagram, segment.source_port(), segment.destination_port());
-        let length = u64::try_from(datagram.length.checked_sub(segment.header_slice().len())?).ok()?;
-        let key = key(Transport::Tcp, source, destination);
-        let opens = segment.syn() && !segment.ack();
-        let sequence = segment.sequence_number().wrapping_add(u32::from(segment.syn()));
-        if opens
-            && self.table.get(&key).is_some_and(|flow| flow.is_another(source, &segment))
-            && let Some(flow) = self.table.remove(&key)
+    fn tcp(
+        &mut self,
+        packet: &Captured<'_>,
+        datagram: &Datagram<'_>,
+        observer: &mut dyn Observer<Note = N>,
+    ) -> Option<()> {
+        let tcp = TcpSlice::from_slice(&datagram.payload).ok()?;
+        let length = u64::try_from(datagram.length.checked_sub(tcp.header_slice().len())?).ok()?;
+        let route = Route::new(packet, datagram, tcp.source_port(), tcp.destination_port());
+        let key = route.key(Transport::Tcp);
+        let opens = tcp.syn() && !tcp.ack();
+        let segment = |from| Segment {
+            from,
+            // A SYN has a number too, before that of the first byte.
+            sequence: tcp.sequence_number().wrapping_add(u32::from(tcp.syn())),
+            acknowledged: tcp.ack().then(|| tcp.acknowledgment_number()),
+            bytes: tcp.payload(),
+            length,
+            syn: tcp.syn(),
+            fin: tcp.fin(),
+            rst: tcp.rst(),
+            time_ns: packet.time_ns,
+        };
+        if let Some(flow) = self.table.get(&key)
+            && let Bytes::Stream(conversation) = &flow.bytes
         {
-            self.end(flow, sink);
-        }
-        if !self.table.contains_key(&key) {
-            if opens {
-                self.open(key, source, destination, sink);
-            } else if length > 0 || segment.syn() {
-                // Joined in the middle. Clients' ports are the higher ones as a rule, and an answered SYN says it.
-                let from_server = segment.syn() || source.port() < destination.port();
-                let (opener, other) = if from_server { (destination, source) } else { (source, destination) };
-                self.open(key, opener, other, sink);
-            } else {
-                return Some(());
+            let from = route.from(flow.ends);
+            let reversed = packet.vantage == Vantage::Link && opens && from == 1;
+            match conversation.belongs(&segment(from)) {
+                Belongs::ToOlder => return Some(()),
+                Belongs::Here if !reversed => {}
+                _ => self.remove(&key, packet.time_ns, observer),
             }
         }
-        let now_ns = self.now_ns;
-        let flow = self.table.get_mut(&key)?;
-        flow.last_ns = now_ns;
-        if flow.closed {
-            return Some(());
+        if !self.table.contains_key(&key) {
+            // The rest of a connection that is over.
+            if (length == 0 && !tcp.syn()) || tcp.rst() {
+                return Some(());
+            }
+            let ends = route.ends(if opens { Some(route.source) } else { route.client(tcp.syn()) });
+            self.insert(key, ends, packet.time_ns, observer);
         }
-        let segment_of_stream = Segment {
-            from: usize::from(source != flow.opener),
-            sequence,
-            acknowledged: segment.ack().then(|| segment.acknowledgment_number()),
-            bytes: segment.payload(),
-            length,
-            fin: segment.fin(),
-            timestamp_ns: now_ns,
-        };
-        flow.stream(&mut self.engine, sink, |conversation, deliver| {
-            conversation.segment(&segment_of_stream, deliver);
+        let flow = self.table.get_mut(&key)?;
+        flow.last_ns = packet.time_ns;
+        let Flow { l7: Some(l7), bytes: Bytes::Stream(conversation), .. } = flow else { return Some(()) };
+        let (engine, mut done) = (&mut self.engine, Vec::new());
+        conversation.segment(&segment(route.from(flow.ends)), &mut |piece| {
+            l7.chunk(&chunk(piece), engine, &mut |exchange| done.push(exchange));
         });
-        if segment.rst() || flow.is_finished() {
-            flow.close(now_ns, &mut self.engine, sink);
+        let is_over = conversation.is_over();
+        self.observe(&key, &done, observer);
+        if is_over {
+            self.close(&key, packet.time_ns, observer);
         }
         Some(())
     }
 
     /// Takes a UDP datagram; none when it is none.
-    fn udp(&mut self, datagram: &Datagram<'_>, sink: Sink<'_>) -> Option<()> {
+    fn udp(
+        &mut self,
+        packet: &Captured<'_>,
+        datagram: &Datagram<'_>,
+        observer: &mut dyn Observer<Note = N>,
+    ) -> Option<()> {
         let header = UdpHeaderSlice::from_slice(&datagram.payload).ok()?;
-        let (source, destination) = ends(datagram, header.source_port(), header.destination_port());
+        let route = Route::new(packet, datagram, header.source_port(), header.destination_port());
         let bytes = datagram.payload.get(UdpHeader::LEN..)?;
         let total = u64::try_from(datagram.length.checked_sub(UdpHeader::LEN)?).ok()?;
-        let key = key(Transport::Udp, source, destination);
+        let key = route.key(Transport::Udp);
         if !self.table.contains_key(&key) {
-            self.open(key, source, destination, sink);
+            self.insert(key, route.ends(Some(route.source)), packet.time_ns, observer);
         }
         let flow = self.table.get_mut(&key)?;
-        flow.last_ns = self.now_ns;
-        let Bytes::Datagrams(positions) = &mut flow.bytes else { return None };
-        let from = usize::from(source != flow.opener);
-        let chunk = Chunk {
-            direction: direction(from),
-            timestamp: Timestamp(self.now_ns),
-            offset: positions[from],
-            bytes,
-            total,
+        flow.last_ns = packet.time_ns;
+        let from = route.from(flow.ends);
+        let Flow { l7: Some(l7), bytes: Bytes::Datagrams(datagrams), .. } = flow else { return None };
+        let mut done = Vec::new();
+        let Some(offset) = datagrams.take(from, bytes, total, packet.time_ns) else {
+            self.tally.repeated_bytes += total;
+            return Some(());
         };
-        positions[from] += total;
-        let (opener, other) = (flow.opener, flow.other);
-        flow.connection
-            .chunk(&chunk, &mut self.engine, &mut |exchange| named(&exchange, opener, other, sink));
+        let timestamp = Timestamp(packet.time_ns);
+        let chunk = Chunk { direction: direction(from), timestamp, offset, bytes, total };
+        l7.chunk(&chunk, &mut self.engine, &mut |exchange| done.push(exchange));
+        self.observe(&key, &done, observer);
         Some(())
     }
-}
 
-impl Flow {
-    /// Whether a SYN is that of another connection between the same ports.
-    fn is_another(&self, source: SocketAddr, segment: &TcpSlice<'_>) -> bool {
-        let Bytes::Stream(conversation) = &self.bytes else { return false };
-        source != self.opener || conversation.begins_anew(0, segment.sequence_number())
-    }
-
-    fn is_finished(&self) -> bool {
-        matches!(&self.bytes, Bytes::Stream(conversation) if conversation.is_finished())
-    }
-
-    /// Works on the streams; what comes out of them in order goes to the engine.
-    fn stream(
-        &mut self,
-        engine: &mut Engine,
-        sink: Sink<'_>,
-        work: impl FnOnce(&mut Conversation, conversation::Deliver<'_>),
-    ) {
-        let Self { connection, bytes, opener, other, .. } = self;
-        let Bytes::Stream(conversation) = bytes else { return };
-        work(conversation, &mut |from, timestamp_ns, offset, bytes, total| {
-            let timestamp = Timestamp(timestamp_ns);
-            let chunk = Chunk { direction: direction(from), timestamp, offset, bytes, total };
-            connection.chunk(&chunk, engine, &mut |exchange| named(&exchange, *opener, *other, sink));
-        });
-    }
-
-    fn close(&mut self, now_ns: u64, engine: &mut Engine, sink: Sink<'_>) {
-        if std::mem::replace(&mut self.closed, true) {
-            return;
+    fn insert(&mut self, key: Key, ends: Ends, now_ns: u64, observer: &mut dyn Observer<Note = N>) {
+        if self.table.len() >= self.limits.flows {
+            self.make_room(now_ns, observer);
         }
-        self.stream(engine, sink, |conversation, deliver| conversation.flush(now_ns, deliver));
-        let (opener, other) = (self.opener, self.other);
-        self.connection
-            .close(Timestamp(now_ns), engine, &mut |exchange| named(&exchange, opener, other, sink));
+        let (scope, note) = observer.opened(ends);
+        let (l7, bytes) = match key.transport {
+            Transport::Tcp => (Connection::new(scope), Bytes::Stream(Box::default())),
+            Transport::Udp => (Connection::datagram(scope), Bytes::Datagrams(Datagrams::default())),
+        };
+        self.tally.flows += 1;
+        self.open += 1;
+        let number = self.tally.flows;
+        self.table
+            .insert(key, Flow { number, ends, l7: Some(l7), bytes, note, last_ns: now_ns, ignored: false });
+    }
+
+    /// Passes on what came of a packet, and learns whether the flow is worth following.
+    fn observe(&mut self, key: &Key, done: &[Exchange], observer: &mut dyn Observer<Note = N>) {
+        let Some(flow) = self.table.get_mut(key) else { return };
+        for exchange in done {
+            observer.exchange(exchange, flow.ends, &flow.note, &self.engine);
+        }
+        let ignored = flow.l7.as_ref().is_some_and(|l7| l7.verdict() == Verdict::Ignored);
+        if ignored && !std::mem::replace(&mut flow.ignored, true) {
+            self.tally.ignored += 1;
+            // A datagram socket may talk to many.
+            if key.transport == Transport::Tcp {
+                observer.ignored(&flow.note);
+            }
+        }
+    }
+
+    /// Ends a flow; it stays in the table.
+    fn close(&mut self, key: &Key, now_ns: u64, observer: &mut dyn Observer<Note = N>) {
+        let Some(flow) = self.table.get_mut(key) else { return };
+        let Some(mut l7) = flow.l7.take() else { return };
+        self.open -= 1;
+        let (engine, mut done) = (&mut self.engine, Vec::new());
+        if let Bytes::Stream(conversation) = &mut flow.bytes {
+            conversation.flush(&mut |piece| {
+                l7.chunk(&chunk(piece), engine, &mut |exchange| done.push(exchange));
+            });
+            if !flow.ignored {
+                let (lost, repeated) = conversation.lost_and_repeated();
+                self.tally.lost_bytes += lost;
+                self.tally.repeated_bytes += repeated;
+            }
+        }
+        l7.close(Timestamp(now_ns), engine, &mut |exchange| done.push(exchange));
+        self.observe(key, &done, observer);
+    }
+
+    fn remove(&mut self, key: &Key, now_ns: u64, observer: &mut dyn Observer<Note = N>) {
+        self.close(key, now_ns, observer);
+        self.table.remove(key);
+    }
+
+    /// Ends what waits only for time to pass, and forgets flows that have been silent too long. Call it every few
+    /// seconds.
+    pub fn idle(&mut self, now_ns: u64, observer: &mut dyn Observer<Note = N>) {
+        for key in self.keys() {
+            let Some(flow) = self.table.get_mut(&key) else { continue };
+            let (engine, mut done) = (&mut self.engine, Vec::new());
+            if let Some(l7) = &mut flow.l7 {
+                if let Bytes::Stream(conversation) = &mut flow.bytes {
+                    conversation.idle(now_ns, &mut |piece| {
+                        l7.chunk(&chunk(piece), engine, &mut |exchange| done.push(exchange));
+                    });
+                }
+                l7.idle(Timestamp(now_ns), engine, &mut |exchange| done.push(exchange));
+            }
+            let limit = match key.transport {
+                _ if flow.l7.is_none() || flow.ignored => self.limits.ignored_idle_ns,
+                Transport::Udp => self.limits.udp_idle_ns,
+                Transport::Tcp => self.limits.tcp_idle_ns,
+            };
+            let stale = now_ns.saturating_sub(flow.last_ns) > limit;
+            self.observe(&key, &done, observer);
+            if stale {
+                self.remove(&key, now_ns, observer);
+            }
+        }
+    }
+
+    /// No further packet comes: what is open is closed.
+    pub fn finish(&mut self, now_ns: u64, observer: &mut dyn Observer<Note = N>) {
+        for key in self.keys() {
+            self.remove(&key, now_ns, observer);
+        }
+    }
+
+    /// In the order of the flows' appearance.
+    fn keys(&self) -> Vec<Key> {
+        let mut keys: Vec<(u64, Key)> = self.table.iter().map(|(key, flow)| (flow.number, *key)).collect();
+        keys.sort_unstable_by_key(|(number, _)| *number);
+        keys.into_iter().map(|(_, key)| key).collect()
+    }
+
+    /// Forgets an eighth of the flows: those that are over, then those of no known protocol, then those that have been
+    /// silent longest.
+    fn make_room(&mut self, now_ns: u64, observer: &mut dyn Observer<Note = N>) {
+        let of = |flow: &Flow<N>| (flow.l7.is_some(), !flow.ignored, flow.last_ns);
+        let mut order: Vec<_> = self.table.iter().map(|(key, flow)| (of(flow), *key)).collect();
+        // So many at a time, so that the search is rare.
+        let count = (order.len() / 8).max(1).min(order.len());
+        if count < order.len() {
+            order.select_nth_unstable_by_key(count, |(order, _)| *order);
+        }
+        for ((open, followed, _), key) in &order[..count] {
+            self.tally.evicted += u64::from(*open && *followed);
+            self.remove(key, now_ns, observer);
+        }
     }
 }
 
-/// The opener is the process under observation: what it sends goes out.
+impl Route {
+    fn new(packet: &Captured<'_>, datagram: &Datagram<'_>, source: u16, destination: u16) -> Self {
+        let end = |address: IpAddr, port| SocketAddr::new(address.to_canonical(), port);
+        Self {
+            source: end(datagram.source, source),
+            destination: end(datagram.destination, destination),
+            vantage: packet.vantage,
+        }
+    }
+
+    fn key(&self, transport: Transport) -> Key {
+        let (source, destination) = (self.source, self.destination);
+        let in_order = match self.vantage {
+            Vantage::Sender => true,
+            Vantage::Receiver => false,
+            Vantage::Link => source <= destination,
+        };
+        Key { transport, ends: if in_order { [source, destination] } else { [destination, source] } }
+    }
+
+    /// The end that asked for a connection of which the beginning was not captured: clients' ports are the higher ones as a
+    /// rule, and the answer to a SYN says it.
+    fn client(&self, answers_syn: bool) -> Option<SocketAddr> {
+        let from_server = answers_syn || self.source.port() < self.destination.port();
+        Some(if from_server { self.destination } else { self.source })
+    }
+
+    /// The ends of a flow that `opener` began.
+    fn ends(&self, opener: Option<SocketAddr>) -> Ends {
+        let near = match self.vantage {
+            Vantage::Sender => self.source,
+            Vantage::Receiver => self.destination,
+            Vantage::Link => opener.unwrap_or(self.source),
+        };
+        Ends { near, far: if near == self.source { self.destination } else { self.source } }
+    }
+
+    /// Index of the direction.
+    fn from(&self, ends: Ends) -> usize {
+        match self.vantage {
+            Vantage::Sender => 0,
+            Vantage::Receiver => 1,
+            Vantage::Link => usize::from(self.source != ends.near),
+        }
+    }
+}
+
+/// What the near end sends goes out.
 fn direction(from: usize) -> Direction {
     if from == 0 { Direction::Egress } else { Direction::Ingress }
 }
 
-fn named(exchange: &Exchange, opener: SocketAddr, other: SocketAddr, sink: Sink<'_>) {
-    let endpoints = match exchange.side {
-        Side::Client => Endpoints { client: opener, server: other },
-        Side::Server => Endpoints { client: other, server: opener },
-    };
-    sink(exchange, endpoints);
-}
-
-fn ends(datagram: &Datagram<'_>, source: u16, destination: u16) -> (SocketAddr, SocketAddr) {
-    let address = |ip: IpAddr, port| SocketAddr::new(ip, port);
-    (address(datagram.source, source), address(datagram.destination, destination))
-}
-
-fn key(transport: Transport, source: SocketAddr, destination: SocketAddr) -> Key {
-    let ends = if source <= destination { [source, destination] } else { [destination, source] };
-    Key { transport, ends }
+fn chunk(piece: Piece<'_>) -> Chunk<'_> {
+    let Piece { from, stream } = piece;
+    Chunk {
+        direction: direction(from),
+        timestamp: Timestamp(stream.time_ns),
+        offset: stream.offset,
+        bytes: stream.bytes,
+        total: stream.length,
+    }
 }

@@ -6,29 +6,44 @@ use std::collections::VecDeque;
 const WAITING_BYTES_MAX: usize = 1 << 20;
 const WAITING_SEGMENTS_MAX: usize = 512;
 
-/// Packets of the connection after which bytes that the other end has acknowledged, and that were not seen, are taken for
-/// lost. Before, they may merely come late: captures on machines of several cores are a little out of order.
-const PATIENCE_PACKETS: u32 = 32;
+/// Packets of the connection after which bytes that the other end has acknowledged, and that were not captured, are taken
+/// for lost. Before, they may merely come late: captures on machines of several cores are a little out of order.
+const REORDERING_PACKETS_MAX: u32 = 32;
 
-/// Bytes of a segment.
-#[derive(Clone, Debug)]
-struct Segment {
+/// How far from the sequence numbers that were seen one may lie and still be the same connection's: the largest window
+/// without scaling. A capture that lost more of the stream than that is rare.
+const NEAR_BYTES: u64 = 65_535;
+
+/// Bytes of a direction, in order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Piece<'a> {
+    /// When the last byte that comes before or with them was captured, nanoseconds.
+    pub time_ns: u64,
     /// Position in the stream.
-    offset: u64,
+    pub offset: u64,
     /// The captured head.
-    bytes: Vec<u8>,
+    pub bytes: &'a [u8],
     /// Bytes in all.
+    pub length: u64,
+}
+
+/// Takes bytes in order.
+pub type Deliver<'a> = &'a mut dyn FnMut(Piece<'_>);
+
+/// Bytes of a segment that wait for earlier ones.
+#[derive(Clone, Debug)]
+struct Waiting {
+    time_ns: u64,
+    offset: u64,
+    bytes: Vec<u8>,
     length: u64,
 }
 
-impl Segment {
+impl Waiting {
     fn end(&self) -> u64 {
         self.offset + self.length
     }
 }
-
-/// In-order bytes: position in the stream, captured head, length in all.
-pub type Deliver<'a> = &'a mut dyn FnMut(u64, &[u8], u64);
 
 /// One direction.
 #[derive(Debug, Default)]
@@ -37,16 +52,18 @@ pub struct Direction {
     base: Option<u32>,
     /// Position of the next byte.
     next: u64,
+    /// When the bytes before it were captured, nanoseconds.
+    delivered_ns: u64,
     /// Segments beyond it, sorted, without overlap among themselves being removed.
-    waiting: VecDeque<Segment>,
+    waiting: VecDeque<Waiting>,
     waiting_bytes: usize,
     /// How far the other end has acknowledged.
     acknowledged: u64,
     /// Packets since then while bytes are missing.
-    impatience: u32,
+    packets_since_gap: u32,
     /// Position of the end, once it was announced.
     end: Option<u64>,
-    /// Bytes that were never seen.
+    /// Bytes that were never captured.
     pub lost_bytes: u64,
     /// Bytes that came again.
     pub repeated_bytes: u64,
@@ -58,9 +75,14 @@ impl Direction {
         self.base.is_none()
     }
 
-    /// Whether this sequence number is another connection's beginning.
-    pub fn begins_anew(&self, sequence: u32) -> bool {
-        self.base.is_some_and(|base| base != sequence.wrapping_add(1))
+    /// Whether the stream's first byte has another sequence number, as far as that is known.
+    pub fn begins_elsewhere(&self, first: u32) -> bool {
+        self.base.is_some_and(|base| base != first)
+    }
+
+    /// Whether no byte has been delivered or waits.
+    pub fn is_empty(&self) -> bool {
+        self.next == 0 && self.waiting.is_empty()
     }
 
     /// Begins at a sequence number, if nothing is known yet.
@@ -68,9 +90,36 @@ impl Direction {
         self.base.get_or_insert(sequence);
     }
 
+    /// Begins at another sequence number than was thought.
+    pub fn begin_again(&mut self, sequence: u32) {
+        let (lost_bytes, repeated_bytes) = (self.lost_bytes, self.repeated_bytes);
+        *self = Self { base: Some(sequence), lost_bytes, repeated_bytes, ..Self::default() };
+    }
+
+    /// Forgets what the other end is thought to have acknowledged.
+    pub fn forget_acknowledged(&mut self) {
+        self.acknowledged = 0;
+    }
+
     /// Whether everything up to the announced end has been delivered.
     pub fn is_finished(&self) -> bool {
         self.end.is_some_and(|end| self.next >= end)
+    }
+
+    /// Whether a sequence number can be this connection's; any can while nothing is known.
+    pub fn is_near(&self, sequence: u32) -> bool {
+        let known = self.waiting.back().map_or(0, Waiting::end).max(self.next).max(self.acknowledged);
+        let ahead = self.position(sequence).saturating_sub(i64::try_from(known).unwrap_or(i64::MAX));
+        self.base.is_none() || ahead.unsigned_abs() <= NEAR_BYTES
+    }
+
+    /// Whether the other end can have acknowledged what comes before a sequence number: it was sent, and not all of it is
+    /// older than the connection.
+    pub fn has_sent(&self, sequence: u32) -> bool {
+        let sent = self.waiting.back().map_or(0, Waiting::end).max(self.next);
+        // The end of the stream has a number, too.
+        let sent = i64::try_from(sent).unwrap_or(i64::MAX).saturating_add(1);
+        self.base.is_none() || (0..=sent).contains(&self.position(sequence))
     }
 
     /// The position that a sequence number stands for, near the expected one; negative before the beginning.
@@ -82,8 +131,8 @@ impl Direction {
         i64::try_from(self.next).unwrap_or(i64::MAX).saturating_add(ahead)
     }
 
-    /// Takes a segment: `length` bytes from `sequence` on, of which the head was captured.
-    pub fn segment(&mut self, sequence: u32, bytes: &[u8], length: u64, deliver: Deliver<'_>) {
+    /// Takes a segment: `length` bytes from `sequence` on, of which the head was captured at `time_ns`.
+    pub fn segment(&mut self, sequence: u32, bytes: &[u8], length: u64, time_ns: u64, deliver: Deliver<'_>) {
         self.begin(sequence);
         let position = self.position(sequence);
         // What lies before the next byte has been delivered or given up.
@@ -100,8 +149,7 @@ impl Direction {
         };
         let (bytes, length) = (&bytes[head..], length - skip);
         if offset == self.next {
-            deliver(offset, bytes, length);
-            self.next += length;
+            self.pass(Piece { time_ns, offset, bytes, length }, deliver);
             self.drain(deliver);
             return;
         }
@@ -111,9 +159,9 @@ impl Direction {
             return;
         }
         self.waiting_bytes += bytes.len();
-        self.waiting.insert(at, Segment { offset, bytes: bytes.to_vec(), length });
+        self.waiting.insert(at, Waiting { time_ns, offset, bytes: bytes.to_vec(), length });
         while self.waiting_bytes > WAITING_BYTES_MAX || self.waiting.len() > WAITING_SEGMENTS_MAX {
-            self.give_up_hole(deliver);
+            self.skip_gap(deliver);
         }
     }
 
@@ -147,7 +195,7 @@ impl Direction {
     }
 
     /// What lies before that sequence number and has not come will not come.
-    pub fn give_up_until(&mut self, sequence: u32, deliver: Deliver<'_>) {
+    pub fn skip_until(&mut self, sequence: u32, deliver: Deliver<'_>) {
         let target = self.target(sequence);
         while self.next < target {
             let next = self.waiting.front().map_or(target, |first| first.offset.min(target));
@@ -157,29 +205,34 @@ impl Direction {
         }
     }
 
-    /// A packet of the connection has gone by: what was acknowledged and is still missing will not come.
+    /// Since when bytes wait behind others that the other end has acknowledged, nanoseconds: those will not come.
+    pub fn waits_since(&self) -> Option<u64> {
+        let first = self.waiting.front()?;
+        (first.offset <= self.acknowledged).then_some(first.time_ns)
+    }
+
+    /// A packet of the connection has gone by: what was acknowledged and is still missing soon will not come.
     pub fn tick(&mut self, deliver: Deliver<'_>) {
-        let missing = self.waiting.front().is_some_and(|first| first.offset <= self.acknowledged);
-        if !missing {
-            self.impatience = 0;
+        if self.waits_since().is_none() {
+            self.packets_since_gap = 0;
             return;
         }
-        self.impatience += 1;
-        if self.impatience > PATIENCE_PACKETS {
-            self.give_up_hole(deliver);
+        self.packets_since_gap += 1;
+        if self.packets_since_gap > REORDERING_PACKETS_MAX {
+            self.skip_gap(deliver);
         }
     }
 
-    /// No further packet comes.
+    /// No further packet comes, as far as is known.
     pub fn flush(&mut self, deliver: Deliver<'_>) {
         while !self.waiting.is_empty() {
-            self.give_up_hole(deliver);
+            self.skip_gap(deliver);
         }
     }
 
     /// Goes on behind what is missing.
-    fn give_up_hole(&mut self, deliver: Deliver<'_>) {
-        self.impatience = 0;
+    fn skip_gap(&mut self, deliver: Deliver<'_>) {
+        self.packets_since_gap = 0;
         if let Some(first) = self.waiting.front() {
             self.lost_bytes += first.offset.saturating_sub(self.next);
             self.next = self.next.max(first.offset);
@@ -195,10 +248,20 @@ impl Direction {
             self.repeated_bytes += skip;
             if first.end() > self.next {
                 let head = usize::try_from(skip).unwrap_or(usize::MAX).min(first.bytes.len());
-                deliver(self.next, &first.bytes[head..], first.length - skip);
-                self.next = first.end();
+                let (offset, length) = (self.next, first.length - skip);
+                self.pass(
+                    Piece { time_ns: first.time_ns, offset, bytes: &first.bytes[head..], length },
+                    deliver,
+                );
             }
         }
+    }
+
+    /// Delivers the next bytes. An application has them when it has those before them.
+    fn pass(&mut self, piece: Piece<'_>, deliver: Deliver<'_>) {
+        self.delivered_ns = self.delivered_ns.max(piece.time_ns);
+        self.next = piece.offset + piece.length;
+        deliver(Piece { time_ns: self.delivered_ns, ..piece });
     }
 }
 
@@ -211,7 +274,7 @@ mod tests {
         let mut direction = Direction::default();
         direction.begin(base);
         let mut out = String::new();
-        let mut deliver = |offset: u64, bytes: &[u8], length: u64| {
+        let mut deliver = |Piece { offset, bytes, length, .. }: Piece<'_>| {
             while (out.len() as u64) < offset {
                 out.push('_');
             }
@@ -221,7 +284,13 @@ mod tests {
             }
         };
         for (sequence, text) in segments {
-            direction.segment(base.wrapping_add(*sequence), text.as_bytes(), text.len() as u64, &mut deliver);
+            direction.segment(
+                base.wrapping_add(*sequence),
+                text.as_bytes(),
+                text.len() as u64,
+                0,
+                &mut deliver,
+            );
         }
         direction.flush(&mut deliver);
         (out, direction)
@@ -257,19 +326,19 @@ mod tests {
         let mut direction = Direction::default();
         direction.begin(0);
         let mut out = Vec::new();
-        let mut deliver = |offset: u64, bytes: &[u8], _: u64| out.push((offset, bytes.to_vec()));
-        direction.segment(10, b"later", 5, &mut deliver);
+        let mut deliver = |piece: Piece<'_>| out.push((piece.offset, piece.bytes.to_vec()));
+        direction.segment(10, b"later", 5, 0, &mut deliver);
         for _ in 0..1000 {
             direction.tick(&mut deliver);
         }
         direction.acknowledge(15);
-        for _ in 0..PATIENCE_PACKETS {
+        for _ in 0..REORDERING_PACKETS_MAX {
             direction.tick(&mut deliver);
         }
-        direction.segment(0, b"0123456789", 10, &mut deliver);
-        direction.segment(25, b"!", 1, &mut deliver);
+        direction.segment(0, b"0123456789", 10, 0, &mut deliver);
+        direction.segment(25, b"!", 1, 0, &mut deliver);
         direction.acknowledge(26);
-        for _ in 0..=PATIENCE_PACKETS {
+        for _ in 0..=REORDERING_PACKETS_MAX {
             direction.tick(&mut deliver);
         }
         assert_eq!(out, [(0, b"0123456789".to_vec()), (10, b"later".to_vec()), (25, b"!".to_vec())]);
@@ -281,7 +350,7 @@ mod tests {
         direction.begin(0);
         let mut delivered = 0;
         for number in 0..100_000_u32 {
-            direction.segment(1 + number * 2, b"x", 1, &mut |_, _, _| delivered += 1);
+            direction.segment(1 + number * 2, b"x", 1, 0, &mut |_| delivered += 1);
             assert!(direction.waiting.len() <= WAITING_SEGMENTS_MAX);
         }
         assert!(delivered > 99_000);
@@ -291,9 +360,51 @@ mod tests {
     fn only_heads_of_segments_keep_their_place() {
         let mut direction = Direction::default();
         let mut out = Vec::new();
-        let mut deliver = |offset, bytes: &[u8], length| out.push((offset, bytes.len(), length));
-        direction.segment(100, b"head", 1000, &mut deliver);
-        direction.segment(1100, b"next", 4, &mut deliver);
+        let mut deliver = |piece: Piece<'_>| out.push((piece.offset, piece.bytes.len(), piece.length));
+        direction.segment(100, b"head", 1000, 0, &mut deliver);
+        direction.segment(1100, b"next", 4, 0, &mut deliver);
         assert_eq!(out, [(0, 4, 1000), (1000, 4, 4)]);
+    }
+
+    /// Feeds `(sequence, length, time)` and gives position and time of what came out.
+    fn times(segments: &[(u32, u64, u64)]) -> Vec<(u64, u64)> {
+        let mut direction = Direction::default();
+        direction.begin(0);
+        let mut out = Vec::new();
+        let mut deliver = |piece: Piece<'_>| out.push((piece.offset, piece.time_ns));
+        for &(sequence, length, time) in segments {
+            direction.segment(sequence, &[], length, time, &mut deliver);
+        }
+        direction.flush(&mut deliver);
+        out
+    }
+
+    #[test]
+    fn bytes_behind_a_gap_have_the_time_at_which_they_were_captured() {
+        assert_eq!(times(&[(0, 10, 1), (20, 10, 2), (30, 10, 3)]), [(0, 1), (20, 2), (30, 3)]);
+    }
+
+    #[test]
+    fn bytes_behind_others_that_came_late_have_the_time_of_these() {
+        assert_eq!(
+            times(&[(0, 10, 1), (20, 10, 2), (30, 10, 9), (10, 10, 7)]),
+            [(0, 1), (10, 7), (20, 7), (30, 9)]
+        );
+    }
+
+    #[test]
+    fn what_is_far_from_the_stream_is_not_of_it() {
+        let mut direction = Direction::default();
+        assert!(direction.is_near(7) && direction.has_sent(7), "nothing is known");
+        direction.segment(u32::MAX - 4, b"0123456789", 10, 0, &mut |_| ());
+        for (sequence, near, sent) in
+            [(5, true, true), (u32::MAX - 4, true, true), (900, true, false), (1 << 20, false, false)]
+        {
+            assert_eq!(
+                (direction.is_near(sequence), direction.has_sent(sequence)),
+                (near, sent),
+                "{sequence}"
+            );
+        }
     }
 }

@@ -3,7 +3,7 @@
 use std::{io::Cursor, path::PathBuf};
 
 use porthole_l7::{Engine, Limits as EngineLimits};
-use porthole_packet::{Capture, Flows, Limits, Tally};
+use porthole_packet::{Capture, Limits, Replay, Tally};
 
 /// Deterministic random numbers (`SplitMix64`).
 struct Random(u64);
@@ -24,7 +24,7 @@ impl Random {
 
 fn play(bytes: Vec<u8>, limits: Limits) -> Tally {
     let Ok(mut capture) = Capture::open(Cursor::new(bytes)) else { return Tally::default() };
-    let mut flows = Flows::new(Engine::new(EngineLimits::default()), limits);
+    let mut flows = Replay::new(Engine::new(EngineLimits::default()), limits);
     let mut exchanges = 0_u64;
     while let Ok(true) = capture.next(&mut |packet| flows.packet(&packet, &mut |_, _| exchanges += 1)) {}
     flows.finish(&mut |_, _| exchanges += 1);
@@ -35,7 +35,7 @@ fn play(bytes: Vec<u8>, limits: Limits) -> Tally {
 }
 
 fn captures() -> Vec<Vec<u8>> {
-    let directory = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../cli/tests/captures");
+    let directory = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../cli/tests/captures");
     let names = ["http1", "redis", "dns", "mysql", "postgresql"];
     names.map(|name| std::fs::read(directory.join(format!("{name}.pcap"))).expect("a capture")).into()
 }
@@ -60,8 +60,8 @@ fn changed_bytes_do_no_harm() {
 fn a_full_table_forgets_the_oldest_and_says_so() {
     let capture = captures().swap_remove(0);
     let all = play(capture.clone(), Limits::default());
-    assert_eq!((all.connections, all.evicted), (6, 0));
-    let few = play(capture, Limits { connections: 2 });
-    assert_eq!(few.connections, 6);
+    assert_eq!((all.flows, all.evicted), (6, 0));
+    let few = play(capture, Limits { flows: 2, ..Limits::default() });
+    assert_eq!(few.flows, 6);
     assert_eq!(few.packets, all.packets);
 }
