@@ -9,9 +9,8 @@
 //! - [`learned`]: keys that the kernel side counts by itself, and the names behind its hashes.
 //! - [`series`]: sums, by small integer keys.
 //! - [`state`]: what the capture loop and the service share.
-//! - [`source`]: which of these runs.
-//! - [`capture`]: the loop that reads the ring buffer.
-//! - [`packet`]: packets instead of system calls, where the kernel allows nothing else; [`source`] chooses.
+//! - [`capture`]: which programs run, and the loop that reads their records.
+//! - [`syscalls`], [`packets`]: what becomes of the records, of system calls and of packets.
 //! - [`service`], [`listen`]: what the host sees.
 //! - [`privileges`], [`usage`]: capabilities, and what the agent itself takes.
 //!
@@ -26,14 +25,14 @@ pub mod learned;
 pub mod listen;
 pub mod offers;
 pub mod order;
-pub mod packet;
+pub mod packets;
 pub mod peer;
 pub mod privileges;
 pub mod probes;
 pub mod series;
 pub mod service;
-pub mod source;
 pub mod spans;
 pub mod state;
+pub mod syscalls;
 pub mod tracker;
 pub mod usage;

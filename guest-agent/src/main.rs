@@ -5,14 +5,17 @@ use std::{path::PathBuf, sync::Arc, time::Instant};
 use anyhow::{Context, bail};
 use clap::Parser;
 use porthole_agent::{
+    capture::{
+        choose::{Loading, Source, SourceChoice},
+        cpu_limiter::CpuLimiter,
+    },
     listen::{self, ListenAddress},
     privileges,
     probes::{HookChoice, ProbeLimits},
     service::{Identity, Service},
-    source::{Loading, Source, SourceChoice},
     spans::{FAILURES_INTERVAL_NS, SpanPolicy},
     state::Shared,
-    usage::{self, Brake},
+    usage,
 };
 use porthole_agent_api::agent_ttrpc::create_agent;
 use porthole_config::LOG_ENV;
@@ -129,8 +132,8 @@ fn main() -> anyhow::Result<()> {
         let shared = Arc::new(Shared::default());
         shared.lock().series.spans.set_policy(spans);
         let capture_mode = source.mode();
-        let mut capture = source.capture(shared.clone(), Brake::new(arguments.cpu_share))?;
-        capture.set_route_templates(&arguments.routes).context("--route")?;
+        let limiter = CpuLimiter::new(arguments.cpu_share);
+        let capture = source.capture(shared.clone(), limiter, &arguments.routes)?;
         let identity = Identity {
             epoch: epoch(start_unix_ns),
             start_unix_ns,

@@ -14,10 +14,7 @@ use porthole_bpf_types::{
     offload::{OffloadedConnection, StatementKey},
     record::{self, Open, Plain, Record, kind},
 };
-use porthole_l7::{
-    Chunk, Connection, Direction, Engine, Exchange, Limits, ScopeId, Symbol, TemplateError, Timestamp,
-    Verdict,
-};
+use porthole_l7::{Chunk, Connection, Direction, Engine, Exchange, ScopeId, Symbol, Timestamp, Verdict};
 
 use crate::{
     containers::{ContainerIndex, Containers},
@@ -181,9 +178,9 @@ pub struct Tracker {
 
 impl Tracker {
     /// An empty table. `unix_offset_ns` is the wall clock's time when the monotonic clock showed 0.
-    pub fn new(unix_offset_ns: u64) -> Self {
+    pub fn new(engine: Engine, unix_offset_ns: u64) -> Self {
         Self {
-            engine: Engine::new(Limits::default()),
+            engine,
             connections: HashMap::new(),
             followed: 0,
             containers: Containers::default(),
@@ -196,11 +193,6 @@ impl Tracker {
             counts: TrackerCounts::default(),
             unix_offset_ns,
         }
-    }
-
-    /// Sets the route templates that win over what is found by looking at the traffic.
-    pub fn set_route_templates(&mut self, templates: &[String]) -> Result<(), TemplateError> {
-        self.engine.set_route_templates(templates)
     }
 
     /// Offers connections to the kernel side from now on.

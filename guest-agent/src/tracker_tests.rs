@@ -5,6 +5,10 @@ use porthole_bpf_types::record::Close;
 use super::*;
 use crate::peer::tests::open;
 
+fn tracker() -> Tracker {
+    Tracker::new(Engine::new(porthole_l7::Limits::default()), 0)
+}
+
 fn bytes_of<T: record::Plain>(value: &T) -> Vec<u8> {
     // SAFETY: the trait's types have no padding.
     unsafe { std::slice::from_raw_parts((&raw const *value).cast::<u8>(), size_of::<T>()) }.to_vec()
@@ -77,7 +81,7 @@ fn count(series: &SeriesTable) -> u64 {
 
 #[test]
 fn a_conversation_becomes_a_series_and_commands() {
-    let (mut tracker, mut series, mut wire) = (Tracker::new(0), SeriesTable::default(), Wire::new(5));
+    let (mut tracker, mut series, mut wire) = (tracker(), SeriesTable::default(), Wire::new(5));
     for bytes in [wire.open(), wire.request(), wire.response(), wire.close()] {
         assert_eq!(tracker.record(&bytes, &mut series), Event::None);
     }
@@ -98,7 +102,7 @@ fn records_in_any_order_give_the_same() {
     for (i, j) in [(1, 2), (3, 4), (5, 9), (17, 10)] {
         let mut shuffled = records.clone();
         shuffled.swap(i, j);
-        let (mut tracker, mut series) = (Tracker::new(0), SeriesTable::default());
+        let (mut tracker, mut series) = (tracker(), SeriesTable::default());
         for bytes in &shuffled {
             tracker.record(bytes, &mut series);
         }
@@ -109,7 +113,7 @@ fn records_in_any_order_give_the_same() {
 
 #[test]
 fn a_lost_record_is_given_up_after_a_while_and_counted() {
-    let (mut tracker, mut series, mut wire) = (Tracker::new(0), SeriesTable::default(), Wire::new(5));
+    let (mut tracker, mut series, mut wire) = (tracker(), SeriesTable::default(), Wire::new(5));
     for bytes in [wire.open(), wire.request(), wire.response()] {
         tracker.record(&bytes, &mut series);
     }
@@ -134,7 +138,7 @@ fn a_lost_record_is_given_up_after_a_while_and_counted() {
 
 #[test]
 fn noise_is_ignored_and_forgotten() {
-    let (mut tracker, mut series, mut wire) = (Tracker::new(0), SeriesTable::default(), Wire::new(5));
+    let (mut tracker, mut series, mut wire) = (tracker(), SeriesTable::default(), Wire::new(5));
     tracker.record(&wire.open(), &mut series);
     for _ in 0..64 {
         let noise = wire.chunk(direction::INGRESS, &[0xfe; 300]);
@@ -147,7 +151,7 @@ fn noise_is_ignored_and_forgotten() {
 
 #[test]
 fn the_table_is_bounded_and_the_oldest_go() {
-    let (mut tracker, mut series) = (Tracker::new(0), SeriesTable::default());
+    let (mut tracker, mut series) = (tracker(), SeriesTable::default());
     for connection in 0..=CONNECTIONS_MAX as u64 {
         let bytes = bytes_of(&Open { timestamp: connection, ..open(connection) });
         tracker.record(&bytes, &mut series);
@@ -160,7 +164,7 @@ fn the_table_is_bounded_and_the_oldest_go() {
 
 #[test]
 fn connections_that_the_kernel_side_counts_make_room_last() {
-    let (mut tracker, mut series) = (Tracker::new(0), SeriesTable::default());
+    let (mut tracker, mut series) = (tracker(), SeriesTable::default());
     for connection in 0..=CONNECTIONS_MAX as u64 {
         // The kernel side follows the older half.
         let role = if connection < CONNECTIONS_MAX as u64 / 2 { role::OFFLOADED } else { role::ACCEPTED };
@@ -181,7 +185,7 @@ fn connections_that_the_kernel_side_counts_make_room_last() {
 
 #[test]
 fn garbage_is_counted_and_harmless() {
-    let (mut tracker, mut series, mut wire) = (Tracker::new(0), SeriesTable::default(), Wire::new(5));
+    let (mut tracker, mut series, mut wire) = (tracker(), SeriesTable::default(), Wire::new(5));
     let good = wire.request();
     for len in 0..good.len() {
         tracker.record(&good[..len], &mut series);

@@ -252,7 +252,7 @@ impl<N> FlowTable<N> {
             if (length == 0 && !tcp.syn()) || tcp.rst() {
                 return Some(());
             }
-            let ends = route.ends(if opens { Some(route.source) } else { route.client(tcp.syn()) });
+            let ends = route.ends(if opens { route.source } else { route.client(tcp.syn()) });
             self.insert(key, ends, packet.time_ns, observer);
         }
         let flow = self.table.get_mut(&key)?;
@@ -283,7 +283,7 @@ impl<N> FlowTable<N> {
         let total = u64::try_from(datagram.length.checked_sub(UdpHeader::LEN)?).ok()?;
         let key = route.key(Transport::Udp);
         if !self.table.contains_key(&key) {
-            self.insert(key, route.ends(Some(route.source)), packet.time_ns, observer);
+            self.insert(key, route.ends(route.source), packet.time_ns, observer);
         }
         let flow = self.table.get_mut(&key)?;
         flow.last_ns = packet.time_ns;
@@ -438,17 +438,17 @@ impl Route {
 
     /// The end that asked for a connection of which the beginning was not captured: clients' ports are the higher ones as a
     /// rule, and the answer to a SYN says it.
-    fn client(&self, answers_syn: bool) -> Option<SocketAddr> {
+    fn client(&self, answers_syn: bool) -> SocketAddr {
         let from_server = answers_syn || self.source.port() < self.destination.port();
-        Some(if from_server { self.destination } else { self.source })
+        if from_server { self.destination } else { self.source }
     }
 
     /// The ends of a flow that `opener` began.
-    fn ends(&self, opener: Option<SocketAddr>) -> Ends {
+    fn ends(&self, opener: SocketAddr) -> Ends {
         let near = match self.vantage {
             Vantage::Sender => self.source,
             Vantage::Receiver => self.destination,
-            Vantage::Link => opener.unwrap_or(self.source),
+            Vantage::Link => opener,
         };
         Ends { near, far: if near == self.source { self.destination } else { self.source } }
     }

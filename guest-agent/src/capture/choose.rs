@@ -1,17 +1,24 @@
-//! Where bytes come from: system calls where the kernel lets programs look at them, packets otherwise.
+//! Which programs run: on system calls where the kernel allows it, otherwise on packets.
 
 use std::{fmt, io, path::Path, sync::Arc};
 
 use porthole_agent_api::agent::CaptureMode;
+use porthole_l7::{Engine, Limits, TemplateError};
 use tokio::io::{Interest, unix::AsyncFd};
 
+use super::{CaptureLoop, cpu_limiter::CpuLimiter, event_source::EventSource};
 use crate::{
     btf::{self, BtfError},
-    capture::Capture,
-    packet::{capture::PacketCapture, cgroups::Tree, flows::Flows},
+    packets::{
+        self,
+        cgroups::Tree,
+        source::{PacketFlows, PacketSource},
+    },
     probes::{HookChoice, Hooks, ProbeError, ProbeLimits, Probes, Records, packets::PacketProbes},
     state::Shared,
-    usage::{self, Brake},
+    syscalls::SyscallSource,
+    tracker::Tracker,
+    usage,
 };
 
 /// Which source to use.
@@ -115,7 +122,7 @@ impl Source {
         let Loading { object, hooks, self_tgid, limits, .. } = loading;
         let (probes, records) = Probes::load(object, &kernel, hooks, self_tgid, limits)?;
         if let Hooks::RawTracepoint(Some(why)) = probes.hooks() {
-            tracing::info!(why, "every system call is hooked, for want of better");
+            tracing::info!(why, "every system call is hooked: better hooks are not available");
         }
         Ok(Self { kind: Kind::Calls(Box::new(probes)), records })
     }
@@ -138,21 +145,43 @@ impl Source {
         }
     }
 
-    /// The loop that reads the records; must be called within a runtime.
-    pub fn capture(self, shared: Arc<Shared>, brake: Brake) -> io::Result<Capturing> {
+    /// The loop that reads the records, with route templates that win over routes found in the traffic. Must be called
+    /// within a runtime.
+    pub fn capture(
+        self,
+        shared: Arc<Shared>,
+        limiter: CpuLimiter,
+        route_templates: &[String],
+    ) -> Result<CaptureLoop, CaptureError> {
+        let mut engine = Engine::new(Limits::default());
+        engine.set_route_templates(route_templates)?;
         // SAFETY: the ring buffer gives the same descriptor as long as it lives, and keeps it open.
-        let records = unsafe { AsyncFd::register_with_interest(self.records, Interest::READABLE) }?;
-        Ok(match self.kind {
+        let records = unsafe { AsyncFd::register_with_interest(self.records, Interest::READABLE) }
+            .map_err(io::Error::from)?;
+        let unix_offset_ns = usage::unix_ns().saturating_sub(usage::monotonic_ns());
+        let (source, limitations): (Box<dyn EventSource>, _) = match self.kind {
             Kind::Calls(probes) => {
                 let limitations = limitations(probes.hooks());
-                Capturing::Calls(Box::new(Capture::new(*probes, records, shared, brake, limitations)))
+                (Box::new(SyscallSource::new(*probes, Tracker::new(engine, unix_offset_ns))), limitations)
             }
             Kind::Packets { probes, tree, why } => {
-                let flows = Flows::new(tree, usage::unix_ns().saturating_sub(usage::monotonic_ns()));
-                Capturing::Packets(Box::new(PacketCapture::new(*probes, records, flows, shared, brake, why)))
+                let flows = PacketFlows::new(engine, tree, unix_offset_ns);
+                (Box::new(PacketSource::new(*probes, flows)), packets::limitations(why.as_deref()))
             }
-        })
+        };
+        Ok(CaptureLoop::new(records, source, shared, limiter, limitations))
     }
+}
+
+/// A loop that cannot be made.
+#[derive(Debug, thiserror::Error)]
+pub enum CaptureError {
+    /// A route template is none.
+    #[error("--route: {0}")]
+    Route(#[from] TemplateError),
+    /// The ring buffer cannot be waited for.
+    #[error("waiting for the ring buffer: {0}")]
+    Records(#[from] io::Error),
 }
 
 impl fmt::Display for Source {
@@ -160,33 +189,6 @@ impl fmt::Display for Source {
         match &self.kind {
             Kind::Calls(probes) => probes.hooks().fmt(f),
             Kind::Packets { .. } => f.write_str("packets"),
-        }
-    }
-}
-
-/// The loop of either source.
-#[allow(missing_debug_implementations)]
-pub enum Capturing {
-    /// Of system calls.
-    Calls(Box<Capture>),
-    /// Of packets.
-    Packets(Box<PacketCapture>),
-}
-
-impl Capturing {
-    /// Sets the route templates that win over what is found by looking at the traffic.
-    pub fn set_route_templates(&mut self, templates: &[String]) -> Result<(), porthole_l7::TemplateError> {
-        match self {
-            Self::Calls(capture) => capture.set_route_templates(templates),
-            Self::Packets(capture) => capture.set_route_templates(templates),
-        }
-    }
-
-    /// Reads until it is dropped.
-    pub async fn run(self) -> Result<(), ProbeError> {
-        match self {
-            Self::Calls(capture) => capture.run().await,
-            Self::Packets(capture) => capture.run().await,
         }
     }
 }
