@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 
-use porthole_agent_api::{agent, limits::KEY_STRING_MAX, limits::SANDBOX_SERIES_MAX};
+use porthole_agent_api::{agent, limits::KEY_STRING_MAX, limits::KEY_WORD_MAX, limits::SANDBOX_SERIES_MAX};
 use porthole_histogram::Histogram;
 use porthole_l7::{Engine, ErrorClass, Exchange, Protocol, Side, Status, Symbol};
 use protobuf::{EnumOrUnknown, MessageField};
@@ -311,12 +311,12 @@ fn words(key: &Key, origin: Origin<'_>, engine: &Engine) -> agent::SeriesKey {
         container_id: cut(origin.container_id.to_owned()),
         protocol: EnumOrUnknown::from_i32(key.protocol.wire()),
         side: EnumOrUnknown::from_i32(key.side.wire()),
-        operation: name(key.operation),
+        operation: cut_to(name(key.operation), KEY_WORD_MAX),
         resource: name(key.resource),
         status: match key.status {
             Status::None => String::new(),
             Status::Code(code) => code.to_string(),
-            Status::Word(word) => name(word),
+            Status::Word(word) => cut_to(name(word), KEY_WORD_MAX),
         },
         error: EnumOrUnknown::from_i32(key.error.wire()),
         peer: match key.peer {
@@ -329,9 +329,13 @@ fn words(key: &Key, origin: Origin<'_>, engine: &Engine) -> agent::SeriesKey {
 }
 
 /// Cuts a word to what the contract allows.
-pub(crate) fn cut(mut word: String) -> String {
-    if word.len() > KEY_STRING_MAX {
-        word.truncate(word.floor_char_boundary(KEY_STRING_MAX));
+pub(crate) fn cut(word: String) -> String {
+    cut_to(word, KEY_STRING_MAX)
+}
+
+fn cut_to(mut word: String, bytes_max: usize) -> String {
+    if word.len() > bytes_max {
+        word.truncate(word.floor_char_boundary(bytes_max));
     }
     word
 }

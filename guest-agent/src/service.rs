@@ -14,11 +14,12 @@ use std::{
 use async_trait::async_trait;
 use futures_util::FutureExt;
 use porthole_agent_api::{
-    agent::Batch, agent::CaptureMode, agent::HelloRequest, agent::HelloResponse, agent::StatsRequest,
-    agent::StatsResponse, agent::WatchRequest, agent_ttrpc::Agent, limits::BATCH_SERIES_MAX,
-    limits::BATCH_SPANS_MAX, limits::CONTRACT_VERSION, limits::WATCH_INTERVAL,
+    agent::Batch, agent::CaptureMode, agent::HelloRequest, agent::HelloResponse, agent::Series,
+    agent::StatsRequest, agent::StatsResponse, agent::WatchRequest, agent_ttrpc::Agent,
+    limits::BATCH_BYTES_MAX, limits::BATCH_SERIES_MAX, limits::BATCH_SPANS_MAX, limits::CONTRACT_VERSION,
+    limits::KEY_STRING_MAX, limits::WATCH_INTERVAL,
 };
-use protobuf::{EnumOrUnknown, MessageField};
+use protobuf::{EnumOrUnknown, Message as _, MessageField};
 use tokio::{
     sync::oneshot,
     time::{Instant, sleep, sleep_until},
@@ -32,6 +33,10 @@ use crate::{
 
 /// Most streams at a time. One more ends the oldest: its host may be gone without a word.
 pub const WATCHES_MAX: usize = 4;
+
+/// Most bytes of series in one batch: beside them fit the largest number of spans with both ends at their bound, the
+/// counters and a container's id.
+const SERIES_BYTES_MAX: usize = BATCH_BYTES_MAX - BATCH_SPANS_MAX * (2 * KEY_STRING_MAX + 96) - 1024;
 
 /// Shortest interval that a host may ask for.
 const INTERVAL_MIN: Duration = Duration::from_millis(50);
@@ -131,7 +136,8 @@ impl Service {
         let mut from = Some(0);
         while let Some(at) = from {
             let (series, rest) = state.series.changed_since(sent.version, at, BATCH_SERIES_MAX);
-            batches.push(Batch { series, ..self.batch(&state.counters, sequence) });
+            let parts = split_by_bytes(series);
+            batches.extend(parts.map(|series| Batch { series, ..self.batch(&state.counters, sequence) }));
             from = rest;
         }
         // Behind the last batch with series, so that those of the spans are known.
@@ -183,6 +189,25 @@ impl Service {
     }
 }
 
+/// Series in runs, each of which fits into a batch; at least one run, which may be empty.
+fn split_by_bytes(series: Vec<Series>) -> impl Iterator<Item = Vec<Series>> {
+    let mut runs = vec![Vec::new()];
+    let mut bytes = 0;
+    for one in series {
+        // With tag and length.
+        let size = usize::try_from(one.compute_size()).unwrap_or(usize::MAX).saturating_add(8);
+        if bytes + size > SERIES_BYTES_MAX && bytes > 0 {
+            runs.push(Vec::new());
+            bytes = 0;
+        }
+        bytes += size;
+        if let Some(run) = runs.last_mut() {
+            run.push(one);
+        }
+    }
+    runs.into_iter()
+}
+
 /// The error that a panic becomes.
 fn panicked(_: Box<dyn std::any::Any + Send>) -> ttrpc::Error {
     ttrpc::Error::RpcStatus(ttrpc::get_status(ttrpc::Code::INTERNAL, "the handler panicked"))
@@ -219,5 +244,52 @@ impl Agent for Service {
 
     async fn stats(&self, _ctx: &TtrpcContext, _request: StatsRequest) -> ttrpc::Result<StatsResponse> {
         std::panic::catch_unwind(AssertUnwindSafe(|| self.stats_now())).map_err(panicked)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use porthole_agent_api::agent::SeriesKey;
+
+    use super::*;
+
+    #[test]
+    fn a_batch_at_every_bound_fits_into_a_frame() {
+        let text = "x".repeat(KEY_STRING_MAX);
+        let key = SeriesKey {
+            container_id: text.clone(),
+            operation: text.clone(),
+            resource: text.clone(),
+            status: text.clone(),
+            peer: text.clone(),
+            ..SeriesKey::default()
+        };
+        let series = Series { id: u32::MAX, key: MessageField::some(key), ..Series::default() };
+        let runs: Vec<_> = split_by_bytes(vec![series; BATCH_SERIES_MAX]).collect();
+        assert_eq!(runs.iter().map(Vec::len).sum::<usize>(), BATCH_SERIES_MAX, "none is lost");
+        let span = porthole_agent_api::agent::Span {
+            series_id: u32::MAX,
+            start_unix_ns: u64::MAX,
+            duration_ns: u64::MAX,
+            request_bytes: u64::MAX,
+            response_bytes: u64::MAX,
+            process_id: u32::MAX,
+            thread_id: u32::MAX,
+            local: text.clone(),
+            remote: text.clone(),
+            ..Default::default()
+        };
+        for run in runs {
+            let batch = Batch {
+                epoch: u64::MAX,
+                sequence: u64::MAX,
+                series: run,
+                spans: vec![span.clone(); BATCH_SPANS_MAX],
+                exited_container_id: text.clone(),
+                ..Batch::default()
+            };
+            assert!(batch.compute_size() <= BATCH_BYTES_MAX as u64, "{}", batch.compute_size());
+        }
+        assert_eq!(split_by_bytes(Vec::new()).count(), 1, "one that is empty tells that the agent lives");
     }
 }

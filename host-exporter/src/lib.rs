@@ -26,6 +26,7 @@ pub mod identity;
 pub mod instrument;
 pub mod intake;
 pub mod ledger;
+pub mod metering;
 pub mod protocol;
 pub mod registry;
 pub mod rejection;

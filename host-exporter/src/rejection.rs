@@ -27,6 +27,10 @@ rejections! {
     BatchTooLarge = "batch_too_large";
     /// A batch that is no message of the contract.
     BatchMalformed = "batch_malformed";
+    /// An answer to a call that is larger than any of the contract.
+    ResponseTooLarge = "response_too_large";
+    /// A frame of a type that an agent does not send.
+    FrameUnknown = "frame_unknown";
     /// A batch of another epoch than the agent named when the connection began.
     EpochMismatch = "epoch_mismatch";
     /// An epoch that was left before.
@@ -47,6 +51,8 @@ rejections! {
     KeyChanged = "key_changed";
     /// A histogram that contradicts itself.
     HistogramMalformed = "histogram_malformed";
+    /// A count or a sum beyond what a guest can reach.
+    CountTooLarge = "count_too_large";
     /// A cumulative value smaller than before.
     WentBackwards = "went_backwards";
     /// A count of the agent's own smaller than before.
@@ -61,6 +67,34 @@ rejections! {
     SpanReasonUnknown = "span_reason_unknown";
 }
 
+impl Rejection {
+    /// How much this counts against an agent. Only one that does not keep to the contract is refused for what counts; the
+    /// rest also happens to honest ones: bounds that are reached, and words of a later version.
+    pub fn weight(self) -> f64 {
+        match self {
+            // Whole frames.
+            Self::BatchTooLarge | Self::BatchMalformed | Self::ResponseTooLarge | Self::FrameUnknown => 10.0,
+            Self::EpochMismatch
+            | Self::EpochReturned
+            | Self::TextTooLong
+            | Self::TextCharacters
+            | Self::KeyMissing
+            | Self::KeyChanged
+            | Self::HistogramMalformed
+            | Self::CountTooLarge
+            | Self::WentBackwards
+            | Self::CountersWentBackwards => 1.0,
+            Self::ProtocolUnknown
+            | Self::SideUnknown
+            | Self::ErrorClassUnknown
+            | Self::SandboxSeriesLimit
+            | Self::TenantSeriesLimit
+            | Self::SpanSeriesUnknown
+            | Self::SpanReasonUnknown => 0.0,
+        }
+    }
+}
+
 /// How often each reason was met.
 #[derive(Debug, Default)]
 pub struct Rejections([AtomicU64; Rejection::ALL.len()]);
@@ -69,6 +103,14 @@ impl Rejections {
     /// Counts one.
     pub fn count(&self, rejection: Rejection) {
         self.0[rejection as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The reasons that were met, and how often.
+    pub fn met(&self) -> impl Iterator<Item = (Rejection, u64)> {
+        Rejection::ALL
+            .iter()
+            .map(|&rejection| (rejection, self.get(rejection)))
+            .filter(|(_, count)| *count > 0)
     }
 
     /// How often a reason was met.

@@ -55,6 +55,9 @@ async fn every_metric_that_is_served_is_documented_and_the_other_way_round() {
     let _refused = host.companion(&refused);
     exporter.wait_for_requests("shop", 2 * (agent::Protocol::VALUES.len() as u64 - 1)).await;
     exporter.wait_for_sandbox("blog-1", "its reason", |row| row["reason"].is_object()).await;
+    // Something that is refused, so that its family is there.
+    agent.send(agent::Batch { epoch: 99, ..Default::default() });
+    wait_for("a refusal", async || exporter.metrics().await.text.contains("porthole_rejected_total")).await;
     wait_for("a scrape that shows the one before", async || has_last_scrape(&exporter).await).await;
     let served = families(&exporter.metrics().await);
     let documented = documented();

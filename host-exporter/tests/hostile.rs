@@ -203,3 +203,63 @@ async fn the_hybrid_handshake_leads_to_the_agent() {
     exporter.stop().await;
     proxy.abort();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_guest_that_sends_what_grows_in_memory_is_refused_before_it_is_decoded_and_then_left_alone() {
+    let host = Host::new();
+    let (bomb_socket, honest_socket) = (host.socket("b"), host.socket("h"));
+    let bomb = TestAgent::start(&bomb_socket, 7).await;
+    let honest = TestAgent::start(&honest_socket, 7).await;
+    honest.tell(vec![http(1, "honest-1", "/", "200", 3, 1)]);
+    let exporter = host.start();
+    let _bomb = host.companion(&record("bomb-1", "evil", "bomb", &bomb_socket));
+    let _honest = host.companion(&record("honest-1", "good", "honest", &honest_socket));
+    exporter.wait_for_requests("honest", 3).await;
+    wait_for("a watcher", async || bomb.watches() == 1).await;
+    // A hundred thousand empty series: two bytes each on the wire, hundreds once decoded.
+    let quarantined = |row: &serde_json::Value| row["connection"]["state"] == "quarantined";
+    wait_for("quarantine", async || {
+        bomb.send(agent::Batch { series: vec![agent::Series::default(); 100_000], ..Default::default() });
+        exporter.sandbox("bomb-1").await.is_some_and(|row| quarantined(&row))
+    })
+    .await;
+    let row = exporter.sandbox("bomb-1").await.expect("listed");
+    assert!(row["rejected"]["batch_too_large"].as_u64() >= Some(10), "{row}");
+    assert!(row["connection"]["batches"].as_u64() <= Some(1), "none of them was decoded: {row}");
+    let metrics = exporter.metrics().await;
+    assert!(metrics.sum("porthole_rejected_total", &[("tenant", "evil")]) >= 10.0);
+    assert_eq!(metrics.sum("porthole_rejected_total", &[("tenant", "good")]), 0.0);
+    assert_eq!(metrics.sum("porthole_agent_quarantines_total", &[]), 1.0);
+    assert_eq!(bomb.watches(), 1, "it is not dialled again at once");
+    exporter.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_guest_says_went_wrong_is_cut_to_size() {
+    let host = Host::new();
+    let socket = host.socket("s");
+    let _agent = TestAgent::start_as(&socket, 7, Manner::Complains).await;
+    let exporter = host.start();
+    let _companion = host.companion(&record("shop-1", "acme", "shop", &socket));
+    exporter
+        .wait_for_sandbox("shop-1", "its words, cut", |row| {
+            row["connection"]["last_error"]
+                .as_str()
+                .is_some_and(|error| error.len() <= 256 && !error.contains(char::is_control))
+        })
+        .await;
+    exporter.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn counts_that_would_overflow_every_sum_are_refused() {
+    let host = Host::new();
+    let Shop { agent, exporter, companion: _companion, .. } = host.shop().await;
+    let mut lie = http(2, "shop-1", "/", "200", 1, 1);
+    let histogram = lie.duration.as_mut().expect("histogram");
+    (histogram.count, histogram.bucket) = (u64::MAX, vec![u64::MAX]);
+    agent.send(agent::Batch { series: vec![lie], ..Default::default() });
+    wait_for_rejection(&exporter, "count_too_large").await;
+    assert_eq!(exporter.requests("shop").await, 5);
+    exporter.stop().await;
+}

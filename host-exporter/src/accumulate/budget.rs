@@ -1,6 +1,19 @@
-//! The series budget of a tenant: one tenant's cardinality is never another's memory.
+//! The budget of a tenant: one tenant's cardinality is never another's memory, and its batches never another's CPU time.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::{
+    sync::atomic::{AtomicU64, AtomicUsize, Ordering},
+    time::Duration,
+};
+
+use parking_lot::Mutex;
+
+use crate::{metering::TokenBucket, rejection::Rejections};
+
+/// CPU time that the batches of one tenant may take in the long run, seconds of one core per second.
+pub const TENANT_CPU: f64 = 0.25;
+
+/// CPU time that they may take at once, seconds: so many full states after a restart of the exporter.
+pub const TENANT_CPU_BURST: f64 = 5.0;
 
 /// For each exposed series a tenant may have this many series ids tracked behind it: ids that fold into `other` still
 /// need their last value remembered, or their counts could not be added exactly once.
@@ -12,12 +25,38 @@ pub struct TenantBudget {
     limit: usize,
     exposed: AtomicUsize,
     tracked: AtomicUsize,
+    cpu: Mutex<TokenBucket>,
+    throttled_ns: AtomicU64,
+    /// What the tenant's agents sent that was not counted.
+    pub rejections: Rejections,
 }
 
 impl TenantBudget {
     /// A budget of `limit` exposed series.
     pub fn new(limit: usize) -> Self {
-        Self { limit, exposed: AtomicUsize::new(0), tracked: AtomicUsize::new(0) }
+        Self {
+            limit,
+            exposed: AtomicUsize::new(0),
+            tracked: AtomicUsize::new(0),
+            cpu: Mutex::new(TokenBucket::new(TENANT_CPU, TENANT_CPU_BURST)),
+            throttled_ns: AtomicU64::new(0),
+            rejections: Rejections::default(),
+        }
+    }
+
+    /// CPU time was spent on the tenant's behalf; the time until more may be spent.
+    pub fn spend_cpu(&self, spent: Duration) -> Duration {
+        self.cpu.lock().spend(spent.as_secs_f64())
+    }
+
+    /// An agent of the tenant is held back for so long.
+    pub fn throttled_for(&self, wait: Duration) {
+        self.throttled_ns.fetch_add(u64::try_from(wait.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    /// For how long the tenant's agents were held back.
+    pub fn throttled(&self) -> Duration {
+        Duration::from_nanos(self.throttled_ns.load(Ordering::Relaxed))
     }
 
     /// Series that the tenant may expose.

@@ -151,6 +151,11 @@ impl Accumulator {
         restored
     }
 
+    /// What its tenant may use.
+    pub fn budget(&self) -> &Arc<TenantBudget> {
+        &self.budget
+    }
+
     /// The epoch that runs, once an agent was heard.
     pub fn epoch(&self) -> Option<u64> {
         self.epoch

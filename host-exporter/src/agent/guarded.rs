@@ -1,9 +1,11 @@
 //! A stream from a guest that cannot make the host allocate without bound.
 //!
 //! ttrpc's client reads frames as fast as they come, up to 4 MiB each, and starts a task for every one of them, whether
-//! or not anybody takes them. This wrapper reads the frame headers as they pass (ttrpc PROTOCOL.md: length, stream id,
-//! type, flags; 10 bytes, big endian) and
-//! - refuses a frame longer than [`FRAME_BYTES_MAX`] before its body is read;
+//! or not anybody takes them. This wrapper collects each frame (ttrpc PROTOCOL.md: length, stream id, type, flags; 10
+//! bytes, big endian; then the body) and
+//! - refuses a frame longer than [`FRAME_BYTES_MAX`] by its header, and ends a connection whose frame does not arrive
+//!   within [`FRAME_TIME`];
+//! - has every frame inspected before ttrpc sees it, and drops one that is refused;
 //! - reads a frame only when the one before was worked off, which also keeps them in order: ttrpc's tasks would hand
 //!   over a stream's last batch after the end of the connection now and then, that is, not at all;
 //! - stops reading while the guest has sent more than its rate;
@@ -23,20 +25,28 @@ use tokio::{
     time::{Instant, Sleep},
 };
 
-/// Longest frame: a batch of 512 series with every text and histogram at its bound is about 1.8 MiB.
-pub const FRAME_BYTES_MAX: usize = 2 << 20;
+use crate::metering::TokenBucket;
+
+/// Longest frame, bytes: what the contract allows a batch, and room for its envelope.
+pub const FRAME_BYTES_MAX: usize = 256 << 10;
+
+/// Longest time from the first byte of a frame to its last.
+pub const FRAME_TIME: Duration = Duration::from_secs(5);
 
 /// Bytes per second that a guest may send in the long run; an agent with a thousand busy series sends some 200 kB/s.
-pub const BYTES_PER_SECOND: u32 = 2 << 20;
+pub const BYTES_PER_SECOND: u32 = 512 << 10;
 
 /// Bytes that a guest may send at once: the full state of a sandbox with the largest number of ordinary series.
-pub const BYTES_BURST: u32 = 8 << 20;
+pub const BYTES_BURST: u32 = 4 << 20;
 
 /// Most that one read takes over.
 const READ_MAX: usize = 8 << 10;
 
 /// Length of a ttrpc frame header.
 const HEADER: usize = 10;
+
+/// Where in it the type is.
+const TYPE_AT: usize = 8;
 
 /// The consumer's end: gives frames back, and closes the stream when dropped.
 #[derive(Debug)]
@@ -72,34 +82,65 @@ impl Drop for Control {
     }
 }
 
+/// Says whether a frame of this type and body may be handed on.
+pub trait Inspect: Send + Sync {
+    /// What becomes of the frame.
+    fn admit(&mut self, kind: u8, body: &[u8]) -> Admission;
+}
+
+/// What becomes of a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Admission {
+    /// It is handed on.
+    Pass,
+    /// It is dropped.
+    Drop,
+    /// The connection ends.
+    End,
+}
+
+/// Which part of a frame comes next.
+#[derive(Clone, Copy)]
 enum Position {
-    Header { read: usize, bytes: [u8; HEADER] },
-    Body { left: usize },
+    Header,
+    Body {
+        length: usize,
+    },
+    /// Everything was collected; so much was handed on.
+    Passing {
+        passed: usize,
+    },
 }
 
 /// The ttrpc client's end.
 pub struct GuardedStream<S: ?Sized> {
     inner: Pin<Box<S>>,
     gate: Arc<Mutex<Gate>>,
+    inspect: Box<dyn Inspect>,
     position: Position,
-    bucket: f64,
-    filled: Instant,
+    /// The frame that is being collected or handed on, with its header.
+    frame: Vec<u8>,
+    bucket: TokenBucket,
     pause: Pin<Box<Sleep>>,
     paused: bool,
+    /// Runs while a frame is being collected.
+    frame_deadline: Pin<Box<Sleep>>,
 }
 
 impl<S: AsyncRead + AsyncWrite + ?Sized> GuardedStream<S> {
     /// Guards a stream.
-    pub fn new(inner: Pin<Box<S>>) -> (Self, Control) {
+    pub fn new(inner: Pin<Box<S>>, inspect: Box<dyn Inspect>) -> (Self, Control) {
         let gate = Arc::new(Mutex::new(Gate { in_flight: false, closed: false, reader: None, writer: None }));
         let stream = Self {
             inner,
             gate: Arc::clone(&gate),
-            position: Position::Header { read: 0, bytes: [0; HEADER] },
-            bucket: f64::from(BYTES_BURST),
-            filled: Instant::now(),
+            inspect,
+            position: Position::Header,
+            frame: Vec::new(),
+            bucket: TokenBucket::new(f64::from(BYTES_PER_SECOND), f64::from(BYTES_BURST)),
             pause: Box::pin(tokio::time::sleep(Duration::ZERO)),
             paused: false,
+            frame_deadline: Box::pin(tokio::time::sleep(Duration::ZERO)),
         };
         (stream, Control(gate))
     }
@@ -110,73 +151,115 @@ impl<S: AsyncRead + AsyncWrite + ?Sized> GuardedStream<S> {
             ready!(self.pause.as_mut().poll(cx));
             self.paused = false;
         }
-        let now = Instant::now();
-        let earned = now.duration_since(self.filled).as_secs_f64() * f64::from(BYTES_PER_SECOND);
-        self.bucket = (self.bucket + earned).min(f64::from(BYTES_BURST));
-        self.filled = now;
-        if self.bucket >= 0.0 {
+        let wait = self.bucket.wait();
+        if wait.is_zero() {
             return Poll::Ready(());
         }
-        let until = now + Duration::from_secs_f64(-self.bucket / f64::from(BYTES_PER_SECOND));
-        self.pause.as_mut().reset(until);
+        self.pause.as_mut().reset(Instant::now() + wait);
         self.paused = true;
         self.pause.as_mut().poll(cx).map(|()| self.paused = false)
     }
 
-    /// How much may be read now: never past the end of a header or of a frame.
-    fn poll_allowance(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+    /// Ready when the next frame may be read: the one before was worked off.
+    fn poll_turn(&self, cx: &Context<'_>) -> Poll<io::Result<()>> {
         let mut gate = self.gate.lock();
         if gate.closed {
             return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
         }
         // Kept in every case: closing must wake a reader that waits for the guest or for the clock.
         gate.reader = Some(cx.waker().clone());
-        match self.position {
-            Position::Header { read: 0, .. } if gate.in_flight => Poll::Pending,
-            Position::Header { read, .. } => Poll::Ready(Ok(HEADER - read)),
-            Position::Body { left } => Poll::Ready(Ok(left.min(READ_MAX))),
+        if gate.in_flight && self.frame.is_empty() { Poll::Pending } else { Poll::Ready(Ok(())) }
+    }
+
+    /// Collects a whole frame; false at the end of the stream.
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
+        loop {
+            let missing = match self.position {
+                Position::Passing { .. } => return Poll::Ready(Ok(true)),
+                Position::Header => HEADER - self.frame.len(),
+                Position::Body { length } => HEADER + length - self.frame.len(),
+            };
+            if missing == 0 {
+                self.collected()?;
+                continue;
+            }
+            ready!(self.poll_turn(cx))?;
+            // The clock of a frame stands while the guest is held back.
+            if self.poll_rate(cx).is_pending() {
+                self.frame_deadline.as_mut().reset(Instant::now() + FRAME_TIME);
+                return Poll::Pending;
+            }
+            let mut scratch = [0_u8; READ_MAX];
+            let mut scratch = ReadBuf::new(&mut scratch[..missing.min(READ_MAX)]);
+            if self.inner.as_mut().poll_read(cx, &mut scratch)?.is_pending() {
+                if !self.frame.is_empty() && self.frame_deadline.as_mut().poll(cx).is_ready() {
+                    let message = format!("a frame that did not arrive within {FRAME_TIME:?}");
+                    return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, message)));
+                }
+                return Poll::Pending;
+            }
+            let read = scratch.filled();
+            if read.is_empty() {
+                return Poll::Ready(if self.frame.is_empty() {
+                    Ok(false)
+                } else {
+                    Err(io::ErrorKind::UnexpectedEof.into())
+                });
+            }
+            if self.frame.is_empty() {
+                self.frame_deadline.as_mut().reset(Instant::now() + FRAME_TIME);
+            }
+            #[allow(clippy::cast_precision_loss)]
+            let cost = read.len() as f64;
+            self.bucket.spend(cost);
+            self.frame.extend_from_slice(read);
         }
     }
 
-    /// Follows the frames in what was read.
-    fn passed(&mut self, read: &[u8]) -> io::Result<()> {
-        match &mut self.position {
-            Position::Header { read: known, bytes } => {
-                bytes[*known..*known + read.len()].copy_from_slice(read);
-                *known += read.len();
-                if *known == HEADER {
-                    let length = u32::from_be_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]) as usize;
-                    if length > FRAME_BYTES_MAX {
-                        let message = format!("a frame of {length} bytes; {FRAME_BYTES_MAX} are allowed");
-                        return Err(io::Error::new(io::ErrorKind::InvalidData, message));
-                    }
-                    self.position = Position::Body { left: length };
-                }
+    /// A header or a whole frame is there.
+    fn collected(&mut self) -> io::Result<()> {
+        if let Position::Header = self.position {
+            let length = self.frame.first_chunk().map_or(0, |bytes| u32::from_be_bytes(*bytes) as usize);
+            if length > FRAME_BYTES_MAX {
+                let message = format!("a frame of {length} bytes; {FRAME_BYTES_MAX} are allowed");
+                return Err(io::Error::new(io::ErrorKind::InvalidData, message));
             }
-            Position::Body { left } => *left -= read.len(),
+            self.frame.reserve_exact(length.min(READ_MAX));
+            self.position = Position::Body { length };
+            return Ok(());
         }
-        if matches!(self.position, Position::Body { left: 0 }) {
-            self.position = Position::Header { read: 0, bytes: [0; HEADER] };
-            self.gate.lock().in_flight = true;
+        let kind = self.frame.get(TYPE_AT).copied().unwrap_or(0);
+        match self.inspect.admit(kind, self.frame.get(HEADER..).unwrap_or_default()) {
+            Admission::Pass => self.position = Position::Passing { passed: 0 },
+            Admission::Drop => self.next_frame(),
+            Admission::End => return Err(io::Error::new(io::ErrorKind::InvalidData, "refused too often")),
         }
         Ok(())
+    }
+
+    fn next_frame(&mut self) {
+        // The memory of a frame is not kept while a guest is silent.
+        self.frame = Vec::new();
+        self.position = Position::Header;
     }
 }
 
 impl<S: AsyncRead + AsyncWrite + ?Sized> AsyncRead for GuardedStream<S> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        let allowance = ready!(this.poll_allowance(cx))?;
-        ready!(this.poll_rate(cx));
-        let mut scratch = [0_u8; READ_MAX];
-        let mut scratch = ReadBuf::new(&mut scratch[..allowance.min(buf.remaining())]);
-        ready!(this.inner.as_mut().poll_read(cx, &mut scratch))?;
-        let read = scratch.filled();
-        #[allow(clippy::cast_precision_loss)]
-        let cost = read.len() as f64;
-        this.bucket -= cost;
-        this.passed(read)?;
-        buf.put_slice(read);
+        if !ready!(this.poll_frame(cx))? {
+            return Poll::Ready(Ok(()));
+        }
+        if let Position::Passing { passed } = &mut this.position {
+            let rest = this.frame.get(*passed..).unwrap_or_default();
+            let some = rest.len().min(buf.remaining());
+            buf.put_slice(&rest[..some]);
+            *passed += some;
+            if *passed == this.frame.len() {
+                this.next_frame();
+                this.gate.lock().in_flight = true;
+            }
+        }
         Poll::Ready(Ok(()))
     }
 }

@@ -2,9 +2,27 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 
 use super::*;
 
+struct Everything;
+
+impl Inspect for Everything {
+    fn admit(&mut self, _: u8, _: &[u8]) -> Admission {
+        Admission::Pass
+    }
+}
+
+/// Drops frames whose body begins with this byte.
+struct NotBeginningWith(u8);
+
+impl Inspect for NotBeginningWith {
+    fn admit(&mut self, kind: u8, body: &[u8]) -> Admission {
+        assert_eq!(kind, 3);
+        if body.first() == Some(&self.0) { Admission::Drop } else { Admission::Pass }
+    }
+}
+
 fn guarded() -> (GuardedStream<DuplexStream>, Control, DuplexStream) {
     let (host, guest) = duplex(1 << 16);
-    let (stream, control) = GuardedStream::new(Box::pin(host));
+    let (stream, control) = GuardedStream::new(Box::pin(host), Box::new(Everything));
     (stream, control, guest)
 }
 
@@ -88,4 +106,25 @@ async fn dropping_the_control_ends_both_directions() {
     drop(control);
     assert_eq!(reading.await.expect("joined"), io::ErrorKind::ConnectionAborted);
     assert_eq!(writing.await.expect("joined"), io::ErrorKind::ConnectionAborted);
+}
+
+#[tokio::test]
+async fn a_frame_that_is_refused_is_dropped_and_the_next_passes() {
+    let (host, mut guest) = duplex(1 << 16);
+    let (mut stream, _control) = GuardedStream::new(Box::pin(host), Box::new(NotBeginningWith(7)));
+    guest.write_all(&frame(100)).await.expect("sent");
+    let mut good = frame(3);
+    good[HEADER] = 1;
+    guest.write_all(&good).await.expect("sent");
+    let mut received = vec![0; good.len()];
+    stream.read_exact(&mut received).await.expect("received");
+    assert_eq!(received, good);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_frame_that_is_never_finished_ends_the_connection() {
+    let (mut stream, _control, mut guest) = guarded();
+    guest.write_all(&frame(100)[..50]).await.expect("sent");
+    let error = stream.read_exact(&mut [0; HEADER]).await.expect_err("given up");
+    assert_eq!(error.kind(), io::ErrorKind::TimedOut);
 }

@@ -7,5 +7,6 @@
 pub mod backoff;
 pub mod dial;
 pub mod guarded;
+pub mod inspect;
 pub mod session;
 pub mod task;

@@ -18,7 +18,8 @@ use ttrpc::r#async::{Client, ClientStreamReceiver, transport::Socket};
 
 use super::{
     dial::ByteStream,
-    guarded::{Control, GuardedStream},
+    guarded::{Admission, Control, GuardedStream, Inspect},
+    inspect,
 };
 use crate::{
     accumulate::{counters::AgentCounters, sandbox::Outcome},
@@ -28,7 +29,7 @@ use crate::{
         sandbox::Sandbox,
         unix_ms,
     },
-    intake,
+    intake, metering,
     protocol::CaptureMode,
     rejection::Rejection,
 };
@@ -59,20 +60,38 @@ pub enum SessionError {
     /// No common contract version.
     #[error("the agent speaks contract version {0} at best, this exporter {CONTRACT_VERSION}")]
     Version(u32),
+    /// The agent was refused too often.
+    #[error("the agent does not keep to the contract; `rejected` lists what was refused")]
+    Misbehaves,
     /// The agent's epoch cannot be counted.
     #[error("epoch refused: {0}")]
     Epoch(Rejection),
 }
 
+/// Inspects the frames of a sandbox's agent and counts those that it refuses.
+struct Inspector(Arc<Sandbox>);
+
+impl Inspect for Inspector {
+    fn admit(&mut self, kind: u8, body: &[u8]) -> Admission {
+        match inspect::frame(kind, body) {
+            Ok(()) => Admission::Pass,
+            Err(rejection) => {
+                self.0.reject(rejection);
+                if self.0.misbehaves() { Admission::End } else { Admission::Drop }
+            }
+        }
+    }
+}
+
 /// Runs one connection. Ends well when the agent closes it or the sandbox has ended and was drained.
 pub async fn run(
     fleet: &Fleet,
-    sandbox: &Sandbox,
+    sandbox: &Arc<Sandbox>,
     stream: Pin<Box<dyn ByteStream>>,
     idle: Duration,
     ended: watch::Receiver<bool>,
 ) -> Result<(), SessionError> {
-    let (guarded, control) = GuardedStream::new(stream);
+    let (guarded, control) = GuardedStream::new(stream, Box::new(Inspector(Arc::clone(sandbox))));
     let agent = AgentClient::new(Client::new(Socket::new(guarded)));
     let session = Session { fleet, sandbox, agent, control };
     let epoch = session.hello().await?;
@@ -110,6 +129,9 @@ impl Session<'_> {
         // One that has much to say is asked all the same: its memory, CPU time and limitations change.
         let mut ask_at = Clock::now() + idle;
         loop {
+            if self.sandbox.misbehaves() {
+                return Err(SessionError::Misbehaves);
+            }
             if asking.is_none() && drain_until.is_none() && Clock::now() >= ask_at {
                 ask_at = Clock::now() + idle;
                 asking = Some(Box::pin(self.stats()));
@@ -132,14 +154,20 @@ impl Session<'_> {
                 // The end of the stream comes as an empty message.
                 Ok(Ok(Some(batch))) if batch == agent::Batch::default() => return Ok(()),
                 Ok(Ok(Some(batch))) => {
+                    let began = metering::thread_cpu_time();
                     take_batch(self.fleet, self.sandbox, epoch, received, batch);
+                    let spent = metering::thread_cpu_time().saturating_sub(began);
+                    // Nothing is read from the agent meanwhile.
+                    tokio::time::sleep(self.sandbox.spend_cpu(spent)).await;
                     self.control.release();
                 }
                 Ok(
                     Ok(None)
                     | Err(ttrpc::Error::Eof | ttrpc::Error::RemoteClosed | ttrpc::Error::LocalClosed),
                 ) => return Ok(()),
-                Ok(Err(source)) => return Err(SessionError::Call { call: "Watch", source }),
+                Ok(Err(source)) => {
+                    return Err(SessionError::Call { call: "Watch", source: shortened(source) });
+                }
                 Err(_) if drain_until.is_some() => return Ok(()),
                 // Silence is allowed while nothing changes; an agent that is alive answers.
                 Err(_) if asking.is_none() => asking = Some(Box::pin(self.stats())),
@@ -166,7 +194,7 @@ impl Session<'_> {
             return Err(SessionError::Version(answer.version));
         }
         self.sandbox.accumulator.lock().begin_epoch(answer.epoch).map_err(|rejection| {
-            self.fleet.rejections.count(rejection);
+            self.sandbox.reject(rejection);
             SessionError::Epoch(rejection)
         })?;
         let mut link = self.sandbox.link.lock();
@@ -221,7 +249,19 @@ async fn within<T>(
     timeout(CALL_DEADLINE, answer)
         .await
         .map_err(|_| SessionError::Deadline(call))?
-        .map_err(|source| SessionError::Call { call, source })
+        .map_err(|source| SessionError::Call { call, source: shortened(source) })
+}
+
+/// An error as it is kept: what a guest says of it is cut to size.
+fn shortened(error: ttrpc::Error) -> ttrpc::Error {
+    match error {
+        ttrpc::Error::RpcStatus(status) => {
+            let code = protobuf::Enum::from_i32(status.code.value()).unwrap_or(ttrpc::Code::UNKNOWN);
+            ttrpc::Error::RpcStatus(ttrpc::get_status(code, intake::about_text(&status.message)))
+        }
+        ttrpc::Error::Others(text) => ttrpc::Error::Others(intake::about_text(&text)),
+        other => other,
+    }
 }
 
 /// What came over one `Watch`.
@@ -261,14 +301,14 @@ pub fn take_batch(
         link.last_batch = Some(Instant::now());
     }
     if let Err(rejection) = intake::check_batch(&batch, epoch) {
-        fleet.rejections.count(rejection);
+        sandbox.reject(rejection);
         tracing::debug!(sandbox = %sandbox.identity.sandbox_id, %rejection, "batch refused");
         return;
     }
     if let Some(wire) = batch.counters.as_ref() {
         let counters = AgentCounters::from_wire(wire);
         if !late && counters.went_backwards_since(&received.counters) {
-            fleet.rejections.count(Rejection::CountersWentBackwards);
+            sandbox.reject(Rejection::CountersWentBackwards);
         }
         received.counters = counters.at_least(&received.counters);
         sandbox.accumulator.lock().apply_counters(&counters);
@@ -290,7 +330,7 @@ pub fn take_batch(
             }
             Err(Rejection::WentBackwards) if late => {}
             Err(rejection) => {
-                fleet.rejections.count(rejection);
+                sandbox.reject(rejection);
                 tracing::trace!(sandbox = %sandbox.identity.sandbox_id, %rejection, "series refused");
             }
         }
@@ -302,7 +342,7 @@ pub fn take_batch(
             let known = accumulator.key_of(wire.series_id).ok_or(Rejection::SpanSeriesUnknown);
             match known.and_then(|known| Ok((known, intake::check_span(wire)?))) {
                 Ok(((key, error), span)) => fleet.spans.put(&identity, key, error, span, now),
-                Err(rejection) => fleet.rejections.count(rejection),
+                Err(rejection) => sandbox.reject(rejection),
             }
         }
     }

@@ -10,7 +10,16 @@ use tokio::{
 };
 
 use super::{backoff::Backoff, dial, session};
-use crate::fleet::{Fleet, link::LinkState, sandbox::Sandbox};
+use crate::{
+    fleet::{Fleet, link::LinkState, sandbox::Sandbox},
+    intake,
+};
+
+/// How long an agent that does not keep to the contract is left alone, the first time; twice as long each further time.
+const QUARANTINE: Duration = Duration::from_secs(10);
+
+/// The longest that an agent is left alone.
+const QUARANTINE_MAX: Duration = Duration::from_mins(10);
 
 /// A connection that lasted this long was a good one: the next attempt comes soon.
 const GOOD_CONNECTION: Duration = Duration::from_secs(10);
@@ -31,6 +40,7 @@ pub struct Links {
 /// Keeps the link to one agent until `ended` says that the sandbox has ended and what it sent was read.
 pub async fn keep(links: Links, sandbox: Arc<Sandbox>, channel: Channel, mut ended: watch::Receiver<bool>) {
     let mut backoff = links.backoff.clone();
+    let mut quarantine = QUARANTINE;
     let set_state = |state| sandbox.link.lock().state = state;
     loop {
         set_state(LinkState::Queued);
@@ -46,14 +56,22 @@ pub async fn keep(links: Links, sandbox: Arc<Sandbox>, channel: Channel, mut end
         if began.elapsed() >= GOOD_CONNECTION {
             backoff.reset();
         }
-        let wait = backoff.next_wait();
-        let error = result.err().map(|error| format!("{error:#}"));
+        let misbehaves = sandbox.misbehaves();
+        let wait = if misbehaves {
+            links.fleet.own.quarantines.inc();
+            let wait = quarantine;
+            quarantine = (2 * quarantine).min(QUARANTINE_MAX);
+            wait
+        } else {
+            backoff.next_wait()
+        };
+        let error = result.err().map(|error| intake::about_text(&format!("{error:#}")));
         let reason = error.as_deref().unwrap_or("the agent closed the connection");
         tracing::debug!(sandbox = %sandbox.identity.sandbox_id, %channel, reason, ?wait, "agent's link ended");
         links.fleet.own.link_failures.inc();
         {
             let mut link = sandbox.link.lock();
-            link.state = LinkState::Waiting;
+            link.state = if misbehaves { LinkState::Quarantined } else { LinkState::Waiting };
             link.last_error = Some(reason.to_owned());
         }
         if timeout(wait, ended.wait_for(|ended| *ended)).await.is_ok() {
@@ -65,7 +83,7 @@ pub async fn keep(links: Links, sandbox: Arc<Sandbox>, channel: Channel, mut end
 
 async fn attempt(
     links: &Links,
-    sandbox: &Sandbox,
+    sandbox: &Arc<Sandbox>,
     channel: &Channel,
     ended: &watch::Receiver<bool>,
 ) -> anyhow::Result<()> {

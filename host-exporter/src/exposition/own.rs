@@ -100,6 +100,8 @@ own_counts! {
     series_updates_unlisted, "porthole_series_updates_unlisted_container", "Series in batches that name a container which the sandbox's record does not list";
     /// Connections or attempts that failed or ended.
     link_failures, "porthole_agent_connection_failures", "Connections to agents, or attempts, that failed or ended";
+    /// Agents that were left alone for a while.
+    quarantines, "porthole_agent_quarantines", "Times an agent was left alone for a while because it did not keep to the contract";
     /// Connections after the first one of a sandbox.
     reconnects, "porthole_agent_reconnects", "Connections to agents after the first one of a sandbox";
     /// Tasks of links that ended unexpectedly.
@@ -168,11 +170,6 @@ pub fn encode(encoder: &mut DescriptorEncoder, fleet: &Fleet, sandboxes: &[Arc<S
     )?;
     encode_states(encoder, sandboxes)?;
     encode_tenants(encoder, fleet)?;
-    let rejected: Vec<_> = Rejection::ALL
-        .iter()
-        .map(|reason| (vec![("reason", reason.as_str())], fleet.rejections.get(*reason)))
-        .collect();
-    counter(encoder, "porthole_rejected", "Things that agents sent and that were not counted", &rejected)?;
     for (name, help, value) in fleet.own.metrics() {
         counter(encoder, name, help, &[(Vec::new(), value)])?;
     }
@@ -307,6 +304,34 @@ fn encode_tenants(encoder: &mut DescriptorEncoder, fleet: &Fleet) -> fmt::Result
         }
     }
     let budgets = fleet.budgets();
+    let rejected: Vec<_> = budgets
+        .iter()
+        .flat_map(|(tenant, budget)| {
+            let of_tenant = move |(reason, count): (Rejection, u64)| {
+                (vec![("tenant", tenant.as_str()), ("reason", reason.as_str())], count)
+            };
+            budget.rejections.met().map(of_tenant)
+        })
+        .collect();
+    if !rejected.is_empty() {
+        counter(
+            encoder,
+            "porthole_rejected",
+            "Things that agents sent and that were not counted",
+            &rejected,
+        )?;
+    }
+    let mut throttled = encoder.encode_descriptor(
+        "porthole_agent_throttled",
+        "Time for which agents were held back because their batches took more CPU time than they may",
+        Some(&Unit::Seconds),
+        MetricType::Counter,
+    )?;
+    for (tenant, budget) in &budgets {
+        throttled
+            .encode_family(&Labels(&[("tenant", tenant.as_str())]))?
+            .encode_counter::<NoLabelSet, f64, f64>(&budget.throttled().as_secs_f64(), None)?;
+    }
     let used: Vec<_> = budgets
         .iter()
         .map(|(tenant, budget)| (by_tenant(tenant.as_str()), budget.exposed() as u64))

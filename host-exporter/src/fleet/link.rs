@@ -19,14 +19,23 @@ pub enum LinkState {
     Connected,
     /// Waiting before the next attempt.
     Waiting,
+    /// Left alone for a while: it did not keep to the contract.
+    Quarantined,
     /// The sandbox has ended.
     Closed,
 }
 
 impl LinkState {
     /// Every state.
-    pub const ALL: [Self; 6] =
-        [Self::None, Self::Queued, Self::Connecting, Self::Connected, Self::Waiting, Self::Closed];
+    pub const ALL: [Self; 7] = [
+        Self::None,
+        Self::Queued,
+        Self::Connecting,
+        Self::Connected,
+        Self::Waiting,
+        Self::Quarantined,
+        Self::Closed,
+    ];
 
     /// The word used in labels.
     pub fn as_str(self) -> &'static str {
@@ -36,6 +45,7 @@ impl LinkState {
             Self::Connecting => "connecting",
             Self::Connected => "connected",
             Self::Waiting => "waiting",
+            Self::Quarantined => "quarantined",
             Self::Closed => "closed",
         }
     }

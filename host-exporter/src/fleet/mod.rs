@@ -25,7 +25,6 @@ use crate::{
     accumulate::{budget::TenantBudget, counters::AgentCounters, golden::GoldenTable},
     exposition::own::OwnCounts,
     identity::{Application, Identity},
-    rejection::Rejections,
     spans::SpanStore,
 };
 
@@ -52,8 +51,6 @@ pub struct Fleet {
     series_per_tenant: usize,
     retention: Retention,
     inner: RwLock<Inner>,
-    /// What agents sent that was not counted.
-    pub rejections: Rejections,
     /// The exporter's counts about itself.
     pub own: OwnCounts,
     /// Exchanges told in full.
@@ -92,7 +89,6 @@ impl Fleet {
             series_per_tenant,
             retention,
             inner: RwLock::default(),
-            rejections: Rejections::default(),
             own: OwnCounts::default(),
             spans: SpanStore::default(),
             changes: AtomicU64::new(0),

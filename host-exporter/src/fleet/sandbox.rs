@@ -1,6 +1,6 @@
 //! One sandbox: who it is, what its record says, what it has counted, how its agent is reached.
 
-use std::{ops::RangeInclusive, sync::Arc};
+use std::{ops::RangeInclusive, sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
 use porthole_registry::SandboxRecord;
@@ -12,7 +12,25 @@ use crate::{
         sandbox::{Accumulator, ContainerNames},
     },
     identity::Identity,
+    metering::TokenBucket,
+    rejection::{Rejection, Rejections},
 };
+
+/// CPU time that the batches of one sandbox may take in the long run, seconds of one core per second. A full batch of
+/// changed series takes a few milliseconds.
+const SANDBOX_CPU: f64 = 0.05;
+
+/// CPU time that they may take at once, seconds.
+const SANDBOX_CPU_BURST: f64 = 0.5;
+
+/// Longest time that an agent is held back after one batch.
+const THROTTLE_MAX: Duration = Duration::from_secs(5);
+
+/// Violations of the contract per second that are borne in the long run, by their weight: an honest agent has none.
+const VIOLATIONS_PER_SECOND: f64 = 0.2;
+
+/// Violations that are borne at once, by their weight.
+const VIOLATIONS_BURST: f64 = 100.0;
 
 /// A sandbox in the fleet. A namespace's id may be used again; the time of creation tells its uses apart.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -93,6 +111,13 @@ pub struct Sandbox {
     pub identity: Identity,
     /// What it has counted.
     pub accumulator: Mutex<Accumulator>,
+    /// What its tenant may use.
+    pub budget: Arc<TenantBudget>,
+    /// What its agent sent that was not counted.
+    pub rejections: Rejections,
+    /// Refusals that show an agent which does not keep to the contract.
+    violations: Mutex<TokenBucket>,
+    cpu: Mutex<TokenBucket>,
     /// How its agent is reached, and what the agent said about itself.
     pub link: Mutex<Link>,
     state: Mutex<State>,
@@ -121,10 +146,36 @@ impl Sandbox {
     ) -> Self {
         Self {
             identity,
+            budget: Arc::clone(accumulator.budget()),
+            rejections: Rejections::default(),
+            violations: Mutex::new(TokenBucket::new(VIOLATIONS_PER_SECOND, VIOLATIONS_BURST)),
+            cpu: Mutex::new(TokenBucket::new(SANDBOX_CPU, SANDBOX_CPU_BURST)),
             accumulator: Mutex::new(accumulator),
             link: Mutex::default(),
             state: Mutex::new(State { created_unix_ms, phase, record: None, containers: Arc::default() }),
         }
+    }
+
+    /// Something that its agent sent was not counted.
+    pub fn reject(&self, rejection: Rejection) {
+        self.rejections.count(rejection);
+        self.budget.rejections.count(rejection);
+        self.violations.lock().spend(rejection.weight());
+    }
+
+    /// Whether its agent was refused so often that it does not mean to keep to the contract.
+    pub fn misbehaves(&self) -> bool {
+        !self.violations.lock().wait().is_zero()
+    }
+
+    /// CPU time was spent on its agent's behalf; the time until more may be spent.
+    pub fn spend_cpu(&self, spent: Duration) -> Duration {
+        let own = self.cpu.lock().spend(spent.as_secs_f64());
+        let wait = self.budget.spend_cpu(spent).max(own).min(THROTTLE_MAX);
+        if !wait.is_zero() {
+            self.budget.throttled_for(wait);
+        }
+        wait
     }
 
     /// When the companion began, milliseconds since 1970-01-01T00:00:00Z.

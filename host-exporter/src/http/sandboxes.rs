@@ -1,6 +1,6 @@
 //! `GET /api/v1/sandboxes`: every sandbox, its state, its agent.
 
-use std::time::Instant;
+use std::{collections::BTreeMap, time::Instant};
 
 use axum::{
     extract::{Query, State},
@@ -59,6 +59,8 @@ struct Row {
     connection: Connection,
     agent: Option<AboutAgent>,
     series: usize,
+    /// What the agent sent that was not counted, by why.
+    rejected: BTreeMap<&'static str, u64>,
     counters: AgentCounters,
     capture_completeness_ratio: Option<f64>,
 }
@@ -122,6 +124,7 @@ fn row(sandbox: &Sandbox) -> Row {
         },
         agent: link.agent,
         series,
+        rejected: sandbox.rejections.met().map(|(reason, count)| (reason.as_str(), count)).collect(),
         counters,
         capture_completeness_ratio: counters.completeness(),
     }

@@ -24,6 +24,8 @@ pub enum Manner {
     Silent,
     /// Answers Hello and Stats once, then says nothing any more.
     FallsSilent,
+    /// Answers Hello with an error of many words.
+    Complains,
 }
 
 struct Service {
@@ -48,6 +50,10 @@ impl agent_ttrpc::Agent for Service {
     async fn hello(&self, _: &TtrpcContext, _: agent::HelloRequest) -> ttrpc::Result<agent::HelloResponse> {
         if self.manner == Manner::Silent {
             std::future::pending::<()>().await;
+        }
+        if self.manner == Manner::Complains {
+            let text = "\u{1b}[2J no\n".repeat(2_000);
+            return Err(ttrpc::Error::RpcStatus(ttrpc::get_status(ttrpc::Code::INTERNAL, text)));
         }
         Ok(agent::HelloResponse {
             version: 1,

@@ -17,8 +17,14 @@ pub const BATCH_SERIES_MAX: usize = 512;
 /// Largest number of spans in one batch.
 pub const BATCH_SPANS_MAX: usize = 256;
 
+/// Largest batch on the wire, bytes: one that would be larger is sent as several.
+pub const BATCH_BYTES_MAX: usize = 240 << 10;
+
 /// Largest length of any string in a series key or a span, in bytes.
 pub const KEY_STRING_MAX: usize = 256;
+
+/// Largest length of an operation and of a status, in bytes.
+pub const KEY_WORD_MAX: usize = 64;
 
 /// Largest number of series that the host keeps for one sandbox, whatever the guest says.
 pub const SANDBOX_SERIES_MAX: usize = 4_096;
