@@ -8,30 +8,39 @@ use porthole_bpf_types::{
     },
 };
 use porthole_l7::{
-    Connection, Engine, ScopeId, Side, Timestamp,
-    elsewhere::{
-        AnswerStand, Found, HeldBytes, Part, Resumed, ResumedEnd, ResumedRequest, Stand, What, redis_commands,
+    Connection, ParserContext, ScopeId, Side, Timestamp,
+    offload::{
+        BufferedBytes, ConnectionState, DirectionState, ExchangeDetail, FramingState, OffloadedExchange,
+        ResultPhase, ResultState,
     },
+    redis_commands,
 };
 use porthole_protocol::Offload;
 
 use crate::learned::Keys;
 
 /// An exchange that the kernel side paired; `None` when it is of no known protocol.
-pub fn found<'a>(scope: ScopeId, completed: &Completed, name: &'a [u8], text: &'a [u8]) -> Option<Found<'a>> {
+pub fn found<'a>(
+    scope: ScopeId,
+    completed: &Completed,
+    name: &'a [u8],
+    text: &'a [u8],
+) -> Option<OffloadedExchange<'a>> {
     let failed = completed.status != 0;
     let line = text.split(|&byte| byte == b'\r').next().unwrap_or_default();
-    let what = match Offload::from_number(u16::try_from(completed.key.protocol).ok()?)? {
-        Offload::Http1 => What::Http1 { request: name, status: u16::try_from(completed.status).ok()? },
-        Offload::Redis => What::Redis {
+    let detail = match Offload::from_number(u16::try_from(completed.key.protocol).ok()?)? {
+        Offload::Http1 => {
+            ExchangeDetail::Http1 { request: name, status: u16::try_from(completed.status).ok()? }
+        }
+        Offload::Redis => ExchangeDetail::Redis {
             command: usize::try_from(completed.key.request).ok()?,
             error: failed.then_some(line),
         },
-        Offload::Mysql => What::Mysql { request: name, error: failed.then_some(text) },
-        Offload::Postgresql => What::Postgresql { request: name, failed, text },
+        Offload::Mysql => ExchangeDetail::Mysql { request: name, error: failed.then_some(text) },
+        Offload::Postgresql => ExchangeDetail::Postgresql { request: name, failed, text },
     };
-    Some(Found {
-        what,
+    Some(OffloadedExchange {
+        detail,
         scope,
         side: side_of(u16::try_from(completed.key.side).ok()?),
         start: Timestamp(completed.start),
@@ -52,7 +61,7 @@ pub fn resume(
     scope: ScopeId,
     counted: &OffloadedConnection,
     keys: &Keys,
-    engine: &mut Engine,
+    engine: &mut ParserContext,
 ) {
     let Some(offload) = Offload::from_number(counted.protocol) else { return };
     let name_of = |request: u64| match offload {
@@ -65,8 +74,8 @@ pub fn resume(
             side: counted.side.into(),
         }),
     };
-    let waiting: Vec<ResumedRequest<'_>> = waiting(counted)
-        .map(|pending| ResumedRequest {
+    let waiting: Vec<porthole_l7::offload::PendingRequest<'_>> = waiting(counted)
+        .map(|pending| porthole_l7::offload::PendingRequest {
             request: name_of(pending.request),
             start: Timestamp(pending.start),
             bytes: pending.bytes.into(),
@@ -74,15 +83,15 @@ pub fn resume(
         })
         .collect();
     let name = if offload == Offload::Redis { redis_name(counted.requests.request) } else { &[] };
-    let resumed = Resumed {
+    let resumed = ConnectionState {
         protocol: offload.protocol(),
         side: side_of(counted.side),
         offsets: counted.offset,
-        requests: ResumedEnd { name, ..end(&counted.requests) },
+        requests: DirectionState { name, ..end(&counted.requests) },
         responses: if offload.is_sql() { answer(&counted.responses) } else { end(&counted.responses) },
-        waiting: &waiting,
+        pending: &waiting,
     };
-    connection.go_on(scope, &resumed, engine);
+    connection.resume(scope, &resumed, engine);
 }
 
 /// The requests that wait, the oldest first.
@@ -103,30 +112,36 @@ fn side_of(side: u16) -> Side {
 }
 
 /// The same of a database's answers.
-fn answer(state: &ParseState) -> ResumedEnd<'static> {
-    let part = match state.framing {
-        framing_state::COLUMNS => Part::Columns(state.items),
-        framing_state::AFTER_COLUMNS => Part::BehindColumns,
-        framing_state::ROWS => Part::Rows,
-        _ => Part::Start,
+fn answer(state: &ParseState) -> DirectionState<'static> {
+    let phase = match state.framing {
+        framing_state::COLUMNS => ResultPhase::Columns(state.items),
+        framing_state::AFTER_COLUMNS => ResultPhase::BehindColumns,
+        framing_state::ROWS => ResultPhase::Rows,
+        _ => ResultPhase::Start,
     };
     let (bytes, count) = buffered::unpack(state.request);
-    let stand = Stand::Answer(AnswerStand { part, left: state.left, held: HeldBytes::of(bytes, count) });
-    ResumedEnd { stand, bytes: state.bytes, start: Timestamp(state.start), status: 0, name: &[] }
+    let framing = FramingState::Result(ResultState {
+        phase,
+        remaining: state.left,
+        buffered: BufferedBytes::of(bytes, count),
+    });
+    DirectionState { framing, bytes: state.bytes, start: Timestamp(state.start), status: 0, name: &[] }
 }
 
-fn end(state: &ParseState) -> ResumedEnd<'static> {
-    let stand = match state.framing {
-        framing_state::BODY => Stand::Body(state.left),
-        framing_state::CHUNK_DATA => Stand::ChunkData(state.left),
-        framing_state::CHUNK_SIZE => Stand::ChunkSize,
-        framing_state::FIRST_BYTE_READ => Stand::First(u8::try_from(state.left).unwrap_or_default()),
-        framing_state::HEADER_READ => Stand::Header(state.left),
-        framing_state::VALUES => Stand::Values { left: state.left, items: state.items },
-        _ => Stand::Start,
+fn end(state: &ParseState) -> DirectionState<'static> {
+    let framing = match state.framing {
+        framing_state::BODY => FramingState::Body(state.left),
+        framing_state::CHUNK_DATA => FramingState::ChunkData(state.left),
+        framing_state::CHUNK_SIZE => FramingState::ChunkSize,
+        framing_state::FIRST_BYTE_READ => {
+            FramingState::FirstByte(u8::try_from(state.left).unwrap_or_default())
+        }
+        framing_state::HEADER_READ => FramingState::CommandHeader(state.left),
+        framing_state::VALUES => FramingState::Values { remaining: state.left, items: state.items },
+        _ => FramingState::Start,
     };
-    ResumedEnd {
-        stand,
+    DirectionState {
+        framing,
         bytes: state.bytes,
         start: Timestamp(state.start),
         status: u16::try_from(state.request).unwrap_or(0),

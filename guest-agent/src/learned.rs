@@ -18,7 +18,7 @@ use porthole_bpf_types::{
 };
 use porthole_histogram::INDEX_MIN;
 
-use porthole_l7::elsewhere::{prepared_name, statement_name};
+use porthole_l7::sql::name::{prepared_name, statement_name};
 
 use crate::{
     probes::slots::{Marks, SlotSums, Slots},
@@ -526,7 +526,7 @@ mod tests {
             } else {
                 seen.insert(hash, (name, statement.clone()));
             }
-            let told = several || !porthole_l7::elsewhere::is_several(statement.as_bytes());
+            let told = several || !porthole_l7::sql::is_several(statement.as_bytes());
             assert!(told, "{statement:?} is several");
         }
         assert!(met > 1_000, "{met}");

@@ -7,7 +7,7 @@
 //! ```
 
 use porthole_bpf_types::offload::side;
-use porthole_l7::{Side, elsewhere::Settled};
+use porthole_l7::{Side, offload::IdleConnection};
 
 /// How long an offer stands that need not be taken at once, nanoseconds.
 const STANDS_NS: u64 = 500_000_000;
@@ -36,7 +36,7 @@ pub struct Offer {
 
 impl Offer {
     /// The offer of a connection that stands here.
-    pub fn of(settled: &Settled) -> Option<Self> {
+    pub fn of(settled: &IdleConnection) -> Option<Self> {
         let offload = settled.protocol.row().offload?;
         let side = match settled.side {
             Side::Server => side::SERVER,

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 
 use porthole_agent_api::{agent, limits::KEY_STRING_MAX, limits::KEY_WORD_MAX, limits::SANDBOX_SERIES_MAX};
 use porthole_histogram::Histogram;
-use porthole_l7::{Engine, ErrorClass, Exchange, Protocol, Side, Status, Symbol};
+use porthole_l7::{ErrorClass, Exchange, ParserContext, Protocol, Side, Status, Symbol};
 use protobuf::{EnumOrUnknown, MessageField};
 
 use crate::{
@@ -134,7 +134,7 @@ impl SeriesTable {
         &mut self,
         exchange: &Exchange,
         origin: Origin<'_>,
-        engine: &Engine,
+        engine: &ParserContext,
         now_unix_ns: u64,
     ) -> Option<usize> {
         let peer = match exchange.side {
@@ -204,7 +204,7 @@ impl SeriesTable {
         &mut self,
         key: Key,
         origin: Origin<'_>,
-        engine: &Engine,
+        engine: &ParserContext,
         now_unix_ns: u64,
     ) -> Option<usize> {
         if let Some(&at) = self.index.get(&key) {
@@ -228,7 +228,7 @@ impl SeriesTable {
         None
     }
 
-    fn make(&mut self, key: Key, origin: Origin<'_>, engine: &Engine, now_unix_ns: u64) -> usize {
+    fn make(&mut self, key: Key, origin: Origin<'_>, engine: &ParserContext, now_unix_ns: u64) -> usize {
         let at = self.entries.len();
         self.entries.push(Entry {
             words: words(&key, origin, engine),
@@ -305,7 +305,7 @@ impl SeriesTable {
     }
 }
 
-fn words(key: &Key, origin: Origin<'_>, engine: &Engine) -> agent::SeriesKey {
+fn words(key: &Key, origin: Origin<'_>, engine: &ParserContext) -> agent::SeriesKey {
     let name = |symbol| cut(engine.name(symbol).to_owned());
     agent::SeriesKey {
         container_id: cut(origin.container_id.to_owned()),
@@ -347,7 +347,7 @@ mod tests {
 
     use super::*;
 
-    fn exchange(engine: &mut Engine, side: Side, resource: &str, status: u32) -> Exchange {
+    fn exchange(engine: &mut ParserContext, side: Side, resource: &str, status: u32) -> Exchange {
         Exchange {
             protocol: Protocol::Http1,
             side,
@@ -368,7 +368,7 @@ mod tests {
 
     #[test]
     fn equal_exchanges_are_one_series_with_words_looked_up() {
-        let (mut table, mut engine) = (SeriesTable::default(), Engine::new(Limits::default()));
+        let (mut table, mut engine) = (SeriesTable::default(), ParserContext::new(Limits::default()));
         let exchange = exchange(&mut engine, Side::Client, "/a", 200);
         let peer = Peer::Internet("10.0.0.1:80".parse().expect("address"));
         for _ in 0..3 {
@@ -385,7 +385,7 @@ mod tests {
 
     #[test]
     fn a_servers_clients_do_not_make_series() {
-        let (mut table, mut engine) = (SeriesTable::default(), Engine::new(Limits::default()));
+        let (mut table, mut engine) = (SeriesTable::default(), ParserContext::new(Limits::default()));
         let exchange = exchange(&mut engine, Side::Server, "/a", 200);
         for port in 1..100 {
             let peer = Peer::Internet(format!("10.0.0.1:{port}").parse().expect("address"));
@@ -396,7 +396,7 @@ mod tests {
 
     #[test]
     fn only_what_changed_is_given_out() {
-        let (mut table, mut engine) = (SeriesTable::default(), Engine::new(Limits::default()));
+        let (mut table, mut engine) = (SeriesTable::default(), ParserContext::new(Limits::default()));
         let (a, b) =
             (exchange(&mut engine, Side::Server, "/a", 200), exchange(&mut engine, Side::Server, "/b", 200));
         table.record(&a, origin(&Peer::Unknown), &engine, 0);
@@ -413,7 +413,7 @@ mod tests {
 
     #[test]
     fn beyond_the_bound_exchanges_are_folded_and_counted_and_none_is_lost() {
-        let (mut table, mut engine) = (SeriesTable::default(), Engine::new(Limits::default()));
+        let (mut table, mut engine) = (SeriesTable::default(), ParserContext::new(Limits::default()));
         let base = exchange(&mut engine, Side::Server, "/a", 200);
         let many = SERIES_WITH_FOLDED_MAX as u32 + 500;
         for code in 0..many {

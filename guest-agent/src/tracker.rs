@@ -14,7 +14,9 @@ use porthole_bpf_types::{
     offload::{OffloadedConnection, StatementKey},
     record::{self, Open, Plain, Record, kind},
 };
-use porthole_l7::{Chunk, Connection, Direction, Engine, Exchange, ScopeId, Symbol, Timestamp, Verdict};
+use porthole_l7::{
+    Chunk, Connection, Direction, Exchange, ParserContext, ScopeId, Symbol, Timestamp, Verdict,
+};
 
 use crate::{
     containers::{ContainerIndex, Containers},
@@ -156,7 +158,7 @@ enum Held {
 /// The connections, and what is understood of them.
 #[derive(Debug)]
 pub struct Tracker {
-    engine: Engine,
+    engine: ParserContext,
     connections: HashMap<u64, Tracked>,
     /// Those of them that the kernel side does not follow.
     followed: usize,
@@ -178,7 +180,7 @@ pub struct Tracker {
 
 impl Tracker {
     /// An empty table. `unix_offset_ns` is the wall clock's time when the monotonic clock showed 0.
-    pub fn new(engine: Engine, unix_offset_ns: u64) -> Self {
+    pub fn new(engine: ParserContext, unix_offset_ns: u64) -> Self {
         Self {
             engine,
             connections: HashMap::new(),
@@ -209,14 +211,14 @@ impl Tracker {
                 continue;
             }
             if !offer.stands {
-                let now = if more { None } else { tracked.l7.settled() };
+                let now = if more { None } else { tracked.l7.idle_state() };
                 let Some(now) = now.as_ref().and_then(Offer::of) else { continue };
                 offer = now;
             }
             tracked.offering.make(tracked.last_ns, offer.stands);
             self.offered += 1;
             let (engine, keys, commands) = (&self.engine, &mut self.keys, &mut self.commands);
-            tracked.l7.tell_statements(|number, operation, table| {
+            tracked.l7.export_statements(|number, operation, table| {
                 let unnamed = operation == Symbol::OTHER || table == Symbol::OTHER;
                 let request = keys.prepared(engine.name(operation), engine.name(table));
                 if let Some(request) = request.filter(|_| !unnamed) {
@@ -325,7 +327,7 @@ impl Tracker {
                 counted,
                 offering: Offering::default(),
                 offerable: None,
-                told: Verdict::Guessing,
+                told: Verdict::Detecting,
                 last_ns: open.timestamp,
                 waiting_since_ns: 0,
             },
@@ -434,7 +436,7 @@ impl Tracker {
             Step::Taken(at) => {
                 tracked.last_ns = at.0;
                 self.offered -= usize::from(tracked.offering.answer(at.0));
-                l7.taken(&mut self.engine, &mut sink);
+                l7.offload_accepted(&mut self.engine, &mut sink);
                 if !std::mem::replace(&mut tracked.counted, true) {
                     self.followed -= 1;
                     self.counts.taken += 1;
@@ -445,7 +447,7 @@ impl Tracker {
         };
         if self.offers && !tracked.counted && !closed && tracked.offerable.is_none() {
             let may = tracked.transport == transport::TCP && tracked.offering.is_due(tracked.last_ns);
-            let settled = if may { l7.settled() } else { None };
+            let settled = if may { l7.idle_state() } else { None };
             tracked.offerable = settled.as_ref().and_then(Offer::of);
             if tracked.offerable.is_some() {
                 self.offerable.push(id);
@@ -466,7 +468,7 @@ impl Tracker {
         }
         tracked.told = verdict;
         match verdict {
-            Verdict::Guessing => {}
+            Verdict::Detecting => {}
             Verdict::Known(_) => self.commands.push(Command::Follow(id)),
             Verdict::Ignored => {
                 self.counts.ignored += 1;
@@ -484,7 +486,7 @@ impl Tracker {
         let name = self.keys.name(&completed.key);
         let text = handover::text(completed);
         let Some(found) = handover::found(scope, completed, name, &text) else { return };
-        let named = self.engine.name_found(&found);
+        let Some(named) = self.engine.name_offloaded(&found) else { return };
         let origin = Origin {
             container: tracked.container,
             container_id: self.containers.id(tracked.container),
@@ -498,7 +500,7 @@ impl Tracker {
         };
         let now = self.unix_offset_ns.saturating_add(completed.end);
         let at = series.record(&named.exchange, origin, &self.engine, now);
-        if let Some(at) = at.filter(|_| named.lasting) {
+        if let Some(at) = at.filter(|_| named.is_stable) {
             self.keys.learn(&completed.key, completed.status, at, &mut self.commands);
         }
     }
@@ -506,7 +508,7 @@ impl Tracker {
     /// Takes what the kernel side counted since the last time. Call it before the series are looked at.
     pub fn harvest(&mut self, slots: &Slots, series: &mut SeriesTable) {
         let exchanges = self.keys.harvest(slots, series);
-        self.engine.count_found(exchanges);
+        self.engine.count_offloaded(exchanges);
     }
 
     /// Takes places back from learned keys that are not used, if others need them. Call it every few seconds; `forget` makes
@@ -539,7 +541,7 @@ impl Tracker {
         let mut done: Vec<Exchange> = Vec::new();
         for (&id, tracked) in &mut self.connections {
             let silent = now_ns.saturating_sub(tracked.last_ns);
-            tracked.l7.idle(Timestamp(now_ns), &mut self.engine, &mut |exchange| done.push(exchange));
+            tracked.l7.tick(Timestamp(now_ns), &mut self.engine, &mut |exchange| done.push(exchange));
             let origin = Origin {
                 container: tracked.container,
                 container_id: self.containers.id(tracked.container),
@@ -599,7 +601,7 @@ impl Tracker {
     }
 
     /// What the parsers saw.
-    pub fn engine(&self) -> &Engine {
+    pub fn engine(&self) -> &ParserContext {
         &self.engine
     }
 

@@ -6,7 +6,7 @@ use super::*;
 use crate::peer::tests::open;
 
 fn tracker() -> Tracker {
-    Tracker::new(Engine::new(porthole_l7::Limits::default()), 0)
+    Tracker::new(ParserContext::new(porthole_l7::Limits::default()), 0)
 }
 
 fn bytes_of<T: record::Plain>(value: &T) -> Vec<u8> {

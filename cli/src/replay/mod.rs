@@ -9,7 +9,7 @@ mod text;
 use std::{fs::File, io::Read, path::PathBuf};
 
 use anyhow::{Context, Result};
-use porthole_l7::{Engine, Limits as EngineLimits};
+use porthole_l7::{Limits as ParserLimits, ParserContext};
 use porthole_packet::{Capture, Limits, Replay};
 use report::Report;
 
@@ -49,7 +49,7 @@ pub fn run(options: &Options) -> Result<()> {
 /// What a capture has in it, and whether it could be read to its end.
 fn replay(source: Box<dyn Read + Send>) -> Result<(Report, Result<()>)> {
     let mut capture = Capture::open(source)?;
-    let mut flows = Replay::new(Engine::new(EngineLimits::default()), Limits::default());
+    let mut flows = Replay::new(ParserContext::new(ParserLimits::default()), Limits::default());
     let mut found = Vec::new();
     let ended = loop {
         let more = capture.next(&mut |packet| {

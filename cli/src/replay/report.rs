@@ -137,7 +137,7 @@ impl Report {
                 connections: packets.flows,
                 lost_bytes: packets.lost_bytes,
                 messages_seen: tally.messages_seen,
-                not_understood: tally.not_understood,
+                not_understood: tally.unparsed,
                 unidentified: tally.unidentified,
             },
         }

@@ -3,7 +3,7 @@
 use std::{fmt, io, path::Path, sync::Arc};
 
 use porthole_agent_api::agent::CaptureMode;
-use porthole_l7::{Engine, Limits, TemplateError};
+use porthole_l7::{Limits, ParserContext, TemplateError};
 use tokio::io::{Interest, unix::AsyncFd};
 
 use super::{CaptureLoop, cpu_limiter::CpuLimiter, event_source::EventSource};
@@ -153,7 +153,7 @@ impl Source {
         limiter: CpuLimiter,
         route_templates: &[String],
     ) -> Result<CaptureLoop, CaptureError> {
-        let mut engine = Engine::new(Limits::default());
+        let mut engine = ParserContext::new(Limits::default());
         engine.set_route_templates(route_templates)?;
         // SAFETY: the ring buffer gives the same descriptor as long as it lives, and keeps it open.
         let records = unsafe { AsyncFd::register_with_interest(self.records, Interest::READABLE) }

@@ -1,7 +1,7 @@
 //! Capture of packets: the programs' records through the table of flows.
 
 use porthole_bpf_types::{connection::direction, packet::Packet};
-use porthole_l7::{Engine, Exchange, ScopeId};
+use porthole_l7::{Exchange, ParserContext, ScopeId};
 use porthole_packet::{
     Limits,
     flows::{Captured, Ends, FlowTable, Observer, Vantage},
@@ -119,7 +119,7 @@ struct Socket {
 
 impl PacketFlows {
     /// No flows yet.
-    pub fn new(engine: Engine, tree: Tree, unix_offset_ns: u64) -> Self {
+    pub fn new(engine: ParserContext, tree: Tree, unix_offset_ns: u64) -> Self {
         Self {
             table: FlowTable::new(engine, LIMITS),
             tree,
@@ -193,7 +193,7 @@ impl Observer for Recording<'_> {
         (ScopeId(socket.container.0), socket)
     }
 
-    fn exchange(&mut self, exchange: &Exchange, ends: Ends, socket: &Socket, engine: &Engine) {
+    fn exchange(&mut self, exchange: &Exchange, ends: Ends, socket: &Socket, engine: &ParserContext) {
         let (local, peer) = (Peer::Internet(ends.near), Peer::Internet(ends.far));
         let origin = Origin {
             container: socket.container,

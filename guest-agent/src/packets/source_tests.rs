@@ -4,7 +4,7 @@ use super::*;
 
 fn flows() -> (PacketFlows, SeriesTable) {
     let root = tempfile::tempdir().expect("directory");
-    let engine = Engine::new(porthole_l7::Limits::default());
+    let engine = ParserContext::new(porthole_l7::Limits::default());
     (PacketFlows::new(engine, Tree::of(root.path()).expect("opened"), 0), SeriesTable::default())
 }
 

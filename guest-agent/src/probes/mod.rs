@@ -377,7 +377,7 @@ fn cpus() -> usize {
 
 /// Tells the programs which Redis commands they can follow, as they are usually written.
 fn list_commands(map: &mut aya::maps::HashMap<MapData, u64, RedisCommand>) -> Result<(), MapError> {
-    for (id, name, mind_argument) in porthole_l7::elsewhere::redis_commands() {
+    for (id, name, mind_argument) in porthole_l7::redis_commands() {
         let flags = if mind_argument { command_flag::CHECK_ARGUMENT } else { 0 };
         let entry = RedisCommand { id: u32::try_from(id).unwrap_or(u32::MAX), flags };
         for spelt in [name.to_owned(), name.to_ascii_lowercase()] {

@@ -4,7 +4,7 @@
 
 use std::{collections::BTreeMap, process::ExitCode};
 
-use porthole_l7::{Chunk, Connection, Direction, Engine, Limits, ScopeId, Timestamp, Verdict};
+use porthole_l7::{Chunk, Connection, Direction, Limits, ParserContext, ScopeId, Timestamp, Verdict};
 
 /// Chunks that each connection gets, some of both directions.
 const CHUNKS: usize = 9;
@@ -37,7 +37,7 @@ struct Found {
 /// Plays bytes as connections, cut into chunks of random length and direction.
 fn play(mut source: impl FnMut(&mut [u8]) -> usize, random: &mut Random, found: &mut Found) {
     let mut buffer = vec![0; 4096];
-    let mut engine = Engine::new(Limits::default());
+    let mut context = ParserContext::new(Limits::default());
     loop {
         let mut connection =
             if random.below(8) == 0 { Connection::datagram(ScopeId(1)) } else { Connection::new(ScopeId(1)) };
@@ -59,12 +59,12 @@ fn play(mut source: impl FnMut(&mut [u8]) -> usize, random: &mut Random, found: 
             let chunk = Chunk { direction, timestamp, offset: offsets[way], bytes: &buffer[..read], total };
             offsets[way] += total;
             found.bytes += total;
-            connection.chunk(&chunk, &mut engine, &mut |exchange| exchanges.push(exchange));
+            connection.chunk(&chunk, &mut context, &mut |exchange| exchanges.push(exchange));
             if let Verdict::Known(protocol) = connection.verdict() {
                 known = Some(protocol);
             }
         }
-        connection.close(Timestamp(1_000_000), &mut engine, &mut |exchange| exchanges.push(exchange));
+        connection.close(Timestamp(1_000_000), &mut context, &mut |exchange| exchanges.push(exchange));
         if let Some(protocol) = known {
             found.false_by_protocol.entry(format!("{protocol:?}")).or_default().0 += 1;
         }

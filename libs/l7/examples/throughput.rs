@@ -11,7 +11,7 @@ use std::{
 use porthole_l7::{
     Chunk, Connection,
     Direction::{self, Egress, Ingress},
-    Engine, Limits, Protocol, ScopeId, Timestamp,
+    Limits, ParserContext, Protocol, ScopeId, Timestamp,
 };
 
 /// Counts what is allocated.
@@ -44,7 +44,7 @@ struct Scenario {
     name: &'static str,
     protocol: Protocol,
     /// Once, at the beginning.
-    opening: Steps,
+    prefix: Steps,
     /// Again and again; the number of the round is given.
     round: Box<dyn Fn(u32) -> Steps>,
     exchanges_per_round: u64,
@@ -69,7 +69,7 @@ fn http1(name: &'static str, pipelined: usize) -> Scenario {
     Scenario {
         name,
         protocol: Protocol::Http1,
-        opening: Vec::new(),
+        prefix: Vec::new(),
         round: Box::new(move |_| vec![(Ingress, requests.clone()), (Egress, responses.clone())]),
         exchanges_per_round: pipelined as u64,
     }
@@ -110,7 +110,7 @@ fn grpc() -> Scenario {
     Scenario {
         name: "grpc unary",
         protocol: Protocol::Http2,
-        opening: vec![
+        prefix: vec![
             (Ingress, [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec(), frame(4, 0, 0, &[])].concat()),
             (Egress, frame(4, 0, 0, &[])),
             (Ingress, call(1, &first)),
@@ -152,7 +152,7 @@ fn mysql() -> Scenario {
     Scenario {
         name: "mysql query",
         protocol: Protocol::Mysql,
-        opening: Vec::new(),
+        prefix: Vec::new(),
         round: Box::new(move |_| steps.clone()),
         exchanges_per_round: 1,
     }
@@ -184,7 +184,7 @@ fn postgresql(name: &'static str, extended: bool) -> Scenario {
     Scenario {
         name,
         protocol: Protocol::Postgresql,
-        opening: Vec::new(),
+        prefix: Vec::new(),
         round: Box::new(move |_| steps.clone()),
         exchanges_per_round: 1,
     }
@@ -192,7 +192,7 @@ fn postgresql(name: &'static str, extended: bool) -> Scenario {
 
 struct Feed {
     connection: Connection,
-    engine: Engine,
+    context: ParserContext,
     offsets: [u64; 2],
     now: u64,
     exchanges: u64,
@@ -215,7 +215,7 @@ impl Feed {
             *offset += total;
             self.bytes += total;
             let exchanges = &mut self.exchanges;
-            self.connection.chunk(&chunk, &mut self.engine, &mut |_| *exchanges += 1);
+            self.connection.chunk(&chunk, &mut self.context, &mut |_| *exchanges += 1);
         }
     }
 }
@@ -226,13 +226,13 @@ fn run(scenario: &Scenario, json: bool) {
     const ROUNDS: u32 = 20_000;
     let mut feed = Feed {
         connection: Connection::new(ScopeId(1)),
-        engine: Engine::new(Limits::default()),
+        context: ParserContext::new(Limits::default()),
         offsets: [0; 2],
         now: 0,
         exchanges: 0,
         bytes: 0,
     };
-    feed.give(&scenario.opening);
+    feed.give(&scenario.prefix);
     for round in 0..WARM_UP {
         feed.give(&(scenario.round)(round));
     }

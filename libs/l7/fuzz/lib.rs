@@ -1,4 +1,4 @@
-//! Turns fuzz bytes into what a connection may be given: chunks of both directions, cut anywhere, with parts not
+//! Resync fuzz bytes into what a connection may be given: chunks of both directions, cut anywhere, with parts not
 //! captured and parts lost; and checks what must hold whatever the bytes.
 //!
 //! The input is a sequence of steps: a control byte, a length byte, then that many bytes. Of the control byte, bit 0 is
@@ -6,7 +6,7 @@
 //! before, bit 3 multiplies the length by 16, bit 4 lets time pass.
 
 use porthole_l7::{
-    Chunk, Connection, Direction, Engine, Limits, Protocol, ScopeId, Side, Timestamp, Transport,
+    Chunk, Connection, Direction, ParserContext, Limits, Protocol, ScopeId, Side, Timestamp, Transport,
 };
 
 /// Bytes of a chunk that are captured at most.
@@ -28,7 +28,7 @@ pub fn parser(protocol: Protocol, transport: Transport, data: &[u8]) {
 }
 
 fn drive(mut connection: Connection, data: &[u8]) {
-    let mut engine = Engine::new(Limits { symbols: 128, routes_per_scope: 20, pending_per_connection: 8 });
+    let mut context = ParserContext::new(Limits { symbols: 128, routes_per_scope: 20, pending_per_connection: 8 });
     let mut offsets = [0_u64; 2];
     let mut now = 0_u64;
     let mut exchanges = 0_u64;
@@ -41,7 +41,7 @@ fn drive(mut connection: Connection, data: &[u8]) {
             Some(u64::from(byte))
         };
         let Some(mut length) = number() else { break };
-        let unseen = if control & 2 != 0 { number().unwrap_or(0) } else { 0 };
+        let truncated = if control & 2 != 0 { number().unwrap_or(0) } else { 0 };
         let lost = if control & 4 != 0 { number().unwrap_or(0) } else { 0 };
         if control & 8 != 0 {
             length *= 16;
@@ -58,17 +58,17 @@ fn drive(mut connection: Connection, data: &[u8]) {
             timestamp: Timestamp(now),
             offset: *offset,
             bytes,
-            total: length as u64 + unseen,
+            total: length as u64 + truncated,
         };
         *offset += chunk.total;
         let mut sink = |_| exchanges += 1;
-        connection.chunk(&chunk, &mut engine, &mut sink);
+        connection.chunk(&chunk, &mut context, &mut sink);
         if control & 16 != 0 {
-            connection.idle(Timestamp(now), &mut engine, &mut sink);
+            connection.tick(Timestamp(now), &mut context, &mut sink);
         }
     }
-    connection.close(Timestamp(now + 1000), &mut engine, &mut |_| exchanges += 1);
-    let tally = engine.tally();
+    connection.close(Timestamp(now + 1000), &mut context, &mut |_| exchanges += 1);
+    let tally = context.tally();
     assert_eq!(tally.exchanges, exchanges);
-    assert_eq!(tally.messages_seen, tally.exchanges + tally.not_understood, "every message comes to one end");
+    assert_eq!(tally.messages_seen, tally.exchanges + tally.unparsed, "every message comes to one end");
 }

@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 
 use crate::{
-    Chunk, Connection, Direction, Engine, Exchange, Limits, Protocol, ScopeId, Side, Tally, Timestamp,
+    Chunk, Connection, Direction, Exchange, Limits, ParserContext, Protocol, ScopeId, Side, Tally, Timestamp,
     Verdict,
-    parser::{Guess, OPENING_BYTES_MAX, Opening, Sender, Transport},
+    parser::{Detection, PREFIX_BYTES_MAX, Prefix, Sender, Transport},
     table, testing,
 };
 
@@ -101,7 +101,7 @@ fn play_part(
     how: How,
     fate: impl Fn(usize, Sender) -> Fate,
 ) -> (Vec<String>, Tally, bool) {
-    let mut engine = Engine::new(Limits::default());
+    let mut context = ParserContext::new(Limits::default());
     let mut followed: BTreeMap<u32, Followed> = BTreeMap::new();
     let mut exchanges: Vec<Exchange> = Vec::new();
     let mut now = 0;
@@ -132,7 +132,7 @@ fn play_part(
             if fate == Fate::Lost {
                 continue;
             }
-            connection.chunk(&chunk, &mut engine, &mut |exchange| exchanges.push(exchange));
+            connection.chunk(&chunk, &mut context, &mut |exchange| exchanges.push(exchange));
         }
     }
     let mut recognised = true;
@@ -141,15 +141,15 @@ fn play_part(
             Verdict::Known(of) => assert_eq!(of, protocol, "{how:?}"),
             _ => recognised = false,
         }
-        connection.close(Timestamp(now), &mut engine, &mut |exchange| exchanges.push(exchange));
+        connection.close(Timestamp(now), &mut context, &mut |exchange| exchanges.push(exchange));
     }
-    let tally = engine.tally();
-    assert_eq!(tally.messages_seen, tally.exchanges + tally.not_understood, "{how:?}");
+    let tally = context.tally();
+    assert_eq!(tally.messages_seen, tally.exchanges + tally.unparsed, "{how:?}");
     assert!(exchanges.iter().all(|exchange| exchange.protocol == protocol && exchange.side == how.side));
     let side = format!("{:?} ", how.side);
     let lines = exchanges
         .iter()
-        .map(|exchange| testing::line(&engine, exchange).strip_prefix(&side).expect("this side").to_owned());
+        .map(|exchange| testing::line(&context, exchange).strip_prefix(&side).expect("this side").to_owned());
     (lines.collect(), tally, recognised)
 }
 
@@ -159,7 +159,7 @@ pub(crate) fn lines(text: &str, protocol: Protocol) -> Vec<String> {
     let pieces = read(text);
     let whole = How { side: Side::Client, cut: usize::MAX, captured: usize::MAX };
     let (found, tally) = play(&pieces, protocol, whole);
-    assert_eq!((tally.not_understood, tally.gaps, tally.unidentified), (0, 0, 0));
+    assert_eq!((tally.unparsed, tally.gaps, tally.unidentified), (0, 0, 0));
     for side in [Side::Client, Side::Server] {
         for cut in [1, 2, 3, 5, 17, 100, 1000, usize::MAX] {
             let how = How { side, cut, ..whole };
@@ -293,9 +293,9 @@ fn no_protocols_bytes_are_taken_for_anothers() {
         for Piece { connection, transport, sender, bytes } in read(text) {
             let this = usize::from(sender == Sender::Server);
             let said = said.entry(connection).or_default();
-            said[this] = bytes.get(..OPENING_BYTES_MAX).unwrap_or(&bytes).to_vec();
+            said[this] = bytes.get(..PREFIX_BYTES_MAX).unwrap_or(&bytes).to_vec();
             for start in 0..bytes.len().min(64) {
-                let opening = Opening {
+                let prefix = Prefix {
                     transport,
                     bytes: &bytes[start..],
                     total: (bytes.len() - start) as u64,
@@ -304,9 +304,9 @@ fn no_protocols_bytes_are_taken_for_anothers() {
                 };
                 for entry in table::TABLE {
                     if entry.transports.contains(&transport) && entry.protocol != *protocol {
-                        let guess = (entry.identify)(&opening);
-                        let taken = matches!(guess, Guess::Yes(_));
-                        assert!(!taken, "{protocol:?} for {:?}: {:?}", entry.protocol, opening.bytes);
+                        let detection = (entry.detect)(&prefix);
+                        let taken = matches!(detection, Detection::Yes(_));
+                        assert!(!taken, "{protocol:?} for {:?}: {:?}", entry.protocol, prefix.bytes);
                     }
                 }
             }

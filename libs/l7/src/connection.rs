@@ -5,10 +5,13 @@
 //! recognised.
 
 use crate::{
-    Chunk, Direction, Engine, Exchange, Protocol, ScopeId, Side, Symbol, Timestamp,
-    elsewhere::{Resumed, Settled},
-    guessing::{Found, Guessing},
-    parser::{Context, Flow, Parser, Request, Segment, Sender, Start, Transport},
+    chunk::{Chunk, Direction, Timestamp},
+    context::ParserContext,
+    detection::{Detector, DetectorOutcome},
+    exchange::{Exchange, Protocol, Side},
+    offload::{ConnectionState, IdleConnection},
+    parser::{ConnectionContext, Flow, Parser, Request, Segment, Sender, Start, Transport},
+    symbol::{ScopeId, Symbol},
     table,
 };
 
@@ -16,7 +19,7 @@ use crate::{
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// Not enough was seen.
-    Guessing,
+    Detecting,
     /// It speaks this.
     Known(Protocol),
     /// Nothing known, or no longer worth following: no further bytes are needed.
@@ -42,7 +45,7 @@ pub struct Connection {
 
 #[derive(Debug)]
 enum State {
-    Guessing(Box<Guessing>),
+    Detecting(Box<Detector>),
     Known {
         protocol: Protocol,
         side: Side,
@@ -69,7 +72,7 @@ impl Connection {
     }
 
     fn with_transport(scope: ScopeId, transport: Transport) -> Self {
-        Self { scope, transport, state: State::Guessing(Box::default()), next: [0; 2], changes: 0 }
+        Self { scope, transport, state: State::Detecting(Box::default()), next: [0; 2], changes: 0 }
     }
 
     /// A connection whose protocol is known from elsewhere; `None` when there is no parser for it.
@@ -94,7 +97,7 @@ impl Connection {
     /// What is known about its protocol.
     pub fn verdict(&self) -> Verdict {
         match &self.state {
-            State::Guessing(_) => Verdict::Guessing,
+            State::Detecting(_) => Verdict::Detecting,
             State::Known { protocol, .. } => Verdict::Known(*protocol),
             State::Unknown { .. } | State::Done => Verdict::Ignored,
         }
@@ -108,75 +111,73 @@ impl Connection {
         }
     }
 
-    /// Where it stands if everything that was said is over and done with, in a protocol that someone else could go on with
-    /// from here: see [`crate::elsewhere`].
-    pub fn settled(&self) -> Option<Settled> {
+    /// The positions of a connection without an exchange in flight, if the kernel can aggregate its protocol from here on.
+    pub fn idle_state(&self) -> Option<IdleConnection> {
         match &self.state {
             State::Known { protocol, side, parser }
-                if self.transport == Transport::Stream && parser.is_settled() =>
+                if self.transport == Transport::Stream && parser.is_idle() =>
             {
-                Some(Settled { protocol: *protocol, side: *side, offsets: self.next })
+                Some(IdleConnection { protocol: *protocol, side: *side, offsets: self.next })
             }
             _ => None,
         }
     }
 
-    /// Gives out prepared statements as whoever goes on with the connection has to know them: the server's number,
+    /// Exports prepared statements, which the kernel has to know before it aggregates the connection: the server's number,
     /// operation and table, each once until the connection comes back.
-    pub fn tell_statements(&mut self, mut tell: impl FnMut(u32, Symbol, Symbol)) {
+    pub fn export_statements(&mut self, mut export: impl FnMut(u32, Symbol, Symbol)) {
         if let State::Known { parser, .. } = &mut self.state {
-            parser.tell_statements(&mut tell);
+            parser.export_statements(&mut export);
         }
     }
 
-    /// Someone else goes on from here, where a request begins: everything before it is over.
-    pub fn taken(&mut self, engine: &mut Engine, sink: &mut dyn FnMut(Exchange)) {
+    /// The kernel has accepted the connection, from the start of a request on: every exchange before it has ended.
+    pub fn offload_accepted(&mut self, context: &mut ParserContext, sink: &mut dyn FnMut(Exchange)) {
         if let State::Known { side, parser, .. } = &mut self.state {
-            parser.taken(&mut Context { engine, scope: self.scope, side: *side, sink });
+            parser.offload_accepted(&mut ConnectionContext { context, scope: self.scope, side: *side, sink });
         }
     }
 
-    /// Goes on behind what someone else followed since it was [settled](Self::settled); false when nothing is known of
-    /// that here.
-    pub(crate) fn resume_here(&mut self, resumed: &Resumed<'_>, engine: &mut Engine) -> bool {
+    /// Resumes with the parser that followed the connection before the kernel did; false when there is none.
+    pub(crate) fn resume_here(&mut self, state: &ConnectionState<'_>, context: &mut ParserContext) -> bool {
         let State::Known { protocol, side, parser } = &mut self.state else { return false };
-        if *protocol != resumed.protocol || *side != resumed.side {
+        if *protocol != state.protocol || *side != state.side {
             return false;
         }
-        let mut cx = Context { engine, scope: self.scope, side: *side, sink: &mut |_| {} };
-        let goes_on = parser.resume(resumed, &mut cx);
-        if goes_on {
-            self.next = resumed.offsets;
+        let mut cx = ConnectionContext { context, scope: self.scope, side: *side, sink: &mut |_| {} };
+        let resumed = parser.resume(state, &mut cx);
+        if resumed {
+            self.next = state.offsets;
         }
-        goes_on
+        resumed
     }
 
     /// Takes the next bytes, in the order of each direction's offsets; gives out every exchange that they end.
-    pub fn chunk(&mut self, chunk: &Chunk<'_>, engine: &mut Engine, sink: &mut dyn FnMut(Exchange)) {
+    pub fn chunk(&mut self, chunk: &Chunk<'_>, context: &mut ParserContext, sink: &mut dyn FnMut(Exchange)) {
         let Some((chunk, lost)) = self.in_order(chunk) else { return };
         match &mut self.state {
             State::Done => {}
-            State::Known { .. } => self.follow(&chunk, lost, engine, sink),
-            State::Guessing(guessing) => match guessing.chunk(&chunk, lost, self.transport) {
-                Found::Nothing => {}
-                Found::GaveUp => {
-                    engine.tally_mut().unidentified += 1;
+            State::Known { .. } => self.follow(&chunk, lost, context, sink),
+            State::Detecting(detector) => match detector.chunk(&chunk, lost, self.transport) {
+                DetectorOutcome::Pending => {}
+                DetectorOutcome::GaveUp => {
+                    context.tally_mut().unidentified += 1;
                     self.state = State::Unknown { chunks: 0, looks: 0 };
                 }
-                Found::Protocol(protocol, side) => {
-                    let guessing = std::mem::take(guessing);
+                DetectorOutcome::Detected(protocol, side) => {
+                    let detector = std::mem::take(detector);
                     self.enter(protocol, side, None);
-                    guessing.replay(|chunk, lost| self.follow(chunk, lost, engine, sink));
+                    detector.replay(|chunk, lost| self.follow(chunk, lost, context, sink));
                 }
             },
             State::Unknown { chunks, looks } => {
                 *chunks = chunks.saturating_add(1);
                 if *looks < SECOND_LOOKS_MAX && *chunks >= 16 << *looks {
                     *looks += 1;
-                    let found = Guessing::default().chunk(&chunk, lost, self.transport);
-                    if let Found::Protocol(protocol, side) = found {
+                    let found = Detector::default().chunk(&chunk, lost, self.transport);
+                    if let DetectorOutcome::Detected(protocol, side) = found {
                         self.enter(protocol, side, None);
-                        self.follow(&chunk, lost, engine, sink);
+                        self.follow(&chunk, lost, context, sink);
                     }
                 }
             }
@@ -184,17 +185,17 @@ impl Connection {
     }
 
     /// The connection was closed: requests still waiting end without a response.
-    pub fn close(&mut self, now: Timestamp, engine: &mut Engine, sink: &mut dyn FnMut(Exchange)) {
+    pub fn close(&mut self, now: Timestamp, context: &mut ParserContext, sink: &mut dyn FnMut(Exchange)) {
         if let State::Known { side, parser, .. } = &mut self.state {
-            parser.close(now, &mut Context { engine, scope: self.scope, side: *side, sink });
+            parser.close(now, &mut ConnectionContext { context, scope: self.scope, side: *side, sink });
         }
         self.state = State::Done;
     }
 
     /// Nothing moved on the connection for a while (call it every few seconds): ends what only waits for time to pass.
-    pub fn idle(&mut self, now: Timestamp, engine: &mut Engine, sink: &mut dyn FnMut(Exchange)) {
+    pub fn tick(&mut self, now: Timestamp, context: &mut ParserContext, sink: &mut dyn FnMut(Exchange)) {
         if let State::Known { side, parser, .. } = &mut self.state {
-            parser.idle(now, &mut Context { engine, scope: self.scope, side: *side, sink });
+            parser.tick(now, &mut ConnectionContext { context, scope: self.scope, side: *side, sink });
         }
     }
 
@@ -232,7 +233,13 @@ impl Connection {
     }
 
     /// Gives bytes to the parser, and does what it says.
-    fn follow(&mut self, chunk: &Chunk<'_>, lost: u64, engine: &mut Engine, sink: &mut dyn FnMut(Exchange)) {
+    fn follow(
+        &mut self,
+        chunk: &Chunk<'_>,
+        lost: u64,
+        context: &mut ParserContext,
+        sink: &mut dyn FnMut(Exchange),
+    ) {
         let mut bytes = chunk.bytes;
         let mut lost = lost;
         loop {
@@ -241,11 +248,11 @@ impl Connection {
             let segment = Segment {
                 from: Sender::of(chunk.direction, side),
                 at: chunk.timestamp,
-                lost,
+                gap: lost,
                 bytes,
-                unseen: chunk.total.saturating_sub(chunk.bytes.len() as u64),
+                truncated: chunk.total.saturating_sub(chunk.bytes.len() as u64),
             };
-            let mut cx = Context { engine, scope: self.scope, side, sink };
+            let mut cx = ConnectionContext { context, scope: self.scope, side, sink };
             match parser.segment(&segment, &mut cx) {
                 Flow::Continue => return,
                 Flow::Done => {
@@ -258,7 +265,7 @@ impl Connection {
                     self.state = if self.changes > CHANGES_MAX {
                         State::Done
                     } else {
-                        State::Guessing(Box::default())
+                        State::Detecting(Box::default())
                     };
                     return;
                 }
@@ -271,7 +278,7 @@ impl Connection {
                     self.enter(to, side, handover);
                     bytes = bytes.get(bytes.len().saturating_sub(rest)..).unwrap_or_default();
                     lost = 0;
-                    if bytes.is_empty() && segment.unseen == 0 {
+                    if bytes.is_empty() && segment.truncated == 0 {
                         return;
                     }
                 }

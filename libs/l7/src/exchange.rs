@@ -2,7 +2,7 @@
 
 pub use porthole_protocol::{ErrorClass, Protocol, Side};
 
-use crate::{Symbol, Timestamp};
+use crate::{chunk::Timestamp, symbol::Symbol};
 
 /// Exact status, as the protocol has it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

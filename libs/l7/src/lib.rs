@@ -12,27 +12,27 @@
 //! A protocol is a folder beside `http1/` that offers one [`parser::Entry`], and a line in `table.rs`. Nothing else
 //! changes (a new [`Protocol`] variant and [`NameKind`] aside).
 //!
-//! 1. **Identification**, `fn identify(&Opening) -> Guess`. It sees the bytes from the start of a chunk, of one end, and
-//!    what the other end said lately (`opening.peer`). It says [`Yes`](parser::Guess::Yes) with who sent them,
-//!    [`More`](parser::Guess::More) while the bytes are a prefix of something it would know (turn it into `No` when
-//!    `!opening.may_grow()`, unless it waits for the other end), [`No`](parser::Guess::No) otherwise. Both the client's
+//! 1. **Identification**, `fn detect(&Prefix) -> Detection`. It sees the bytes from the start of a chunk, of one end, and
+//!    what the other end said lately (`opening.peer`). It says [`Yes`](parser::Detection::Yes) with who sent them,
+//!    [`More`](parser::Detection::More) while the bytes are a prefix of something it would know (turn it into `No` when
+//!    `!opening.may_grow()`, unless it waits for the other end), [`No`](parser::Detection::No) otherwise. Both the client's
 //!    and the server's messages should be recognised, for connections joined in the middle; a server that speaks first
 //!    is simply recognised by its greeting. Random bytes must never pass: check every length, version and reserved bit;
 //!    where one end's bytes are not distinctive enough, want the other end's as well. Protocols are asked in the
 //!    table's order and the first `Yes` wins.
 //! 2. **The parser**, [`parser::Parser`]: gets [`parser::Segment`]s (who sent it, when, what was lost before it, the
 //!    captured head, how much followed unseen). It announces each request start with
-//!    [`message`](parser::Context::message) and ends it exactly once, with [`emit`](parser::Context::emit) or
-//!    [`not_understood`](parser::Context::not_understood); `testing::Replay::close` asserts that the sum is right. A
-//!    response without a request is an [`orphan`](parser::Context::orphan). Push messages and heartbeats are neither.
+//!    [`message`](parser::ConnectionContext::message) and ends it exactly once, with [`emit`](parser::ConnectionContext::emit) or
+//!    [`unparsed`](parser::ConnectionContext::unparsed); `testing::Replay::close` asserts that the sum is right. A
+//!    response without a request is an [`orphan`](parser::ConnectionContext::orphan). Push messages and heartbeats are neither.
 //!    [`parser::Flow`] says how the connection goes on: another protocol ([`Switch`](parser::Flow::Switch): STARTTLS,
 //!    h2c), left alone ([`Done`](parser::Flow::Done)), or not this protocol after all
 //!    ([`Unrecognised`](parser::Flow::Unrecognised)).
 //! 3. **Building blocks**, the one way to do it: [`stream::Framer`] for length-prefixed messages (one for each
 //!    direction; it joins, skips and finds gaps), [`pending::Fifo`] for protocols that answer in order,
 //!    [`pending::ById`] for correlation ids, stream ids and datagrams' ids, [`domain::converge`] for host names,
-//!    `sql::shape` for statements, [`Context::name`](parser::Context::name) for names that the application brings
-//!    (bounded by [`NameKind`]), [`Context::word`](parser::Context::word) for words of the protocol itself.
+//!    `sql::shape` for statements, [`ConnectionContext::name`](parser::ConnectionContext::name) for names that the application brings
+//!    (bounded by [`NameKind`]), [`ConnectionContext::word`](parser::ConnectionContext::word) for words of the protocol itself.
 //! 4. **Datagrams**: with [`Transport::Datagram`] each segment is a whole datagram, and the connection is a pair of
 //!    ends; expire what waits in [`idle`](parser::Parser::idle).
 //! 5. **Tests** beside the parser: tables of conversations through `testing::assert_same_at_every_cut`, mutations and
@@ -46,14 +46,14 @@ mod amqp;
 mod captured;
 mod chunk;
 mod connection;
+mod context;
+mod detection;
 mod dns;
 pub mod domain;
-pub mod elsewhere;
-mod engine;
 mod exchange;
-mod guessing;
 mod http1;
 mod http2;
+mod import;
 mod kafka;
 pub mod lines;
 #[cfg(test)]
@@ -62,23 +62,27 @@ mod memcached;
 mod mongodb;
 mod mysql;
 mod nats;
+pub mod offload;
 pub mod parser;
 pub mod pending;
 mod postgres;
 mod proxy;
 mod redis;
+pub mod resync;
 mod routes;
 pub mod sql;
 pub mod stream;
+mod symbol;
 mod table;
 #[cfg(test)]
 mod testing;
 mod tls;
-pub mod turns;
 
 pub use chunk::{Chunk, Direction, Timestamp};
 pub use connection::{Connection, Verdict};
-pub use engine::{Engine, Limits, NAME_BYTES_MAX, NameKind, ScopeId, Symbol, Tally};
+pub use context::{Limits, NAME_BYTES_MAX, NameKind, ParserContext, Tally};
 pub use exchange::{ErrorClass, Exchange, Protocol, Side, Status};
 pub use parser::Transport;
+pub use redis::redis_commands;
 pub use routes::own::TemplateError;
+pub use symbol::{ScopeId, Symbol};

@@ -51,8 +51,8 @@ pub enum Step {
 /// Reads one direction of a connection.
 #[derive(Debug, Default)]
 pub struct LineReader {
-    held: Vec<u8>,
-    held_at: Timestamp,
+    buffered: Vec<u8>,
+    buffered_at: Timestamp,
     data: u64,
     lost: bool,
 }
@@ -65,8 +65,8 @@ impl LineReader {
         bound: usize,
         mut parser: impl FnMut(Piece<'_>) -> Step,
     ) {
-        if segment.lost > 0 {
-            self.hole(segment.lost, segment.at, &mut parser);
+        if segment.gap > 0 {
+            self.skip_gap(segment.gap, segment.at, &mut parser);
         }
         let mut input = segment.bytes;
         while !input.is_empty() {
@@ -77,28 +77,28 @@ impl LineReader {
                 continue;
             }
             let Some(end) = memchr::memchr(b'\n', input) else {
-                if self.lost || self.held.len() + input.len() > bound {
+                if self.lost || self.buffered.len() + input.len() > bound {
                     return self.lose(&mut parser);
                 }
-                if self.held.is_empty() {
-                    self.held_at = segment.at;
+                if self.buffered.is_empty() {
+                    self.buffered_at = segment.at;
                 }
-                self.held.extend_from_slice(input);
+                self.buffered.extend_from_slice(input);
                 break;
             };
             let (line, rest) = input.split_at(end + 1);
             input = rest;
-            if self.held.len() + line.len() > bound {
+            if self.buffered.len() + line.len() > bound {
                 return self.lose(&mut parser);
             }
-            let step = if self.held.is_empty() {
+            let step = if self.buffered.is_empty() {
                 parser(self.line(line, segment.at, segment.at))
             } else {
-                self.held.extend_from_slice(line);
-                let held = std::mem::take(&mut self.held);
-                let step = parser(self.line(&held, self.held_at, segment.at));
-                self.held = held;
-                self.held.clear();
+                self.buffered.extend_from_slice(line);
+                let buffered = std::mem::take(&mut self.buffered);
+                let step = parser(self.line(&buffered, self.buffered_at, segment.at));
+                self.buffered = buffered;
+                self.buffered.clear();
                 step
             };
             match step {
@@ -110,14 +110,14 @@ impl LineReader {
                 Step::Lost => return self.lose(&mut parser),
             }
         }
-        if segment.unseen > 0 {
-            self.hole(segment.unseen, segment.at, &mut parser);
+        if segment.truncated > 0 {
+            self.skip_gap(segment.truncated, segment.at, &mut parser);
         }
     }
 
     /// Whether a line or counted bytes have begun that did not end.
     pub fn in_message(&self) -> bool {
-        self.data > 0 || !self.held.is_empty()
+        self.data > 0 || !self.buffered.is_empty()
     }
 
     /// Whether the start of the next line is unknown.
@@ -138,13 +138,13 @@ impl LineReader {
         }
     }
 
-    fn hole(&mut self, bytes: u64, at: Timestamp, parser: &mut impl FnMut(Piece<'_>) -> Step) {
+    fn skip_gap(&mut self, bytes: u64, at: Timestamp, parser: &mut impl FnMut(Piece<'_>) -> Step) {
         if self.data >= bytes { self.pass(bytes, at, parser) } else { self.lose(parser) }
     }
 
     fn lose(&mut self, parser: &mut impl FnMut(Piece<'_>) -> Step) {
         let begun = self.in_message();
-        self.held = Vec::new();
+        self.buffered = Vec::new();
         self.data = 0;
         if !self.lost {
             self.lost = true;

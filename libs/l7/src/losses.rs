@@ -7,7 +7,7 @@ use crate::{
 };
 
 /// How a protocol is spoken.
-struct Speech {
+struct ProtocolFixture {
     protocol: Protocol,
     /// A request with a mark, and the response to it.
     exchange: fn(u32) -> (Vec<u8>, Vec<u8>),
@@ -15,8 +15,8 @@ struct Speech {
     styles: &'static [Style],
 }
 
-const SPEECHES: &[Speech] = &[
-    Speech {
+const FIXTURES: &[ProtocolFixture] = &[
+    ProtocolFixture {
         protocol: Protocol::Http1,
         exchange: |mark| {
             let body = "x".repeat(mark as usize % 7 * 20);
@@ -30,7 +30,7 @@ const SPEECHES: &[Speech] = &[
         },
         styles: STYLES,
     },
-    Speech {
+    ProtocolFixture {
         protocol: Protocol::Redis,
         exchange: |mark| {
             let request = format!("*2\r\n$4\r\nM{mark}\r\n$5\r\nab\r\nc\r\n");
@@ -38,7 +38,7 @@ const SPEECHES: &[Speech] = &[
         },
         styles: STYLES,
     },
-    Speech {
+    ProtocolFixture {
         protocol: Protocol::Postgresql,
         exchange: |mark| {
             let message = |kind: u8, content: &str| {
@@ -52,7 +52,7 @@ const SPEECHES: &[Speech] = &[
         // Pipelined rounds are only followed from the login on.
         styles: &[Style::Single, Style::Sliding(2), Style::Sliding(16)],
     },
-    Speech {
+    ProtocolFixture {
         protocol: Protocol::Mysql,
         exchange: |mark| {
             let packet = |sequence: u8, content: &[u8]| {
@@ -113,12 +113,18 @@ fn cut(random: &mut Random, whole: bool, bytes: &[u8], mut give: impl FnMut(&[u8
     }
 }
 
-fn converse(random: &mut Random, speech: &Speech, style: Style, rounds: usize, whole: bool) -> Conversation {
+fn converse(
+    random: &mut Random,
+    fixture: &ProtocolFixture,
+    style: Style,
+    rounds: usize,
+    whole: bool,
+) -> Conversation {
     let (asking, answering) =
         [(Direction::Ingress, Direction::Egress), (Direction::Egress, Direction::Ingress)][random.below(2)];
     let mut calls = Vec::new();
     let mut sizes = Vec::new();
-    let mut under_way = std::collections::VecDeque::new();
+    let mut in_flight = std::collections::VecDeque::new();
     for round in 0..rounds {
         let (ask, answer) = match style {
             Style::Single => (1, 1),
@@ -128,8 +134,8 @@ fn converse(random: &mut Random, speech: &Speech, style: Style, rounds: usize, w
                 (depth, depth)
             }
             Style::Sliding(window) => {
-                let ask = 1 + random.below(window - under_way.len());
-                let all = under_way.len() + ask;
+                let ask = 1 + random.below(window - in_flight.len());
+                let all = in_flight.len() + ask;
                 (ask, (1 + random.below(all)).max((all + 1).saturating_sub(window)))
             }
         };
@@ -137,13 +143,13 @@ fn converse(random: &mut Random, speech: &Speech, style: Style, rounds: usize, w
         let mut requests = Vec::new();
         for _ in 0..ask {
             let mark = MARKS.start + u32::try_from(random.below(MARKS.len())).expect("few");
-            let (request, response) = (speech.exchange)(mark);
+            let (request, response) = (fixture.exchange)(mark);
             requests.extend(request);
-            under_way.push_back(response);
+            in_flight.push_back(response);
         }
         let mut call = |direction, bytes: &[u8]| calls.push(Call { direction, bytes: bytes.to_vec(), round });
         cut(random, whole, &requests, |bytes| call(asking, bytes));
-        let responses: Vec<u8> = under_way.drain(..answer).flatten().collect();
+        let responses: Vec<u8> = in_flight.drain(..answer).flatten().collect();
         cut(random, whole, &responses, |bytes| call(answering, bytes));
     }
     Conversation { calls, rounds: sizes }
@@ -163,7 +169,7 @@ struct Missing {
 /// Plays the conversation; gives the rounds that were hit, and how many requests were answered, all of them rightly.
 fn play(
     random: &mut Random,
-    speech: &Speech,
+    fixture: &ProtocolFixture,
     conversation: &Conversation,
     missing: Missing,
     from: usize,
@@ -174,7 +180,7 @@ fn play(
         crate::Side::Client
     };
     let connection =
-        Connection::known(ScopeId(1), Transport::Stream, speech.protocol, side).expect("in the table");
+        Connection::known(ScopeId(1), Transport::Stream, fixture.protocol, side).expect("in the table");
     let mut replay = Replay::new(connection);
     let mut hit = vec![false; conversation.rounds.len()];
     let mut losing = 0;
@@ -202,7 +208,7 @@ fn play(
         let asked = digits(operation) + &digits(resource);
         // One that was cut by a loss has no name, or no status.
         let unknown = resource == "other" || operation == "other" || status == "-";
-        assert!(unknown || digits(status).ends_with(&asked), "{:?} {line}", speech.protocol);
+        assert!(unknown || digits(status).ends_with(&asked), "{:?} {line}", fixture.protocol);
         answered += 1;
     }
     (hit, answered)
@@ -222,20 +228,20 @@ const STYLES: &[Style] = &[
 
 #[test]
 fn no_loss_gives_a_request_anothers_response() {
-    for speech in SPEECHES {
-        for (number, style) in speech.styles.iter().enumerate() {
+    for fixture in FIXTURES {
+        for (number, style) in fixture.styles.iter().enumerate() {
             for seed in 0..150 {
                 let mut random = Random(seed * 100 + number as u64);
                 let whole = random.below(2) == 0;
                 // Redis is trusted where only bytes of calls are missing.
-                let cut = speech.protocol == Protocol::Http1 || style.takes_turns();
-                let conversation = converse(&mut random, speech, *style, 150, whole);
+                let cut = fixture.protocol == Protocol::Http1 || style.takes_turns();
+                let conversation = converse(&mut random, fixture, *style, 150, whole);
                 let missing = Missing {
                     every: [3, 10, 40][random.below(3)],
                     calls: [1, 3, 30][random.below(3)],
                     captured: if cut { [usize::MAX, 300][random.below(2)] } else { usize::MAX },
                 };
-                play(&mut random, speech, &conversation, missing, random_start(seed));
+                play(&mut random, fixture, &conversation, missing, random_start(seed));
             }
         }
     }
@@ -248,18 +254,18 @@ fn random_start(seed: u64) -> usize {
 
 #[test]
 fn a_loss_costs_a_client_that_takes_turns_the_rounds_it_hit_and_two_more() {
-    for speech in SPEECHES {
-        for style in speech.styles.iter().filter(|style| style.takes_turns()) {
+    for fixture in FIXTURES {
+        for style in fixture.styles.iter().filter(|style| style.takes_turns()) {
             for seed in 0..100 {
                 let mut random = Random(seed);
-                let conversation = converse(&mut random, speech, *style, 200, seed.is_multiple_of(2));
+                let conversation = converse(&mut random, fixture, *style, 200, seed.is_multiple_of(2));
                 let missing = Missing { every: 40, calls: 1 + random.below(20), captured: usize::MAX };
-                let (hit, answered) = play(&mut random, speech, &conversation, missing, 40);
+                let (hit, answered) = play(&mut random, fixture, &conversation, missing, 40);
                 let spared = |round: usize| !hit[round.saturating_sub(2)..=round].contains(&true);
                 let rounds = conversation.rounds.iter().enumerate();
                 let least: usize =
                     rounds.filter(|(round, _)| spared(*round)).map(|(_, requests)| requests).sum();
-                assert!(answered >= least, "{:?} {style:?} {seed}: {answered} of {least}", speech.protocol);
+                assert!(answered >= least, "{:?} {style:?} {seed}: {answered} of {least}", fixture.protocol);
             }
         }
     }

@@ -1,8 +1,8 @@
 //! What a protocol's folder offers: one [`Entry`] for the table, and a [`Parser`] for each connection that speaks it.
 //!
 //! ```text
-//! Connection ──Opening──► Entry::identify ──► Guess
-//!            ──Segment──► Parser::segment ──► Flow, and through Context: exchanges, names, tallies
+//! Connection ──Prefix──► Entry::detect ──► Detection
+//!            ──Segment──► Parser::segment ──► Flow, and through ConnectionContext: exchanges, names, tallies
 //! ```
 //!
 //! The connection takes care of directions, offsets, duplicates and losses before a parser sees anything: a
@@ -11,8 +11,12 @@
 use std::fmt;
 
 use crate::{
-    Direction, Engine, ErrorClass, Exchange, Limits, Protocol, ScopeId, Side, Status, Symbol, Timestamp,
-    elsewhere::Resumed, engine::NameKind, routes::RouteRef,
+    chunk::{Direction, Timestamp},
+    context::{Limits, NameKind, ParserContext},
+    exchange::{ErrorClass, Exchange, Protocol, Side, Status},
+    offload::{ConnectionState, OffloadedExchange},
+    routes::RouteRef,
+    symbol::{ScopeId, Symbol},
 };
 
 /// Which end of a connection sent something.
@@ -53,10 +57,10 @@ pub enum Transport {
 
 /// The first bytes of what may be a message, for identification.
 #[derive(Clone, Copy, Debug)]
-pub struct Opening<'a> {
+pub struct Prefix<'a> {
     /// Stream or datagrams.
     pub transport: Transport,
-    /// The bytes from the start of a chunk, contiguous; never empty, at most [`OPENING_BYTES_MAX`] when they had to
+    /// The bytes from the start of a chunk, contiguous; never empty, at most [`PREFIX_BYTES_MAX`] when they had to
     /// be joined.
     pub bytes: &'a [u8],
     /// How many bytes moved in all, of which `bytes` is the head. When it is larger, nothing more of this message's
@@ -69,7 +73,7 @@ pub struct Opening<'a> {
     pub peer: &'a [u8],
 }
 
-impl Opening<'_> {
+impl Prefix<'_> {
     /// Whether waiting may bring more of these bytes.
     pub fn may_grow(&self) -> bool {
         self.transport == Transport::Stream && self.total <= self.bytes.len() as u64
@@ -77,11 +81,11 @@ impl Opening<'_> {
 }
 
 /// Most bytes of one direction that are kept while the protocol is being guessed.
-pub const OPENING_BYTES_MAX: usize = 512;
+pub const PREFIX_BYTES_MAX: usize = 512;
 
-/// What identification says about an [`Opening`].
+/// What identification says about an [`Prefix`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Guess {
+pub enum Detection {
     /// Not this protocol, or not at the start of a message.
     No,
     /// Could be; with more bytes, of this end or of the other, it can be said.
@@ -99,9 +103,21 @@ pub struct Entry {
     pub transports: &'static [Transport],
     /// Looks at first bytes. Must be so strict that random bytes never pass, and cheap: it runs on every unknown
     /// connection.
-    pub identify: fn(&Opening<'_>) -> Guess,
+    pub detect: fn(&Prefix<'_>) -> Detection,
     /// A parser for a connection.
     pub start: fn(Start) -> Box<dyn Parser>,
+    /// How state passes between the parser and the kernel; absent when the kernel does not aggregate the protocol.
+    pub offload: Option<Offload>,
+}
+
+/// Import of a protocol's state from the kernel, which aggregates exchanges of the protocol itself.
+#[derive(Clone, Copy, Debug)]
+pub struct Offload {
+    /// Emits an exchange that the kernel paired; says whether an equal one will always have the same names.
+    pub name: fn(&OffloadedExchange<'_>, &mut ConnectionContext<'_>) -> bool,
+    /// A parser that resumes where the kernel stopped; absent when only the parser that followed the connection before
+    /// can resume ([`Parser::resume`]).
+    pub restore: Option<fn(&ConnectionState<'_>, &mut ConnectionContext<'_>) -> Box<dyn Parser>>,
 }
 
 /// How a connection came to a parser.
@@ -163,11 +179,11 @@ pub struct Segment<'a> {
     /// When they moved.
     pub at: Timestamp,
     /// Bytes of this direction that were lost between the segment before and this one.
-    pub lost: u64,
+    pub gap: u64,
     /// The captured head.
     pub bytes: &'a [u8],
     /// Bytes that followed the head and were not captured.
-    pub unseen: u64,
+    pub truncated: u64,
 }
 
 /// How a connection goes on after a segment.
@@ -195,60 +211,59 @@ pub enum Flow {
 /// # Invariants that every implementation keeps
 /// - It never panics and never allocates without a bound, whatever the bytes, wherever they are cut.
 /// - Cutting the same bytes into other segments gives the same exchanges (timestamps aside).
-/// - Every request start it recognises is announced once with [`Context::message`] and ends exactly once: in
-///   [`Context::emit`], or in [`Context::not_understood`].
-/// - After [`Segment::lost`] or [`Segment::unseen`] bytes that its framing cannot account for, it calls
-///   [`Context::gap`] once, finds the next message start at the beginning of a segment, and pairs nothing across the
+/// - Every request start it recognises is announced once with [`ConnectionContext::message`] and ends exactly once: in
+///   [`ConnectionContext::emit`], or in [`ConnectionContext::unparsed`].
+/// - After [`Segment::gap`] or [`Segment::truncated`] bytes that its framing cannot account for, it calls
+///   [`ConnectionContext::gap`] once, finds the next message start at the beginning of a segment, and pairs nothing across the
 ///   gap that it cannot be sure of.
 /// - In the steady state an exchange allocates nothing.
 pub trait Parser: fmt::Debug + Send {
     /// Takes the next bytes of one end.
-    fn segment(&mut self, segment: &Segment<'_>, cx: &mut Context<'_>) -> Flow;
+    fn segment(&mut self, segment: &Segment<'_>, cx: &mut ConnectionContext<'_>) -> Flow;
 
     /// The connection was closed: everything that waits comes to its end.
-    fn close(&mut self, now: Timestamp, cx: &mut Context<'_>);
+    fn close(&mut self, now: Timestamp, cx: &mut ConnectionContext<'_>);
 
-    /// Whether everything that was said is over and done with, so that someone who knows nothing about the connection but
-    /// its protocol could go on with it.
-    fn is_settled(&self) -> bool {
+    /// Whether no exchange is in flight and the connection may be offered to the kernel, which knows only its protocol.
+    fn is_idle(&self) -> bool {
         false
     }
 
-    /// Gives out the prepared statements of which someone else has not been told: the server's number, operation and
-    /// table.
-    fn tell_statements(&mut self, tell: &mut dyn FnMut(u32, Symbol, Symbol)) {
-        let _ = tell;
+    /// Exports the prepared statements that the kernel does not know yet: the server's number, operation and table.
+    fn export_statements(&mut self, export: &mut dyn FnMut(u32, Symbol, Symbol)) {
+        let _ = export;
     }
 
-    /// Someone else goes on from here, where a request begins.
-    fn taken(&mut self, cx: &mut Context<'_>) {
+    /// The kernel has accepted the connection, from the start of a request on.
+    fn offload_accepted(&mut self, cx: &mut ConnectionContext<'_>) {
         let _ = cx;
     }
 
-    /// Goes on behind what someone else followed since everything [was over](Self::is_settled); false when it cannot.
-    fn resume(&mut self, resumed: &Resumed<'_>, cx: &mut Context<'_>) -> bool {
-        let _ = (resumed, cx);
+    /// Resumes where the kernel stopped, which followed the connection since it [was idle](Self::is_idle); false when this
+    /// parser cannot.
+    fn resume(&mut self, state: &ConnectionState<'_>, cx: &mut ConnectionContext<'_>) -> bool {
+        let _ = (state, cx);
         false
     }
 
-    /// Nothing moved for a while: what can be said by the passing of time is said. Called now and then.
-    fn idle(&mut self, now: Timestamp, cx: &mut Context<'_>) {
+    /// Ends what only waits for time to pass. Called every few seconds.
+    fn tick(&mut self, now: Timestamp, cx: &mut ConnectionContext<'_>) {
         let _ = (now, cx);
     }
 }
 
 /// What a parser reaches of its surroundings.
-pub struct Context<'a> {
-    pub(crate) engine: &'a mut Engine,
+pub struct ConnectionContext<'a> {
+    pub(crate) context: &'a mut ParserContext,
     pub(crate) scope: ScopeId,
     pub(crate) side: Side,
     pub(crate) sink: &'a mut dyn FnMut(Exchange),
 }
 
-impl Context<'_> {
-    /// The engine's bounds.
+impl ConnectionContext<'_> {
+    /// The context's bounds.
     pub fn limits(&self) -> &Limits {
-        self.engine.limits()
+        self.context.limits()
     }
 
     /// Which end is observed.
@@ -258,57 +273,57 @@ impl Context<'_> {
 
     /// The start of a request was seen.
     pub fn message(&mut self) {
-        self.engine.tally_mut().messages_seen += 1;
+        self.context.tally_mut().messages_seen += 1;
     }
 
     /// A request that was announced will not become an exchange.
-    pub fn not_understood(&mut self) {
-        self.engine.tally_mut().not_understood += 1;
+    pub fn unparsed(&mut self) {
+        self.context.tally_mut().unparsed += 1;
     }
 
     /// A response came whose request was never seen.
     pub fn orphan(&mut self) {
         self.message();
-        self.not_understood();
+        self.unparsed();
     }
 
     /// Bytes were missing, and the parser has to look for the next message.
-    pub fn gap(&mut self) {
-        self.engine.tally_mut().gaps += 1;
+    pub fn count_gap(&mut self) {
+        self.context.tally_mut().gaps += 1;
     }
 
     /// The symbol of a name out of a bounded vocabulary of this application.
     pub fn name(&mut self, kind: NameKind, name: &str) -> Symbol {
-        self.engine.name_of(self.scope, kind, name)
+        self.context.name_of(self.scope, kind, name)
     }
 
     /// The symbol of one of a fixed set of words that the code itself names (`"SELECT"`, `"NXDOMAIN"`).
     pub fn word(&mut self, word: &'static str) -> Symbol {
-        self.engine.intern(word)
+        self.context.intern(word)
     }
 
     /// Learns the name of what this application calls by an id, on whatever connection.
     pub fn learn_id(&mut self, id: [u8; 16], name: Symbol) {
-        self.engine.learn_id(self.scope, id, name);
+        self.context.learn_id(self.scope, id, name);
     }
 
     /// The name of what this application calls by an id, when it was learned.
     pub fn learned_id(&self, id: [u8; 16]) -> Option<Symbol> {
-        self.engine.learned_id(self.scope, id)
+        self.context.learned_id(self.scope, id)
     }
 
     /// Looks up the route of a request target (path and query, absolute or authority form).
     pub fn route(&mut self, target: &[u8]) -> RouteRef {
-        self.engine.route(self.scope, target)
+        self.context.route(self.scope, target)
     }
 
     /// Gives out an exchange.
     pub fn emit(&mut self, protocol: Protocol, request: &Request, outcome: &Outcome) {
         let resource = match request.resource {
             Resource::Name(symbol) => symbol,
-            Resource::Route(route) => self.engine.route_symbol(self.scope, route, outcome.status),
+            Resource::Route(route) => self.context.route_symbol(self.scope, route, outcome.status),
         };
-        self.engine.tally_mut().exchanges += 1;
+        self.context.tally_mut().exchanges += 1;
         (self.sink)(Exchange {
             protocol,
             side: self.side,
@@ -324,9 +339,9 @@ impl Context<'_> {
     }
 }
 
-impl fmt::Debug for Context<'_> {
+impl fmt::Debug for ConnectionContext<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Context")
+        f.debug_struct("ConnectionContext")
             .field("scope", &self.scope)
             .field("side", &self.side)
             .finish_non_exhaustive()

@@ -3,7 +3,7 @@
 
 /// What stands at the start of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Prefix {
+pub(crate) enum ProxyHeader {
     /// No such header.
     None,
     /// Perhaps the beginning of one.
@@ -21,32 +21,32 @@ const V1_BYTES_MAX: usize = 107;
 const V2_BYTES_MAX: usize = 488;
 
 /// Looks for a header.
-pub(crate) fn prefix(bytes: &[u8]) -> Prefix {
+pub(crate) fn prefix(bytes: &[u8]) -> ProxyHeader {
     const V1: &[u8] = b"PROXY ";
     if bytes.starts_with(V1) || V1.starts_with(bytes) {
         let line = bytes.get(..V1_BYTES_MAX).unwrap_or(bytes);
         return match line.windows(2).position(|pair| pair == b"\r\n") {
-            Some(end) => Prefix::Header(end + 2),
-            None if bytes.len() >= V1_BYTES_MAX => Prefix::None,
-            None => Prefix::More,
+            Some(end) => ProxyHeader::Header(end + 2),
+            None if bytes.len() >= V1_BYTES_MAX => ProxyHeader::None,
+            None => ProxyHeader::More,
         };
     }
     if bytes.starts_with(V2_SIGNATURE) {
-        let Some(&[version_command, _, high, low]) = bytes.get(12..16) else { return Prefix::More };
+        let Some(&[version_command, _, high, low]) = bytes.get(12..16) else { return ProxyHeader::More };
         let length = 16 + usize::from(u16::from_be_bytes([high, low]));
         return match version_command {
             0x20 | 0x21 if length <= V2_BYTES_MAX => {
                 if bytes.len() >= length {
-                    Prefix::Header(length)
+                    ProxyHeader::Header(length)
                 } else {
-                    Prefix::More
+                    ProxyHeader::More
                 }
             }
-            _ => Prefix::None,
+            _ => ProxyHeader::None,
         };
     }
     // Blank lines may also come before a request of HTTP/1: they are none of ours until a NUL follows them.
-    if bytes.len() > 4 && V2_SIGNATURE.starts_with(bytes) { Prefix::More } else { Prefix::None }
+    if bytes.len() > 4 && V2_SIGNATURE.starts_with(bytes) { ProxyHeader::More } else { ProxyHeader::None }
 }
 
 #[cfg(test)]
@@ -61,9 +61,9 @@ mod tests {
         for header in [&v1[..], &v2] {
             let mut all = header.to_vec();
             all.extend(b"GET / HTTP/1.1\r\n");
-            assert_eq!(prefix(&all), Prefix::Header(header.len()));
+            assert_eq!(prefix(&all), ProxyHeader::Header(header.len()));
             for cut in 5..header.len() {
-                assert_eq!(prefix(&all[..cut]), Prefix::More, "cut at {cut}");
+                assert_eq!(prefix(&all[..cut]), ProxyHeader::More, "cut at {cut}");
             }
         }
     }
@@ -71,8 +71,8 @@ mod tests {
     #[test]
     fn others_are_left_alone() {
         for bytes in [&b"POST /"[..], b"PROXIMITY ", b"\r\n\r\n", b"\r\n\r\n\0\r\nQUIT\n\x31\x11\0\x0c"] {
-            assert_eq!(prefix(bytes), Prefix::None, "{bytes:?}");
+            assert_eq!(prefix(bytes), ProxyHeader::None, "{bytes:?}");
         }
-        assert_eq!(prefix(&[b"PROXY ".as_slice(), &[b'x'; 200]].concat()), Prefix::None);
+        assert_eq!(prefix(&[b"PROXY ".as_slice(), &[b'x'; 200]].concat()), ProxyHeader::None);
     }
 }

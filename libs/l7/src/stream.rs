@@ -52,8 +52,8 @@ pub enum Step {
 #[derive(Debug, Default)]
 pub struct Framer {
     /// Bytes of an incomplete head.
-    held: Vec<u8>,
-    held_at: Timestamp,
+    buffered: Vec<u8>,
+    buffered_at: Timestamp,
     /// Bytes that the current message still has to come.
     remaining: u64,
     inside: bool,
@@ -64,7 +64,7 @@ pub struct Framer {
 const IDLE_CAPACITY: usize = 256;
 
 impl Framer {
-    /// Takes a segment; at most `bound` bytes of a head are held. Returns how many captured bytes were left alone
+    /// Takes a segment; at most `bound` bytes of a head are buffered. Returns how many captured bytes were left alone
     /// because the parser said [`Step::Stop`].
     pub fn segment(
         &mut self,
@@ -72,8 +72,8 @@ impl Framer {
         bound: usize,
         mut parser: impl FnMut(Piece<'_>) -> Step,
     ) -> usize {
-        if segment.lost > 0 {
-            self.hole(segment.lost, segment.at, &mut parser);
+        if segment.gap > 0 {
+            self.skip_gap(segment.gap, segment.at, &mut parser);
         }
         let mut input = segment.bytes;
         loop {
@@ -93,19 +93,19 @@ impl Framer {
             if input.is_empty() {
                 break;
             }
-            let joined = !self.held.is_empty();
+            let joined = !self.buffered.is_empty();
             if !joined {
-                self.held_at = segment.at;
+                self.buffered_at = segment.at;
             }
-            let before = self.held.len();
+            let before = self.buffered.len();
             if joined {
                 let room = bound.saturating_sub(before).min(input.len());
-                self.held.extend_from_slice(&input[..room]);
+                self.buffered.extend_from_slice(&input[..room]);
             }
-            let bytes = if joined { self.held.as_slice() } else { input };
+            let bytes = if joined { self.buffered.as_slice() } else { input };
             let full = bytes.len() >= bound;
-            let last = full || segment.unseen > 0;
-            match parser(Piece::Head(Head { bytes, at: self.held_at, last, resync: self.lost })) {
+            let last = full || segment.truncated > 0;
+            match parser(Piece::Head(Head { bytes, at: self.buffered_at, last, resync: self.lost })) {
                 Step::Take(length) => {
                     self.lost = false;
                     self.inside = true;
@@ -114,7 +114,7 @@ impl Framer {
                 }
                 Step::More if !last => {
                     if !joined {
-                        self.held.extend_from_slice(input);
+                        self.buffered.extend_from_slice(input);
                     }
                     return 0;
                 }
@@ -128,15 +128,15 @@ impl Framer {
                 }
             }
         }
-        if segment.unseen > 0 {
-            self.hole(segment.unseen, segment.at, &mut parser);
+        if segment.truncated > 0 {
+            self.skip_gap(segment.truncated, segment.at, &mut parser);
         }
         0
     }
 
     /// Whether a message has begun that did not end.
     pub fn in_message(&self) -> bool {
-        self.inside || !self.held.is_empty()
+        self.inside || !self.buffered.is_empty()
     }
 
     /// Whether the start of the next message is unknown.
@@ -144,7 +144,7 @@ impl Framer {
         self.lost
     }
 
-    fn hole(&mut self, bytes: u64, at: Timestamp, parser: &mut impl FnMut(Piece<'_>) -> Step) {
+    fn skip_gap(&mut self, bytes: u64, at: Timestamp, parser: &mut impl FnMut(Piece<'_>) -> Step) {
         if self.inside && self.remaining >= bytes {
             self.remaining -= bytes;
             if self.remaining == 0 {
@@ -171,7 +171,7 @@ impl Framer {
     }
 
     fn release(&mut self) {
-        self.held.clear();
-        self.held.shrink_to(IDLE_CAPACITY);
+        self.buffered.clear();
+        self.buffered.shrink_to(IDLE_CAPACITY);
     }
 }

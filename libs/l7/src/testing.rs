@@ -1,13 +1,13 @@
-//! What the parsers' tests share: a connection with its engine, random numbers, and ways to cut bytes.
+//! What the parsers' tests share: a connection with its context, random numbers, and ways to cut bytes.
 
 use crate::{
-    Chunk, Connection, Direction, Engine, Exchange, Limits, Protocol, ScopeId, Side, Tally, Timestamp,
+    Chunk, Connection, Direction, Exchange, Limits, ParserContext, Protocol, ScopeId, Side, Tally, Timestamp,
     Transport,
 };
 
 /// A connection under test, fed by hand. Time passes by one microsecond for each chunk.
 pub(crate) struct Replay {
-    pub(crate) engine: Engine,
+    pub(crate) context: ParserContext,
     pub(crate) connection: Connection,
     pub(crate) exchanges: Vec<Exchange>,
     pub(crate) now: u64,
@@ -17,7 +17,7 @@ pub(crate) struct Replay {
 impl Replay {
     pub(crate) fn new(connection: Connection) -> Self {
         Self {
-            engine: Engine::new(Limits::default()),
+            context: ParserContext::new(Limits::default()),
             connection,
             exchanges: Vec::new(),
             now: 0,
@@ -40,7 +40,7 @@ impl Replay {
         self.offsets[direction as usize] += total;
         let chunk = Chunk { direction, timestamp: Timestamp(self.now), offset, bytes, total };
         let exchanges = &mut self.exchanges;
-        self.connection.chunk(&chunk, &mut self.engine, &mut |exchange| exchanges.push(exchange));
+        self.connection.chunk(&chunk, &mut self.context, &mut |exchange| exchanges.push(exchange));
     }
 
     /// Bytes moved and nothing is known of them.
@@ -52,29 +52,29 @@ impl Replay {
         self.now += 1000;
         let exchanges = &mut self.exchanges;
         self.connection
-            .close(Timestamp(self.now), &mut self.engine, &mut |exchange| exchanges.push(exchange));
-        let Tally { messages_seen, exchanges, not_understood, .. } = self.engine.tally();
-        assert_eq!(messages_seen, exchanges + not_understood, "every message must come to one end");
+            .close(Timestamp(self.now), &mut self.context, &mut |exchange| exchanges.push(exchange));
+        let Tally { messages_seen, exchanges, unparsed, .. } = self.context.tally();
+        assert_eq!(messages_seen, exchanges + unparsed, "every message must come to one end");
         assert_eq!(exchanges, self.exchanges.len() as u64);
     }
 
     /// What came out, as text, without times: `operation resource status error request_bytes/response_bytes`.
     pub(crate) fn lines(&self) -> Vec<String> {
-        self.exchanges.iter().map(|exchange| line(&self.engine, exchange)).collect()
+        self.exchanges.iter().map(|exchange| line(&self.context, exchange)).collect()
     }
 }
 
-pub(crate) fn line(engine: &Engine, exchange: &Exchange) -> String {
+pub(crate) fn line(context: &ParserContext, exchange: &Exchange) -> String {
     let status = match exchange.status {
         crate::Status::None => "-".to_owned(),
         crate::Status::Code(code) => code.to_string(),
-        crate::Status::Word(word) => engine.name(word).to_owned(),
+        crate::Status::Word(word) => context.name(word).to_owned(),
     };
     format!(
         "{:?} {} {} {status} {:?} {}/{}",
         exchange.side,
-        engine.name(exchange.operation),
-        engine.name(exchange.resource),
+        context.name(exchange.operation),
+        context.name(exchange.resource),
         exchange.error,
         exchange.request_bytes,
         exchange.response_bytes

@@ -17,7 +17,7 @@ use std::{
 };
 
 use etherparse::{TcpSlice, UdpHeader, UdpHeaderSlice};
-use porthole_l7::{Chunk, Connection, Direction, Engine, Exchange, ScopeId, Timestamp, Verdict};
+use porthole_l7::{Chunk, Connection, Direction, Exchange, ParserContext, ScopeId, Timestamp, Verdict};
 
 use crate::{
     conversation::{Belongs, Conversation, Piece, Segment},
@@ -80,7 +80,7 @@ pub trait Observer {
     fn opened(&mut self, ends: Ends) -> (ScopeId, Self::Note);
 
     /// An exchange is over.
-    fn exchange(&mut self, exchange: &Exchange, ends: Ends, note: &Self::Note, engine: &Engine);
+    fn exchange(&mut self, exchange: &Exchange, ends: Ends, note: &Self::Note, engine: &ParserContext);
 
     /// A TCP connection turned out to speak no known protocol.
     fn ignored(&mut self, note: &Self::Note) {
@@ -147,7 +147,7 @@ struct Route {
 /// All flows, and what is understood of them.
 #[derive(Debug)]
 pub struct FlowTable<N> {
-    engine: Engine,
+    engine: ParserContext,
     limits: Limits,
     reassembly: Reassembly,
     table: HashMap<Key, Flow<N>>,
@@ -158,7 +158,7 @@ pub struct FlowTable<N> {
 
 impl<N> FlowTable<N> {
     /// No flows yet.
-    pub fn new(engine: Engine, limits: Limits) -> Self {
+    pub fn new(engine: ParserContext, limits: Limits) -> Self {
         Self {
             engine,
             limits,
@@ -170,12 +170,12 @@ impl<N> FlowTable<N> {
     }
 
     /// The engine, which knows the names of symbols.
-    pub fn engine(&self) -> &Engine {
+    pub fn engine(&self) -> &ParserContext {
         &self.engine
     }
 
     /// The engine, to set it up.
-    pub fn engine_mut(&mut self) -> &mut Engine {
+    pub fn engine_mut(&mut self) -> &mut ParserContext {
         &mut self.engine
     }
 
@@ -370,7 +370,7 @@ impl<N> FlowTable<N> {
                         l7.chunk(&chunk(piece), engine, &mut |exchange| done.push(exchange));
                     });
                 }
-                l7.idle(Timestamp(now_ns), engine, &mut |exchange| done.push(exchange));
+                l7.tick(Timestamp(now_ns), engine, &mut |exchange| done.push(exchange));
             }
             let limit = match key.transport {
                 _ if flow.l7.is_none() || flow.ignored => self.limits.ignored_idle_ns,

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use porthole_l7::{Engine, Exchange, ScopeId, Side, Timestamp};
+use porthole_l7::{Exchange, ParserContext, ScopeId, Side, Timestamp};
 
 use crate::{
     capture::Packet,
@@ -46,12 +46,12 @@ pub struct Replay {
 
 impl Replay {
     /// Nothing yet.
-    pub fn new(engine: Engine, limits: Limits) -> Self {
+    pub fn new(engine: ParserContext, limits: Limits) -> Self {
         Self { flows: FlowTable::new(engine, limits), clock: Clock::default(), not_ip: 0, idle_ns: 0 }
     }
 
     /// The engine, which knows the names of symbols.
-    pub fn engine(&self) -> &Engine {
+    pub fn engine(&self) -> &ParserContext {
         self.flows.engine()
     }
 
@@ -98,7 +98,7 @@ impl Observer for Named<'_> {
         (ScopeId(1), ())
     }
 
-    fn exchange(&mut self, exchange: &Exchange, ends: Ends, (): &(), _: &Engine) {
+    fn exchange(&mut self, exchange: &Exchange, ends: Ends, (): &(), _: &ParserContext) {
         let endpoints = match exchange.side {
             Side::Client => Endpoints { client: ends.near, server: ends.far },
             Side::Server => Endpoints { client: ends.far, server: ends.near },

@@ -2,7 +2,7 @@
 
 use std::{collections::VecDeque, net::Ipv4Addr};
 
-use porthole_l7::{Engine, ErrorClass, Exchange, Limits as EngineLimits};
+use porthole_l7::{ErrorClass, Exchange, Limits as ParserLimits, ParserContext};
 use porthole_packet::{Limits, Link, Packet, Replay};
 
 const MS: u64 = 1_000_000;
@@ -79,7 +79,7 @@ impl Capture {
 
     /// Whether each exchange has a response and its duration, milliseconds.
     fn replay(self) -> Vec<(bool, u64)> {
-        let mut replay = Replay::new(Engine::new(EngineLimits::default()), Limits::default());
+        let mut replay = Replay::new(ParserContext::new(ParserLimits::default()), Limits::default());
         let mut found = Vec::new();
         let mut take = |exchange: &Exchange| {
             found.push((exchange.error != ErrorClass::NoResponse, exchange.duration_ns() / MS));

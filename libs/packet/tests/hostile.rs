@@ -2,7 +2,7 @@
 
 use std::{io::Cursor, path::PathBuf};
 
-use porthole_l7::{Engine, Limits as EngineLimits};
+use porthole_l7::{Limits as ParserLimits, ParserContext};
 use porthole_packet::{Capture, Limits, Replay, Tally};
 
 /// Deterministic random numbers (`SplitMix64`).
@@ -24,12 +24,12 @@ impl Random {
 
 fn play(bytes: Vec<u8>, limits: Limits) -> Tally {
     let Ok(mut capture) = Capture::open(Cursor::new(bytes)) else { return Tally::default() };
-    let mut flows = Replay::new(Engine::new(EngineLimits::default()), limits);
+    let mut flows = Replay::new(ParserContext::new(ParserLimits::default()), limits);
     let mut exchanges = 0_u64;
     while let Ok(true) = capture.next(&mut |packet| flows.packet(&packet, &mut |_, _| exchanges += 1)) {}
     flows.finish(&mut |_, _| exchanges += 1);
     let tally = flows.engine().tally();
-    assert_eq!(tally.messages_seen, tally.exchanges + tally.not_understood, "every message comes to one end");
+    assert_eq!(tally.messages_seen, tally.exchanges + tally.unparsed, "every message comes to one end");
     assert_eq!(tally.exchanges, exchanges);
     flows.tally()
 }

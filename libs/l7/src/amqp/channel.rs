@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 use crate::{
     ErrorClass, Protocol, Status, Symbol, Timestamp,
     amqp::wire::{self, Id},
-    parser::{Context, Outcome, Request, Sender},
+    parser::{ConnectionContext, Outcome, Request, Sender},
     pending::{Fifo, Next},
 };
 
@@ -20,13 +20,13 @@ pub(super) struct Waiting {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Message {
     pub(super) request: Request,
-    pub(super) what: What,
+    pub(super) what: Delivery,
     /// Bytes of the body that are to come; not known before the content header.
     pub(super) left: Option<u64>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum What {
+pub(super) enum Delivery {
     Publish,
     Deliver,
     /// The answer to the request.
@@ -59,19 +59,19 @@ pub(super) struct Channel {
 
 impl Channel {
     /// Takes the request that this method answers; those before it were not answered.
-    pub(super) fn answered(&mut self, id: Id, cx: &mut Context<'_>) -> Option<Waiting> {
+    pub(super) fn answered(&mut self, id: Id, cx: &mut ConnectionContext<'_>) -> Option<Waiting> {
         loop {
             match self.waiting.pop()? {
                 Next::Waiting(waiting) if waiting.replies.contains(&id) => return Some(waiting),
-                Next::Waiting(_) => cx.not_understood(),
+                Next::Waiting(_) => cx.unparsed(),
                 Next::Forgotten => {}
             }
         }
     }
 
-    pub(super) fn begin(&mut self, message: Message, from: Sender, cx: &mut Context<'_>) {
+    pub(super) fn begin(&mut self, message: Message, from: Sender, cx: &mut ConnectionContext<'_>) {
         if self.messages[from as usize].replace(message).is_some() {
-            cx.not_understood();
+            cx.unparsed();
         }
     }
 
@@ -81,7 +81,7 @@ impl Channel {
         body: u64,
         bytes: u64,
         at: Timestamp,
-        cx: &mut Context<'_>,
+        cx: &mut ConnectionContext<'_>,
     ) {
         if let Some(message) = &mut self.messages[from as usize] {
             message.left = Some(body);
@@ -90,7 +90,7 @@ impl Channel {
         }
     }
 
-    pub(super) fn body(&mut self, from: Sender, bytes: u64, at: Timestamp, cx: &mut Context<'_>) {
+    pub(super) fn body(&mut self, from: Sender, bytes: u64, at: Timestamp, cx: &mut ConnectionContext<'_>) {
         if let Some(message) = &mut self.messages[from as usize] {
             let payload = bytes.saturating_sub(wire::HEADER as u64 + 1);
             message.left = message.left.map(|left| left.saturating_sub(payload));
@@ -100,26 +100,26 @@ impl Channel {
     }
 
     /// Ends a message when all of it is here.
-    pub(super) fn whole(&mut self, from: Sender, at: Timestamp, cx: &mut Context<'_>) {
+    pub(super) fn whole(&mut self, from: Sender, at: Timestamp, cx: &mut ConnectionContext<'_>) {
         let slot = &mut self.messages[from as usize];
         let Some(message) = slot.take_if(|message| message.left == Some(0)) else { return };
         let request = message.request;
         match message.what {
-            What::Publish => {
+            Delivery::Publish => {
                 if let Some(confirms) = &mut self.confirms {
                     confirms.last += 1;
                     confirms.waiting.push_back((confirms.last, request));
                     if confirms.waiting.len() > self.most {
                         confirms.waiting.pop_front();
-                        cx.not_understood();
+                        cx.unparsed();
                     }
                 } else {
                     cx.emit(Protocol::Amqp, &request, &over(at, 0));
                 }
             }
-            What::Deliver => cx.emit(Protocol::Amqp, &request, &over(at, 0)),
-            What::Got { bytes } => cx.emit(Protocol::Amqp, &request, &over(at, bytes)),
-            What::Return { code } => {
+            Delivery::Deliver => cx.emit(Protocol::Amqp, &request, &over(at, 0)),
+            Delivery::Got { bytes } => cx.emit(Protocol::Amqp, &request, &over(at, bytes)),
+            Delivery::Return { code } => {
                 let (status, error) = outcome(code);
                 cx.emit(Protocol::Amqp, &request, &Outcome { status, error, end: at, bytes: 0 });
             }
@@ -134,7 +134,7 @@ impl Channel {
         positive: bool,
         bytes: u64,
         at: Timestamp,
-        cx: &mut Context<'_>,
+        cx: &mut ConnectionContext<'_>,
     ) {
         let Some(confirms) = &mut self.confirms else { return };
         let mut outcome = over(at, bytes);
@@ -157,7 +157,7 @@ impl Channel {
     }
 
     /// Everything that waits ends so; whether anything did.
-    pub(super) fn end(&mut self, outcome: &Outcome, cx: &mut Context<'_>) -> bool {
+    pub(super) fn end(&mut self, outcome: &Outcome, cx: &mut ConnectionContext<'_>) -> bool {
         let mut ended = false;
         for message in self.messages.iter_mut().filter_map(Option::take) {
             ended = true;
@@ -178,7 +178,7 @@ impl Channel {
 impl Message {
     pub(super) fn add(&mut self, bytes: u64) {
         match &mut self.what {
-            What::Got { bytes: of } => *of += bytes,
+            Delivery::Got { bytes: of } => *of += bytes,
             _ => self.request.bytes += bytes,
         }
     }

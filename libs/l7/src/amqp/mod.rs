@@ -24,10 +24,12 @@ use std::hash::{Hash, Hasher};
 use crate::{
     NameKind, Protocol, Symbol, Timestamp,
     amqp::{
-        channel::{Channel, Confirms, Message, Waiting, What, outcome, over},
+        channel::{Channel, Confirms, Delivery, Message, Waiting, outcome, over},
         wire::{BODY, CONTENT, Frame, Id, METHOD, Method},
     },
-    parser::{Context, Entry, Flow, Outcome, Parser, Request, Resource, Segment, Sender, Start, Transport},
+    parser::{
+        ConnectionContext, Entry, Flow, Outcome, Parser, Request, Resource, Segment, Sender, Start, Transport,
+    },
     routes,
     stream::{Framer, Head, Piece, Step},
 };
@@ -36,8 +38,9 @@ use crate::{
 pub(crate) const ENTRY: Entry = Entry {
     protocol: Protocol::Amqp,
     transports: &[Transport::Stream],
-    identify: wire::identify,
+    detect: wire::detect,
     start: |_: Start| Box::new(Amqp::default()),
+    offload: None,
 };
 
 /// Most bytes of a frame that are looked at: three names of 255 bytes, and what stands before them.
@@ -91,7 +94,7 @@ struct Amqp {
 }
 
 impl Parser for Amqp {
-    fn segment(&mut self, segment: &Segment<'_>, cx: &mut Context<'_>) -> Flow {
+    fn segment(&mut self, segment: &Segment<'_>, cx: &mut ConnectionContext<'_>) -> Flow {
         let from = segment.from;
         let mut reader = std::mem::take(&mut self.readers[from as usize]);
         let Reader { framer, passing, greeted } = &mut reader;
@@ -111,7 +114,7 @@ impl Parser for Amqp {
                 Step::More
             }
             Piece::Gap => {
-                cx.gap();
+                cx.count_gap();
                 *passing = None;
                 self.lost(from, cx);
                 Step::More
@@ -121,7 +124,7 @@ impl Parser for Amqp {
         Flow::Continue
     }
 
-    fn close(&mut self, now: Timestamp, cx: &mut Context<'_>) {
+    fn close(&mut self, now: Timestamp, cx: &mut ConnectionContext<'_>) {
         let none = Outcome::none(now);
         let mut numbers: Vec<u16> = self.channels.keys().copied().collect();
         numbers.sort_unstable();
@@ -143,7 +146,7 @@ impl Amqp {
         head: &Head<'_>,
         from: Sender,
         greeted: &mut bool,
-        cx: &mut Context<'_>,
+        cx: &mut ConnectionContext<'_>,
     ) -> Result<(Frame, Effect), Step> {
         let lost = if head.last { Step::Lost } else { Step::More };
         if head.resync && !wire::plausible(head.bytes).ok_or(lost)? {
@@ -191,10 +194,10 @@ impl Amqp {
         frame: &Frame,
         from: Sender,
         start: Timestamp,
-        cx: &mut Context<'_>,
+        cx: &mut ConnectionContext<'_>,
     ) -> Effect {
         let bytes = frame.length() as u64;
-        let mut request = |name, about: &[u8], cx: &mut Context<'_>| Request {
+        let mut request = |name, about: &[u8], cx: &mut ConnectionContext<'_>| Request {
             operation: cx.word(name),
             resource: Resource::Name(self.name(about, cx)),
             start,
@@ -208,7 +211,7 @@ impl Amqp {
             (Method::Reply { id, names }, Sender::Server) => Effect::Reply { id, names: hash(names) },
             (Method::Publish { exchange, key }, Sender::Client) => {
                 let about = if exchange.is_empty() { key } else { exchange };
-                message(request("basic.publish", about, cx), What::Publish)
+                message(request("basic.publish", about, cx), Delivery::Publish)
             }
             (Method::Deliver { consumer, exchange, key }, Sender::Server) => {
                 let tag = hash(consumer);
@@ -216,18 +219,18 @@ impl Amqp {
                 let known = channel.and_then(|channel| {
                     channel.consumers.iter().find(|(of, _)| *of == tag).map(|(_, queue)| *queue)
                 });
-                let mut request = |about: &[u8], cx: &mut Context<'_>| Request {
+                let mut request = |about: &[u8], cx: &mut ConnectionContext<'_>| Request {
                     operation: cx.word("basic.deliver"),
                     resource: Resource::Name(known.unwrap_or_else(|| self.name(about, cx))),
                     start,
                     bytes,
                 };
-                message(request(if exchange.is_empty() { key } else { exchange }, cx), What::Deliver)
+                message(request(if exchange.is_empty() { key } else { exchange }, cx), Delivery::Deliver)
             }
             (Method::Got { message }, Sender::Server) => Effect::Got { message },
             (Method::Return { code, exchange, key }, Sender::Server) => {
                 let about = if exchange.is_empty() { key } else { exchange };
-                message(request("basic.return", about, cx), What::Return { code })
+                message(request("basic.return", about, cx), Delivery::Return { code })
             }
             (Method::Acknowledge { name, tag, multiple, positive }, _) => {
                 let request = request(name, &[], cx);
@@ -242,7 +245,7 @@ impl Amqp {
     }
 
     /// A frame went by.
-    fn passed(&mut self, passing: &Passing, from: Sender, at: Timestamp, cx: &mut Context<'_>) {
+    fn passed(&mut self, passing: &Passing, from: Sender, at: Timestamp, cx: &mut ConnectionContext<'_>) {
         if matches!(passing.effect, Effect::Nothing) {
             return;
         }
@@ -268,7 +271,7 @@ impl Amqp {
                 }
                 let waiting = Waiting { request, replies };
                 if channel.waiting.push(waiting, channel.most).is_some() {
-                    cx.not_understood();
+                    cx.unparsed();
                 }
             }
             Effect::Reply { id, names } => self.reply(passing, id, names, at, cx),
@@ -276,7 +279,7 @@ impl Amqp {
                 let id = (60, if message { 71 } else { 72 });
                 let Some(waiting) = channel.answered(id, cx) else { return cx.orphan() };
                 if message {
-                    let what = What::Got { bytes: passing.bytes };
+                    let what = Delivery::Got { bytes: passing.bytes };
                     channel.begin(Message { request: waiting.request, what, left: None }, from, cx);
                 } else {
                     cx.emit(Protocol::Amqp, &waiting.request, &over(at, passing.bytes));
@@ -300,7 +303,14 @@ impl Amqp {
         }
     }
 
-    fn reply(&mut self, passing: &Passing, id: Id, names: u64, at: Timestamp, cx: &mut Context<'_>) {
+    fn reply(
+        &mut self,
+        passing: &Passing,
+        id: Id,
+        names: u64,
+        at: Timestamp,
+        cx: &mut ConnectionContext<'_>,
+    ) {
         let Some(channel) = self.channels.get_mut(&passing.channel) else { return cx.orphan() };
         let Some(waiting) = channel.answered(id, cx) else { return cx.orphan() };
         cx.emit(Protocol::Amqp, &waiting.request, &over(at, passing.bytes));
@@ -333,18 +343,18 @@ impl Amqp {
         connection: bool,
         code: u16,
         at: Timestamp,
-        cx: &mut Context<'_>,
+        cx: &mut ConnectionContext<'_>,
     ) {
         if from == Sender::Client {
             cx.message();
             let id = (if connection { 10 } else { 20 }, 0);
             let waiting = Waiting { request: *request, replies: [id; 2] };
             if self.channels.len() >= CHANNELS_MAX && !self.channels.contains_key(&passing.channel) {
-                return cx.not_understood();
+                return cx.unparsed();
             }
             let channel = self.channels.entry(passing.channel).or_default();
             if channel.waiting.push(waiting, channel.most.max(WAITING_MIN)).is_some() {
-                cx.not_understood();
+                cx.unparsed();
             }
             return;
         }
@@ -367,22 +377,22 @@ impl Amqp {
     }
 
     /// Bytes of one end are missing.
-    fn lost(&mut self, from: Sender, cx: &mut Context<'_>) {
+    fn lost(&mut self, from: Sender, cx: &mut ConnectionContext<'_>) {
         for channel in self.channels.values_mut() {
             if channel.messages[from as usize].take().is_some() {
-                cx.not_understood();
+                cx.unparsed();
             }
             // Publications are not numbered any more, or their acknowledgements are missing.
             for _ in channel.confirms.take().into_iter().flat_map(|confirms| confirms.waiting) {
-                cx.not_understood();
+                cx.unparsed();
             }
             while from == Sender::Server && channel.waiting.drain_one().is_some() {
-                cx.not_understood();
+                cx.unparsed();
             }
         }
     }
 
-    fn name(&mut self, name: &[u8], cx: &mut Context<'_>) -> Symbol {
+    fn name(&mut self, name: &[u8], cx: &mut ConnectionContext<'_>) -> Symbol {
         // Names that servers make up.
         for (prefix, text) in
             [(b"amq.gen-".as_slice(), "amq.gen-{}"), (b"amq.rabbitmq.reply-to", "amq.rabbitmq.reply-to")]

@@ -2,7 +2,7 @@
 
 use crate::{
     Connection, Direction, Limits, Protocol, ScopeId, Transport, captured,
-    parser::{Guess, Opening, Sender},
+    parser::{Detection, Prefix, Sender},
     testing::{Random, Replay, Step, assert_no_harm, assert_same_at_every_cut, play},
 };
 
@@ -255,8 +255,8 @@ fn after_a_loss_nothing_is_paired_that_is_not_sure() {
             "Client queue.declare orders - None 26/27"
         ]
     );
-    let tally = replay.engine.tally();
-    assert_eq!((tally.not_understood, tally.gaps), (2, 2));
+    let tally = replay.context.tally();
+    assert_eq!((tally.unparsed, tally.gaps), (2, 2));
 }
 
 #[test]
@@ -275,12 +275,12 @@ fn what_waits_is_bounded_over_all_channels() {
         "{}",
         replay.exchanges.len()
     );
-    assert_eq!(replay.engine.tally().messages_seen, 18_000);
+    assert_eq!(replay.context.tally().messages_seen, 18_000);
 }
 
-fn identify(bytes: &[u8]) -> Guess {
+fn detect(bytes: &[u8]) -> Detection {
     let total = bytes.len() as u64;
-    super::wire::identify(&Opening { transport: Transport::Stream, bytes, total, first: true, peer: &[] })
+    super::wire::detect(&Prefix { transport: Transport::Stream, bytes, total, first: true, peer: &[] })
 }
 
 #[test]
@@ -293,22 +293,22 @@ fn both_ends_are_recognised_also_in_the_middle() {
         (deliver(1, "ctag1", "k", b"x"), Sender::Server),
     ];
     for (bytes, sender) in messages {
-        assert_eq!(identify(&bytes), Guess::Yes(sender));
+        assert_eq!(detect(&bytes), Detection::Yes(sender));
         // The first frame, cut.
         let end = if bytes.starts_with(b"AMQP") { 8 } else { 8 + usize::from(bytes[6]) };
         for cut in 1..end {
-            assert_eq!(identify(&bytes[..cut]), Guess::More, "{cut}");
+            assert_eq!(detect(&bytes[..cut]), Detection::More, "{cut}");
         }
         // Without its end octet, of another class, on something that is no frame.
         for (at, byte) in [(end - 1, 0xcd), (7, 11), (0, 7)] {
             let mut bad = bytes.clone();
             bad[at] = byte;
-            assert_ne!(identify(&bad), Guess::Yes(sender), "{at}");
+            assert_ne!(detect(&bad), Detection::Yes(sender), "{at}");
         }
     }
     // AMQP 1.0 is another protocol.
-    assert_eq!(identify(b"AMQP\0\x01\0\0"), Guess::No);
-    assert_eq!(identify(b"AMQP\x03\x01\0\0"), Guess::No);
+    assert_eq!(detect(b"AMQP\0\x01\0\0"), Detection::No);
+    assert_eq!(detect(b"AMQP\x03\x01\0\0"), Detection::No);
 }
 
 #[test]
@@ -322,7 +322,7 @@ fn random_bytes_are_never_amqp() {
             bytes[3..7].copy_from_slice(&u32::try_from(length - 8).expect("small").to_be_bytes());
             bytes[7] = 0;
         }
-        assert!(!matches!(identify(&bytes), Guess::Yes(_)), "{bytes:?}");
+        assert!(!matches!(detect(&bytes), Detection::Yes(_)), "{bytes:?}");
     }
 }
 

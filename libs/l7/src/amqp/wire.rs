@@ -1,6 +1,6 @@
 //! AMQP 0-9-1 on the wire: frames and methods (`amqp0-9-1.extended.xml`), and: is this AMQP?
 
-use crate::parser::{Guess, Opening, Sender};
+use crate::parser::{Detection, Prefix, Sender};
 
 /// What a client says first.
 const GREETING: &[u8; 8] = b"AMQP\0\0\x09\x01";
@@ -276,11 +276,11 @@ fn sender(payload: &[u8]) -> Option<Sender> {
     }
 }
 
-pub(super) fn identify(opening: &Opening<'_>) -> Guess {
-    let bytes = opening.bytes;
-    let more = if opening.may_grow() { Guess::More } else { Guess::No };
+pub(super) fn detect(prefix: &Prefix<'_>) -> Detection {
+    let bytes = prefix.bytes;
+    let more = if prefix.may_grow() { Detection::More } else { Detection::No };
     if bytes.starts_with(GREETING) {
-        return Guess::Yes(Sender::Client);
+        return Detection::Yes(Sender::Client);
     }
     if GREETING.starts_with(bytes) {
         return more;
@@ -295,16 +295,16 @@ pub(super) fn identify(opening: &Opening<'_>) -> Guess {
         (9, |b| b == 0),
     ] {
         match bytes.get(at) {
-            Some(&byte) if !fits(byte) => return Guess::No,
+            Some(&byte) if !fits(byte) => return Detection::No,
             Some(_) => {}
             None => return more,
         }
     }
-    let Some(frame) = frame(bytes) else { return Guess::No };
+    let Some(frame) = frame(bytes) else { return Detection::No };
     match bytes.get(HEADER..frame.length() - 1) {
         Some(payload) if bytes.len() >= frame.length() => match sender(payload) {
-            Some(sender) if ends(bytes, &frame) => Guess::Yes(sender),
-            _ => Guess::No,
+            Some(sender) if ends(bytes, &frame) => Detection::Yes(sender),
+            _ => Detection::No,
         },
         _ => more,
     }

@@ -188,7 +188,7 @@ fn record(bytes: &[u8], length: usize, walk: &mut Walk) -> Result<(), Fault> {
 
 /// What the head of a message is, beyond doubt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Looks {
+pub(super) enum MessageMatch {
     Query,
     Response,
     /// No DNS, or none that is counted: multicast DNS, names of Windows networks.
@@ -199,39 +199,39 @@ pub(super) enum Looks {
 
 /// Looks at the head of a message of this length. So strict that random bytes do not pass: every flag, every count
 /// and every record must fit, and a message without records ends where its question ends.
-pub(super) fn looks(bytes: &[u8], length: usize) -> Looks {
+pub(super) fn match_message(bytes: &[u8], length: usize) -> MessageMatch {
     // What each of the header's bytes may be says no early.
     for (at, most) in [(4, 0), (5, 1), (6, 1), (8, 1), (10, 1)] {
         if bytes.get(at).is_some_and(|byte| *byte > most) {
-            return Looks::No;
+            return MessageMatch::No;
         }
     }
     if let Some(flags) = bytes.get(2..4)
         && !flags_fit(Flags(u16::from_be_bytes([flags[0], flags[1]])))
     {
-        return Looks::No;
+        return MessageMatch::No;
     }
     if length < HEADER + 5 {
-        return Looks::No;
+        return MessageMatch::No;
     }
     let message = match read(bytes) {
         Ok(message) if message.records <= length => message,
-        Err(Fault::Cut) if bytes.len() < length => return Looks::Cut,
-        _ => return Looks::No,
+        Err(Fault::Cut) if bytes.len() < length => return MessageMatch::Cut,
+        _ => return MessageMatch::No,
     };
-    let Some(question) = message.question else { return Looks::No };
+    let Some(question) = message.question else { return MessageMatch::No };
     if !question_fits(&question, message.flags.opcode()) || is_multicast(&message) {
-        return Looks::No;
+        return MessageMatch::No;
     }
     let walk = walk(bytes, &message, length);
     if walk.fault == Some(Fault::Bad) || walk.fault.is_none() && walk.end != length {
-        return Looks::No;
+        return MessageMatch::No;
     }
     if message.flags.is_response() {
         return match walk.fault {
             // A record's header fits: that is enough of a long answer.
-            Some(_) if walk.records == 0 => Looks::Cut,
-            _ => Looks::Response,
+            Some(_) if walk.records == 0 => MessageMatch::Cut,
+            _ => MessageMatch::Response,
         };
     }
     let [_, answers, authorities, additional] = message.counts;
@@ -241,10 +241,10 @@ pub(super) fn looks(bytes: &[u8], length: usize) -> Looks {
         _ => true,
     };
     match walk.fault {
-        _ if !fits => Looks::No,
-        Some(_) if bytes.len() < length => Looks::Cut,
-        Some(_) => Looks::No,
-        None => Looks::Query,
+        _ if !fits => MessageMatch::No,
+        Some(_) if bytes.len() < length => MessageMatch::Cut,
+        Some(_) => MessageMatch::No,
+        None => MessageMatch::Query,
     }
 }
 

@@ -20,11 +20,11 @@ use std::hash::{Hash, Hasher};
 
 use crate::{
     ErrorClass, NameKind, Protocol, Status, Symbol, Timestamp,
-    dns::message::{Looks, Message, NOTIFY, Question, UPDATE},
+    dns::message::{Message, MessageMatch, NOTIFY, Question, UPDATE},
     domain,
     parser::{
-        Context, Entry, Flow, Guess, Opening, Outcome, Parser, Request, Resource, Segment, Sender, Start,
-        Transport,
+        ConnectionContext, Detection, Entry, Flow, Outcome, Parser, Prefix, Request, Resource, Segment,
+        Sender, Start, Transport,
     },
     pending::ById,
     stream::{Framer, Piece, Step},
@@ -34,10 +34,11 @@ use crate::{
 pub(crate) const ENTRY: Entry = Entry {
     protocol: Protocol::Dns,
     transports: &[Transport::Datagram, Transport::Stream],
-    identify,
+    detect,
     start: |start: Start| {
         Box::new(Dns { datagrams: start.transport == Transport::Datagram, ..Dns::default() })
     },
+    offload: None,
 };
 
 /// Most bytes of a message that are looked at when it comes in a stream: header, longest question, and some records.
@@ -49,26 +50,26 @@ const PREFIX: usize = 2;
 /// How long a datagram's answer is waited for, nanoseconds: clients ask again or give up after 5 s.
 const PATIENCE_NS: u64 = 15_000_000_000;
 
-fn identify(opening: &Opening<'_>) -> Guess {
-    let found = match opening.transport {
+fn detect(prefix: &Prefix<'_>) -> Detection {
+    let found = match prefix.transport {
         Transport::Datagram => {
-            message::looks(opening.bytes, usize::try_from(opening.total).unwrap_or(usize::MAX))
+            message::match_message(prefix.bytes, usize::try_from(prefix.total).unwrap_or(usize::MAX))
         }
-        Transport::Stream => in_stream(opening.bytes),
+        Transport::Stream => in_stream(prefix.bytes),
     };
     match found {
-        Looks::Query => Guess::Yes(Sender::Client),
-        Looks::Response => Guess::Yes(Sender::Server),
-        Looks::Cut if opening.may_grow() => Guess::More,
-        Looks::Cut | Looks::No => Guess::No,
+        MessageMatch::Query => Detection::Yes(Sender::Client),
+        MessageMatch::Response => Detection::Yes(Sender::Server),
+        MessageMatch::Cut if prefix.may_grow() => Detection::More,
+        MessageMatch::Cut | MessageMatch::No => Detection::No,
     }
 }
 
 /// A message behind its length.
-fn in_stream(bytes: &[u8]) -> Looks {
-    let Some((prefix, rest)) = bytes.split_at_checked(PREFIX) else { return Looks::Cut };
+fn in_stream(bytes: &[u8]) -> MessageMatch {
+    let Some((prefix, rest)) = bytes.split_at_checked(PREFIX) else { return MessageMatch::Cut };
     let length = usize::from(u16::from_be_bytes([prefix[0], prefix[1]]));
-    message::looks(rest.get(..length).unwrap_or(rest), length)
+    message::match_message(rest.get(..length).unwrap_or(rest), length)
 }
 
 /// Id, and a hash of the question.
@@ -96,9 +97,9 @@ struct Dns {
 }
 
 impl Parser for Dns {
-    fn segment(&mut self, segment: &Segment<'_>, cx: &mut Context<'_>) -> Flow {
+    fn segment(&mut self, segment: &Segment<'_>, cx: &mut ConnectionContext<'_>) -> Flow {
         if self.datagrams {
-            let total = segment.bytes.len() as u64 + segment.unseen;
+            let total = segment.bytes.len() as u64 + segment.truncated;
             if let Some((request, outcome)) = self.message(segment.bytes, total, segment.from, segment.at, cx)
             {
                 cx.emit(Protocol::Dns, &request, &outcome);
@@ -112,7 +113,7 @@ impl Parser for Dns {
         Flow::Continue
     }
 
-    fn close(&mut self, now: Timestamp, cx: &mut Context<'_>) {
+    fn close(&mut self, now: Timestamp, cx: &mut ConnectionContext<'_>) {
         if let Some((request, _)) = self.answering.take() {
             cx.emit(Protocol::Dns, &request, &Outcome::none(now));
         }
@@ -121,7 +122,7 @@ impl Parser for Dns {
         }
     }
 
-    fn idle(&mut self, now: Timestamp, cx: &mut Context<'_>) {
+    fn tick(&mut self, now: Timestamp, cx: &mut ConnectionContext<'_>) {
         if !self.datagrams {
             return;
         }
@@ -141,16 +142,16 @@ impl Dns {
         }
     }
 
-    fn piece(&mut self, piece: &Piece<'_>, from: Sender, cx: &mut Context<'_>) -> Step {
+    fn piece(&mut self, piece: &Piece<'_>, from: Sender, cx: &mut ConnectionContext<'_>) -> Step {
         match piece {
             Piece::Head(head) => {
                 let Some((prefix, rest)) = head.bytes.split_at_checked(PREFIX) else { return Step::More };
                 let length = usize::from(u16::from_be_bytes([prefix[0], prefix[1]]));
                 if head.resync {
                     match in_stream(head.bytes) {
-                        Looks::Query | Looks::Response => {}
-                        Looks::Cut if !head.last => return Step::More,
-                        Looks::Cut | Looks::No => return Step::Lost,
+                        MessageMatch::Query | MessageMatch::Response => {}
+                        MessageMatch::Cut if !head.last => return Step::More,
+                        MessageMatch::Cut | MessageMatch::No => return Step::Lost,
                     }
                 }
                 let wanted = length.min(LOOKED_AT);
@@ -174,14 +175,14 @@ impl Dns {
                 Step::More
             }
             Piece::Gap => {
-                cx.gap();
+                cx.count_gap();
                 if from == Sender::Server {
                     if self.answering.take().is_some() {
-                        cx.not_understood();
+                        cx.unparsed();
                     }
                     // What is missing may have held any of the answers.
                     while self.waiting.pop_oldest_if(|_| true).is_some() {
-                        cx.not_understood();
+                        cx.unparsed();
                     }
                 }
                 Step::More
@@ -196,7 +197,7 @@ impl Dns {
         total: u64,
         from: Sender,
         at: Timestamp,
-        cx: &mut Context<'_>,
+        cx: &mut ConnectionContext<'_>,
     ) -> Option<(Request, Outcome)> {
         let message = match message::read(bytes) {
             Ok(message) if message::is_multicast(&message) => return None,
@@ -223,7 +224,7 @@ impl Dns {
         question: &Question<'_>,
         total: u64,
         at: Timestamp,
-        cx: &mut Context<'_>,
+        cx: &mut ConnectionContext<'_>,
     ) {
         cx.message();
         let request = Request {
@@ -243,7 +244,7 @@ impl Dns {
         let transfer = !self.datagrams && matches!(question.kind, 251 | 252);
         let waiting = Waiting { key, request, transfer };
         if self.waiting.insert(key, waiting, cx.limits().pending_per_connection).is_some() {
-            cx.not_understood();
+            cx.unparsed();
         }
     }
 
@@ -253,7 +254,7 @@ impl Dns {
         message: &Message<'_>,
         total: u64,
         at: Timestamp,
-        cx: &mut Context<'_>,
+        cx: &mut ConnectionContext<'_>,
     ) -> Option<(Request, Outcome)> {
         let waiting = match &message.question {
             Some(question) => self.waiting.remove((message.id, hash(question))),
@@ -294,7 +295,7 @@ impl Dns {
         self.waiting.remove(key?)
     }
 
-    fn name(&mut self, question: &Question<'_>, cx: &mut Context<'_>) -> Symbol {
+    fn name(&mut self, question: &Question<'_>, cx: &mut ConnectionContext<'_>) -> Symbol {
         let mut dotted = [0_u8; message::NAME_MAX];
         let mut length = 0;
         for label in question.labels() {
@@ -314,7 +315,7 @@ impl Dns {
     }
 }
 
-fn operation(message: &Message<'_>, question: &Question<'_>, cx: &mut Context<'_>) -> Symbol {
+fn operation(message: &Message<'_>, question: &Question<'_>, cx: &mut ConnectionContext<'_>) -> Symbol {
     match message.flags.opcode() {
         NOTIFY => cx.word("NOTIFY"),
         UPDATE => cx.word("UPDATE"),

@@ -2,7 +2,7 @@
 
 use crate::{
     Connection, Direction, Limits, Protocol, ScopeId, Timestamp, Transport, Verdict, captured,
-    parser::{Guess, Opening, Sender},
+    parser::{Detection, Prefix, Sender},
     testing::{Random, Replay, Step, assert_no_harm, assert_same_at_every_cut, play},
 };
 
@@ -129,14 +129,14 @@ fn what_is_sent_again_was_not_answered() {
     // A second answer finds nothing.
     replay.ingress(&answer(5, "slow.example", 1));
     replay.egress(&query(6, "dead.example", 1));
-    let (engine, exchanges) = (&mut replay.engine, &mut replay.exchanges);
+    let (context, exchanges) = (&mut replay.context, &mut replay.exchanges);
     for (seconds, waits) in [(14, true), (16, false)] {
         let now = Timestamp(seconds * 1_000_000_000);
-        replay.connection.idle(now, engine, &mut |exchange| exchanges.push(exchange));
+        replay.connection.tick(now, context, &mut |exchange| exchanges.push(exchange));
         assert_eq!(exchanges.len() == 2, waits, "{seconds}");
     }
     assert_eq!(exchanges[2].duration_ns(), 15_000_000_000);
-    assert_eq!(engine.tally().not_understood, 1);
+    assert_eq!(context.tally().unparsed, 1);
     replay.close();
     assert_eq!(
         replay.lines(),
@@ -210,8 +210,8 @@ fn after_a_loss_nothing_is_paired_that_is_not_sure() {
         replay.lines(),
         ["Client A a.example NOERROR None 29/45", "Client A c.example NOERROR None 29/45"]
     );
-    let tally = replay.engine.tally();
-    assert_eq!((tally.gaps, tally.not_understood), (1, 1));
+    let tally = replay.context.tally();
+    assert_eq!((tally.gaps, tally.unparsed), (1, 1));
 }
 
 #[test]
@@ -238,8 +238,8 @@ fn multicast_dns_and_netbios_names_are_set_aside() {
     assert_eq!(play(socket(), &steps), ["Client A a.example NOERROR None 27/43"]);
 }
 
-fn identify(transport: Transport, bytes: &[u8], total: usize) -> Guess {
-    super::identify(&Opening { transport, bytes, total: total as u64, first: true, peer: &[] })
+fn detect(transport: Transport, bytes: &[u8], total: usize) -> Detection {
+    super::detect(&Prefix { transport, bytes, total: total as u64, first: true, peer: &[] })
 }
 
 #[test]
@@ -247,20 +247,21 @@ fn both_ends_are_recognised_from_their_messages_alone() {
     let asks = query(300, "a.example", 1);
     let answers = answer(300, "a.example", 1);
     for (bytes, sender) in [(asks, Sender::Client), (answers, Sender::Server)] {
-        assert_eq!(identify(Transport::Datagram, &bytes, bytes.len()), Guess::Yes(sender));
+        assert_eq!(detect(Transport::Datagram, &bytes, bytes.len()), Detection::Yes(sender));
         let framed = framed(std::slice::from_ref(&bytes));
         for cut in 0..framed.len() {
-            let guess = identify(Transport::Stream, &framed[..cut], cut);
+            let detection = detect(Transport::Stream, &framed[..cut], cut);
             // An answer is known by its first record's head.
-            let known = sender == Sender::Server && guess == Guess::Yes(sender) && cut + 4 >= framed.len();
-            assert!(known || guess == Guess::More, "{sender:?} cut at {cut}");
+            let known =
+                sender == Sender::Server && detection == Detection::Yes(sender) && cut + 4 >= framed.len();
+            assert!(known || detection == Detection::More, "{sender:?} cut at {cut}");
         }
-        assert_eq!(identify(Transport::Stream, &framed, framed.len()), Guess::Yes(sender));
+        assert_eq!(detect(Transport::Stream, &framed, framed.len()), Detection::Yes(sender));
         // A byte more or less is another protocol's.
         let longer = [bytes.as_slice(), &[0]].concat();
-        assert_eq!(identify(Transport::Datagram, &longer, longer.len()), Guess::No);
+        assert_eq!(detect(Transport::Datagram, &longer, longer.len()), Detection::No);
         let shorter = &bytes[..bytes.len() - 1];
-        assert_eq!(identify(Transport::Datagram, shorter, shorter.len()), Guess::No);
+        assert_eq!(detect(Transport::Datagram, shorter, shorter.len()), Detection::No);
     }
     // Servers are followed when their answers are seen first.
     let mut replay = Replay::new(socket());
@@ -282,9 +283,9 @@ fn random_bytes_are_never_dns() {
             bytes[0] = 0;
             bytes[1] = u8::try_from(length - 2).expect("small");
         }
-        assert_ne!(identify(Transport::Datagram, &bytes, length), Guess::Yes(Sender::Client));
-        assert_ne!(identify(Transport::Datagram, &bytes, length), Guess::Yes(Sender::Server));
-        assert!(!matches!(identify(Transport::Stream, &bytes, length), Guess::Yes(_)));
+        assert_ne!(detect(Transport::Datagram, &bytes, length), Detection::Yes(Sender::Client));
+        assert_ne!(detect(Transport::Datagram, &bytes, length), Detection::Yes(Sender::Server));
+        assert!(!matches!(detect(Transport::Stream, &bytes, length), Detection::Yes(_)));
     }
 }
 
@@ -296,10 +297,10 @@ fn names_and_waiting_questions_are_bounded() {
     }
     replay.close();
     let limits = Limits::default();
-    let tally = replay.engine.tally();
+    let tally = replay.context.tally();
     assert_eq!(replay.exchanges.len(), limits.pending_per_connection);
-    assert_eq!(tally.not_understood, 5_000 - limits.pending_per_connection as u64);
-    assert_eq!(tally.folded, 5_000 - limits.routes_per_scope as u64);
+    assert_eq!(tally.unparsed, 5_000 - limits.pending_per_connection as u64);
+    assert_eq!(tally.overflowed_names, 5_000 - limits.routes_per_scope as u64);
 }
 
 #[test]

@@ -12,35 +12,39 @@
 //! A request whose head never ended is none, and counts as not understood. Nothing is held of a message but a line
 //! that was cut between two segments.
 
-mod identify;
+mod detect;
 mod pairing;
 mod reader;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use identify::well_known as well_known_method;
+pub(crate) use detect::well_known as well_known_method;
 
 use crate::{
     NameKind, Protocol, Status, Symbol, Timestamp,
-    elsewhere::{Found, Resumed},
     http1::{
         pairing::{Pairing, RequestEnd, RequestLine, ResponseEnd},
         reader::Reader,
     },
-    parser::{Context, Entry, Flow, Outcome, Parser, Request, Resource, Segment, Sender, Start, Transport},
-    turns::Missing,
+    offload::{ConnectionState, ExchangeDetail, OffloadedExchange},
+    parser::{
+        ConnectionContext, Entry, Flow, Offload, Outcome, Parser, Request, Resource, Segment, Sender, Start,
+        Transport,
+    },
+    resync::GapKind,
 };
 
 /// Its line in the table.
 pub(crate) const ENTRY: Entry = Entry {
     protocol: Protocol::Http1,
     transports: &[Transport::Stream],
-    identify: identify::identify,
+    detect: detect::detect,
     start: |_: Start| Box::new(Http1::default()),
+    offload: Some(Offload { name: name_offloaded, restore: Some(restore) }),
 };
 
 /// Segments in a row without a message start after which a connection that lost its framing is given up.
-const FRUITLESS_MAX: u16 = 1024;
+const MISSES_MAX: u16 = 1024;
 
 /// One connection.
 #[derive(Debug)]
@@ -61,7 +65,7 @@ impl Default for Http1 {
 }
 
 /// A connection that was followed elsewhere so far.
-pub(crate) fn resume(resumed: &Resumed<'_>, cx: &mut Context<'_>) -> Box<dyn Parser> {
+fn restore(resumed: &ConnectionState<'_>, cx: &mut ConnectionContext<'_>) -> Box<dyn Parser> {
     Box::new(Http1 {
         requests: Reader::resumed(Sender::Client, &resumed.requests),
         responses: Reader::resumed(Sender::Server, &resumed.responses),
@@ -69,10 +73,11 @@ pub(crate) fn resume(resumed: &Resumed<'_>, cx: &mut Context<'_>) -> Box<dyn Par
     })
 }
 
-/// Gives out an exchange that was found elsewhere; says whether an equal one will always have the same route.
-pub(crate) fn name_found(request: &[u8], status: u16, found: &Found<'_>, cx: &mut Context<'_>) -> bool {
+/// Emits an exchange that the kernel paired; says whether an equal one will always have the same names.
+fn name_offloaded(found: &OffloadedExchange<'_>, cx: &mut ConnectionContext<'_>) -> bool {
+    let ExchangeDetail::Http1 { request, status } = found.detail else { return false };
     let (operation, resource) = words(request, cx);
-    let lasting = match resource {
+    let is_stable = match resource {
         Resource::Name(_) => false,
         Resource::Route(route) => route.is_known(),
     };
@@ -84,11 +89,11 @@ pub(crate) fn name_found(request: &[u8], status: u16, found: &Found<'_>, cx: &mu
         bytes: found.response_bytes,
     };
     cx.emit(Protocol::Http1, &request, &outcome);
-    lasting
+    is_stable
 }
 
 /// Method and route of a request; `other` for one that is not known.
-fn words(request: &[u8], cx: &mut Context<'_>) -> (Symbol, Resource) {
+fn words(request: &[u8], cx: &mut ConnectionContext<'_>) -> (Symbol, Resource) {
     let end = memchr::memchr(b'\n', request);
     let line = request.get(..end.unwrap_or(request.len())).unwrap_or_default();
     let Some(RequestLine { method, target, named }) =
@@ -100,8 +105,8 @@ fn words(request: &[u8], cx: &mut Context<'_>) -> (Symbol, Resource) {
     (operation(method, cx), resource)
 }
 
-fn operation(method: &[u8], cx: &mut Context<'_>) -> Symbol {
-    match identify::well_known(method) {
+fn operation(method: &[u8], cx: &mut ConnectionContext<'_>) -> Symbol {
+    match detect::well_known(method) {
         Some(word) => cx.word(word),
         // The bytes of a token are ASCII.
         None => cx.name(NameKind::HttpMethod, std::str::from_utf8(method).unwrap_or("other")),
@@ -109,20 +114,20 @@ fn operation(method: &[u8], cx: &mut Context<'_>) -> Symbol {
 }
 
 impl Parser for Http1 {
-    fn segment(&mut self, segment: &Segment<'_>, cx: &mut Context<'_>) -> Flow {
+    fn segment(&mut self, segment: &Segment<'_>, cx: &mut ConnectionContext<'_>) -> Flow {
         let Self { requests, responses, pairing } = self;
-        if segment.lost > 0 {
+        if segment.gap > 0 {
             // What cannot be accounted for by a length.
             let blind = match segment.from {
                 Sender::Client => requests.is_blind(),
                 Sender::Server => responses.is_blind(),
             };
             match segment.from {
-                Sender::Client => requests.lost(segment.lost, &mut RequestEnd { pairing, responses, cx }),
-                Sender::Server => responses.lost(segment.lost, &mut ResponseEnd { pairing, cx }),
+                Sender::Client => requests.lost(segment.gap, &mut RequestEnd { pairing, responses, cx }),
+                Sender::Server => responses.lost(segment.gap, &mut ResponseEnd { pairing, cx }),
             }
             if blind {
-                pairing.lost(segment.from, Missing::Lost, cx);
+                pairing.lost(segment.from, GapKind::Lost, cx);
             }
         }
         let rest = match segment.from {
@@ -149,26 +154,26 @@ impl Parser for Http1 {
                 None => Flow::Done,
             };
         }
-        if requests.fruitless() > FRUITLESS_MAX || responses.fruitless() > FRUITLESS_MAX {
+        if requests.misses() > MISSES_MAX || responses.misses() > MISSES_MAX {
             self.close(segment.at, cx);
             return Flow::Done;
         }
         Flow::Continue
     }
 
-    fn close(&mut self, now: Timestamp, cx: &mut Context<'_>) {
+    fn close(&mut self, now: Timestamp, cx: &mut ConnectionContext<'_>) {
         let Self { requests, responses, pairing } = self;
         responses.close(&mut ResponseEnd { pairing, cx });
         requests.close(&mut RequestEnd { pairing, responses, cx });
         pairing.close(now, cx);
     }
 
-    fn is_settled(&self) -> bool {
-        self.requests.is_between() && self.responses.is_between() && self.pairing.is_settled()
+    fn is_idle(&self) -> bool {
+        self.requests.is_between() && self.responses.is_between() && self.pairing.is_idle()
     }
 
-    fn idle(&mut self, now: Timestamp, cx: &mut Context<'_>) {
+    fn tick(&mut self, now: Timestamp, cx: &mut ConnectionContext<'_>) {
         let Self { responses, pairing, .. } = self;
-        responses.idle(now, &mut ResponseEnd { pairing, cx });
+        responses.tick(now, &mut ResponseEnd { pairing, cx });
     }
 }

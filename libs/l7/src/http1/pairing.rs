@@ -4,7 +4,7 @@
 //! then the response waits, briefly. On a connection that was joined in the middle the first response can belong to a
 //! request that nobody saw: a response that came before the first request was seen is never paired with it.
 //!
-//! After a loss it cannot be told which responses belong to which requests until [`Turns`] says so. What was
+//! After a loss it cannot be told which responses belong to which requests until [`Resync`] says so. What was
 //! requested before bytes of the client's were lost is still answered first. Where only the rest of a call was not
 //! captured, and nothing looks like pipelining, the newest request is the only one unanswered.
 
@@ -12,14 +12,14 @@ use std::collections::VecDeque;
 
 use crate::{
     ErrorClass, Protocol, Status, Symbol, Timestamp,
-    elsewhere::{Resumed, Stand},
     http1::{
-        identify,
+        detect,
         reader::{Body, Fields, Handler, Reader},
     },
-    parser::{Context, Outcome, Request, Resource, Segment, Sender},
+    offload::{ConnectionState, FramingState},
+    parser::{ConnectionContext, Outcome, Request, Resource, Segment, Sender},
     pending::{Fifo, Next},
-    turns::{Answer, Missing, Turns},
+    resync::{GapKind, ResponsePosition, Resync},
 };
 
 /// Most responses that wait for their request.
@@ -43,7 +43,7 @@ enum Trust {
     /// The rest of a call was not captured. As long as nothing looks like pipelining, what comes next belongs together.
     Suspect,
     /// Nothing that comes is paired, but with requests from before.
-    Adrift,
+    Desynced,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -105,7 +105,7 @@ pub(super) struct Pairing {
     responses_lost: bool,
     /// A request certainly came before the one before it was answered.
     pipelined: bool,
-    turns: Turns,
+    resync: Resync,
     /// Pairing began again after a loss.
     realigned: bool,
     pub(super) tunnel: Option<Tunnel>,
@@ -113,21 +113,21 @@ pub(super) struct Pairing {
 
 impl Pairing {
     /// What waits on a connection that was followed elsewhere.
-    pub(super) fn resumed(resumed: &Resumed<'_>, cx: &mut Context<'_>) -> Self {
+    pub(super) fn resumed(resumed: &ConnectionState<'_>, cx: &mut ConnectionContext<'_>) -> Self {
         let mut pairing = Self { trust: Trust::Aligned, ..Self::default() };
-        for request in resumed.waiting {
+        for request in resumed.pending {
             let (operation, resource) = super::words(request.request, cx);
             cx.message();
             let method = if request.head { Method::Head } else { Method::Other };
             let request = Request { operation, resource, start: request.start, bytes: request.bytes };
-            pairing.turns.request();
+            pairing.resync.request();
             let waiting = Waiting { request, method, upgrade_h2c: false, certain: true };
             if pairing.waiting.push(waiting, cx.limits().pending_per_connection).is_some() {
-                cx.not_understood();
+                cx.unparsed();
             }
         }
-        pairing.pipelined = resumed.waiting.len() > 1;
-        if resumed.responses.stand != Stand::Start {
+        pairing.pipelined = resumed.pending.len() > 1;
+        if resumed.responses.framing != FramingState::Start {
             let owner = match pairing.waiting.pop() {
                 Some(Next::Waiting(waiting)) => Owner::Request(waiting),
                 _ => Owner::Unknown,
@@ -139,7 +139,7 @@ impl Pairing {
     }
 
     /// Whether requests and responses correspond, and nothing waits.
-    pub(super) fn is_settled(&self) -> bool {
+    pub(super) fn is_idle(&self) -> bool {
         self.trust == Trust::Aligned
             && self.waiting.is_empty()
             && self.early.is_empty()
@@ -154,11 +154,11 @@ impl Pairing {
         &mut self,
         segment: &Segment<'_>,
         starts: bool,
-        answer: Answer,
+        answer: ResponsePosition,
         responses: &mut Reader,
-        cx: &mut Context<'_>,
+        cx: &mut ConnectionContext<'_>,
     ) {
-        if self.turns.client(segment, starts, answer) {
+        if self.resync.client(segment, starts, answer) {
             responses.end_unframed(&mut ResponseEnd { pairing: self, cx });
             self.realign(cx);
         }
@@ -166,22 +166,22 @@ impl Pairing {
 
     /// The server sent a segment.
     pub(super) fn server(&mut self, segment: &Segment<'_>) {
-        self.turns.server(segment);
+        self.resync.server(segment);
     }
 
     /// What the server's segment answered is unknown.
     pub(super) fn unreadable(&mut self) {
-        if self.trust == Trust::Adrift {
-            self.turns.drift(Sender::Server, Missing::Garbled);
+        if self.trust == Trust::Desynced {
+            self.resync.desync(Sender::Server, GapKind::Malformed);
         }
     }
 
     /// Nothing is under way: pairing begins again.
-    fn realign(&mut self, cx: &mut Context<'_>) {
+    fn realign(&mut self, cx: &mut ConnectionContext<'_>) {
         self.trust = Trust::Aligned;
         self.realigned = true;
         while self.waiting.drain_one().is_some() {
-            cx.not_understood();
+            cx.unparsed();
         }
         if let Some(Current { owner: owner @ (Owner::Undecided | Owner::Unknown), .. }) = &mut self.current {
             *owner = Owner::Forgotten;
@@ -189,7 +189,7 @@ impl Pairing {
     }
 
     /// The connection was closed, and both readers have said what they had to.
-    pub(super) fn close(&mut self, now: Timestamp, cx: &mut Context<'_>) {
+    pub(super) fn close(&mut self, now: Timestamp, cx: &mut ConnectionContext<'_>) {
         if let Some(current) = self.current.take() {
             self.settle(&current, 0, now, cx);
         }
@@ -197,19 +197,19 @@ impl Pairing {
             if waiting.certain && !self.responses_lost {
                 cx.emit(Protocol::Http1, &waiting.request, &Outcome::none(now));
             } else {
-                cx.not_understood();
+                cx.unparsed();
             }
         }
         self.forget(cx);
     }
 
     /// Nothing that waits will become an exchange.
-    pub(super) fn forget(&mut self, cx: &mut Context<'_>) {
+    pub(super) fn forget(&mut self, cx: &mut ConnectionContext<'_>) {
         while self.waiting.drain_one().is_some() {
-            cx.not_understood();
+            cx.unparsed();
         }
         if self.incoming.take().is_some() {
-            cx.not_understood();
+            cx.unparsed();
         }
         for _ in self.early.drain(..) {
             cx.orphan();
@@ -217,18 +217,18 @@ impl Pairing {
     }
 
     /// A request's head is complete.
-    fn arrive(&mut self, waiting: Waiting, cx: &mut Context<'_>) {
+    fn arrive(&mut self, waiting: Waiting, cx: &mut ConnectionContext<'_>) {
         // One that was cut by a loss may be from before another that is already known.
-        if waiting.certain || self.trust != Trust::Adrift {
-            self.turns.request();
+        if waiting.certain || self.trust != Trust::Desynced {
+            self.resync.request();
         }
         self.pipelined |=
             self.waiting.back().is_some_and(|before| before.request.start == waiting.request.start);
         if self.trust == Trust::Suspect && (self.pipelined || !self.waiting.is_empty()) {
-            self.drift(Sender::Client, Missing::Unseen, cx);
+            self.desync(Sender::Client, GapKind::Truncated, cx);
         }
-        if self.trust == Trust::Adrift {
-            cx.not_understood();
+        if self.trust == Trust::Desynced {
+            cx.unparsed();
             return;
         }
         // Responses that are already here: of this request, or of one that was never seen.
@@ -248,20 +248,20 @@ impl Pairing {
             current.owner = Owner::Request(waiting);
             return;
         }
-        if !waiting.certain && self.turns.answered() > waiting.request.start {
+        if !waiting.certain && self.resync.answered() > waiting.request.start {
             // Its head was cut by a loss, and what the server said since may have been the response.
-            cx.not_understood();
+            cx.unparsed();
             return;
         }
         if self.waiting.push(waiting, cx.limits().pending_per_connection).is_some() {
-            cx.not_understood();
+            cx.unparsed();
         }
     }
 
     /// Bytes of one end are missing.
-    pub(super) fn lost(&mut self, of: Sender, missing: Missing, cx: &mut Context<'_>) {
-        if missing == Missing::Lost || self.pipelined || self.trust == Trust::Adrift {
-            self.drift(of, missing, cx);
+    pub(super) fn lost(&mut self, of: Sender, gap: GapKind, cx: &mut ConnectionContext<'_>) {
+        if gap == GapKind::Lost || self.pipelined || self.trust == Trust::Desynced {
+            self.desync(of, gap, cx);
             return;
         }
         self.trust = Trust::Suspect;
@@ -269,20 +269,20 @@ impl Pairing {
             if self.waiting.drain_one().is_none() {
                 break;
             }
-            cx.not_understood();
+            cx.unparsed();
         }
     }
 
     /// Nothing that comes is paired until requests and responses correspond again; what waits, only as long as it is
     /// answered in order.
-    fn drift(&mut self, of: Sender, missing: Missing, cx: &mut Context<'_>) {
-        self.trust = Trust::Adrift;
-        self.turns.drift(of, missing);
+    fn desync(&mut self, of: Sender, gap: GapKind, cx: &mut ConnectionContext<'_>) {
+        self.trust = Trust::Desynced;
+        self.resync.desync(of, gap);
         for _ in self.early.drain(..) {
             cx.orphan();
         }
         while of == Sender::Server && self.waiting.drain_one().is_some() {
-            cx.not_understood();
+            cx.unparsed();
         }
     }
 
@@ -293,9 +293,9 @@ impl Pairing {
     }
 
     /// A response is complete.
-    fn settle(&mut self, current: &Current, bytes: u64, ended: Timestamp, cx: &mut Context<'_>) {
+    fn settle(&mut self, current: &Current, bytes: u64, ended: Timestamp, cx: &mut ConnectionContext<'_>) {
         let bytes = bytes + std::mem::take(&mut self.interim_bytes);
-        self.turns.response();
+        self.resync.response();
         match &current.owner {
             Owner::Request(waiting) => {
                 self.paired();
@@ -303,16 +303,16 @@ impl Pairing {
                 emit(&waiting.request, current.status, bytes, ended, cx);
             }
             Owner::Forgotten => {}
-            Owner::Undecided | Owner::Unknown if self.trust == Trust::Adrift => {}
+            Owner::Undecided | Owner::Unknown if self.trust == Trust::Desynced => {}
             // Its request was lost, or is not the only one on the way.
             Owner::Undecided | Owner::Unknown if self.trust == Trust::Suspect => {
                 cx.orphan();
-                self.drift(Sender::Client, Missing::Lost, cx);
+                self.desync(Sender::Client, GapKind::Lost, cx);
             }
             // So many were not delivered out of order: requests were lost. After a loss not even one is believed to be.
             Owner::Undecided | Owner::Unknown if self.realigned || self.early.len() >= EARLY_MAX => {
                 cx.orphan();
-                self.drift(Sender::Client, Missing::Lost, cx);
+                self.desync(Sender::Client, GapKind::Lost, cx);
             }
             Owner::Undecided | Owner::Unknown => {
                 self.early.push_back(Early {
@@ -335,7 +335,7 @@ pub(super) fn error_class(status: u16) -> ErrorClass {
     }
 }
 
-fn emit(request: &Request, status: u16, bytes: u64, end: Timestamp, cx: &mut Context<'_>) {
+fn emit(request: &Request, status: u16, bytes: u64, end: Timestamp, cx: &mut ConnectionContext<'_>) {
     let error = error_class(status);
     let outcome = Outcome { status: Status::Code(u32::from(status)), error, end, bytes };
     cx.emit(Protocol::Http1, request, &outcome);
@@ -345,7 +345,7 @@ fn emit(request: &Request, status: u16, bytes: u64, end: Timestamp, cx: &mut Con
 pub(super) struct RequestEnd<'a, 'c> {
     pub(super) pairing: &'a mut Pairing,
     pub(super) responses: &'a mut Reader,
-    pub(super) cx: &'a mut Context<'c>,
+    pub(super) cx: &'a mut ConnectionContext<'c>,
 }
 
 impl Handler for RequestEnd<'_, '_> {
@@ -382,7 +382,7 @@ impl Handler for RequestEnd<'_, '_> {
         if self.pairing.responses_lost {
             // Without pipelining, what waits was answered in what was lost.
             while self.pairing.waiting.drain_one().is_some() {
-                self.cx.not_understood();
+                self.cx.unparsed();
             }
             self.pairing.responses_lost = false;
         }
@@ -412,7 +412,7 @@ impl Handler for RequestEnd<'_, '_> {
 
     fn abandon(&mut self) {
         if self.pairing.incoming.take().is_some() {
-            self.cx.not_understood();
+            self.cx.unparsed();
         }
     }
 
@@ -422,16 +422,16 @@ impl Handler for RequestEnd<'_, '_> {
         waiting.is_empty() && (current.is_none() || self.responses.is_unframed())
     }
 
-    fn gap(&mut self, missing: Missing) {
-        self.cx.gap();
-        self.pairing.lost(Sender::Client, missing, self.cx);
+    fn gap(&mut self, gap: GapKind) {
+        self.cx.count_gap();
+        self.pairing.lost(Sender::Client, gap, self.cx);
     }
 }
 
 /// Takes what the server's reader finds.
 pub(super) struct ResponseEnd<'a, 'c> {
     pub(super) pairing: &'a mut Pairing,
-    pub(super) cx: &'a mut Context<'c>,
+    pub(super) cx: &'a mut ConnectionContext<'c>,
 }
 
 impl Handler for ResponseEnd<'_, '_> {
@@ -450,7 +450,7 @@ impl Handler for ResponseEnd<'_, '_> {
             return Body::Interim;
         }
         current.owner = match pairing.waiting.pop() {
-            None if pairing.trust == Trust::Adrift => Owner::Forgotten,
+            None if pairing.trust == Trust::Desynced => Owner::Forgotten,
             Some(Next::Waiting(waiting)) => Owner::Request(waiting),
             Some(Next::Forgotten) => Owner::Forgotten,
             None => Owner::Unknown,
@@ -489,12 +489,12 @@ impl Handler for ResponseEnd<'_, '_> {
     }
 
     fn next_expected(&self) -> bool {
-        !self.pairing.waiting.is_empty() || self.pairing.trust == Trust::Adrift
+        !self.pairing.waiting.is_empty() || self.pairing.trust == Trust::Desynced
     }
 
-    fn gap(&mut self, missing: Missing) {
-        self.cx.gap();
-        self.pairing.lost(Sender::Server, missing, self.cx);
+    fn gap(&mut self, gap: GapKind) {
+        self.cx.count_gap();
+        self.pairing.lost(Sender::Server, gap, self.cx);
         self.pairing.responses_lost |= !self.pairing.waiting.is_empty();
     }
 }
@@ -532,14 +532,14 @@ pub(super) struct RequestLine<'a> {
 }
 
 pub(super) fn request_line(line: &[u8], whole: bool) -> Option<RequestLine<'_>> {
-    let method_end = line.iter().position(|b| !identify::is_token(*b))?;
+    let method_end = line.iter().position(|b| !detect::is_token(*b))?;
     let (method, rest) = line.split_at(method_end);
     if method.is_empty() || rest.first() != Some(&b' ') {
         return None;
     }
     let rest = rest.trim_ascii_start();
     let (target, named) = if whole {
-        if !identify::version_at_end(rest) {
+        if !detect::version_at_end(rest) {
             return None;
         }
         // " HTTP/1.1" was found at its end.

@@ -7,10 +7,10 @@
 
 use crate::{
     Timestamp,
-    elsewhere::{ResumedEnd, Stand},
-    http1::identify,
-    parser::{Guess, Segment, Sender},
-    turns::{Answer, Missing},
+    http1::detect,
+    offload::{DirectionState, FramingState},
+    parser::{Detection, Segment, Sender},
+    resync::{GapKind, ResponsePosition},
 };
 
 /// Most bytes of a line that is cut between segments which are kept; the rest of it is skipped.
@@ -77,7 +77,7 @@ pub(super) trait Handler {
     /// Whether a message could start although the one before has not ended by its own framing.
     fn next_expected(&self) -> bool;
     /// The framing was lost behind the message at hand.
-    fn gap(&mut self, missing: Missing);
+    fn gap(&mut self, gap: GapKind);
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -110,7 +110,7 @@ pub(super) struct Reader {
     bytes: u64,
     first: Timestamp,
     last: Timestamp,
-    fruitless: u16,
+    misses: u16,
 }
 
 impl Reader {
@@ -129,31 +129,33 @@ impl Reader {
             bytes: 0,
             first: Timestamp::default(),
             last: Timestamp::default(),
-            fruitless: 0,
+            misses: 0,
         }
     }
 
     /// One that was followed elsewhere so far.
-    pub(super) fn resumed(from: Sender, end: &ResumedEnd<'_>) -> Self {
-        let state = match end.stand {
-            Stand::Body(left) => State::Length(left),
-            Stand::ChunkData(left) => match left.saturating_sub(CHUNK_TAIL) {
+    pub(super) fn resumed(from: Sender, end: &DirectionState<'_>) -> Self {
+        let state = match end.framing {
+            FramingState::Body(left) => State::Length(left),
+            FramingState::ChunkData(left) => match left.saturating_sub(CHUNK_TAIL) {
                 0 => State::ChunkEnd,
                 data => State::ChunkData(data),
             },
-            Stand::ChunkSize => State::ChunkSize,
-            Stand::Start | Stand::First(_) | Stand::Values { .. } | Stand::Header(_) | Stand::Answer(_) => {
-                State::Start
-            }
+            FramingState::ChunkSize => State::ChunkSize,
+            FramingState::Start
+            | FramingState::FirstByte(_)
+            | FramingState::Values { .. }
+            | FramingState::CommandHeader(_)
+            | FramingState::Result(_) => State::Start,
         };
-        let line = if let Stand::First(byte) = end.stand { vec![byte] } else { Vec::new() };
+        let line = if let FramingState::FirstByte(byte) = end.framing { vec![byte] } else { Vec::new() };
         let bytes = if state == State::Start { line.len() as u64 } else { end.bytes };
         Self { state, line, bytes, first: end.start, last: end.start, ..Self::new(from) }
     }
 
     /// Segments in a row without a message start since the framing was lost.
-    pub(super) fn fruitless(&self) -> u16 {
-        self.fruitless
+    pub(super) fn misses(&self) -> u16 {
+        self.misses
     }
 
     /// Whether the message's end cannot be seen in its own direction.
@@ -165,18 +167,18 @@ impl Reader {
     pub(super) fn starts(&self, segment: &Segment<'_>) -> bool {
         match self.state {
             State::Start => self.line.is_empty() && !segment.bytes.is_empty(),
-            State::Lost | State::Unframed | State::UntilClose => self.opens(segment) != Guess::No,
+            State::Lost | State::Unframed | State::UntilClose => self.opens(segment) != Detection::No,
             _ => false,
         }
     }
 
     /// How far what was sent goes.
-    pub(super) fn answer(&self) -> Answer {
+    pub(super) fn answer(&self) -> ResponsePosition {
         match self.state {
-            State::Start if self.line.is_empty() => Answer::Over,
-            State::Lost | State::Tunnel => Answer::Over,
-            State::Unframed | State::UntilClose => Answer::Open,
-            _ => Answer::Half,
+            State::Start if self.line.is_empty() => ResponsePosition::Boundary,
+            State::Lost | State::Tunnel => ResponsePosition::Boundary,
+            State::Unframed | State::UntilClose => ResponsePosition::Unbounded,
+            _ => ResponsePosition::Inside,
         }
     }
 
@@ -187,11 +189,11 @@ impl Reader {
 
     /// So many bytes were lost.
     pub(super) fn lost(&mut self, bytes: u64, handler: &mut impl Handler) {
-        self.hole(bytes, false, handler);
+        self.skip_gap(bytes, false, handler);
         // Of a request's body nobody waits for the end.
         if self.from == Sender::Client && self.is_blind() {
             self.end_unframed(handler);
-            self.lose(Missing::Lost, handler);
+            self.lose(GapKind::Lost, handler);
         }
     }
 
@@ -205,9 +207,9 @@ impl Reader {
             }
             input = self.step(input, segment.at, handler);
         }
-        if segment.unseen > 0 {
+        if segment.truncated > 0 {
             self.last = segment.at;
-            self.hole(segment.unseen, true, handler);
+            self.skip_gap(segment.truncated, true, handler);
         } else if self.state == State::Unframed && self.fields.chunked && ends_chunked(segment.bytes) {
             self.finish(handler);
         }
@@ -238,7 +240,7 @@ impl Reader {
     }
 
     /// Nothing moved for a while.
-    pub(super) fn idle(&mut self, now: Timestamp, handler: &mut impl Handler) {
+    pub(super) fn tick(&mut self, now: Timestamp, handler: &mut impl Handler) {
         if now.since(self.last) >= UNFRAMED_QUIET_NS {
             self.end_unframed(handler);
         }
@@ -249,17 +251,17 @@ impl Reader {
         match self.state {
             State::Lost if segment.bytes.is_empty() => {}
             State::Lost => {
-                if self.opens(segment) == Guess::No {
-                    self.fruitless = self.fruitless.saturating_add(1);
+                if self.opens(segment) == Detection::No {
+                    self.misses = self.misses.saturating_add(1);
                 } else {
                     self.state = State::Start;
                 }
             }
             State::Unframed | State::UntilClose | State::Length(_)
-                if handler.next_expected() && matches!(self.opens(segment), Guess::Yes(_)) =>
+                if handler.next_expected() && matches!(self.opens(segment), Detection::Yes(_)) =>
             {
                 if let State::Length(_) = self.state {
-                    handler.gap(Missing::Garbled);
+                    handler.gap(GapKind::Malformed);
                 }
                 self.finish(handler);
             }
@@ -268,18 +270,18 @@ impl Reader {
     }
 
     /// Whether the segment's bytes look like the start of a message.
-    fn opens(&self, segment: &Segment<'_>) -> Guess {
+    fn opens(&self, segment: &Segment<'_>) -> Detection {
         match self.from {
-            Sender::Client => identify::request(segment.bytes, true),
-            Sender::Server => identify::response(segment.bytes),
+            Sender::Client => detect::request(segment.bytes, true),
+            Sender::Server => detect::response(segment.bytes),
         }
     }
 
-    /// Whether what is held of a start line can become one.
-    fn line_guess(&self) -> Guess {
+    /// Whether what is buffered of a start line can become one.
+    fn detect_line(&self) -> Detection {
         match self.from {
-            Sender::Client => identify::request(&self.line, false),
-            Sender::Server => identify::response(&self.line),
+            Sender::Client => detect::request(&self.line, false),
+            Sender::Server => detect::response(&self.line),
         }
     }
 
@@ -310,10 +312,10 @@ impl Reader {
                     self.bytes += input.len() as u64;
                     self.last = at;
                     self.hold(input);
-                    if self.state == State::Start && self.line_guess() == Guess::No {
+                    if self.state == State::Start && self.detect_line() == Detection::No {
                         self.line.clear();
                         self.long = false;
-                        self.lose(Missing::Garbled, handler);
+                        self.lose(GapKind::Malformed, handler);
                     }
                     return &[];
                 };
@@ -325,10 +327,10 @@ impl Reader {
                     self.line(line, true, handler);
                 } else {
                     self.hold(line);
-                    let held = std::mem::take(&mut self.line);
+                    let buffered = std::mem::take(&mut self.line);
                     let whole = !std::mem::take(&mut self.long);
-                    self.line(&held, whole, handler);
-                    self.line = held;
+                    self.line(&buffered, whole, handler);
+                    self.line = buffered;
                     self.line.clear();
                     self.line.shrink_to(IDLE_CAPACITY);
                 }
@@ -346,29 +348,29 @@ impl Reader {
             State::Start => {
                 self.fields = Fields::default();
                 if handler.start(line, whole, self.first) {
-                    self.fruitless = 0;
+                    self.misses = 0;
                     self.state = State::Header;
                 } else {
-                    self.lose(Missing::Garbled, handler);
+                    self.lose(GapKind::Malformed, handler);
                 }
             }
             State::Header if line.is_empty() => self.head(true, handler),
             State::Header if line.contains(&0) => {
                 handler.abandon();
-                self.lose(Missing::Garbled, handler);
+                self.lose(GapKind::Malformed, handler);
             }
             State::Header => self.fields.take(line),
             State::ChunkSize => match chunk_size(line) {
                 Some(0) => self.state = State::Trailer,
                 Some(size) => self.state = State::ChunkData(size),
                 None => {
-                    handler.gap(Missing::Garbled);
+                    handler.gap(GapKind::Malformed);
                     self.state = State::Unframed;
                 }
             },
             State::ChunkEnd if line.is_empty() => self.state = State::ChunkSize,
             State::ChunkEnd => {
-                handler.gap(Missing::Garbled);
+                handler.gap(GapKind::Malformed);
                 self.state = State::Unframed;
             }
             State::Trailer if line.is_empty() => self.finish(handler),
@@ -397,35 +399,35 @@ impl Reader {
 
     /// `bytes` of this direction were not captured. With `one_call` they are the rest of what was moved at once, so
     /// that a message or a chunk most likely ends with them.
-    fn hole(&mut self, bytes: u64, one_call: bool, handler: &mut impl Handler) {
-        let missing = if one_call { Missing::Unseen } else { Missing::Lost };
+    fn skip_gap(&mut self, bytes: u64, one_call: bool, handler: &mut impl Handler) {
+        let gap = if one_call { GapKind::Truncated } else { GapKind::Lost };
         let before = self.bytes;
         self.bytes = self.bytes.saturating_add(bytes);
         match self.state {
-            State::Start if self.line.is_empty() => self.lose(missing, handler),
+            State::Start if self.line.is_empty() => self.lose(gap, handler),
             // The message at hand is still the next one: only what follows it is unknown.
             State::Start => {
-                let held = std::mem::take(&mut self.line);
+                let buffered = std::mem::take(&mut self.line);
                 self.fields = Fields::default();
-                if handler.start(&held, false, self.first) {
-                    self.fruitless = 0;
+                if handler.start(&buffered, false, self.first) {
+                    self.misses = 0;
                     self.head(false, handler);
                 } else {
                     self.state = State::Lost;
                     self.bytes = 0;
                 }
-                handler.gap(missing);
+                handler.gap(gap);
             }
             State::Header => {
                 self.head(false, handler);
-                handler.gap(missing);
+                handler.gap(gap);
             }
             State::Length(remaining) if bytes < remaining => self.state = State::Length(remaining - bytes),
             State::Length(remaining) => {
                 self.bytes = before.saturating_add(remaining);
                 self.finish(handler);
                 if bytes > remaining {
-                    self.lose(missing, handler);
+                    self.lose(gap, handler);
                 }
             }
             State::ChunkData(remaining) if bytes <= remaining => {
@@ -439,7 +441,7 @@ impl Reader {
                 self.finish(handler);
             }
             State::ChunkSize | State::ChunkData(_) | State::ChunkEnd | State::Trailer => {
-                handler.gap(missing);
+                handler.gap(gap);
                 self.state = State::Unframed;
             }
             State::Lost => self.bytes = 0,
@@ -457,11 +459,11 @@ impl Reader {
         handler.end(bytes, self.last);
     }
 
-    fn lose(&mut self, missing: Missing, handler: &mut impl Handler) {
+    fn lose(&mut self, gap: GapKind, handler: &mut impl Handler) {
         self.bytes = 0;
         if self.state != State::Lost {
             self.state = State::Lost;
-            handler.gap(missing);
+            handler.gap(gap);
         }
     }
 

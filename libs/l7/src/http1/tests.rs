@@ -9,7 +9,7 @@ use crate::{
     testing::{Random, Replay, Step, assert_no_harm, assert_same_at_every_cut, play},
 };
 
-fn guessed() -> Connection {
+fn detected() -> Connection {
     Connection::new(ScopeId(1))
 }
 
@@ -30,12 +30,12 @@ fn served(texts: &[&str]) -> Vec<Step> {
 fn assert_served(texts: &[&str], expected: &[&str]) {
     let steps = served(texts);
     let expected: Vec<String> = expected.iter().map(|line| format!("Server {line}")).collect();
-    assert_eq!(play(guessed(), &steps), expected, "{texts:?}");
-    assert_same_at_every_cut(guessed, &steps, &expected);
+    assert_eq!(play(detected(), &steps), expected, "{texts:?}");
+    assert_same_at_every_cut(detected, &steps, &expected);
     // The same seen from the client.
     let steps: Vec<Step> = steps.into_iter().map(|(way, bytes)| (way.reverse(), bytes)).collect();
     let expected: Vec<String> = expected.iter().map(|line| line.replacen("Server", "Client", 1)).collect();
-    assert_same_at_every_cut(guessed, &steps, &expected);
+    assert_same_at_every_cut(detected, &steps, &expected);
 }
 
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
@@ -117,7 +117,7 @@ fn a_refused_expectation_leaves_the_body_out() {
         "GET /next HTTP/1.1\r\n\r\n",
         OK,
     ]);
-    assert_eq!(play(guessed(), &steps)[1], "Server GET /next 200 None 22/40");
+    assert_eq!(play(detected(), &steps)[1], "Server GET /next 200 None 22/40");
 }
 
 #[test]
@@ -139,7 +139,7 @@ fn target_forms() {
 fn unknown_methods_and_sloppy_lines_are_taken_as_servers_take_them() {
     assert_served(
         &[
-            "GET /a HTTP/1.1\nHost: x\n folded: y\nContent-Length: 1\n\nb",
+            "GET /a HTTP/1.1\nHost: x\n overflowed_names: y\nContent-Length: 1\n\nb",
             "HTTP/1.1 200\nContent-Length: 0\n\n",
             "\r\nFROB-1 /x HTTP/1.1\r\nno colon\r\n\r\n",
             "HTTP/1.1 400 Bad\r\nContent-Length: 0\r\n\r\n",
@@ -157,8 +157,8 @@ fn after_an_upgrade_the_connection_is_left_alone() {
         OK,
     ]);
     let expected = vec!["Server GET /chat 101 None 63/56".to_owned()];
-    assert_same_at_every_cut(guessed, &steps, &expected);
-    let mut replay = Replay::new(guessed());
+    assert_same_at_every_cut(detected, &steps, &expected);
+    let mut replay = Replay::new(detected());
     for (direction, bytes) in &steps {
         replay.part(*direction, bytes, bytes.len() as u64);
     }
@@ -193,24 +193,24 @@ fn a_request_without_response_ends_with_the_connection() {
 #[test]
 fn half_a_request_is_none() {
     for (text, starts) in [("GET / HTTP/1.1\r\nHost: a\r\n", 1), ("GET / HT", 0), ("GE", 0)] {
-        let mut replay = Replay::new(guessed());
+        let mut replay = Replay::new(detected());
         replay.ingress(text.as_bytes());
         replay.close();
         assert!(replay.exchanges.is_empty());
-        assert_eq!(replay.engine.tally().not_understood, starts, "{text:?}");
+        assert_eq!(replay.context.tally().unparsed, starts, "{text:?}");
     }
-    let mut replay = Replay::new(guessed());
+    let mut replay = Replay::new(detected());
     replay.ingress(b"GET / HTTP/1.1\r\n\r\n");
     replay.egress(OK.as_bytes());
     replay.ingress(b"GET /ab");
     replay.close();
     assert_eq!(replay.exchanges.len(), 1);
-    assert_eq!(replay.engine.tally().not_understood, 1);
+    assert_eq!(replay.context.tally().unparsed, 1);
 }
 
 #[test]
 fn a_header_of_a_mebibyte_is_skipped_not_held() {
-    let mut replay = Replay::new(guessed());
+    let mut replay = Replay::new(detected());
     replay.ingress(b"GET /big HTTP/1.1\r\nCookie: ");
     for _ in 0..256 {
         replay.ingress(&[b'x'; 4096]);
@@ -225,7 +225,7 @@ fn a_header_of_a_mebibyte_is_skipped_not_held() {
 
 #[test]
 fn a_target_of_a_mebibyte_is_a_request() {
-    let mut replay = Replay::new(guessed());
+    let mut replay = Replay::new(detected());
     replay.ingress(b"GET /api/");
     for _ in 0..256 {
         replay.ingress(&[b'x'; 4096]);
@@ -238,7 +238,7 @@ fn a_target_of_a_mebibyte_is_a_request() {
 
 #[test]
 fn duration_is_from_the_first_byte_to_the_last() {
-    let mut replay = Replay::new(guessed());
+    let mut replay = Replay::new(detected());
     replay.ingress(b"G");
     replay.ingress(b"ET / HTTP/1.1\r\n\r\n");
     replay.egress(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\no");
@@ -251,7 +251,7 @@ fn duration_is_from_the_first_byte_to_the_last() {
 
 #[test]
 fn bodies_of_known_length_need_no_bytes() {
-    let mut replay = Replay::new(guessed());
+    let mut replay = Replay::new(detected());
     for _ in 0..3 {
         let head = b"POST /up HTTP/1.1\r\nContent-Length: 1000000\r\n\r\n";
         replay.part(Ingress, head, head.len() as u64 + 400_000);
@@ -264,12 +264,12 @@ fn bodies_of_known_length_need_no_bytes() {
     }
     replay.close();
     assert_eq!(replay.lines(), ["Server POST /up 200 None 1000046/5041"; 3]);
-    assert_eq!(replay.engine.tally().gaps, 0);
+    assert_eq!(replay.context.tally().gaps, 0);
 }
 
 #[test]
 fn chunked_bodies_with_truncated_capture_stay_exact_without_pipelining() {
-    let mut replay = Replay::new(guessed());
+    let mut replay = Replay::new(detected());
     for _ in 0..5 {
         replay.ingress(b"GET /stream HTTP/1.1\r\n\r\n");
         let head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2000\r\nHTTP/1.1 500 no\r\n\r\n";
@@ -281,12 +281,12 @@ fn chunked_bodies_with_truncated_capture_stay_exact_without_pipelining() {
     replay.close();
     assert_eq!(replay.lines(), ["Server GET /stream 200 None 24/25400"; 5]);
     assert!(replay.exchanges.iter().all(|exchange| exchange.duration_ns() == 3000));
-    assert!(replay.engine.tally().gaps > 0);
+    assert!(replay.context.tally().gaps > 0);
 }
 
 #[test]
 fn chunks_that_are_written_whole_need_not_be_captured_whole() {
-    let mut replay = Replay::new(guessed());
+    let mut replay = Replay::new(detected());
     for _ in 0..3 {
         replay.ingress(b"GET /stream HTTP/1.1\r\n\r\n");
         let head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2000\r\nxxxx";
@@ -297,12 +297,12 @@ fn chunks_that_are_written_whole_need_not_be_captured_whole() {
     }
     replay.close();
     assert_eq!(replay.lines(), ["Server GET /stream 200 None 24/20556"; 3]);
-    assert_eq!(replay.engine.tally().gaps, 0);
+    assert_eq!(replay.context.tally().gaps, 0);
 }
 
 #[test]
 fn the_last_chunk_of_an_unframed_body_ends_it() {
-    let mut replay = Replay::new(guessed());
+    let mut replay = Replay::new(detected());
     replay.ingress(b"GET /stream HTTP/1.1\r\n\r\n");
     replay.part(Egress, b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2000\r\nxx", 9000);
     replay.egress(b"0\r\n\r\n");
@@ -311,12 +311,12 @@ fn the_last_chunk_of_an_unframed_body_ends_it() {
 
 #[test]
 fn an_unframed_response_ends_when_the_connection_is_quiet() {
-    let mut replay = Replay::new(guessed());
+    let mut replay = Replay::new(detected());
     replay.ingress(b"GET /stream HTTP/1.1\r\n\r\n");
     replay.part(Egress, b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2000\r\nxx", 9000);
     let now = crate::Timestamp(replay.now + 6_000_000_000);
     let exchanges = &mut replay.exchanges;
-    replay.connection.idle(now, &mut replay.engine, &mut |exchange| exchanges.push(exchange));
+    replay.connection.tick(now, &mut replay.context, &mut |exchange| exchanges.push(exchange));
     assert_eq!(replay.exchanges.len(), 1);
     assert_eq!(replay.exchanges[0].duration_ns(), 1000);
     replay.ingress(b"GET /next HTTP/1.1\r\n\r\n");
@@ -327,7 +327,7 @@ fn an_unframed_response_ends_when_the_connection_is_quiet() {
 
 #[test]
 fn heads_that_were_not_captured_whole_count_when_they_are_answered() {
-    let mut replay = Replay::new(guessed());
+    let mut replay = Replay::new(detected());
     for _ in 0..3 {
         replay.part(Ingress, b"GET /cookies HTTP/1.1\r\nCookie: xxxxx", 5000);
         replay.part(Egress, b"HTTP/1.1 302 Found\r\nSet-Cookie: xxxxxx", 4000);
@@ -347,7 +347,7 @@ fn a_connection_joined_within_a_response_waits_for_a_start() {
             step(Egress, "HTTP/1.1 404 No\r\nContent-Length: 0\r\n\r\n"),
         ];
         assert_eq!(
-            play(guessed(), &steps),
+            play(detected(), &steps),
             ["Server GET /a 200 None 19/40", "Server GET /b 404 Client 19/38"],
             "{garbage:?}"
         );
@@ -394,7 +394,7 @@ fn count(replay: &Replay, path: &str, status: u16) -> usize {
 #[test]
 fn after_a_loss_one_exchange_is_watched_and_the_next_is_paired() {
     for of in [Ingress, Egress] {
-        let mut replay = Replay::new(guessed());
+        let mut replay = Replay::new(detected());
         repeat(&mut replay, "/a", 200, 40);
         if of == Ingress {
             replay.lose(Ingress, 19);
@@ -412,7 +412,7 @@ fn after_a_loss_one_exchange_is_watched_and_the_next_is_paired() {
 
 #[test]
 fn after_a_loss_on_a_young_connection_turns_are_counted() {
-    let mut replay = Replay::new(guessed());
+    let mut replay = Replay::new(detected());
     repeat(&mut replay, "/a", 200, 2);
     replay.lose(Ingress, 19);
     repeat(&mut replay, "/b", 404, 100);
@@ -423,7 +423,7 @@ fn after_a_loss_on_a_young_connection_turns_are_counted() {
 
 #[test]
 fn after_a_loss_while_pipelining_silence_says_that_all_is_answered() {
-    let mut replay = Replay::new(guessed());
+    let mut replay = Replay::new(detected());
     let batch = "GET /a HTTP/1.1\r\n\r\n".repeat(4);
     replay.ingress(batch.as_bytes());
     replay.egress(OK.repeat(4).as_bytes());
@@ -447,7 +447,7 @@ fn after_a_loss_while_pipelining_silence_says_that_all_is_answered() {
 
 #[test]
 fn what_was_asked_before_a_loss_of_requests_is_still_answered_first() {
-    let mut replay = Replay::new(guessed());
+    let mut replay = Replay::new(detected());
     replay.ingress(b"GET /a HTTP/1.1\r\n\r\nGET /b HTTP/1.1\r\n\r\n");
     replay.lose(Ingress, 19);
     replay.ingress(b"GET /d HTTP/1.1\r\n\r\n");
@@ -460,7 +460,7 @@ fn what_was_asked_before_a_loss_of_requests_is_still_answered_first() {
 
 #[test]
 fn retransmitted_bytes_are_seen_once() {
-    let mut replay = Replay::new(guessed());
+    let mut replay = Replay::new(detected());
     replay.ingress(b"GET /a HTTP/1.1\r\n\r\n");
     let mut engine_chunk = |offset: u64, text: &str| {
         let chunk = crate::Chunk {
@@ -471,7 +471,7 @@ fn retransmitted_bytes_are_seen_once() {
             total: text.len() as u64,
         };
         let exchanges = &mut replay.exchanges;
-        replay.connection.chunk(&chunk, &mut replay.engine, &mut |exchange| exchanges.push(exchange));
+        replay.connection.chunk(&chunk, &mut replay.context, &mut |exchange| exchanges.push(exchange));
     };
     engine_chunk(0, &OK[..20]);
     engine_chunk(0, &OK[..20]);
@@ -484,10 +484,10 @@ fn a_proxy_header_is_skipped() {
     let expected = ["Server GET /a 200 None 19/40".to_owned()];
     let mut v2 = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c\x0a\0\0\x01\x0a\0\0\x02\0\x05\0\x50".to_vec();
     v2.extend(b"GET /a HTTP/1.1\r\n\r\n");
-    for opening in [b"PROXY TCP4 10.0.0.1 10.0.0.2 5 80\r\nGET /a HTTP/1.1\r\n\r\n".to_vec(), v2] {
-        let steps = [(Ingress, opening), step(Egress, OK)];
-        assert_eq!(play(guessed(), &steps), expected);
-        assert_same_at_every_cut(guessed, &steps, &expected);
+    for prefix in [b"PROXY TCP4 10.0.0.1 10.0.0.2 5 80\r\nGET /a HTTP/1.1\r\n\r\n".to_vec(), v2] {
+        let steps = [(Ingress, prefix), step(Egress, OK)];
+        assert_eq!(play(detected(), &steps), expected);
+        assert_same_at_every_cut(detected, &steps, &expected);
     }
 }
 
@@ -501,7 +501,7 @@ fn other_protocols_are_ignored_without_an_exchange() {
         &["GET key\r\n", "VALUE key 0 1\r\n"],
     ] {
         let steps: Vec<Step> = served(texts).into_iter().cycle().take(200).collect();
-        let mut replay = Replay::new(guessed());
+        let mut replay = Replay::new(detected());
         for (direction, bytes) in &steps {
             replay.part(*direction, bytes, bytes.len() as u64);
         }
@@ -515,7 +515,7 @@ fn other_protocols_are_ignored_without_an_exchange() {
 fn random_bytes_give_no_exchange() {
     let mut random = Random(7);
     for _ in 0..2000 {
-        let mut replay = Replay::new(guessed());
+        let mut replay = Replay::new(detected());
         for _ in 0..20 {
             let length = random.below(300);
             let bytes = random.bytes(length);
@@ -542,7 +542,7 @@ fn mutations_and_losses_do_no_harm() {
 
 #[test]
 fn more_requests_than_can_wait_keep_the_others_paired() {
-    let mut replay = Replay::new(guessed());
+    let mut replay = Replay::new(detected());
     for number in 0..1500 {
         replay.ingress(format!("GET /{} HTTP/1.1\r\n\r\n", if number < 1000 { "a" } else { "b" }).as_bytes());
     }
@@ -554,13 +554,13 @@ fn more_requests_than_can_wait_keep_the_others_paired() {
     assert_eq!(replay.exchanges.len(), 1024);
     assert_eq!(replay.lines().iter().filter(|line| line.contains("/b 404")).count(), 500);
     assert_eq!(replay.lines().iter().filter(|line| line.contains("/a 200")).count(), 524);
-    assert_eq!(replay.engine.tally().not_understood, 476);
+    assert_eq!(replay.context.tally().unparsed, 476);
 }
 
 #[test]
 fn a_truncated_response_keeps_its_status() {
     let steps = served(&["GET /a HTTP/1.1\r\n\r\n", "HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf"]);
-    let mut replay = Replay::new(guessed());
+    let mut replay = Replay::new(detected());
     for (direction, bytes) in &steps {
         replay.part(*direction, bytes, bytes.len() as u64);
     }
@@ -579,7 +579,7 @@ fn an_idle_connection_is_small() {
 fn after_a_hole_in_pipelined_requests_no_response_is_given_to_another() {
     let mut random = Random(1);
     for round in 0..200 {
-        let mut replay = Replay::new(guessed());
+        let mut replay = Replay::new(detected());
         let mut requests = String::new();
         let mut responses = String::new();
         for _ in 0..200 {

@@ -13,10 +13,10 @@
 //! response. For gRPC the status is the one in the trailers, the resource `/service/method`. A stream that is reset
 //! before a status was seen got no response.
 
+mod detect;
 mod frame;
 mod hpack;
 mod huffman;
-mod identify;
 mod streams;
 #[cfg(test)]
 mod tests;
@@ -28,7 +28,7 @@ use crate::{
         hpack::{Scratch, Table},
         streams::{Began, Streams},
     },
-    parser::{Context, Entry, Flow, Parser, Segment, Sender, Start, Transport},
+    parser::{ConnectionContext, Entry, Flow, Parser, Segment, Sender, Start, Transport},
     stream::{Framer, Head, Piece, Step},
 };
 
@@ -36,8 +36,9 @@ use crate::{
 pub(crate) const ENTRY: Entry = Entry {
     protocol: Protocol::Http2,
     transports: &[Transport::Stream],
-    identify: identify::identify,
+    detect: detect::detect,
     start: |start: Start| Box::new(Http2::new(start)),
+    offload: None,
 };
 
 /// Most bytes of a frame that are held when it is cut between segments.
@@ -47,7 +48,7 @@ const FRAME_BYTES_MAX: usize = HEADER_BYTES + (1 << 14);
 const BLOCK_BYTES_MAX: usize = 32 * 1024;
 
 /// Segments in a row without a frame after which a connection that lost its framing is given up.
-const FRUITLESS_MAX: u16 = 1024;
+const MISSES_MAX: u16 = 1024;
 
 /// One connection.
 #[derive(Debug)]
@@ -63,7 +64,7 @@ struct Http2 {
 struct End {
     framer: Framer,
     frames: Frames,
-    fruitless: u16,
+    misses: u16,
 }
 
 /// State between the frames of one end.
@@ -103,7 +104,7 @@ impl End {
             ending: None,
             preface: false,
         };
-        Self { framer: Framer::default(), frames, fruitless: 0 }
+        Self { framer: Framer::default(), frames, misses: 0 }
     }
 }
 
@@ -123,9 +124,9 @@ impl Http2 {
 }
 
 impl Parser for Http2 {
-    fn segment(&mut self, segment: &Segment<'_>, cx: &mut Context<'_>) -> Flow {
+    fn segment(&mut self, segment: &Segment<'_>, cx: &mut ConnectionContext<'_>) -> Flow {
         let Self { client, server, streams, scratch } = self;
-        let End { framer, frames, fruitless } = match segment.from {
+        let End { framer, frames, misses } = match segment.from {
             Sender::Client => client,
             Sender::Server => server,
         };
@@ -133,7 +134,7 @@ impl Parser for Http2 {
             Piece::Head(head) => {
                 let step = frames.head(&head, streams, scratch, cx);
                 if let Step::Take(_) = step {
-                    *fruitless = 0;
+                    *misses = 0;
                 }
                 step
             }
@@ -144,15 +145,15 @@ impl Parser for Http2 {
                 Step::More
             }
             Piece::Gap => {
-                cx.gap();
+                cx.count_gap();
                 frames.lost();
                 streams.lost();
                 Step::More
             }
         });
         if framer.is_lost() {
-            *fruitless = fruitless.saturating_add(1);
-            if *fruitless > FRUITLESS_MAX {
+            *misses = misses.saturating_add(1);
+            if *misses > MISSES_MAX {
                 streams.close(segment.at, cx);
                 return Flow::Done;
             }
@@ -160,12 +161,12 @@ impl Parser for Http2 {
         Flow::Continue
     }
 
-    fn close(&mut self, now: Timestamp, cx: &mut Context<'_>) {
+    fn close(&mut self, now: Timestamp, cx: &mut ConnectionContext<'_>) {
         self.streams.close(now, cx);
     }
 
-    fn idle(&mut self, now: Timestamp, cx: &mut Context<'_>) {
-        self.streams.idle(now, cx);
+    fn tick(&mut self, now: Timestamp, cx: &mut ConnectionContext<'_>) {
+        self.streams.tick(now, cx);
     }
 }
 
@@ -176,7 +177,7 @@ impl Frames {
         head: &Head<'_>,
         streams: &mut Streams,
         scratch: &mut Scratch,
-        cx: &mut Context<'_>,
+        cx: &mut ConnectionContext<'_>,
     ) -> Step {
         if self.from == Sender::Client && !self.preface && head.bytes.first() == Some(&b'P') {
             let begun = head.bytes.get(..PREFACE.len()).unwrap_or(head.bytes);
@@ -261,7 +262,7 @@ impl Frames {
         payload: &[u8],
         streams: &mut Streams,
         scratch: &mut Scratch,
-        cx: &mut Context<'_>,
+        cx: &mut ConnectionContext<'_>,
     ) {
         let Some(open) = &mut self.open else { return };
         let (bytes, whole) = header.fragment(payload).unwrap_or((&[], false));
@@ -292,7 +293,7 @@ impl Frames {
         }
         if !open.whole {
             self.table.forget();
-            cx.gap();
+            cx.count_gap();
         }
         self.block.clear();
         self.block.shrink_to(0);

@@ -3,7 +3,7 @@
 use crate::{
     ErrorClass, NameKind, Protocol, Status, Symbol, Timestamp, http1,
     http2::hpack::{Field, Name},
-    parser::{Context, Outcome, Request, Resource, Sender},
+    parser::{ConnectionContext, Outcome, Request, Resource, Sender},
     pending::ById,
 };
 
@@ -121,7 +121,7 @@ impl Streams {
         id: u32,
         at: Timestamp,
         bytes: usize,
-        cx: &mut Context<'_>,
+        cx: &mut ConnectionContext<'_>,
         read: impl FnOnce(&mut dyn FnMut(&Field<'_>)),
     ) {
         let mut block = Block::default();
@@ -166,7 +166,14 @@ impl Streams {
         }
     }
 
-    fn arrive(&mut self, id: u32, at: Timestamp, bytes: usize, block: &Block, cx: &mut Context<'_>) {
+    fn arrive(
+        &mut self,
+        id: u32,
+        at: Timestamp,
+        bytes: usize,
+        block: &Block,
+        cx: &mut ConnectionContext<'_>,
+    ) {
         cx.message();
         // gRPC calls are POST requests with a content type.
         let content = match block.content {
@@ -185,12 +192,12 @@ impl Streams {
         let request = Request { operation, resource, start: at, bytes: bytes as u64 };
         let stream = Stream { content, ..Stream::new(request) };
         if self.open.insert(id, stream, cx.limits().pending_per_connection).is_some() {
-            cx.not_understood();
+            cx.unparsed();
         }
     }
 
     /// The frame with which an end closes its half of a stream has gone by.
-    pub(super) fn end(&mut self, from: Sender, id: u32, at: Timestamp, cx: &mut Context<'_>) {
+    pub(super) fn end(&mut self, from: Sender, id: u32, at: Timestamp, cx: &mut ConnectionContext<'_>) {
         if from == Sender::Server
             && let Some(stream) = self.open.remove(id)
         {
@@ -199,14 +206,14 @@ impl Streams {
     }
 
     /// `RST_STREAM`: what was seen so far is all there is.
-    pub(super) fn reset(&mut self, id: u32, at: Timestamp, cx: &mut Context<'_>) {
+    pub(super) fn reset(&mut self, id: u32, at: Timestamp, cx: &mut ConnectionContext<'_>) {
         if let Some(stream) = self.open.remove(id) {
             self.finish(stream, at, cx);
         }
     }
 
     /// GOAWAY: the server will not answer streams beyond the last one.
-    pub(super) fn go_away(&mut self, last: u32, at: Timestamp, cx: &mut Context<'_>) {
+    pub(super) fn go_away(&mut self, last: u32, at: Timestamp, cx: &mut ConnectionContext<'_>) {
         if last > self.newest {
             return;
         }
@@ -223,7 +230,7 @@ impl Streams {
     }
 
     /// The connection has ended.
-    pub(super) fn close(&mut self, now: Timestamp, cx: &mut Context<'_>) {
+    pub(super) fn close(&mut self, now: Timestamp, cx: &mut ConnectionContext<'_>) {
         while let Some(stream) = self.open.pop_oldest_if(|_| true) {
             let end = if stream.is_answered() { stream.last } else { now };
             self.finish(stream, end, cx);
@@ -231,7 +238,7 @@ impl Streams {
     }
 
     /// Streams whose end may have been among lost bytes, and that are quiet, have ended.
-    pub(super) fn idle(&mut self, now: Timestamp, cx: &mut Context<'_>) {
+    pub(super) fn tick(&mut self, now: Timestamp, cx: &mut ConnectionContext<'_>) {
         while let Some(stream) = self.open.pop_oldest_if(|stream| {
             stream.damaged && stream.is_answered() && now.since(stream.last) >= DAMAGED_QUIET_NS
         }) {
@@ -240,7 +247,7 @@ impl Streams {
     }
 
     /// Gives out the exchange.
-    fn finish(&mut self, mut stream: Stream, end: Timestamp, cx: &mut Context<'_>) {
+    fn finish(&mut self, mut stream: Stream, end: Timestamp, cx: &mut ConnectionContext<'_>) {
         match stream.content {
             Content::Grpc => self.seen_grpc = true,
             Content::Http => self.seen_http = true,
@@ -271,9 +278,9 @@ impl Stream {
         self.status != Seen::No || self.grpc_status != Seen::No
     }
 
-    fn finish(&self, end: Timestamp, cx: &mut Context<'_>) {
+    fn finish(&self, end: Timestamp, cx: &mut ConnectionContext<'_>) {
         if self.damaged && !self.unknown && !self.is_answered() {
-            cx.not_understood();
+            cx.unparsed();
             return;
         }
         let grpc = self.content == Content::Grpc;
@@ -297,7 +304,7 @@ impl Stream {
 }
 
 impl Block {
-    fn request_field(&mut self, field: &Field<'_>, path: &mut Vec<u8>, cx: &mut Context<'_>) {
+    fn request_field(&mut self, field: &Field<'_>, path: &mut Vec<u8>, cx: &mut ConnectionContext<'_>) {
         self.unknown |= field.name == Name::Unknown;
         self.request |= matches!(field.name, Name::Method | Name::Path | Name::Scheme | Name::Authority);
         match (field.name, field.value) {

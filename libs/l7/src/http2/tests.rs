@@ -8,7 +8,7 @@ use crate::{
     testing::{Random, Replay, Step, assert_no_harm, assert_same_at_every_cut, play},
 };
 
-fn guessed() -> Connection {
+fn detected() -> Connection {
     Connection::new(ScopeId(1))
 }
 
@@ -72,11 +72,11 @@ fn with_opening(steps: &[Step]) -> Vec<Step> {
 fn assert_exchanges(steps: &[Step], expected: &[&str]) {
     let steps = with_opening(steps);
     let expected: Vec<String> = expected.iter().map(|line| format!("Server {line}")).collect();
-    assert_eq!(play(guessed(), &steps), expected);
-    assert_same_at_every_cut(guessed, &steps, &expected);
+    assert_eq!(play(detected(), &steps), expected);
+    assert_same_at_every_cut(detected, &steps, &expected);
     let steps: Vec<Step> = steps.into_iter().map(|(way, bytes)| (way.reverse(), bytes)).collect();
     let expected: Vec<String> = expected.iter().map(|line| line.replacen("Server", "Client", 1)).collect();
-    assert_same_at_every_cut(guessed, &steps, &expected);
+    assert_same_at_every_cut(detected, &steps, &expected);
 }
 
 #[test]
@@ -111,7 +111,7 @@ fn a_grpc_call_has_its_status_from_the_trailers() {
             "POST /shop.Cart/Add 14 Server 78/64",
         ],
     );
-    let mut replay = Replay::new(guessed());
+    let mut replay = Replay::new(detected());
     for (direction, bytes) in with_opening(&steps) {
         replay.part(direction, &bytes, bytes.len() as u64);
     }
@@ -224,7 +224,7 @@ fn joined_in_the_middle_what_is_unknown_is_other() {
         (Egress, frame(1, END, 109, &[&[0x88][..], &trailers("0")].concat())),
     ];
     assert_eq!(
-        play(guessed(), &steps),
+        play(detected(), &steps),
         [
             "Server GET other 200 None 13/11",
             "Server GET /new other None 23/10",
@@ -237,7 +237,7 @@ fn joined_in_the_middle_what_is_unknown_is_other() {
 
 #[test]
 fn bodies_of_which_only_the_head_was_captured_keep_the_framing() {
-    let mut replay = Replay::new(guessed());
+    let mut replay = Replay::new(detected());
     for (direction, bytes) in opening() {
         replay.part(direction, &bytes, bytes.len() as u64);
     }
@@ -249,12 +249,12 @@ fn bodies_of_which_only_the_head_was_captured_keep_the_framing() {
     }
     replay.close();
     assert_eq!(replay.lines(), ["Server GET /big 200 None 35/16019"; 3]);
-    assert_eq!(replay.engine.tally().gaps, 0);
+    assert_eq!(replay.context.tally().gaps, 0);
 }
 
 #[test]
 fn after_a_loss_frames_are_found_again_and_nothing_wrong_is_said() {
-    let mut replay = Replay::new(guessed());
+    let mut replay = Replay::new(detected());
     for (direction, bytes) in opening() {
         replay.part(direction, &bytes, bytes.len() as u64);
     }
@@ -267,12 +267,12 @@ fn after_a_loss_frames_are_found_again_and_nothing_wrong_is_said() {
     replay.egress(&frame(1, END, 9, &[0x88]));
     replay.close();
     assert_eq!(replay.lines(), ["Server GET /a other None 33/10", "Server GET other 200 None 12/10"]);
-    assert_eq!(replay.engine.tally().gaps, 2);
+    assert_eq!(replay.context.tally().gaps, 2);
 }
 
 #[test]
 fn a_header_block_cut_by_the_capture_gives_what_it_showed() {
-    let mut replay = Replay::new(guessed());
+    let mut replay = Replay::new(detected());
     for (direction, bytes) in opening() {
         replay.part(direction, &bytes, bytes.len() as u64);
     }
@@ -310,9 +310,9 @@ fn an_upgrade_from_http1_is_answered_on_stream_one() {
     ];
     let expected =
         ["Server GET /first 200 None 100/24", "Server GET /second 404 Client 38/10"].map(str::to_owned);
-    assert_eq!(play(guessed(), &steps), expected);
-    assert_same_at_every_cut(guessed, &steps, &expected);
-    let mut replay = Replay::new(guessed());
+    assert_eq!(play(detected(), &steps), expected);
+    assert_same_at_every_cut(detected, &steps, &expected);
+    let mut replay = Replay::new(detected());
     for (direction, bytes) in &steps {
         replay.part(*direction, bytes, bytes.len() as u64);
     }
@@ -325,7 +325,7 @@ fn random_bytes_give_no_exchange() {
     let mut random = Random(5);
     for round in 0..2000 {
         let connection = if round % 2 == 0 {
-            guessed()
+            detected()
         } else {
             Connection::known(ScopeId(1), Transport::Stream, Protocol::Http2, Side::Client).expect("http2")
         };

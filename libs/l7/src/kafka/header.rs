@@ -3,9 +3,9 @@
 use crate::{
     kafka::{
         api::{self, API_VERSIONS, Api, METADATA},
-        layout::{self, End, Found, Topic},
+        layout::{self, End, RequestFields, Topic},
     },
-    parser::{Guess, Opening, Sender},
+    parser::{Detection, Prefix, Sender},
 };
 
 /// Length field before a message, bytes.
@@ -68,13 +68,13 @@ pub(super) fn response_body<'a>(bytes: &'a [u8], api: &Api, version: i16) -> Opt
 }
 
 /// Reads a request's body, when its layout is known.
-pub(super) fn body<'a>(header: &Header<'a>) -> (Found<'a>, End) {
+pub(super) fn body<'a>(header: &Header<'a>) -> (RequestFields<'a>, End) {
     match api::of(header.key) {
         Some(api) if header.version <= api.latest => {
             let flexible = api.is_flexible(header.version);
             layout::read(header.body, api.request, header.version, flexible, &mut |_, _| ())
         }
-        _ => (Found::default(), End::Open),
+        _ => (RequestFields::default(), End::Open),
     }
 }
 
@@ -88,7 +88,7 @@ pub(super) fn int(bytes: &[u8], at: usize) -> Result<i32, End> {
 
 /// What the head of a client's bytes is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Looks {
+pub(super) enum MessageMatch {
     /// A request.
     Request,
     /// A request, if the server answers to its correlation id: the client gives no name.
@@ -100,69 +100,69 @@ pub(super) enum Looks {
 
 /// Looks for a request at the start of `bytes`. Strict: the key, the version, the client's name and, as far as it is
 /// there, every field of the body must fit, and the body must end with the message.
-pub(super) fn looks(bytes: &[u8]) -> Looks {
+pub(super) fn match_message(bytes: &[u8]) -> MessageMatch {
     // What can be said of the first bytes.
     if bytes.first().is_some_and(|high| usize::from(*high) << 24 > MESSAGE_MAX)
         || bytes.get(4).is_some_and(|high| *high != 0)
         || bytes.get(6).is_some_and(|high| *high != 0)
     {
-        return Looks::No;
+        return MessageMatch::No;
     }
     let length = match length(bytes) {
         Ok(length) => length,
-        Err(End::Cut) => return Looks::Cut,
-        Err(_) => return Looks::No,
+        Err(End::Cut) => return MessageMatch::Cut,
+        Err(_) => return MessageMatch::No,
     };
     let message = bytes.get(PREFIX..).unwrap_or_default();
     let message = message.get(..length).unwrap_or(message);
     let whole = message.len() == length;
-    let missing = if whole { Looks::No } else { Looks::Cut };
+    let missing = if whole { MessageMatch::No } else { MessageMatch::Cut };
     if let (Ok(key), Ok(version)) = (short(message, 0), short(message, 2)) {
         match api::of(key) {
             Some(api) if version <= api.latest + NEWER => {}
-            _ => return Looks::No,
+            _ => return MessageMatch::No,
         }
     }
     if int(message, 4).is_ok_and(|correlation| correlation < 0) {
-        return Looks::No;
+        return MessageMatch::No;
     }
     if let Ok(client) = short(message, 8) {
         let fits = usize::try_from(client).is_ok_and(|client| 10 + client <= length) || client == -1;
         let name = message.get(10..).unwrap_or_default();
         let name = name.get(..usize::try_from(client).unwrap_or(0)).unwrap_or(name);
         if !fits || client > 255 || !name.iter().all(|b| (b' '..0x7f).contains(b)) {
-            return Looks::No;
+            return MessageMatch::No;
         }
     }
     let header = match request(message) {
         Ok(header) => header,
         Err(End::Cut) => return missing,
-        Err(_) => return Looks::No,
+        Err(_) => return MessageMatch::No,
     };
     let (found, end) = body(&header);
     let named = header.client.is_some_and(|name| name.len() >= 2);
     let alone = bytes.len() == PREFIX + length;
     match end {
-        _ if !sensible(&found) => Looks::No,
-        End::At(end) if whole && named && header.body.len() == end => Looks::Request,
+        _ if !sensible(&found) => MessageMatch::No,
+        End::At(end) if whole && named && header.body.len() == end => MessageMatch::Request,
         // Clients without a name are believed when they ask what one asks first.
         End::At(end)
             if alone && header.body.len() == end && matches!(header.key, METADATA | API_VERSIONS) =>
         {
-            Looks::Perhaps(header.correlation)
+            MessageMatch::Perhaps(header.correlation)
         }
         // Nothing tells its body from any other: the answer has to.
-        End::Open if alone && named => Looks::Perhaps(header.correlation),
-        End::Open if !whole && named => Looks::Cut,
+        End::Open if alone && named => MessageMatch::Perhaps(header.correlation),
+        End::Open if !whole && named => MessageMatch::Cut,
         // Of a large one, mostly records, a topic must be there.
-        End::Cut if !whole && named && length > WHOLE_MAX && found.topic.is_some() => Looks::Request,
-        End::Cut if !whole => Looks::Cut,
-        _ => Looks::No,
+        End::Cut if !whole && named && length > WHOLE_MAX && found.topic.is_some() => MessageMatch::Request,
+        End::Cut if !whole => MessageMatch::Cut,
+        _ => MessageMatch::No,
     }
 }
 
 /// Whether what a body says can be meant.
-fn sensible(found: &Found<'_>) -> bool {
+fn sensible(found: &RequestFields<'_>) -> bool {
     let topic = match found.topic {
         Some(Topic::Name(name)) => is_topic(name),
         _ => true,
@@ -179,16 +179,20 @@ pub(super) fn is_topic(name: &[u8]) -> bool {
     name.len() <= TOPIC_MAX && name.iter().all(plain)
 }
 
-pub(super) fn identify(opening: &Opening<'_>) -> Guess {
-    match looks(opening.bytes) {
-        Looks::Request => Guess::Yes(Sender::Client),
-        Looks::Perhaps(_) if opening.peer.is_empty() => Guess::More,
-        Looks::Perhaps(correlation) if answers(opening.peer, correlation) => Guess::Yes(Sender::Client),
-        Looks::Cut if opening.may_grow() => Guess::More,
-        _ => match looks(opening.peer) {
-            Looks::Perhaps(correlation) if answers(opening.bytes, correlation) => Guess::Yes(Sender::Server),
-            Looks::Perhaps(_) if opening.bytes.len() < 8 && opening.may_grow() => Guess::More,
-            _ => Guess::No,
+pub(super) fn detect(prefix: &Prefix<'_>) -> Detection {
+    match match_message(prefix.bytes) {
+        MessageMatch::Request => Detection::Yes(Sender::Client),
+        MessageMatch::Perhaps(_) if prefix.peer.is_empty() => Detection::More,
+        MessageMatch::Perhaps(correlation) if answers(prefix.peer, correlation) => {
+            Detection::Yes(Sender::Client)
+        }
+        MessageMatch::Cut if prefix.may_grow() => Detection::More,
+        _ => match match_message(prefix.peer) {
+            MessageMatch::Perhaps(correlation) if answers(prefix.bytes, correlation) => {
+                Detection::Yes(Sender::Server)
+            }
+            MessageMatch::Perhaps(_) if prefix.bytes.len() < 8 && prefix.may_grow() => Detection::More,
+            _ => Detection::No,
         },
     }
 }

@@ -16,7 +16,7 @@
 
 /// What a body said.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Found<'a> {
+pub(super) struct RequestFields<'a> {
     /// The first topic.
     pub(super) topic: Option<Topic<'a>>,
     /// How many different ones there were, as far as was read; neighbours that are equal count once.
@@ -61,8 +61,8 @@ pub(super) fn read<'a>(
     version: i16,
     flexible: bool,
     named: &mut dyn FnMut(&[u8], &[u8; 16]),
-) -> (Found<'a>, End) {
-    let mut reader = Reader { bytes, at: 0, version, flexible, found: Found::default(), named };
+) -> (RequestFields<'a>, End) {
+    let mut reader = Reader { bytes, at: 0, version, flexible, found: RequestFields::default(), named };
     let end = match reader.structure(layout.as_bytes()) {
         Ok(_) => End::At(reader.at),
         Err(end) => end,
@@ -72,8 +72,14 @@ pub(super) fn read<'a>(
 
 /// Passes tagged fields; the number of bytes that they take.
 pub(super) fn tagged(bytes: &[u8]) -> Result<usize, End> {
-    let mut reader =
-        Reader { bytes, at: 0, version: 0, flexible: true, found: Found::default(), named: &mut |_, _| () };
+    let mut reader = Reader {
+        bytes,
+        at: 0,
+        version: 0,
+        flexible: true,
+        found: RequestFields::default(),
+        named: &mut |_, _| (),
+    };
     reader.tagged_fields()?;
     Ok(reader.at)
 }
@@ -83,7 +89,7 @@ struct Reader<'a, 'n> {
     at: usize,
     version: i16,
     flexible: bool,
-    found: Found<'a>,
+    found: RequestFields<'a>,
     named: &'n mut dyn FnMut(&[u8], &[u8; 16]),
 }
 

@@ -27,10 +27,12 @@ use crate::{
     ErrorClass, NameKind, Protocol, Status, Symbol, Timestamp,
     kafka::{
         api::{Api, FETCH, PRODUCE},
-        header::{Header, Looks, PREFIX},
-        layout::{Found, Topic},
+        header::{Header, MessageMatch, PREFIX},
+        layout::{RequestFields, Topic},
     },
-    parser::{Context, Entry, Flow, Outcome, Parser, Request, Resource, Segment, Sender, Start, Transport},
+    parser::{
+        ConnectionContext, Entry, Flow, Outcome, Parser, Request, Resource, Segment, Sender, Start, Transport,
+    },
     pending::ById,
     stream::{Framer, Head, Piece, Step},
 };
@@ -39,8 +41,9 @@ use crate::{
 pub(crate) const ENTRY: Entry = Entry {
     protocol: Protocol::Kafka,
     transports: &[Transport::Stream],
-    identify: header::identify,
+    detect: header::detect,
     start: |_: Start| Box::new(Kafka::default()),
+    offload: None,
 };
 
 /// Most bytes of a request that are looked at.
@@ -92,7 +95,7 @@ struct Kafka {
 }
 
 impl Parser for Kafka {
-    fn segment(&mut self, segment: &Segment<'_>, cx: &mut Context<'_>) -> Flow {
+    fn segment(&mut self, segment: &Segment<'_>, cx: &mut ConnectionContext<'_>) -> Flow {
         match segment.from {
             Sender::Client => {
                 let mut framer = std::mem::take(&mut self.requests);
@@ -108,7 +111,7 @@ impl Parser for Kafka {
         Flow::Continue
     }
 
-    fn close(&mut self, now: Timestamp, cx: &mut Context<'_>) {
+    fn close(&mut self, now: Timestamp, cx: &mut ConnectionContext<'_>) {
         let begun = self.one_way.take().into_iter().chain(self.answering.take().map(|(waiting, _)| waiting));
         for waiting in begun {
             emit(&waiting, &Outcome::none(now), cx);
@@ -120,14 +123,19 @@ impl Parser for Kafka {
 }
 
 impl Kafka {
-    fn client(&mut self, piece: &Piece<'_>, cx: &mut Context<'_>) -> Step {
+    fn client(&mut self, piece: &Piece<'_>, cx: &mut ConnectionContext<'_>) -> Step {
         match piece {
             Piece::Head(head) => {
                 let (length, bytes) = match message(head, REQUEST_BYTES_MAX) {
                     Ok(found) => found,
                     Err(step) => return step,
                 };
-                if head.resync && !matches!(header::looks(head.bytes), Looks::Request | Looks::Perhaps(_)) {
+                if head.resync
+                    && !matches!(
+                        header::match_message(head.bytes),
+                        MessageMatch::Request | MessageMatch::Perhaps(_)
+                    )
+                {
                     return Step::Lost;
                 }
                 let Ok(header) = header::request(bytes) else { return Step::Lost };
@@ -143,16 +151,16 @@ impl Kafka {
                 Step::More
             }
             Piece::Gap => {
-                cx.gap();
+                cx.count_gap();
                 if self.one_way.take().is_some() {
-                    cx.not_understood();
+                    cx.unparsed();
                 }
                 Step::More
             }
         }
     }
 
-    fn request(&mut self, header: &Header<'_>, bytes: u64, at: Timestamp, cx: &mut Context<'_>) {
+    fn request(&mut self, header: &Header<'_>, bytes: u64, at: Timestamp, cx: &mut ConnectionContext<'_>) {
         cx.message();
         let api = api::of(header.key);
         let operation = match api {
@@ -182,7 +190,7 @@ impl Kafka {
             .insert(header.correlation, waiting, cx.limits().pending_per_connection)
             .is_some()
         {
-            cx.not_understood();
+            cx.unparsed();
         }
     }
 
@@ -201,7 +209,7 @@ impl Kafka {
         self.session
     }
 
-    fn server(&mut self, piece: &Piece<'_>, cx: &mut Context<'_>) -> Step {
+    fn server(&mut self, piece: &Piece<'_>, cx: &mut ConnectionContext<'_>) -> Step {
         match piece {
             Piece::Head(head) => {
                 let (length, bytes) = match message(head, RESPONSE_BYTES_MAX) {
@@ -220,7 +228,7 @@ impl Kafka {
                                 .pop_oldest_if(|before| before.number < waiting.number)
                                 .is_some()
                             {
-                                cx.not_understood();
+                                cx.unparsed();
                             }
                         }
                         let (status, error) = outcome(&waiting, body, cx);
@@ -239,10 +247,10 @@ impl Kafka {
                 Step::More
             }
             Piece::Gap => {
-                cx.gap();
+                cx.count_gap();
                 self.gapped = true;
                 if self.answering.take().is_some() {
-                    cx.not_understood();
+                    cx.unparsed();
                 }
                 Step::More
             }
@@ -266,7 +274,7 @@ fn message<'a>(head: &Head<'a>, most: usize) -> Result<(usize, &'a [u8]), Step> 
     }
 }
 
-fn subject(found: &Found<'_>, cx: &mut Context<'_>) -> Subject {
+fn subject(found: &RequestFields<'_>, cx: &mut ConnectionContext<'_>) -> Subject {
     match found.topic {
         _ if found.topics > 1 => Subject::Several,
         None => Subject::None,
@@ -275,7 +283,7 @@ fn subject(found: &Found<'_>, cx: &mut Context<'_>) -> Subject {
     }
 }
 
-fn topic(name: &[u8], cx: &mut Context<'_>) -> Symbol {
+fn topic(name: &[u8], cx: &mut ConnectionContext<'_>) -> Symbol {
     match std::str::from_utf8(name) {
         Ok(text) if header::is_topic(name) => cx.name(NameKind::Destination, text),
         _ => cx.word("{}"),
@@ -283,7 +291,7 @@ fn topic(name: &[u8], cx: &mut Context<'_>) -> Symbol {
 }
 
 /// Reads a response: its error, and the ids of topics.
-fn outcome(waiting: &Waiting, body: &[u8], cx: &mut Context<'_>) -> (Status, ErrorClass) {
+fn outcome(waiting: &Waiting, body: &[u8], cx: &mut ConnectionContext<'_>) -> (Status, ErrorClass) {
     let Some(api) = waiting.api.filter(|api| waiting.version <= api.latest) else {
         return (Status::None, ErrorClass::None);
     };
@@ -304,7 +312,7 @@ fn outcome(waiting: &Waiting, body: &[u8], cx: &mut Context<'_>) -> (Status, Err
     (status, errors::class(found.error))
 }
 
-fn emit(waiting: &Waiting, outcome: &Outcome, cx: &mut Context<'_>) {
+fn emit(waiting: &Waiting, outcome: &Outcome, cx: &mut ConnectionContext<'_>) {
     let mut request = waiting.request;
     let mut outcome = *outcome;
     let took = outcome.end.since(request.start);

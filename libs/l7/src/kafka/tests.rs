@@ -2,8 +2,8 @@
 
 use crate::{
     Connection, Direction, Limits, Protocol, ScopeId, Transport, Verdict, captured,
-    kafka::header::{self, Looks},
-    parser::{Guess, Opening, Sender},
+    kafka::header::{self, MessageMatch},
+    parser::{Detection, Prefix, Sender},
     testing::{Random, Replay, Step, assert_no_harm, assert_same_at_every_cut, play},
 };
 
@@ -164,7 +164,7 @@ fn topics_called_by_their_id_get_their_name_from_another_connection() {
                 let total = bytes.len() as u64;
                 let chunk =
                     crate::Chunk { direction, timestamp: crate::Timestamp(1), offset: 0, bytes, total };
-                other.chunk(&chunk, &mut fetching.engine, &mut |_| ());
+                other.chunk(&chunk, &mut fetching.context, &mut |_| ());
             }
         }
         fetching.egress(&request(1, 13, 5, &asking));
@@ -211,7 +211,7 @@ fn after_a_loss_nothing_is_paired_that_is_not_sure() {
     replay.ingress(&response(77, &[0; 8]));
     replay.close();
     assert_eq!(replay.lines(), vec!["Client Metadata orders - None 29/16"; 4]);
-    assert_eq!(replay.engine.tally().not_understood, 1);
+    assert_eq!(replay.context.tally().unparsed, 1);
 }
 
 #[test]
@@ -223,37 +223,37 @@ fn what_waits_is_bounded() {
     replay.close();
     let limits = Limits::default();
     assert_eq!(replay.exchanges.len(), limits.pending_per_connection);
-    let tally = replay.engine.tally();
-    assert_eq!(tally.not_understood, 5_000 - limits.pending_per_connection as u64);
-    assert_eq!(tally.folded, 5_000 - limits.routes_per_scope as u64);
+    let tally = replay.context.tally();
+    assert_eq!(tally.unparsed, 5_000 - limits.pending_per_connection as u64);
+    assert_eq!(tally.overflowed_names, 5_000 - limits.routes_per_scope as u64);
 }
 
-fn identify(bytes: &[u8], peer: &[u8]) -> Guess {
+fn detect(bytes: &[u8], peer: &[u8]) -> Detection {
     let total = bytes.len() as u64;
-    header::identify(&Opening { transport: Transport::Stream, bytes, total, first: true, peer })
+    header::detect(&Prefix { transport: Transport::Stream, bytes, total, first: true, peer })
 }
 
 #[test]
 fn requests_are_recognised_and_answers_by_their_request() {
     for bytes in [metadata(1, &["orders"]), produce(2, 1, "orders", 50), fetch(3, 1, "orders")] {
         for cut in 1..bytes.len() {
-            assert_eq!(identify(&bytes[..cut], &[]), Guess::More, "{cut}");
+            assert_eq!(detect(&bytes[..cut], &[]), Detection::More, "{cut}");
         }
-        assert_eq!(identify(&bytes, &[]), Guess::Yes(Sender::Client));
+        assert_eq!(detect(&bytes, &[]), Detection::Yes(Sender::Client));
         // A body that is none, a key and a version that do not exist, a length that does not fit.
         for (at, byte) in [(5, 95), (7, 60), (3, bytes[3] - 1), (4, 1), (8, 0x80)] {
             let mut bad = bytes.clone();
             bad[at] = byte;
-            assert_eq!(identify(&bad, &[]), Guess::No, "{at}");
+            assert_eq!(detect(&bad, &[]), Detection::No, "{at}");
         }
     }
     // Without a client's name: only with the answer.
     let nameless = framed(&[&[0, 3, 0, 0, 0, 0, 0, 9, 0xff, 0xff][..], &[0, 0, 0, 0]].concat());
-    assert_eq!(header::looks(&nameless), Looks::Perhaps(9));
-    assert_eq!(identify(&nameless, &[]), Guess::More);
-    assert_eq!(identify(&nameless, &response(8, &[0; 8])), Guess::No);
-    assert_eq!(identify(&nameless, &response(9, &[0; 8])), Guess::Yes(Sender::Client));
-    assert_eq!(identify(&response(9, &[0; 8]), &nameless), Guess::Yes(Sender::Server));
+    assert_eq!(header::match_message(&nameless), MessageMatch::Perhaps(9));
+    assert_eq!(detect(&nameless, &[]), Detection::More);
+    assert_eq!(detect(&nameless, &response(8, &[0; 8])), Detection::No);
+    assert_eq!(detect(&nameless, &response(9, &[0; 8])), Detection::Yes(Sender::Client));
+    assert_eq!(detect(&response(9, &[0; 8]), &nameless), Detection::Yes(Sender::Server));
     let mut replay = Replay::new(connection());
     replay.egress(&nameless);
     replay.ingress(&response(9, &[0; 8]));
@@ -297,7 +297,7 @@ fn others_are_not_taken_for_it() {
             bytes[4] = 0;
             bytes[6] = 0;
         }
-        assert!(!matches!(identify(&bytes, &[]), Guess::Yes(_)), "{bytes:?}");
+        assert!(!matches!(detect(&bytes, &[]), Detection::Yes(_)), "{bytes:?}");
     }
 }
 

@@ -3,7 +3,7 @@
 use crate::{
     ErrorClass, Protocol, Status, Timestamp,
     memcached::{class, status},
-    parser::{Context, Outcome, Request, Resource, Segment, Sender},
+    parser::{ConnectionContext, Outcome, Request, Resource, Segment, Sender},
     pending::{Fifo, Next},
     stream::{Framer, Head, Piece, Step},
 };
@@ -151,7 +151,7 @@ pub(super) struct Binary {
 }
 
 impl Binary {
-    pub(super) fn segment(&mut self, segment: &Segment<'_>, cx: &mut Context<'_>) {
+    pub(super) fn segment(&mut self, segment: &Segment<'_>, cx: &mut ConnectionContext<'_>) {
         match segment.from {
             Sender::Client => {
                 let mut requests = std::mem::take(&mut self.requests);
@@ -166,18 +166,18 @@ impl Binary {
         }
     }
 
-    fn request(&mut self, piece: &Piece<'_>, cx: &mut Context<'_>) -> Step {
+    fn request(&mut self, piece: &Piece<'_>, cx: &mut ConnectionContext<'_>) -> Step {
         match piece {
             Piece::Head(head) => return self.request_head(head, cx),
             Piece::End { .. } => {
                 let limit = cx.limits().pending_per_connection;
                 if self.incoming.take().and_then(|waiting| self.waiting.push(waiting, limit)).is_some() {
-                    cx.not_understood();
+                    cx.unparsed();
                 }
             }
             Piece::Gap => {
                 if self.incoming.take().is_some() {
-                    cx.not_understood();
+                    cx.unparsed();
                 }
                 self.lose(cx);
             }
@@ -185,7 +185,7 @@ impl Binary {
         Step::Lost
     }
 
-    fn request_head(&mut self, head: &Head<'_>, cx: &mut Context<'_>) -> Step {
+    fn request_head(&mut self, head: &Head<'_>, cx: &mut ConnectionContext<'_>) -> Step {
         if head.bytes.len() < HEADER {
             return Step::More;
         }
@@ -214,7 +214,7 @@ impl Binary {
         Step::Take(length)
     }
 
-    fn answer(&mut self, piece: &Piece<'_>, cx: &mut Context<'_>) -> Step {
+    fn answer(&mut self, piece: &Piece<'_>, cx: &mut ConnectionContext<'_>) -> Step {
         match piece {
             Piece::Head(head) => {
                 if head.bytes.len() < HEADER {
@@ -234,7 +234,7 @@ impl Binary {
         Step::Lost
     }
 
-    fn answered(&mut self, header: &Header, at: Timestamp, cx: &mut Context<'_>) {
+    fn answered(&mut self, header: &Header, at: Timestamp, cx: &mut ConnectionContext<'_>) {
         let mine = |waiting: &Waiting| waiting.opcode == header.opcode && waiting.opaque == header.opaque;
         // Quiet commands before the one that is answered were kept silent about.
         while let Some(&front) = self.waiting.front() {
@@ -264,18 +264,18 @@ impl Binary {
         }
     }
 
-    fn lose(&mut self, cx: &mut Context<'_>) {
-        cx.gap();
+    fn lose(&mut self, cx: &mut ConnectionContext<'_>) {
+        cx.count_gap();
         self.answering = None;
         // Answers name their command, so those that wait may still be found; a quiet one cannot be told from a lost one.
         while self.waiting.drain_one().is_some() {
-            cx.not_understood();
+            cx.unparsed();
         }
     }
 
-    pub(super) fn close(&mut self, now: Timestamp, cx: &mut Context<'_>) {
+    pub(super) fn close(&mut self, now: Timestamp, cx: &mut ConnectionContext<'_>) {
         if self.incoming.take().is_some() {
-            cx.not_understood();
+            cx.unparsed();
         }
         while let Some(waiting) = self.waiting.drain_one() {
             if waiting.quiet {

@@ -12,7 +12,7 @@
 //!   leaves this module.
 
 mod binary;
-mod identify;
+mod detect;
 #[cfg(test)]
 mod tests;
 mod text;
@@ -21,7 +21,9 @@ use crate::{
     ErrorClass, NameKind, Protocol, Status, Symbol, Timestamp,
     lines::{Line, LineReader, Piece, Step},
     memcached::binary::Binary,
-    parser::{Context, Entry, Flow, Outcome, Parser, Request, Resource, Segment, Sender, Start, Transport},
+    parser::{
+        ConnectionContext, Entry, Flow, Outcome, Parser, Request, Resource, Segment, Sender, Start, Transport,
+    },
     pending::{Fifo, Next},
 };
 
@@ -29,8 +31,9 @@ use crate::{
 pub(crate) const ENTRY: Entry = Entry {
     protocol: Protocol::Memcached,
     transports: &[Transport::Stream],
-    identify: identify::identify,
+    detect: detect::detect,
     start: |_: Start| Box::new(Memcached::Undecided),
+    offload: None,
 };
 
 /// Longest line, bytes: 100 keys of 20 bytes in one `get`, or a key of 250 in base64 with all meta flags.
@@ -62,7 +65,7 @@ enum Memcached {
 }
 
 impl Parser for Memcached {
-    fn segment(&mut self, segment: &Segment<'_>, cx: &mut Context<'_>) -> Flow {
+    fn segment(&mut self, segment: &Segment<'_>, cx: &mut ConnectionContext<'_>) -> Flow {
         if let Self::Undecided = self {
             let Some(first) = segment.bytes.first() else { return Flow::Continue };
             *self =
@@ -76,7 +79,7 @@ impl Parser for Memcached {
         Flow::Continue
     }
 
-    fn close(&mut self, now: Timestamp, cx: &mut Context<'_>) {
+    fn close(&mut self, now: Timestamp, cx: &mut ConnectionContext<'_>) {
         match self {
             Self::Text(text) => text.close(now, cx),
             Self::Binary(binary) => binary.close(now, cx),
@@ -116,7 +119,7 @@ struct Text {
 }
 
 impl Text {
-    fn segment(&mut self, segment: &Segment<'_>, cx: &mut Context<'_>) {
+    fn segment(&mut self, segment: &Segment<'_>, cx: &mut ConnectionContext<'_>) {
         match segment.from {
             Sender::Client => {
                 let mut requests = std::mem::take(&mut self.requests);
@@ -133,7 +136,7 @@ impl Text {
         }
     }
 
-    fn request(&mut self, piece: &Piece<'_>, cx: &mut Context<'_>) -> Step {
+    fn request(&mut self, piece: &Piece<'_>, cx: &mut ConnectionContext<'_>) -> Step {
         match piece {
             Piece::Line(line) => {
                 if line.text.is_empty() {
@@ -163,7 +166,7 @@ impl Text {
             }
             Piece::Gap { begun } => {
                 match self.incoming.take() {
-                    Some(_) => cx.not_understood(),
+                    Some(_) => cx.unparsed(),
                     None if *begun => cx.orphan(),
                     None => {}
                 }
@@ -174,7 +177,7 @@ impl Text {
     }
 
     /// The server answers `ERROR` to what it does not know.
-    fn unknown_command(&mut self, line: &Line<'_>, cx: &mut Context<'_>) -> Step {
+    fn unknown_command(&mut self, line: &Line<'_>, cx: &mut ConnectionContext<'_>) -> Step {
         if line.resync || !line.text.iter().all(|b| (b' '..0x7f).contains(b)) {
             return Step::Lost;
         }
@@ -189,21 +192,21 @@ impl Text {
         Step::Next
     }
 
-    fn arrive(&mut self, waiting: Waiting, at: Timestamp, cx: &mut Context<'_>) {
+    fn arrive(&mut self, waiting: Waiting, at: Timestamp, cx: &mut ConnectionContext<'_>) {
         if waiting.expect == Expect::Nothing {
             let outcome = Outcome { status: Status::None, error: ErrorClass::None, end: at, bytes: 0 };
             return cx.emit(Protocol::Memcached, &waiting.request, &outcome);
         }
         if self.gapped && !self.turn {
-            return cx.not_understood();
+            return cx.unparsed();
         }
         self.gapped = false;
         if self.waiting.push(waiting, cx.limits().pending_per_connection).is_some() {
-            cx.not_understood();
+            cx.unparsed();
         }
     }
 
-    fn answer(&mut self, piece: &Piece<'_>, cx: &mut Context<'_>) -> Step {
+    fn answer(&mut self, piece: &Piece<'_>, cx: &mut ConnectionContext<'_>) -> Step {
         match piece {
             Piece::Line(line) => {
                 let Some(answer) = text::answer(line.text) else { return Step::Lost };
@@ -227,7 +230,7 @@ impl Text {
     }
 
     /// A line came that may be the last of an answer.
-    fn answered(&mut self, word: &[u8], at: Timestamp, cx: &mut Context<'_>) {
+    fn answered(&mut self, word: &[u8], at: Timestamp, cx: &mut ConnectionContext<'_>) {
         while let Some(&front) = self.waiting.front() {
             let silent =
                 front.expect == Expect::Quiet && (word == b"MN" || text::suppressed(front.command, word));
@@ -257,19 +260,19 @@ impl Text {
         }
     }
 
-    fn lose(&mut self, cx: &mut Context<'_>) {
-        cx.gap();
+    fn lose(&mut self, cx: &mut ConnectionContext<'_>) {
+        cx.count_gap();
         while self.waiting.drain_one().is_some() {
-            cx.not_understood();
+            cx.unparsed();
         }
         self.answering = Answering::default();
         self.value = false;
         self.gapped = true;
     }
 
-    fn close(&mut self, now: Timestamp, cx: &mut Context<'_>) {
+    fn close(&mut self, now: Timestamp, cx: &mut ConnectionContext<'_>) {
         if self.incoming.take().is_some() {
-            cx.not_understood();
+            cx.unparsed();
         }
         while let Some(waiting) = self.waiting.drain_one() {
             cx.emit(Protocol::Memcached, &waiting.request, &Outcome::none(now));
@@ -287,7 +290,7 @@ fn error_class(word: &[u8]) -> ErrorClass {
 }
 
 /// Words of the protocol begin with a letter; `incr` and `decr` answer with the value, which is the application's own.
-fn status(word: &[u8], cx: &mut Context<'_>) -> Status {
+fn status(word: &[u8], cx: &mut ConnectionContext<'_>) -> Status {
     match std::str::from_utf8(word) {
         Ok(word) if word.starts_with(|c: char| c.is_ascii_uppercase()) => {
             Status::Word(cx.name(NameKind::ErrorWord, word))
@@ -297,7 +300,7 @@ fn status(word: &[u8], cx: &mut Context<'_>) -> Status {
 }
 
 /// The class of a key.
-fn class(key: &[u8], cx: &mut Context<'_>) -> Symbol {
+fn class(key: &[u8], cx: &mut ConnectionContext<'_>) -> Symbol {
     let Some(end) = memchr::memchr(b':', key) else { return Symbol::NONE };
     let class = key.get(..end).unwrap_or_default();
     let plain = (1..=CLASS_MAX).contains(&class.len())

@@ -2,7 +2,7 @@
 
 use crate::{
     mongodb::bson::{self, Elements, Fault, Value},
-    parser::{Guess, Opening, Sender},
+    parser::{Detection, Prefix, Sender},
 };
 
 /// Length, request's id, id that is answered, opcode.
@@ -131,7 +131,7 @@ fn section(bytes: &[u8], most: usize) -> Result<Elements<'_>, Fault> {
 
 /// What the head of a message is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Looks {
+pub(super) enum MessageMatch {
     From(Sender),
     No,
     /// More bytes are needed to say.
@@ -139,29 +139,29 @@ pub(super) enum Looks {
 }
 
 /// Looks at the start of a message. Strict: opcode, flags, lengths and the document's first element must fit.
-pub(super) fn looks(bytes: &[u8]) -> Looks {
+pub(super) fn match_message(bytes: &[u8]) -> MessageMatch {
     // The opcodes' upper bytes, and the lengths'.
     let early = [(3, [0_u8, 1, 2]), (14, [0; 3]), (15, [0; 3])];
     if early.iter().any(|(at, fits)| bytes.get(*at).is_some_and(|byte| !fits.contains(byte))) {
-        return Looks::No;
+        return MessageMatch::No;
     }
     let header = match header(bytes) {
         Ok(header) if matches!(header.opcode, OP_MSG | OP_QUERY | OP_REPLY) => header,
-        Err(Fault::Cut) => return Looks::Cut,
-        _ => return Looks::No,
+        Err(Fault::Cut) => return MessageMatch::Cut,
+        _ => return MessageMatch::No,
     };
     let sender = if header.answers == 0 { Sender::Client } else { Sender::Server };
     if header.opcode != OP_MSG && (header.opcode == OP_QUERY) != (sender == Sender::Client) {
-        return Looks::No;
+        return MessageMatch::No;
     }
     let rest = bytes.get(HEADER..bytes.len().min(header.length)).unwrap_or_default();
     let fault = |fault| match fault {
-        Fault::Cut if bytes.len() < header.length => Looks::Cut,
-        _ => Looks::No,
+        Fault::Cut if bytes.len() < header.length => MessageMatch::Cut,
+        _ => MessageMatch::No,
     };
     let mut elements = match body(&header, rest) {
         Ok(Body { elements: Some(elements), .. }) => elements,
-        Ok(_) => return Looks::No,
+        Ok(_) => return MessageMatch::No,
         Err(of) => return fault(of),
     };
     match elements.next() {
@@ -176,10 +176,10 @@ pub(super) fn looks(bytes: &[u8]) -> Looks {
                     name.iter().all(|b| b.is_ascii_alphanumeric() || *b == b'$') && !name.is_empty()
                 }
             };
-            if known { Looks::From(sender) } else { Looks::No }
+            if known { MessageMatch::From(sender) } else { MessageMatch::No }
         }
         Some(Err(of)) => fault(of),
-        None => Looks::No,
+        None => MessageMatch::No,
     }
 }
 
@@ -190,10 +190,10 @@ pub(super) fn is_word(name: &[u8]) -> bool {
         && name.first().is_some_and(u8::is_ascii_alphabetic)
 }
 
-pub(super) fn identify(opening: &Opening<'_>) -> Guess {
-    match looks(opening.bytes) {
-        Looks::From(sender) => Guess::Yes(sender),
-        Looks::Cut if opening.may_grow() => Guess::More,
-        Looks::Cut | Looks::No => Guess::No,
+pub(super) fn detect(prefix: &Prefix<'_>) -> Detection {
+    match match_message(prefix.bytes) {
+        MessageMatch::From(sender) => Detection::Yes(sender),
+        MessageMatch::Cut if prefix.may_grow() => Detection::More,
+        MessageMatch::Cut | MessageMatch::No => Detection::No,
     }
 }

@@ -20,9 +20,11 @@ use crate::{
     ErrorClass, NameKind, Protocol, Status, Symbol, Timestamp,
     mongodb::{
         bson::{Elements, Fault, Value},
-        message::{Body, HEADER, Header, Looks},
+        message::{Body, HEADER, Header, MessageMatch},
     },
-    parser::{Context, Entry, Flow, Outcome, Parser, Request, Resource, Segment, Sender, Start, Transport},
+    parser::{
+        ConnectionContext, Entry, Flow, Outcome, Parser, Request, Resource, Segment, Sender, Start, Transport,
+    },
     pending::ById,
     stream::{Framer, Head, Piece, Step},
 };
@@ -31,8 +33,9 @@ use crate::{
 pub(crate) const ENTRY: Entry = Entry {
     protocol: Protocol::Mongodb,
     transports: &[Transport::Stream],
-    identify: message::identify,
+    detect: message::detect,
     start: |_: Start| Box::new(Mongodb::default()),
+    offload: None,
 };
 
 /// Most bytes of a message that are looked at: a command's first elements, an answer's error.
@@ -53,7 +56,7 @@ struct Mongodb {
 }
 
 impl Parser for Mongodb {
-    fn segment(&mut self, segment: &Segment<'_>, cx: &mut Context<'_>) -> Flow {
+    fn segment(&mut self, segment: &Segment<'_>, cx: &mut ConnectionContext<'_>) -> Flow {
         let from = segment.from;
         let mut framer = std::mem::take(self.framer(from));
         framer.segment(segment, LOOKED_AT, |piece| self.piece(&piece, from, cx));
@@ -61,7 +64,7 @@ impl Parser for Mongodb {
         Flow::Continue
     }
 
-    fn close(&mut self, now: Timestamp, cx: &mut Context<'_>) {
+    fn close(&mut self, now: Timestamp, cx: &mut ConnectionContext<'_>) {
         let begun = self.one_way.take().into_iter().chain(self.answering.take().map(|(request, _)| request));
         for request in begun {
             cx.emit(Protocol::Mongodb, &request, &Outcome::none(now));
@@ -80,7 +83,7 @@ impl Mongodb {
         }
     }
 
-    fn piece(&mut self, piece: &Piece<'_>, from: Sender, cx: &mut Context<'_>) -> Step {
+    fn piece(&mut self, piece: &Piece<'_>, from: Sender, cx: &mut ConnectionContext<'_>) -> Step {
         match piece {
             Piece::Head(head) => self.head(head, from, cx),
             Piece::End { at } => {
@@ -100,29 +103,29 @@ impl Mongodb {
                 Step::More
             }
             Piece::Gap => {
-                cx.gap();
+                cx.count_gap();
                 let begun = match from {
                     Sender::Client => self.one_way.take(),
                     Sender::Server => self.answering.take().map(|(request, _)| request),
                 };
                 if begun.is_some() {
-                    cx.not_understood();
+                    cx.unparsed();
                 }
                 // What is missing may have held any of the answers.
                 while from == Sender::Server && self.waiting.pop_oldest_if(|_| true).is_some() {
-                    cx.not_understood();
+                    cx.unparsed();
                 }
                 Step::More
             }
         }
     }
 
-    fn head(&mut self, head: &Head<'_>, from: Sender, cx: &mut Context<'_>) -> Step {
+    fn head(&mut self, head: &Head<'_>, from: Sender, cx: &mut ConnectionContext<'_>) -> Step {
         let more = if head.last { Step::Lost } else { Step::More };
         if head.resync {
-            match message::looks(head.bytes) {
-                Looks::From(sender) if sender == from => {}
-                Looks::Cut => return more,
+            match message::match_message(head.bytes) {
+                MessageMatch::From(sender) if sender == from => {}
+                MessageMatch::Cut => return more,
                 _ => return Step::Lost,
             }
         }
@@ -148,7 +151,13 @@ impl Mongodb {
         Step::Take(header.length as u64)
     }
 
-    fn request(&mut self, header: &Header, body: Option<&Body<'_>>, at: Timestamp, cx: &mut Context<'_>) {
+    fn request(
+        &mut self,
+        header: &Header,
+        body: Option<&Body<'_>>,
+        at: Timestamp,
+        cx: &mut ConnectionContext<'_>,
+    ) {
         cx.message();
         let (operation, collection) = about(header, body, cx);
         let resource = Resource::Name(collection);
@@ -160,11 +169,17 @@ impl Mongodb {
         if one_way {
             self.one_way = Some(request);
         } else if self.waiting.insert(header.id, request, cx.limits().pending_per_connection).is_some() {
-            cx.not_understood();
+            cx.unparsed();
         }
     }
 
-    fn answer(&mut self, header: &Header, body: Option<&Body<'_>>, at: Timestamp, cx: &mut Context<'_>) {
+    fn answer(
+        &mut self,
+        header: &Header,
+        body: Option<&Body<'_>>,
+        at: Timestamp,
+        cx: &mut ConnectionContext<'_>,
+    ) {
         let unasked = self.exhaust.take() == Some(header.answers);
         let code = body.and_then(|body| body.elements.clone()).and_then(error);
         if body.is_some_and(|body| body.more_to_come) {
@@ -185,7 +200,7 @@ impl Mongodb {
 }
 
 /// A request's command and collection.
-fn about(header: &Header, body: Option<&Body<'_>>, cx: &mut Context<'_>) -> (Symbol, Symbol) {
+fn about(header: &Header, body: Option<&Body<'_>>, cx: &mut ConnectionContext<'_>) -> (Symbol, Symbol) {
     let word = match header.opcode {
         message::OP_COMPRESSED => "(compressed)",
         message::OP_UPDATE => "OP_UPDATE",
@@ -231,7 +246,7 @@ fn about(header: &Header, body: Option<&Body<'_>>, cx: &mut Context<'_>) -> (Sym
     (operation, about.map_or(Symbol::NONE, |about| collection(about, cx)))
 }
 
-fn collection(name: &[u8], cx: &mut Context<'_>) -> Symbol {
+fn collection(name: &[u8], cx: &mut ConnectionContext<'_>) -> Symbol {
     match std::str::from_utf8(name) {
         Ok(text) if name.iter().all(|b| *b >= b' ') => cx.name(NameKind::Collection, text),
         _ => cx.word("{}"),

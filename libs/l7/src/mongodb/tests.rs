@@ -2,7 +2,7 @@
 
 use crate::{
     Connection, Direction, Limits, Protocol, ScopeId, Transport, captured,
-    parser::{Guess, Opening, Sender},
+    parser::{Detection, Prefix, Sender},
     testing::{Random, Replay, Step, assert_no_harm, assert_same_at_every_cut, play},
 };
 
@@ -177,7 +177,7 @@ fn after_a_loss_nothing_is_paired_that_is_not_sure() {
     replay.close();
     let names = ["a", "c", "d"].map(|name| format!("Client find {name} - None 52/45"));
     assert_eq!(replay.lines(), names);
-    assert_eq!(replay.engine.tally().not_understood, 1);
+    assert_eq!(replay.context.tally().unparsed, 1);
 }
 
 #[test]
@@ -189,28 +189,31 @@ fn what_waits_and_its_names_are_bounded() {
     replay.close();
     let limits = Limits::default();
     assert_eq!(replay.exchanges.len(), limits.pending_per_connection);
-    assert_eq!(replay.engine.tally().folded, 5_000 - limits.routes_per_scope as u64);
+    assert_eq!(replay.context.tally().overflowed_names, 5_000 - limits.routes_per_scope as u64);
 }
 
-fn identify(bytes: &[u8]) -> Guess {
+fn detect(bytes: &[u8]) -> Detection {
     let total = bytes.len() as u64;
-    super::message::identify(&Opening { transport: Transport::Stream, bytes, total, first: true, peer: &[] })
+    super::message::detect(&Prefix { transport: Transport::Stream, bytes, total, first: true, peer: &[] })
 }
 
 #[test]
 fn both_ends_are_recognised() {
     for (bytes, sender) in [(command(7, "find", "orders"), Sender::Client), (fine(8, 7), Sender::Server)] {
-        assert_eq!(identify(&bytes), Guess::Yes(sender));
+        assert_eq!(detect(&bytes), Detection::Yes(sender));
         for cut in 1..bytes.len() {
             // The first element tells.
-            let guess = identify(&bytes[..cut]);
-            assert!(guess == Guess::More || cut > 26 && guess == Guess::Yes(sender), "{cut}: {guess:?}");
+            let detection = detect(&bytes[..cut]);
+            assert!(
+                detection == Detection::More || cut > 26 && detection == Detection::Yes(sender),
+                "{cut}: {detection:?}"
+            );
         }
         // Opcode, flags, section, the document's length and its first element's kind.
         for (at, byte) in [(12, 0xdc), (18, 2), (20, 9), (22, 9), (25, 0x30)] {
             let mut bad = bytes.clone();
             bad[at] = byte;
-            assert_ne!(identify(&bad), Guess::Yes(sender), "{at}");
+            assert_ne!(detect(&bad), Detection::Yes(sender), "{at}");
         }
     }
 }
@@ -225,7 +228,7 @@ fn random_bytes_are_never_mongodb() {
             bytes[..4].copy_from_slice(&u32::try_from(length).expect("small").to_le_bytes());
             bytes[12..16].copy_from_slice(&2013_u32.to_le_bytes());
         }
-        assert!(!matches!(identify(&bytes), Guess::Yes(_)), "{bytes:?}");
+        assert!(!matches!(detect(&bytes), Detection::Yes(_)), "{bytes:?}");
     }
 }
 

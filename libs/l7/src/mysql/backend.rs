@@ -5,14 +5,19 @@ use crate::{
     mysql::{
         Answer, Mysql, Phase, outcome,
         response::{Progress, Response},
-        wire::{self, Found, HEADER_BYTES, Header, PAYLOAD_MAX, capability},
+        wire::{self, HEADER_BYTES, Header, PAYLOAD_MAX, PacketMatch, capability},
     },
-    parser::{Context, Outcome, Request, Resource},
+    parser::{ConnectionContext, Outcome, Request, Resource},
     stream::{Head, Step},
 };
 
 impl Mysql {
-    pub(super) fn server_head(&mut self, head: &Head<'_>, before: u64, cx: &mut Context<'_>) -> Step {
+    pub(super) fn server_head(
+        &mut self,
+        head: &Head<'_>,
+        before: u64,
+        cx: &mut ConnectionContext<'_>,
+    ) -> Step {
         let Some((header, payload)) = wire::packet(head.bytes) else { return Step::More };
         let length = (HEADER_BYTES + header.length) as u64;
         if head.resync {
@@ -115,13 +120,13 @@ impl Mysql {
         }
         match (self.phase, first) {
             (Phase::Start, 10) if header.sequence == 0 => match wire::greeting(payload, header.length) {
-                Found::Yes(capabilities) => {
+                PacketMatch::Yes(capabilities) => {
                     self.capabilities = Some(capabilities);
                     self.phase = Phase::Login;
                     self.hello_start = head.at;
                 }
-                Found::More => return Step::More,
-                Found::No => return Step::Lost,
+                PacketMatch::More => return Step::More,
+                PacketMatch::No => return Step::Lost,
             },
             (Phase::Start, 0xff) if header.sequence == 0 => {
                 self.hello_start = head.at;
@@ -135,7 +140,7 @@ impl Mysql {
         self.take(length)
     }
 
-    pub(super) fn server_end(&mut self, at: Timestamp, cx: &mut Context<'_>) -> Step {
+    pub(super) fn server_end(&mut self, at: Timestamp, cx: &mut ConnectionContext<'_>) -> Step {
         if let Some(failure) = self.refused.take() {
             cx.message();
             let request = Request {

@@ -5,17 +5,22 @@ use crate::{
     mysql::{
         HEAD_MAX, Mysql, Phase, Statement, Waiting,
         command::{self, Command, Content, Shape},
-        identify,
-        wire::{self, Found, HEADER_BYTES, Header, PAYLOAD_MAX, capability},
+        detect,
+        wire::{self, HEADER_BYTES, Header, PAYLOAD_MAX, PacketMatch, capability},
     },
-    parser::{Context, Request, Resource},
+    parser::{ConnectionContext, Request, Resource},
     pending::ById,
     sql,
     stream::{Framer, Head, Step},
 };
 
 impl Mysql {
-    pub(super) fn client_head(&mut self, head: &Head<'_>, total: u64, cx: &mut Context<'_>) -> Step {
+    pub(super) fn client_head(
+        &mut self,
+        head: &Head<'_>,
+        total: u64,
+        cx: &mut ConnectionContext<'_>,
+    ) -> Step {
         let Some((header, payload)) = wire::packet(head.bytes) else { return Step::More };
         let length = HEADER_BYTES + header.length;
         let take = Step::Take(length as u64);
@@ -63,7 +68,7 @@ impl Mysql {
         }
         let doubtful = head.resync || self.phase != Phase::Commands;
         if header.length < command.shortest
-            || (doubtful && !identify::is_command(head.bytes, total.max(head.bytes.len() as u64)))
+            || (doubtful && !detect::is_command(head.bytes, total.max(head.bytes.len() as u64)))
         {
             return Step::Lost;
         }
@@ -82,9 +87,9 @@ impl Mysql {
 
     fn client_hello(&mut self, head: &Head<'_>, header: Header, payload: &[u8]) -> Step {
         match wire::hello(payload, header.length) {
-            Found::No => Step::Lost,
-            Found::More => Step::More,
-            Found::Yes(hello) => {
+            PacketMatch::No => Step::Lost,
+            PacketMatch::More => Step::More,
+            PacketMatch::Yes(hello) => {
                 self.phase = Phase::Login;
                 if hello.tls {
                     self.tls = true;
@@ -107,11 +112,11 @@ impl Mysql {
         if self.tls { Step::Stop } else { Step::Lost }
     }
 
-    pub(super) fn client_gap(&mut self, cx: &mut Context<'_>) {
+    pub(super) fn client_gap(&mut self, cx: &mut ConnectionContext<'_>) {
         self.client_continued = false;
         if self.file {
             // Its end is not seen, but the answer behind it is.
-            cx.gap();
+            cx.count_gap();
             if let Some(answer) = &mut self.answer {
                 answer.sequence = None;
             }
@@ -135,19 +140,19 @@ impl Mysql {
         content: &[u8],
         length: usize,
         mut request: Request,
-        cx: &mut Context<'_>,
+        cx: &mut ConnectionContext<'_>,
     ) {
         let id = wire::u32_at(content, 0);
         self.plain = matches!(number, command::QUERY | command::PING);
         let Some(shape) = command.answer else {
             match (number, id) {
-                (command::QUIT, _) => self.finish_unseen(cx),
+                (command::QUIT, _) => self.finish_truncated(cx),
                 (command::CLOSE, Some(id)) => drop(self.statements.remove(id)),
                 _ => {}
             }
             return;
         };
-        self.finish_unseen(cx);
+        self.finish_truncated(cx);
         cx.message();
         let mut statement = None;
         match command.content {
@@ -187,26 +192,26 @@ impl Mysql {
         self.wait(Waiting { request, shape, statement, sequence: 1 }, cx);
     }
 
-    fn shape(&mut self, text: &[u8], complete: bool, cx: &mut Context<'_>) -> Statement {
+    fn shape(&mut self, text: &[u8], complete: bool, cx: &mut ConnectionContext<'_>) -> Statement {
         let operation = sql::shape(text, complete, &mut self.scratch);
         let table = cx.name(NameKind::Table, &self.scratch);
-        Statement { operation: cx.word(operation), table, told: false }
+        Statement { operation: cx.word(operation), table, exported: false }
     }
 
-    fn wait(&mut self, waiting: Waiting, cx: &mut Context<'_>) {
+    fn wait(&mut self, waiting: Waiting, cx: &mut ConnectionContext<'_>) {
         let turn = std::mem::take(&mut self.turn);
         if !self.aligned {
             // Joined in the middle, or behind a loss: only the answer to a lone command is known to be its.
             self.drop_waiting(cx);
             if !turn {
-                return cx.not_understood();
+                return cx.unparsed();
             }
             // What the server said before is no part of the answer.
             self.server = Framer::default();
         } else if self.waiting.len() >= cx.limits().pending_per_connection {
             self.drop_waiting(cx);
             self.aligned = false;
-            return cx.not_understood();
+            return cx.unparsed();
         }
         // Never full.
         let _ = self.waiting.push(waiting, usize::MAX);

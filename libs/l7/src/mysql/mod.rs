@@ -18,25 +18,25 @@
 
 mod backend;
 mod command;
-mod elsewhere;
+mod detect;
 mod frontend;
-mod identify;
+mod offload;
 mod response;
 #[cfg(test)]
 mod tests;
 mod wire;
 
-pub(crate) use elsewhere::name_found;
-
 use crate::{
     ErrorClass, Protocol, Status, Symbol, Timestamp,
-    elsewhere::Resumed,
     mysql::{
         command::Shape,
         response::{End, Response},
         wire::Failure,
     },
-    parser::{Context, Entry, Flow, Outcome, Parser, Request, Segment, Sender, Start, Transport},
+    offload::ConnectionState,
+    parser::{
+        ConnectionContext, Entry, Flow, Offload, Outcome, Parser, Request, Segment, Sender, Start, Transport,
+    },
     pending::{ById, Fifo, Next},
     stream::{Framer, Piece, Step},
 };
@@ -45,8 +45,9 @@ use crate::{
 pub(crate) const ENTRY: Entry = Entry {
     protocol: Protocol::Mysql,
     transports: &[Transport::Stream],
-    identify: identify::identify,
+    detect: detect::detect,
     start: |_: Start| Box::new(Mysql { turn: true, ..Mysql::default() }),
+    offload: Some(Offload { name: offload::name_offloaded, restore: None }),
 };
 
 /// Bytes of a packet that are looked at.
@@ -85,7 +86,7 @@ struct Statement {
     operation: Symbol,
     table: Symbol,
     /// Someone else knows it.
-    told: bool,
+    exported: bool,
 }
 
 /// The answer that is being read.
@@ -146,11 +147,11 @@ struct Mysql {
 }
 
 impl Parser for Mysql {
-    fn segment(&mut self, segment: &Segment<'_>, cx: &mut Context<'_>) -> Flow {
+    fn segment(&mut self, segment: &Segment<'_>, cx: &mut ConnectionContext<'_>) -> Flow {
         let rest = match segment.from {
             Sender::Client => {
                 let mut framer = std::mem::take(&mut self.client);
-                let total = segment.bytes.len() as u64 + segment.unseen;
+                let total = segment.bytes.len() as u64 + segment.truncated;
                 let rest = framer.segment(segment, HEAD_MAX, |piece| match piece {
                     Piece::Head(head) => self.client_head(&head, total, cx),
                     Piece::End { .. } => self.client_end(),
@@ -163,7 +164,7 @@ impl Parser for Mysql {
                 rest
             }
             Sender::Server => {
-                let before = self.server_bytes + segment.lost;
+                let before = self.server_bytes + segment.gap;
                 let mut framer = std::mem::take(&mut self.server);
                 self.server_at = segment.at;
                 self.turn = true;
@@ -176,9 +177,9 @@ impl Parser for Mysql {
                     }
                 });
                 self.server = framer;
-                self.server_bytes = before + segment.bytes.len() as u64 + segment.unseen;
+                self.server_bytes = before + segment.bytes.len() as u64 + segment.truncated;
                 if self.blind
-                    && segment.unseen == 0
+                    && segment.truncated == 0
                     && let Some(end) = response::tail(segment.bytes, self.deprecated_eof)
                 {
                     self.finish_blind(end, cx);
@@ -197,35 +198,35 @@ impl Parser for Mysql {
         }
     }
 
-    fn is_settled(&self) -> bool {
-        self.rests()
+    fn is_idle(&self) -> bool {
+        self.is_between_exchanges()
     }
 
-    fn tell_statements(&mut self, tell: &mut dyn FnMut(u32, Symbol, Symbol)) {
+    fn export_statements(&mut self, export: &mut dyn FnMut(u32, Symbol, Symbol)) {
         self.statements.for_each_entry_mut(|id, statement| {
-            if !std::mem::replace(&mut statement.told, true) {
-                tell(id, statement.operation, statement.table);
+            if !std::mem::replace(&mut statement.exported, true) {
+                export(id, statement.operation, statement.table);
             }
         });
     }
 
-    fn taken(&mut self, cx: &mut Context<'_>) {
-        self.handed(cx);
+    fn offload_accepted(&mut self, cx: &mut ConnectionContext<'_>) {
+        self.hand_over(cx);
     }
 
-    fn resume(&mut self, resumed: &Resumed<'_>, cx: &mut Context<'_>) -> bool {
-        self.follow_on(resumed, cx);
+    fn resume(&mut self, resumed: &ConnectionState<'_>, cx: &mut ConnectionContext<'_>) -> bool {
+        self.resume_from(resumed, cx);
         true
     }
 
-    fn idle(&mut self, now: Timestamp, cx: &mut Context<'_>) {
+    fn tick(&mut self, now: Timestamp, cx: &mut ConnectionContext<'_>) {
         if now.since(self.server_at) > PAUSE {
-            self.finish_unseen(cx);
+            self.finish_truncated(cx);
         }
     }
 
-    fn close(&mut self, now: Timestamp, cx: &mut Context<'_>) {
-        self.finish_unseen(cx);
+    fn close(&mut self, now: Timestamp, cx: &mut ConnectionContext<'_>) {
+        self.finish_truncated(cx);
         while let Some(waiting) = self.waiting.drain_one() {
             cx.emit(Protocol::Mysql, &waiting.request, &Outcome::none(now));
         }
@@ -233,7 +234,14 @@ impl Parser for Mysql {
 }
 
 impl Mysql {
-    fn finish(&mut self, end: End, at: Timestamp, bytes: u64, sequence: Option<u8>, cx: &mut Context<'_>) {
+    fn finish(
+        &mut self,
+        end: End,
+        at: Timestamp,
+        bytes: u64,
+        sequence: Option<u8>,
+        cx: &mut ConnectionContext<'_>,
+    ) {
         let Some(Next::Waiting(waiting)) = self.waiting.pop() else { return };
         let (status, error) = end.failure.map_or((Status::None, ErrorClass::None), outcome);
         if let (Some(id), Some(statement)) = (end.prepared, waiting.statement) {
@@ -246,10 +254,10 @@ impl Mysql {
     }
 
     /// Bytes are missing in what the server said.
-    fn server_gap(&mut self, cx: &mut Context<'_>) {
+    fn server_gap(&mut self, cx: &mut ConnectionContext<'_>) {
         self.server_continued = false;
         if self.answer.is_some() && self.aligned && self.waiting.len() == 1 {
-            cx.gap();
+            cx.count_gap();
             self.blind = true;
         } else if self.aligned || !self.waiting.is_empty() {
             self.lose(cx);
@@ -257,13 +265,13 @@ impl Mysql {
     }
 
     /// The client goes on: the answer whose end was not captured has ended.
-    fn finish_unseen(&mut self, cx: &mut Context<'_>) {
+    fn finish_truncated(&mut self, cx: &mut ConnectionContext<'_>) {
         if self.blind {
             self.finish_blind(End::default(), cx);
         }
     }
 
-    fn finish_blind(&mut self, end: End, cx: &mut Context<'_>) {
+    fn finish_blind(&mut self, end: End, cx: &mut ConnectionContext<'_>) {
         self.blind = false;
         if let Some(answer) = self.answer.take() {
             let bytes = self.server_bytes.saturating_sub(answer.start);
@@ -272,18 +280,18 @@ impl Mysql {
     }
 
     /// Bytes are missing: nothing that waits can be paired any more.
-    fn lose(&mut self, cx: &mut Context<'_>) {
-        cx.gap();
+    fn lose(&mut self, cx: &mut ConnectionContext<'_>) {
+        cx.count_gap();
         self.drop_waiting(cx);
         self.aligned = false;
     }
 
-    fn drop_waiting(&mut self, cx: &mut Context<'_>) {
+    fn drop_waiting(&mut self, cx: &mut ConnectionContext<'_>) {
         self.answer = None;
         self.blind = false;
         self.file = false;
         while self.waiting.drain_one().is_some() {
-            cx.not_understood();
+            cx.unparsed();
         }
     }
 }

@@ -431,7 +431,7 @@ fn a_long_result_ends_before_the_next_command() {
         ["Server SELECT t - None 20/32868", "Server COMMIT  - None 11/11", "Server SELECT t - None 20/16384",]
     );
     assert_eq!(replay.exchanges[0].end.0, end);
-    assert_eq!(replay.engine.tally().gaps, 2);
+    assert_eq!(replay.context.tally().gaps, 2);
 }
 
 #[test]

@@ -26,7 +26,7 @@ pub(super) mod status {
 
 /// What was looked for in a packet of which bytes may be missing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Found<T> {
+pub(super) enum PacketMatch<T> {
     /// It is something else.
     No,
     /// With more bytes it can be said.
@@ -103,13 +103,13 @@ pub(super) fn failure_behind(text: &[u8]) -> Option<Failure> {
 }
 
 /// Looks for a greeting: the capabilities of the server that sent it.
-pub(super) fn greeting(payload: &[u8], length: usize) -> Found<u32> {
+pub(super) fn greeting(payload: &[u8], length: usize) -> PacketMatch<u32> {
     // Protocol 10, version, its zero, connection id (4), salt (8), a zero, capabilities (2), character set (1),
     // status (2), capabilities (2), salt length (1), six zeros (MariaDB uses the four behind them).
     const FIXED: usize = 4 + 8 + 1 + 2 + 1 + 2 + 2 + 1 + 6;
     let (version, text) = payload.split_first().map_or((10, payload), |(first, rest)| (*first, rest));
     if version != 10 || !(FIXED + 8..400).contains(&length) {
-        return Found::No;
+        return PacketMatch::No;
     }
     let end = memchr::memchr(0, text);
     let version = text.get(..end.unwrap_or(text.len())).unwrap_or_default();
@@ -117,19 +117,19 @@ pub(super) fn greeting(payload: &[u8], length: usize) -> Found<u32> {
         && version.iter().all(u8::is_ascii_graphic)
         && version.len() + FIXED + 2 <= length;
     if !well_formed {
-        return Found::No;
+        return PacketMatch::No;
     }
     let Some(fixed) = end.and_then(|end| text.get(end + 1..)?.get(..FIXED)) else {
-        return if payload.len() < length { Found::More } else { Found::No };
+        return if payload.len() < length { PacketMatch::More } else { PacketMatch::No };
     };
     let [low, high] = [13, 18].map(|at| u16_at(fixed, at).map_or(0, u32::from));
     let capabilities = low | high << 16;
     let zeros = fixed.get(12) == Some(&0)
         && fixed.get(21..27).is_some_and(|zeros| zeros.iter().all(|byte| *byte == 0));
     if zeros && !version.is_empty() && capabilities & capability::PROTOCOL_41 != 0 {
-        Found::Yes(capabilities)
+        PacketMatch::Yes(capabilities)
     } else {
-        Found::No
+        PacketMatch::No
     }
 }
 
@@ -143,23 +143,23 @@ pub(super) struct Hello {
 }
 
 /// Looks for a handshake response or a request for TLS.
-pub(super) fn hello(payload: &[u8], length: usize) -> Found<Hello> {
+pub(super) fn hello(payload: &[u8], length: usize) -> PacketMatch<Hello> {
     // Capabilities (4), largest packet (4), character set (1), nineteen zeros, four more or MariaDB's capabilities.
     const FIXED: usize = 32;
     let zeros = payload.get(9..).is_none_or(|rest| rest.iter().take(19).all(|byte| *byte == 0));
     if !zeros || !(FIXED..=4096).contains(&length) {
-        return Found::No;
+        return PacketMatch::No;
     }
     let (Some(capabilities), Some(largest), Some(_)) =
         (u32_at(payload, 0), u32_at(payload, 4), payload.get(FIXED - 1))
     else {
-        return Found::More;
+        return PacketMatch::More;
     };
     let tls = length == FIXED;
     let consistent = capabilities & capability::PROTOCOL_41 != 0
         && (!tls || capabilities & capability::SSL != 0)
         && largest <= 1 << 30;
-    if consistent { Found::Yes(Hello { capabilities, tls }) } else { Found::No }
+    if consistent { PacketMatch::Yes(Hello { capabilities, tls }) } else { PacketMatch::No }
 }
 
 #[cfg(test)]

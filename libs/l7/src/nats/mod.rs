@@ -19,8 +19,8 @@ use crate::{
     lines::{LineReader, Piece, Step},
     nats::wire::{Message, Verb},
     parser::{
-        Context, Entry, Flow, Guess, Opening, Outcome, Parser, Request, Resource, Segment, Sender, Start,
-        Transport,
+        ConnectionContext, Detection, Entry, Flow, Outcome, Parser, Prefix, Request, Resource, Segment,
+        Sender, Start, Transport,
     },
     pending::ById,
 };
@@ -29,8 +29,9 @@ use crate::{
 pub(crate) const ENTRY: Entry = Entry {
     protocol: Protocol::Nats,
     transports: &[Transport::Stream],
-    identify,
+    detect,
     start: |_: Start| Box::new(Nats::default()),
+    offload: None,
 };
 
 /// Longest line, bytes: an `INFO` of a large cluster lists all its members.
@@ -40,8 +41,8 @@ const LINE_MAX: usize = 64 * 1024;
 const INBOXES_MAX: usize = 64;
 
 /// Looks at first bytes: the server's `INFO {"server_id":…`, or the client's `CONNECT {`.
-fn identify(opening: &Opening<'_>) -> Guess {
-    let bytes = opening.bytes;
+fn detect(prefix: &Prefix<'_>) -> Detection {
+    let bytes = prefix.bytes;
     let marks: [(&[u8], Sender); 3] = [
         (b"INFO {\"server_id\":", Sender::Server),
         (b"CONNECT {\"verbose\":", Sender::Client),
@@ -49,13 +50,13 @@ fn identify(opening: &Opening<'_>) -> Guess {
     ];
     for (mark, sender) in marks {
         if bytes.starts_with(mark) {
-            return Guess::Yes(sender);
+            return Detection::Yes(sender);
         }
         if mark.starts_with(bytes) {
-            return if opening.may_grow() { Guess::More } else { Guess::No };
+            return if prefix.may_grow() { Detection::More } else { Detection::No };
         }
     }
-    Guess::No
+    Detection::No
 }
 
 #[derive(Debug)]
@@ -80,7 +81,7 @@ struct Nats {
 }
 
 impl Parser for Nats {
-    fn segment(&mut self, segment: &Segment<'_>, cx: &mut Context<'_>) -> Flow {
+    fn segment(&mut self, segment: &Segment<'_>, cx: &mut ConnectionContext<'_>) -> Flow {
         let mut reader = std::mem::take(self.reader(segment.from));
         let from = segment.from;
         reader.segment(segment, LINE_MAX, |piece| self.piece(&piece, from, cx));
@@ -88,10 +89,10 @@ impl Parser for Nats {
         Flow::Continue
     }
 
-    fn close(&mut self, now: Timestamp, cx: &mut Context<'_>) {
+    fn close(&mut self, now: Timestamp, cx: &mut ConnectionContext<'_>) {
         for begun in [self.publishing.take(), self.delivering.take()].into_iter().flatten() {
             let _ = begun;
-            cx.not_understood();
+            cx.unparsed();
         }
         while let Some(request) = self.requests.pop_oldest_if(|_| true) {
             cx.emit(Protocol::Nats, &request, &Outcome::none(now));
@@ -107,7 +108,7 @@ impl Nats {
         }
     }
 
-    fn piece(&mut self, piece: &Piece<'_>, from: Sender, cx: &mut Context<'_>) -> Step {
+    fn piece(&mut self, piece: &Piece<'_>, from: Sender, cx: &mut ConnectionContext<'_>) -> Step {
         match piece {
             Piece::Line(line) => {
                 let Some(verb) = wire::line(line.text) else { return Step::Lost };
@@ -151,13 +152,13 @@ impl Nats {
                 Step::Next
             }
             Piece::Gap { .. } => {
-                cx.gap();
+                cx.count_gap();
                 let begun = match from {
                     Sender::Client => self.publishing.take(),
                     Sender::Server => self.delivering.take().filter(|incoming| incoming.delivery),
                 };
                 if begun.is_some() {
-                    cx.not_understood();
+                    cx.unparsed();
                 }
                 Step::Next
             }
@@ -170,7 +171,7 @@ impl Nats {
         message: &Message<'_>,
         start: Timestamp,
         line_bytes: u64,
-        cx: &mut Context<'_>,
+        cx: &mut ConnectionContext<'_>,
     ) -> Request {
         cx.message();
         wire::converge(message.subject, &mut self.scratch);
@@ -199,20 +200,20 @@ impl Nats {
             || (self.inboxes.is_empty() && reply.starts_with(b"_INBOX."))
     }
 
-    fn published(&mut self, at: Timestamp, cx: &mut Context<'_>) {
+    fn published(&mut self, at: Timestamp, cx: &mut ConnectionContext<'_>) {
         let Some(Incoming { mut request, inbox, .. }) = self.publishing.take() else { return };
         match inbox {
             Some(inbox) => {
                 request.operation = cx.word("REQUEST");
                 if self.requests.insert(inbox, request, cx.limits().pending_per_connection).is_some() {
-                    cx.not_understood();
+                    cx.unparsed();
                 }
             }
             None => cx.emit(Protocol::Nats, &request, &over(at)),
         }
     }
 
-    fn delivered(&mut self, at: Timestamp, cx: &mut Context<'_>) {
+    fn delivered(&mut self, at: Timestamp, cx: &mut ConnectionContext<'_>) {
         let Some(incoming) = self.delivering.take() else { return };
         if incoming.delivery {
             return cx.emit(Protocol::Nats, &incoming.request, &over(at));

@@ -2,13 +2,13 @@
 
 use crate::{
     Protocol, Symbol, Timestamp,
-    parser::{Context, Outcome, Request, Resource, Sender},
+    parser::{ConnectionContext, Outcome, Request, Resource, Sender},
     postgres::{
-        HEAD_MAX, Held, Kind, Phase, Postgres, Statement, UNKNOWN_STATE, failure,
+        Completion, HEAD_MAX, Kind, Phase, Postgres, Statement, UNKNOWN_STATE, failure,
         wire::{self, HEADER_BYTES},
     },
+    resync::GapKind,
     stream::{Head, Step},
-    turns::Missing,
 };
 
 /// Bytes of an error that are looked at: severity and SQLSTATE stand first.
@@ -80,7 +80,7 @@ impl Postgres {
         welcome
     }
 
-    pub(super) fn server_end(&mut self, at: Timestamp, cx: &mut Context<'_>) {
+    pub(super) fn server_end(&mut self, at: Timestamp, cx: &mut ConnectionContext<'_>) {
         let Some(message) = self.message.take() else { return };
         match self.phase {
             Phase::Encryption if message.length == 1 => match message.kind {
@@ -93,7 +93,7 @@ impl Postgres {
         }
     }
 
-    fn login_answer(&mut self, message: &Message, at: Timestamp, cx: &mut Context<'_>) {
+    fn login_answer(&mut self, message: &Message, at: Timestamp, cx: &mut ConnectionContext<'_>) {
         match message.kind {
             b'Z' => {
                 self.phase = Phase::Commands;
@@ -117,7 +117,7 @@ impl Postgres {
         }
     }
 
-    fn answer(&mut self, message: &Message, at: Timestamp, cx: &mut Context<'_>) {
+    fn answer(&mut self, message: &Message, at: Timestamp, cx: &mut ConnectionContext<'_>) {
         if matches!(message.kind, b'N' | b'A' | b'S' | b'R' | b'K' | b'v') {
             return;
         }
@@ -155,17 +155,19 @@ impl Postgres {
     }
 
     /// Of a simple query the next statement begins.
-    fn next_begins(&mut self, cx: &mut Context<'_>) {
-        if self.held.is_some() && self.line.front().is_some_and(|front| front.kind == Kind::Query) {
+    fn next_begins(&mut self, cx: &mut ConnectionContext<'_>) {
+        if self.completion.is_some() && self.line.front().is_some_and(|front| front.kind == Kind::Query) {
             self.advance(cx);
         }
     }
 
     /// Gives out a statement of a simple query, and goes on to the next.
-    fn advance(&mut self, cx: &mut Context<'_>) {
-        let (Some(held), Some(mut item)) = (self.held.take(), self.line.pop_front()) else { return };
-        let bytes = self.answer_bytes.saturating_sub(held.bytes);
-        self.emit(&item, held, cx);
+    fn advance(&mut self, cx: &mut ConnectionContext<'_>) {
+        let (Some(completion), Some(mut item)) = (self.completion.take(), self.line.pop_front()) else {
+            return;
+        };
+        let bytes = self.answer_bytes.saturating_sub(completion.bytes);
+        self.emit(&item, completion, cx);
         let next = item.further.pop_front().unwrap_or(Statement::UNKNOWN);
         cx.message();
         item.request.operation = cx.word(next.operation.unwrap_or(crate::sql::OTHER));
@@ -175,23 +177,23 @@ impl Postgres {
         self.line.push_front(item);
         self.begun = true;
         self.answer_bytes = bytes;
-        self.answer_start += held.bytes;
+        self.answer_start += completion.bytes;
     }
 
-    fn completed(&mut self, operation: Option<&'static str>, at: Timestamp, cx: &mut Context<'_>) {
+    fn completed(&mut self, operation: Option<&'static str>, at: Timestamp, cx: &mut ConnectionContext<'_>) {
         while self.line.front().is_some_and(|front| front.kind == Kind::Prepare) {
             // Its own answer was passed over.
             self.hold(None, at);
             self.finish_held(cx);
         }
-        if self.held.is_some() {
+        if self.completion.is_some() {
             self.advance(cx);
         }
         let Some(front) = self.line.front_mut().filter(|front| front.kind != Kind::Sync) else {
             if self.aligned {
                 cx.orphan();
                 self.aligned = false;
-                self.turns.drift(Sender::Client, Missing::Lost);
+                self.resync.desync(Sender::Client, GapKind::Lost);
             }
             return;
         };
@@ -209,7 +211,7 @@ impl Postgres {
         }
     }
 
-    fn parsed(&mut self, at: Timestamp, cx: &mut Context<'_>) {
+    fn parsed(&mut self, at: Timestamp, cx: &mut ConnectionContext<'_>) {
         if let Some(front) = self.line.front()
             && front.kind == Kind::Prepare
             && !front.sync
@@ -219,7 +221,7 @@ impl Postgres {
         }
     }
 
-    pub(super) fn failed(&mut self, state: [u8; 5], at: Timestamp, cx: &mut Context<'_>) {
+    pub(super) fn failed(&mut self, state: [u8; 5], at: Timestamp, cx: &mut ConnectionContext<'_>) {
         let Some(front) = self.line.front() else {
             // What caused it is still being sent, or it is the connection's end.
             self.early = self.batch.is_some().then_some((state, at));
@@ -234,7 +236,7 @@ impl Postgres {
         if front.kind == Kind::Sync {
             return;
         }
-        if front.kind == Kind::Query && more && self.held.is_some() {
+        if front.kind == Kind::Query && more && self.completion.is_some() {
             self.advance(cx);
         }
         self.hold(Some(state), at);
@@ -244,38 +246,40 @@ impl Postgres {
     }
 
     fn hold(&mut self, state: Option<[u8; 5]>, end: Timestamp) {
-        self.held = Some(Held { state, end, bytes: self.answer_bytes });
+        self.completion = Some(Completion { state, end, bytes: self.answer_bytes });
     }
 
-    fn finish_held(&mut self, cx: &mut Context<'_>) {
-        if let (Some(held), Some(item)) = (self.held.take(), self.line.pop_front()) {
-            self.emit(&item, held, cx);
+    fn finish_held(&mut self, cx: &mut ConnectionContext<'_>) {
+        if let (Some(completion), Some(item)) = (self.completion.take(), self.line.pop_front()) {
+            self.emit(&item, completion, cx);
         }
     }
 
     /// Everything up to the first `Sync` has been answered.
-    fn is_ready(&mut self, at: Timestamp, cx: &mut Context<'_>) {
+    fn is_ready(&mut self, at: Timestamp, cx: &mut ConnectionContext<'_>) {
         self.ready = true;
         self.copy = false;
-        self.turns.response();
+        self.resync.response();
         if self.line.is_empty() && self.aligned {
             // What it answers was lost.
             self.aligned = false;
-            self.turns.drift(Sender::Client, Missing::Lost);
+            self.resync.desync(Sender::Client, GapKind::Lost);
         }
         while let Some(item) = self.line.pop_front() {
             let sync = item.sync;
-            match (item.kind, self.held.take()) {
+            match (item.kind, self.completion.take()) {
                 (Kind::Sync, _) => self.begun = false,
-                (_, Some(held)) => self.emit(&item, Held { end: at, bytes: self.answer_bytes, ..held }, cx),
+                (_, Some(completion)) => {
+                    self.emit(&item, Completion { end: at, bytes: self.answer_bytes, ..completion }, cx)
+                }
                 (Kind::Prepare | Kind::Function, None) if !self.skipping => {
-                    self.emit(&item, Held { state: None, end: at, bytes: self.answer_bytes }, cx);
+                    self.emit(&item, Completion { state: None, end: at, bytes: self.answer_bytes }, cx);
                 }
                 (_, None) if self.skipping => {
                     self.begun = false;
                     cx.emit(Protocol::Postgresql, &item.request, &Outcome::none(at));
                 }
-                (_, None) => cx.not_understood(),
+                (_, None) => cx.unparsed(),
             }
             if sync {
                 self.aligned = true;
@@ -288,18 +292,18 @@ impl Postgres {
     }
 
     /// Bytes are missing in what the server said.
-    pub(super) fn server_gap(&mut self, missing: Missing, cx: &mut Context<'_>) {
+    pub(super) fn server_gap(&mut self, gap: GapKind, cx: &mut ConnectionContext<'_>) {
         self.message = None;
         if self.phase != Phase::Commands {
             return;
         }
         self.ready = false;
         let lone = self.line.len() == 1 && self.line.front().is_some_and(|front| front.sync);
-        if lone && self.aligned && self.begun && missing == Missing::Unseen {
-            cx.gap();
+        if lone && self.aligned && self.begun && gap == GapKind::Truncated {
+            cx.count_gap();
             self.blind = true;
-        } else if missing == Missing::Lost || self.aligned || !self.line.is_empty() {
-            self.lose(Sender::Server, missing, cx);
+        } else if gap == GapKind::Lost || self.aligned || !self.line.is_empty() {
+            self.lose(Sender::Server, gap, cx);
         }
     }
 }

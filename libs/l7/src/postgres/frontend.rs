@@ -6,14 +6,14 @@ use std::hash::{Hash, Hasher};
 
 use crate::{
     Symbol, Timestamp,
-    parser::{Context, Request, Resource, Sender},
+    parser::{ConnectionContext, Request, Resource, Sender},
     postgres::{
-        FURTHER_MAX, HEAD_MAX, Item, Kind, PORTALS_MAX, Phase, Postgres, STATEMENTS_MAX, Statement, identify,
+        FURTHER_MAX, HEAD_MAX, Item, Kind, PORTALS_MAX, Phase, Postgres, STATEMENTS_MAX, Statement, detect,
         wire::{self, HEADER_BYTES, Header, Startup},
     },
+    resync::GapKind,
     sql,
     stream::{Head, Step},
-    turns::Missing,
 };
 
 /// What was said since the last statement was executed.
@@ -37,7 +37,12 @@ pub(super) struct Portal {
 const NAMES_MAX: usize = 160;
 
 impl Postgres {
-    pub(super) fn client_head(&mut self, head: &Head<'_>, total: u64, cx: &mut Context<'_>) -> Step {
+    pub(super) fn client_head(
+        &mut self,
+        head: &Head<'_>,
+        total: u64,
+        cx: &mut ConnectionContext<'_>,
+    ) -> Step {
         if self.phase != Phase::Commands && head.bytes.first() == Some(&0) {
             return self.startup(head);
         }
@@ -71,8 +76,7 @@ impl Postgres {
         if head.resync || self.phase != Phase::Commands {
             // What comes first was identified already; behind a loss nothing is taken on trust.
             let begins = matches!(header.kind, b'Q' | b'P' | b'B' | b'E' | b'D' | b'C');
-            if !begins
-                || (head.resync && !identify::is_request(head.bytes, total.max(head.bytes.len() as u64)))
+            if !begins || (head.resync && !detect::is_request(head.bytes, total.max(head.bytes.len() as u64)))
             {
                 return Step::Lost;
             }
@@ -113,17 +117,17 @@ impl Postgres {
         Step::Take(header.length as u64)
     }
 
-    pub(super) fn client_gap(&mut self, missing: Missing, cx: &mut Context<'_>) {
+    pub(super) fn client_gap(&mut self, gap: GapKind, cx: &mut ConnectionContext<'_>) {
         if self.copy {
             // Its end is not seen, but the answer behind it is.
-            return cx.gap();
+            return cx.count_gap();
         }
-        self.lose(Sender::Client, missing, cx);
+        self.lose(Sender::Client, gap, cx);
         // Requests may have been among what is missing.
         self.ready = false;
     }
 
-    fn request(&mut self, header: Header, content: &[u8], at: Timestamp, cx: &mut Context<'_>) {
+    fn request(&mut self, header: Header, content: &[u8], at: Timestamp, cx: &mut ConnectionContext<'_>) {
         if self.between && !matches!(header.kind, b'H' | b'X' | b'd' | b'c' | b'f') {
             self.between = false;
             self.batch_begins(cx);
@@ -148,7 +152,7 @@ impl Postgres {
                 let statement = Statement { operation: Some("CALL"), table: Symbol::NONE };
                 self.queue(Kind::Function, statement, VecDeque::new(), cx);
                 self.between = true;
-                self.turns.request();
+                self.resync.request();
             }
             b'C' => {
                 if let Some((name, _)) = wire::text(content.get(1..).unwrap_or_default()) {
@@ -160,17 +164,17 @@ impl Postgres {
             }
             b'S' => self.sync(at, cx),
             b'H' => self.prepare(cx),
-            b'X' => self.finish_unseen(cx),
+            b'X' => self.finish_truncated(cx),
             _ => {}
         }
     }
 
-    fn batch_begins(&mut self, cx: &mut Context<'_>) {
-        self.finish_unseen(cx);
+    fn batch_begins(&mut self, cx: &mut ConnectionContext<'_>) {
+        self.finish_truncated(cx);
         let ready = std::mem::take(&mut self.ready);
         if !self.aligned {
             // Joined in the middle, or behind a loss: only the answer to a lone batch is known to be its.
-            let idle = self.turns.under_way() == 0 && !self.turns.is_adrift();
+            let idle = self.resync.in_flight() == 0 && !self.resync.is_desynced();
             self.admitted = ready && self.line.is_empty() && idle;
             self.drop_line(cx);
             if self.admitted {
@@ -187,7 +191,7 @@ impl Postgres {
         }
     }
 
-    fn query(&mut self, content: &[u8], complete: bool, cx: &mut Context<'_>) {
+    fn query(&mut self, content: &[u8], complete: bool, cx: &mut ConnectionContext<'_>) {
         let text = content.strip_suffix(&[0]).unwrap_or(content);
         let first = self.shape(text, complete, cx);
         let mut further = VecDeque::new();
@@ -199,10 +203,10 @@ impl Postgres {
         }
         self.queue(Kind::Query, first, further, cx);
         self.between = true;
-        self.turns.request();
+        self.resync.request();
     }
 
-    fn parse(&mut self, content: &[u8], complete: bool, cx: &mut Context<'_>) {
+    fn parse(&mut self, content: &[u8], complete: bool, cx: &mut ConnectionContext<'_>) {
         let (name, text) = wire::text(content).unwrap_or((content, &[]));
         let (text, complete) = wire::text(text).map_or((text, complete), |(text, _)| (text, true));
         let statement = self.shape(text, complete, cx);
@@ -231,7 +235,7 @@ impl Postgres {
         }
     }
 
-    fn execute(&mut self, content: &[u8], cx: &mut Context<'_>) {
+    fn execute(&mut self, content: &[u8], cx: &mut ConnectionContext<'_>) {
         let portal = match wire::text(content) {
             Some((b"", _)) => Some(&mut self.unnamed_portal),
             Some((name, _)) => self.portals.get_mut(hash(name)),
@@ -251,18 +255,18 @@ impl Postgres {
     }
 
     /// Puts what was parsed and not executed in line.
-    fn prepare(&mut self, cx: &mut Context<'_>) {
+    fn prepare(&mut self, cx: &mut ConnectionContext<'_>) {
         if let Some(statement) = self.batch.and_then(|batch| batch.parsed) {
             let statement = Statement { operation: Some("PREPARE"), ..statement };
             self.queue(Kind::Prepare, statement, VecDeque::new(), cx);
         }
     }
 
-    fn sync(&mut self, at: Timestamp, cx: &mut Context<'_>) {
+    fn sync(&mut self, at: Timestamp, cx: &mut ConnectionContext<'_>) {
         self.prepare(cx);
         self.batch = None;
         self.between = true;
-        self.turns.request();
+        self.resync.request();
         if !self.admitted {
             return;
         }
@@ -286,12 +290,12 @@ impl Postgres {
         kind: Kind,
         statement: Statement,
         further: VecDeque<Statement>,
-        cx: &mut Context<'_>,
+        cx: &mut ConnectionContext<'_>,
     ) {
         let Some(batch) = self.batch.take() else { return };
         cx.message();
         if !self.admitted {
-            return cx.not_understood();
+            return cx.unparsed();
         }
         let request = Request {
             operation: cx.word(statement.operation.unwrap_or(sql::OTHER)),

@@ -20,41 +20,42 @@
 //! Only the statement's verb, its table and the SQLSTATE leave this module.
 
 mod backend;
-mod elsewhere;
+mod detect;
 mod frontend;
-mod identify;
+mod offload;
 #[cfg(test)]
 mod tests;
 mod wire;
 
 use std::collections::VecDeque;
 
-pub(crate) use elsewhere::name_found;
-
 use crate::{
     ErrorClass, NameKind, Protocol, Status, Symbol, Timestamp,
-    elsewhere::Resumed,
-    parser::{Context, Entry, Flow, Outcome, Parser, Request, Segment, Sender, Start, Transport},
+    offload::ConnectionState,
+    parser::{
+        ConnectionContext, Entry, Flow, Offload, Outcome, Parser, Request, Segment, Sender, Start, Transport,
+    },
     pending::ById,
     postgres::{
         backend::Message,
         frontend::{Batch, Portal},
         wire::Tail,
     },
+    resync::{GapKind, ResponsePosition, Resync},
     sql,
     stream::{Framer, Piece, Step},
-    turns::{Answer, Missing, Turns},
 };
 
 /// Its line in the table.
 pub(crate) const ENTRY: Entry = Entry {
     protocol: Protocol::Postgresql,
     transports: &[Transport::Stream],
-    identify: identify::identify,
+    detect: detect::detect,
     start: |_: Start| {
-        let turns = Turns::trusting();
-        Box::new(Postgres { ready: true, between: true, turns, ..Postgres::default() })
+        let resync = Resync::optimistic();
+        Box::new(Postgres { ready: true, between: true, resync, ..Postgres::default() })
     },
+    offload: Some(Offload { name: offload::name_offloaded, restore: None }),
 };
 
 /// Bytes of a message that are looked at.
@@ -124,7 +125,7 @@ struct Item {
 
 /// What a statement came to, when it may last a little longer.
 #[derive(Clone, Copy, Debug)]
-struct Held {
+struct Completion {
     state: Option<[u8; 5]>,
     end: Timestamp,
     bytes: u64,
@@ -152,7 +153,7 @@ struct Postgres {
     unnamed_portal: Portal,
     /// The message of the server that is going by.
     message: Option<Message>,
-    held: Option<Held>,
+    completion: Option<Completion>,
     /// An answer to the first in line has begun.
     begun: bool,
     /// Its bytes so far, and where it started in the server's stream.
@@ -166,7 +167,7 @@ struct Postgres {
     copy: bool,
     /// Requests and answers are known to correspond.
     aligned: bool,
-    turns: Turns,
+    resync: Resync,
     /// The server waits for a request.
     ready: bool,
     /// The end of the answer in work was not captured.
@@ -182,17 +183,17 @@ struct Postgres {
 }
 
 impl Parser for Postgres {
-    fn segment(&mut self, segment: &Segment<'_>, cx: &mut Context<'_>) -> Flow {
+    fn segment(&mut self, segment: &Segment<'_>, cx: &mut ConnectionContext<'_>) -> Flow {
         match segment.from {
             Sender::Client => {
                 self.client_segment(segment);
                 let mut framer = std::mem::take(&mut self.client);
-                let total = segment.bytes.len() as u64 + segment.unseen;
+                let total = segment.bytes.len() as u64 + segment.truncated;
                 framer.segment(segment, HEAD_MAX, |piece| match piece {
                     Piece::Head(head) => self.client_head(&head, total, cx),
                     Piece::End { .. } => self.go_on(),
                     Piece::Gap => {
-                        self.client_gap(missing(segment), cx);
+                        self.client_gap(gap_kind(segment), cx);
                         Step::Lost
                     }
                 });
@@ -211,31 +212,31 @@ impl Parser for Postgres {
         }
     }
 
-    fn is_settled(&self) -> bool {
-        self.rests()
+    fn is_idle(&self) -> bool {
+        self.is_between_exchanges()
     }
 
-    fn taken(&mut self, cx: &mut Context<'_>) {
-        self.handed(cx);
+    fn offload_accepted(&mut self, cx: &mut ConnectionContext<'_>) {
+        self.hand_over(cx);
     }
 
-    fn resume(&mut self, resumed: &Resumed<'_>, cx: &mut Context<'_>) -> bool {
-        self.follow_on(resumed, cx);
+    fn resume(&mut self, resumed: &ConnectionState<'_>, cx: &mut ConnectionContext<'_>) -> bool {
+        self.resume_from(resumed, cx);
         true
     }
 
-    fn idle(&mut self, now: Timestamp, cx: &mut Context<'_>) {
+    fn tick(&mut self, now: Timestamp, cx: &mut ConnectionContext<'_>) {
         if now.since(self.server_at) > PAUSE {
-            self.finish_unseen(cx);
+            self.finish_truncated(cx);
         }
     }
 
-    fn close(&mut self, now: Timestamp, cx: &mut Context<'_>) {
-        self.finish_unseen(cx);
-        if let Some(held) = self.held.take()
+    fn close(&mut self, now: Timestamp, cx: &mut ConnectionContext<'_>) {
+        self.finish_truncated(cx);
+        if let Some(completion) = self.completion.take()
             && let Some(item) = self.line.pop_front()
         {
-            self.emit(&item, held, cx);
+            self.emit(&item, completion, cx);
         }
         while let Some(item) = self.line.pop_front() {
             if item.kind != Kind::Sync {
@@ -246,16 +247,16 @@ impl Parser for Postgres {
 }
 
 /// How bytes came to be missing that a segment's framing cannot account for.
-fn missing(segment: &Segment<'_>) -> Missing {
-    if segment.lost > 0 { Missing::Lost } else { Missing::Unseen }
+fn gap_kind(segment: &Segment<'_>) -> GapKind {
+    if segment.gap > 0 { GapKind::Lost } else { GapKind::Truncated }
 }
 
 impl Postgres {
     fn client_segment(&mut self, segment: &Segment<'_>) {
-        if segment.lost > 0 {
-            self.turns.drift(Sender::Client, Missing::Lost);
+        if segment.gap > 0 {
+            self.resync.desync(Sender::Client, GapKind::Lost);
         }
-        let lost = segment.lost > 0 || self.client.is_lost();
+        let lost = segment.gap > 0 || self.client.is_lost();
         let starts = if lost {
             matches!(segment.bytes.first(), Some(b'Q' | b'P' | b'B' | b'F' | b'S'))
         } else {
@@ -268,23 +269,23 @@ impl Postgres {
             self.message = None;
         }
         let half = self.server.in_message() && !self.blind;
-        self.turns.client(
+        self.resync.client(
             segment,
             starts,
             match () {
-                () if self.blind => Answer::Open,
-                () if half => Answer::Half,
-                () => Answer::Over,
+                () if self.blind => ResponsePosition::Unbounded,
+                () if half => ResponsePosition::Inside,
+                () => ResponsePosition::Boundary,
             },
         );
     }
 
-    fn server_segment(&mut self, segment: &Segment<'_>, cx: &mut Context<'_>) {
-        self.turns.server(segment);
-        if segment.lost > 0 && (self.blind || self.server.is_lost()) {
-            self.lose(Sender::Server, Missing::Lost, cx);
+    fn server_segment(&mut self, segment: &Segment<'_>, cx: &mut ConnectionContext<'_>) {
+        self.resync.server(segment);
+        if segment.gap > 0 && (self.blind || self.server.is_lost()) {
+            self.lose(Sender::Server, GapKind::Lost, cx);
         }
-        let before = self.server_bytes + segment.lost;
+        let before = self.server_bytes + segment.gap;
         self.server_at = segment.at;
         let mut framer = std::mem::take(&mut self.server);
         framer.segment(segment, HEAD_MAX, |piece| match piece {
@@ -294,26 +295,26 @@ impl Postgres {
                 self.go_on()
             }
             Piece::Gap => {
-                self.server_gap(missing(segment), cx);
+                self.server_gap(gap_kind(segment), cx);
                 Step::Lost
             }
         });
-        self.server_bytes = before + segment.bytes.len() as u64 + segment.unseen;
-        let adrift = self.phase == Phase::Commands && self.turns.is_adrift();
-        if adrift && framer.in_message() && segment.unseen == 0 && wire::tail(segment.bytes).is_some() {
+        self.server_bytes = before + segment.bytes.len() as u64 + segment.truncated;
+        let desynced = self.phase == Phase::Commands && self.resync.is_desynced();
+        if desynced && framer.in_message() && segment.truncated == 0 && wire::tail(segment.bytes).is_some() {
             // What was taken for a message in the middle of another is none: here the server waits.
             framer = Framer::default();
             self.server_position = self.server_bytes;
             self.message = None;
             self.ready = true;
-            self.turns.drift(Sender::Server, Missing::Garbled);
+            self.resync.desync(Sender::Server, GapKind::Malformed);
         }
         if framer.is_lost() && self.phase == Phase::Commands {
-            if adrift {
+            if desynced {
                 // How much it answered is unknown.
-                self.turns.drift(Sender::Server, Missing::Garbled);
+                self.resync.desync(Sender::Server, GapKind::Malformed);
             }
-            let tail = wire::tail(segment.bytes).filter(|_| segment.unseen == 0);
+            let tail = wire::tail(segment.bytes).filter(|_| segment.truncated == 0);
             self.ready = tail.is_some();
             if let Some(tail) = tail.filter(|_| self.blind) {
                 self.finish_blind(tail, cx);
@@ -328,33 +329,33 @@ impl Postgres {
     }
 
     /// Gives out what the first statement of an item came to.
-    fn emit(&mut self, item: &Item, held: Held, cx: &mut Context<'_>) {
-        let (status, error) = match held.state {
+    fn emit(&mut self, item: &Item, completion: Completion, cx: &mut ConnectionContext<'_>) {
+        let (status, error) = match completion.state {
             Some(state) => failure(state, cx),
             None => (Status::None, ErrorClass::None),
         };
-        let outcome = Outcome { status, error, end: held.end, bytes: held.bytes };
+        let outcome = Outcome { status, error, end: completion.end, bytes: completion.bytes };
         cx.emit(Protocol::Postgresql, &item.request, &outcome);
         self.begun = false;
         self.answer_bytes = 0;
     }
 
     /// The answer whose end was not captured has ended.
-    fn finish_unseen(&mut self, cx: &mut Context<'_>) {
+    fn finish_truncated(&mut self, cx: &mut ConnectionContext<'_>) {
         if self.blind {
             self.finish_blind(Tail::Unknown, cx);
         }
     }
 
-    fn finish_blind(&mut self, tail: Tail, cx: &mut Context<'_>) {
+    fn finish_blind(&mut self, tail: Tail, cx: &mut ConnectionContext<'_>) {
         self.blind = false;
         let Some(mut item) = self.line.pop_front() else { return };
-        self.turns.response();
-        let known = self.held.take();
+        self.resync.response();
+        let known = self.completion.take();
         let (state, operation) = match tail {
             Tail::Failed(state) => (Some(state), None),
             Tail::Complete(operation) => (None, operation),
-            Tail::Unknown => (known.and_then(|held| held.state), None),
+            Tail::Unknown => (known.and_then(|completion| completion.state), None),
         };
         if item.unnamed
             && let Some(operation) = operation
@@ -363,7 +364,7 @@ impl Postgres {
         }
         let bytes = self.server_bytes.saturating_sub(self.answer_start);
         if item.kind != Kind::Sync {
-            self.emit(&item, Held { state, end: self.server_at, bytes }, cx);
+            self.emit(&item, Completion { state, end: self.server_at, bytes }, cx);
         }
         self.begun = false;
         self.skipping = false;
@@ -371,16 +372,16 @@ impl Postgres {
     }
 
     /// Bytes are missing: nothing that waits can be paired any more.
-    fn lose(&mut self, of: Sender, missing: Missing, cx: &mut Context<'_>) {
-        cx.gap();
-        self.turns.drift(of, missing);
+    fn lose(&mut self, of: Sender, gap: GapKind, cx: &mut ConnectionContext<'_>) {
+        cx.count_gap();
+        self.resync.desync(of, gap);
         self.drop_line(cx);
         self.aligned = false;
         self.admitted = false;
     }
 
-    fn drop_line(&mut self, cx: &mut Context<'_>) {
-        self.held = None;
+    fn drop_line(&mut self, cx: &mut ConnectionContext<'_>) {
+        self.completion = None;
         self.begun = false;
         self.answer_bytes = 0;
         self.blind = false;
@@ -390,12 +391,12 @@ impl Postgres {
         self.batch = None;
         while let Some(item) = self.line.pop_front() {
             if item.kind != Kind::Sync {
-                cx.not_understood();
+                cx.unparsed();
             }
         }
     }
 
-    fn shape(&mut self, text: &[u8], complete: bool, cx: &mut Context<'_>) -> Statement {
+    fn shape(&mut self, text: &[u8], complete: bool, cx: &mut ConnectionContext<'_>) -> Statement {
         let operation = sql::shape(text, complete, &mut self.scratch);
         Statement {
             operation: (operation != sql::OTHER).then_some(operation),
@@ -405,7 +406,7 @@ impl Postgres {
 }
 
 /// What an error comes to; its status is absent when the capture ends before it.
-fn failure(state: [u8; 5], cx: &mut Context<'_>) -> (Status, ErrorClass) {
+fn failure(state: [u8; 5], cx: &mut ConnectionContext<'_>) -> (Status, ErrorClass) {
     if state == UNKNOWN_STATE {
         return (Status::None, ErrorClass::Client);
     }

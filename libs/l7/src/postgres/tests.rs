@@ -382,7 +382,7 @@ fn a_long_result_ends_by_its_tail_or_before_the_next_request() {
         ]
     );
     assert_eq!(replay.exchanges[2].end.0, end);
-    assert_eq!(replay.engine.tally().gaps, 3);
+    assert_eq!(replay.context.tally().gaps, 3);
 }
 
 #[test]

@@ -11,12 +11,12 @@
 //! - A redirect (`MOVED`, `ASK`) is a status, not an error: the client goes on elsewhere.
 //!
 //! A reply whose end was not captured (a long list) ends with the server's last byte before the next command. After a
-//! loss [`Turns`] says from where commands and replies correspond again.
+//! loss [`Resync`] says from where commands and replies correspond again.
 //!
 //! Only the command's name and an error's prefix leave this module.
 
 mod command;
-mod identify;
+mod detect;
 mod reader;
 #[cfg(test)]
 mod tests;
@@ -25,19 +25,23 @@ use std::collections::VecDeque;
 
 use crate::{
     ErrorClass, NameKind, Protocol, Status, Symbol, Timestamp,
-    elsewhere::{Found, Resumed},
-    parser::{Context, Entry, Flow, Outcome, Parser, Request, Resource, Segment, Sender, Start, Transport},
+    offload::{ConnectionState, ExchangeDetail, OffloadedExchange},
+    parser::{
+        ConnectionContext, Entry, Flow, Offload, Outcome, Parser, Request, Resource, Segment, Sender, Start,
+        Transport,
+    },
     pending::{Fifo, Next},
     redis::reader::{Item, Message, Reader, Word},
-    turns::{Answer, Missing, Turns},
+    resync::{GapKind, ResponsePosition, Resync},
 };
 
 /// Its line in the table.
 pub(crate) const ENTRY: Entry = Entry {
     protocol: Protocol::Redis,
     transports: &[Transport::Stream],
-    identify: identify::identify,
-    start: |_: Start| Box::new(Redis { turns: Turns::trusting(), ..Redis::default() }),
+    detect: detect::detect,
+    start: |_: Start| Box::new(Redis { resync: Resync::optimistic(), ..Redis::default() }),
+    offload: Some(Offload { name: name_offloaded, restore: Some(restore) }),
 };
 
 /// Most replies that wait for a command whose capture comes later.
@@ -82,7 +86,7 @@ struct Redis {
     subscriber: bool,
     /// A command was seen: what the server says from now on may answer it.
     begun: bool,
-    turns: Turns,
+    resync: Resync,
     /// Pairing began again after a loss: no reply is believed to come before its command.
     realigned: bool,
     /// A command, and its reply whose end will not be found.
@@ -91,35 +95,31 @@ struct Redis {
 }
 
 /// A connection that was followed elsewhere so far.
-pub(crate) fn resume(resumed: &Resumed<'_>, cx: &mut Context<'_>) -> Box<dyn Parser> {
+fn restore(resumed: &ConnectionState<'_>, cx: &mut ConnectionContext<'_>) -> Box<dyn Parser> {
     let mut redis = Redis {
         requests: Reader::resumed(&resumed.requests),
         replies: Reader::resumed(&resumed.responses),
         begun: true,
-        turns: Turns::trusting(),
+        resync: Resync::optimistic(),
         ..Redis::default()
     };
-    for request in resumed.waiting {
+    for request in resumed.pending {
         cx.message();
         let operation = operation(request.request, cx);
         let resource = Resource::Name(Symbol::NONE);
         let request = Request { operation, resource, start: request.start, bytes: request.bytes };
         let waiting = Waiting { request, kind: Kind::Plain };
-        redis.turns.request();
+        redis.resync.request();
         if redis.waiting.push(waiting, cx.limits().pending_per_connection).is_some() {
-            cx.not_understood();
+            cx.unparsed();
         }
     }
     Box::new(redis)
 }
 
-/// Gives out an exchange that was found elsewhere; says whether an equal one will always be called the same.
-pub(crate) fn name_found(
-    command: usize,
-    error: Option<&[u8]>,
-    found: &Found<'_>,
-    cx: &mut Context<'_>,
-) -> bool {
+/// Emits an exchange that the kernel paired; says whether an equal one will always have the same names.
+fn name_offloaded(found: &OffloadedExchange<'_>, cx: &mut ConnectionContext<'_>) -> bool {
+    let ExchangeDetail::Redis { command, error } = found.detail else { return false };
     let operation = command::at(command).map_or(Symbol::OTHER, |name| cx.word(name));
     let resource = Resource::Name(Symbol::NONE);
     let request = Request { operation, resource, start: found.start, bytes: found.request_bytes };
@@ -133,8 +133,9 @@ pub(crate) fn name_found(
     error.is_none()
 }
 
-/// The commands after which a connection goes on as before, and whether that depends on an argument.
-pub(crate) fn plain_commands() -> impl Iterator<Item = (usize, &'static str, bool)> {
+/// The commands that the kernel can follow without knowing what they mean for the connection: index and name, and whether
+/// that depends on the first argument (`CLIENT REPLY`, `CLIENT TRACKING`).
+pub fn redis_commands() -> impl Iterator<Item = (usize, &'static str, bool)> {
     command::all()
         .filter(|(_, name)| !changes_connection(name))
         .map(|(at, name)| (at, name, name == "CLIENT"))
@@ -146,13 +147,13 @@ fn changes_connection(name: &str) -> bool {
 }
 
 impl Parser for Redis {
-    fn segment(&mut self, segment: &Segment<'_>, cx: &mut Context<'_>) -> Flow {
+    fn segment(&mut self, segment: &Segment<'_>, cx: &mut ConnectionContext<'_>) -> Flow {
         let mut reader = match segment.from {
             Sender::Client => std::mem::take(&mut self.requests),
             Sender::Server => std::mem::take(&mut self.replies),
         };
         let mut take = |item| self.item(segment.from, item, cx);
-        if segment.lost > 0 {
+        if segment.gap > 0 {
             reader.lost(segment, &mut take);
         }
         match segment.from {
@@ -163,19 +164,19 @@ impl Parser for Redis {
                 self.requests = reader;
             }
             Sender::Server => {
-                self.turns.server(segment);
-                if segment.lost > 0 {
+                self.resync.server(segment);
+                if segment.gap > 0 {
                     self.end_open(cx);
                 }
                 if let Some((_, reply)) = &mut self.open {
-                    let bytes = (segment.bytes.len() as u64).saturating_add(segment.unseen);
+                    let bytes = (segment.bytes.len() as u64).saturating_add(segment.truncated);
                     reply.bytes = reply.bytes.saturating_add(bytes);
                     reply.end = segment.at;
                 } else {
                     reader.segment(segment, false, |item| self.item(Sender::Server, item, cx));
-                    if reader.is_lost() && self.turns.is_adrift() {
+                    if reader.is_lost() && self.resync.is_desynced() {
                         // What it answered is unknown.
-                        self.turns.drift(Sender::Server, Missing::Garbled);
+                        self.resync.desync(Sender::Server, GapKind::Malformed);
                     }
                 }
                 self.replies = reader;
@@ -184,7 +185,7 @@ impl Parser for Redis {
         if self.ended { Flow::Done } else { Flow::Continue }
     }
 
-    fn close(&mut self, now: Timestamp, cx: &mut Context<'_>) {
+    fn close(&mut self, now: Timestamp, cx: &mut ConnectionContext<'_>) {
         self.end_open(cx);
         if self.requests.in_message() {
             cx.orphan();
@@ -197,7 +198,7 @@ impl Parser for Redis {
         }
     }
 
-    fn is_settled(&self) -> bool {
+    fn is_idle(&self) -> bool {
         self.begun
             && self.mode == Replies::On
             && !self.subscriber
@@ -205,12 +206,12 @@ impl Parser for Redis {
             && self.open.is_none()
             && self.waiting.is_empty()
             && self.early.is_empty()
-            && !self.turns.is_adrift()
+            && !self.resync.is_desynced()
             && self.requests.is_between()
             && self.replies.is_between()
     }
 
-    fn idle(&mut self, now: Timestamp, cx: &mut Context<'_>) {
+    fn tick(&mut self, now: Timestamp, cx: &mut ConnectionContext<'_>) {
         if self.open.as_ref().is_some_and(|(_, reply)| now.since(reply.end) >= OPEN_QUIET_NS) {
             self.end_open(cx);
         }
@@ -219,33 +220,37 @@ impl Parser for Redis {
 
 impl Redis {
     /// The client sent a segment, which `starts` a command.
-    fn client(&mut self, segment: &Segment<'_>, starts: bool, cx: &mut Context<'_>) {
+    fn client(&mut self, segment: &Segment<'_>, starts: bool, cx: &mut ConnectionContext<'_>) {
         let half = self.open.is_none() && self.replies.in_message();
         if starts {
             self.end_open(cx);
         }
-        if self.turns.client(segment, starts, if half { Answer::Half } else { Answer::Over }) {
+        if self.resync.client(
+            segment,
+            starts,
+            if half { ResponsePosition::Inside } else { ResponsePosition::Boundary },
+        ) {
             self.realigned = true;
             self.forget_waiting(cx);
         }
     }
 
-    fn item(&mut self, from: Sender, item: Item, cx: &mut Context<'_>) {
+    fn item(&mut self, from: Sender, item: Item, cx: &mut ConnectionContext<'_>) {
         match (from, item) {
             (Sender::Client, Item::Message(message)) => self.command(&message, cx),
             (Sender::Server, Item::Message(message)) => self.reply(&message, cx),
-            (_, Item::Gap { missing, begun }) => {
+            (_, Item::Gap { gap, begun }) => {
                 match from {
                     Sender::Client if begun.is_some() => cx.orphan(),
                     Sender::Client => {}
-                    Sender::Server => self.cut(missing, begun),
+                    Sender::Server => self.cut(gap, begun),
                 }
-                self.lose(from, missing, cx);
+                self.lose(from, gap, cx);
             }
         }
     }
 
-    fn command(&mut self, message: &Message, cx: &mut Context<'_>) {
+    fn command(&mut self, message: &Message, cx: &mut ConnectionContext<'_>) {
         let [name, argument, second] = &message.words;
         if message.elements == 0 {
             return;
@@ -281,12 +286,12 @@ impl Redis {
         let waiting = Waiting { request, kind: kind(message) };
         self.subscriber |= matches!(waiting.kind, Kind::Subscription(_));
         self.begun = true;
-        self.turns.request();
-        if self.turns.is_adrift() {
-            return cx.not_understood();
+        self.resync.request();
+        if self.resync.is_desynced() {
+            return cx.unparsed();
         }
         if self.waiting.push(waiting, cx.limits().pending_per_connection).is_some() {
-            cx.not_understood();
+            cx.unparsed();
         }
         while !self.waiting.is_empty() {
             let Some(early) = self.early.pop_front() else { break };
@@ -294,7 +299,7 @@ impl Redis {
         }
     }
 
-    fn reply(&mut self, message: &Message, cx: &mut Context<'_>) {
+    fn reply(&mut self, message: &Message, cx: &mut ConnectionContext<'_>) {
         if !self.begun && !self.requests.in_message() {
             // Joined in the middle: the answer to a command that was never seen.
             return;
@@ -314,20 +319,20 @@ impl Redis {
             Some(Waiting { kind: Kind::Plain | Kind::Last, .. }) | None if confirmed => return,
             None => {
                 if self.waiting.is_empty() {
-                    if self.turns.is_adrift() {
-                        self.turns.response();
+                    if self.resync.is_desynced() {
+                        self.resync.response();
                     } else if !self.realigned && self.early.len() < EARLY_MAX {
                         self.early.push_back(*message);
                     } else {
                         cx.orphan();
-                        self.lose(Sender::Client, Missing::Lost, cx);
+                        self.lose(Sender::Client, GapKind::Lost, cx);
                     }
                     return;
                 }
             }
             Some(_) => {}
         }
-        self.turns.response();
+        self.resync.response();
         match self.waiting.pop() {
             Some(Next::Waiting(waiting)) => {
                 let (status, error) = outcome(message, cx);
@@ -352,9 +357,9 @@ impl Redis {
     }
 
     /// The rest of a reply was not captured: it is still the next one's.
-    fn cut(&mut self, missing: Missing, begun: Option<Message>) {
+    fn cut(&mut self, gap: GapKind, begun: Option<Message>) {
         let Some(reply) = begun.filter(|reply| {
-            self.begun && missing == Missing::Unseen && reply.kind != 0 && !self.is_push(reply)
+            self.begun && gap == GapKind::Truncated && reply.kind != 0 && !self.is_push(reply)
         }) else {
             return;
         };
@@ -366,7 +371,7 @@ impl Redis {
     }
 
     /// The reply whose end was not captured has ended with its last byte so far.
-    fn end_open(&mut self, cx: &mut Context<'_>) {
+    fn end_open(&mut self, cx: &mut ConnectionContext<'_>) {
         let Some((waiting, reply)) = self.open.take() else { return };
         let (status, error) = outcome(&reply, cx);
         cx.emit(
@@ -379,9 +384,9 @@ impl Redis {
 
     /// Bytes of one end are missing: what comes cannot be paired. What was asked before bytes of the client's were
     /// missing is still answered first.
-    fn lose(&mut self, of: Sender, missing: Missing, cx: &mut Context<'_>) {
-        cx.gap();
-        self.turns.drift(of, missing);
+    fn lose(&mut self, of: Sender, gap: GapKind, cx: &mut ConnectionContext<'_>) {
+        cx.count_gap();
+        self.resync.desync(of, gap);
         for _ in self.early.drain(..) {
             cx.orphan();
         }
@@ -390,9 +395,9 @@ impl Redis {
         }
     }
 
-    fn forget_waiting(&mut self, cx: &mut Context<'_>) {
+    fn forget_waiting(&mut self, cx: &mut ConnectionContext<'_>) {
         while self.waiting.drain_one().is_some() {
-            cx.not_understood();
+            cx.unparsed();
         }
     }
 }
@@ -424,7 +429,7 @@ fn confirmation(word: &Word) -> bool {
         .any(|confirmation| word.as_bytes() == confirmation.as_bytes())
 }
 
-fn operation(name: &[u8], cx: &mut Context<'_>) -> Symbol {
+fn operation(name: &[u8], cx: &mut ConnectionContext<'_>) -> Symbol {
     if let Some(known) = command::known(name) {
         return cx.word(known);
     }
@@ -449,14 +454,14 @@ fn error_prefix(text: &[u8]) -> Option<&str> {
     if well_formed { std::str::from_utf8(word).ok() } else { None }
 }
 
-fn outcome(message: &Message, cx: &mut Context<'_>) -> (Status, ErrorClass) {
+fn outcome(message: &Message, cx: &mut ConnectionContext<'_>) -> (Status, ErrorClass) {
     if !matches!(message.kind, b'-' | b'!') {
         return (Status::None, ErrorClass::None);
     }
     error_outcome(message.words[0].as_bytes(), cx)
 }
 
-fn error_outcome(text: &[u8], cx: &mut Context<'_>) -> (Status, ErrorClass) {
+fn error_outcome(text: &[u8], cx: &mut ConnectionContext<'_>) -> (Status, ErrorClass) {
     let prefix = error_prefix(text).unwrap_or("ERR");
     // Redis' own error prefixes (redis: src/server.c, shared objects).
     let class = match prefix {

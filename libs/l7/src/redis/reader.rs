@@ -5,9 +5,9 @@
 
 use crate::{
     Timestamp,
-    elsewhere::{ResumedEnd, Stand},
+    offload::{DirectionState, FramingState},
     parser::Segment,
-    turns::Missing,
+    resync::GapKind,
 };
 
 /// Bytes of a line or bulk that are kept.
@@ -79,7 +79,7 @@ pub(super) enum Item {
     Message(Message),
     /// Bytes are missing or are no RESP; with the message that had begun and whose end will not be found.
     Gap {
-        missing: Missing,
+        gap: GapKind,
         begun: Option<Message>,
     },
 }
@@ -108,8 +108,8 @@ enum Line {
 impl Reader {
     /// One that was followed elsewhere so far. How values are nested does not matter any more: one of them after the
     /// other ends the message.
-    pub(super) fn resumed(end: &ResumedEnd<'_>) -> Self {
-        let Stand::Values { left, items } = end.stand else { return Self::default() };
+    pub(super) fn resumed(end: &DirectionState<'_>) -> Self {
+        let FramingState::Values { remaining: left, items } = end.framing else { return Self::default() };
         let mut words = [Word::default(); 3];
         words[0].extend(end.name);
         let value_open = u64::from(left > 0);
@@ -133,7 +133,7 @@ impl Reader {
 
     /// So many bytes were lost before now.
     pub(super) fn lost(&mut self, segment: &Segment<'_>, mut give: impl FnMut(Item)) {
-        self.hole(segment.lost, segment.at, Missing::Lost, &mut give);
+        self.skip_gap(segment.gap, segment.at, GapKind::Lost, &mut give);
     }
 
     /// Takes a segment, whose loss was told before, and gives out every message that it ends. With
@@ -158,16 +158,16 @@ impl Reader {
             self.take_line_bytes(line, segment.at);
             if line.last() == Some(&b'\n') {
                 if let Line::Broken = self.line_ended(inline, segment.at, &mut give) {
-                    self.lose(Missing::Garbled, &mut give);
+                    self.lose(GapKind::Malformed, &mut give);
                     return;
                 }
             } else if self.line_bytes > LINE_MAX {
-                self.lose(Missing::Garbled, &mut give);
+                self.lose(GapKind::Malformed, &mut give);
                 return;
             }
         }
-        if segment.unseen > 0 {
-            self.hole(segment.unseen, segment.at, Missing::Unseen, &mut give);
+        if segment.truncated > 0 {
+            self.skip_gap(segment.truncated, segment.at, GapKind::Truncated, &mut give);
         }
     }
 
@@ -187,7 +187,7 @@ impl Reader {
 
     /// Where the current message ends is unknown: looks for the next one.
     pub(super) fn forget(&mut self) {
-        self.lose(Missing::Unseen, &mut |_| {});
+        self.lose(GapKind::Truncated, &mut |_| {});
     }
 
     /// Whether a message's first byte comes next.
@@ -200,20 +200,20 @@ impl Reader {
         self.message.is_some()
     }
 
-    fn lose(&mut self, missing: Missing, give: &mut impl FnMut(Item)) {
+    fn lose(&mut self, gap: GapKind, give: &mut impl FnMut(Item)) {
         let begun = self.message.take();
         self.scalars = 0;
         self.open.clear();
         self.line = Word::default();
         self.line_bytes = 0;
         self.bulk = 0;
-        if !self.lost || missing == Missing::Lost {
+        if !self.lost || gap == GapKind::Lost {
             self.lost = true;
-            give(Item::Gap { missing, begun });
+            give(Item::Gap { gap, begun });
         }
     }
 
-    fn hole(&mut self, bytes: u64, at: Timestamp, missing: Missing, give: &mut impl FnMut(Item)) {
+    fn skip_gap(&mut self, bytes: u64, at: Timestamp, gap: GapKind, give: &mut impl FnMut(Item)) {
         if self.bulk >= bytes {
             self.bulk -= bytes;
             if let Some(message) = &mut self.message {
@@ -232,7 +232,7 @@ impl Reader {
             message.bytes += bytes;
             message.end = at;
         }
-        self.lose(missing, give);
+        self.lose(gap, give);
     }
 
     fn take_bulk<'a>(&mut self, input: &'a [u8], at: Timestamp, give: &mut impl FnMut(Item)) -> &'a [u8] {

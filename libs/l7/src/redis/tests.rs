@@ -1,8 +1,8 @@
 //! Conversations as Redis has them, whole and cut, and bytes that are none.
 
 use crate::{
-    Chunk, Connection, Direction, Engine, ErrorClass, Exchange, Limits, Protocol, ScopeId, Side, Status,
-    Timestamp, Transport, Verdict, testing::assert_no_harm,
+    Chunk, Connection, Direction, ErrorClass, Exchange, Limits, ParserContext, Protocol, ScopeId, Side,
+    Status, Timestamp, Transport, Verdict, testing::assert_no_harm,
 };
 
 /// Who speaks next.
@@ -15,7 +15,7 @@ use Say::{C, S};
 
 struct Heard {
     exchanges: Vec<Exchange>,
-    engine: Engine,
+    context: ParserContext,
     verdict: Verdict,
 }
 
@@ -25,10 +25,10 @@ impl Heard {
             .iter()
             .map(|exchange| {
                 let status = match exchange.status {
-                    Status::Word(word) => format!("={}", self.engine.name(word)),
+                    Status::Word(word) => format!("={}", self.context.name(word)),
                     _ => String::new(),
                 };
-                format!("{}{status}", self.engine.name(exchange.operation))
+                format!("{}{status}", self.context.name(exchange.operation))
             })
             .collect()
     }
@@ -36,7 +36,7 @@ impl Heard {
 
 /// Plays a conversation to the server's side, every part cut into pieces of at most `piece` bytes.
 fn play(conversation: &[Say], piece: usize, close: bool) -> Heard {
-    let mut engine = Engine::new(Limits::default());
+    let mut context = ParserContext::new(Limits::default());
     let mut connection = Connection::new(ScopeId(0));
     let mut exchanges = Vec::new();
     let (mut now, mut offsets) = (0, [0_u64; 2]);
@@ -55,13 +55,13 @@ fn play(conversation: &[Say], piece: usize, close: bool) -> Heard {
                 total: bytes.len() as u64,
             };
             offsets[offset] += bytes.len() as u64;
-            connection.chunk(&chunk, &mut engine, &mut |exchange| exchanges.push(exchange));
+            connection.chunk(&chunk, &mut context, &mut |exchange| exchanges.push(exchange));
         }
     }
     if close {
-        connection.close(Timestamp(now + 1000), &mut engine, &mut |exchange| exchanges.push(exchange));
+        connection.close(Timestamp(now + 1000), &mut context, &mut |exchange| exchanges.push(exchange));
     }
-    Heard { exchanges, verdict: connection.verdict(), engine }
+    Heard { exchanges, verdict: connection.verdict(), context }
 }
 
 fn expect(conversation: &[Say], operations: &[&str]) {
@@ -69,8 +69,8 @@ fn expect(conversation: &[Say], operations: &[&str]) {
         let heard = play(conversation, piece, true);
         assert_eq!(heard.operations(), operations, "in pieces of {piece}");
         assert!(heard.exchanges.iter().all(|e| e.protocol == Protocol::Redis && e.side == Side::Server));
-        let tally = heard.engine.tally();
-        assert_eq!(tally.messages_seen, tally.exchanges + tally.not_understood, "in pieces of {piece}");
+        let tally = heard.context.tally();
+        assert_eq!(tally.messages_seen, tally.exchanges + tally.unparsed, "in pieces of {piece}");
     }
 }
 
@@ -166,7 +166,7 @@ fn an_unanswered_command_ends_with_the_connection() {
 
 #[test]
 fn big_values_are_gone_past_by_length() {
-    let mut engine = Engine::new(Limits::default());
+    let mut context = ParserContext::new(Limits::default());
     let mut connection = Connection::new(ScopeId(0));
     let mut exchanges = Vec::new();
     let head = b"*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$1000000\r\nxxxx";
@@ -187,7 +187,7 @@ fn big_values_are_gone_past_by_length() {
             total: 5,
         };
         for chunk in [request, reply] {
-            connection.chunk(&chunk, &mut engine, &mut |exchange| exchanges.push(exchange));
+            connection.chunk(&chunk, &mut context, &mut |exchange| exchanges.push(exchange));
         }
     }
     assert_eq!(exchanges.len(), 3);
@@ -196,7 +196,7 @@ fn big_values_are_gone_past_by_length() {
 
 #[test]
 fn after_a_loss_nothing_is_paired_wrongly() {
-    let mut engine = Engine::new(Limits::default());
+    let mut context = ParserContext::new(Limits::default());
     let mut connection = Connection::new(ScopeId(0));
     let mut exchanges = Vec::new();
     let get = b"*2\r\n$3\r\nGET\r\n$1\r\nk\r\n";
@@ -221,14 +221,14 @@ fn after_a_loss_nothing_is_paired_wrongly() {
             bytes,
             total: bytes.len() as u64,
         };
-        connection.chunk(&chunk, &mut engine, &mut |exchange| exchanges.push(exchange));
+        connection.chunk(&chunk, &mut context, &mut |exchange| exchanges.push(exchange));
     }
-    let names: Vec<_> = exchanges.iter().map(|e| engine.name(e.operation)).collect();
+    let names: Vec<_> = exchanges.iter().map(|e| context.name(e.operation)).collect();
     assert_eq!(names, ["GET", "PING"]);
-    assert_eq!(engine.tally().gaps, 1);
-    connection.close(Timestamp(99), &mut engine, &mut |_| {});
-    let tally = engine.tally();
-    assert_eq!(tally.messages_seen, tally.exchanges + tally.not_understood);
+    assert_eq!(context.tally().gaps, 1);
+    connection.close(Timestamp(99), &mut context, &mut |_| {});
+    let tally = context.tally();
+    assert_eq!(tally.messages_seen, tally.exchanges + tally.unparsed);
 }
 
 #[test]

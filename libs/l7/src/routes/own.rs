@@ -86,7 +86,7 @@ impl OwnTemplate {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Engine, Limits, ScopeId, Status};
+    use crate::{Limits, ParserContext, ScopeId, Status};
 
     fn parsed(text: &str) -> Result<OwnTemplate, TemplateError> {
         OwnTemplate::parse(text, Symbol(7))
@@ -119,13 +119,13 @@ mod tests {
 
     #[test]
     fn own_templates_win_and_are_not_bounded() {
-        let mut engine = Engine::new(Limits { routes_per_scope: 4, ..Limits::default() });
-        engine.set_route_templates(&["/shop/{product}", "/files/*"]).expect("templates");
+        let mut context = ParserContext::new(Limits { routes_per_scope: 4, ..Limits::default() });
+        context.set_route_templates(&["/shop/{product}", "/files/*"]).expect("templates");
         let scope = ScopeId(1);
         let mut name = |path: String| {
-            let route = engine.route(scope, path.as_bytes());
-            let symbol = engine.route_symbol(scope, route, Status::Code(200));
-            engine.name(symbol).to_owned()
+            let route = context.route(scope, path.as_bytes());
+            let symbol = context.route_symbol(scope, route, Status::Code(200));
+            context.name(symbol).to_owned()
         };
         for word in ["apple", "pear", "plum", "fig", "kiwi", "lime", "date", "nut"] {
             assert_eq!(name(format!("/shop/{word}")), "/shop/{product}");
@@ -134,6 +134,6 @@ mod tests {
         }
         assert_eq!(name("/shop/last".to_owned()), "/shop/{product}");
         let too_many = vec!["/a"; TEMPLATES_MAX + 1];
-        assert_eq!(engine.set_route_templates(&too_many), Err(TemplateError::TooMany));
+        assert_eq!(context.set_route_templates(&too_many), Err(TemplateError::TooMany));
     }
 }

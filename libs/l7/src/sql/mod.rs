@@ -3,7 +3,7 @@
 //! Used by MySQL and PostgreSQL. The statement may be cut at any byte; a name that the cut may have shortened is not
 //! given out. Literals, column lists and conditions are never looked at beyond finding their end.
 
-pub(crate) mod name;
+pub mod name;
 mod token;
 
 use token::{Token, Tokens};
@@ -107,6 +107,11 @@ pub fn shape(statement: &[u8], complete: bool, table: &mut String) -> &'static s
         Rule::Without => {}
     }
     operation
+}
+
+/// Whether a text is several statements.
+pub fn is_several(text: &[u8]) -> bool {
+    following(text).is_some()
 }
 
 /// What follows the first of several statements, behind its `;`; `None` when there is nothing.

@@ -1,19 +1,19 @@
-//! What a statement is called, in the form in which it is kept for a hash.
+//! The name of a statement (operation and table), in the form in which it is kept for the kernel's hash of the statement.
 
 use super::{OTHER, known, shape};
 
 /// Behind the operation.
 const END: u8 = 0;
 
-/// Operation and table of a statement: what is kept of it.
-pub(crate) fn encode(statement: &[u8]) -> Box<[u8]> {
+/// Operation and table of a statement, as they are kept to give names to its exchanges later.
+pub fn statement_name(statement: &[u8]) -> Box<[u8]> {
     let mut table = String::new();
     let operation = shape(statement, true, &mut table);
-    of(operation, &table)
+    prepared_name(operation, &table)
 }
 
 /// The same of a statement whose operation and table are known.
-pub(crate) fn of(operation: &str, table: &str) -> Box<[u8]> {
+pub fn prepared_name(operation: &str, table: &str) -> Box<[u8]> {
     [operation.as_bytes(), &[END], table.as_bytes()].concat().into()
 }
 
@@ -36,7 +36,11 @@ mod tests {
             ("gibberish", "OTHER", ""),
             ("INSERT INTO größe VALUES (1)", "INSERT", "größe"),
         ] {
-            assert_eq!(decode(&encode(statement.as_bytes())), Some((operation, table)), "{statement}");
+            assert_eq!(
+                decode(&statement_name(statement.as_bytes())),
+                Some((operation, table)),
+                "{statement}"
+            );
         }
         assert_eq!(decode(b""), None);
         assert_eq!(decode(b"\x0e"), None);

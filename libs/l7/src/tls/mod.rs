@@ -6,8 +6,8 @@
 use crate::{
     ErrorClass, NameKind, Protocol, Status, Symbol, Timestamp, domain,
     parser::{
-        Context, Entry, Flow, Guess, Opening, Outcome, Parser, Request, Resource, Segment, Sender, Start,
-        Transport,
+        ConnectionContext, Detection, Entry, Flow, Outcome, Parser, Prefix, Request, Resource, Segment,
+        Sender, Start, Transport,
     },
 };
 
@@ -15,8 +15,9 @@ use crate::{
 pub(crate) const ENTRY: Entry = Entry {
     protocol: Protocol::Tls,
     transports: &[Transport::Stream],
-    identify,
+    detect,
     start: |_: Start| Box::new(Tls::default()),
+    offload: None,
 };
 
 /// Most bytes of a `ClientHello` that are kept to find the server name; it stands before the large extensions of most
@@ -29,17 +30,17 @@ const CLIENT_HELLO: u8 = 1;
 const SERVER_HELLO: u8 = 2;
 
 /// Record header, handshake header, version: type, 3, minor, length (2), type, length (3), 3, minor.
-fn identify(opening: &Opening<'_>) -> Guess {
-    let guess = hello(opening.bytes);
-    if guess == Guess::More && !opening.may_grow() { Guess::No } else { guess }
+fn detect(prefix: &Prefix<'_>) -> Detection {
+    let detection = hello(prefix.bytes);
+    if detection == Detection::More && !prefix.may_grow() { Detection::No } else { detection }
 }
 
-fn hello(bytes: &[u8]) -> Guess {
+fn hello(bytes: &[u8]) -> Detection {
     let mut kind = 0;
     let mut record = 0;
     let mut message = 0;
     for at in 0..11 {
-        let Some(&byte) = bytes.get(at) else { return Guess::More };
+        let Some(&byte) = bytes.get(at) else { return Detection::More };
         let fits = match at {
             0 => byte == HANDSHAKE,
             1 | 9 => byte == 3,
@@ -60,10 +61,10 @@ fn hello(bytes: &[u8]) -> Guess {
             }
         };
         if !fits {
-            return Guess::No;
+            return Detection::No;
         }
     }
-    Guess::Yes(if kind == CLIENT_HELLO { Sender::Client } else { Sender::Server })
+    Detection::Yes(if kind == CLIENT_HELLO { Sender::Client } else { Sender::Server })
 }
 
 /// One connection.
@@ -78,8 +79,8 @@ struct Tls {
 }
 
 impl Parser for Tls {
-    fn segment(&mut self, segment: &Segment<'_>, cx: &mut Context<'_>) -> Flow {
-        let bytes = segment.bytes.len() as u64 + segment.unseen;
+    fn segment(&mut self, segment: &Segment<'_>, cx: &mut ConnectionContext<'_>) -> Flow {
+        let bytes = segment.bytes.len() as u64 + segment.truncated;
         match segment.from {
             Sender::Client => {
                 if self.started.is_none() {
@@ -108,7 +109,7 @@ impl Parser for Tls {
                     }
                     [ALERT, ..] => return Flow::Continue,
                     _ => {
-                        cx.not_understood();
+                        cx.unparsed();
                         self.started = None;
                     }
                 }
@@ -117,13 +118,13 @@ impl Parser for Tls {
         }
     }
 
-    fn close(&mut self, now: Timestamp, cx: &mut Context<'_>) {
+    fn close(&mut self, now: Timestamp, cx: &mut ConnectionContext<'_>) {
         self.finish(Status::None, ErrorClass::NoResponse, now, cx);
     }
 }
 
 impl Tls {
-    fn finish(&mut self, status: Status, error: ErrorClass, end: Timestamp, cx: &mut Context<'_>) {
+    fn finish(&mut self, status: Status, error: ErrorClass, end: Timestamp, cx: &mut ConnectionContext<'_>) {
         let Some(start) = self.started.take() else { return };
         let mut name = String::new();
         let resource = match server_name(&self.hello) {

@@ -44,7 +44,7 @@ fn a_handshake_is_one_exchange_with_the_server_name() {
         replay.close();
         let [exchange] = replay.exchanges[..] else { panic!("{:?}", replay.exchanges) };
         assert_eq!((exchange.protocol, exchange.side), (Protocol::Tls, Side::Client));
-        assert_eq!(replay.engine.name(exchange.resource), "example.com");
+        assert_eq!(replay.context.name(exchange.resource), "example.com");
         assert_eq!(exchange.error, ErrorClass::None);
     }
 }

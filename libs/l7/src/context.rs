@@ -3,28 +3,14 @@
 use std::collections::{HashMap, HashSet};
 
 use crate::{
-    Status,
+    exchange::Status,
     routes::{
         RouteRef, Routes,
         own::{OwnTemplate, TEMPLATES_MAX, TemplateError},
         template,
     },
+    symbol::{ScopeId, Symbol},
 };
-
-/// A name, as a small integer. Equal names have equal symbols within one engine.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Symbol(pub u32);
-
-impl Symbol {
-    /// No name.
-    pub const NONE: Self = Self(0);
-    /// What a name becomes when there is no room for another.
-    pub const OTHER: Self = Self(1);
-}
-
-/// The application in whose favour routes are limited: all connections of one container share one.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct ScopeId(pub u32);
 
 /// A vocabulary of names that an application brings, each bounded by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -64,7 +50,7 @@ impl NameKind {
 /// Longest name, bytes; longer ones are cut.
 pub const NAME_BYTES_MAX: usize = 256;
 
-/// Bounds of an engine.
+/// Bounds of an context.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
     /// Most distinct names in all.
@@ -81,9 +67,9 @@ impl Default for Limits {
     }
 }
 
-/// What the engine saw and did not understand, cumulative.
+/// What the context saw and did not understand, cumulative.
 ///
-/// `messages_seen` is `exchanges` plus `not_understood` plus what still waits.
+/// `messages_seen` is `exchanges` plus `unparsed` plus what still waits.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Tally {
     /// Request starts seen on identified connections; a response whose request was not seen counts as one.
@@ -91,9 +77,9 @@ pub struct Tally {
     /// Exchanges given out.
     pub exchanges: u64,
     /// Request starts that never became an exchange: desynchronised, evicted, malformed.
-    pub not_understood: u64,
-    /// Names folded into [`Symbol::OTHER`].
-    pub folded: u64,
+    pub unparsed: u64,
+    /// Names overflowed_names into [`Symbol::OTHER`].
+    pub overflowed_names: u64,
     /// Gaps in a stream after which a parser had to look for the next message.
     pub gaps: u64,
     /// Connections that were given up because nothing known was spoken.
@@ -102,7 +88,7 @@ pub struct Tally {
 
 /// What the connections of one agent share.
 #[derive(Debug)]
-pub struct Engine {
+pub struct ParserContext {
     limits: Limits,
     tally: Tally,
     names: Names,
@@ -120,10 +106,10 @@ struct Names {
     symbols: HashMap<Box<str>, Symbol>,
 }
 
-impl Engine {
-    /// An engine without connections.
+impl ParserContext {
+    /// An context without connections.
     pub fn new(limits: Limits) -> Self {
-        let mut engine = Self {
+        let mut context = Self {
             limits,
             tally: Tally::default(),
             names: Names::default(),
@@ -134,9 +120,9 @@ impl Engine {
             scratch: String::new(),
         };
         for reserved in ["", "other"] {
-            engine.intern(reserved);
+            context.intern(reserved);
         }
-        engine
+        context
     }
 
     /// Sets the route templates that win over what is found by looking at the traffic, the first one that matches first.
@@ -202,7 +188,7 @@ impl Engine {
             return symbol;
         }
         if vocabulary.len() >= kind.limit(&self.limits) {
-            self.tally.folded += 1;
+            self.tally.overflowed_names += 1;
             return Symbol::OTHER;
         }
         let symbol = self.intern(name);
@@ -220,7 +206,7 @@ impl Engine {
         if self.learned_ids.len() < self.limits.symbols || self.learned_ids.contains_key(&(scope, id)) {
             self.learned_ids.insert((scope, id), name);
         } else {
-            self.tally.folded += 1;
+            self.tally.overflowed_names += 1;
         }
     }
 
@@ -241,14 +227,14 @@ impl Engine {
     /// The name of a route, now that its outcome is known.
     pub(crate) fn route_symbol(&mut self, scope: ScopeId, route: RouteRef, status: Status) -> Symbol {
         let Self { limits, tally, names, routes, .. } = self;
-        let folded_before = tally.folded;
+        let overflowed_before = tally.overflowed_names;
         let symbol =
             routes
                 .entry(scope)
                 .or_default()
                 .finish(route, status, limits.routes_per_scope, |name| names.intern(name, limits, tally));
-        if symbol == Symbol::OTHER && tally.folded == folded_before {
-            tally.folded += 1;
+        if symbol == Symbol::OTHER && tally.overflowed_names == overflowed_before {
+            tally.overflowed_names += 1;
         }
         symbol
     }
@@ -260,7 +246,7 @@ impl Names {
             return symbol;
         }
         if self.texts.len() >= limits.symbols.max(2) {
-            tally.folded += 1;
+            tally.overflowed_names += 1;
             return Symbol::OTHER;
         }
         let symbol = Symbol(u32::try_from(self.texts.len()).unwrap_or(1));
@@ -285,16 +271,16 @@ mod tests {
 
     #[test]
     fn a_vocabulary_is_bounded_per_application() {
-        let mut engine = Engine::new(Limits { routes_per_scope: 3, ..Limits::default() });
+        let mut context = ParserContext::new(Limits { routes_per_scope: 3, ..Limits::default() });
         let (one, two) = (ScopeId(1), ScopeId(2));
-        let first = engine.name_of(one, NameKind::Table, "t0");
+        let first = context.name_of(one, NameKind::Table, "t0");
         for number in 1..10 {
-            engine.name_of(one, NameKind::Table, &format!("t{number}"));
+            context.name_of(one, NameKind::Table, &format!("t{number}"));
         }
-        assert_eq!(engine.name_of(one, NameKind::Table, "t0"), first);
-        assert_eq!(engine.name_of(one, NameKind::Table, "t9"), Symbol::OTHER);
-        assert_ne!(engine.name_of(two, NameKind::Table, "t9"), Symbol::OTHER);
-        assert_eq!(engine.tally().folded, 8);
+        assert_eq!(context.name_of(one, NameKind::Table, "t0"), first);
+        assert_eq!(context.name_of(one, NameKind::Table, "t9"), Symbol::OTHER);
+        assert_ne!(context.name_of(two, NameKind::Table, "t9"), Symbol::OTHER);
+        assert_eq!(context.tally().overflowed_names, 8);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Is this the start of an HTTP/1 message?
 
-use crate::parser::{Guess, Opening, Sender};
+use crate::parser::{Detection, Prefix, Sender};
 
 /// Methods by which a connection is recognised: RFC 9110, RFC 5789 (PATCH), RFC 4918 and other `WebDAV`, `UPnP`, caches.
 /// Once it is, any token is a method.
@@ -49,52 +49,52 @@ const LONG_TARGET: usize = 256;
 const METHOD_BYTES_MAX: usize = 32;
 
 /// Looks at first bytes.
-pub(super) fn identify(opening: &Opening<'_>) -> Guess {
-    let guess = match request(opening.bytes, true) {
-        Guess::No => response(opening.bytes),
-        guess => guess,
+pub(super) fn detect(prefix: &Prefix<'_>) -> Detection {
+    let detection = match request(prefix.bytes, true) {
+        Detection::No => response(prefix.bytes),
+        detection => detection,
     };
-    if guess == Guess::More && !opening.may_grow() { Guess::No } else { guess }
+    if detection == Detection::More && !prefix.may_grow() { Detection::No } else { detection }
 }
 
 /// Does a request start here? With `strict` only by a well-known method.
-pub(super) fn request(bytes: &[u8], strict: bool) -> Guess {
+pub(super) fn request(bytes: &[u8], strict: bool) -> Detection {
     // RFC 9112 section 2.2: empty lines before a request are to be ignored.
     let blank = bytes.iter().take(8).take_while(|b| matches!(b, b'\r' | b'\n')).count();
     let bytes = bytes.get(blank..).unwrap_or_default();
     let Some(method_end) = bytes.iter().take(METHOD_BYTES_MAX + 1).position(|b| !is_token(*b)) else {
         let begun = bytes.len() <= METHOD_BYTES_MAX
             && (METHODS.iter().any(|method| method.as_bytes().starts_with(bytes)) || !strict);
-        return if begun { Guess::More } else { Guess::No };
+        return if begun { Detection::More } else { Detection::No };
     };
     let (method, rest) = bytes.split_at(method_end);
     let known = METHODS.iter().any(|known| known.as_bytes() == method);
     if (strict && !known) || method.is_empty() || rest.first() != Some(&b' ') {
-        return Guess::No;
+        return Detection::No;
     }
     let target = rest.get(1..).unwrap_or_default();
-    let Some(&first) = target.first() else { return Guess::More };
+    let Some(&first) = target.first() else { return Detection::More };
     if !matches!(first, b'/' | b'*' | b'[') && !first.is_ascii_alphanumeric() {
-        return Guess::No;
+        return Detection::No;
     }
     let line_end = memchr::memchr(b'\n', target);
     let line = line_end.map_or(target, |end| target.get(..end).unwrap_or_default());
     if line.iter().any(|b| (*b < b' ' && *b != b'\r') || *b == 0x7f) {
-        return Guess::No;
+        return Detection::No;
     }
     match line_end {
-        Some(_) if version_at_end(line) => Guess::Yes(Sender::Client),
-        Some(_) => Guess::No,
-        None if known && first == b'/' && line.len() >= LONG_TARGET => Guess::Yes(Sender::Client),
-        None => Guess::More,
+        Some(_) if version_at_end(line) => Detection::Yes(Sender::Client),
+        Some(_) => Detection::No,
+        None if known && first == b'/' && line.len() >= LONG_TARGET => Detection::Yes(Sender::Client),
+        None => Detection::More,
     }
 }
 
 /// Does a response start here?
-pub(super) fn response(bytes: &[u8]) -> Guess {
+pub(super) fn response(bytes: &[u8]) -> Detection {
     const SHAPE: &[u8; 13] = b"HTTP/1.v ddd ";
     for (at, shape) in SHAPE.iter().enumerate() {
-        let Some(&byte) = bytes.get(at) else { return Guess::More };
+        let Some(&byte) = bytes.get(at) else { return Detection::More };
         let fits = match shape {
             b'v' => matches!(byte, b'0' | b'1'),
             b'd' if at == 9 => matches!(byte, b'1'..=b'9'),
@@ -104,10 +104,10 @@ pub(super) fn response(bytes: &[u8]) -> Guess {
             literal => byte == *literal,
         };
         if !fits {
-            return Guess::No;
+            return Detection::No;
         }
     }
-    Guess::Yes(Sender::Server)
+    Detection::Yes(Sender::Server)
 }
 
 /// Whether a request line (without its line feed) ends in a version of HTTP/1.
@@ -141,15 +141,15 @@ mod tests {
             "M-SEARCH * HTTP/1.1\r\n",
         ] {
             for cut in 0..text.len() {
-                assert_eq!(request(&text.as_bytes()[..cut], true), Guess::More, "{text:?} cut at {cut}");
+                assert_eq!(request(&text.as_bytes()[..cut], true), Detection::More, "{text:?} cut at {cut}");
             }
-            assert_eq!(request(text.as_bytes(), true), Guess::Yes(Sender::Client), "{text:?}");
+            assert_eq!(request(text.as_bytes(), true), Detection::Yes(Sender::Client), "{text:?}");
         }
         for text in ["HTTP/1.1 200 ", "HTTP/1.0 404\r", "HTTP/1.1 599\n"] {
             for cut in 0..text.len() {
-                assert_eq!(response(&text.as_bytes()[..cut]), Guess::More, "{text:?} cut at {cut}");
+                assert_eq!(response(&text.as_bytes()[..cut]), Detection::More, "{text:?} cut at {cut}");
             }
-            assert_eq!(response(text.as_bytes()), Guess::Yes(Sender::Server), "{text:?}");
+            assert_eq!(response(text.as_bytes()), Detection::Yes(Sender::Server), "{text:?}");
         }
     }
 
@@ -168,8 +168,8 @@ mod tests {
             "*1\r\n$4\r\nPING\r\n",
             "\x16\x03\x01",
         ] {
-            assert_eq!(request(text.as_bytes(), true), Guess::No, "{text:?}");
-            assert_eq!(response(text.as_bytes()), Guess::No, "{text:?}");
+            assert_eq!(request(text.as_bytes(), true), Detection::No, "{text:?}");
+            assert_eq!(response(text.as_bytes()), Detection::No, "{text:?}");
         }
     }
 }

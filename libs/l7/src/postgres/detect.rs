@@ -2,7 +2,7 @@
 //! or a whole batch of the extended protocol.
 
 use crate::{
-    parser::{Guess, Opening, Sender},
+    parser::{Detection, Prefix, Sender},
     postgres::wire::{self, HEADER_BYTES, Header, Startup},
     sql,
 };
@@ -19,61 +19,61 @@ const NAME_MAX: usize = 64;
 /// What a server says when it has let a client in: authentication is over, and a first parameter.
 const WELCOME: &[u8] = b"R\0\0\0\x08\0\0\0\0S\0\0\0";
 
-pub(super) fn identify(opening: &Opening<'_>) -> Guess {
-    let (bytes, total) = (opening.bytes, opening.total);
-    let guess = match bytes.first() {
+pub(super) fn detect(prefix: &Prefix<'_>) -> Detection {
+    let (bytes, total) = (prefix.bytes, prefix.total);
+    let detection = match bytes.first() {
         Some(0) => startup(bytes, total),
-        Some(b'R') if bytes.starts_with(WELCOME) => Guess::Yes(Sender::Server),
-        Some(b'R') if WELCOME.starts_with(bytes) => Guess::More,
+        Some(b'R') if bytes.starts_with(WELCOME) => Detection::Yes(Sender::Server),
+        Some(b'R') if WELCOME.starts_with(bytes) => Detection::More,
         _ => request(bytes, total),
     };
-    if guess == Guess::More && !opening.may_grow() { Guess::No } else { guess }
+    if detection == Detection::More && !prefix.may_grow() { Detection::No } else { detection }
 }
 
-fn startup(bytes: &[u8], total: u64) -> Guess {
+fn startup(bytes: &[u8], total: u64) -> Detection {
     let Some((kind, length)) = wire::startup(bytes) else {
-        return if bytes.len() < 8 && wire::may_be_startup(bytes) { Guess::More } else { Guess::No };
+        return if bytes.len() < 8 && wire::may_be_startup(bytes) { Detection::More } else { Detection::No };
     };
     if total > u64::from(length) {
-        return Guess::No;
+        return Detection::No;
     }
     if kind != Startup::Login {
-        return if total == u64::from(length) { Guess::Yes(Sender::Client) } else { Guess::More };
+        return if total == u64::from(length) { Detection::Yes(Sender::Client) } else { Detection::More };
     }
     // Names and values, each with its zero; `user` must be among the names.
     let mut rest = bytes.get(8..).unwrap_or_default();
     while let Some((name, after)) = wire::text(rest) {
         if name == b"user" {
-            return Guess::Yes(Sender::Client);
+            return Detection::Yes(Sender::Client);
         }
         let Some((_, after)) = wire::text(after) else { break };
         if name.is_empty() || !name.iter().all(|byte| byte.is_ascii_alphanumeric() || b"_.".contains(byte)) {
-            return Guess::No;
+            return Detection::No;
         }
         rest = after;
     }
-    if total < u64::from(length) { Guess::More } else { Guess::No }
+    if total < u64::from(length) { Detection::More } else { Detection::No }
 }
 
 /// What a client asks.
-fn request(bytes: &[u8], total: u64) -> Guess {
+fn request(bytes: &[u8], total: u64) -> Detection {
     if !matches!(bytes.first(), Some(b'Q' | b'P' | b'B' | b'E' | b'D' | b'C')) {
-        return Guess::No;
+        return Detection::No;
     }
     // Lengths of 16 MiB and more would let text pass.
     if bytes.get(1).is_some_and(|high| *high != 0) {
-        return Guess::No;
+        return Detection::No;
     }
-    let Some((header, content)) = wire::message(bytes) else { return Guess::More };
+    let Some((header, content)) = wire::message(bytes) else { return Detection::More };
     if !wire::is_frontend(header) {
-        return Guess::No;
+        return Detection::No;
     }
     match header.kind {
         b'Q' => statement(header, content, bytes, total),
         b'P' => match wire::text(content) {
             Some((name, query)) if is_name(name) => statement(header, query, bytes, total),
-            None if content.len() <= NAME_MAX && is_name(content) => Guess::More,
-            _ => Guess::No,
+            None if content.len() <= NAME_MAX && is_name(content) => Detection::More,
+            _ => Detection::No,
         },
         _ => batch(bytes, total),
     }
@@ -84,18 +84,18 @@ fn is_name(name: &[u8]) -> bool {
 }
 
 /// A message with a statement, which ends with a zero; in a `Q` so does the message.
-fn statement(header: Header, content: &[u8], bytes: &[u8], total: u64) -> Guess {
+fn statement(header: Header, content: &[u8], bytes: &[u8], total: u64) -> Detection {
     let (text, complete) = wire::text(content).map_or((content, false), |(text, _)| (text, true));
     let whole = bytes.len() >= header.length;
     let ends = !complete || header.kind != b'Q' || (whole && text.len() + 1 == content.len());
     let control = text.iter().take(TEXT_CHECKED).any(|byte| *byte < b' ' && !byte.is_ascii_whitespace());
     if control || !ends || (whole && !complete) || !another(bytes, header.length, total) {
-        return Guess::No;
+        return Detection::No;
     }
     if sql::shape(text, complete, &mut String::new()) != sql::OTHER {
-        return Guess::Yes(Sender::Client);
+        return Detection::Yes(Sender::Client);
     }
-    if complete || text.len() > VERB_MAX { Guess::No } else { Guess::More }
+    if complete || text.len() > VERB_MAX { Detection::No } else { Detection::More }
 }
 
 /// Whether what follows a message, where anything does, is one as well.
@@ -107,15 +107,15 @@ fn another(bytes: &[u8], end: usize, total: u64) -> bool {
 }
 
 /// Messages of the extended protocol that fill the bytes exactly and end with `Sync`.
-fn batch(bytes: &[u8], total: u64) -> Guess {
+fn batch(bytes: &[u8], total: u64) -> Detection {
     let mut rest = bytes;
     let mut asked = false;
     while !rest.is_empty() {
         let Some((header, content)) = wire::message(rest) else {
-            return if known_start(rest) { Guess::More } else { Guess::No };
+            return if known_start(rest) { Detection::More } else { Detection::No };
         };
         let Some(after) = rest.get(header.length..).filter(|_| wire::is_frontend(header)) else {
-            return if wire::is_frontend(header) { Guess::More } else { Guess::No };
+            return if wire::is_frontend(header) { Detection::More } else { Detection::No };
         };
         let fits = match header.kind {
             b'B' => is_bind(content),
@@ -128,15 +128,15 @@ fn batch(bytes: &[u8], total: u64) -> Guess {
             _ => false,
         };
         if !fits {
-            return Guess::No;
+            return Detection::No;
         }
         asked |= matches!(header.kind, b'B' | b'E' | b'D');
         if header.kind == b'S' {
-            return if another(after, 0, total) { Guess::Yes(Sender::Client) } else { Guess::No };
+            return if another(after, 0, total) { Detection::Yes(Sender::Client) } else { Detection::No };
         }
         rest = after;
     }
-    Guess::More
+    Detection::More
 }
 
 fn known_start(bytes: &[u8]) -> bool {
@@ -155,5 +155,6 @@ fn is_bind(content: &[u8]) -> bool {
 
 /// Whether a client's message starts here, beyond doubt: for finding one again after a loss.
 pub(super) fn is_request(bytes: &[u8], total: u64) -> bool {
-    request(bytes, total) == Guess::Yes(Sender::Client) || bytes.get(..HEADER_BYTES) == Some(b"X\0\0\0\x04")
+    request(bytes, total) == Detection::Yes(Sender::Client)
+        || bytes.get(..HEADER_BYTES) == Some(b"X\0\0\0\x04")
 }

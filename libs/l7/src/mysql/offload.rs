@@ -2,7 +2,6 @@
 
 use crate::{
     ErrorClass, NameKind, Protocol, Status, Symbol,
-    elsewhere::{AnswerStand, Found, Part, Resumed, Stand},
     mysql::{
         Answer, Mysql, Phase, Waiting, command,
         command::Shape,
@@ -10,17 +9,14 @@ use crate::{
         response::{Response, Stage},
         wire,
     },
-    parser::{Context, Outcome, Parser, Request, Resource, Segment, Sender},
+    offload::{ConnectionState, ExchangeDetail, FramingState, OffloadedExchange, ResultPhase, ResultState},
+    parser::{ConnectionContext, Outcome, Parser, Request, Resource, Segment, Sender},
     sql,
 };
 
-/// Gives out an exchange that was found elsewhere; says whether an equal one will always be called the same.
-pub(crate) fn name_found(
-    name: &[u8],
-    failure: Option<&[u8]>,
-    found: &Found<'_>,
-    cx: &mut Context<'_>,
-) -> bool {
+/// Emits an exchange that the kernel paired; says whether an equal one will always have the same names.
+pub(super) fn name_offloaded(found: &OffloadedExchange<'_>, cx: &mut ConnectionContext<'_>) -> bool {
+    let ExchangeDetail::Mysql { request: name, error: failure } = found.detail else { return false };
     let (operation, table, _) = words(name, cx);
     let request = Request {
         operation,
@@ -41,7 +37,7 @@ pub(crate) fn name_found(
 }
 
 /// Operation, table and shape of the answer.
-fn words(name: &[u8], cx: &mut Context<'_>) -> (Symbol, Symbol, Shape) {
+fn words(name: &[u8], cx: &mut ConnectionContext<'_>) -> (Symbol, Symbol, Shape) {
     if let [number] = name
         && let Some(command) = command::command(*number)
     {
@@ -55,7 +51,7 @@ fn words(name: &[u8], cx: &mut Context<'_>) -> (Symbol, Symbol, Shape) {
 
 impl Mysql {
     /// Whether nothing is under way, and what was asked last can be followed elsewhere.
-    pub(super) fn rests(&self) -> bool {
+    pub(super) fn is_between_exchanges(&self) -> bool {
         self.phase == Phase::Commands
             && self.aligned
             && self.plain
@@ -71,8 +67,8 @@ impl Mysql {
     }
 
     /// Someone else goes on where the client asks next: an answer whose end was not captured has ended.
-    pub(super) fn handed(&mut self, cx: &mut Context<'_>) {
-        self.finish_unseen(cx);
+    pub(super) fn hand_over(&mut self, cx: &mut ConnectionContext<'_>) {
+        self.finish_truncated(cx);
         self.drop_waiting(cx);
         (self.client, self.server) = Default::default();
         self.server_position = self.server_bytes;
@@ -81,28 +77,32 @@ impl Mysql {
     }
 
     /// Goes on where someone else stopped, who took over when it [rested](Self::rests).
-    pub(super) fn follow_on(&mut self, resumed: &Resumed<'_>, cx: &mut Context<'_>) {
+    pub(super) fn resume_from(&mut self, resumed: &ConnectionState<'_>, cx: &mut ConnectionContext<'_>) {
         // Who followed it has forgotten them, or not.
-        self.statements.for_each_mut(|statement| statement.told = false);
-        for waiting in resumed.waiting {
+        self.statements.for_each_mut(|statement| statement.exported = false);
+        for waiting in resumed.pending {
             cx.message();
             let (operation, table, shape) = words(waiting.request, cx);
             let resource = Resource::Name(table);
             let request = Request { operation, resource, start: waiting.start, bytes: waiting.bytes };
             let _ = self.waiting.push(Waiting { request, shape, statement: None, sequence: 1 }, usize::MAX);
         }
-        if let Stand::Header(length) = resumed.requests.stand {
+        if let FramingState::CommandHeader(length) = resumed.requests.framing {
             let [low, middle, high, ..] = length.to_le_bytes();
             self.say(Sender::Client, &[low, middle, high, 0], resumed, cx);
         }
-        let Stand::Answer(AnswerStand { part, left, held }) = resumed.responses.stand else { return };
-        let stage = match part {
-            Part::Start => Stage::First,
+        let FramingState::Result(ResultState { phase, remaining: left, buffered }) =
+            resumed.responses.framing
+        else {
+            return;
+        };
+        let stage = match phase {
+            ResultPhase::Start => Stage::First,
             // The packet that is going by was counted already.
-            Part::Columns(columns) => Stage::Columns(u64::from(columns) + u64::from(left > 0)),
-            Part::BehindColumns if left > 0 => Stage::Columns(1),
-            Part::BehindColumns => Stage::BehindColumns,
-            Part::Rows => Stage::Rows,
+            ResultPhase::Columns(columns) => Stage::Columns(u64::from(columns) + u64::from(left > 0)),
+            ResultPhase::BehindColumns if left > 0 => Stage::Columns(1),
+            ResultPhase::BehindColumns => Stage::BehindColumns,
+            ResultPhase::Rows => Stage::Rows,
         };
         let bytes = resumed.responses.bytes;
         if bytes > 0 {
@@ -124,14 +124,20 @@ impl Mysql {
                 answer.bytes = bytes + left;
             }
         }
-        self.say(Sender::Server, held.bytes(), resumed, cx);
+        self.say(Sender::Server, buffered.bytes(), resumed, cx);
     }
 
     /// Bytes that someone else has seen.
-    fn say(&mut self, from: Sender, bytes: &[u8], resumed: &Resumed<'_>, cx: &mut Context<'_>) {
+    fn say(
+        &mut self,
+        from: Sender,
+        bytes: &[u8],
+        resumed: &ConnectionState<'_>,
+        cx: &mut ConnectionContext<'_>,
+    ) {
         let at = if from == Sender::Client { resumed.requests.start } else { resumed.responses.start };
         if !bytes.is_empty() {
-            self.segment(&Segment { from, at, lost: 0, bytes, unseen: 0 }, cx);
+            self.segment(&Segment { from, at, gap: 0, bytes, truncated: 0 }, cx);
         }
     }
 }

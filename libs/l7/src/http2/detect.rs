@@ -5,29 +5,29 @@
 
 use crate::{
     http2::frame::{HEADER_BYTES, Header, Kind, PREFACE},
-    parser::{Guess, Opening, Sender},
+    parser::{Detection, Prefix, Sender},
 };
 
 /// Frames that are looked at in search of a header block.
 const FRAMES_MAX: usize = 16;
 
 /// Looks at first bytes.
-pub(super) fn identify(opening: &Opening<'_>) -> Guess {
-    if opening.bytes.starts_with(PREFACE) {
-        return Guess::Yes(Sender::Client);
+pub(super) fn detect(prefix: &Prefix<'_>) -> Detection {
+    if prefix.bytes.starts_with(PREFACE) {
+        return Detection::Yes(Sender::Client);
     }
-    if PREFACE.starts_with(opening.bytes) {
-        return if opening.may_grow() { Guess::More } else { Guess::No };
+    if PREFACE.starts_with(prefix.bytes) {
+        return if prefix.may_grow() { Detection::More } else { Detection::No };
     }
-    let this = find(opening.bytes);
-    let peer = find(opening.peer);
+    let this = find(prefix.bytes);
+    let peer = find(prefix.peer);
     match (this, peer) {
         (Look::Block(stream, sender), Look::Block(of_peer, peer)) if stream == of_peer && sender != peer => {
-            Guess::Yes(sender)
+            Detection::Yes(sender)
         }
-        (Look::Block(..) | Look::Frames, _) => Guess::More,
-        (Look::Cut, _) if opening.may_grow() => Guess::More,
-        _ => Guess::No,
+        (Look::Block(..) | Look::Frames, _) => Detection::More,
+        (Look::Cut, _) if prefix.may_grow() => Detection::More,
+        _ => Detection::No,
     }
 }
 

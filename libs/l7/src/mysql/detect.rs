@@ -4,9 +4,9 @@
 use crate::{
     mysql::{
         command::{self, Content},
-        wire::{self, Found, HEADER_BYTES, Header},
+        wire::{self, HEADER_BYTES, Header, PacketMatch},
     },
-    parser::{Guess, Opening, Sender},
+    parser::{Detection, Prefix, Sender},
     sql,
 };
 
@@ -16,21 +16,29 @@ const VERB_MAX: usize = 160;
 /// First bytes of a statement that are checked to be text.
 const TEXT_CHECKED: usize = 24;
 
-pub(super) fn identify(opening: &Opening<'_>) -> Guess {
-    let guess = match either(opening.bytes, opening.total) {
-        Guess::No => by_both_ends(opening),
-        guess => guess,
+pub(super) fn detect(prefix: &Prefix<'_>) -> Detection {
+    let detection = match either(prefix.bytes, prefix.total) {
+        Detection::No => by_both_ends(prefix),
+        detection => detection,
     };
-    if guess == Guess::More && !opening.may_grow() && opening.peer.is_empty() { Guess::No } else { guess }
+    if detection == Detection::More && !prefix.may_grow() && prefix.peer.is_empty() {
+        Detection::No
+    } else {
+        detection
+    }
 }
 
-fn either(bytes: &[u8], total: u64) -> Guess {
+fn either(bytes: &[u8], total: u64) -> Detection {
     let Some((header, payload)) = wire::packet(bytes) else {
-        return if bytes.len() < 3 || bytes.get(..3) != Some(&[0; 3]) { Guess::More } else { Guess::No };
+        return if bytes.len() < 3 || bytes.get(..3) != Some(&[0; 3]) {
+            Detection::More
+        } else {
+            Detection::No
+        };
     };
     let Some(&first) = payload.first() else {
         let possible = header.length > 0 && total <= HEADER_BYTES as u64 && header.sequence <= 1;
-        return if possible { Guess::More } else { Guess::No };
+        return if possible { Detection::More } else { Detection::No };
     };
     let whole = total == (HEADER_BYTES + header.length) as u64;
     let most = (HEADER_BYTES + header.length) as u64 >= total;
@@ -42,56 +50,56 @@ fn either(bytes: &[u8], total: u64) -> Guess {
         (1, _) if most || header.length == 32 => {
             said(&wire::hello(payload, header.length), whole || header.length == 32, Sender::Client)
         }
-        _ => Guess::No,
+        _ => Detection::No,
     }
 }
 
-fn said<T>(found: &Found<T>, whole: bool, by: Sender) -> Guess {
+fn said<T>(found: &PacketMatch<T>, whole: bool, by: Sender) -> Detection {
     match found {
-        Found::Yes(_) if whole => Guess::Yes(by),
-        Found::Yes(_) | Found::More => Guess::More,
-        Found::No => Guess::No,
+        PacketMatch::Yes(_) if whole => Detection::Yes(by),
+        PacketMatch::Yes(_) | PacketMatch::More => Detection::More,
+        PacketMatch::No => Detection::No,
     }
 }
 
 /// A server that does not want to talk: an ERR packet instead of a greeting.
-fn refusal(header: Header, payload: &[u8], total: u64) -> Guess {
+fn refusal(header: Header, payload: &[u8], total: u64) -> Detection {
     if !(12..512).contains(&header.length) {
-        return Guess::No;
+        return Detection::No;
     }
     let code = wire::u16_at(payload, 1);
     if code.is_some_and(|code| !(1000..2000).contains(&code)) {
-        return Guess::No;
+        return Detection::No;
     }
     if !payload.iter().skip(3).all(|byte| (b' '..0x7f).contains(byte)) {
-        return Guess::No;
+        return Detection::No;
     }
     match total.cmp(&((HEADER_BYTES + header.length) as u64)) {
-        std::cmp::Ordering::Equal if payload.len() == header.length => Guess::Yes(Sender::Server),
-        std::cmp::Ordering::Less => Guess::More,
-        _ => Guess::No,
+        std::cmp::Ordering::Equal if payload.len() == header.length => Detection::Yes(Sender::Server),
+        std::cmp::Ordering::Less => Detection::More,
+        _ => Detection::No,
     }
 }
 
 /// The first packet of a command.
-fn command(header: Header, payload: &[u8], total: u64, bytes: &[u8]) -> Guess {
-    let Some((&number, content)) = payload.split_first() else { return Guess::More };
-    let Some(command) = command::command(number) else { return Guess::No };
+fn command(header: Header, payload: &[u8], total: u64, bytes: &[u8]) -> Detection {
+    let Some((&number, content)) = payload.split_first() else { return Detection::More };
+    let Some(command) = command::command(number) else { return Detection::No };
     let end = HEADER_BYTES + header.length;
     if header.length < command.shortest || !another(bytes, end, total) {
-        return Guess::No;
+        return Detection::No;
     }
     if command.content == Content::Statement {
         let statement = if number == command::QUERY { command::statement(content) } else { content };
         let text = statement.get(..TEXT_CHECKED).unwrap_or(statement);
         if text.iter().any(|byte| *byte < b' ' && !byte.is_ascii_whitespace()) {
-            return Guess::No;
+            return Detection::No;
         }
         let complete = payload.len() == header.length;
         if sql::shape(statement, complete, &mut String::new()) != sql::OTHER {
-            return Guess::Yes(Sender::Client);
+            return Detection::Yes(Sender::Client);
         }
-        return if complete || statement.len() > VERB_MAX { Guess::No } else { Guess::More };
+        return if complete || statement.len() > VERB_MAX { Detection::No } else { Detection::More };
     }
     if number == command::EXECUTE {
         // Id (4), flags (1), iteration count (4), always 1.
@@ -99,15 +107,15 @@ fn command(header: Header, payload: &[u8], total: u64, bytes: &[u8]) -> Guess {
         let flags = payload.get(5).copied().unwrap_or_default();
         let id = wire::u32_at(payload, 1).unwrap_or(1);
         if flags > 0x0f || !(id == u32::MAX || (1..1 << 24).contains(&id)) {
-            return Guess::No;
+            return Detection::No;
         }
         return match count {
-            [1, 0, 0, 0] => Guess::Yes(Sender::Client),
-            [] => Guess::More,
-            _ => Guess::No,
+            [1, 0, 0, 0] => Detection::Yes(Sender::Client),
+            [] => Detection::More,
+            _ => Detection::No,
         };
     }
-    Guess::No
+    Detection::No
 }
 
 /// Whether what follows this packet, where anything does, is a command as well.
@@ -125,14 +133,14 @@ fn another(bytes: &[u8], end: usize, total: u64) -> bool {
 }
 
 /// Commands of one byte, with the answer that only this protocol gives.
-fn by_both_ends(opening: &Opening<'_>) -> Guess {
-    let (bytes, peer) = (opening.bytes, opening.peer);
+fn by_both_ends(prefix: &Prefix<'_>) -> Detection {
+    let (bytes, peer) = (prefix.bytes, prefix.peer);
     match (short_command(bytes), short_command(peer)) {
-        (true, _) if peer.is_empty() => Guess::More,
-        (true, _) if is_ok(peer) => Guess::Yes(Sender::Client),
-        (_, true) if is_ok(bytes) => Guess::Yes(Sender::Server),
-        (_, true) if opening.may_grow() && begins_ok(bytes) => Guess::More,
-        _ => Guess::No,
+        (true, _) if peer.is_empty() => Detection::More,
+        (true, _) if is_ok(peer) => Detection::Yes(Sender::Client),
+        (_, true) if is_ok(bytes) => Detection::Yes(Sender::Server),
+        (_, true) if prefix.may_grow() && begins_ok(bytes) => Detection::More,
+        _ => Detection::No,
     }
 }
 
@@ -164,5 +172,5 @@ fn begins_ok(bytes: &[u8]) -> bool {
 
 /// Whether a client's packet starts here, beyond doubt: for finding one again after a loss.
 pub(super) fn is_command(bytes: &[u8], total: u64) -> bool {
-    matches!(either(bytes, total), Guess::Yes(Sender::Client)) || short_command(bytes)
+    matches!(either(bytes, total), Detection::Yes(Sender::Client)) || short_command(bytes)
 }

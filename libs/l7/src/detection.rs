@@ -2,28 +2,28 @@
 
 use crate::{
     Chunk, Direction, Protocol, Side, Timestamp,
-    parser::{Guess, OPENING_BYTES_MAX, Opening, Transport},
-    proxy::{self, Prefix},
+    parser::{Detection, PREFIX_BYTES_MAX, Prefix, Transport},
+    proxy::{self, ProxyHeader},
     table,
 };
 
 /// Chunks in which no protocol's message starts, after which a connection is given up.
-const FRUITLESS_MAX: u8 = 8;
+const MISSES_MAX: u8 = 8;
 
 /// Most pieces into which the kept bytes may be cut; further ones are joined and take the first one's time.
 const PIECES_MAX: usize = 64;
 
 /// What a chunk showed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Found {
-    Nothing,
+pub(crate) enum DetectorOutcome {
+    Pending,
     GaveUp,
-    Protocol(Protocol, Side),
+    Detected(Protocol, Side),
 }
 
 /// What is kept of one connection.
 #[derive(Debug, Default)]
-pub(crate) struct Guessing {
+pub(crate) struct Detector {
     /// By direction: bytes from the start of a chunk on, contiguous.
     kept: [Vec<u8>; 2],
     pieces: Vec<Piece>,
@@ -31,7 +31,7 @@ pub(crate) struct Guessing {
     past_first: [bool; 2],
     /// Nothing more can be added to what is kept: some of it was not captured.
     sealed: [bool; 2],
-    fruitless: u8,
+    misses: u8,
 }
 
 /// A chunk, or several, of what is kept.
@@ -44,11 +44,11 @@ struct Piece {
     total: u64,
 }
 
-impl Guessing {
+impl Detector {
     /// Takes the next chunk. When the protocol is found, this chunk is kept as well and comes with [`Self::replay`].
-    pub(crate) fn chunk(&mut self, chunk: &Chunk<'_>, lost: u64, transport: Transport) -> Found {
+    pub(crate) fn chunk(&mut self, chunk: &Chunk<'_>, lost: u64, transport: Transport) -> DetectorOutcome {
         if chunk.bytes.is_empty() && chunk.total == 0 {
-            return Found::Nothing;
+            return DetectorOutcome::Pending;
         }
         let this = chunk.direction as usize;
         if lost > 0 || self.sealed[this] || transport == Transport::Datagram {
@@ -57,28 +57,30 @@ impl Guessing {
         if chunk.bytes.is_empty() {
             self.discard(chunk.direction);
             self.past_first[this] = true;
-            return self.fruitless();
+            return self.count_miss();
         }
         let continued = !self.kept[this].is_empty();
         self.keep(chunk);
-        let mut guess = self.ask(chunk.direction, transport);
-        if continued && matches!(guess, Asked::No) {
+        let mut matched = self.match_table(chunk.direction, transport);
+        if continued && matches!(matched, TableMatch::No) {
             // What was begun leads nowhere: perhaps a message starts with this chunk.
             self.discard(chunk.direction);
-            if self.fruitless() == Found::GaveUp {
-                return Found::GaveUp;
+            if self.count_miss() == DetectorOutcome::GaveUp {
+                return DetectorOutcome::GaveUp;
             }
             self.keep(chunk);
-            guess = self.ask(chunk.direction, transport);
+            matched = self.match_table(chunk.direction, transport);
         }
-        match guess {
-            Asked::Yes(protocol, side) => Found::Protocol(protocol, side),
-            Asked::More if !self.sealed[this] || transport == Transport::Datagram => Found::Nothing,
+        match matched {
+            TableMatch::Yes(protocol, side) => DetectorOutcome::Detected(protocol, side),
+            TableMatch::More if !self.sealed[this] || transport == Transport::Datagram => {
+                DetectorOutcome::Pending
+            }
             // Only the other end can say more.
-            Asked::More => self.fruitless(),
-            Asked::No => {
+            TableMatch::More => self.count_miss(),
+            TableMatch::No => {
                 self.discard(chunk.direction);
-                self.fruitless()
+                self.count_miss()
             }
         }
     }
@@ -103,9 +105,9 @@ impl Guessing {
         }
     }
 
-    fn fruitless(&mut self) -> Found {
-        self.fruitless += 1;
-        if self.fruitless >= FRUITLESS_MAX { Found::GaveUp } else { Found::Nothing }
+    fn count_miss(&mut self) -> DetectorOutcome {
+        self.misses += 1;
+        if self.misses >= MISSES_MAX { DetectorOutcome::GaveUp } else { DetectorOutcome::Pending }
     }
 
     fn discard(&mut self, direction: Direction) {
@@ -137,41 +139,41 @@ impl Guessing {
     }
 
     /// Asks every protocol about what is kept of a direction.
-    fn ask(&mut self, direction: Direction, transport: Transport) -> Asked {
+    fn match_table(&mut self, direction: Direction, transport: Transport) -> TableMatch {
         let this = direction as usize;
         if transport == Transport::Stream && !self.past_first[this] {
             match proxy::prefix(&self.kept[this]) {
-                Prefix::None => {}
-                Prefix::More => return Asked::More,
-                Prefix::Header(length) => {
+                ProxyHeader::None => {}
+                ProxyHeader::More => return TableMatch::More,
+                ProxyHeader::Header(length) => {
                     self.strip(direction, length);
                     if self.kept[this].is_empty() {
-                        return Asked::More;
+                        return TableMatch::More;
                     }
                 }
             }
         }
-        let unseen = self.pieces.iter().filter(|piece| piece.direction == direction);
-        let opening = Opening {
+        let truncated = self.pieces.iter().filter(|piece| piece.direction == direction);
+        let prefix = Prefix {
             transport,
             bytes: &self.kept[this],
-            total: unseen.map(|piece| piece.total).sum(),
+            total: truncated.map(|piece| piece.total).sum(),
             first: !self.past_first[this],
             peer: &self.kept[1 - this],
         };
-        let mut asked = Asked::No;
+        let mut matched = TableMatch::No;
         for entry in table::TABLE.iter().filter(|entry| entry.transports.contains(&transport)) {
-            match (entry.identify)(&opening) {
-                Guess::Yes(sender) => return Asked::Yes(entry.protocol, sender.side(direction)),
-                Guess::More => asked = Asked::More,
-                Guess::No => {}
+            match (entry.detect)(&prefix) {
+                Detection::Yes(sender) => return TableMatch::Yes(entry.protocol, sender.side(direction)),
+                Detection::More => matched = TableMatch::More,
+                Detection::No => {}
             }
         }
         let pieces = self.pieces.iter().filter(|piece| piece.direction == direction).count();
-        if matches!(asked, Asked::More) && pieces > 1 && self.kept[this].len() >= OPENING_BYTES_MAX {
-            return Asked::No;
+        if matches!(matched, TableMatch::More) && pieces > 1 && self.kept[this].len() >= PREFIX_BYTES_MAX {
+            return TableMatch::No;
         }
-        asked
+        matched
     }
 
     /// Removes a prefix that is not the protocol's.
@@ -193,7 +195,7 @@ impl Guessing {
     }
 }
 
-enum Asked {
+enum TableMatch {
     No,
     More,
     Yes(Protocol, Side),

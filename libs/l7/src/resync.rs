@@ -24,7 +24,7 @@ use crate::{
     parser::{Segment, Sender},
 };
 
-/// Turns in a row after which a connection is believed to take turns.
+/// Resync in a row after which a connection is believed to take turns.
 const RUN: u16 = 32;
 
 /// Most turns in a row that are asked of a connection that was seen not to take turns.
@@ -35,52 +35,52 @@ const QUIET_NS: u64 = 100_000_000;
 
 /// How bytes came to be missing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Missing {
+pub enum GapKind {
     /// Whole calls may be missing.
     Lost,
     /// The rest of one call was not captured.
-    Unseen,
+    Truncated,
     /// They are there, but were not understood.
-    Garbled,
+    Malformed,
 }
 
 /// How far the server's bytes say that it has answered, when a request comes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Answer {
+pub enum ResponsePosition {
     /// They ended where a response ends, or nothing is known.
-    Over,
+    Boundary,
     /// They ended within a response.
-    Half,
+    Inside,
     /// They ended within a response whose end cannot be seen: the request says that it has ended.
-    Open,
+    Unbounded,
 }
 
 /// What is known of the requests under way on one connection.
 #[derive(Debug)]
-pub struct Turns {
+pub struct Resync {
     /// Requests that were not answered: all of them, and after a gap at least so many. Below zero: responses that
     /// were delivered before their requests.
-    under_way: i32,
+    in_flight: i32,
     last: Option<Sender>,
     /// When the server last sent something.
     answered: Timestamp,
-    /// Turns in a row at which nothing was under way.
+    /// Resync in a row at which nothing was under way.
     run: u16,
-    /// Turns in a row after which the connection is believed.
+    /// Resync in a row after which the connection is believed.
     needed: u16,
     /// Believed to take turns as long as only bytes of calls are missing.
-    trusting: bool,
+    optimistic: bool,
     /// A turn came too early, unless it turns out that responses were lost before it.
-    doubt: bool,
-    adrift: Option<Adrift>,
+    suspect: bool,
+    desynced: Option<Desynced>,
 }
 
 /// Behind a gap.
 #[derive(Clone, Copy, Debug)]
-struct Adrift {
+struct Desynced {
     /// Whole calls may be missing.
     lost: bool,
-    believed: bool,
+    trusted: bool,
     round: Round,
 }
 
@@ -88,37 +88,37 @@ struct Adrift {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Round {
     /// Nothing that says anything.
-    Broken,
+    Unknown,
     /// As many responses as requests, or fewer so far.
-    Whole,
+    Balanced,
     /// Parts of calls were not captured.
-    Blind,
+    Truncated,
 }
 
-impl Default for Turns {
+impl Default for Resync {
     fn default() -> Self {
         Self {
-            under_way: 0,
+            in_flight: 0,
             last: None,
             answered: Timestamp::default(),
             run: 0,
             needed: RUN,
-            trusting: false,
-            doubt: false,
-            adrift: None,
+            optimistic: false,
+            suspect: false,
+            desynced: None,
         }
     }
 }
 
-impl Turns {
+impl Resync {
     /// For a protocol whose clients often pipeline more than is captured of a call.
-    pub fn trusting() -> Self {
-        Self { trusting: true, ..Self::default() }
+    pub fn optimistic() -> Self {
+        Self { optimistic: true, ..Self::default() }
     }
 
     /// Whether it is unknown which response belongs to which request.
-    pub fn is_adrift(&self) -> bool {
-        self.adrift.is_some()
+    pub fn is_desynced(&self) -> bool {
+        self.desynced.is_some()
     }
 
     /// When the server last sent something.
@@ -127,101 +127,101 @@ impl Turns {
     }
 
     /// Requests that are known to be under way.
-    pub fn under_way(&self) -> u32 {
-        u32::try_from(self.under_way).unwrap_or(0)
+    pub fn in_flight(&self) -> u32 {
+        u32::try_from(self.in_flight).unwrap_or(0)
     }
 
     /// The client sent a segment, which `starts` a request; what was lost before it was told before. True when requests and responses correspond again from
     /// here on: nothing is under way.
-    pub fn client(&mut self, segment: &Segment<'_>, starts: bool, answer: Answer) -> bool {
-        let lost = segment.lost > 0;
+    pub fn client(&mut self, segment: &Segment<'_>, starts: bool, answer: ResponsePosition) -> bool {
+        let lost = segment.gap > 0;
         let behind = self.last.replace(Sender::Client);
         if !starts || behind != Some(Sender::Server) {
             return false;
         }
-        let under_way = match answer {
-            Answer::Over => self.under_way,
-            Answer::Half => self.under_way.max(1),
-            Answer::Open => self.under_way - 1,
+        let in_flight = match answer {
+            ResponsePosition::Boundary => self.in_flight,
+            ResponsePosition::Inside => self.in_flight.max(1),
+            ResponsePosition::Unbounded => self.in_flight - 1,
         };
-        let Some(adrift) = &mut self.adrift else {
-            self.doubt |= under_way > 0;
-            if under_way == 0 && !lost {
+        let Some(desynced) = &mut self.desynced else {
+            self.suspect |= in_flight > 0;
+            if in_flight == 0 && !lost {
                 self.run = self.run.saturating_add(1).min(RUN_MAX);
             }
             return false;
         };
-        let round = adrift.round;
-        adrift.round = Round::Whole;
+        let round = desynced.round;
+        desynced.round = Round::Balanced;
         let whole = match round {
-            Round::Broken => false,
-            Round::Whole => under_way <= 0,
-            Round::Blind => true,
+            Round::Unknown => false,
+            Round::Balanced => in_flight <= 0,
+            Round::Truncated => true,
         };
         match round {
-            Round::Whole if whole => self.run = self.run.saturating_add(1).min(RUN_MAX),
-            Round::Whole => self.doubt = true,
-            Round::Blind | Round::Broken => {}
+            Round::Balanced if whole => self.run = self.run.saturating_add(1).min(RUN_MAX),
+            Round::Balanced => self.suspect = true,
+            Round::Truncated | Round::Unknown => {}
         }
         // Each round is counted for itself.
-        self.under_way = 0;
-        let trusted = self.trusting && !adrift.lost && self.needed == RUN;
-        let enough = adrift.believed || self.run >= self.needed || trusted;
-        let quiet = under_way <= 0 && segment.at.since(self.answered) >= QUIET_NS;
-        let settled = !lost && answer != Answer::Half && (quiet || (whole && enough));
-        if settled {
-            self.adrift = None;
-            self.doubt = false;
+        self.in_flight = 0;
+        let trusted = self.optimistic && !desynced.lost && self.needed == RUN;
+        let enough = desynced.trusted || self.run >= self.needed || trusted;
+        let quiet = in_flight <= 0 && segment.at.since(self.answered) >= QUIET_NS;
+        let synced = !lost && answer != ResponsePosition::Inside && (quiet || (whole && enough));
+        if synced {
+            self.desynced = None;
+            self.suspect = false;
         }
-        settled
+        synced
     }
 
     /// The server sent a segment.
     pub fn server(&mut self, segment: &Segment<'_>) {
         self.last = Some(Sender::Server);
         self.answered = segment.at;
-        if std::mem::take(&mut self.doubt) && segment.lost == 0 {
-            self.disbelieve();
+        if std::mem::take(&mut self.suspect) && segment.gap == 0 {
+            self.distrust();
         }
     }
 
     /// A response came for which nothing was asked: they did not correspond.
-    pub fn disbelieve(&mut self) {
+    pub fn distrust(&mut self) {
         self.run = 0;
         self.needed = self.needed.saturating_mul(2).min(RUN_MAX);
-        if let Some(adrift) = &mut self.adrift {
-            adrift.believed = false;
+        if let Some(desynced) = &mut self.desynced {
+            desynced.trusted = false;
         }
     }
 
     /// A request that will be answered.
     pub fn request(&mut self) {
-        self.under_way = self.under_way.saturating_add(1);
+        self.in_flight = self.in_flight.saturating_add(1);
     }
 
     /// A response has come to its end.
     pub fn response(&mut self) {
-        match &mut self.adrift {
-            Some(adrift) if self.under_way <= 0 => {
-                if adrift.round == Round::Whole {
-                    adrift.round = Round::Broken;
-                    self.run = if adrift.believed { self.run } else { 0 };
+        match &mut self.desynced {
+            Some(desynced) if self.in_flight <= 0 => {
+                if desynced.round == Round::Balanced {
+                    desynced.round = Round::Unknown;
+                    self.run = if desynced.trusted { self.run } else { 0 };
                 }
             }
-            _ => self.under_way = self.under_way.saturating_sub(1),
+            _ => self.in_flight = self.in_flight.saturating_sub(1),
         }
     }
 
     /// Bytes of one end are missing: from here on, which response belongs to which request is unknown; but what the
     /// client had sent before bytes of its own were lost is still answered first.
-    pub fn drift(&mut self, of: Sender, missing: Missing) {
-        let believed = self.run >= self.needed;
-        let adrift = self.adrift.get_or_insert(Adrift { lost: false, believed, round: Round::Broken });
-        adrift.lost |= missing == Missing::Lost;
-        adrift.round = match (missing, adrift.round) {
-            (Missing::Unseen, _) | (Missing::Garbled, Round::Blind) => Round::Blind,
-            _ => Round::Broken,
+    pub fn desync(&mut self, of: Sender, gap: GapKind) {
+        let trusted = self.run >= self.needed;
+        let desynced = self.desynced.get_or_insert(Desynced { lost: false, trusted, round: Round::Unknown });
+        desynced.lost |= gap == GapKind::Lost;
+        desynced.round = match (gap, desynced.round) {
+            (GapKind::Truncated, _) | (GapKind::Malformed, Round::Truncated) => Round::Truncated,
+            _ => Round::Unknown,
         };
-        self.under_way = if of == Sender::Server { 0 } else { self.under_way.max(0) };
+        self.in_flight = if of == Sender::Server { 0 } else { self.in_flight.max(0) };
     }
 }

@@ -2,21 +2,15 @@
 
 use crate::{
     ErrorClass, NameKind, Protocol, Status, Symbol,
-    elsewhere::{AnswerStand, Found, Part, Resumed, Stand},
-    parser::{Context, Outcome, Parser, Request, Resource, Segment, Sender},
+    offload::{ConnectionState, ExchangeDetail, FramingState, OffloadedExchange, ResultPhase, ResultState},
+    parser::{ConnectionContext, Outcome, Parser, Request, Resource, Segment, Sender},
     postgres::{Phase, Postgres, UNKNOWN_STATE, failure, wire, wire::HEADER_BYTES},
     sql,
 };
 
-/// Gives out an exchange that was found elsewhere; says whether an equal one will always be called the same. `text` are
-/// an error's fields or the command's tag.
-pub(crate) fn name_found(
-    name: &[u8],
-    failed: bool,
-    text: &[u8],
-    found: &Found<'_>,
-    cx: &mut Context<'_>,
-) -> bool {
+/// Emits an exchange that the kernel paired; says whether an equal one will always have the same names.
+pub(super) fn name_offloaded(found: &OffloadedExchange<'_>, cx: &mut ConnectionContext<'_>) -> bool {
+    let ExchangeDetail::Postgresql { request: name, failed, text } = found.detail else { return false };
     let named = words(name, cx);
     let tag = if failed { None } else { wire::tag(text) };
     let (operation, table) = match named {
@@ -38,7 +32,7 @@ pub(crate) fn name_found(
 }
 
 /// Operation, where the statement says it, and table; `None` when nothing is known of it.
-fn words(name: &[u8], cx: &mut Context<'_>) -> Option<(Option<Symbol>, Symbol)> {
+fn words(name: &[u8], cx: &mut ConnectionContext<'_>) -> Option<(Option<Symbol>, Symbol)> {
     let (operation, table) = sql::name::decode(name)?;
     let operation = (operation != sql::OTHER).then(|| cx.word(operation));
     Some((operation, cx.name(NameKind::Table, table)))
@@ -49,7 +43,7 @@ const QUERY: &[u8] = b"Q\0\0\0\x0dSELECT 1\0";
 
 impl Postgres {
     /// Whether nothing is under way, and what was asked last can be followed elsewhere.
-    pub(super) fn rests(&self) -> bool {
+    pub(super) fn is_between_exchanges(&self) -> bool {
         self.phase == Phase::Commands
             && self.aligned
             && self.ready
@@ -61,9 +55,9 @@ impl Postgres {
             && !self.skipping
             && !self.copy
             && !self.blind
-            && !self.turns.is_adrift()
+            && !self.resync.is_desynced()
             && self.early.is_none()
-            && self.held.is_none()
+            && self.completion.is_none()
             && self.batch.is_none()
             && self.message.is_none()
             && self.line.is_empty()
@@ -71,8 +65,8 @@ impl Postgres {
     }
 
     /// Someone else goes on where the client asks next: an answer whose end was not captured has ended.
-    pub(super) fn handed(&mut self, cx: &mut Context<'_>) {
-        self.finish_unseen(cx);
+    pub(super) fn hand_over(&mut self, cx: &mut ConnectionContext<'_>) {
+        self.finish_truncated(cx);
         self.drop_line(cx);
         (self.client, self.server) = Default::default();
         self.server_position = self.server_bytes;
@@ -81,8 +75,8 @@ impl Postgres {
     }
 
     /// Goes on where someone else stopped, who took over when it [rested](Self::rests).
-    pub(super) fn follow_on(&mut self, resumed: &Resumed<'_>, cx: &mut Context<'_>) {
-        for waiting in resumed.waiting {
+    pub(super) fn resume_from(&mut self, resumed: &ConnectionState<'_>, cx: &mut ConnectionContext<'_>) {
+        for waiting in resumed.pending {
             self.say(Sender::Client, QUERY, resumed, cx);
             let (operation, table) = words(waiting.request, cx).unwrap_or((None, Symbol::NONE));
             if let Some(item) = self.line.back_mut() {
@@ -95,9 +89,13 @@ impl Postgres {
                 };
             }
         }
-        let Stand::Answer(AnswerStand { part, left, held }) = resumed.responses.stand else { return };
+        let FramingState::Result(ResultState { phase, remaining: left, buffered }) =
+            resumed.responses.framing
+        else {
+            return;
+        };
         let bytes = resumed.responses.bytes;
-        if part != Part::Start {
+        if phase != ResultPhase::Start {
             self.ready = false;
             self.begun = true;
             self.answer_start = self.server_position;
@@ -109,14 +107,20 @@ impl Postgres {
             let length = u32::try_from(left + 4).unwrap_or(u32::MAX).to_be_bytes();
             self.say(Sender::Server, &[&b"d"[..], &length].concat(), resumed, cx);
         }
-        self.say(Sender::Server, held.bytes(), resumed, cx);
+        self.say(Sender::Server, buffered.bytes(), resumed, cx);
     }
 
     /// Bytes that someone else has seen.
-    fn say(&mut self, from: Sender, bytes: &[u8], resumed: &Resumed<'_>, cx: &mut Context<'_>) {
+    fn say(
+        &mut self,
+        from: Sender,
+        bytes: &[u8],
+        resumed: &ConnectionState<'_>,
+        cx: &mut ConnectionContext<'_>,
+    ) {
         let at = if from == Sender::Client { resumed.requests.start } else { resumed.responses.start };
         if !bytes.is_empty() {
-            self.segment(&Segment { from, at, lost: 0, bytes, unseen: 0 }, cx);
+            self.segment(&Segment { from, at, gap: 0, bytes, truncated: 0 }, cx);
         }
     }
 }

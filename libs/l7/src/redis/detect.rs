@@ -1,7 +1,7 @@
 //! Is this Redis? A command array with a known name, or an inline command that was answered as Redis answers.
 
 use crate::{
-    parser::{Guess, Opening, Sender},
+    parser::{Detection, Prefix, Sender},
     redis::{
         command,
         reader::{self, Length},
@@ -11,70 +11,74 @@ use crate::{
 /// Most arguments that are believed of a command by which a connection is recognised.
 const ARGUMENTS_MAX: u64 = 1 << 20;
 
-pub(super) fn identify(opening: &Opening<'_>) -> Guess {
-    let guess = match request(opening.bytes) {
-        Guess::No => by_both_ends(opening),
-        guess => guess,
+pub(super) fn detect(prefix: &Prefix<'_>) -> Detection {
+    let detection = match request(prefix.bytes) {
+        Detection::No => by_both_ends(prefix),
+        detection => detection,
     };
-    if guess == Guess::More && !opening.may_grow() && opening.peer.is_empty() { Guess::No } else { guess }
+    if detection == Detection::More && !prefix.may_grow() && prefix.peer.is_empty() {
+        Detection::No
+    } else {
+        detection
+    }
 }
 
 /// `*<n>\r\n$<length>\r\n<command>\r\n` or a prefix of it.
-fn request(bytes: &[u8]) -> Guess {
-    let Some(rest) = bytes.strip_prefix(b"*") else { return Guess::No };
+fn request(bytes: &[u8]) -> Detection {
+    let Some(rest) = bytes.strip_prefix(b"*") else { return Detection::No };
     let (count, rest) = match number(rest, ARGUMENTS_MAX) {
         Ok(found) => found,
-        Err(guess) => return guess,
+        Err(detection) => return detection,
     };
     if count == 0 {
-        return Guess::No;
+        return Detection::No;
     }
     let Some(rest) = rest.strip_prefix(b"$") else {
-        return if rest.is_empty() { Guess::More } else { Guess::No };
+        return if rest.is_empty() { Detection::More } else { Detection::No };
     };
     let (length, rest) = match number(rest, reader::WORD_MAX as u64) {
         Ok(found) => found,
-        Err(guess) => return guess,
+        Err(detection) => return detection,
     };
     let length = usize::try_from(length).unwrap_or(usize::MAX);
     match rest.get(..length) {
         Some(name) if command::known(name).is_some() => match rest.get(length..) {
-            Some([b'\r', b'\n', ..]) => Guess::Yes(Sender::Client),
-            Some([] | [b'\r']) => Guess::More,
-            _ => Guess::No,
+            Some([b'\r', b'\n', ..]) => Detection::Yes(Sender::Client),
+            Some([] | [b'\r']) => Detection::More,
+            _ => Detection::No,
         },
-        None if command::begins(rest) => Guess::More,
-        _ => Guess::No,
+        None if command::begins(rest) => Detection::More,
+        _ => Detection::No,
     }
 }
 
 /// Digits and a line end; the number and what follows.
-fn number(bytes: &[u8], most: u64) -> Result<(u64, &[u8]), Guess> {
+fn number(bytes: &[u8], most: u64) -> Result<(u64, &[u8]), Detection> {
     let digits = bytes.iter().take_while(|b| b.is_ascii_digit()).count();
     let (text, rest) = bytes.split_at(digits);
     match rest {
         [b'\r', b'\n', after @ ..] => match reader::length(text) {
             Some(Length::Bytes(value)) if value <= most => Ok((value, after)),
-            _ => Err(Guess::No),
+            _ => Err(Detection::No),
         },
-        [] | [b'\r'] if digits <= 10 => Err(Guess::More),
-        _ => Err(Guess::No),
+        [] | [b'\r'] if digits <= 10 => Err(Detection::More),
+        _ => Err(Detection::No),
     }
 }
 
 /// An inline command alone could be many things; with a RESP answer it is Redis.
-fn by_both_ends(opening: &Opening<'_>) -> Guess {
-    if opening.peer.is_empty() {
-        return if inline(opening.bytes) { Guess::More } else { Guess::No };
+fn by_both_ends(prefix: &Prefix<'_>) -> Detection {
+    if prefix.peer.is_empty() {
+        return if inline(prefix.bytes) { Detection::More } else { Detection::No };
     }
-    if inline(opening.bytes) && answer(opening.peer) {
-        return Guess::Yes(Sender::Client);
+    if inline(prefix.bytes) && answer(prefix.peer) {
+        return Detection::Yes(Sender::Client);
     }
-    if answer(opening.bytes) && (inline(opening.peer) || request(opening.peer) == Guess::Yes(Sender::Client))
+    if answer(prefix.bytes) && (inline(prefix.peer) || request(prefix.peer) == Detection::Yes(Sender::Client))
     {
-        return Guess::Yes(Sender::Server);
+        return Detection::Yes(Sender::Server);
     }
-    Guess::No
+    Detection::No
 }
 
 /// One whole line that starts with a known command.
