@@ -139,7 +139,7 @@ fn target_forms() {
 fn unknown_methods_and_sloppy_lines_are_taken_as_servers_take_them() {
     assert_served(
         &[
-            "GET /a HTTP/1.1\nHost: x\n overflowed_names: y\nContent-Length: 1\n\nb",
+            "GET /a HTTP/1.1\nHost: x\n folded: y\nContent-Length: 1\n\nb",
             "HTTP/1.1 200\nContent-Length: 0\n\n",
             "\r\nFROB-1 /x HTTP/1.1\r\nno colon\r\n\r\n",
             "HTTP/1.1 400 Bad\r\nContent-Length: 0\r\n\r\n",
