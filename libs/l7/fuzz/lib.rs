@@ -1,4 +1,4 @@
-//! Resync fuzz bytes into what a connection may be given: chunks of both directions, cut anywhere, with parts not
+//! Turns fuzz bytes into what a connection may be given: chunks of both directions, cut anywhere, with parts not
 //! captured and parts lost; and checks what must hold whatever the bytes.
 //!
 //! The input is a sequence of steps: a control byte, a length byte, then that many bytes. Of the control byte, bit 0 is
@@ -13,7 +13,7 @@ use porthole_l7::{
 const CAPTURED_MAX: usize = 4096;
 
 /// Gives the input to a connection whose protocol has to be found.
-pub fn identification(data: &[u8]) {
+pub fn detection(data: &[u8]) {
     drive(Connection::new(ScopeId(1)), data);
     drive(Connection::datagram(ScopeId(1)), data);
 }
