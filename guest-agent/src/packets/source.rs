@@ -58,8 +58,8 @@ impl EventSource for PacketSource {
         counters.connections_seen = packets.flows;
         counters.connections_ignored = packets.ignored;
         counters.messages_seen = engine.messages_seen;
-        counters.not_understood = engine.not_understood;
-        counters.folded = engine.folded;
+        counters.not_understood = engine.unparsed;
+        counters.folded = engine.overflowed_names;
     }
 
     fn apply_commands(&mut self, _: bool) {

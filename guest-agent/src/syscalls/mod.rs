@@ -81,8 +81,8 @@ impl SyscallSource {
         counters.bytes_copied = counts.bytes;
         counters.connections_ignored = counts.ignored;
         counters.messages_seen = tally.messages_seen;
-        counters.not_understood = tally.not_understood;
-        counters.folded = tally.folded;
+        counters.not_understood = tally.unparsed;
+        counters.folded = tally.overflowed_names;
     }
 
     /// Every reason for which bytes of a connection that might have been understood did not come.
