@@ -1,89 +1,18 @@
-//! The HTTP server: what Prometheus gets, what parsers of others make of it, and what a bad client cannot do.
-
-#![allow(clippy::float_cmp, reason = "counts are exact in f64")]
+//! The HTTP server: what a scraper gets, and what a bad client cannot do.
 
 mod support;
 
-use std::{
-    io::Write,
-    process::{Command, Stdio},
-    time::Duration,
-};
+use std::time::Duration;
 
 use support::{
     Host,
     agent::{TestAgent, http},
-    get, not_run, record, wait_for,
+    get, record, wait_for,
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
 };
-
-const NASTY: &str = "te\"na\\nt\n{x=\"y\"} ünïcode \u{1F980} 漢字";
-
-/// Reads an exposition with Python's OpenMetrics parser and prints the tenants that it found.
-const PARSER: &str = "
-import sys
-from prometheus_client.openmetrics.parser import text_string_to_metric_families
-tenants = set()
-samples = 0
-for family in text_string_to_metric_families(sys.stdin.read()):
-    for sample in family.samples:
-        samples += 1
-        tenants.add(sample.labels.get('tenant'))
-assert samples > 50, samples
-sys.stdout.write('\\0'.join(sorted(t for t in tenants if t is not None)))
-";
-
-/// A Python that has the parser: the one that is named, the user's, the distribution's.
-fn python_with_parser() -> Option<String> {
-    let named = std::env::var("PORTHOLE_PYTHON").ok();
-    let known = ["python3", "/usr/bin/python3"].map(str::to_owned);
-    named.into_iter().chain(known).find(|python| {
-        Command::new(python)
-            .args(["-c", "import prometheus_client.openmetrics.parser"])
-            .stderr(Stdio::null())
-            .status()
-            .is_ok_and(|status| status.success())
-    })
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn pythons_openmetrics_parser_reads_any_label_back() {
-    let Some(python) = python_with_parser() else {
-        not_run(
-            "no Python with prometheus_client. `cargo xtask test` installs it; otherwise \
-             `pip install prometheus_client`, or name a Python that has it in PORTHOLE_PYTHON",
-        );
-        return;
-    };
-    let host = Host::new();
-    let socket = host.socket("s");
-    let agent = TestAgent::start(&socket, 7).await;
-    agent.tell(vec![
-        http(1, "shop-1", "/a\"b\\c ü 漢", "200", 5, 1),
-        http(2, "shop-1", "/", "404", 1, 60_000),
-    ]);
-    let exporter = host.start();
-    let mut named = record("shop-1", NASTY, "shop", &socket);
-    named.k8s_pod_name = Some("po\nd\"".into());
-    let _companion = host.companion(&named);
-    exporter.wait_for_requests("shop", 6).await;
-    let metrics = exporter.metrics().await;
-    assert_eq!(metrics.sum("porthole_app_requests_total", &[("tenant", NASTY)]), 6.0);
-    let mut parser = Command::new(&python)
-        .args(["-c", PARSER])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .expect("started");
-    parser.stdin.take().expect("stdin").write_all(metrics.text.as_bytes()).expect("written");
-    let output = parser.wait_with_output().expect("ended");
-    assert!(output.status.success());
-    assert_eq!(String::from_utf8(output.stdout).expect("text"), NASTY);
-    exporter.stop().await;
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn content_types_are_those_that_were_asked_for() {

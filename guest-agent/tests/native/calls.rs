@@ -11,10 +11,25 @@ use std::{
 
 use porthole_agent_api::{agent::CaptureMode, agent::Side};
 
+use porthole_trials::{Outcome, Trial, trials};
+
 use crate::{
     harness::{Agent, EVERY_HOOKS},
     http,
 };
+
+/// The tests of this file.
+pub fn tests() -> Vec<Trial> {
+    trials![
+        sockets_own_tracepoints_are_the_first_choice_where_the_kernel_has_them,
+        every_call_that_moves_bytes_is_seen_over_many_small_buffers,
+        what_is_only_peeked_at_is_not_counted,
+        a_body_sent_from_a_file_counts_in_length,
+        unix_sockets_are_seen_with_their_path,
+        noise_is_not_counted_and_costs_its_budget_only,
+        many_pipelined_requests_are_all_counted,
+    ]
+}
 
 /// Cuts bytes into buffers of one, two, three, … bytes.
 fn buffers(bytes: &mut [u8]) -> Vec<libc::iovec> {
@@ -126,8 +141,7 @@ fn connected() -> (TcpStream, TcpStream) {
     (client, listener.accept().expect("accepted").0)
 }
 
-#[test]
-fn sockets_own_tracepoints_are_the_first_choice_where_the_kernel_has_them() {
+fn sockets_own_tracepoints_are_the_first_choice_where_the_kernel_has_them() -> Outcome {
     let types = std::fs::read("/sys/kernel/btf/vmlinux").unwrap_or_default();
     let name = b"\0btf_trace_sock_send_length\0";
     let best = if types.windows(name.len()).any(|window| window == name) {
@@ -137,15 +151,15 @@ fn sockets_own_tracepoints_are_the_first_choice_where_the_kernel_has_them() {
     };
     let [auto, raw] = EVERY_HOOKS;
     for (hooks, mode) in [(auto, best), (raw, CaptureMode::CAPTURE_MODE_SYSCALL_RAW_TRACEPOINT)] {
-        let Some(agent) = Agent::start(hooks) else { return };
+        let agent = Agent::start(hooks)?;
         assert_eq!(agent.mode(), mode, "{hooks:?}");
     }
+    Ok(())
 }
 
-#[test]
-fn every_call_that_moves_bytes_is_seen_over_many_small_buffers() {
+fn every_call_that_moves_bytes_is_seen_over_many_small_buffers() -> Outcome {
     for hooks in EVERY_HOOKS {
-        let Some(mut agent) = Agent::start(hooks) else { return };
+        let mut agent = Agent::start(hooks)?;
         let calls = [
             (By::ReadWrite, "/by-read"),
             (By::Vector, "/by-vector"),
@@ -161,12 +175,12 @@ fn every_call_that_moves_bytes_is_seen_over_many_small_buffers() {
             assert_eq!(agent.counts(path), (11, 11), "{by:?}");
         }
     }
+    Ok(())
 }
 
-#[test]
-fn what_is_only_peeked_at_is_not_counted() {
+fn what_is_only_peeked_at_is_not_counted() -> Outcome {
     for hooks in EVERY_HOOKS {
-        let Some(mut agent) = Agent::start(hooks) else { return };
+        let mut agent = Agent::start(hooks)?;
         let (client, server) = connected();
         let request = http::request("/peeked");
         for by in [By::ToFrom, By::Message, By::Messages] {
@@ -183,12 +197,12 @@ fn what_is_only_peeked_at_is_not_counted() {
         }
         assert_eq!(agent.counts("/peeked"), (15, 15));
     }
+    Ok(())
 }
 
-#[test]
-fn a_body_sent_from_a_file_counts_in_length() {
+fn a_body_sent_from_a_file_counts_in_length() -> Outcome {
     for hooks in EVERY_HOOKS {
-        let Some(mut agent) = Agent::start(hooks) else { return };
+        let mut agent = Agent::start(hooks)?;
         let body = 300_000;
         let mut file = tempfile::tempfile().expect("file");
         file.write_all(&vec![b'x'; body]).expect("written");
@@ -222,12 +236,12 @@ fn a_body_sent_from_a_file_counts_in_length() {
         let sizes = agent.series(Side::SIDE_SERVER, "/from-file")[0].response_bytes;
         assert!(sizes >= 3 * body as u64, "{sizes}");
     }
+    Ok(())
 }
 
-#[test]
-fn unix_sockets_are_seen_with_their_path() {
+fn unix_sockets_are_seen_with_their_path() -> Outcome {
     for hooks in EVERY_HOOKS {
-        let Some(mut agent) = Agent::start(hooks) else { return };
+        let mut agent = Agent::start(hooks)?;
         let directory = tempfile::tempdir().expect("directory");
         let path = directory.path().join("app.sock");
         let listener = UnixListener::bind(&path).expect("bound");
@@ -238,12 +252,12 @@ fn unix_sockets_are_seen_with_their_path() {
         let peer = &agent.series(Side::SIDE_CLIENT, "/over-unix")[0].key.peer;
         assert_eq!(peer, &path.display().to_string());
     }
+    Ok(())
 }
 
-#[test]
-fn noise_is_not_counted_and_costs_its_budget_only() {
+fn noise_is_not_counted_and_costs_its_budget_only() -> Outcome {
     for hooks in EVERY_HOOKS {
-        let Some(mut agent) = Agent::start(hooks) else { return };
+        let mut agent = Agent::start(hooks)?;
         let (mut client, mut server) = connected();
         let before = agent.counters.connections_ignored;
         let noise: Vec<u8> = (0..=255_u8).cycle().skip(128).take(5_000).collect();
@@ -266,12 +280,12 @@ fn noise_is_not_counted_and_costs_its_budget_only() {
         // 2000 writes and reads of 5000 bytes: by far the most was not looked at.
         assert!(agent.counters.bytes_copied < 4_000_000, "{:?}", agent.counters);
     }
+    Ok(())
 }
 
-#[test]
-fn many_pipelined_requests_are_all_counted() {
+fn many_pipelined_requests_are_all_counted() -> Outcome {
     for hooks in EVERY_HOOKS {
-        let Some(mut agent) = Agent::start(hooks) else { return };
+        let mut agent = Agent::start(hooks)?;
         let (mut client, server) = connected();
         let (batch, rounds) = (16, 500);
         let serving = std::thread::spawn(move || {
@@ -297,4 +311,5 @@ fn many_pipelined_requests_are_all_counted() {
         let reported = counters.events_lost * batch as u64 + counters.not_understood;
         assert!(2 * all - counted.0 - counted.1 <= reported, "{counted:?} of {all}, {counters:?}");
     }
+    Ok(())
 }

@@ -10,11 +10,27 @@ use std::{
 
 use porthole_agent_api::agent::Side;
 
+use porthole_trials::{Outcome, Trial, trials};
+
 use crate::{
     harness::Agent,
     http::{self, Server},
-    servers,
+    running,
 };
+
+/// The tests of this file.
+pub fn tests() -> Vec<Trial> {
+    trials![
+        kernel_and_user_space_count_the_same_http_exchanges,
+        the_kernel_counts_what_is_larger_than_what_is_captured,
+        kernel_and_user_space_count_the_same_redis_commands,
+        what_is_known_costs_no_copies,
+        an_agent_that_is_stopped_misses_nothing,
+        keys_that_are_not_used_make_room,
+        a_key_of_many_statuses_and_paths_stays_exact,
+        a_first_byte_that_is_read_ahead_as_go_does_is_no_reason_to_copy,
+    ]
+}
 
 /// Numbers that look random and are the same each time (Marsaglia's xorshift).
 pub struct Dice(pub u64);
@@ -250,11 +266,10 @@ pub const USER_SPACE: &[&str] = &["--ring-kib", "16384", "--cpu-share", "0", "--
 const SPECIAL: [&str; 4] =
     ["/counted/unanswered", "/counted/continued", "/counted/switched", "/counted/until-the-end"];
 
-#[test]
-fn kernel_and_user_space_count_the_same_http_exchanges() {
+fn kernel_and_user_space_count_the_same_http_exchanges() -> Outcome {
     let mut results = Vec::new();
     for arguments in [USER_SPACE, KERNEL, EVERY_SPAN, NO_SPANS] {
-        let Some(mut agent) = Agent::start(arguments) else { return };
+        let mut agent = Agent::start(arguments)?;
         http_traffic(Sizes::Small);
         agent.catch_up();
         results.push(counts(&agent, |_, path| path.starts_with("/counted")));
@@ -262,11 +277,11 @@ fn kernel_and_user_space_count_the_same_http_exchanges() {
     for by_kernel in &results[1..] {
         assert_equal(by_kernel, &results[0]);
     }
+    Ok(())
 }
 
-#[test]
-fn the_kernel_counts_what_is_larger_than_what_is_captured() {
-    let Some(mut agent) = Agent::start(KERNEL) else { return };
+fn the_kernel_counts_what_is_larger_than_what_is_captured() -> Outcome {
+    let mut agent = Agent::start(KERNEL)?;
     let expected = http_traffic(Sizes::Large);
     agent.catch_up();
     for side in ["SIDE_SERVER", "SIDE_CLIENT"] {
@@ -280,6 +295,7 @@ fn the_kernel_counts_what_is_larger_than_what_is_captured() {
         }
         assert_eq!(counted, expected, "{side}");
     }
+    Ok(())
 }
 
 fn redis_traffic(port: u16) {
@@ -354,13 +370,12 @@ fn redis_traffic(port: u16) {
     }
 }
 
-#[test]
-fn kernel_and_user_space_count_the_same_redis_commands() {
+fn kernel_and_user_space_count_the_same_redis_commands() -> Outcome {
     let mut results = Vec::new();
     for arguments in [USER_SPACE, KERNEL, EVERY_SPAN] {
-        let Some(mut agent) = Agent::start(arguments) else { return };
+        let mut agent = Agent::start(arguments)?;
         // A new server each time: what it answers depends on what it was told before.
-        let Some(server) = servers::redis() else { return };
+        let server = running::redis()?;
         redis_traffic(server.port);
         agent.catch_up();
         assert_eq!(agent.counters.events_lost, 0);
@@ -370,12 +385,12 @@ fn kernel_and_user_space_count_the_same_redis_commands() {
     for by_kernel in &results[1..] {
         assert_equal(by_kernel, &results[0]);
     }
+    Ok(())
 }
 
-#[test]
-fn what_is_known_costs_no_copies() {
+fn what_is_known_costs_no_copies() -> Outcome {
     const REQUESTS: usize = 20_000;
-    let Some(mut agent) = Agent::start(&["--cpu-share", "0"]) else { return };
+    let mut agent = Agent::start(&["--cpu-share", "0"])?;
     let server = Server::start();
     // Until the key is learned, on both sides.
     server.get("/known", 10);
@@ -389,11 +404,11 @@ fn what_is_known_costs_no_copies() {
     let copied = agent.counters.bytes_copied - before;
     // The sentinel's own connection, and less than a byte for each request.
     assert!(copied < all, "{copied} bytes for {REQUESTS} requests at both ends");
+    Ok(())
 }
 
-#[test]
-fn an_agent_that_is_stopped_misses_nothing() {
-    let Some(mut agent) = Agent::start(&["--cpu-share", "0"]) else { return };
+fn an_agent_that_is_stopped_misses_nothing() -> Outcome {
+    let mut agent = Agent::start(&["--cpu-share", "0"])?;
     let server = Server::start();
     server.get("/before-and-while-stopped", 10);
     agent.catch_up();
@@ -406,12 +421,12 @@ fn an_agent_that_is_stopped_misses_nothing() {
     let all = 10 + 50 * 2_000;
     assert_eq!(agent.counts("/before-and-while-stopped"), (all, all), "{:?}", agent.counters);
     assert_eq!(agent.counters.events_lost, 0);
+    Ok(())
 }
 
-#[test]
-fn keys_that_are_not_used_make_room() {
+fn keys_that_are_not_used_make_room() -> Outcome {
     const ROUND: u64 = 500;
-    let Some(mut agent) = Agent::start(&["--ring-kib", "16384", "--cpu-share", "0"]) else { return };
+    let mut agent = Agent::start(&["--ring-kib", "16384", "--cpu-share", "0"])?;
     let mut ends = Ends::connect();
     let mut ask = |path: &str, status: u16| {
         carry_whole(&mut ends.client, &mut ends.server, &http::request(path));
@@ -457,11 +472,11 @@ fn keys_that_are_not_used_make_room() {
     for side in [Side::SIDE_SERVER, Side::SIDE_CLIENT] {
         assert_eq!((series(&agent, side), agent.counters.events_lost), (4 + ROUND, 0));
     }
+    Ok(())
 }
 
-#[test]
-fn a_key_of_many_statuses_and_paths_stays_exact() {
-    let Some(mut agent) = Agent::start(&["--ring-kib", "16384", "--cpu-share", "0"]) else { return };
+fn a_key_of_many_statuses_and_paths_stays_exact() -> Outcome {
+    let mut agent = Agent::start(&["--ring-kib", "16384", "--cpu-share", "0"])?;
     // So that the sentinel's is among the routes.
     agent.catch_up();
     let mut ends = Ends::connect();
@@ -501,6 +516,7 @@ fn a_key_of_many_statuses_and_paths_stays_exact() {
             .sum()
     };
     assert_eq!((others(Side::SIDE_SERVER), others(Side::SIDE_CLIENT)), (4_500, 4_500));
+    Ok(())
 }
 
 /// A server that reads each request's first byte by itself, and then the rest: behind it, or anywhere else.
@@ -530,10 +546,9 @@ fn read_ahead(listener: &TcpListener, requests: usize, behind: bool, path: &str)
     serving.join().expect("served");
 }
 
-#[test]
-fn a_first_byte_that_is_read_ahead_as_go_does_is_no_reason_to_copy() {
+fn a_first_byte_that_is_read_ahead_as_go_does_is_no_reason_to_copy() -> Outcome {
     const REQUESTS: usize = 2_000;
-    let Some(mut agent) = Agent::start(&["--cpu-share", "0"]) else { return };
+    let mut agent = Agent::start(&["--cpu-share", "0"])?;
     let listener = TcpListener::bind("127.0.0.1:0").expect("bound");
     read_ahead(&listener, 10, true, "/read-ahead");
     agent.catch_up();
@@ -547,4 +562,5 @@ fn a_first_byte_that_is_read_ahead_as_go_does_is_no_reason_to_copy() {
     // Where the rest is not found behind it, user space goes on, from the byte that is known.
     read_ahead(&listener, REQUESTS, false, "/read-elsewhere");
     assert_eq!(agent.counts("/read-elsewhere"), (all, all));
+    Ok(())
 }

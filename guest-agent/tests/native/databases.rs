@@ -2,10 +2,17 @@
 
 use porthole_agent_api::{agent::ErrorClass, agent::Protocol, agent::Side};
 
+use porthole_trials::{Outcome, Trial, trials};
+
 use crate::{
     harness::Agent,
     running::{self, quiet},
 };
+
+/// The tests of this file.
+pub fn tests() -> Vec<Trial> {
+    trials![mariadbs_statements_are_counted_on_both_sides, postgresqls_statements_are_counted_on_both_sides,]
+}
 
 /// Of one table: exchanges by side, operation and status.
 fn found(agent: &Agent, table: &str, protocol: Protocol) -> Vec<(Side, String, String, ErrorClass, u64)> {
@@ -64,10 +71,9 @@ fn statements(mark: &str) -> String {
     format!("{pairs}UPDATE {mark} SET nothing = 1;\n")
 }
 
-#[test]
-fn mariadbs_statements_are_counted_on_both_sides() {
-    let Some(server) = running::mariadb() else { return };
-    let Some(mut agent) = Agent::start(&[]) else { return };
+fn mariadbs_statements_are_counted_on_both_sides() -> Outcome {
+    let server = running::mariadb()?;
+    let mut agent = Agent::start(&[])?;
     let (socket, port) = (server.path("s"), server.port.to_string());
     let by_socket = ["--no-defaults", "--force", "-uroot", "-S", &socket, "-e"];
     let by_port = ["--no-defaults", "--force", "-uroot", "-h127.0.0.1", "-P", &port, "-e"];
@@ -86,12 +92,12 @@ fn mariadbs_statements_are_counted_on_both_sides() {
         ];
         assert_found(&agent, &table, Protocol::PROTOCOL_MYSQL, &expected);
     }
+    Ok(())
 }
 
-#[test]
-fn postgresqls_statements_are_counted_on_both_sides() {
-    let Some(server) = running::postgres() else { return };
-    let Some(mut agent) = Agent::start(&[]) else { return };
+fn postgresqls_statements_are_counted_on_both_sides() -> Outcome {
+    let server = running::postgres()?;
+    let mut agent = Agent::start(&[])?;
     let (data, port) = (server.path(""), server.port.to_string());
     let psql = running::postgres_program("psql");
     let by_socket = ["-h", &data, "-p", &port, "-c"];
@@ -113,4 +119,5 @@ fn postgresqls_statements_are_counted_on_both_sides() {
         ];
         assert_found(&agent, &table, Protocol::PROTOCOL_POSTGRESQL, &expected);
     }
+    Ok(())
 }

@@ -11,13 +11,16 @@ use std::{
     net::TcpStream,
     path::Path,
     process::Command,
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use porthole_agent_api::{agent::Protocol, agent::Side};
 
 use self::way::{Way, source};
+use porthole_trials::{CannotRun, Outcome, Trial, needs};
+
 use crate::{
-    harness::{Agent, not_run},
+    harness::Agent,
     running::{self, Running, quiet},
 };
 
@@ -53,14 +56,6 @@ const GO_SOURCES: &[&str] = &[
 ];
 const JARS: &[&str] = &["/usr/share/java/mariadb-java-client.jar", "/usr/share/java/postgresql.jar"];
 
-/// The folder with the jars that come from Maven Central, and the class path of them all.
-fn downloaded_jars() -> (&'static [&'static str], &'static [&'static str]) {
-    // Without it the variable is what is missing.
-    let folder = std::env::var("PORTHOLE_KAFKA_JARS").unwrap_or_else(|_| "PORTHOLE_KAFKA_JARS".to_owned());
-    let jars: &str = format!("{folder}/*").leak();
-    (vec![&*folder.leak()].leak(), vec![jars].leak())
-}
-
 const fn small(
     name: &'static str,
     protocol: &'static str,
@@ -80,38 +75,25 @@ const fn large(
 }
 
 impl Driver {
-    fn missing<T>(&self, why: &str) -> Option<T> {
-        not_run(&format!(
-            "{} of {}: {why}; `sudo -E cargo xtask test --all` installs it",
-            self.protocol, self.name
-        ))
-    }
-
-    /// Lets it ask; whether it could.
-    fn ask(&self, port: u16) -> bool {
+    /// Runs the program against a server.
+    fn ask(&self, port: u16) -> Result<(), CannotRun> {
         let (directory, port) = (tempfile::tempdir_in("/tmp").expect("directory"), port.to_string());
-        if let Some(missing) = self.needs.iter().find(|path| !Path::new(path).exists()) {
-            return self.missing::<()>(&format!("{missing} is not there")).is_some();
-        }
+        self.needs.iter().try_for_each(|path| needs::file(path))?;
         if let Way::Fpm = self.way {
-            return self.ask_page(&directory, &port).is_some();
+            return self.ask_page(&directory, &port);
         }
-        let mut command = match self.way.command(&directory.path().join(self.name)) {
-            Ok(command) => command,
-            Err(why) => return self.missing::<()>(&why).is_some(),
-        };
+        let mut command = self.way.command(&directory.path().join(self.name))?;
         let output = command.args([self.protocol, &port, self.name]).output().expect("a client");
         let said = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "{} of {}: {said}", self.protocol, self.name);
-        true
+        Ok(())
     }
 
     /// Lets a page ask, behind nginx and FPM.
-    fn ask_page(&self, directory: &tempfile::TempDir, port: &str) -> Option<()> {
-        let fpm = ["/usr/sbin/php-fpm8.2", "/usr/sbin/php-fpm8.4"]
-            .into_iter()
-            .find(|path| Path::new(path).exists());
-        let Some(fpm) = fpm else { return self.missing("php-fpm is not installed") };
+    fn ask_page(&self, directory: &tempfile::TempDir, port: &str) -> Result<(), CannotRun> {
+        let versions = ["/usr/sbin/php-fpm8.2", "/usr/sbin/php-fpm8.4"];
+        let fpm = versions.into_iter().find(|path| Path::new(path).exists());
+        let fpm = fpm.ok_or_else(|| CannotRun::because("php-fpm is not installed"))?;
         let root = directory.path().display();
         let settings = format!(
             "[global]\nerror_log = {root}/log\ndaemonize = no\n[www]\nuser = root\nlisten = {root}/fpm\n\
@@ -135,7 +117,7 @@ impl Driver {
         let mut page = String::new();
         stream.read_to_string(&mut page).expect("a page");
         assert!(page.starts_with("HTTP/1.1 200 ") && page.ends_with("done"), "{page}");
-        Some(())
+        Ok(())
     }
 }
 
@@ -151,154 +133,193 @@ fn found(agent: &Agent, side: Side, protocol: Protocol, resource: &str) -> BTree
     found
 }
 
-/// Lets each driver ask, and compares what was found of it with what it is known to ask.
+/// The drivers of one protocol, and the server that they share.
+struct Suite {
+    protocol: Protocol,
+    start: fn() -> Result<Running, CannotRun>,
+    /// The resource under which a driver's exchanges are found.
+    resource: fn(&str) -> String,
+    /// What each program is known to ask: operation, status, how often.
+    expected: &'static [(&'static str, &'static str, u64)],
+    drivers: Vec<Driver>,
+}
+
+impl Suite {
+    /// A test for each driver. The server is started by the first that runs, and ends with the last.
+    fn tests(self) -> Vec<Trial> {
+        let Self { protocol, start, resource, expected, drivers } = self;
+        let server = Arc::new(Mutex::new(None::<Running>));
+        let test = |driver: Driver| {
+            let server = Arc::clone(&server);
+            let name = format!("drivers::{}_of_{}_is_counted", driver.protocol, driver.name);
+            Trial::new(name, move || {
+                if driver.large {
+                    needs::time()?;
+                }
+                let mut server = server.lock().unwrap_or_else(PoisonError::into_inner);
+                let server = match &mut *server {
+                    Some(server) => server,
+                    none => none.insert(start()?),
+                };
+                assert_counted(&driver, server, protocol, &resource(driver.name), expected)
+            })
+        };
+        drivers.into_iter().map(test).collect()
+    }
+}
+
+/// Runs a driver, and compares what was counted of it with what it is known to ask.
 fn assert_counted(
-    drivers: &[Driver],
+    driver: &Driver,
     server: &Running,
     protocol: Protocol,
-    resource: fn(&str) -> String,
+    resource: &str,
     expected: &[(&str, &str, u64)],
-) {
-    let Some(mut agent) = Agent::start(&[]) else { return };
-    let all = std::env::var_os("PORTHOLE_TEST_ALL").is_some();
-    let (run, left_out): (Vec<_>, Vec<_>) = drivers.iter().partition(|driver| all || !driver.large);
-    if !left_out.is_empty() {
-        let names: Vec<_> = left_out.iter().map(|driver| driver.name).collect();
-        let names = names.join(", ");
-        let _ = writeln!(
-            std::io::stderr(),
-            "NOT RUN: {protocol:?} of {names}; `sudo -E cargo xtask test --all` runs them"
-        );
+) -> Outcome {
+    let mut agent = Agent::start(&[])?;
+    driver.ask(server.port)?;
+    agent.catch_up();
+    for side in [Side::SIDE_SERVER, Side::SIDE_CLIENT] {
+        let found = found(&agent, side, protocol, resource);
+        for (operation, status, count) in expected {
+            let key = ((*operation).to_owned(), (*status).to_owned());
+            assert_eq!(found.get(&key), Some(count), "{operation} {status}, {side:?}: {found:?}");
+        }
     }
-    for driver in run {
-        let resource = resource(driver.name);
-        let sides = [Side::SIDE_SERVER, Side::SIDE_CLIENT];
-        let before = sides.map(|side| found(&agent, side, protocol, &resource));
-        if !driver.ask(server.port) {
-            continue;
-        }
-        agent.catch_up();
-        for (side, before) in sides.into_iter().zip(&before) {
-            let after = found(&agent, side, protocol, &resource);
-            for (operation, status, count) in expected {
-                let key = ((*operation).to_owned(), (*status).to_owned());
-                let of = |counts: &BTreeMap<_, u64>| counts.get(&key).copied().unwrap_or_default();
-                let what = format!("{} of {}, {side:?}: {after:?}", driver.protocol, driver.name);
-                assert_eq!(of(&after) - of(before), *count, "{operation} {status}, {what}");
-            }
-        }
+    Ok(())
+}
+
+/// The tests of this file.
+pub fn tests() -> Vec<Trial> {
+    [mysql(), postgresql(), redis(), kafka(), http()].into_iter().flat_map(Suite::tests).collect()
+}
+
+fn mysql() -> Suite {
+    Suite {
+        protocol: Protocol::PROTOCOL_MYSQL,
+        start: mysql_server,
+        resource: str::to_owned,
+        expected: &[("CREATE", "", 1), ("INSERT", "", 5), ("SELECT", "", 7), ("UPDATE", "1054", 1)],
+        drivers: vec![
+            small("python", "mysql", PYTHON, &["/usr/lib/python3/dist-packages/pymysql"]),
+            large("mysqlclient", "mysqlclient", PYTHON, &["/usr/lib/python3/dist-packages/MySQLdb"]),
+            large("php", "mysql", PHP, &["/usr/bin/php", "/etc/php"]),
+            large("fpm", "mysql", Way::Fpm, &[]),
+            large("ruby", "mysql", RUBY, &["/usr/share/doc/ruby-mysql2"]),
+            large("c", "mysql", C, C_HEADERS),
+            large(
+                "cxx",
+                "mysql",
+                Way::Compiled("c++", "mysql.cc", &["-lmysqlcppconn"]),
+                &["/usr/include/mysql_driver.h"],
+            ),
+            large("go", "mysql", Way::Go, GO_SOURCES),
+            large("java", "mysql", Way::JavaPackaged("Db.java", JARS), JARS),
+            large("node", "mysql", Way::Node("mysql2"), &[]),
+            large("rust", "mysql", Way::Cargo, &[]),
+        ],
     }
 }
 
-#[test]
-fn mysql_drivers_are_counted() {
-    let drivers = [
-        small("python", "mysql", PYTHON, &["/usr/lib/python3/dist-packages/pymysql"]),
-        large("mysqlclient", "mysqlclient", PYTHON, &["/usr/lib/python3/dist-packages/MySQLdb"]),
-        large("php", "mysql", PHP, &["/usr/bin/php", "/etc/php"]),
-        large("fpm", "mysql", Way::Fpm, &[]),
-        large("ruby", "mysql", RUBY, &["/usr/share/doc/ruby-mysql2"]),
-        large("c", "mysql", C, C_HEADERS),
-        large(
-            "cxx",
-            "mysql",
-            Way::Compiled("c++", "mysql.cc", &["-lmysqlcppconn"]),
-            &["/usr/include/mysql_driver.h"],
-        ),
-        large("go", "mysql", Way::Go, GO_SOURCES),
-        large("java", "mysql", Way::Java("Db.java", JARS), JARS),
-        large("node", "mysql", Way::Node("mysql2"), &[]),
-        large("rust", "mysql", Way::Cargo, &[]),
-    ];
-    let Some(server) = running::mariadb() else { return };
+fn postgresql() -> Suite {
+    Suite {
+        protocol: Protocol::PROTOCOL_POSTGRESQL,
+        start: running::postgres,
+        resource: str::to_owned,
+        expected: &[("CREATE", "", 1), ("INSERT", "", 5), ("SELECT", "", 7), ("UPDATE", "42703", 1)],
+        drivers: vec![
+            small("python", "postgresql", PYTHON, &["/usr/lib/python3/dist-packages/psycopg2"]),
+            large("php", "postgresql", PHP, &["/usr/bin/php", "/etc/php"]),
+            large("fpm", "postgresql", Way::Fpm, &[]),
+            large("ruby", "postgresql", RUBY, &["/usr/share/doc/ruby-pg"]),
+            large("c", "postgresql", C, C_HEADERS),
+            large(
+                "cxx",
+                "postgresql",
+                Way::Compiled("c++", "db.cc", &["-lpqxx", "-lpq"]),
+                &["/usr/include/pqxx/pqxx"],
+            ),
+            large("go", "postgresql", Way::Go, GO_SOURCES),
+            large("java", "postgresql", Way::JavaPackaged("Db.java", JARS), JARS),
+            large("node", "postgresql", Way::Node("pg"), &[]),
+            large("rust", "postgresql", Way::Cargo, &[]),
+        ],
+    }
+}
+
+fn redis() -> Suite {
+    Suite {
+        protocol: Protocol::PROTOCOL_REDIS,
+        start: running::redis,
+        resource: |_| String::new(),
+        expected: &[("SET", "", 5), ("GET", "", 7), ("LPUSH", "WRONGTYPE", 1)],
+        drivers: vec![
+            small("python", "redis", PYTHON, &["/usr/lib/python3/dist-packages/redis"]),
+            large("php", "redis", PHP, &["/usr/bin/php", "/etc/php"]),
+            large("fpm", "redis", Way::Fpm, &[]),
+            large("ruby", "redis", RUBY, &["/usr/share/doc/ruby-redis"]),
+            large("c", "redis", C, C_HEADERS),
+            large(
+                "cxx",
+                "redis",
+                Way::Compiled("c++", "redis.cc", &["-lPocoRedis", "-lPocoNet", "-lPocoFoundation"]),
+                &["/usr/include/Poco/Redis/Client.h"],
+            ),
+            large("go", "redis", Way::Go, GO_SOURCES),
+            large("java", "redis", Way::JavaDownloaded("Cache.java"), &[]),
+            large("node", "redis", Way::Node("redis"), &[]),
+            large("rust", "redis", Way::Cargo, &[]),
+        ],
+    }
+}
+
+fn kafka() -> Suite {
+    Suite {
+        protocol: Protocol::PROTOCOL_KAFKA,
+        start: running::kafka,
+        resource: str::to_owned,
+        expected: &[("Produce", "", 5)],
+        drivers: vec![
+            large("python", "kafka", PYTHON, &["/usr/lib/python3/dist-packages/kafka"]),
+            large(
+                "c",
+                "kafka",
+                Way::Compiled("cc", "produce.c", &["-lrdkafka"]),
+                &["/usr/include/librdkafka/rdkafka.h"],
+            ),
+            large(
+                "cxx",
+                "kafka",
+                Way::Compiled("c++", "produce.cc", &["-lrdkafka++"]),
+                &["/usr/include/librdkafka/rdkafkacpp.h"],
+            ),
+            large("go", "kafka", Way::GoModule, &[]),
+            large("java", "kafka", Way::JavaDownloaded("Produce.java"), &[]),
+            large("node", "kafka", Way::Node("kafkajs"), &[]),
+            large("rust", "kafka", Way::Cargo, &[]),
+        ],
+    }
+}
+
+fn http() -> Suite {
+    Suite {
+        protocol: Protocol::PROTOCOL_HTTP1,
+        start: http_server,
+        resource: |name| format!("/asked-by-{name}"),
+        expected: &[("GET", "200", 7), ("GET", "404", 3)],
+        drivers: vec![large("fpm", "http", Way::Fpm, &["/usr/share/doc/php-curl"])],
+    }
+}
+
+/// A database server with the database that the programs use.
+fn mysql_server() -> Result<Running, CannotRun> {
+    let server = running::mariadb()?;
     let create = ["--no-defaults", "-uroot", "-S", &server.path("s"), "-e", "CREATE DATABASE d"];
     assert!(quiet("mariadb", &create));
-    let expected = [("CREATE", "", 1), ("INSERT", "", 5), ("SELECT", "", 7), ("UPDATE", "1054", 1)];
-    assert_counted(&drivers, &server, Protocol::PROTOCOL_MYSQL, str::to_owned, &expected);
+    Ok(server)
 }
 
-#[test]
-fn postgresql_drivers_are_counted() {
-    let drivers = [
-        small("python", "postgresql", PYTHON, &["/usr/lib/python3/dist-packages/psycopg2"]),
-        large("php", "postgresql", PHP, &["/usr/bin/php", "/etc/php"]),
-        large("fpm", "postgresql", Way::Fpm, &[]),
-        large("ruby", "postgresql", RUBY, &["/usr/share/doc/ruby-pg"]),
-        large("c", "postgresql", C, C_HEADERS),
-        large(
-            "cxx",
-            "postgresql",
-            Way::Compiled("c++", "db.cc", &["-lpqxx", "-lpq"]),
-            &["/usr/include/pqxx/pqxx"],
-        ),
-        large("go", "postgresql", Way::Go, GO_SOURCES),
-        large("java", "postgresql", Way::Java("Db.java", JARS), JARS),
-        large("node", "postgresql", Way::Node("pg"), &[]),
-        large("rust", "postgresql", Way::Cargo, &[]),
-    ];
-    let Some(server) = running::postgres() else { return };
-    let expected = [("CREATE", "", 1), ("INSERT", "", 5), ("SELECT", "", 7), ("UPDATE", "42703", 1)];
-    assert_counted(&drivers, &server, Protocol::PROTOCOL_POSTGRESQL, str::to_owned, &expected);
-}
-
-#[test]
-fn redis_drivers_are_counted() {
-    let (folder, jars) = downloaded_jars();
-    let drivers = [
-        small("python", "redis", PYTHON, &["/usr/lib/python3/dist-packages/redis"]),
-        large("php", "redis", PHP, &["/usr/bin/php", "/etc/php"]),
-        large("fpm", "redis", Way::Fpm, &[]),
-        large("ruby", "redis", RUBY, &["/usr/share/doc/ruby-redis"]),
-        large("c", "redis", C, C_HEADERS),
-        large(
-            "cxx",
-            "redis",
-            Way::Compiled("c++", "redis.cc", &["-lPocoRedis", "-lPocoNet", "-lPocoFoundation"]),
-            &["/usr/include/Poco/Redis/Client.h"],
-        ),
-        large("go", "redis", Way::Go, GO_SOURCES),
-        large("java", "redis", Way::Java("Cache.java", jars), folder),
-        large("node", "redis", Way::Node("redis"), &[]),
-        large("rust", "redis", Way::Cargo, &[]),
-    ];
-    let Some(server) = running::redis() else { return };
-    let expected = [("SET", "", 5), ("GET", "", 7), ("LPUSH", "WRONGTYPE", 1)];
-    assert_counted(&drivers, &server, Protocol::PROTOCOL_REDIS, |_| String::new(), &expected);
-}
-
-#[test]
-fn kafka_drivers_are_counted() {
-    let (folder, jars) = downloaded_jars();
-    let drivers = [
-        large("python", "kafka", PYTHON, &["/usr/lib/python3/dist-packages/kafka"]),
-        large(
-            "c",
-            "kafka",
-            Way::Compiled("cc", "produce.c", &["-lrdkafka"]),
-            &["/usr/include/librdkafka/rdkafka.h"],
-        ),
-        large(
-            "cxx",
-            "kafka",
-            Way::Compiled("c++", "produce.cc", &["-lrdkafka++"]),
-            &["/usr/include/librdkafka/rdkafkacpp.h"],
-        ),
-        large("go", "kafka", Way::GoModule, &[]),
-        large("java", "kafka", Way::Java("Produce.java", jars), folder),
-        large("node", "kafka", Way::Node("kafkajs"), &[]),
-        large("rust", "kafka", Way::Cargo, &[]),
-    ];
-    let Some(server) = running::kafka() else { return };
-    let expected = [("Produce", "", 5)];
-    assert_counted(&drivers, &server, Protocol::PROTOCOL_KAFKA, str::to_owned, &expected);
-}
-
-#[test]
-fn http_of_pages_is_counted() {
-    let drivers = [large("fpm", "http", Way::Fpm, &["/usr/share/doc/php-curl"])];
-    let locations = "location /asked-by-fpm { if ($arg_missing) { return 404; } return 200 hello; }";
-    let Some(server) = running::nginx(locations) else { return };
-    let expected = [("GET", "200", 7), ("GET", "404", 3)];
-    let resource = |name: &str| format!("/asked-by-{name}");
-    assert_counted(&drivers, &server, Protocol::PROTOCOL_HTTP1, resource, &expected);
+/// A web server that knows the paths of the page.
+fn http_server() -> Result<Running, CannotRun> {
+    running::nginx("location /asked-by-fpm { if ($arg_missing) { return 404; } return 200 hello; }")
 }

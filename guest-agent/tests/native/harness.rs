@@ -3,10 +3,8 @@
 use std::{
     collections::HashMap,
     fs,
-    io::Write,
     path::PathBuf,
     process::{Child, Command, Stdio},
-    sync::{Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -14,6 +12,7 @@ use porthole_agent_api::{
     agent::Batch, agent::CaptureMode, agent::Counters, agent::HelloRequest, agent::Series, agent::Side,
     agent::Span, agent::StatsRequest, agent::StatsResponse, agent::WatchRequest, agent_ttrpc::AgentClient,
 };
+use porthole_trials::{CannotRun, needs};
 use tokio::runtime::Runtime;
 use ttrpc::r#async::ClientStreamReceiver;
 
@@ -40,11 +39,7 @@ pub fn wait_for<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
     }
 }
 
-/// Held by the one agent under test: every agent sees the traffic of all tests, and several of them on a small machine
-/// would leave each other too little of the CPU to keep up.
-static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
-
-/// A running agent and a stream from it.
+/// A running agent and a stream from it. There is one at a time, because every agent sees the traffic of all tests.
 pub struct Agent {
     child: Child,
     runtime: Runtime,
@@ -55,42 +50,25 @@ pub struct Agent {
     pub counters: Counters,
     pub exited: Vec<String>,
     directory: tempfile::TempDir,
-    _only: MutexGuard<'static, ()>,
 }
 
-/// Says that a test did not run, past the test runner, which keeps what a passing test prints. Where `cargo xtask test`
-/// has set up what tests need, that is a failure.
-pub fn not_run<T>(why: &str) -> Option<T> {
-    assert!(std::env::var_os("PORTHOLE_E2E").is_none(), "{why}");
-    let _ = writeln!(std::io::stderr(), "NOT RUN: {why}");
-    None
-}
-
-/// The same of a test that this kernel, which nobody sets up, has not got what it takes for.
-pub fn not_on_this_kernel(why: &str) {
-    let _ = writeln!(std::io::stderr(), "NOT RUN on this kernel: {why}");
-}
-
-/// Whether the tests can run here; says why not.
-fn object() -> Option<PathBuf> {
-    // SAFETY: no preconditions.
-    if unsafe { libc::geteuid() } != 0 {
-        return not_run("probes take root; `sudo -E cargo xtask test` runs it");
-    }
+/// The eBPF object, for a user that may load it.
+fn object() -> Result<PathBuf, CannotRun> {
+    needs::root()?;
     let built = concat!(env!("CARGO_MANIFEST_DIR"), "/../target/dist/bpf/porthole.bpf.o");
     let named = std::env::var_os("PORTHOLE_BPF_OBJECT").filter(|path| !path.is_empty());
     let path = named.map_or_else(|| PathBuf::from(built), PathBuf::from);
     if !path.exists() {
-        return not_run(&format!("no eBPF object at {}; `cargo xtask build` builds it", path.display()));
+        let why = format!("no eBPF object at {}; `cargo xtask build` builds it", path.display());
+        return Err(CannotRun::because(why));
     }
-    Some(path)
+    Ok(path)
 }
 
 impl Agent {
-    /// Starts an agent and watches it; `None` where that is not possible, after saying why.
-    pub fn start(arguments: &[&str]) -> Option<Self> {
+    /// Starts an agent and watches it.
+    pub fn start(arguments: &[&str]) -> Result<Self, CannotRun> {
         let object = object()?;
-        let only = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
         let directory = tempfile::tempdir().expect("directory");
         let socket = directory.path().join("agent.sock");
         let address = format!("unix://{}", socket.display());
@@ -112,10 +90,9 @@ impl Agent {
             (client, batches)
         });
         let (series, spans, counters, exited) = Default::default();
-        let mut agent =
-            Self { child, runtime, client, batches, series, spans, counters, exited, directory, _only: only };
+        let mut agent = Self { child, runtime, client, batches, series, spans, counters, exited, directory };
         agent.next_batch();
-        Some(agent)
+        Ok(agent)
     }
 
     fn next_batch(&mut self) {

@@ -7,31 +7,43 @@ use std::{
 
 use porthole_agent_api::agent::Side;
 
+use porthole_trials::{Outcome, Trial, trials};
+
 use crate::{
     harness::{Agent, EVERY_HOOKS},
     http::{self, Server},
 };
 
-#[test]
-fn a_connection_that_was_open_before_the_agent_is_counted_from_then_on() {
+/// The tests of this file.
+pub fn tests() -> Vec<Trial> {
+    trials![
+        a_connection_that_was_open_before_the_agent_is_counted_from_then_on,
+        reused_descriptors_are_other_connections,
+        duplicates_of_a_descriptor_are_one_connection,
+        threads_that_share_a_connection_are_counted_once,
+        bytes_that_come_before_a_connection_is_established_belong_to_it,
+    ]
+}
+
+fn a_connection_that_was_open_before_the_agent_is_counted_from_then_on() -> Outcome {
     let server = Server::start();
     let mut stream = server.connect();
     for _ in 0..4 {
         http::exchange(&mut stream, "/before");
     }
     for hooks in EVERY_HOOKS {
-        let Some(mut agent) = Agent::start(hooks) else { return };
+        let mut agent = Agent::start(hooks)?;
         for _ in 0..7 {
             http::exchange(&mut stream, "/before");
         }
         assert_eq!(agent.counts("/before"), (7, 7));
     }
+    Ok(())
 }
 
-#[test]
-fn reused_descriptors_are_other_connections() {
+fn reused_descriptors_are_other_connections() -> Outcome {
     for hooks in EVERY_HOOKS {
-        let Some(mut agent) = Agent::start(hooks) else { return };
+        let mut agent = Agent::start(hooks)?;
         let servers = [Server::start(), Server::start(), Server::start()];
         let mut descriptors = std::collections::HashSet::new();
         for round in 0..300 {
@@ -54,12 +66,12 @@ fn reused_descriptors_are_other_connections() {
         expected.sort();
         assert_eq!(by_peer, expected);
     }
+    Ok(())
 }
 
-#[test]
-fn duplicates_of_a_descriptor_are_one_connection() {
+fn duplicates_of_a_descriptor_are_one_connection() -> Outcome {
     for hooks in EVERY_HOOKS {
-        let Some(mut agent) = Agent::start(hooks) else { return };
+        let mut agent = Agent::start(hooks)?;
         let server = Server::start();
         let mut one = server.connect();
         let mut other = one.try_clone().expect("duplicated");
@@ -71,15 +83,15 @@ fn duplicates_of_a_descriptor_are_one_connection() {
         }
         assert_eq!(agent.counts("/duplicated"), (10, 10));
     }
+    Ok(())
 }
 
 /// Fewer than the requests that may wait for their response on one connection.
 const REQUESTS: usize = 1_000;
 
-#[test]
-fn threads_that_share_a_connection_are_counted_once() {
+fn threads_that_share_a_connection_are_counted_once() -> Outcome {
     for hooks in EVERY_HOOKS {
-        let Some(mut agent) = Agent::start(hooks) else { return };
+        let mut agent = Agent::start(hooks)?;
         let server = Server::start();
         let mut reading = server.connect();
         let mut writing = reading.try_clone().expect("duplicated");
@@ -97,6 +109,7 @@ fn threads_that_share_a_connection_are_counted_once() {
         writer.join().expect("written");
         assert_eq!(agent.counts("/shared"), (REQUESTS as u64, REQUESTS as u64), "{:?}", agent.counters);
     }
+    Ok(())
 }
 
 /// Opens a connection by TCP Fast Open (RFC 7413) when the server's cookie is known, whose first bytes arrive before it
@@ -157,10 +170,9 @@ fn serve(listener: &TcpListener, connections: usize) -> u32 {
 /// `include/uapi/linux/tcp.h`: the SYN brought data, which was taken.
 const TCPI_OPT_SYN_DATA: u8 = 32;
 
-#[test]
-fn bytes_that_come_before_a_connection_is_established_belong_to_it() {
+fn bytes_that_come_before_a_connection_is_established_belong_to_it() -> Outcome {
     for hooks in EVERY_HOOKS {
-        let Some(mut agent) = Agent::start(hooks) else { return };
+        let mut agent = Agent::start(hooks)?;
         let alone = std::thread::spawn(|| {
             // SAFETY: only this thread, and those that it starts, go into the new namespace, which ends with them.
             assert_eq!(unsafe { libc::unshare(libc::CLONE_NEWNET) }, 0);
@@ -181,4 +193,5 @@ fn bytes_that_come_before_a_connection_is_established_belong_to_it() {
         assert!(alone.join().expect("done") > 0, "the test means to open connections fast");
         assert_eq!(agent.counts("/fast-open"), (8, 8), "{hooks:?}");
     }
+    Ok(())
 }

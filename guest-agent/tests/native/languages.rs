@@ -5,7 +5,7 @@
 
 use std::{
     collections::BTreeMap,
-    io::{BufRead, BufReader, Write as _},
+    io::{BufRead, BufReader},
     net::TcpStream,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
@@ -13,7 +13,23 @@ use std::{
 
 use porthole_agent_api::agent::Side;
 
-use crate::harness::{Agent, not_run, wait_for};
+use porthole_trials::{CannotRun, Outcome, Trial, needs, trials};
+
+use crate::harness::{Agent, wait_for};
+
+/// The tests of this file.
+pub fn tests() -> Vec<Trial> {
+    trials![
+        python_is_counted,
+        c_is_counted,
+        cxx_is_counted,
+        node_is_counted,
+        ruby_is_counted,
+        java_is_counted,
+        go_is_counted,
+        php_is_counted,
+    ]
+}
 
 /// Where the programs are.
 fn source(name: &str) -> PathBuf {
@@ -30,19 +46,9 @@ impl Drop for Server {
     }
 }
 
-/// Whether a program is there; says so when it is not. Large ones are expected only where time does not matter.
-fn installed(program: &str, large: bool) -> bool {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    if std::env::split_paths(&path).any(|directory| directory.join(program).exists()) {
-        return true;
-    }
-    let why = format!("{program} is not installed; `sudo -E cargo xtask test --all` installs it");
-    if large && std::env::var_os("PORTHOLE_TEST_ALL").is_none() {
-        let _ = writeln!(std::io::stderr(), "NOT RUN: {why}");
-    } else {
-        not_run::<()>(&why);
-    }
-    false
+/// A toolchain that is large: it is there only where `--all` has installed it.
+fn large(toolchain: Result<(), CannotRun>) -> Result<(), CannotRun> {
+    toolchain.or_else(|missing| needs::time().and(Err(missing)))
 }
 
 /// Runs a compiler.
@@ -87,86 +93,84 @@ fn assert_counted(agent: &mut Agent, language: &str, client: &mut Command, port:
 }
 
 /// Server and client of a language whose programs are run by an interpreter.
-fn interpreted(interpreter: &str, file: &str, language: &str, large: bool) {
-    if !installed(interpreter, large) {
-        return;
-    }
-    let Some(mut agent) = Agent::start(&[]) else { return };
+fn interpreted(interpreter: &str, file: &str, language: &str) -> Outcome {
+    let mut agent = Agent::start(&[])?;
     let program = source(file);
     let (_server, port) = serve(Command::new(interpreter).arg(&program));
     assert_counted(&mut agent, language, Command::new(interpreter).arg(&program), &port);
+    Ok(())
 }
 
 /// Server and client of a language whose program is compiled first.
-fn compiled(build: impl FnOnce(&Path) -> Option<()>, language: &str) {
+fn compiled(build: impl FnOnce(&Path) -> Command, language: &str) -> Outcome {
     let directory = tempfile::tempdir().expect("directory");
     let binary = directory.path().join("program");
-    if build(&binary).is_none() {
-        return;
-    }
-    let Some(mut agent) = Agent::start(&[]) else { return };
+    compile(&mut build(&binary));
+    let mut agent = Agent::start(&[])?;
     let (_server, port) = serve(&mut Command::new(&binary));
     assert_counted(&mut agent, language, &mut Command::new(&binary), &port);
+    Ok(())
 }
 
-#[test]
-fn python_is_counted() {
-    interpreted("python3", "web.py", "python", false);
+fn python_is_counted() -> Outcome {
+    needs::program("python3")?;
+    interpreted("python3", "web.py", "python")
 }
 
-#[test]
-fn c_is_counted() {
+fn c_is_counted() -> Outcome {
+    needs::program("cc")?;
     let build = |binary: &Path| {
-        installed("cc", false).then(|| compile(Command::new("cc").arg("-o").arg(binary).arg(source("web.c"))))
+        let mut command = Command::new("cc");
+        command.arg("-o").arg(binary).arg(source("web.c"));
+        command
     };
-    compiled(build, "c");
+    compiled(build, "c")
 }
 
-#[test]
-fn cxx_is_counted() {
+fn cxx_is_counted() -> Outcome {
+    large(needs::program("c++").and_then(|()| needs::file("/usr/include/httplib.h")))?;
     let build = |binary: &Path| {
         // As its package was built (`pkg-config --cflags cpp-httplib`): the classes differ else.
         let built = ["OPENSSL", "ZLIB", "BROTLI"].map(|part| format!("-DCPPHTTPLIB_{part}_SUPPORT"));
         let mut command = Command::new("c++");
         command.args(built).arg("-o").arg(binary).arg(source("web.cc")).arg("-lcpp-httplib");
-        installed("/usr/include/httplib.h", true).then(|| compile(&mut command))
+        command
     };
-    compiled(build, "cxx");
+    compiled(build, "cxx")
 }
 
-#[test]
-fn node_is_counted() {
-    interpreted("node", "web.js", "node", true);
+fn node_is_counted() -> Outcome {
+    large(needs::program("node"))?;
+    interpreted("node", "web.js", "node")
 }
 
-#[test]
-fn ruby_is_counted() {
-    interpreted("ruby", "web.rb", "ruby", true);
+fn ruby_is_counted() -> Outcome {
+    large(needs::program("ruby"))?;
+    interpreted("ruby", "web.rb", "ruby")
 }
 
-#[test]
-fn java_is_counted() {
-    interpreted("java", "Web.java", "java", true);
+fn java_is_counted() -> Outcome {
+    large(needs::program("java"))?;
+    interpreted("java", "Web.java", "java")
 }
 
-#[test]
-fn go_is_counted() {
+fn go_is_counted() -> Outcome {
+    large(needs::program("go"))?;
     let build = |binary: &Path| {
-        let cache = binary.parent()?.join("cache");
         let mut command = Command::new("go");
-        command.env("GOCACHE", cache).env("GOFLAGS", "-mod=mod").env("GO111MODULE", "off");
-        installed("go", true)
-            .then(|| compile(command.args(["build", "-o"]).arg(binary).arg(source("web.go"))))
+        command
+            .env("GOCACHE", binary.with_file_name("cache"))
+            .env("GOFLAGS", "-mod=mod")
+            .env("GO111MODULE", "off");
+        command.args(["build", "-o"]).arg(binary).arg(source("web.go"));
+        command
     };
-    compiled(build, "go");
+    compiled(build, "go")
 }
 
-#[test]
-fn php_is_counted() {
-    if !installed("php", true) {
-        return;
-    }
-    let Some(mut agent) = Agent::start(&[]) else { return };
+fn php_is_counted() -> Outcome {
+    large(needs::program("php"))?;
+    let mut agent = Agent::start(&[])?;
     // The built-in server does not choose a port by itself.
     let port = std::net::TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
     let port = port.expect("a free port").port().to_string();
@@ -181,4 +185,5 @@ fn php_is_counted() {
     let _server = Server(server.expect("php"));
     wait_for("php listens", || TcpStream::connect(&address).ok());
     assert_counted(&mut agent, "php", Command::new("php").arg(source("web.php")), &port);
+    Ok(())
 }

@@ -9,10 +9,17 @@ use std::{
 use porthole_agent_api::agent::Side;
 use porthole_histogram::Histogram;
 
+use porthole_trials::{Outcome, Trial, trials};
+
 use crate::{
     harness::Agent,
     http::{OK, exchange, read_head},
 };
+
+/// The tests of this file.
+pub fn tests() -> Vec<Trial> {
+    trials![medians_lie_within_one_bucket_of_what_both_ends_measured,]
+}
 
 const REQUESTS: usize = 40;
 
@@ -34,9 +41,8 @@ fn median(mut durations: Vec<Duration>) -> f64 {
     durations[durations.len() / 2 - 1].as_secs_f64()
 }
 
-#[test]
-fn medians_lie_within_one_bucket_of_what_both_ends_measured() {
-    let Some(mut agent) = Agent::start(&[]) else { return };
+fn medians_lie_within_one_bucket_of_what_both_ends_measured() -> Outcome {
+    let mut agent = Agent::start(&[])?;
     let listener = TcpListener::bind("127.0.0.1:0").expect("bound");
     let address = listener.local_addr().expect("address");
     let serving = std::thread::spawn(move || {
@@ -71,4 +77,5 @@ fn medians_lie_within_one_bucket_of_what_both_ends_measured() {
         );
     }
     assert!(server <= client * 1.000_001, "the server's {server} s lie within the client's {client} s");
+    Ok(())
 }

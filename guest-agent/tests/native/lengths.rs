@@ -8,10 +8,22 @@ use std::{
 
 use porthole_agent_api::agent::Side;
 
+use porthole_trials::{Outcome, Trial, trials};
+
 use crate::{
     harness::{Agent, EVERY_HOOKS},
     http,
 };
+
+/// The tests of this file.
+pub fn tests() -> Vec<Trial> {
+    trials![
+        a_body_spliced_from_a_pipe_counts_in_length,
+        several_datagrams_of_one_call_are_counted_one_by_one,
+        a_body_spliced_into_a_pipe_does_not_upset_what_follows,
+        datagrams_that_come_fewer_than_asked_for_are_counted_one_by_one,
+    ]
+}
 
 fn connected() -> (TcpStream, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("bound");
@@ -19,11 +31,10 @@ fn connected() -> (TcpStream, TcpStream) {
     (client, listener.accept().expect("accepted").0)
 }
 
-#[test]
-fn a_body_spliced_from_a_pipe_counts_in_length() {
+fn a_body_spliced_from_a_pipe_counts_in_length() -> Outcome {
     const BODY: usize = 20_000;
     for hooks in EVERY_HOOKS {
-        let Some(mut agent) = Agent::start(&[hooks, &["--cpu-share", "0"]].concat()) else { return };
+        let mut agent = Agent::start(&[hooks, &["--cpu-share", "0"]].concat())?;
         let (mut client, mut server) = connected();
         let (from, mut to) = std::io::pipe().expect("pipe");
         for _ in 0..7 {
@@ -45,6 +56,7 @@ fn a_body_spliced_from_a_pipe_counts_in_length() {
         let sizes = agent.series(Side::SIDE_SERVER, "/spliced")[0].response_bytes;
         assert!(sizes >= 7 * BODY as u64, "{sizes}");
     }
+    Ok(())
 }
 
 /// A DNS message with one question of type A; an answer when `flags` says so (RFC 1035, section 4).
@@ -61,11 +73,10 @@ fn question(id: u16, flags: u16, name: &[&str]) -> Vec<u8> {
     message
 }
 
-#[test]
-fn several_datagrams_of_one_call_are_counted_one_by_one() {
+fn several_datagrams_of_one_call_are_counted_one_by_one() -> Outcome {
     const AT_ONCE: usize = 4;
     for hooks in EVERY_HOOKS {
-        let Some(mut agent) = Agent::start(&[hooks, &["--cpu-share", "0"]].concat()) else { return };
+        let mut agent = Agent::start(&[hooks, &["--cpu-share", "0"]].concat())?;
         // Both sockets stay unconnected: the addresses are in the calls.
         let server = UdpSocket::bind("127.0.0.1:0").expect("bound");
         let client = UdpSocket::bind("127.0.0.1:0").expect("bound");
@@ -108,17 +119,15 @@ fn several_datagrams_of_one_call_are_counted_one_by_one() {
         }
         assert_eq!(agent.counts("together.example"), (40, 40));
     }
+    Ok(())
 }
 
-#[test]
-fn a_body_spliced_into_a_pipe_does_not_upset_what_follows() {
+fn a_body_spliced_into_a_pipe_does_not_upset_what_follows() -> Outcome {
     const BODY: usize = 20_000;
     for hooks in EVERY_HOOKS {
         // User space, which must find the next request behind bytes that it never saw.
         for counts in [&[][..], &["--no-kernel-counts"]] {
-            let Some(mut agent) = Agent::start(&[hooks, counts, &["--cpu-share", "0"]].concat()) else {
-                return;
-            };
+            let mut agent = Agent::start(&[hooks, counts, &["--cpu-share", "0"]].concat())?;
             let (mut client, mut server) = connected();
             let (mut from, to) = std::io::pipe().expect("pipe");
             let head = format!("POST /into-pipe HTTP/1.1\r\nHost: x\r\nContent-Length: {BODY}\r\n\r\n");
@@ -141,12 +150,12 @@ fn a_body_spliced_into_a_pipe_does_not_upset_what_follows() {
             assert_eq!(agent.counts("/into-pipe"), (7, 7), "{hooks:?} {counts:?}");
         }
     }
+    Ok(())
 }
 
-#[test]
-fn datagrams_that_come_fewer_than_asked_for_are_counted_one_by_one() {
+fn datagrams_that_come_fewer_than_asked_for_are_counted_one_by_one() -> Outcome {
     for hooks in EVERY_HOOKS {
-        let Some(mut agent) = Agent::start(&[hooks, &["--cpu-share", "0"]].concat()) else { return };
+        let mut agent = Agent::start(&[hooks, &["--cpu-share", "0"]].concat())?;
         let server = UdpSocket::bind("127.0.0.1:0").expect("bound");
         let client = UdpSocket::bind("127.0.0.1:0").expect("bound");
         client.connect(server.local_addr().expect("address")).expect("connected");
@@ -185,4 +194,5 @@ fn datagrams_that_come_fewer_than_asked_for_are_counted_one_by_one() {
         let all = (0..12).map(|round| 1 + round % 5).sum();
         assert_eq!(agent.counts("fewer.example"), (all, all), "{hooks:?}");
     }
+    Ok(())
 }

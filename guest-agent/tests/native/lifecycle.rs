@@ -8,7 +8,19 @@ use std::{
 
 use porthole_agent_api::agent::Side;
 
+use porthole_trials::{Outcome, Trial, trials};
+
 use crate::{harness::Agent, http::Server};
+
+/// The tests of this file.
+pub fn tests() -> Vec<Trial> {
+    trials![
+        a_container_that_exits_at_once_is_in_the_numbers_under_its_name,
+        the_agent_keeps_no_capability_and_little_memory,
+        a_signal_ends_it_cleanly_while_it_is_watched,
+        without_an_object_it_says_what_to_do,
+    ]
+}
 
 /// A control group that is removed in the end.
 struct Cgroup(PathBuf);
@@ -29,9 +41,8 @@ impl Drop for Cgroup {
     }
 }
 
-#[test]
-fn a_container_that_exits_at_once_is_in_the_numbers_under_its_name() {
-    let Some(mut agent) = Agent::start(&[]) else { return };
+fn a_container_that_exits_at_once_is_in_the_numbers_under_its_name() -> Outcome {
+    let mut agent = Agent::start(&[])?;
     let server = Server::start();
     let cgroup = Cgroup::new("porthole-test-short");
     // The first process of its own pid namespace, as in a container.
@@ -51,11 +62,11 @@ fn a_container_that_exits_at_once_is_in_the_numbers_under_its_name() {
     assert_eq!((&series.key.container_id[..], series.duration.count), ("porthole-test-short", 5));
     let [answered] = agent.series(Side::SIDE_SERVER, "/short")[..] else { panic!("one series") };
     assert_eq!(answered.key.container_id, "", "the server is outside");
+    Ok(())
 }
 
-#[test]
-fn the_agent_keeps_no_capability_and_little_memory() {
-    let Some(agent) = Agent::start(&[]) else { return };
+fn the_agent_keeps_no_capability_and_little_memory() -> Outcome {
+    let agent = Agent::start(&[])?;
     for set in ["CapEff", "CapPrm", "CapInh", "CapAmb"] {
         assert_eq!(agent.status_line(set), "0000000000000000", "{set}");
     }
@@ -65,20 +76,21 @@ fn the_agent_keeps_no_capability_and_little_memory() {
     assert!((1 << 20..16 << 20).contains(&stats.resident_bytes), "{}", stats.resident_bytes);
     assert!(stats.load_ns > 0 && stats.cpu_ns > 0);
     assert!(stats.limitations.iter().any(|sentence| sentence.contains("io_uring")));
+    Ok(())
 }
 
-#[test]
-fn a_signal_ends_it_cleanly_while_it_is_watched() {
-    let Some(agent) = Agent::start(&[]) else { return };
+fn a_signal_ends_it_cleanly_while_it_is_watched() -> Outcome {
+    let agent = Agent::start(&[])?;
     assert_eq!(agent.terminate(), (true, true));
+    Ok(())
 }
 
-#[test]
-fn without_an_object_it_says_what_to_do() {
+fn without_an_object_it_says_what_to_do() -> Outcome {
     let output = Command::new(env!("CARGO_BIN_EXE_porthole-agent"))
         .args(["--listen", "unix:///tmp/never.sock", "--bpf-object", "/nonexistent.o"])
         .output()
         .expect("run");
     assert!(!output.status.success());
     assert!(String::from_utf8_lossy(&output.stderr).contains("/nonexistent.o"));
+    Ok(())
 }

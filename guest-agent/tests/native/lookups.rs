@@ -3,72 +3,36 @@
 use std::{
     fmt::Write as _,
     fs,
-    process::{Child, Command, Stdio},
+    process::{Command, Stdio},
 };
 
 use porthole_agent_api::{agent::ErrorClass, agent::Protocol, agent::Side};
 
-use crate::harness::{Agent, not_run, wait_for};
+use porthole_trials::{Outcome, Trial, needs, trials};
 
-/// A name server that ends with the test.
-struct Server(Child);
+use crate::{harness::Agent, running};
 
-impl Server {
-    /// Knows `known.<zone>`, and that nothing else is in the zone.
-    fn start(port: u16, zone: &str) -> Option<Self> {
-        let child = Command::new("dnsmasq")
-            .args([
-                "--keep-in-foreground",
-                "--conf-file=/dev/null",
-                "--no-resolv",
-                "--no-hosts",
-                "--user=root",
-            ])
-            .args(["--listen-address=127.0.0.1", "--bind-interfaces", "--pid-file="])
-            .args([format!("--port={port}"), format!("--local=/{zone}/")])
-            .args([format!("--host-record=known.{zone},10.1.2.3")])
-            .stderr(Stdio::null())
-            .spawn();
-        let Ok(child) = child else {
-            return not_run("dnsmasq is not installed");
-        };
-        Some(Self(child))
-    }
+/// The tests of this file.
+pub fn tests() -> Vec<Trial> {
+    trials![every_lookup_is_counted_on_both_sides, every_lookup_is_counted_from_packets,]
 }
 
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
+fn every_lookup_is_counted_on_both_sides() -> Outcome {
+    look_up(&[])
 }
 
-#[test]
-fn every_lookup_is_counted_on_both_sides() {
-    look_up(&[]);
-}
-
-#[test]
-fn every_lookup_is_counted_from_packets() {
-    look_up(&["--capture", "packets"]);
+fn every_lookup_is_counted_from_packets() -> Outcome {
+    look_up(&["--capture", "packets"])
 }
 
 /// Asks a name server under an agent with these arguments.
-fn look_up(arguments: &[&str]) {
+fn look_up(arguments: &[&str]) -> Outcome {
     const LOOKUPS: u64 = 100;
-    if Command::new("dig").arg("-v").output().is_err() {
-        not_run::<()>("dig is not installed");
-        return;
-    }
-    let Some(mut agent) = Agent::start(arguments) else { return };
-    let port = {
-        let free = std::net::TcpListener::bind("127.0.0.1:0").expect("bound");
-        free.local_addr().expect("an address").port()
-    };
+    needs::program("dig")?;
+    let mut agent = Agent::start(arguments)?;
     // The converged name has two labels: one zone for each way, so that they are told apart.
     for (way, zone) in [("+notcp", "by-udp.example"), ("+tcp", "by-tcp.example")] {
-        let Some(_server) = Server::start(port, zone) else { return };
-        wait_for("dnsmasq answers", || std::net::TcpStream::connect(("127.0.0.1", port)).ok());
+        let server = running::dnsmasq(zone)?;
         let mut questions = String::new();
         for number in 0..LOOKUPS {
             let _ = writeln!(questions, "known.{zone} A\nmissing{number}.{zone} AAAA");
@@ -76,7 +40,7 @@ fn look_up(arguments: &[&str]) {
         let directory = tempfile::tempdir().expect("directory");
         let file = directory.path().join("questions");
         fs::write(&file, questions).expect("written");
-        let port = port.to_string();
+        let port = server.port.to_string();
         let status = Command::new("dig")
             .args(["@127.0.0.1", "-p", &port, way, "+tries=1", "-f"])
             .arg(&file)
@@ -102,4 +66,5 @@ fn look_up(arguments: &[&str]) {
             assert_eq!(found, expected, "{side:?} {way}");
         }
     }
+    Ok(())
 }

@@ -2,32 +2,42 @@
 
 use porthole_agent_api::agent::Side;
 
+use porthole_trials::{CannotRun, Outcome, Trial, trials};
+
 use crate::{harness::Agent, http::Server};
 
+/// The tests of this file.
+pub fn tests() -> Vec<Trial> {
+    trials![
+        what_the_ring_buffer_has_no_room_for_is_reported,
+        after_a_loss_counting_goes_on,
+        at_full_speed_nothing_is_missing,
+    ]
+}
+
 /// An agent with a ring buffer of 4 KiB, and a server that was asked more than that tells of while the agent was held up.
-fn overflown() -> Option<(Agent, Server)> {
+fn overflown() -> Result<(Agent, Server), CannotRun> {
     let agent = Agent::start(&["--ring-kib", "4", "--no-kernel-counts"])?;
     let server = Server::start();
     agent.stop();
     server.get("/overflowing", 3_000);
     agent.go_on();
-    Some((agent, server))
+    Ok((agent, server))
 }
 
-#[test]
-fn what_the_ring_buffer_has_no_room_for_is_reported() {
-    let Some((mut agent, _server)) = overflown() else { return };
+fn what_the_ring_buffer_has_no_room_for_is_reported() -> Outcome {
+    let (mut agent, _server) = overflown()?;
     let lost = agent
         .until("the loss is reported", |agent| Some(agent.counters.events_lost).filter(|&lost| lost > 0));
     // Request and response at each end.
     let counted =
         agent.count(Side::SIDE_SERVER, "/overflowing") + agent.count(Side::SIDE_CLIENT, "/overflowing");
     assert!(counted <= 6_000, "nothing is counted twice: {counted}, {lost} lost");
+    Ok(())
 }
 
-#[test]
-fn after_a_loss_counting_goes_on() {
-    let Some((mut agent, _server)) = overflown() else { return };
+fn after_a_loss_counting_goes_on() -> Outcome {
+    let (mut agent, _server) = overflown()?;
     agent.until("the loss is reported", |agent| (agent.counters.events_lost > 0).then_some(()));
     // So slowly that everything fits, but for what others on this machine may say at the same time.
     for _ in 0..5 {
@@ -35,11 +45,11 @@ fn after_a_loss_counting_goes_on() {
     }
     let counted = [Side::SIDE_SERVER, Side::SIDE_CLIENT].map(|side| agent.count(side, "/overflowing"));
     assert!(counted.iter().all(|&counted| counted <= 3_000), "nothing is counted twice: {counted:?}");
+    Ok(())
 }
 
-#[test]
-fn at_full_speed_nothing_is_missing() {
-    let Some(mut agent) = Agent::start(&[]) else { return };
+fn at_full_speed_nothing_is_missing() -> Outcome {
+    let mut agent = Agent::start(&[])?;
     let server = Server::start();
     std::thread::scope(|scope| {
         for _ in 0..4 {
@@ -53,4 +63,5 @@ fn at_full_speed_nothing_is_missing() {
     // A lost record takes its exchange with it; what else cannot be paired is not understood.
     let missing = 80_000 - counted.0 - counted.1;
     assert!(missing <= counters.events_lost + counters.not_understood, "{missing} missing, {counters:?}");
+    Ok(())
 }

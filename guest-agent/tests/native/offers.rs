@@ -7,11 +7,22 @@ use std::{
 
 use porthole_agent_api::agent::Side;
 
+use porthole_trials::{Outcome, Trial, trials};
+
 use crate::{
     harness::{Agent, EVERY_HOOKS},
     http::{self, Server},
-    servers,
+    running,
 };
+
+/// The tests of this file.
+pub fn tests() -> Vec<Trial> {
+    trials![
+        a_connection_that_was_open_before_the_agent_is_counted_by_the_kernel,
+        redis_connections_that_were_open_before_are_counted_by_the_kernel,
+        a_connection_goes_back_and_forth_and_every_exchange_is_counted_once,
+    ]
+}
 
 /// Exchanges until what they cost to copy shows that the kernel side counts them; gives how many there were. What is
 /// copied in one round is compared with what `round` exchanges would take at least.
@@ -33,28 +44,27 @@ pub fn until_counted(agent: &mut Agent, mut exchange: impl FnMut(), round: u64) 
     panic!("still copied after {done} exchanges: {:?}", agent.counters);
 }
 
-#[test]
-fn a_connection_that_was_open_before_the_agent_is_counted_by_the_kernel() {
+fn a_connection_that_was_open_before_the_agent_is_counted_by_the_kernel() -> Outcome {
     let server = Server::start();
     let mut stream = server.connect();
     http::exchange(&mut stream, "/before-offers");
     for hooks in EVERY_HOOKS {
-        let Some(mut agent) = Agent::start(hooks) else { return };
+        let mut agent = Agent::start(hooks)?;
         let done = until_counted(&mut agent, || http::exchange(&mut stream, "/before-offers"), 100);
         assert_eq!(agent.counts("/before-offers"), (done, done), "{hooks:?}");
     }
+    Ok(())
 }
 
-#[test]
-fn redis_connections_that_were_open_before_are_counted_by_the_kernel() {
-    let Some(server) = servers::redis() else { return };
+fn redis_connections_that_were_open_before_are_counted_by_the_kernel() -> Outcome {
+    let server = running::redis()?;
     let mut stream = TcpStream::connect(("127.0.0.1", server.port)).expect("connected");
     let mut get = || {
         stream.write_all(b"*2\r\n$3\r\nGET\r\n$6\r\noffers\r\n").expect("sent");
         stream.read_exact(&mut [0; 5]).expect("answered");
     };
     get();
-    let Some(mut agent) = Agent::start(&[]) else { return };
+    let mut agent = Agent::start(&[])?;
     let done = until_counted(&mut agent, get, 200);
     agent.catch_up();
     for side in [Side::SIDE_SERVER, Side::SIDE_CLIENT] {
@@ -66,12 +76,12 @@ fn redis_connections_that_were_open_before_are_counted_by_the_kernel() {
             .sum();
         assert_eq!(gets, done, "{side:?}");
     }
+    Ok(())
 }
 
-#[test]
-fn a_connection_goes_back_and_forth_and_every_exchange_is_counted_once() {
+fn a_connection_goes_back_and_forth_and_every_exchange_is_counted_once() -> Outcome {
     let server = Server::start();
-    let Some(mut agent) = Agent::start(&[]) else { return };
+    let mut agent = Agent::start(&[])?;
     let mut stream = server.connect();
     let request = http::request("/to-and-fro");
     let mut done = 0;
@@ -85,4 +95,5 @@ fn a_connection_goes_back_and_forth_and_every_exchange_is_counted_once() {
         done += 1;
     }
     assert_eq!(agent.counts("/to-and-fro"), (done, done));
+    Ok(())
 }

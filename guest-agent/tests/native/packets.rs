@@ -4,16 +4,26 @@ use std::io::{Read, Write};
 
 use porthole_agent_api::{agent::CaptureMode, agent::Side};
 
+use porthole_trials::{Outcome, Trial, trials};
+
 use crate::{
     harness::Agent,
     http::{self, Server},
 };
 
+/// The tests of this file.
+pub fn tests() -> Vec<Trial> {
+    trials![
+        packets_tell_the_same_counts_and_hello_says_so,
+        pipelined_requests_are_all_counted_from_packets,
+        what_nobody_understands_is_no_longer_copied,
+    ]
+}
+
 const PACKETS: [&str; 2] = ["--capture", "packets"];
 
-#[test]
-fn packets_tell_the_same_counts_and_hello_says_so() {
-    let Some(mut agent) = Agent::start(&PACKETS) else { return };
+fn packets_tell_the_same_counts_and_hello_says_so() -> Outcome {
+    let mut agent = Agent::start(&PACKETS)?;
     assert_eq!(agent.mode(), CaptureMode::CAPTURE_MODE_PACKET);
     let server = Server::start();
     // A connection that stays, and one for each.
@@ -27,11 +37,11 @@ fn packets_tell_the_same_counts_and_hello_says_so() {
     let peers: Vec<_> =
         agent.series(Side::SIDE_CLIENT, "/kept").iter().map(|series| series.key.peer.clone()).collect();
     assert_eq!(peers, [server.address.to_string()]);
+    Ok(())
 }
 
-#[test]
-fn pipelined_requests_are_all_counted_from_packets() {
-    let Some(mut agent) = Agent::start(&PACKETS) else { return };
+fn pipelined_requests_are_all_counted_from_packets() -> Outcome {
+    let mut agent = Agent::start(&PACKETS)?;
     let server = Server::start();
     let mut stream = server.connect();
     let (batch, rounds) = (16, 50);
@@ -42,11 +52,11 @@ fn pipelined_requests_are_all_counted_from_packets() {
     }
     let all = (batch * rounds) as u64;
     assert_eq!(agent.counts("/pipelined"), (all, all));
+    Ok(())
 }
 
-#[test]
-fn what_nobody_understands_is_no_longer_copied() {
-    let Some(mut agent) = Agent::start(&PACKETS) else { return };
+fn what_nobody_understands_is_no_longer_copied() -> Outcome {
+    let mut agent = Agent::start(&PACKETS)?;
     let server = std::net::TcpListener::bind("127.0.0.1:0").expect("bound");
     let mut client = std::net::TcpStream::connect(server.local_addr().expect("address")).expect("connected");
     let (mut accepted, _) = server.accept().expect("accepted");
@@ -70,4 +80,5 @@ fn what_nobody_understands_is_no_longer_copied() {
     agent.catch_up();
     let copied = agent.counters.bytes_copied - before;
     assert!(copied < 100_000, "{copied} bytes of 10 million were copied");
+    Ok(())
 }

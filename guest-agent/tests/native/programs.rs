@@ -7,7 +7,18 @@ use std::{
 
 use porthole_agent_api::{agent::ErrorClass, agent::Side};
 
+use porthole_trials::{Outcome, Trial, trials};
+
 use crate::harness::Agent;
+
+/// The tests of this file.
+pub fn tests() -> Vec<Trial> {
+    trials![
+        curl_and_pythons_server_agree_with_the_agent,
+        a_forked_process_that_serves_is_the_same_connection,
+        a_descriptor_passed_to_another_process_is_the_same_connection,
+    ]
+}
 
 /// A program that ends with the test.
 struct Running(Child);
@@ -55,9 +66,8 @@ print(server.server_port)
 server.serve_forever()
 "#;
 
-#[test]
-fn curl_and_pythons_server_agree_with_the_agent() {
-    let Some(mut agent) = Agent::start(&[]) else { return };
+fn curl_and_pythons_server_agree_with_the_agent() -> Outcome {
+    let mut agent = Agent::start(&[])?;
     let (_server, port) = python(HTTP_SERVER);
     let url = |path: &str| format!("http://127.0.0.1:{port}{path}");
     for _ in 0..5 {
@@ -75,6 +85,7 @@ fn curl_and_pythons_server_agree_with_the_agent() {
         assert_eq!(missing.key.status, "404");
         assert_eq!(missing.key.error.enum_value(), Ok(ErrorClass::ERROR_CLASS_CLIENT));
     }
+    Ok(())
 }
 
 const PREFORK_SERVER: &str = r#"
@@ -93,15 +104,15 @@ while True:
     os.wait()
 "#;
 
-#[test]
-fn a_forked_process_that_serves_is_the_same_connection() {
-    let Some(mut agent) = Agent::start(&[]) else { return };
+fn a_forked_process_that_serves_is_the_same_connection() -> Outcome {
+    let mut agent = Agent::start(&[])?;
     let (_server, port) = python(PREFORK_SERVER);
     for _ in 0..6 {
         let url = format!("http://127.0.0.1:{port}/forked");
         curl(&[&url, "-o", "/dev/null", &url]);
     }
     assert_eq!(agent.counts("/forked"), (12, 12));
+    Ok(())
 }
 
 const PASSING_SERVER: &str = r#"
@@ -122,13 +133,13 @@ while True:
     stream.close()
 "#;
 
-#[test]
-fn a_descriptor_passed_to_another_process_is_the_same_connection() {
-    let Some(mut agent) = Agent::start(&[]) else { return };
+fn a_descriptor_passed_to_another_process_is_the_same_connection() -> Outcome {
+    let mut agent = Agent::start(&[])?;
     let (_server, port) = python(PASSING_SERVER);
     for _ in 0..6 {
         let url = format!("http://127.0.0.1:{port}/passed");
         curl(&[&url, "-o", "/dev/null", &url]);
     }
     assert_eq!(agent.counts("/passed"), (12, 12));
+    Ok(())
 }

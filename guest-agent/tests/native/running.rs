@@ -2,12 +2,13 @@
 
 use std::{
     fs,
-    io::Write,
     path::Path,
     process::{Child, Command, Stdio},
 };
 
-use crate::harness::{not_run, wait_for};
+use porthole_trials::{CannotRun, needs};
+
+use crate::harness::wait_for;
 
 /// A server that ends with the test, and its directory with it.
 pub struct Running {
@@ -47,15 +48,6 @@ impl Drop for Running {
     }
 }
 
-/// Whether a program is there; says so when it is not.
-pub fn installed(program: &str) -> bool {
-    let there = Path::new(program).exists() || Command::new(program).arg("--version").output().is_ok();
-    if !there {
-        not_run::<()>(&format!("{program} is not installed"));
-    }
-    there
-}
-
 /// Runs a program to its end; whether it succeeded.
 pub fn quiet(program: &str, arguments: &[&str]) -> bool {
     let mut command = Command::new(program);
@@ -75,10 +67,11 @@ pub fn free_port() -> u16 {
 }
 
 /// A directory that this user owns.
-fn directory_of(user: &str) -> tempfile::TempDir {
+fn directory_of(user: &str) -> Result<tempfile::TempDir, CannotRun> {
+    needs::root()?;
     let directory = tempfile::tempdir().expect("directory");
     assert!(quiet("chown", &[user, directory.path().to_str().expect("text")]));
-    directory
+    Ok(directory)
 }
 
 fn listens(port: u16) {
@@ -86,11 +79,8 @@ fn listens(port: u16) {
 }
 
 /// A web server with these locations; it also listens on the socket `s` of its directory's path.
-pub fn nginx(locations: &str) -> Option<Running> {
-    // One that does not listen says its version and ends well.
-    if !Command::new("nginx").arg("-v").stderr(Stdio::null()).status().is_ok_and(|status| status.success()) {
-        return not_run("nginx is not installed");
-    }
+pub fn nginx(locations: &str) -> Result<Running, CannotRun> {
+    needs::program("nginx")?;
     let (directory, port) = (tempfile::tempdir_in("/tmp").expect("directory"), free_port());
     let root = directory.path().display();
     let configuration = format!(
@@ -105,15 +95,15 @@ pub fn nginx(locations: &str) -> Option<Running> {
     // Not by SIGKILL: it has a worker to take along.
     let running = Running::start(command, libc::SIGTERM, port, directory);
     listens(port);
-    Some(running)
+    Ok(running)
 }
 
 /// A database that lets root in without a password, by TCP and by the socket `s` in its directory.
-pub fn mariadb() -> Option<Running> {
-    if !["mariadbd", "mariadb", "mariadb-install-db"].into_iter().all(installed) {
-        return None;
+pub fn mariadb() -> Result<Running, CannotRun> {
+    for program in ["mariadbd", "mariadb", "mariadb-install-db"] {
+        needs::program(program)?;
     }
-    let (directory, port) = (directory_of("mysql"), free_port());
+    let (directory, port) = (directory_of("mysql")?, free_port());
     let data = directory.path().to_str().expect("text");
     let (datadir, socket) = (format!("--datadir={data}"), format!("{data}/s"));
     let install = ["--no-defaults", "--user=mysql", &datadir, "--auth-root-authentication-method=normal"];
@@ -127,16 +117,14 @@ pub fn mariadb() -> Option<Running> {
     let running = Running::start(command, libc::SIGQUIT, port, directory);
     let ask = ["--no-defaults", "-uroot", "-S", &socket, "-e", "SELECT 1"];
     wait_for("mariadbd answers", || quiet("mariadb", &ask).then_some(()));
-    Some(running)
+    Ok(running)
 }
 
 /// A database that trusts everybody, by TCP and by a socket in its directory.
-pub fn postgres() -> Option<Running> {
+pub fn postgres() -> Result<Running, CannotRun> {
     let initdb = postgres_program("initdb");
-    if !installed(&postgres_program("postgres")) {
-        return None;
-    }
-    let (directory, port) = (directory_of("postgres"), free_port());
+    needs::program(&postgres_program("postgres"))?;
+    let (directory, port) = (directory_of("postgres")?, free_port());
     let data = directory.path().to_str().expect("text");
     let (database, number) = (format!("{data}/db"), port.to_string());
     let as_user = ["--reuid=postgres", "--regid=postgres", "--init-groups"];
@@ -151,7 +139,7 @@ pub fn postgres() -> Option<Running> {
     let psql = postgres_program("psql");
     let ask = ["-h", &data, "-p", &number, "-c", "SELECT 1"];
     wait_for("postgres answers", || quiet(&psql, &ask).then_some(()));
-    Some(running)
+    Ok(running)
 }
 
 /// The path of one of PostgreSQL's programs: Debian 12's or 13's, or those in `PG_BIN`.
@@ -163,10 +151,8 @@ pub fn postgres_program(name: &str) -> String {
 }
 
 /// A cache.
-pub fn redis() -> Option<Running> {
-    if !installed("redis-server") {
-        return None;
-    }
+pub fn redis() -> Result<Running, CannotRun> {
+    needs::program("redis-server")?;
     let (directory, port) = (tempfile::tempdir().expect("directory"), free_port());
     let mut command = Command::new("redis-server");
     command
@@ -175,14 +161,12 @@ pub fn redis() -> Option<Running> {
         .arg(directory.path());
     let running = Running::start(command, libc::SIGTERM, port, directory);
     listens(port);
-    Some(running)
+    Ok(running)
 }
 
 /// A name server that knows `known.<zone>`, and that nothing else is in the zone.
-pub fn dnsmasq(zone: &str) -> Option<Running> {
-    if !installed("dnsmasq") {
-        return None;
-    }
+pub fn dnsmasq(zone: &str) -> Result<Running, CannotRun> {
+    needs::program("dnsmasq")?;
     let (directory, port) = (tempfile::tempdir().expect("directory"), free_port());
     let mut command = Command::new("dnsmasq");
     command
@@ -192,21 +176,19 @@ pub fn dnsmasq(zone: &str) -> Option<Running> {
         .arg(format!("--host-record=known.{zone},10.1.2.3"));
     let running = Running::start(command, libc::SIGKILL, port, directory);
     listens(port);
-    Some(running)
+    Ok(running)
 }
 
-/// A broker whose topics appear when they are asked for; `None` without its jars, whose folder `PORTHOLE_KAFKA_JARS`
-/// names.
-pub fn kafka() -> Option<Running> {
-    let Ok(jars) = std::env::var("PORTHOLE_KAFKA_JARS") else {
-        let why =
-            "PORTHOLE_KAFKA_JARS does not name a folder with a broker's jars; `cargo xtask test --all` does";
-        if std::env::var_os("PORTHOLE_TEST_ALL").is_some() {
-            return not_run(why);
-        }
-        let _ = writeln!(std::io::stderr(), "NOT RUN: {why}");
-        return None;
-    };
+/// The folder with a Kafka broker's jars and those of clients in Java.
+pub fn kafka_jars() -> Result<String, CannotRun> {
+    needs::time()?;
+    std::env::var("PORTHOLE_KAFKA_JARS")
+        .map_err(|_| CannotRun::because("PORTHOLE_KAFKA_JARS names no folder with a broker's jars"))
+}
+
+/// A broker whose topics appear when they are asked for.
+pub fn kafka() -> Result<Running, CannotRun> {
+    let jars = kafka_jars()?;
     let (directory, port, controller) = (tempfile::tempdir().expect("directory"), free_port(), free_port());
     let (root, properties) = (directory.path().display(), directory.path().join("server.properties"));
     let text = format!(
@@ -225,5 +207,5 @@ pub fn kafka() -> Option<Running> {
     command.args(["-Xmx512m", "-cp", &classes, "kafka.Kafka", &properties]);
     let running = Running::start(command, libc::SIGKILL, port, directory);
     listens(port);
-    Some(running)
+    Ok(running)
 }

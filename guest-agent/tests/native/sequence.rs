@@ -9,7 +9,24 @@ use std::{
 
 use porthole_agent_api::{agent::Protocol, agent::Side};
 
+use porthole_trials::{Outcome, Trial, trials};
+
 use crate::{harness::Agent, running};
+
+/// The tests of this file.
+pub fn tests() -> Vec<Trial> {
+    trials![
+        every_http_request_is_counted_or_reported,
+        every_pipelined_http_request_is_counted_or_reported,
+        every_http_request_is_counted_or_reported_where_much_is_lost,
+        every_redis_command_is_counted_or_reported,
+        every_pipelined_redis_command_is_counted_or_reported,
+        every_mysql_statement_is_counted_or_reported,
+        every_postgresql_statement_is_counted_or_reported,
+        every_dns_question_is_counted_or_reported,
+        every_kafka_request_is_counted_or_reported,
+    ]
+}
 
 /// Connections that ask at the same time.
 const CONNECTIONS: u32 = 4;
@@ -62,7 +79,7 @@ impl Sequence {
              requests not understood",
             self.protocol, self.depth
         );
-        println!("{what}");
+        eprintln!("{what}");
         assert!(served <= all && asked <= all, "{what}");
         // Who lost a record has lost a call, which carries at most so many requests.
         let missing = 2 * all - served - asked;
@@ -89,9 +106,9 @@ fn answer(stream: &mut TcpStream, buffer: &mut Vec<u8>, whole: impl Fn(&[u8]) ->
     }
 }
 
-fn http(depth: u32, resource: &'static str, arguments: &[&str]) {
-    let Some(server) = running::nginx("location / { return 200 ok; }") else { return };
-    let Some(mut agent) = Agent::start(arguments) else { return };
+fn http(depth: u32, resource: &'static str, arguments: &[&str]) -> Outcome {
+    let server = running::nginx("location / { return 200 ok; }")?;
+    let mut agent = Agent::start(arguments)?;
     let sequence = Sequence { protocol: Protocol::PROTOCOL_HTTP1, operation: "GET", resource, depth };
     sequence.run(&mut agent, || {
         let (mut stream, mut buffer, mut requests) = (connect(server.port), Vec::new(), Vec::new());
@@ -106,29 +123,27 @@ fn http(depth: u32, resource: &'static str, arguments: &[&str]) {
             answer(&mut stream, &mut buffer, |bytes| ends(bytes) == usize::try_from(depth).expect("small"));
         }
     });
+    Ok(())
 }
 
-#[test]
-fn every_http_request_is_counted_or_reported() {
-    http(1, "/sequence/{}", &[]);
+fn every_http_request_is_counted_or_reported() -> Outcome {
+    http(1, "/sequence/{}", &[])
 }
 
-#[test]
-fn every_pipelined_http_request_is_counted_or_reported() {
-    http(16, "/pipelined-sequence/{}", &[]);
+fn every_pipelined_http_request_is_counted_or_reported() -> Outcome {
+    http(16, "/pipelined-sequence/{}", &[])
 }
 
-#[test]
-fn every_http_request_is_counted_or_reported_where_much_is_lost() {
+fn every_http_request_is_counted_or_reported_where_much_is_lost() -> Outcome {
     // Everything goes through a ring buffer that is too small for it.
     let small = ["--no-kernel-counts", "--ring-kib", "128"];
-    http(1, "/lossy-sequence/{}", &small);
-    http(16, "/lossy-pipelined-sequence/{}", &small);
+    http(1, "/lossy-sequence/{}", &small)?;
+    http(16, "/lossy-pipelined-sequence/{}", &small)
 }
 
-fn redis(depth: u32) {
-    let Some(server) = running::redis() else { return };
-    let Some(mut agent) = Agent::start(&[]) else { return };
+fn redis(depth: u32) -> Outcome {
+    let server = running::redis()?;
+    let mut agent = Agent::start(&[])?;
     let sequence = Sequence { protocol: Protocol::PROTOCOL_REDIS, operation: "ECHO", resource: "", depth };
     sequence.run(&mut agent, || {
         let (mut stream, mut buffer) = (connect(server.port), Vec::new());
@@ -146,16 +161,15 @@ fn redis(depth: u32) {
             assert_eq!(buffer, replies);
         }
     });
+    Ok(())
 }
 
-#[test]
-fn every_redis_command_is_counted_or_reported() {
-    redis(1);
+fn every_redis_command_is_counted_or_reported() -> Outcome {
+    redis(1)
 }
 
-#[test]
-fn every_pipelined_redis_command_is_counted_or_reported() {
-    redis(16);
+fn every_pipelined_redis_command_is_counted_or_reported() -> Outcome {
+    redis(16)
 }
 
 /// One packet of MySQL's protocol behind its header; gives its content.
@@ -189,12 +203,11 @@ fn mysql(port: u16) -> TcpStream {
     stream
 }
 
-#[test]
-fn every_mysql_statement_is_counted_or_reported() {
-    let Some(server) = running::mariadb() else { return };
+fn every_mysql_statement_is_counted_or_reported() -> Outcome {
+    let server = running::mariadb()?;
     let create = "CREATE DATABASE d; CREATE TABLE d.sequence (id int PRIMARY KEY)";
     assert!(running::quiet("mariadb", &["--no-defaults", "-uroot", "-S", &server.path("s"), "-e", create]));
-    let Some(mut agent) = Agent::start(&[]) else { return };
+    let mut agent = Agent::start(&[])?;
     let sequence = Sequence {
         protocol: Protocol::PROTOCOL_MYSQL,
         operation: "SELECT",
@@ -218,6 +231,7 @@ fn every_mysql_statement_is_counted_or_reported() {
             }
         }
     });
+    Ok(())
 }
 
 /// One message of PostgreSQL's protocol; gives its type.
@@ -230,13 +244,12 @@ fn postgres_message(stream: &mut impl Read, content: &mut Vec<u8>) -> u8 {
     kind
 }
 
-#[test]
-fn every_postgresql_statement_is_counted_or_reported() {
-    let Some(server) = running::postgres() else { return };
+fn every_postgresql_statement_is_counted_or_reported() -> Outcome {
+    let server = running::postgres()?;
     let (port, psql) = (server.port.to_string(), running::postgres_program("psql"));
     let create = "CREATE TABLE public.sequence (id int PRIMARY KEY)";
     assert!(running::quiet(&psql, &["-h", "127.0.0.1", "-p", &port, "-c", create]));
-    let Some(mut agent) = Agent::start(&[]) else { return };
+    let mut agent = Agent::start(&[])?;
     let sequence = Sequence {
         protocol: Protocol::PROTOCOL_POSTGRESQL,
         operation: "SELECT",
@@ -264,12 +277,12 @@ fn every_postgresql_statement_is_counted_or_reported() {
             }
         }
     });
+    Ok(())
 }
 
-#[test]
-fn every_dns_question_is_counted_or_reported() {
-    let Some(server) = running::dnsmasq("sequence.example") else { return };
-    let Some(mut agent) = Agent::start(&[]) else { return };
+fn every_dns_question_is_counted_or_reported() -> Outcome {
+    let server = running::dnsmasq("sequence.example")?;
+    let mut agent = Agent::start(&[])?;
     let sequence =
         Sequence { protocol: Protocol::PROTOCOL_DNS, operation: "A", resource: "sequence.example", depth: 1 };
     sequence.run(&mut agent, || {
@@ -287,12 +300,12 @@ fn every_dns_question_is_counted_or_reported() {
             assert!(length > 12 && answer[..2] == [high, low]);
         }
     });
+    Ok(())
 }
 
-#[test]
-fn every_kafka_request_is_counted_or_reported() {
-    let Some(server) = running::kafka() else { return };
-    let Some(mut agent) = Agent::start(&[]) else { return };
+fn every_kafka_request_is_counted_or_reported() -> Outcome {
+    let server = running::kafka()?;
+    let mut agent = Agent::start(&[])?;
     let sequence =
         Sequence { protocol: Protocol::PROTOCOL_KAFKA, operation: "ApiVersions", resource: "", depth: 1 };
     sequence.run(&mut agent, || {
@@ -310,4 +323,5 @@ fn every_kafka_request_is_counted_or_reported() {
             assert_eq!(response[..4], id);
         }
     });
+    Ok(())
 }

@@ -8,10 +8,22 @@ use std::{
 
 use porthole_agent_api::{agent::Side, agent::Span, agent::SpanReason};
 
+use porthole_trials::{Outcome, Trial, trials};
+
 use crate::{
     harness::Agent,
     http::{self, Server},
 };
+
+/// The tests of this file.
+pub fn tests() -> Vec<Trial> {
+    trials![
+        counts_are_the_same_with_every_exchange_a_span_and_with_none,
+        what_fails_and_what_is_slow_is_told_with_both_ends,
+        failures_among_many_successes_are_told_though_the_kernel_counts_both,
+        the_budget_bounds_what_is_told_and_nothing_of_the_counts,
+    ]
+}
 
 /// Spans of servers' exchanges of a path.
 fn of_path<'a>(agent: &'a Agent, path: &str) -> Vec<&'a Span> {
@@ -19,14 +31,13 @@ fn of_path<'a>(agent: &'a Agent, path: &str) -> Vec<&'a Span> {
     agent.spans.iter().filter(|span| ids.contains(&span.series_id)).collect()
 }
 
-#[test]
-fn counts_are_the_same_with_every_exchange_a_span_and_with_none() {
+fn counts_are_the_same_with_every_exchange_a_span_and_with_none() -> Outcome {
     const REQUESTS: usize = 3_000;
     let every = ["--span-interval-ms", "0", "--spans-per-second", "1000000"];
     let none = ["--spans-per-second", "0"];
     for arguments in [&every[..], &none, &[]] {
         for counts in [&[][..], &["--no-kernel-counts"]] {
-            let Some(mut agent) = Agent::start(&[arguments, counts].concat()) else { return };
+            let mut agent = Agent::start(&[arguments, counts].concat())?;
             let server = Server::start();
             let mut stream = server.connect();
             for _ in 0..REQUESTS {
@@ -42,11 +53,11 @@ fn counts_are_the_same_with_every_exchange_a_span_and_with_none() {
             }
         }
     }
+    Ok(())
 }
 
-#[test]
-fn what_fails_and_what_is_slow_is_told_with_both_ends() {
-    let Some(mut agent) = Agent::start(&["--slow-ms", "20"]) else { return };
+fn what_fails_and_what_is_slow_is_told_with_both_ends() -> Outcome {
+    let mut agent = Agent::start(&["--slow-ms", "20"])?;
     let server = Server::start();
     let mut stream = server.connect();
     let (client, at) = (stream.local_addr().expect("address"), stream.peer_addr().expect("address"));
@@ -66,6 +77,7 @@ fn what_fails_and_what_is_slow_is_told_with_both_ends() {
     assert_eq!((slow.process_id, slow.thread_id != 0), (std::process::id(), true));
     let rate = spans.iter().filter(|span| is(span, SpanReason::SPAN_REASON_RATE)).count();
     assert!((1..=8).contains(&rate), "{rate}");
+    Ok(())
 }
 
 /// Both ends of one connection.
@@ -86,13 +98,12 @@ fn carry(client: &mut TcpStream, server: &mut TcpStream, path: &str, status: u16
     client.read_exact(&mut vec![0; response.len()]).expect("read");
 }
 
-#[test]
-fn failures_among_many_successes_are_told_though_the_kernel_counts_both() {
+fn failures_among_many_successes_are_told_though_the_kernel_counts_both() -> Outcome {
     const ROUND: u64 = 500;
     // By rate there is one of each outcome and stripe of CPUs, and not another one in time.
     let seldom = ["--span-interval-ms", "3600000"];
     for counts in [&[][..], &["--no-kernel-counts"]] {
-        let Some(mut agent) = Agent::start(&[&seldom, counts].concat()) else { return };
+        let mut agent = Agent::start(&[&seldom, counts].concat())?;
         let (mut client, mut server) = ends();
         let mut failures = 0;
         let until = Instant::now() + Duration::from_secs(30);
@@ -116,6 +127,7 @@ fn failures_among_many_successes_are_told_though_the_kernel_counts_both() {
         let successes = spans.iter().filter(|span| status_of(&agent, span) == "200").count();
         assert!((1..=10).contains(&successes), "{successes} of the successes told");
     }
+    Ok(())
 }
 
 fn status_of<'a>(agent: &'a Agent, span: &Span) -> &'a str {
@@ -127,14 +139,11 @@ fn told(agent: &Agent, path: &str, status: &str) -> usize {
     of_path(agent, path).iter().filter(|span| status_of(agent, span) == status).count()
 }
 
-#[test]
-fn the_budget_bounds_what_is_told_and_nothing_of_the_counts() {
+fn the_budget_bounds_what_is_told_and_nothing_of_the_counts() -> Outcome {
     const REQUESTS: u64 = 3_000;
     let per_second = 5;
     let began = Instant::now();
-    let Some(mut agent) = Agent::start(&["--span-interval-ms", "0", "--spans-per-second", "5"]) else {
-        return;
-    };
+    let mut agent = Agent::start(&["--span-interval-ms", "0", "--spans-per-second", "5"])?;
     let (mut client, mut server) = ends();
     for _ in 0..REQUESTS {
         carry(&mut client, &mut server, "/bounded", 200);
@@ -144,6 +153,7 @@ fn the_budget_bounds_what_is_told_and_nothing_of_the_counts() {
     let most = per_second * (2 + began.elapsed().as_secs() + 1);
     assert!((1..=most).contains(&(agent.spans.len() as u64)), "{} of {most}", agent.spans.len());
     assert!(agent.counters.spans_dropped >= 2 * REQUESTS - most, "{}", agent.counters.spans_dropped);
+    Ok(())
 }
 
 fn is(span: &Span, reason: SpanReason) -> bool {

@@ -8,12 +8,27 @@ use std::{
 
 use porthole_agent_api::agent::Side;
 
+use porthole_trials::{CannotRun, Outcome, Trial, trials};
+
 use crate::{
     counted::{Counts, Dice, EVERY_SPAN, KERNEL, USER_SPACE, assert_equal, counts},
     harness::Agent,
     offers::until_counted,
     running::{self, Running},
 };
+
+/// The tests of this file.
+pub fn tests() -> Vec<Trial> {
+    trials![
+        kernel_and_user_space_count_the_same_mysql_statements,
+        kernel_and_user_space_count_the_same_postgresql_statements,
+        mysql_statements_that_are_known_cost_no_copies,
+        mysql_executions_that_are_known_cost_no_copies,
+        postgresql_statements_that_are_known_cost_no_copies,
+        busy_connections_of_mysql_are_taken,
+        busy_connections_of_postgresql_are_taken,
+    ]
+}
 
 const RAW_TRACEPOINTS: &[&str] = &["--ring-kib", "16384", "--cpu-share", "0", "--hooks", "raw-tracepoint"];
 
@@ -341,12 +356,11 @@ fn traffic<C: Client>(server: &Running, agent: &mut Agent) {
     agent.catch_up();
 }
 
-/// What was counted of the traffic: exchanges and sizes of requests, sizes of answers, and events that were lost. `None` where
-/// the test cannot run.
+/// What was counted of the traffic: exchanges and sizes of requests, sizes of answers, and events that were lost.
 fn counted<C: Client>(
-    server: impl Fn() -> Option<Running>,
+    server: impl Fn() -> Result<Running, CannotRun>,
     arguments: &[&str],
-) -> Option<(Counts, u64, u64)> {
+) -> Result<(Counts, u64, u64), CannotRun> {
     let server = server()?;
     let mut agent = Agent::start(arguments)?;
     traffic::<C>(&server, &mut agent);
@@ -357,16 +371,16 @@ fn counted<C: Client>(
     });
     // Where long answers come in small pieces user space finds their end a few bytes too early or too late.
     let bytes = found.values_mut().map(|counts| std::mem::take(&mut counts.2)).sum();
-    Some((found, bytes, agent.counters.events_lost))
+    Ok((found, bytes, agent.counters.events_lost))
 }
 
 /// Runs in which both ways lose something may differ, and are repeated.
-fn assert_counted_alike<C: Client>(server: impl Fn() -> Option<Running>) {
+fn assert_counted_alike<C: Client>(server: impl Fn() -> Result<Running, CannotRun>) -> Outcome {
     for arguments in [KERNEL, EVERY_SPAN, RAW_TRACEPOINTS] {
         for attempt in 0.. {
-            let Some((expected, bytes, lost)) = counted::<C>(&server, USER_SPACE) else { return };
+            let (expected, bytes, lost) = counted::<C>(&server, USER_SPACE)?;
             assert!(expected.values().map(|counts| counts.0).sum::<u64>() > 10_000, "{expected:#?}");
-            let Some((found, same, also_lost)) = counted::<C>(&server, arguments) else { return };
+            let (found, same, also_lost) = counted::<C>(&server, arguments)?;
             if found == expected && same.abs_diff(bytes) < bytes / 1_000 {
                 break;
             }
@@ -376,22 +390,21 @@ fn assert_counted_alike<C: Client>(server: impl Fn() -> Option<Running>) {
             }
         }
     }
+    Ok(())
 }
 
-#[test]
-fn kernel_and_user_space_count_the_same_mysql_statements() {
-    assert_counted_alike::<Mysql>(running::mariadb);
+fn kernel_and_user_space_count_the_same_mysql_statements() -> Outcome {
+    assert_counted_alike::<Mysql>(running::mariadb)
 }
 
-#[test]
-fn kernel_and_user_space_count_the_same_postgresql_statements() {
-    assert_counted_alike::<Postgres>(running::postgres);
+fn kernel_and_user_space_count_the_same_postgresql_statements() -> Outcome {
+    assert_counted_alike::<Postgres>(running::postgres)
 }
 
 /// Asks for one thing again and again, in one way or the other.
-fn assert_no_copies<C: Client>(server: &Running, ask: fn(&mut C, usize)) {
+fn assert_no_copies<C: Client>(server: &Running, ask: fn(&mut C, usize)) -> Outcome {
     const MANY: u64 = 5_000;
-    let Some(mut agent) = Agent::start(KERNEL) else { return };
+    let mut agent = Agent::start(KERNEL)?;
     let mut client = C::login(Wire::connect(server, None));
     client.ask("CREATE TABLE counted_t (id INTEGER PRIMARY KEY, name VARCHAR(9))");
     let mut number = 0;
@@ -412,28 +425,26 @@ fn assert_no_copies<C: Client>(server: &Running, ask: fn(&mut C, usize)) {
         let selects = agent.series(side, "counted_t").into_iter().filter(|one| one.key.operation == "SELECT");
         assert_eq!(selects.map(|one| one.duration.count).sum::<u64>(), done, "{side:?}");
     }
+    Ok(())
 }
 
 fn query<C: Client>(client: &mut C, number: usize) {
     client.ask(&format!("SELECT id FROM counted_t WHERE id = {number}"));
 }
 
-#[test]
-fn mysql_statements_that_are_known_cost_no_copies() {
-    let Some(server) = running::mariadb() else { return };
-    assert_no_copies::<Mysql>(&server, query);
+fn mysql_statements_that_are_known_cost_no_copies() -> Outcome {
+    let server = running::mariadb()?;
+    assert_no_copies::<Mysql>(&server, query)
 }
 
-#[test]
-fn mysql_executions_that_are_known_cost_no_copies() {
-    let Some(server) = running::mariadb() else { return };
-    assert_no_copies::<Mysql>(&server, Mysql::execute);
+fn mysql_executions_that_are_known_cost_no_copies() -> Outcome {
+    let server = running::mariadb()?;
+    assert_no_copies::<Mysql>(&server, Mysql::execute)
 }
 
-#[test]
-fn postgresql_statements_that_are_known_cost_no_copies() {
-    let Some(server) = running::postgres() else { return };
-    assert_no_copies::<Postgres>(&server, query);
+fn postgresql_statements_that_are_known_cost_no_copies() -> Outcome {
+    let server = running::postgres()?;
+    assert_no_copies::<Postgres>(&server, query)
 }
 
 /// Ends the asking, whatever becomes of the test.
@@ -446,8 +457,8 @@ impl Drop for Asking<'_> {
 }
 
 /// Connections on which the next question follows each answer at once.
-fn assert_busy_ones_are_taken<C: Client>(server: &Running) {
-    let Some(mut agent) = Agent::start(KERNEL) else { return };
+fn assert_busy_ones_are_taken<C: Client>(server: &Running) -> Outcome {
+    let mut agent = Agent::start(KERNEL)?;
     C::login(Wire::connect(server, None)).ask("CREATE TABLE counted_t (id INTEGER PRIMARY KEY)");
     let done = AtomicBool::new(false);
     let asked: usize = std::thread::scope(|scope| {
@@ -484,16 +495,15 @@ fn assert_busy_ones_are_taken<C: Client>(server: &Running) {
         let asked = asked as u64;
         assert!(counted <= asked && counted + lost >= asked, "{side:?}: {counted} of {asked}, {lost} lost");
     }
+    Ok(())
 }
 
-#[test]
-fn busy_connections_of_mysql_are_taken() {
-    let Some(server) = running::mariadb() else { return };
-    assert_busy_ones_are_taken::<Mysql>(&server);
+fn busy_connections_of_mysql_are_taken() -> Outcome {
+    let server = running::mariadb()?;
+    assert_busy_ones_are_taken::<Mysql>(&server)
 }
 
-#[test]
-fn busy_connections_of_postgresql_are_taken() {
-    let Some(server) = running::postgres() else { return };
-    assert_busy_ones_are_taken::<Postgres>(&server);
+fn busy_connections_of_postgresql_are_taken() -> Outcome {
+    let server = running::postgres()?;
+    assert_busy_ones_are_taken::<Postgres>(&server)
 }

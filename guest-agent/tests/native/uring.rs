@@ -9,10 +9,20 @@ use io_uring::{IoUring, opcode, squeue, types::Fd};
 
 use porthole_agent_api::agent::CaptureMode;
 
+use porthole_trials::{CannotRun, Outcome, Trial, reasons, trials};
+
 use crate::{
-    harness::{Agent, EVERY_HOOKS, not_on_this_kernel},
+    harness::{Agent, EVERY_HOOKS},
     http,
 };
+
+/// The tests of this file.
+pub fn tests() -> Vec<Trial> {
+    trials![
+        what_io_uring_carries_is_said_to_be_missing_and_the_other_end_is_counted,
+        a_connection_that_io_uring_joins_goes_on_being_counted_without_it,
+    ]
+}
 
 /// Does one operation and waits for it; gives its result.
 fn wait_for(ring: &mut IoUring, operation: &squeue::Entry) -> usize {
@@ -33,10 +43,9 @@ fn exchange(ring: &mut IoUring, fd: RawFd, path: &str) {
     }
 }
 
-#[test]
-fn what_io_uring_carries_is_said_to_be_missing_and_the_other_end_is_counted() {
+fn what_io_uring_carries_is_said_to_be_missing_and_the_other_end_is_counted() -> Outcome {
     for hooks in EVERY_HOOKS {
-        let Some(mut agent) = Agent::start(hooks) else { return };
+        let mut agent = Agent::start(hooks)?;
         let listener = TcpListener::bind("127.0.0.1:0").expect("bound");
         let client = TcpStream::connect(listener.local_addr().expect("address")).expect("connected");
         let mut server = listener.accept().expect("accepted").0;
@@ -55,14 +64,14 @@ fn what_io_uring_carries_is_said_to_be_missing_and_the_other_end_is_counted() {
         let limitations = agent.stats().limitations;
         assert!(limitations.iter().any(|sentence| sentence.contains("io_uring")), "{limitations:?}");
     }
+    Ok(())
 }
 
-#[test]
-fn a_connection_that_io_uring_joins_goes_on_being_counted_without_it() {
+fn a_connection_that_io_uring_joins_goes_on_being_counted_without_it() -> Outcome {
     for counts in [&[][..], &["--no-kernel-counts"]] {
-        let Some(mut agent) = Agent::start(&[EVERY_HOOKS[0], counts].concat()) else { return };
+        let mut agent = Agent::start(&[EVERY_HOOKS[0], counts].concat())?;
         if agent.mode() != CaptureMode::CAPTURE_MODE_SOCKET {
-            return not_on_this_kernel("sockets report what they move from Linux 6.3 on");
+            return Err(CannotRun::because(reasons::NO_SOCKET_TRACEPOINTS).into());
         }
         let server = http::Server::start();
         let mut stream = server.connect();
@@ -75,4 +84,5 @@ fn a_connection_that_io_uring_joins_goes_on_being_counted_without_it() {
         assert_eq!(agent.counts("/by-calls"), (6, 6), "{counts:?}");
         assert_eq!(agent.counts("/by-ring-between"), (5, 0), "{counts:?}");
     }
+    Ok(())
 }

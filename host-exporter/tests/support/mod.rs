@@ -7,7 +7,6 @@ pub mod exposition;
 
 use std::{
     fs::File,
-    io::Write,
     net::SocketAddr,
     path::{Path, PathBuf},
     time::Duration,
@@ -212,13 +211,6 @@ impl Exporter {
         wait_for(&format!("{id}: {what}"), async || self.sandbox(id).await.is_some_and(|row| holds(&row)))
             .await;
     }
-}
-
-/// Says that a test did not run, past the test runner, which keeps what a passing test prints. Where `cargo xtask test`
-/// has set up what tests need, that is a failure.
-pub fn not_run(why: &str) {
-    assert!(std::env::var_os("PORTHOLE_E2E").is_none(), "{why}");
-    let _ = writeln!(std::io::stderr(), "NOT RUN: {why}");
 }
 
 /// Waits until a condition holds.

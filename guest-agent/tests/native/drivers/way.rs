@@ -9,6 +9,10 @@ use std::{
     process::Command,
 };
 
+use porthole_trials::{CannotRun, needs};
+
+use crate::running::kafka_jars;
+
 /// How a program is made to run.
 pub enum Way {
     /// By an interpreter, found by its path so that it is the distribution's, with its packages.
@@ -21,8 +25,10 @@ pub enum Way {
     Go,
     /// The module in `go/`, with what it requires.
     GoModule,
-    /// Java's source launcher, with these jars.
-    Java(&'static str, &'static [&'static str]),
+    /// Java's source launcher, with the jars of the distribution's packages.
+    JavaPackaged(&'static str, &'static [&'static str]),
+    /// The same, with the jars that `PORTHOLE_KAFKA_JARS` has.
+    JavaDownloaded(&'static str),
     /// With a package from npm.
     Node(&'static str),
     /// A page behind nginx and FPM.
@@ -45,9 +51,10 @@ impl Way {
     /// # Errors
     ///
     /// A tool that is not installed.
-    pub fn command(&self, binary: &Path) -> Result<Command, String> {
+    pub fn command(&self, binary: &Path) -> Result<Command, CannotRun> {
         Ok(match self {
             Self::Script(interpreter, file) => {
+                needs::program(interpreter)?;
                 let mut command = Command::new(interpreter);
                 command.arg(source(file));
                 command
@@ -81,12 +88,10 @@ impl Way {
                 run(build.env("GOFLAGS", "-mod=readonly -modcacherw -buildvcs=false"))?;
                 Command::new(binary)
             }
-            Self::Java(file, jars) => {
-                let mut command = Command::new("java");
-                command.args(["-cp", &jars.join(":")]).arg(source(file));
-                command
-            }
+            Self::JavaPackaged(file, jars) => java(file, &jars.join(":"))?,
+            Self::JavaDownloaded(file) => java(file, &format!("{}/*", kafka_jars()?))?,
             Self::Node(package) => {
+                needs::program("node")?;
                 let mut command = Command::new("node");
                 command.arg(source("db.js")).env("NODE_PATH", npm(package)?.join("node_modules"));
                 command
@@ -94,6 +99,14 @@ impl Way {
             Self::Fpm => unreachable!("a page has no command"),
         })
     }
+}
+
+/// Java's source launcher, with a class path.
+fn java(file: &str, classes: &str) -> Result<Command, CannotRun> {
+    needs::program("java")?;
+    let mut command = Command::new("java");
+    command.args(["-cp", classes]).arg(source(file));
+    Ok(command)
 }
 
 /// Go's compiler; its compiled standard library is kept.
@@ -104,7 +117,7 @@ fn go(binary: &Path) -> Command {
 }
 
 /// A folder with a package from npm, which is there whole or not at all.
-fn npm(package: &str) -> Result<PathBuf, String> {
+fn npm(package: &str) -> Result<PathBuf, CannotRun> {
     let folder = kept(&format!("npm-{package}"));
     if !folder.exists() {
         let downloaded = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("directory");
@@ -117,10 +130,9 @@ fn npm(package: &str) -> Result<PathBuf, String> {
 }
 
 /// Runs a tool, which must succeed if it is there.
-fn run(command: &mut Command) -> Result<(), String> {
-    let Ok(output) = command.output() else {
-        return Err(format!("{} is not installed", command.get_program().display()));
-    };
+fn run(command: &mut Command) -> Result<(), CannotRun> {
+    needs::program(command.get_program().to_str().expect("text"))?;
+    let output = command.output().expect("a tool");
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{command:?}: {said}");
     Ok(())
