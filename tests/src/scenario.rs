@@ -168,6 +168,7 @@ pub struct Running {
     pub containers: BTreeMap<&'static str, Container>,
     endpoints: BTreeMap<&'static str, Endpoint>,
     instances: BTreeMap<&'static str, String>,
+    sent: Sent,
 }
 
 impl Running {
@@ -178,6 +179,7 @@ impl Running {
             containers: BTreeMap::new(),
             endpoints: BTreeMap::new(),
             instances: BTreeMap::new(),
+            sent: Sent::new(),
         };
         for application in APPLICATIONS {
             running.start_one(application, runtime, &environment.unique(application.service), told)?;
@@ -219,18 +221,36 @@ impl Running {
         Ok(endpoint.at(application.port))
     }
 
-    /// Sends both rounds and stops `catalog` between them. Every response must be the expected one.
-    pub fn send_everything(&mut self) -> Result<Sent> {
-        let mut sent = Sent::new();
-        self.send_first_round(&mut sent)?;
+    /// Everything that was sent to the applications so far, as both ends of each request must count it.
+    pub fn sent(&self) -> &Sent {
+        &self.sent
+    }
+
+    /// What was sent to an application so far, whatever instance of it answered.
+    pub fn sent_to(&self, application: Application) -> u64 {
+        let of = |key: &Key| key.service == application.service && key.side == Side::Server;
+        self.sent.iter().filter(|(key, _)| of(key)).map(|(_, times)| times).sum()
+    }
+
+    /// Sends both rounds and stops `catalog` between them, which is started first if it does not run. Every response
+    /// must be the expected one.
+    pub fn send_everything(&mut self, told: &dyn Fn(&str)) -> Result<()> {
+        if !self.containers.contains_key(CATALOG.service) {
+            self.restart_catalog(told)?;
+        }
+        self.send_first_round()?;
         self.stop_catalog()?;
-        self.send(&SECOND_ROUND, &mut sent)?;
-        Ok(sent)
+        self.send(&SECOND_ROUND)
     }
 
     /// Sends the round that needs everything to run.
-    pub fn send_first_round(&self, sent: &mut Sent) -> Result<()> {
-        self.send(&FIRST_ROUND, sent)
+    pub fn send_first_round(&mut self) -> Result<()> {
+        self.send(&FIRST_ROUND)
+    }
+
+    /// Sends requests for `blog`'s first page.
+    pub fn send_to_blog(&mut self, times: usize) -> Result<()> {
+        self.send(&[plain(BLOG, "GET", "/", "/", 200, times)])
     }
 
     /// Stops the upstream, as an operator would.
@@ -244,7 +264,7 @@ impl Running {
         self.start_one(CATALOG, PORTHOLE, &id, told)
     }
 
-    fn send(&self, requests: &[Request], sent: &mut Sent) -> Result<()> {
+    fn send(&mut self, requests: &[Request]) -> Result<()> {
         let mut addresses = Vec::new();
         for request in requests {
             addresses.push((request, self.at(request.to)?));
@@ -262,7 +282,8 @@ impl Running {
                 &[(request.to, Side::Server)]
             };
             for (application, side) in seen {
-                *sent.entry(self.key(request, *application, *side)?).or_default() += request.times as u64;
+                let key = self.key(request, *application, *side)?;
+                *self.sent.entry(key).or_default() += request.times as u64;
             }
         }
         Ok(())

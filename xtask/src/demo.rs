@@ -65,9 +65,9 @@ fn show(environment: &Arc<Environment>, options: &Options) -> Result<bool> {
         report::step("start three applications of two tenants, each in a guest of its own", || {
             Running::start(environment, PORTHOLE, &report::note)
         })?;
-    let sent = report::step("send requests; stop catalog; send more", || running.send_everything())?;
+    report::step("send requests; stop catalog; send more", || running.send_everything(&report::note))?;
     let prometheus = environment.prometheus.as_ref().context("the demo has Prometheus")?;
-    let comparison = report::step("ask Prometheus", || Comparison::settle(prometheus, &sent))?;
+    let comparison = report::step("ask Prometheus", || Comparison::settle(prometheus, running.sent()))?;
     println!("\n{comparison}");
     for (tenant, service, requests, errors) in comparison.totals() {
         println!("{tenant}/{service}: {requests} requests served, {errors} errors (4xx and 5xx)");
@@ -76,7 +76,7 @@ fn show(environment: &Arc<Environment>, options: &Options) -> Result<bool> {
     if differences == 0 {
         println!(
             "\nEvery count equals what was sent: {} requests seen from their ends.",
-            sent.values().sum::<u64>()
+            running.sent().values().sum::<u64>()
         );
     } else {
         println!("\n{differences} counts differ from what was sent.");

@@ -78,7 +78,6 @@ impl Driver {
     /// Runs the program against a server.
     fn ask(&self, port: u16) -> Result<(), CannotRun> {
         let (directory, port) = (tempfile::tempdir_in("/tmp").expect("directory"), port.to_string());
-        self.needs.iter().try_for_each(|path| needs::file(path))?;
         if let Way::Fpm = self.way {
             return self.ask_page(&directory, &port);
         }
@@ -156,6 +155,8 @@ impl Suite {
                 if driver.large {
                     needs::time()?;
                 }
+                needs::root()?;
+                driver.needs.iter().try_for_each(|path| needs::file(path))?;
                 let mut server = server.lock().unwrap_or_else(PoisonError::into_inner);
                 let server = match &mut *server {
                     Some(server) => server,

@@ -19,7 +19,7 @@ use ttrpc::r#async::ClientStreamReceiver;
 use crate::http;
 
 /// How long anything may take; far longer than it does on a busy machine.
-const DEADLINE: Duration = Duration::from_secs(30);
+pub const DEADLINE: Duration = Duration::from_secs(30);
 
 /// How long a request of the harness's own may take before it counts as lost.
 const SENTINEL_PATIENCE: Duration = Duration::from_secs(2);

@@ -88,8 +88,7 @@ fn a_signal_ends_it_cleanly_while_it_is_watched() -> Outcome {
 fn without_an_object_it_says_what_to_do() -> Outcome {
     let output = Command::new(env!("CARGO_BIN_EXE_porthole-agent"))
         .args(["--listen", "unix:///tmp/never.sock", "--bpf-object", "/nonexistent.o"])
-        .output()
-        .expect("run");
+        .output()?;
     assert!(!output.status.success());
     assert!(String::from_utf8_lossy(&output.stderr).contains("/nonexistent.o"));
     Ok(())

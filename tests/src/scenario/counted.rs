@@ -33,7 +33,7 @@ pub struct Line {
     pub p99: Option<f64>,
 }
 
-/// All lines: what was sent or counted.
+/// All lines: what was sent or counted of the applications to which something was sent.
 #[derive(Clone, Debug, Default)]
 pub struct Comparison(pub BTreeMap<Key, Line>);
 
@@ -61,6 +61,9 @@ impl Comparison {
                 }
             }
         }
+        let application = |key: &Key| (key.tenant.clone(), key.service.clone());
+        let applications: BTreeSet<_> = sent.keys().map(application).collect();
+        lines.retain(|key, _| applications.contains(&application(key)));
         Ok(Self(lines))
     }
 

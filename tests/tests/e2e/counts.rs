@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use porthole_testbed::{
     container::{Launch, PORTHOLE},
     exposition, http,
-    scenario::{self, Sent, counted::Comparison},
+    scenario::{self, Running, counted::Comparison},
     wait,
 };
 
@@ -19,13 +19,24 @@ pub const TESTS: &[Test] = &[
     ("counts::an_exporter_that_was_down_during_the_requests_has_them_afterwards", exporter_restart),
 ];
 
-/// Compares what was sent with what Prometheus has, and insists.
-fn insist(stage: &Stage, sent: &Sent) -> Result<()> {
+/// Compares what was sent to the applications with what Prometheus has, and insists.
+fn insist(stage: &Stage, running: &Running) -> Result<()> {
     let environment = stage.environment()?;
     let prometheus = environment.prometheus.as_ref().context("Prometheus")?;
-    let comparison = Comparison::settle(prometheus, sent)?;
+    let comparison = Comparison::settle(prometheus, running.sent())?;
     ensure!(comparison.differences().is_empty(), "counts differ:\n{comparison}");
     Ok(())
+}
+
+/// Progress of what takes long.
+fn told(line: &str) {
+    eprintln!("{line}");
+}
+
+/// A count, as samples have it.
+#[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
+fn count(requests: u64) -> f64 {
+    requests as f64
 }
 
 /// Most that an agent may have in memory, bytes.
@@ -33,14 +44,14 @@ const AGENT_RESIDENT_MAX: u64 = 10 << 20;
 
 fn two_tenants(stage: &Stage) -> Result<()> {
     stage.with_applications(|running| {
-        let sent = running.send_everything()?;
-        insist(stage, &sent)?;
+        running.send_everything(&told)?;
+        insist(stage, running)?;
         let environment = stage.environment()?;
         let id = environment.unique(scenario::SHOP.service);
         let sandbox = environment.exporter()?.sandbox(&id)?.context("shop is listed")?;
         let resident = sandbox["agent"]["resident_bytes"].as_u64().context("what the agent takes")?;
         ensure!(resident <= AGENT_RESIDENT_MAX, "the agent has {resident} bytes in memory");
-        // What the stopped upstream made of the last requests is told in full.
+        // What the stopped upstream made of the last requests is a span.
         let failed = environment.exporter()?.spans("tenant=acme&errors=true")?;
         let bad_gateway = failed.iter().find(|span| {
             let at_shop = span["service_name"] == scenario::SHOP.service && span["side"] == "server";
@@ -54,10 +65,10 @@ fn two_tenants(stage: &Stage) -> Result<()> {
 }
 
 fn totals_stay(stage: &Stage) -> Result<()> {
-    // catalog was stopped by the test before; alone, this one brings that about itself.
     stage.with_applications(|running| {
-        if running.containers.contains_key("catalog") {
-            running.send_everything()?;
+        // An instance that has served and ended.
+        if running.containers.contains_key(scenario::CATALOG.service) {
+            running.send_everything(&told)?;
         }
         let environment = stage.environment()?;
         // More than two scrapes after its end, the instance's series are gone and the application's are not.
@@ -71,7 +82,11 @@ fn totals_stay(stage: &Stage) -> Result<()> {
         let labels =
             [("tenant", "acme"), ("service_name", "catalog"), ("side", "server"), ("protocol", "http1")];
         let total = exposition::sum(&samples, "porthole_app_requests_total", &labels);
-        ensure!(total == Some(75.0), "the application's total is {total:?}, 75 requests were sent");
+        let sent = running.sent_to(scenario::CATALOG);
+        ensure!(
+            sent > 0 && total == Some(count(sent)),
+            "the application's total is {total:?}, {sent} were sent"
+        );
         Ok(())
     })
 }
@@ -117,13 +132,7 @@ fn exporter_restart(stage: &Stage) -> Result<()> {
         };
         let before = total(&environment)?;
         environment.exporter()?.stop()?;
-        let address = running.at(scenario::BLOG)?;
-        environment.from_hub(|| {
-            for _ in 0..17 {
-                ensure!(http::get(address, "/")?.status == 200, "blog serves while the exporter is down");
-            }
-            Ok(())
-        })?;
+        running.send_to_blog(17).context("blog serves while the exporter is down")?;
         environment.exporter()?.restart()?;
         let instance = [
             ("tenant", "globex"),

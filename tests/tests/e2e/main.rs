@@ -15,7 +15,7 @@ mod stage;
 
 use std::process::ExitCode;
 
-use libtest_mimic::{Arguments, Completion, Trial};
+use porthole_trials::{CannotRun, Trial};
 use stage::Stage;
 
 /// Tells that root, containerd and guests are ours to use.
@@ -25,8 +25,6 @@ const E2E_ENV: &str = "PORTHOLE_E2E";
 type Test = (&'static str, fn(&Stage) -> anyhow::Result<()>);
 
 fn main() -> ExitCode {
-    let mut arguments = Arguments::from_args();
-    arguments.test_threads = Some(1);
     let enabled = std::env::var_os(E2E_ENV).is_some();
     if enabled && let Err(error) = porthole_testbed::interrupt::install() {
         eprintln!("{error:#}");
@@ -45,21 +43,20 @@ fn main() -> ExitCode {
     ];
     let trials = all.concat().into_iter().map(|(name, test)| {
         let stage = stage.clone();
-        Trial::ignorable_test(name, move || {
+        Trial::new(name, move || {
             if !enabled {
                 let why = "needs root, containerd and guests: run it with `cargo xtask test`";
-                return Ok(Completion::ignored_with(why));
+                return Err(CannotRun::because(why).into());
             }
-            test(&stage).map(|()| Completion::Completed).map_err(|error| {
-                let log = stage.last_words();
-                format!("{error:#}\n{log}").into()
-            })
+            test(&stage).map_err(|error| anyhow::anyhow!("{error:#}\n{}", stage.last_words()))
         })
     });
-    let conclusion = libtest_mimic::run(&arguments, trials.collect());
-    let taken_down = stage.take_down();
-    if let Err(error) = &taken_down {
-        eprintln!("{error:#}");
+    let code = porthole_trials::run(trials);
+    match stage.take_down() {
+        Ok(()) => code,
+        Err(error) => {
+            eprintln!("{error:#}");
+            ExitCode::FAILURE
+        }
     }
-    if taken_down.is_err() { ExitCode::FAILURE } else { conclusion.exit_code() }
 }
