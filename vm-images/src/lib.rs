@@ -46,6 +46,14 @@ pub enum ImageError {
     /// The package index has no kernel.
     #[error("the package index knows no {0}: run `apt-get update` once")]
     UnknownPackage(&'static str),
+    /// No package source has a kernel of the series.
+    #[error("the distribution and its backports have no kernel {series}, their newest is {newest}")]
+    UnknownSeries {
+        /// What was wanted.
+        series: String,
+        /// The newest package.
+        newest: String,
+    },
     /// The package lacks something that a guest needs.
     #[error("{package} has no {what}")]
     Missing {

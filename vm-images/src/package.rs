@@ -43,7 +43,7 @@ fn run(command: &mut Command) -> Result<String, ImageError> {
 /// The kernel package in the cache, downloaded if it is not there yet.
 pub fn fetch(cache: &Path, progress: &mut dyn FnMut(&str)) -> Result<PathBuf, ImageError> {
     std::fs::create_dir_all(cache).map_err(ImageError::io("create", cache))?;
-    let wanted = match resolve() {
+    let wanted = match resolve(&[]) {
         Ok(wanted) => wanted,
         Err(error) => match newest_cached(cache)? {
             Some(package) => {
@@ -53,6 +53,15 @@ pub fn fetch(cache: &Path, progress: &mut dyn FnMut(&str)) -> Result<PathBuf, Im
             None => return Err(error),
         },
     };
+    fetch_wanted(cache, &wanted, &[], progress)
+}
+
+fn fetch_wanted(
+    cache: &Path,
+    wanted: &Wanted,
+    options: &[String],
+    progress: &mut dyn FnMut(&str),
+) -> Result<PathBuf, ImageError> {
     let path = cache.join(&wanted.file);
     if path.is_file() {
         progress(&format!("{} is in the cache", wanted.file));
@@ -61,13 +70,91 @@ pub fn fetch(cache: &Path, progress: &mut dyn FnMut(&str)) -> Result<PathBuf, Im
     progress(&format!("downloading {} ({} MiB)", wanted.file, wanted.bytes >> 20));
     // apt checks the download against the signed index. Its sandbox user cannot write to a private cache directory.
     let mut command = Command::new("apt-get");
-    command.args(["-q", "-o", "APT::Sandbox::User=root", "download", &wanted.package]).current_dir(cache);
+    command.args(options).args(["-q", "-o", "APT::Sandbox::User=root", "download", &wanted.package]);
+    command.current_dir(cache);
     run(&mut command)?;
     if path.is_file() {
         Ok(path)
     } else {
-        Err(ImageError::Missing { package: cache.to_owned(), what: wanted.file })
+        Err(ImageError::Missing { package: cache.to_owned(), what: wanted.file.clone() })
     }
+}
+
+/// The newest kernel package of a series, such as `6.12`: from the distribution itself where its kernel is of that series,
+/// else from its backports. The host's own package sources stay as they are.
+pub fn fetch_series(
+    cache: &Path,
+    series: &str,
+    progress: &mut dyn FnMut(&str),
+) -> Result<PathBuf, ImageError> {
+    let cache = cache.join(series);
+    std::fs::create_dir_all(&cache).map_err(ImageError::io("create", &cache))?;
+    if let Ok(wanted) = resolve(&[])
+        && is_of_series(&wanted.package, series)
+    {
+        return fetch_wanted(&cache, &wanted, &[], progress);
+    }
+    let options = backports(&cache)?;
+    let wanted =
+        run(Command::new("apt-get").args(&options).args(["-q", "update"])).and_then(|_| resolve(&options));
+    match wanted {
+        Ok(wanted) if is_of_series(&wanted.package, series) => {
+            fetch_wanted(&cache, &wanted, &options, progress)
+        }
+        Ok(wanted) => Err(ImageError::UnknownSeries { series: series.to_owned(), newest: wanted.package }),
+        Err(error) => match newest_cached(&cache)? {
+            Some(package) => {
+                progress(&format!("{error}; using {}", package.display()));
+                Ok(package)
+            }
+            None => Err(error),
+        },
+    }
+}
+
+/// Whether a package's name is that of a kernel of the series.
+fn is_of_series(package: &str, series: &str) -> bool {
+    let version = package.strip_prefix("linux-image-").and_then(|version| version.strip_prefix(series));
+    version.is_some_and(|rest| rest.starts_with(['.', '-', '+']))
+}
+
+/// apt's options with which it knows the backports alone, in a place of its own below the cache.
+fn backports(cache: &Path) -> Result<Vec<String>, ImageError> {
+    let format = "$(REPO_URI) $(CODENAME)";
+    let indexes = run(Command::new("apt-get").args([
+        "indextargets",
+        "--format",
+        format,
+        "Created-By: Packages",
+        "Origin: Debian",
+    ]))?;
+    let release = std::fs::read_to_string("/etc/os-release")
+        .map_err(ImageError::io("read", Path::new("/etc/os-release")))?;
+    let source = backports_source(&indexes, &release).ok_or(ImageError::UnknownPackage(META_PACKAGE))?;
+    let place = cache.join("apt");
+    for directory in ["lists/partial", "cache/archives/partial"] {
+        let directory = place.join(directory);
+        std::fs::create_dir_all(&directory).map_err(ImageError::io("create", &directory))?;
+    }
+    let list = place.join("sources.list");
+    std::fs::write(&list, source).map_err(ImageError::io("write", &list))?;
+    let option = |name: &str, path: &Path| format!("-o{name}={}", path.display());
+    Ok(vec![
+        option("Dir::Etc::SourceList", &list),
+        "-oDir::Etc::SourceParts=-".to_owned(),
+        option("Dir::State::Lists", &place.join("lists")),
+        option("Dir::Cache", &place.join("cache")),
+        "-oAPT::Sandbox::User=root".to_owned(),
+    ])
+}
+
+/// The line that names the backports where the release itself comes from. `indexes` has lines of `URI CODENAME`.
+fn backports_source(indexes: &str, os_release: &str) -> Option<String> {
+    let release =
+        os_release.lines().find_map(|line| line.strip_prefix("VERSION_CODENAME="))?.trim_matches('"');
+    let mut lines = indexes.lines().filter_map(|line| line.split_once(' '));
+    let (uri, _) = lines.find(|(_, codename)| *codename == release)?;
+    Some(format!("deb {uri} {release}-backports main\n"))
 }
 
 /// A package file that apt can download.
@@ -78,10 +165,11 @@ struct Wanted {
     bytes: u64,
 }
 
-fn resolve() -> Result<Wanted, ImageError> {
-    let depends = run(Command::new("apt-cache").args(["depends", "--important", META_PACKAGE]))?;
+fn resolve(options: &[String]) -> Result<Wanted, ImageError> {
+    let depends =
+        run(Command::new("apt-cache").args(options).args(["depends", "--important", META_PACKAGE]))?;
     let package = parse_depends(&depends).ok_or(ImageError::UnknownPackage(META_PACKAGE))?;
-    let uris = run(Command::new("apt-get").args(["-q", "download", "--print-uris", &package]))?;
+    let uris = run(Command::new("apt-get").args(options).args(["-q", "download", "--print-uris", &package]))?;
     parse_uri(&package, &uris).ok_or(ImageError::UnknownPackage(META_PACKAGE))
 }
 
@@ -201,6 +289,21 @@ mod tests {
         let wanted = parse_uri("linux-image-6.1", output).expect("parsed");
         assert_eq!((wanted.file.as_str(), wanted.bytes), ("linux-image-6.1_6.1.2-1_amd64.deb", 26_713_492));
         assert_eq!(parse_uri("x", "E: Unable to locate\n"), None);
+    }
+
+    #[test]
+    fn a_series_is_told_from_one_whose_number_begins_alike() {
+        assert!(is_of_series("linux-image-6.1.0-50-cloud-amd64", "6.1"));
+        assert!(is_of_series("linux-image-6.12.95+deb12-cloud-amd64", "6.12"));
+        assert!(!is_of_series("linux-image-6.12.95+deb12-cloud-amd64", "6.1"));
+    }
+
+    #[test]
+    fn backports_come_from_where_the_release_comes_from() {
+        let indexes = "http://mirror/security/ old-security\nhttp://mirror/debian/ old-updates\nhttp://mirror/debian/ old\n";
+        let source = backports_source(indexes, "ID=debian\nVERSION_CODENAME=old\n");
+        assert_eq!(source.as_deref(), Some("deb http://mirror/debian/ old-backports main\n"));
+        assert_eq!(backports_source(indexes, "VERSION_CODENAME=new\n"), None);
     }
 
     #[test]

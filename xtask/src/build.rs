@@ -69,6 +69,14 @@ pub fn agent(workspace: &Workspace) -> Result<PathBuf> {
     Ok(workspace.target.join(&workspace.triple).join("release/porthole-agent"))
 }
 
+/// Builds a package of one program that runs in a guest and needs no probes; gives the static program.
+pub fn static_package(workspace: &Workspace, package: &str) -> Result<PathBuf> {
+    report::step(&format!("build {package}"), || {
+        static_program(workspace, &["--package", package], Path::new(""))
+    })?;
+    Ok(workspace.target.join(&workspace.triple).join("release").join(package))
+}
+
 /// Builds everything and says where it is.
 pub fn run(workspace: &Workspace, _options: &Options) -> Result<ExitCode> {
     everything(workspace)?;

@@ -10,6 +10,7 @@ mod capacity;
 mod delay;
 mod guest;
 mod ignored;
+mod instructions;
 mod load;
 mod memory;
 mod mode;
@@ -25,6 +26,8 @@ use anyhow::Result;
 use clap::Subcommand;
 use serde_json::{Value, json};
 
+pub use instructions::check as check_instructions;
+
 use crate::workspace::Workspace;
 
 /// For `--help`.
@@ -37,6 +40,7 @@ Examples:
   sudo -E cargo xtask bench memory           its memory with 1,000 connections and 500 keys
   sudo -E cargo xtask bench delay            from a request to its count at the exporter
   sudo -E cargo xtask bench guest            the same in two guests, with Porthole and without
+  cargo xtask bench instructions             what a request costs, in instructions: the same figures in every run
   cargo xtask bench l7                       parser throughput and allocations";
 
 /// Options of `cargo xtask bench`.
@@ -60,6 +64,8 @@ enum What {
     Delay(delay::Options),
     /// The same as `overhead` in guests: one with Porthole and one without, side by side, each with server and client in it.
     Guest(guest::Options),
+    /// Instructions of a request without and with the agent, counted by an emulated guest: figures without noise.
+    Instructions(instructions::Options),
     /// Throughput of the parsers, and allocations per exchange.
     L7(L7Options),
 }
@@ -81,6 +87,7 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> {
         What::Memory(options) => memory::run(workspace, options)?,
         What::Delay(options) => delay::run(workspace, options)?,
         What::Guest(options) => guest::run(workspace, options)?,
+        What::Instructions(options) => instructions::run(workspace, options)?,
         What::L7(options) => l7(workspace, options)?,
     }
     Ok(ExitCode::SUCCESS)

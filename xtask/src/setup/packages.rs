@@ -84,6 +84,42 @@ impl Need {
         need("sysbench", &["sysbench", "/usr/share/sysbench/oltp_point_select.lua"], "loads it"),
     ];
 
+    /// To count instructions in a guest.
+    pub const GUEST: &'static [Self] = &[
+        need("qemu-system-x86", &["qemu-system-x86_64"], "runs the guest"),
+        need("iproute2", &["ip"], "brings up the guest's network"),
+        need("libc-bin", &["ldd"], "says which libraries a server needs"),
+    ];
+
+    /// A web server in that guest.
+    pub const GUEST_NGINX: &'static [Self] =
+        &[need("nginx-light", &["/usr/sbin/nginx"], "a server to measure")];
+
+    /// A key-value store in that guest.
+    pub const GUEST_REDIS: &'static [Self] =
+        &[need("redis-server", &["redis-server"], "a server to measure")];
+
+    /// A database in that guest.
+    pub const GUEST_MARIADB: &'static [Self] =
+        &[need("mariadb-server", &["mariadbd"], "a server to measure")];
+
+    /// A server in Go in that guest.
+    pub const GUEST_GO: &'static [Self] = &[need("golang-go", &["go"], "builds a server to measure")];
+
+    /// A server and client of gRPC in that guest.
+    pub const GUEST_GRPC: &'static [Self] = &[
+        need("golang-go", &["go"], "builds a server to measure"),
+        need(
+            "golang-google-grpc-dev",
+            &["/usr/share/gocode/src/google.golang.org/grpc"],
+            "Google's library for gRPC",
+        ),
+    ];
+
+    /// A server in Python in that guest.
+    pub const GUEST_PYTHON: &'static [Self] =
+        &[need("python3", &["/usr/bin/python3"], "runs a server to measure")];
+
     /// To test beside that.
     pub const TEST: &'static [Self] = &[
         need("bind9-dnsutils", &["dig"], "asks the name server"),
