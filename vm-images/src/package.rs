@@ -207,6 +207,25 @@ fn newest_cached(cache: &Path) -> Result<Option<PathBuf>, ImageError> {
 
 /// Reads what the image needs out of a package file.
 pub fn read(package: &Path) -> Result<Contents, ImageError> {
+    let found = unpack(package)?;
+    let missing = |what: &str| ImageError::Missing { package: package.to_owned(), what: what.to_owned() };
+    let (release, kernel) = found.kernel.ok_or_else(|| missing("/boot/vmlinuz-*"))?;
+    if found.modules.is_empty() {
+        return Err(missing("kernel modules"));
+    }
+    Ok(Contents { kernel, release, modules: found.modules, builtin: found.builtin })
+}
+
+/// Reads the kernel alone, for a guest that needs no modules.
+pub fn read_kernel(package: &Path) -> Result<Vec<u8>, ImageError> {
+    let kernel = unpack(package)?.kernel.map(|(_, kernel)| kernel);
+    kernel.ok_or_else(|| ImageError::Missing {
+        package: package.to_owned(),
+        what: "/boot/vmlinuz-*".to_owned(),
+    })
+}
+
+fn unpack(package: &Path) -> Result<Found, ImageError> {
     let shown = format!("dpkg-deb --fsys-tarfile {}", package.display());
     let failed = |output: String| ImageError::Command { command: shown.clone(), output };
     let mut child = Command::new("dpkg-deb")
@@ -223,12 +242,7 @@ pub fn read(package: &Path) -> Result<Contents, ImageError> {
     if !status.success() {
         return Err(failed(status.to_string()));
     }
-    let missing = |what: &str| ImageError::Missing { package: package.to_owned(), what: what.to_owned() };
-    let (release, kernel) = found.kernel.ok_or_else(|| missing("/boot/vmlinuz-*"))?;
-    if found.modules.is_empty() {
-        return Err(missing("kernel modules"));
-    }
-    Ok(Contents { kernel, release, modules: found.modules, builtin: found.builtin })
+    Ok(found)
 }
 
 #[derive(Default)]

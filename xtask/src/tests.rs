@@ -16,7 +16,7 @@ use porthole_trials::{needs::ALL_ENV, report::REPORT_ENV};
 
 use self::verdict::{Ignored, Totals};
 use crate::{
-    build, report,
+    build, checks, report,
     setup::{self, Need},
     workspace::{Workspace, require_root},
 };
@@ -76,6 +76,8 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> {
     }
     totals.failed += ignored.refused();
     println!("{} ignored", totals.ignored);
+    let (passed, failed) = checks::run(workspace, options.filter.as_deref());
+    totals = Totals { passed: totals.passed + passed, failed: totals.failed + failed, ..totals };
     println!("{} passed, {} failed", totals.passed, totals.failed);
     Ok(if succeeded && totals.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

@@ -56,7 +56,7 @@ impl Agent {
         machine::enter(&machine::group("a9e7")?, child.id())?;
         let mut agent = Self { child };
         for _ in 0..TRIES {
-            if agent.stats().is_ok() {
+            if Self::stats().is_ok() {
                 return Ok(agent);
             }
             if let Some(status) = agent.child.try_wait().context("look at the agent")? {
@@ -67,7 +67,7 @@ impl Agent {
         bail!("the agent does not answer: {}", log_tail(LOG))
     }
 
-    fn stats(&self) -> Result<StatsResponse> {
+    fn stats() -> Result<StatsResponse> {
         let runtime =
             tokio::runtime::Builder::new_current_thread().enable_all().build().context("a runtime")?;
         runtime.block_on(async {
@@ -87,7 +87,7 @@ impl Agent {
             if let Some(status) = self.child.try_wait().context("look at the agent")? {
                 bail!("the agent ended: {status}: {}", log_tail(LOG));
             }
-            let now = self.stats()?.counters.exchanges;
+            let now = Self::stats()?.counters.exchanges;
             if last.replace(now) == Some(now) {
                 return Ok(now);
             }

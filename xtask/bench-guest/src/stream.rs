@@ -15,7 +15,7 @@ const SILENCE: Duration = Duration::from_millis(500);
 
 /// A connection with its requests.
 pub struct Stream {
-    stream: TcpStream,
+    connection: TcpStream,
     /// As many requests as go out at once.
     requests: Vec<u8>,
     /// Where the numbers are.
@@ -52,7 +52,15 @@ impl Stream {
         let requests = request.repeat(usize::try_from(depth).context("a depth")?);
         let responses = response.len() * usize::try_from(depth).context("a depth")?;
         let numbers = runs(&requests);
-        Ok(Self { stream, requests, numbers, depth, responses, sent: 0, buffer: vec![0; 64 << 10] })
+        Ok(Self {
+            connection: stream,
+            requests,
+            numbers,
+            depth,
+            responses,
+            sent: 0,
+            buffer: vec![0; 64 << 10],
+        })
     }
 
     /// Makes requests and reads their responses.
@@ -60,11 +68,11 @@ impl Stream {
         for _ in 0..requests.div_ceil(self.depth) {
             number(&mut self.requests, &self.numbers, self.sent);
             self.sent += self.depth;
-            self.stream.write_all(&self.requests).context("ask")?;
+            self.connection.write_all(&self.requests).context("ask")?;
             let mut missing = self.responses;
             while missing > 0 {
                 let room = missing.min(self.buffer.len());
-                let came = self.stream.read(&mut self.buffer[..room]).context("hear")?;
+                let came = self.connection.read(&mut self.buffer[..room]).context("hear")?;
                 ensure!(came > 0, "the server closes the connection");
                 missing -= came;
             }

@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use porthole_bench_guest::{Line, MARK, Row};
-use porthole_tests::command;
+use porthole_testbed::command;
 
 /// How long a run may take; under load the emulation is a few times slower.
 const DEADLINE: Duration = Duration::from_hours(1);
@@ -42,7 +42,7 @@ const MACHINE: [&str; 20] = [
 
 /// As in the guests of the embedded runtime, and without what differs from run to run: addresses are not random, and
 /// the clock is the processor's counter from the start.
-const KERNEL_PARAMETERS: &str = "console=ttyS0 quiet loglevel=1 panic=-1 reboot=t nokaslr norandmaps tsc=reliable \
+const KERNEL_PARAMETERS: &str = "console=ttyS0 quiet loglevel=1 panic=-1 reboot=t nokaslr norandmaps transparent_hugepage=never tsc=reliable \
                                  clocksource=tsc no_timer_check noreplace-smp cryptomgr.notests 8250.nr_uarts=1 \
                                  random.trust_cpu=on rcupdate.rcu_expedited=1 preempt=voluntary";
 

@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use porthole_bench_guest::{AGENT, PLAN, Plan};
-use porthole_tests::command;
+use porthole_testbed::command;
 use porthole_vm_images::cpio::Archive;
 
 /// How long a tool of the host may take.

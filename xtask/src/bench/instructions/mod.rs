@@ -18,7 +18,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use clap::ValueEnum;
 use porthole_bench_guest::{Phase, Plan, Row};
-use porthole_tests::{interrupt, sweep::Scratch};
+use porthole_testbed::{interrupt, sweep::Scratch};
 use porthole_vm_images::{kernel, package};
 use serde_json::{Value, json};
 
@@ -47,15 +47,21 @@ pub struct Options {
     /// Leave out the figures by program, which take a third run of every workload
     #[arg(long)]
     short: bool,
-    /// Fail if a workload costs more than the committed budget
-    #[arg(long, conflicts_with = "renew")]
-    check: bool,
-    /// Write what was measured into the budget file
-    #[arg(long)]
-    renew: bool,
+    /// What to do with the committed budget
+    #[arg(long, value_enum)]
+    budget: Option<BudgetUse>,
     /// Print one JSON object instead of a table
     #[arg(long)]
     json: bool,
+}
+
+/// What is done with the committed budget.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum BudgetUse {
+    /// Fail if a workload costs more.
+    Check,
+    /// Write what was measured into its file.
+    Renew,
 }
 
 /// The series of kernels that are measured.
@@ -104,13 +110,11 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
             print_programs(result);
         }
     }
-    if options.renew {
-        return Budget::renew(workspace, options.kernel.series(), &results);
+    match options.budget {
+        Some(BudgetUse::Renew) => Budget::renew(workspace, options.kernel.series(), &results),
+        Some(BudgetUse::Check) => Budget::read(workspace)?.check(options.kernel.series(), &results),
+        None => Ok(()),
     }
-    if options.check {
-        return Budget::read(workspace)?.check(options.kernel.series(), &results);
-    }
-    Ok(())
 }
 
 /// The short form for the test command: every workload of the budget on the project's kernel, held against the budget.
@@ -127,8 +131,7 @@ pub fn check(workspace: &Workspace) -> Result<()> {
         agent: None,
         agent_arguments: Vec::new(),
         short: true,
-        check: true,
-        renew: false,
+        budget: Some(BudgetUse::Check),
         json: false,
     };
     run(workspace, &options)
@@ -171,9 +174,9 @@ fn kernel_image(workspace: &Workspace, kernel: Kernel, directory: &Path) -> Resu
     let package = report::step("get the guest's kernel", || {
         Ok(package::fetch_series(&cache, kernel.series(), &mut report::note)?)
     })?;
-    let contents = package::read(&package)?;
+    let bzimage = package::read_kernel(&package)?;
     let path = directory.join("kernel");
-    fs::write(&path, kernel::boot_image(&contents.kernel).bytes).context("write the kernel")?;
+    fs::write(&path, kernel::boot_image(&bzimage).bytes).context("write the kernel")?;
     Ok(path)
 }
 
@@ -196,6 +199,7 @@ fn summary(workload: Workload, release: &str, rows: &[Row]) -> Result<Value> {
         "added_agent": added_agent,
         "sent": with.requests * workload.exchanges(),
         "counted": with.counted,
+        "noise": workload.noise(),
     });
     if let Some(accounted) = of(Phase::Accounted) {
         let programs = accounted.programs.iter().map(|(program, cost)| {

@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Context, Result};
 use clap::ValueEnum;
 use porthole_bench_guest::{Calls, ECHO, Greeting, Load, Server, Workload as Planned};
-use porthole_tests::command;
+use porthole_testbed::command;
 
 use crate::{bench::instructions::image::Image, setup::Need, workspace::Workspace};
 
@@ -28,7 +28,7 @@ const SOURCES: &str = "xtask/bench-guest/programs";
 const GO_LIBRARIES: &str = "/usr/share/gocode";
 
 /// A request of 40 bytes.
-const SMALL_REQUEST: &str = "GET /hello HTTP/1.1\r\nHost: porthole-a\r\n\r\n";
+const SMALL_REQUEST: &str = "GET /hello HTTP/1.1\r\nHost: porthole1\r\n\r\n";
 
 /// What is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -92,6 +92,16 @@ impl Workload {
         }
     }
 
+    /// By which share of its instructions a request of the same program differs when anything else in the guest does.
+    /// Go's scheduler decides by chance who runs next, and gRPC's writer sends more or less at once accordingly.
+    pub fn noise(self) -> f64 {
+        match self {
+            Self::Grpc => 0.03,
+            Self::Go => 0.005,
+            _ => 0.002,
+        }
+    }
+
     /// Requests in one write.
     fn depth(self) -> u64 {
         match self {
@@ -103,8 +113,13 @@ impl Workload {
     /// Requests that are measured, so that a run takes some hundred million instructions.
     fn requests(self) -> u64 {
         match self {
-            Self::Nginx | Self::Redis | Self::Grpc | Self::Mariadb => 2_000,
-            Self::NginxPipelined | Self::NginxRealistic | Self::NginxRealisticPipelined => 2_000,
+            Self::Nginx
+            | Self::NginxPipelined
+            | Self::NginxRealistic
+            | Self::NginxRealisticPipelined
+            | Self::Redis
+            | Self::Grpc
+            | Self::Mariadb => 2_000,
             Self::Unknown => 4_000,
             Self::RedisPipelined => 32_000,
             Self::Go => 1_000,
