@@ -1,38 +1,29 @@
 //! The guest agent.
 //!
 //! ```text
-//! probes ─records→ tracker: order, l7 ─exchanges→ series ─batches→ service (ttrpc) ─→ host
+//! kernel: programs ──records──► capture ──► syscalls, or packets ──exchanges──► recorder ──batches──► report ──► host
 //! ```
 //!
-//! - [`btf`], [`probes`]: the programs in the kernel.
-//! - [`tracker`] with [`order`], [`peer`], [`containers`]: from records to exchanges.
-//! - [`learned`]: keys that the kernel side counts by itself, and the names behind its hashes.
-//! - [`series`]: sums, by small integer keys.
-//! - [`state`]: what the capture loop and the service share.
-//! - [`capture`]: which programs run, and the loop that reads their records.
-//! - [`syscalls`], [`packets`]: what becomes of the records, of system calls and of packets.
-//! - [`service`], [`listen`]: what the host sees.
+//! - [`kernel`]: the eBPF programs, and what the agent tells them.
+//! - [`sources`]: which programs run: on system calls, or on packets.
+//! - [`capture`]: the loop that reads their records.
+//! - [`syscalls`], [`packets`]: from records to exchanges.
+//! - [`recorder`]: from exchanges to series and spans.
+//! - [`report`]: what the host gets.
 //! - [`privileges`], [`usage`]: capabilities, and what the agent itself takes.
+//!
+//! Each of these uses only those of them that it needs, and none in a circle: `sources` ─► `syscalls`, `packets` ─►
+//! `capture`, `kernel` ─► `report` ─► `recorder`.
 //!
 //! Invariants: memory is bounded everywhere; what is dropped is counted; nothing here can hold up the workload; the
 //! kernel's records are read as if they came from an adversary, since the bytes in them do.
 
-pub mod btf;
 pub mod capture;
-pub mod containers;
-mod handover;
-pub mod learned;
-pub mod listen;
-pub mod offers;
-pub mod order;
+pub mod kernel;
 pub mod packets;
-pub mod peer;
 pub mod privileges;
-pub mod probes;
-pub mod series;
-pub mod service;
-pub mod spans;
-pub mod state;
+pub mod recorder;
+pub mod report;
+pub mod sources;
 pub mod syscalls;
-pub mod tracker;
 pub mod usage;

@@ -1,20 +1,25 @@
 //! `porthole-agent`: see the library for how it works.
 
-use std::{path::PathBuf, sync::Arc, time::Instant};
+use std::{
+    hash::{BuildHasher, RandomState},
+    path::PathBuf,
+    sync::Arc,
+    time::Instant,
+};
 
 use anyhow::{Context, bail};
 use clap::Parser;
 use porthole_agent::{
-    capture::{
-        choose::{Loading, Source, SourceChoice},
-        cpu_limiter::CpuLimiter,
-    },
-    listen::{self, ListenAddress},
+    capture::cpu_limiter::CpuLimiter,
+    kernel::{HookChoice, ProbeLimits},
     privileges,
-    probes::{HookChoice, ProbeLimits},
-    service::{Identity, Service},
-    spans::{FAILURES_INTERVAL_NS, SpanPolicy},
-    state::Shared,
+    recorder::spans::{FAILURES_INTERVAL_NS, SpanPolicy},
+    report::{
+        listen::{self, ListenAddress},
+        service::{Identity, Service},
+        state::Shared,
+    },
+    sources::{Loading, Source, SourceChoice},
     usage,
 };
 use porthole_agent_api::agent_ttrpc::create_agent;
@@ -25,7 +30,7 @@ use tracing_subscriber::EnvFilter;
 /// The eBPF object that was embedded at build time; empty without one.
 static EMBEDDED_OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/porthole.bpf.o"));
 
-/// Watches what the processes of this kernel say over sockets, and tells the host.
+/// Monitors what the processes of this kernel send and receive on sockets, and reports to the host.
 #[derive(Debug, Parser)]
 #[command(version, after_help = EXAMPLES)]
 struct Arguments {
@@ -38,7 +43,7 @@ struct Arguments {
     /// eBPF object to load instead of the embedded one
     #[arg(long, value_name = "FILE")]
     bpf_object: Option<PathBuf>,
-    /// What to look at
+    /// What to capture
     #[arg(long, value_enum, default_value_t)]
     capture: SourceChoice,
     /// Hooks on system calls
@@ -50,19 +55,19 @@ struct Arguments {
     /// Connections that the kernel keeps
     #[arg(long, value_name = "NUMBER", default_value_t = 8192, value_parser = clap::value_parser!(u32).range(64..=1_000_000))]
     connections: u32,
-    /// Copy all that is said to the agent, rather than let the kernel count what it can follow itself
+    /// Parse all traffic in the agent, and aggregate nothing in the kernel
     #[arg(long)]
-    no_kernel_counts: bool,
-    /// Route that wins over what is found by looking at the traffic: `/users/{id}`, `/static/*`; may be repeated
+    no_offload: bool,
+    /// Route that wins over routes found in the traffic: `/users/{id}`, `/static/*`; may be repeated
     #[arg(long = "route", value_name = "TEMPLATE")]
     routes: Vec<String>,
-    /// From this duration on an exchange is slow, which is told in full rather than only as part of a sum
+    /// From this duration on an exchange is slow, and more often sampled as a span
     #[arg(long, value_name = "MILLISECONDS", default_value_t = 1000)]
     slow_ms: u32,
-    /// Least time between two exchanges of one operation and outcome that are told in full without being slow or failed
+    /// Least time between two spans of one operation and outcome that is neither slow nor failed
     #[arg(long, value_name = "MILLISECONDS", default_value_t = 10_000)]
     span_interval_ms: u32,
-    /// Most exchanges in a second that are told in full, in the long run; 0 for none
+    /// Most spans in a second, in the long run; 0 for none
     #[arg(long, value_name = "NUMBER", default_value_t = 50)]
     spans_per_second: u32,
     /// Share of one CPU, percent, beyond which capture pauses; 0 for no limit
@@ -111,7 +116,7 @@ fn main() -> anyhow::Result<()> {
     let limits = ProbeLimits {
         ring_bytes: arguments.ring_kib * 1024,
         connections: arguments.connections,
-        counts: !arguments.no_kernel_counts,
+        offload: !arguments.no_offload,
         spans,
     };
     let loading = Loading {
@@ -130,7 +135,7 @@ fn main() -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let shared = Arc::new(Shared::default());
-        shared.lock().series.spans.set_policy(spans);
+        shared.lock().recorder.spans.set_policy(spans);
         let capture_mode = source.mode();
         let limiter = CpuLimiter::new(arguments.cpu_share);
         let capture = source.capture(shared.clone(), limiter, &arguments.routes)?;
@@ -179,15 +184,12 @@ fn object(arguments: &Arguments) -> anyhow::Result<Vec<u8>> {
 
 /// This process's id in the outermost pid namespace, as far as the given procfs shows it.
 fn own_tgid(arguments: &Arguments) -> u32 {
-    let own = std::fs::read_link(arguments.proc.join("self"));
-    own.ok().and_then(|pid| pid.to_str()?.parse().ok()).unwrap_or_else(std::process::id)
+    let own = procfs::process::Process::new_with_root(arguments.proc.join("self"));
+    own.ok().and_then(|own| u32::try_from(own.pid()).ok()).unwrap_or_else(std::process::id)
 }
 
-/// A number that no other start of an agent has. Early in a guest's life the kernel's random numbers are not of full
-/// quality, and waiting until they are takes seconds; so the time goes in as well.
+/// A number that no other start of an agent has. The standard library's random state does not wait for the kernel's random
+/// numbers to be of full quality, which takes seconds early in a guest's life; so the time goes in as well.
 fn epoch(start_unix_ns: u64) -> u64 {
-    let mut bytes = [0_u8; 8];
-    // SAFETY: as long as is said. Whatever it gives, the time remains.
-    unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), libc::GRND_INSECURE) };
-    u64::from_ne_bytes(bytes) ^ start_unix_ns
+    RandomState::new().hash_one(start_unix_ns)
 }

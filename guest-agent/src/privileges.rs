@@ -1,7 +1,5 @@
 //! What the agent gives up once its probes run.
 
-use std::io;
-
 use caps::{CapSet, Capability, CapsHashSet};
 
 /// What could not be given up.
@@ -12,7 +10,7 @@ pub enum PrivilegeError {
     Capabilities(#[from] caps::errors::CapsError),
     /// The promise never to gain any again.
     #[error("setting no_new_privs: {0}")]
-    NoNewPrivileges(io::Error),
+    NoNewPrivileges(nix::Error),
 }
 
 /// Gives up every capability and the way to any new one. Must be called before other threads are started: each
@@ -33,11 +31,7 @@ pub fn give_up(kernel: (u32, u32)) -> Result<(), PrivilegeError> {
     caps::set(None, CapSet::Effective, &keep)?;
     caps::set(None, CapSet::Permitted, &keep)?;
     caps::set(None, CapSet::Inheritable, &CapsHashSet::new())?;
-    // SAFETY: no pointers.
-    if unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) } != 0 {
-        return Err(PrivilegeError::NoNewPrivileges(io::Error::last_os_error()));
-    }
-    Ok(())
+    nix::sys::prctl::set_no_new_privs().map_err(PrivilegeError::NoNewPrivileges)
 }
 
 /// Major and minor version in a kernel's release.
@@ -48,7 +42,8 @@ pub fn kernel_version(release: &str) -> (u32, u32) {
 
 /// The running kernel's release.
 pub fn kernel_release() -> String {
-    std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim().to_owned()
+    let names = nix::sys::utsname::uname();
+    names.map_or_else(|_| String::new(), |names| names.release().to_string_lossy().into_owned())
 }
 
 #[cfg(test)]

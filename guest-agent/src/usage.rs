@@ -2,44 +2,47 @@
 
 use std::{path::Path, time::Duration};
 
+use nix::{
+    sys::resource::{UsageWho, getrusage},
+    time::{ClockId, clock_gettime},
+};
+use procfs::process::Process;
+
 /// CPU time of this process so far.
 pub fn cpu_time() -> Duration {
-    // SAFETY: all zero is a valid value of this struct of integers.
-    let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
-    // SAFETY: the struct lives until after the call.
-    if unsafe { libc::getrusage(libc::RUSAGE_SELF, &raw mut usage) } != 0 {
-        return Duration::ZERO;
-    }
-    let of = |time: libc::timeval| {
-        Duration::from_secs(time.tv_sec.unsigned_abs()) + Duration::from_micros(time.tv_usec.unsigned_abs())
+    let Ok(usage) = getrusage(UsageWho::RUSAGE_SELF) else { return Duration::ZERO };
+    let of = |time: nix::sys::time::TimeVal| {
+        Duration::from_secs(time.tv_sec().unsigned_abs())
+            + Duration::from_micros(time.tv_usec().unsigned_abs())
     };
-    of(usage.ru_utime) + of(usage.ru_stime)
+    of(usage.user_time()) + of(usage.system_time())
 }
 
 /// Resident memory of this process, bytes; 0 where it cannot be read.
 pub fn resident_bytes(proc: &Path) -> u64 {
-    let statm = std::fs::read_to_string(proc.join("self/statm")).unwrap_or_default();
-    let pages: u64 = statm.split(' ').nth(1).and_then(|pages| pages.parse().ok()).unwrap_or(0);
-    // SAFETY: no preconditions.
-    let page = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
-    pages * u64::try_from(page).unwrap_or(4096)
+    let statm = Process::new_with_root(proc.join("self")).and_then(|process| process.statm());
+    statm.map_or(0, |statm| statm.resident * procfs::page_size())
 }
 
 /// Nanoseconds of the clock that the kernel's records carry.
 pub fn monotonic_ns() -> u64 {
-    clock_ns(libc::CLOCK_MONOTONIC)
+    clock_ns(ClockId::CLOCK_MONOTONIC)
 }
 
 /// Nanoseconds since 1970.
 pub fn unix_ns() -> u64 {
-    clock_ns(libc::CLOCK_REALTIME)
+    clock_ns(ClockId::CLOCK_REALTIME)
 }
 
-fn clock_ns(clock: libc::clockid_t) -> u64 {
-    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: the struct lives until after the call; both clocks exist on every Linux.
-    unsafe { libc::clock_gettime(clock, &raw mut now) };
-    now.tv_sec.unsigned_abs() * 1_000_000_000 + now.tv_nsec.unsigned_abs()
+/// The wall clock's time when the monotonic clock showed 0, as the wall clock is set now; nanoseconds since 1970.
+pub fn unix_offset_ns() -> u64 {
+    unix_ns().saturating_sub(monotonic_ns())
+}
+
+fn clock_ns(clock: ClockId) -> u64 {
+    // Both clocks exist on every Linux.
+    let now = clock_gettime(clock).map_or(Duration::ZERO, Duration::from);
+    u64::try_from(now.as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// Gives memory that was freed back to the kernel. Loading takes a few MiB for a moment, in which the allocator would

@@ -7,6 +7,7 @@
 //!   they aggregate them.
 //! - [`path`], [`redis`], [`sql`]: the hashes by which a route, a command and a statement are known in the kernel.
 //! - [`offset`]: the kernel's struct offsets that the agent resolves from BTF before loading.
+//! - [`layout`]: of which build both are.
 //!
 //! Invariants: `no_std`, no allocation, nothing that the eBPF verifier would refuse (no 128-bit arithmetic,
 //! no floating point in what the programs call); every shared type is `repr(C)` without padding.
@@ -16,6 +17,7 @@
 
 pub mod connection;
 pub mod kernel_key;
+pub mod layout;
 pub mod offload;
 pub mod offset;
 pub mod packet;

@@ -1,4 +1,4 @@
-//! `porthole replay`: a capture file through the engine that runs in the guests.
+//! `porthole replay`: a capture file through the parsers that run in the guests.
 //!
 //! [`report`] is what comes out, [`text`] how people read it; [`compare`] holds many files against another program.
 

@@ -95,16 +95,16 @@ fn microseconds(nanoseconds: u64) -> f64 {
 impl Report {
     /// Spells out what was found.
     pub fn new(flows: &Replay, found: &[(Exchange, Endpoints)]) -> Self {
-        let (packets, engine) = (flows.tally(), flows.engine());
-        let tally = engine.tally();
-        let name = |symbol| (symbol != Symbol::NONE).then(|| engine.name(symbol).to_owned());
+        let (packets, context) = (flows.tally(), flows.context());
+        let tally = context.tally();
+        let name = |symbol| (symbol != Symbol::NONE).then(|| context.name(symbol).to_owned());
         let exchanges: Vec<Line> = found
             .iter()
             .map(|(exchange, endpoints)| {
                 let answered = exchange.error != ErrorClass::NoResponse;
                 Line {
                     protocol: exchange.protocol.name(),
-                    operation: engine.name(exchange.operation).to_owned(),
+                    operation: context.name(exchange.operation).to_owned(),
                     resource: name(exchange.resource),
                     status: match exchange.status {
                         Status::None => None,

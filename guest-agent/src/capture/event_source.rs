@@ -1,6 +1,6 @@
 //! What the capture loop reads records from.
 
-use crate::{probes::ProbeError, state::State};
+use crate::{kernel::ProbeError, report::state::State};
 
 /// Programs in the kernel, and what becomes of their records.
 pub trait EventSource {

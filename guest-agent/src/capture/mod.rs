@@ -5,11 +5,9 @@
 //!                     └─ every 100 ms: the kernel's counts, the CPU limit; every 5 s: what is idle
 //! ```
 //!
-//! - [`choose`] decides between system calls and packets.
 //! - [`event_source`] is what both have in common, as far as the loop is concerned.
 //! - [`cpu_limiter`] pauses the programs when the agent takes more than its share of a CPU.
 
-pub mod choose;
 pub mod cpu_limiter;
 pub mod event_source;
 
@@ -22,8 +20,8 @@ use tokio::{
 
 use self::{cpu_limiter::CpuLimiter, event_source::EventSource};
 use crate::{
-    probes::{ProbeError, Records},
-    state::{Shared, State},
+    kernel::{ProbeError, Records},
+    report::state::{Shared, State},
     usage,
 };
 
@@ -58,7 +56,10 @@ impl CaptureLoop {
         limiter: CpuLimiter,
         limitations: Vec<String>,
     ) -> Self {
-        shared.lock().limitations.clone_from(&limitations);
+        let mut state = shared.lock();
+        state.limitations.clone_from(&limitations);
+        state.recorder.set_unix_offset(usage::unix_offset_ns());
+        drop(state);
         let idle_at = Instant::now() + IDLE_INTERVAL;
         Self { records, source, shared, limiter, limitations, paused_until: None, idle_at }
     }
@@ -114,6 +115,7 @@ impl CaptureLoop {
         self.source.poll(&mut state)?;
         if now >= self.idle_at {
             self.idle_at = now + IDLE_INTERVAL;
+            state.recorder.set_unix_offset(usage::unix_offset_ns());
             self.source.idle(usage::monotonic_ns(), &mut state);
             let pauses = (
                 self.limiter.pauses(),
@@ -147,8 +149,9 @@ impl CaptureLoop {
 
 /// What the series themselves count.
 fn count_series(state: &mut State) {
-    state.counters.folded += state.series.folded();
-    state.counters.not_understood += state.series.dropped();
-    state.counters.spans_dropped = state.series.spans.dropped();
-    state.counters.exchanges = state.series.recorded();
+    let State { recorder, counters, .. } = state;
+    counters.folded += recorder.series.overflowed();
+    counters.not_understood += recorder.series.dropped();
+    counters.spans_dropped = recorder.spans.dropped();
+    counters.exchanges = recorder.series.recorded();
 }

@@ -14,9 +14,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use procfs::process::{MountInfo, Process};
+
 use porthole_bpf_types::record::{CGROUP_DEPTH_MAX, CGROUP_NAME_MAX};
 
-use crate::containers::{ContainerIndex, Containers};
+use crate::recorder::containers::{ContainerIndex, Containers};
 
 /// Directories that one look goes through at most.
 const DIRECTORIES_MAX: usize = 4096;
@@ -39,9 +41,11 @@ impl Tree {
     }
 
     fn as_seen_by(process: &Path) -> io::Result<Self> {
-        let mounts = fs::read_to_string(process.join("mounts"))?;
+        let root = process.to_owned();
+        let mounts =
+            Process::new_with_root(root).and_then(|process| process.mountinfo()).map_err(io::Error::other)?;
         let none = || io::Error::new(io::ErrorKind::NotFound, "no cgroup2 file system is mounted");
-        let mounted = mount_point(&mounts).ok_or_else(none)?;
+        let mounted = mount_point(mounts.0).ok_or_else(none)?;
         let relative = mounted.strip_prefix("/").unwrap_or(&mounted);
         Self::of(&process.join("root").join(relative))
     }
@@ -105,13 +109,9 @@ fn components(path: &[OsString]) -> [[u8; CGROUP_NAME_MAX]; CGROUP_DEPTH_MAX] {
     components
 }
 
-/// Where the unified hierarchy is mounted, from a `/proc/PID/mounts` (proc(5)).
-fn mount_point(mounts: &str) -> Option<PathBuf> {
-    mounts.lines().find_map(|line| {
-        let mut words = line.split(' ');
-        let (_, point, kind) = (words.next()?, words.next()?, words.next()?);
-        (kind == "cgroup2").then(|| PathBuf::from(point))
-    })
+/// Where the unified hierarchy is mounted.
+fn mount_point(mounts: Vec<MountInfo>) -> Option<PathBuf> {
+    mounts.into_iter().find(|mount| mount.fs_type == "cgroup2").map(|mount| mount.mount_point)
 }
 
 #[cfg(test)]
@@ -120,11 +120,17 @@ mod tests {
 
     #[test]
     fn the_unified_hierarchy_is_found_among_others() {
-        let mounts = "tmpfs /sys/fs/cgroup tmpfs ro 0 0\n\
-                      cgroup /sys/fs/cgroup/cpu cgroup rw,cpu 0 0\n\
-                      cgroup2 /sys/fs/cgroup/unified cgroup2 rw 0 0\n";
+        let parse = |lines: &[&str]| {
+            let line = |line: &&str| MountInfo::from_line(line).expect("a line of mountinfo");
+            lines.iter().map(line).collect::<Vec<_>>()
+        };
+        let mounts = parse(&[
+            "30 23 0:26 / /sys/fs/cgroup ro,nosuid - tmpfs tmpfs ro,mode=755",
+            "31 30 0:27 / /sys/fs/cgroup/cpu rw shared:9 - cgroup cgroup rw,cpu",
+            "32 30 0:28 / /sys/fs/cgroup/unified rw shared:10 - cgroup2 cgroup2 rw",
+        ]);
         assert_eq!(mount_point(mounts), Some("/sys/fs/cgroup/unified".into()));
-        assert_eq!(mount_point("proc /proc proc rw 0 0\n"), None);
+        assert_eq!(mount_point(parse(&["22 1 0:20 / /proc rw - proc proc rw"])), None);
     }
 
     #[test]

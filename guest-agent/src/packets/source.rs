@@ -10,11 +10,13 @@ use porthole_packet::{
 use super::cgroups::Tree;
 use crate::{
     capture::event_source::EventSource,
-    containers::{ContainerIndex, Containers},
-    peer::Peer,
-    probes::{ProbeError, packets::PacketProbes},
-    series::{Details, Origin, SeriesTable},
-    state::State,
+    kernel::{ProbeError, packet_probes::PacketProbes},
+    recorder::{
+        Details, Origin, Recorder,
+        containers::{ContainerIndex, Containers},
+        peer::Peer,
+    },
+    report::state::State,
 };
 
 const SECOND_NS: u64 = 1_000_000_000;
@@ -46,20 +48,20 @@ impl PacketSource {
 
 impl EventSource for PacketSource {
     fn record(&mut self, record: &[u8], state: &mut State) {
-        self.flows.record(record, &mut state.series);
+        self.flows.record(record, &mut state.recorder);
     }
 
     fn end_batch(&mut self, _: bool, state: &mut State) {
-        let (packets, engine) = (self.flows.table.tally(), self.flows.table.engine().tally());
+        let (packets, parsers) = (self.flows.table.tally(), self.flows.table.context().tally());
         state.connections = self.flows.table.open_flows() as u64;
         let counters = &mut state.counters;
         counters.events_captured = packets.packets;
         counters.bytes_copied = self.flows.bytes;
         counters.connections_seen = packets.flows;
         counters.connections_ignored = packets.ignored;
-        counters.messages_seen = engine.messages_seen;
-        counters.not_understood = engine.unparsed;
-        counters.folded = engine.overflowed_names;
+        counters.messages_seen = parsers.messages_seen;
+        counters.not_understood = parsers.unparsed;
+        counters.folded = parsers.overflowed_names;
     }
 
     fn apply_commands(&mut self, _: bool) {
@@ -79,7 +81,7 @@ impl EventSource for PacketSource {
     fn idle(&mut self, now_ns: u64, state: &mut State) {
         let (lost, packets) = (self.lost, self.flows.table.tally());
         tracing::debug!(lost, ?packets, exchanges = state.counters.exchanges, "so far");
-        self.flows.idle(now_ns, &mut state.series);
+        self.flows.idle(now_ns, &mut state.recorder);
     }
 
     fn observed_limitations(&self) -> Vec<(u64, &'static str)> {
@@ -98,7 +100,7 @@ impl EventSource for PacketSource {
 /// The flows of this kernel's sockets.
 #[derive(Debug)]
 pub struct PacketFlows {
-    table: FlowTable<Socket>,
+    table: FlowTable<ContainerIndex>,
     tree: Tree,
     containers: Containers,
     /// Cookies of ignored sockets, of which the programs are to be told.
@@ -106,28 +108,18 @@ pub struct PacketFlows {
     bytes: u64,
     /// Records that are no packet.
     malformed: u64,
-    /// Nanoseconds from the monotonic clock's zero to 1970.
-    unix_offset_ns: u64,
-}
-
-/// The local socket of a flow.
-#[derive(Debug)]
-struct Socket {
-    cookie: u64,
-    container: ContainerIndex,
 }
 
 impl PacketFlows {
     /// No flows yet.
-    pub fn new(engine: ParserContext, tree: Tree, unix_offset_ns: u64) -> Self {
+    pub fn new(context: ParserContext, tree: Tree) -> Self {
         Self {
-            table: FlowTable::new(engine, LIMITS),
+            table: FlowTable::new(context, LIMITS),
             tree,
             containers: Containers::default(),
             ignored: Vec::new(),
             bytes: 0,
             malformed: 0,
-            unix_offset_ns,
         }
     }
 
@@ -135,7 +127,7 @@ impl PacketFlows {
         self.malformed + self.table.tally().unreadable
     }
 
-    fn record(&mut self, record: &[u8], series: &mut SeriesTable) {
+    fn record(&mut self, record: &[u8], recorder: &mut Recorder) {
         self.bytes += record.len() as u64;
         let Some((packet, bytes)) = Packet::record(record) else {
             self.malformed += 1;
@@ -148,65 +140,65 @@ impl PacketFlows {
             time_ns: packet.timestamp,
             vantage: if sent { Vantage::Sender } else { Vantage::Receiver },
         };
-        let (table, mut recording) = self.recording(Some(packet), series);
+        let (table, mut recording) = self.recording(Some(packet), recorder);
         table.packet(&captured, &mut recording);
     }
 
-    fn idle(&mut self, now_ns: u64, series: &mut SeriesTable) {
-        let (table, mut recording) = self.recording(None, series);
+    fn idle(&mut self, now_ns: u64, recorder: &mut Recorder) {
+        let (table, mut recording) = self.recording(None, recorder);
         table.idle(now_ns, &mut recording);
     }
 
     fn recording<'a>(
         &'a mut self,
         packet: Option<Packet>,
-        series: &'a mut SeriesTable,
-    ) -> (&'a mut FlowTable<Socket>, Recording<'a>) {
-        let Self { table, tree, containers, ignored, unix_offset_ns, .. } = self;
-        let unix_offset_ns = *unix_offset_ns;
-        (table, Recording { packet, tree, containers, ignored, unix_offset_ns, series })
+        recorder: &'a mut Recorder,
+    ) -> (&'a mut FlowTable<ContainerIndex>, Recording<'a>) {
+        let Self { table, tree, containers, ignored, .. } = self;
+        (table, Recording { packet, tree, containers, ignored, recorder })
     }
 }
 
-/// Adds the flows' exchanges to series.
+/// Records the flows' exchanges.
 struct Recording<'a> {
     /// What is taken, if anything is.
     packet: Option<Packet>,
     tree: &'a Tree,
     containers: &'a mut Containers,
     ignored: &'a mut Vec<u64>,
-    unix_offset_ns: u64,
-    series: &'a mut SeriesTable,
+    recorder: &'a mut Recorder,
 }
 
 impl Observer for Recording<'_> {
-    type Note = Socket;
+    /// The container of the local end.
+    type Note = ContainerIndex;
 
-    fn opened(&mut self, _: Ends) -> (ScopeId, Socket) {
-        let socket = match self.packet {
-            Some(packet) => {
-                let container = self.tree.container(packet.cgroup, self.containers);
-                Socket { cookie: packet.cookie, container }
-            }
-            None => Socket { cookie: 0, container: ContainerIndex::default() },
-        };
-        (ScopeId(socket.container.0), socket)
+    fn opened(&mut self, _: Ends) -> (ScopeId, ContainerIndex) {
+        let cgroup = self.packet.map(|packet| packet.cgroup);
+        let container = cgroup.map(|cgroup| self.tree.container(cgroup, self.containers)).unwrap_or_default();
+        (ScopeId(container.0), container)
     }
 
-    fn exchange(&mut self, exchange: &Exchange, ends: Ends, socket: &Socket, engine: &ParserContext) {
+    fn exchange(
+        &mut self,
+        exchange: &Exchange,
+        ends: Ends,
+        container: &ContainerIndex,
+        context: &ParserContext,
+    ) {
         let (local, peer) = (Peer::Internet(ends.near), Peer::Internet(ends.far));
         let origin = Origin {
-            container: socket.container,
-            container_id: self.containers.id(socket.container),
+            container: *container,
+            container_id: self.containers.id(*container),
             peer: &peer,
             details: Details { local: Some(&local), ..Details::default() },
         };
-        let now = self.unix_offset_ns.saturating_add(exchange.end.0);
-        self.series.record(exchange, origin, engine, now);
+        self.recorder.record(exchange, origin, context);
     }
 
-    fn ignored(&mut self, socket: &Socket) {
-        self.ignored.push(socket.cookie);
+    fn ignored(&mut self, _: &ContainerIndex) {
+        // The socket that is there now: a connection's first packet came to the listening one.
+        self.ignored.extend(self.packet.map(|packet| packet.cookie));
     }
 }
 

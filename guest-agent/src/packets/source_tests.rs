@@ -2,10 +2,10 @@
 
 use super::*;
 
-fn flows() -> (PacketFlows, SeriesTable) {
+fn flows() -> (PacketFlows, Recorder) {
     let root = tempfile::tempdir().expect("directory");
-    let engine = ParserContext::new(porthole_l7::Limits::default());
-    (PacketFlows::new(engine, Tree::of(root.path()).expect("opened"), 0), SeriesTable::default())
+    let context = ParserContext::new(porthole_l7::Limits::default());
+    (PacketFlows::new(context, Tree::of(root.path()).expect("opened")), Recorder::default())
 }
 
 /// A record of a packet from 10.0.0.1 to 10.0.0.2, or the other way round.
@@ -54,39 +54,39 @@ const RESPONSE: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
 
 #[test]
 fn an_exchange_is_counted_once_also_when_its_packets_come_again() {
-    let ((mut flows, mut series), mut wire) = (flows(), Wire { now: 0 });
+    let ((mut flows, mut recorder), mut wire) = (flows(), Wire { now: 0 });
     let request = wire.tcp(true, 101, 501, ACK, REQUEST);
     let response = wire.tcp(false, 501, 101 + REQUEST.len() as u32, ACK, RESPONSE);
     let mut records = vec![wire.tcp(true, 100, 0, SYN, b""), wire.tcp(false, 500, 101, SYN | ACK, b"")];
     records.extend([request.clone(), request, response.clone(), response]);
     for record in &records {
-        flows.record(record, &mut series);
+        flows.record(record, &mut recorder);
     }
-    assert_eq!((series.recorded(), flows.table.open_flows()), (1, 1));
-    let (changed, _) = series.changed_since(0, 0, 9);
+    assert_eq!((recorder.series.recorded(), flows.table.open_flows()), (1, 1));
+    let (changed, _) = recorder.series.changed_since(0, 0, 9);
     let key = changed[0].key.clone().unwrap_or_default();
     assert_eq!((key.resource.as_str(), key.peer.as_str()), ("/a", "10.0.0.2:80"));
-    flows.record(&wire.tcp(false, 501 + RESPONSE.len() as u32, 0, RST, b""), &mut series);
+    flows.record(&wire.tcp(false, 501 + RESPONSE.len() as u32, 0, RST, b""), &mut recorder);
     assert!(flows.table.open_flows() == 0);
     assert_eq!(flows.malformed(), 0);
 }
 
 #[test]
 fn another_connection_between_the_same_ends_is_another() {
-    let ((mut flows, mut series), mut wire) = (flows(), Wire { now: 0 });
+    let ((mut flows, mut recorder), mut wire) = (flows(), Wire { now: 0 });
     for start in [100, 7_000_000] {
-        flows.record(&wire.tcp(true, start, 0, SYN, b""), &mut series);
-        flows.record(&wire.tcp(false, 2 * start, start + 1, SYN | ACK, b""), &mut series);
-        flows.record(&wire.tcp(true, start + 1, 2 * start + 1, ACK, REQUEST), &mut series);
+        flows.record(&wire.tcp(true, start, 0, SYN, b""), &mut recorder);
+        flows.record(&wire.tcp(false, 2 * start, start + 1, SYN | ACK, b""), &mut recorder);
+        flows.record(&wire.tcp(true, start + 1, 2 * start + 1, ACK, REQUEST), &mut recorder);
         let acknowledged = start + 1 + REQUEST.len() as u32;
-        flows.record(&wire.tcp(false, 2 * start + 1, acknowledged, ACK, RESPONSE), &mut series);
+        flows.record(&wire.tcp(false, 2 * start + 1, acknowledged, ACK, RESPONSE), &mut recorder);
     }
-    assert_eq!((series.recorded(), flows.table.tally().flows, flows.table.open_flows()), (2, 2, 1));
+    assert_eq!((recorder.series.recorded(), flows.table.tally().flows, flows.table.open_flows()), (2, 2, 1));
 }
 
 #[test]
 fn no_bytes_make_it_panic_and_flows_are_bounded() {
-    let ((mut flows, mut series), mut wire) = (flows(), Wire { now: 0 });
+    let ((mut flows, mut recorder), mut wire) = (flows(), Wire { now: 0 });
     let mut random = 1_u64;
     let mut next = || {
         random ^= random << 13;
@@ -103,9 +103,28 @@ fn no_bytes_make_it_panic_and_flows_are_bounded() {
             record[at] ^= next() as u8;
             record.truncate(next() as usize % (record.len() + 1));
         }
-        flows.record(&record, &mut series);
+        flows.record(&record, &mut recorder);
         assert!(flows.table.open_flows() <= LIMITS.flows);
     }
-    flows.idle(u64::MAX, &mut series);
+    flows.idle(u64::MAX, &mut recorder);
     assert!(flows.table.open_flows() == 0);
+}
+
+#[test]
+fn the_socket_that_is_ignored_is_the_connections_and_not_the_listening_one() {
+    let ((mut flows, mut recorder), mut wire) = (flows(), Wire { now: 0 });
+    let with_cookie = |mut record: Vec<u8>, cookie: u64| {
+        record[..8].copy_from_slice(&cookie.to_ne_bytes());
+        record
+    };
+    flows.record(&with_cookie(wire.tcp(false, 100, 0, SYN, b""), 1), &mut recorder);
+    flows.record(&with_cookie(wire.tcp(true, 500, 101, SYN | ACK, b""), 1), &mut recorder);
+    let mut sequence = 101;
+    while flows.ignored.is_empty() {
+        let noise = wire.tcp(false, sequence, 501, ACK, &[0xfe; 1_000]);
+        flows.record(&with_cookie(noise, 2), &mut recorder);
+        sequence += 1_000;
+        assert!(sequence < 1_000_000, "never ignored");
+    }
+    assert_eq!(flows.ignored, [2]);
 }

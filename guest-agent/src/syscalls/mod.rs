@@ -1,179 +1,27 @@
-//! Capture of system calls on sockets: the programs' records through the tracker.
+//! Capture of system calls on sockets: from the programs' records to exchanges.
+//!
+//! ```text
+//! record ──► Tracker ──► record_order ──► l7's connection ──► exchange ──► recorder
+//!               │                              ▲
+//!               ├──► fallback: a connection that the programs followed ┘
+//!               ├──► offers: connections that the programs can follow
+//!               └──► kernel_keys: keys whose exchanges the programs aggregate, and their slots ──► recorder
+//! ```
+//!
+//! - [`source`] joins the programs and the tracker for the capture loop.
+//! - [`tracker`] takes each record to where it belongs; [`connections`] is its table.
+//! - [`record_order`] puts a connection's records in order; [`numbered`] is what can be one of them.
+//! - [`kernel_keys`] and [`request_names`] say what the programs aggregate by, and what the agent calls it.
+//!
+//! Invariants: a connection is followed by the programs or by `l7`, never by both; an exchange is counted once; what the
+//! programs are to be told comes out as [`crate::kernel::command::Command`]s, so nothing but [`source`] does I/O.
 
-use tokio::time::{Duration, Instant};
-
-use porthole_agent_api::agent;
-use porthole_bpf_types::record;
-
-use crate::{
-    capture::event_source::EventSource,
-    probes::{ProbeError, Probes},
-    state::State,
-    tracker::{Command, Event, Tracker},
-};
-
-/// How often the kernel is asked what it lost while the ring buffer is being emptied.
-const LOST_INTERVAL: Duration = Duration::from_millis(2);
-
-/// How often the kernel is asked for runs that it skipped.
-const SKIPPED_INTERVAL: Duration = Duration::from_secs(1);
-
-/// In how many calls of [`EventSource::idle`] the kernel's tables are compared once.
-const SWEEP_EVERY: u32 = 12;
-
-/// The programs on system calls, and the tracker of their records.
-#[allow(missing_debug_implementations)]
-pub struct SyscallSource {
-    probes: Probes,
-    tracker: Tracker,
-    /// The kernel's counts when they were last asked for.
-    kernel: record::Counters,
-    skipped_at: Instant,
-    lost_at: Instant,
-    idles: u32,
-    /// Connections that the programs followed and that made room in their table for newer ones.
-    swept: u64,
-}
-
-impl SyscallSource {
-    /// A source of these programs' records.
-    pub fn new(probes: Probes, mut tracker: Tracker) -> Self {
-        tracker.set_offers(probes.counts());
-        Self {
-            probes,
-            tracker,
-            kernel: record::Counters::default(),
-            skipped_at: Instant::now(),
-            lost_at: Instant::now(),
-            idles: 0,
-            swept: 0,
-        }
-    }
-
-    fn apply(&mut self, command: Command) {
-        let done = match command {
-            Command::Follow(connection) => self.probes.decide(connection, true),
-            Command::Ignore(connection) => self.probes.decide(connection, false),
-            Command::Forget(connection) => {
-                self.probes.forget(connection);
-                Ok(())
-            }
-            Command::Name(hash) => self.probes.name(hash, true),
-            Command::Unname(hash) => self.probes.name(hash, false),
-            Command::Learn { place, entry } => self.probes.learn(place, entry),
-            Command::Request { key, place } => self.probes.request(key, place),
-            Command::Statement { key, request } => self.probes.statement(key, request),
-            Command::Offer { connection, offer } => self.probes.offer(connection, &offer),
-            Command::Evict { socket, connection } => {
-                self.probes.evict(socket, connection);
-                Ok(())
-            }
-        };
-        if let Err(error) = done {
-            tracing::debug!(%error, "telling the probes");
-        }
-    }
-
-    /// What is known without asking the kernel.
-    fn fill_counters(&self, counters: &mut agent::Counters) {
-        let (counts, tally) = (self.tracker.counts(), self.tracker.engine().tally());
-        counters.events_captured = counts.records;
-        counters.bytes_copied = counts.bytes;
-        counters.connections_ignored = counts.ignored;
-        counters.messages_seen = tally.messages_seen;
-        counters.not_understood = tally.unparsed;
-        counters.folded = tally.overflowed_names;
-    }
-
-    /// Every reason for which bytes of a connection that might have been understood did not come.
-    fn events_lost(&self) -> u64 {
-        let kernel = &self.kernel;
-        kernel.lost + kernel.exhausted + kernel.table_full + kernel.skipped + self.tracker.counts().malformed
-    }
-}
-
-impl EventSource for SyscallSource {
-    fn record(&mut self, record: &[u8], state: &mut State) {
-        if let Event::ContainerExit(id) = self.tracker.record(record, &mut state.series) {
-            self.tracker.harvest(self.probes.slots(), &mut state.series);
-            state.container_exited(id);
-        }
-    }
-
-    fn end_batch(&mut self, more: bool, state: &mut State) {
-        self.tracker.settle(crate::usage::monotonic_ns(), &mut state.series);
-        self.tracker.harvest(self.probes.slots(), &mut state.series);
-        self.fill_counters(&mut state.counters);
-        // What was lost before the records just taken: a batch must not claim more than came. While there are more to
-        // come, now and then is enough.
-        let now = Instant::now();
-        if (!more || now >= self.lost_at + LOST_INTERVAL)
-            && let Ok(kernel) = self.probes.counters()
-        {
-            self.lost_at = now;
-            self.kernel = kernel;
-            state.counters.events_lost = self.events_lost();
-        }
-    }
-
-    fn apply_commands(&mut self, more: bool) {
-        self.tracker.offer(more);
-        for command in self.tracker.take_commands() {
-            self.apply(command);
-        }
-        if let Err(error) = self.probes.set_offers(self.tracker.has_offered()) {
-            tracing::debug!(%error, "telling the probes of offers");
-        }
-    }
-
-    fn poll(&mut self, state: &mut State) -> Result<(), ProbeError> {
-        let now = Instant::now();
-        if now >= self.skipped_at {
-            self.skipped_at = now + SKIPPED_INTERVAL;
-            self.probes.count_skipped();
-        }
-        self.kernel = self.probes.counters()?;
-        let (kernel, counts) = (&self.kernel, self.tracker.counts());
-        state.counters.events_lost = self.events_lost();
-        // Those that it took had been seen before.
-        state.counters.connections_seen =
-            (counts.connections + kernel.offloaded).saturating_sub(counts.taken);
-        state.connections = self.tracker.connections() as u64
-            + kernel.offloaded.saturating_sub(kernel.offloaded_ended + self.swept);
-        Ok(())
-    }
-
-    fn idle(&mut self, now_ns: u64, state: &mut State) {
-        self.idles = self.idles.wrapping_add(1);
-        if self.idles.is_multiple_of(SWEEP_EVERY) {
-            self.swept += self.probes.sweep();
-        }
-        self.probes.log_runs();
-        let (kernel, counts) = (&self.kernel, self.tracker.counts());
-        tracing::debug!(?kernel, ?counts, exchanges = state.counters.exchanges, "so far");
-        self.tracker.idle(now_ns, &mut state.series);
-        self.tracker.reclaim_keys(now_ns, |key| self.probes.unrequest(key).is_ok());
-    }
-
-    fn observed_limitations(&self) -> Vec<(u64, &'static str)> {
-        let kernel = &self.kernel;
-        vec![
-            (kernel.compat, "socket calls of 32-bit programs were not looked at"),
-            (kernel.unreadable, "calls moved bytes in memory that could not be read"),
-            (
-                kernel.skipped,
-                "calls ended while their CPU was in the middle of another, and were not looked at",
-            ),
-            (kernel.beyond, "messages of large sendmmsg or recvmmsg calls were not looked at"),
-            (
-                kernel.exhausted,
-                "calls came before it was decided what their connection speaks, too many to keep",
-            ),
-            (self.tracker.counts().evicted + self.swept, "connections made room for newer ones"),
-        ]
-    }
-
-    fn pause(&mut self, paused: bool) -> Result<(), ProbeError> {
-        self.probes.pause(paused)
-    }
-}
+mod connections;
+mod fallback;
+pub mod kernel_keys;
+mod numbered;
+pub mod offers;
+pub mod record_order;
+pub mod request_names;
+pub mod source;
+pub mod tracker;

@@ -260,7 +260,7 @@ pub const KERNEL: &[&str] = &["--ring-kib", "16384", "--cpu-share", "0"];
 pub const EVERY_SPAN: &[&str] =
     &["--ring-kib", "16384", "--cpu-share", "0", "--span-interval-ms", "0", "--spans-per-second", "100000"];
 const NO_SPANS: &[&str] = &["--ring-kib", "16384", "--cpu-share", "0", "--spans-per-second", "0"];
-pub const USER_SPACE: &[&str] = &["--ring-kib", "16384", "--cpu-share", "0", "--no-kernel-counts"];
+pub const USER_SPACE: &[&str] = &["--ring-kib", "16384", "--cpu-share", "0", "--no-offload"];
 
 /// The paths of [`http_traffic`]'s ordinary exchanges, and those of the others.
 const SPECIAL: [&str; 4] =

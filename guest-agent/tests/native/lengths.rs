@@ -126,7 +126,7 @@ fn a_body_spliced_into_a_pipe_does_not_upset_what_follows() -> Outcome {
     const BODY: usize = 20_000;
     for hooks in EVERY_HOOKS {
         // User space, which must find the next request behind bytes that it never saw.
-        for counts in [&[][..], &["--no-kernel-counts"]] {
+        for counts in [&[][..], &["--no-offload"]] {
             let mut agent = Agent::start(&[hooks, counts, &["--cpu-share", "0"]].concat())?;
             let (mut client, mut server) = connected();
             let (mut from, to) = std::io::pipe().expect("pipe");

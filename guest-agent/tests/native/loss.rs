@@ -17,7 +17,7 @@ pub fn tests() -> Vec<Trial> {
 
 /// An agent with a ring buffer of 4 KiB, and a server that was asked more than that tells of while the agent was held up.
 fn overflown() -> Result<(Agent, Server), CannotRun> {
-    let agent = Agent::start(&["--ring-kib", "4", "--no-kernel-counts"])?;
+    let agent = Agent::start(&["--ring-kib", "4", "--no-offload"])?;
     let server = Server::start();
     agent.stop();
     server.get("/overflowing", 3_000);

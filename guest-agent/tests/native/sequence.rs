@@ -136,7 +136,7 @@ fn every_pipelined_http_request_is_counted_or_reported() -> Outcome {
 
 fn every_http_request_is_counted_or_reported_where_much_is_lost() -> Outcome {
     // Everything goes through a ring buffer that is too small for it.
-    let small = ["--no-kernel-counts", "--ring-kib", "128"];
+    let small = ["--no-offload", "--ring-kib", "128"];
     http(1, "/lossy-sequence/{}", &small)?;
     http(16, "/lossy-pipelined-sequence/{}", &small)
 }

@@ -36,7 +36,7 @@ fn counts_are_the_same_with_every_exchange_a_span_and_with_none() -> Outcome {
     let every = ["--span-interval-ms", "0", "--spans-per-second", "1000000"];
     let none = ["--spans-per-second", "0"];
     for arguments in [&every[..], &none, &[]] {
-        for counts in [&[][..], &["--no-kernel-counts"]] {
+        for counts in [&[][..], &["--no-offload"]] {
             let mut agent = Agent::start(&[arguments, counts].concat())?;
             let server = Server::start();
             let mut stream = server.connect();
@@ -102,7 +102,7 @@ fn failures_among_many_successes_are_told_though_the_kernel_counts_both() -> Out
     const ROUND: u64 = 500;
     // By rate there is one of each outcome and stripe of CPUs, and not another one in time.
     let seldom = ["--span-interval-ms", "3600000"];
-    for counts in [&[][..], &["--no-kernel-counts"]] {
+    for counts in [&[][..], &["--no-offload"]] {
         let mut agent = Agent::start(&[&seldom, counts].concat())?;
         let (mut client, mut server) = ends();
         let mut failures = 0;

@@ -68,7 +68,7 @@ fn what_io_uring_carries_is_said_to_be_missing_and_the_other_end_is_counted() ->
 }
 
 fn a_connection_that_io_uring_joins_goes_on_being_counted_without_it() -> Outcome {
-    for counts in [&[][..], &["--no-kernel-counts"]] {
+    for counts in [&[][..], &["--no-offload"]] {
         let mut agent = Agent::start(&[EVERY_HOOKS[0], counts].concat())?;
         if agent.mode() != CaptureMode::CAPTURE_MODE_SOCKET {
             return Err(CannotRun::because(reasons::NO_SOCKET_TRACEPOINTS).into());

@@ -69,3 +69,8 @@ fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
 #[unsafe(link_section = "license")]
 #[unsafe(no_mangle)]
 static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
+
+/// By which the agent knows whether it was built with the same types.
+#[unsafe(link_section = "porthole_layout")]
+#[unsafe(no_mangle)]
+static LAYOUT: [u8; 8] = porthole_bpf_types::layout::HASH.to_le_bytes();

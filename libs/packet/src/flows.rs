@@ -80,7 +80,7 @@ pub trait Observer {
     fn opened(&mut self, ends: Ends) -> (ScopeId, Self::Note);
 
     /// An exchange is over.
-    fn exchange(&mut self, exchange: &Exchange, ends: Ends, note: &Self::Note, engine: &ParserContext);
+    fn exchange(&mut self, exchange: &Exchange, ends: Ends, note: &Self::Note, context: &ParserContext);
 
     /// A TCP connection turned out to speak no known protocol.
     fn ignored(&mut self, note: &Self::Note) {
@@ -147,7 +147,7 @@ struct Route {
 /// All flows, and what is understood of them.
 #[derive(Debug)]
 pub struct FlowTable<N> {
-    engine: ParserContext,
+    context: ParserContext,
     limits: Limits,
     reassembly: Reassembly,
     table: HashMap<Key, Flow<N>>,
@@ -158,9 +158,9 @@ pub struct FlowTable<N> {
 
 impl<N> FlowTable<N> {
     /// No flows yet.
-    pub fn new(engine: ParserContext, limits: Limits) -> Self {
+    pub fn new(context: ParserContext, limits: Limits) -> Self {
         Self {
-            engine,
+            context,
             limits,
             reassembly: Reassembly::default(),
             table: HashMap::new(),
@@ -169,14 +169,14 @@ impl<N> FlowTable<N> {
         }
     }
 
-    /// The engine, which knows the names of symbols.
-    pub fn engine(&self) -> &ParserContext {
-        &self.engine
+    /// The context, which knows the names of symbols.
+    pub fn context(&self) -> &ParserContext {
+        &self.context
     }
 
-    /// The engine, to set it up.
-    pub fn engine_mut(&mut self) -> &mut ParserContext {
-        &mut self.engine
+    /// The context, to set it up.
+    pub fn context_mut(&mut self) -> &mut ParserContext {
+        &mut self.context
     }
 
     /// What was seen so far.
@@ -258,9 +258,9 @@ impl<N> FlowTable<N> {
         let flow = self.table.get_mut(&key)?;
         flow.last_ns = packet.time_ns;
         let Flow { l7: Some(l7), bytes: Bytes::Stream(conversation), .. } = flow else { return Some(()) };
-        let (engine, mut done) = (&mut self.engine, Vec::new());
+        let (context, mut done) = (&mut self.context, Vec::new());
         conversation.segment(&segment(route.from(flow.ends)), &mut |piece| {
-            l7.chunk(&chunk(piece), engine, &mut |exchange| done.push(exchange));
+            l7.chunk(&chunk(piece), context, &mut |exchange| done.push(exchange));
         });
         let is_over = conversation.is_over();
         self.observe(&key, &done, observer);
@@ -296,7 +296,7 @@ impl<N> FlowTable<N> {
         };
         let timestamp = Timestamp(packet.time_ns);
         let chunk = Chunk { direction: direction(from), timestamp, offset, bytes, total };
-        l7.chunk(&chunk, &mut self.engine, &mut |exchange| done.push(exchange));
+        l7.chunk(&chunk, &mut self.context, &mut |exchange| done.push(exchange));
         self.observe(&key, &done, observer);
         Some(())
     }
@@ -321,7 +321,7 @@ impl<N> FlowTable<N> {
     fn observe(&mut self, key: &Key, done: &[Exchange], observer: &mut dyn Observer<Note = N>) {
         let Some(flow) = self.table.get_mut(key) else { return };
         for exchange in done {
-            observer.exchange(exchange, flow.ends, &flow.note, &self.engine);
+            observer.exchange(exchange, flow.ends, &flow.note, &self.context);
         }
         let ignored = flow.l7.as_ref().is_some_and(|l7| l7.verdict() == Verdict::Ignored);
         if ignored && !std::mem::replace(&mut flow.ignored, true) {
@@ -338,10 +338,10 @@ impl<N> FlowTable<N> {
         let Some(flow) = self.table.get_mut(key) else { return };
         let Some(mut l7) = flow.l7.take() else { return };
         self.open -= 1;
-        let (engine, mut done) = (&mut self.engine, Vec::new());
+        let (context, mut done) = (&mut self.context, Vec::new());
         if let Bytes::Stream(conversation) = &mut flow.bytes {
             conversation.flush(&mut |piece| {
-                l7.chunk(&chunk(piece), engine, &mut |exchange| done.push(exchange));
+                l7.chunk(&chunk(piece), context, &mut |exchange| done.push(exchange));
             });
             if !flow.ignored {
                 let (lost, repeated) = conversation.lost_and_repeated();
@@ -349,7 +349,7 @@ impl<N> FlowTable<N> {
                 self.tally.repeated_bytes += repeated;
             }
         }
-        l7.close(Timestamp(now_ns), engine, &mut |exchange| done.push(exchange));
+        l7.close(Timestamp(now_ns), context, &mut |exchange| done.push(exchange));
         self.observe(key, &done, observer);
     }
 
@@ -363,14 +363,14 @@ impl<N> FlowTable<N> {
     pub fn idle(&mut self, now_ns: u64, observer: &mut dyn Observer<Note = N>) {
         for key in self.keys() {
             let Some(flow) = self.table.get_mut(&key) else { continue };
-            let (engine, mut done) = (&mut self.engine, Vec::new());
+            let (context, mut done) = (&mut self.context, Vec::new());
             if let Some(l7) = &mut flow.l7 {
                 if let Bytes::Stream(conversation) = &mut flow.bytes {
                     conversation.idle(now_ns, &mut |piece| {
-                        l7.chunk(&chunk(piece), engine, &mut |exchange| done.push(exchange));
+                        l7.chunk(&chunk(piece), context, &mut |exchange| done.push(exchange));
                     });
                 }
-                l7.tick(Timestamp(now_ns), engine, &mut |exchange| done.push(exchange));
+                l7.tick(Timestamp(now_ns), context, &mut |exchange| done.push(exchange));
             }
             let limit = match key.transport {
                 _ if flow.l7.is_none() || flow.ignored => self.limits.ignored_idle_ns,

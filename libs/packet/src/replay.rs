@@ -30,7 +30,7 @@ pub struct Endpoints {
     pub server: SocketAddr,
 }
 
-/// Takes exchanges with the names of their ends, their times those of the capture; the engine is there to spell symbols
+/// Takes exchanges with the names of their ends, their times those of the capture; the context is there to spell symbols
 /// out.
 pub type Sink<'a> = &'a mut dyn FnMut(&Exchange, Endpoints);
 
@@ -46,13 +46,13 @@ pub struct Replay {
 
 impl Replay {
     /// Nothing yet.
-    pub fn new(engine: ParserContext, limits: Limits) -> Self {
-        Self { flows: FlowTable::new(engine, limits), clock: Clock::default(), not_ip: 0, idle_ns: 0 }
+    pub fn new(context: ParserContext, limits: Limits) -> Self {
+        Self { flows: FlowTable::new(context, limits), clock: Clock::default(), not_ip: 0, idle_ns: 0 }
     }
 
-    /// The engine, which knows the names of symbols.
-    pub fn engine(&self) -> &ParserContext {
-        self.flows.engine()
+    /// The context, which knows the names of symbols.
+    pub fn context(&self) -> &ParserContext {
+        self.flows.context()
     }
 
     /// What was seen so far. The streams' bytes are counted when their connection is over.

@@ -27,7 +27,7 @@ struct Capture {
 }
 
 impl Capture {
-    fn ip(&mut self, from: &End, to: &End, transport: u8, payload: &[u8]) {
+    fn ip(&mut self, from: End, to: End, transport: u8, payload: &[u8]) {
         let length = u16::try_from(20 + payload.len()).expect("a packet");
         let mut ip = vec![0x45, 0, 0, 0, 0, 0, 0x40, 0, 64, transport, 0, 0];
         ip[2..4].copy_from_slice(&length.to_be_bytes());
@@ -40,7 +40,7 @@ impl Capture {
     }
 
     /// A segment, without `from` going on.
-    fn tcp(&mut self, from: &End, to: &End, flags: u8, text: &[u8]) {
+    fn tcp(&mut self, from: End, to: End, flags: u8, text: &[u8]) {
         let mut segment = [from.port.to_be_bytes(), to.port.to_be_bytes()].concat();
         segment.extend(from.next.to_be_bytes());
         segment.extend(if flags & ACK == 0 { 0 } else { to.next }.to_be_bytes());
@@ -49,32 +49,32 @@ impl Capture {
         self.ip(from, to, 6, &segment);
     }
 
-    fn send(&mut self, from: &mut End, to: &End, text: &[u8]) {
-        self.tcp(from, to, ACK, text);
+    fn send(&mut self, from: &mut End, to: End, text: &[u8]) {
+        self.tcp(*from, to, ACK, text);
         from.next += u32::try_from(text.len()).expect("small");
     }
 
     fn open(&mut self, client: &mut End, server: &mut End) {
-        self.tcp(client, server, SYN, b"");
+        self.tcp(*client, *server, SYN, b"");
         client.next += 1;
-        self.tcp(server, client, SYN | ACK, b"");
+        self.tcp(*server, *client, SYN | ACK, b"");
         server.next += 1;
-        self.tcp(client, server, ACK, b"");
+        self.tcp(*client, *server, ACK, b"");
     }
 
     fn close(&mut self, client: &mut End, server: &mut End) {
-        self.tcp(client, server, FIN | ACK, b"");
+        self.tcp(*client, *server, FIN | ACK, b"");
         client.next += 1;
-        self.tcp(server, client, FIN | ACK, b"");
+        self.tcp(*server, *client, FIN | ACK, b"");
         server.next += 1;
-        self.tcp(client, server, ACK, b"");
+        self.tcp(*client, *server, ACK, b"");
     }
 
     /// An exchange that takes 20 ms.
     fn exchange(&mut self, client: &mut End, server: &mut End) {
-        self.send(client, server, b"GET /a HTTP/1.1\r\nHost: a.example\r\n\r\n");
+        self.send(client, *server, b"GET /a HTTP/1.1\r\nHost: a.example\r\n\r\n");
         self.now_ns += 20 * MS;
-        self.send(server, client, b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
+        self.send(server, *client, b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
     }
 
     /// Whether each exchange has a response and its duration, milliseconds.
@@ -103,11 +103,11 @@ fn a_connection_is_counted_whatever_an_older_one_between_the_same_ends_still_say
     for number in [777_000, 1_500, 0x9000_0000] {
         for reset in [false, true] {
             let (mut capture, (mut client, mut server)) = (Capture::default(), ends());
-            capture.tcp(&client, &server, SYN, b"");
+            capture.tcp(client, server, SYN, b"");
             let (old_client, old_server) = older(number);
-            capture.tcp(&old_server, &old_client, ACK, b"");
+            capture.tcp(old_server, old_client, ACK, b"");
             if reset {
-                capture.tcp(&old_client, &old_server, RST, b"");
+                capture.tcp(old_client, old_server, RST, b"");
             }
             capture.now_ns += 1_000 * MS;
             capture.open(&mut client, &mut server);
@@ -128,7 +128,7 @@ fn a_connection_that_comes_back_with_its_numbers_after_its_end_is_counted() {
             capture.open(&mut client, &mut server);
             capture.exchange(&mut client, &mut server);
             if reset {
-                capture.tcp(&client, &server, RST, b"");
+                capture.tcp(client, server, RST, b"");
             } else {
                 capture.close(&mut client, &mut server);
             }
@@ -140,10 +140,10 @@ fn a_connection_that_comes_back_with_its_numbers_after_its_end_is_counted() {
 #[test]
 fn a_second_answer_to_a_syn_with_another_number_takes_the_place_of_the_first() {
     let (mut capture, (mut client, mut server)) = (Capture::default(), ends());
-    capture.tcp(&client, &server, SYN, b"");
+    capture.tcp(client, server, SYN, b"");
     let first = End { next: 9_000_000, ..server };
     let opened = End { next: client.next + 1, ..client };
-    capture.tcp(&first, &opened, SYN | ACK, b"");
+    capture.tcp(first, opened, SYN | ACK, b"");
     capture.open(&mut client, &mut server);
     capture.exchange(&mut client, &mut server);
     assert_eq!(capture.replay(), [(true, 20)]);
@@ -154,11 +154,11 @@ fn bytes_behind_a_gap_have_their_own_time() {
     let (mut capture, (mut client, mut server)) = (Capture::default(), ends());
     capture.open(&mut client, &mut server);
     for _ in 0..2 {
-        capture.send(&mut client, &server, b"GET /big HTTP/1.1\r\nHost: a.example\r\n\r\n");
+        capture.send(&mut client, server, b"GET /big HTTP/1.1\r\nHost: a.example\r\n\r\n");
         capture.now_ns += 100 * MS;
-        capture.send(&mut server, &client, b"HTTP/1.1 200 OK\r\nContent-Length: 10000\r\n\r\n");
+        capture.send(&mut server, client, b"HTTP/1.1 200 OK\r\nContent-Length: 10000\r\n\r\n");
         for number in 0..10 {
-            capture.send(&mut server, &client, &[b'x'; 1_000]);
+            capture.send(&mut server, client, &[b'x'; 1_000]);
             if number == 3 {
                 capture.packets.pop_back();
             }
@@ -205,7 +205,7 @@ fn everything_that_is_captured_twice_counts_once() {
         datagram.extend([0, 0]);
         datagram.extend(message);
         let (from, to) = if flags[1] == 0 { (asker, resolver) } else { (resolver, asker) };
-        capture.ip(&from, &to, 17, &datagram);
+        capture.ip(from, to, 17, &datagram);
         capture.now_ns += 20 * MS;
     }
     let twice =

@@ -28,7 +28,7 @@ fn play(bytes: Vec<u8>, limits: Limits) -> Tally {
     let mut exchanges = 0_u64;
     while let Ok(true) = capture.next(&mut |packet| flows.packet(&packet, &mut |_, _| exchanges += 1)) {}
     flows.finish(&mut |_, _| exchanges += 1);
-    let tally = flows.engine().tally();
+    let tally = flows.context().tally();
     assert_eq!(tally.messages_seen, tally.exchanges + tally.unparsed, "every message comes to one end");
     assert_eq!(tally.exchanges, exchanges);
     flows.tally()

@@ -27,7 +27,7 @@ impl Mode {
     fn arguments(self) -> &'static [&'static str] {
         match self {
             Self::KernelCounts => &["--capture", "system-calls"],
-            Self::AgentCounts => &["--capture", "system-calls", "--no-kernel-counts"],
+            Self::AgentCounts => &["--capture", "system-calls", "--no-offload"],
             Self::Packets => &["--capture", "packets"],
         }
     }

@@ -13,7 +13,7 @@ libfuzzer_sys::fuzz_target!(|data: &[u8]| {
     let mut exchanges = 0_u64;
     while let Ok(true) = capture.next(&mut |packet| flows.packet(&packet, &mut |_, _| exchanges += 1)) {}
     flows.finish(&mut |_, _| exchanges += 1);
-    let tally = flows.engine().tally();
+    let tally = flows.context().tally();
     assert_eq!(tally.messages_seen, tally.exchanges + tally.unparsed);
     assert_eq!(tally.exchanges, exchanges);
 });

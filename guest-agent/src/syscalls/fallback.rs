@@ -1,4 +1,4 @@
-//! What the kernel side followed by itself, in the words of `l7`.
+//! The way back from the programs to the agent: what they know of a connection or an exchange, as `l7` needs it.
 
 use porthole_bpf_types::{
     kernel_key::{Completed, RequestKey},
@@ -17,10 +17,10 @@ use porthole_l7::{
 };
 use porthole_protocol::Offload;
 
-use crate::learned::Keys;
+use super::kernel_keys::KernelKeys;
 
-/// An exchange that the kernel side paired; `None` when it is of no known protocol.
-pub fn found<'a>(
+/// An exchange that the programs paired; `None` when it is of no known protocol.
+pub fn exchange<'a>(
     scope: ScopeId,
     completed: &Completed,
     name: &'a [u8],
@@ -55,26 +55,26 @@ pub fn text(completed: &Completed) -> Vec<u8> {
     completed.text.iter().flat_map(|word| word.to_ne_bytes()).collect()
 }
 
-/// `l7` goes on with the connection.
+/// `l7` resumes the connection.
 pub fn resume(
     connection: &mut Connection,
     scope: ScopeId,
-    counted: &OffloadedConnection,
-    keys: &Keys,
-    engine: &mut ParserContext,
+    offloaded: &OffloadedConnection,
+    keys: &KernelKeys,
+    context: &mut ParserContext,
 ) {
-    let Some(offload) = Offload::from_number(counted.protocol) else { return };
+    let Some(offload) = Offload::from_number(offloaded.protocol) else { return };
     let name_of = |request: u64| match offload {
         Offload::Redis => redis_name(request),
         Offload::Http1 | Offload::Mysql | Offload::Postgresql => keys.name(&RequestKey {
-            cgroup: counted.cgroup,
-            remote: counted.remote,
+            cgroup: offloaded.cgroup,
+            remote: offloaded.remote,
             request,
-            protocol: counted.protocol.into(),
-            side: counted.side.into(),
+            protocol: offloaded.protocol.into(),
+            side: offloaded.side.into(),
         }),
     };
-    let waiting: Vec<porthole_l7::offload::PendingRequest<'_>> = waiting(counted)
+    let pending: Vec<porthole_l7::offload::PendingRequest<'_>> = pending(offloaded)
         .map(|pending| porthole_l7::offload::PendingRequest {
             request: name_of(pending.request),
             start: Timestamp(pending.start),
@@ -82,23 +82,23 @@ pub fn resume(
             head: pending.flags & request_flag::HEAD != 0,
         })
         .collect();
-    let name = if offload == Offload::Redis { redis_name(counted.requests.request) } else { &[] };
-    let resumed = ConnectionState {
+    let name = if offload == Offload::Redis { redis_name(offloaded.requests.request) } else { &[] };
+    let state = ConnectionState {
         protocol: offload.protocol(),
-        side: side_of(counted.side),
-        offsets: counted.offset,
-        requests: DirectionState { name, ..end(&counted.requests) },
-        responses: if offload.is_sql() { answer(&counted.responses) } else { end(&counted.responses) },
-        pending: &waiting,
+        side: side_of(offloaded.side),
+        offsets: offloaded.offset,
+        requests: DirectionState { name, ..end(&offloaded.requests) },
+        responses: if offload.is_sql() { answer(&offloaded.responses) } else { end(&offloaded.responses) },
+        pending: &pending,
     };
-    connection.resume(scope, &resumed, engine);
+    connection.resume(scope, &state, context);
 }
 
-/// The requests that wait, the oldest first.
-fn waiting(counted: &OffloadedConnection) -> impl Iterator<Item = &PendingRequest> {
-    let count = (counted.pushed.wrapping_sub(counted.popped) as usize).min(PENDING_MAX);
-    let oldest = counted.popped as usize % PENDING_MAX;
-    counted.pending.iter().cycle().skip(oldest).take(count)
+/// The pending requests, the oldest first.
+fn pending(offloaded: &OffloadedConnection) -> impl Iterator<Item = &PendingRequest> {
+    let count = (offloaded.pushed.wrapping_sub(offloaded.popped) as usize).min(PENDING_MAX);
+    let oldest = offloaded.popped as usize % PENDING_MAX;
+    offloaded.pending.iter().cycle().skip(oldest).take(count)
 }
 
 fn redis_name(command: u64) -> &'static [u8] {
@@ -154,26 +154,26 @@ mod tests {
     use super::*;
 
     #[test]
-    fn those_that_wait_come_in_order_across_the_end_of_the_ring() {
-        let pending = |request| PendingRequest { request, ..PendingRequest::default() };
-        let mut counted = counted();
+    fn pending_requests_come_in_order_across_the_end_of_the_ring() {
+        let request = |request| PendingRequest { request, ..PendingRequest::default() };
+        let mut offloaded = offloaded();
         let places = u32::try_from(PENDING_MAX).expect("small");
-        counted.popped = 3 * places - 2;
-        counted.pushed = counted.popped + 3;
-        for (place, request) in [(PENDING_MAX - 2, 1), (PENDING_MAX - 1, 2), (0, 3)] {
-            counted.pending[place] = pending(request);
+        offloaded.popped = 3 * places - 2;
+        offloaded.pushed = offloaded.popped + 3;
+        for (place, number) in [(PENDING_MAX - 2, 1), (PENDING_MAX - 1, 2), (0, 3)] {
+            offloaded.pending[place] = request(number);
         }
-        let waiting: Vec<u64> = waiting(&counted).map(|pending| pending.request).collect();
-        assert_eq!(waiting, [1, 2, 3]);
+        let pending: Vec<u64> = pending(&offloaded).map(|pending| pending.request).collect();
+        assert_eq!(pending, [1, 2, 3]);
     }
 
-    fn counted() -> OffloadedConnection {
+    fn offloaded() -> OffloadedConnection {
         OffloadedConnection::offered(1, Offload::Http1.number(), side::SERVER, [0; 2])
     }
 
     #[test]
     fn a_hostile_count_is_bounded() {
-        let counted = OffloadedConnection { pushed: u32::MAX, ..counted() };
-        assert_eq!(waiting(&counted).count(), PENDING_MAX);
+        let offloaded = OffloadedConnection { pushed: u32::MAX, ..offloaded() };
+        assert_eq!(pending(&offloaded).count(), PENDING_MAX);
     }
 }

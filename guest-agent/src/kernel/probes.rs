@@ -1,21 +1,9 @@
-//! The eBPF programs in the kernel: loading, attaching, and what user space says to them.
+//! The programs on system calls: what the agent tells them, and what they count.
 
-mod bpf;
-mod hooks;
-pub mod packets;
-mod parking;
-mod preemption;
-pub mod slots;
+use std::{collections::HashMap, io, os::fd::AsFd};
 
-use std::{
-    collections::{HashMap, HashSet},
-    io,
-    os::fd::{AsFd, AsRawFd, OwnedFd},
-};
-
-use aya::maps::{Array, Map, MapData, MapError, PerCpuArray, RingBuf};
+use aya::maps::{Array, Map, MapData, MapError, PerCpuArray};
 use aya_obj::{
-    Object,
     btf::BtfFeatures,
     generated::{BPF_NOEXIST, bpf_map_type},
 };
@@ -28,77 +16,15 @@ use porthole_bpf_types::{
     redis::{HASH_START, RedisCommand, command_flag, hash_byte},
 };
 
-pub use self::hooks::{HookChoice, Hooks};
-use self::{
+use super::{
+    HookChoice, Hooks, ProbeError, ProbeLimits, Records, bpf,
+    btf::Kernel,
+    command::{Command, Offer},
     hooks::{Attached, CORE_MAP, Programs},
-    slots::Slots,
+    object::{self, malformed},
+    slots::{self, Slots},
 };
-use crate::{btf::Kernel, offers::Offer, spans::SpanPolicy};
-
-/// Bounds of what the programs may use.
-#[derive(Clone, Copy, Debug)]
-pub struct ProbeLimits {
-    /// Size of the ring buffer, bytes; a power of two and at least a page.
-    pub ring_bytes: u32,
-    /// Connections that the kernel keeps.
-    pub connections: u32,
-    /// Whether the programs follow connections themselves where they can.
-    pub counts: bool,
-    /// Which exchanges are told in full.
-    pub spans: SpanPolicy,
-}
-
-impl Default for ProbeLimits {
-    fn default() -> Self {
-        Self { ring_bytes: 1 << 20, connections: 8192, counts: true, spans: SpanPolicy::default() }
-    }
-}
-
-/// Programs that cannot be loaded.
-#[derive(Debug, thiserror::Error)]
-pub enum ProbeError {
-    /// The object file is none of ours.
-    #[error("eBPF object: {0}")]
-    Object(String),
-    /// A map cannot be made or used.
-    #[error("eBPF map {name}: {source}")]
-    Map {
-        /// The map.
-        name: String,
-        /// What the system said.
-        source: io::Error,
-    },
-    /// A map cannot be used.
-    #[error(transparent)]
-    Maps(#[from] MapError),
-    /// The kernel refuses the programs' type information.
-    #[error("type information of the eBPF object: {0}")]
-    Types(io::Error),
-    /// The kernel refuses a program.
-    #[error("eBPF program {name}: {source}\n{log}")]
-    Load {
-        /// The program.
-        name: String,
-        /// What the system said.
-        source: io::Error,
-        /// The end of the verifier's log.
-        log: String,
-    },
-    /// There is no way to end without waiting.
-    #[error("io_uring, without which detaching from functions would hold the agent's end up: {0}")]
-    Parking(io::Error),
-    /// The kernel refuses the hooks that were asked for.
-    #[error("hooks on system calls: {0}")]
-    Hooks(String),
-    /// The kernel has no such hook.
-    #[error("attaching {name}: {source}")]
-    Attach {
-        /// The tracepoint, or the system call.
-        name: String,
-        /// What the system said.
-        source: io::Error,
-    },
-}
+use crate::recorder::SpanPolicy;
 
 /// The loaded and attached programs. Dropping it detaches them.
 #[allow(missing_debug_implementations)]
@@ -111,17 +37,14 @@ pub struct Probes {
     counters: PerCpuArray<MapData, Counters>,
     verdicts: aya::maps::HashMap<MapData, u64, u8>,
     connections: aya::maps::HashMap<MapData, u64, Connection>,
-    counted: aya::maps::HashMap<MapData, u64, OffloadedConnection>,
+    offloaded: aya::maps::HashMap<MapData, u64, OffloadedConnection>,
     named: aya::maps::HashMap<MapData, u64, u8>,
     statements: aya::maps::HashMap<MapData, StatementKey, u64>,
-    requests: aya::maps::HashMap<MapData, RequestKey, u32>,
-    learned: Array<MapData, KernelKey>,
+    key_indexes: aya::maps::HashMap<MapData, RequestKey, u32>,
+    kernel_keys: Array<MapData, KernelKey>,
     slots: Slots,
     current: Settings,
 }
-
-/// The records that the programs send.
-pub type Records = RingBuf<MapData>;
 
 impl Probes {
     /// Loads and attaches the programs of an object file. `self_tgid` is this process in the outermost pid namespace:
@@ -133,8 +56,7 @@ impl Probes {
         self_tgid: u32,
         limits: ProbeLimits,
     ) -> Result<(Self, Records), ProbeError> {
-        let malformed = |error: &dyn std::fmt::Display| ProbeError::Object(error.to_string());
-        let mut object = Object::parse(object).map_err(|error| malformed(&error))?;
+        let mut object = object::parse(object)?;
         let (offsets, self_tgid) = (bytes_of(&kernel.offsets), self_tgid.to_ne_bytes());
         let stripes = slots::stripes(cpus());
         let stripe_mask = (stripes - 1).to_ne_bytes();
@@ -155,7 +77,7 @@ impl Probes {
             .to_bytes();
         let types = bpf::load_types(&types).map_err(ProbeError::Types)?;
         tracing::debug!("the object is parsed");
-        let mut maps = create_maps(&mut object, |name, map| {
+        let mut maps = object::create_maps(&mut object, |name, map| {
             match name {
                 "RECORDS" => map.set_max_entries(limits.ring_bytes),
                 "CONNECTIONS" | "VERDICTS" | "OFFLOADED" => map.set_max_entries(limits.connections),
@@ -170,8 +92,7 @@ impl Probes {
             .map_err(|source| ProbeError::Map { name: "SLOTS".to_owned(), source })?;
         let core = maps.remove(CORE_MAP).ok_or_else(|| malformed(&"no map for the core"))?;
         let mut take = |name: &str| -> Result<Map, ProbeError> {
-            let fd = maps.remove(name).ok_or_else(|| malformed(&format!("no map {name}")))?;
-            let data = MapData::from_fd(fd)?;
+            let data = object::take_map(&mut maps, name)?;
             let kind = bpf_map_type::try_from(data.info()?.map_type()? as u32)
                 .map_err(|_| malformed(&format!("map {name} is of no known type")))?;
             Ok(match kind {
@@ -191,13 +112,13 @@ impl Probes {
             counters: take("COUNTERS")?.try_into()?,
             verdicts: take("VERDICTS")?.try_into()?,
             connections: take("CONNECTIONS")?.try_into()?,
-            counted: take("OFFLOADED")?.try_into()?,
+            offloaded: take("OFFLOADED")?.try_into()?,
             named: take("NAMED")?.try_into()?,
             statements: take("STATEMENTS")?.try_into()?,
-            requests: take("KEY_INDEXES")?.try_into()?,
-            learned: take("KERNEL_KEYS")?.try_into()?,
+            key_indexes: take("KEY_INDEXES")?.try_into()?,
+            kernel_keys: take("KERNEL_KEYS")?.try_into()?,
             slots,
-            current: Settings { head: HEAD_MAX, paused: 0, offload: u32::from(limits.counts), offers: 0 },
+            current: Settings { head: HEAD_MAX, paused: 0, offload: u32::from(limits.offload), offers: 0 },
         };
         probes.settings.set(0, probes.current, 0)?;
         let records = take("RECORDS")?.try_into()?;
@@ -209,62 +130,64 @@ impl Probes {
         Ok((probes, records))
     }
 
-    /// Whether the programs follow connections themselves.
-    pub fn counts(&self) -> bool {
+    /// Whether the programs aggregate exchanges themselves.
+    pub fn offloads(&self) -> bool {
         self.current.offload != 0
     }
 
-    /// What the programs counted.
+    /// What the programs aggregated.
     pub fn slots(&self) -> &Slots {
         &self.slots
     }
 
-    /// Tells the programs whether a request's hash has a name.
-    pub fn name(&mut self, hash: u64, has_name: bool) -> Result<(), ProbeError> {
-        if has_name {
-            // Without room, names come again and again.
-            let _ = self.named.insert(hash, 1, 0);
-        } else {
-            let _ = self.named.remove(&hash);
+    /// Tells the programs something.
+    pub fn apply(&mut self, command: Command) -> Result<(), ProbeError> {
+        match command {
+            Command::Follow(connection) => Ok(self.verdicts.insert(connection, state::FOLLOWED, 0)?),
+            Command::Ignore(connection) => Ok(self.verdicts.insert(connection, state::IGNORED, 0)?),
+            Command::Forget(connection) => {
+                self.forget(connection);
+                Ok(())
+            }
+            Command::NameKnown(hash) => {
+                // Without room, names come again and again.
+                let _ = self.named.insert(hash, 1, 0);
+                Ok(())
+            }
+            Command::NameForgotten(hash) => {
+                let _ = self.named.remove(&hash);
+                Ok(())
+            }
+            Command::SetKey { index, entry } => self.set_key(index, entry),
+            Command::IndexKey { key, index } => Ok(self.key_indexes.insert(key, index, 0)?),
+            Command::NameStatement { key, request } => Ok(self.statements.insert(key, request, 0)?),
+            Command::Offer { connection, offer } => self.offer(connection, &offer),
+            Command::Evict { socket, connection } => {
+                self.evict(socket, connection);
+                Ok(())
+            }
         }
-        Ok(())
     }
 
-    /// Gives a learned key's entry to the programs. They may read it meanwhile, so a new slot is there before it is used.
-    pub fn learn(&mut self, place: u32, entry: KernelKey) -> Result<(), ProbeError> {
-        self.learned.set(place, KernelKey { used: entry.used.saturating_sub(1), ..entry }, 0)?;
-        Ok(self.learned.set(place, entry, 0)?)
+    /// The programs may read the entry meanwhile, so a new slot is there before it is used.
+    fn set_key(&mut self, index: u32, entry: KernelKey) -> Result<(), ProbeError> {
+        self.kernel_keys.set(index, KernelKey { used: entry.used.saturating_sub(1), ..entry }, 0)?;
+        Ok(self.kernel_keys.set(index, entry, 0)?)
     }
 
     /// Makes the programs forget where a key's entry is.
-    pub fn unrequest(&mut self, key: &RequestKey) -> Result<(), ProbeError> {
-        match self.requests.remove(key) {
+    pub fn forget_key(&mut self, key: &RequestKey) -> Result<(), ProbeError> {
+        match self.key_indexes.remove(key) {
             Err(MapError::SyscallError(error)) if error.io_error.kind() == io::ErrorKind::NotFound => Ok(()),
             answer => Ok(answer?),
         }
     }
 
-    /// Tells the programs where a key's entry is.
-    pub fn request(&mut self, key: RequestKey, place: u32) -> Result<(), ProbeError> {
-        Ok(self.requests.insert(key, place, 0)?)
-    }
-
-    /// Tells the programs what to do with a connection: follow it, or leave it alone.
-    pub fn decide(&mut self, connection: u64, follow: bool) -> Result<(), ProbeError> {
-        let verdict = if follow { state::FOLLOWED } else { state::IGNORED };
-        Ok(self.verdicts.insert(connection, verdict, 0)?)
-    }
-
-    /// Tells the programs what executions of a prepared statement ask for.
-    pub fn statement(&mut self, key: StatementKey, request: u64) -> Result<(), ProbeError> {
-        Ok(self.statements.insert(key, request, 0)?)
-    }
-
-    /// Offers a connection to the programs: they follow it if nothing moves before their next look.
-    pub fn offer(&mut self, connection: u64, offer: &Offer) -> Result<(), ProbeError> {
-        let counted = OffloadedConnection::offered(connection, offer.protocol, offer.side, offer.offsets);
-        // Without room the connection stays where it is, and an offer that stands is as good as another.
-        match self.counted.insert(connection, counted, BPF_NOEXIST.into()) {
+    /// The programs follow the connection if nothing moves on it before they see the offer.
+    fn offer(&mut self, connection: u64, offer: &Offer) -> Result<(), ProbeError> {
+        let offloaded = OffloadedConnection::offered(connection, offer.protocol, offer.side, offer.offsets);
+        // Without room the connection stays where it is, and a lasting offer is as good as another.
+        match self.offloaded.insert(connection, offloaded, BPF_NOEXIST.into()) {
             Err(MapError::SyscallError(error)) if error.io_error.kind() == io::ErrorKind::AlreadyExists => {
                 Ok(())
             }
@@ -281,37 +204,34 @@ impl Probes {
         Ok(self.settings.set(0, self.current, 0)?)
     }
 
-    /// Forgets a connection that ended: its verdict is no longer needed.
-    pub fn forget(&mut self, connection: u64) {
-        // Not every connection had one.
+    /// A connection ended: its verdict is no longer needed. Not every connection had one.
+    fn forget(&mut self, connection: u64) {
         let _ = self.verdicts.remove(&connection);
     }
 
-    /// Makes the programs announce a connection anew when something moves on it; for connections that user space
-    /// has no room for.
-    pub fn evict(&mut self, socket: u64, connection: u64) {
+    fn evict(&mut self, socket: u64, connection: u64) {
         self.forget(connection);
         // It may have been replaced by another one on the same socket's memory.
         if self.connections.get(&socket, 0).is_ok_and(|entry| entry.id == connection) {
             let _ = self.connections.remove(&socket);
         }
-        let _ = self.counted.remove(&connection);
+        let _ = self.offloaded.remove(&connection);
     }
 
     /// Removes what the programs know of connections that made room in their table for newer ones; gives how many of those
     /// they followed.
     pub fn sweep(&mut self) -> u64 {
         let gone: Vec<(u64, bool)> = self
-            .counted
+            .offloaded
             .iter()
             .filter_map(Result::ok)
-            .filter(|(id, counted)| {
-                !self.connections.get(&counted.socket, 0).is_ok_and(|entry| entry.id == *id)
+            .filter(|(id, offloaded)| {
+                !self.connections.get(&offloaded.socket, 0).is_ok_and(|entry| entry.id == *id)
             })
-            .map(|(id, counted)| (id, counted.kind != OFFERED))
+            .map(|(id, offloaded)| (id, offloaded.kind != OFFERED))
             .collect();
         for (id, _) in &gone {
-            let _ = self.counted.remove(id);
+            let _ = self.offloaded.remove(id);
         }
         gone.iter().filter(|(_, followed)| *followed).count() as u64
     }
@@ -391,31 +311,4 @@ fn bytes_of(offsets: &KernelOffsets) -> Vec<u8> {
     // SAFETY: `repr(C)`, integers only, no padding.
     unsafe { std::slice::from_raw_parts((&raw const *offsets).cast::<u8>(), size_of::<KernelOffsets>()) }
         .to_vec()
-}
-
-/// Makes the object's maps and puts them into its programs. `size` sets what is not for the object to say; maps to which
-/// it says no are not made, and no program that is left in the object may use them.
-fn create_maps(
-    object: &mut Object,
-    size: impl Fn(&str, &mut aya_obj::Map) -> bool,
-) -> Result<HashMap<String, OwnedFd>, ProbeError> {
-    let failed = |name: &str, source| ProbeError::Map { name: name.to_owned(), source };
-    let mut maps = Vec::new();
-    for (name, mut map) in std::mem::take(&mut object.maps) {
-        if !size(&name, &mut map) {
-            continue;
-        }
-        let fd = bpf::create_map(&map).map_err(|error| failed(&name, error))?;
-        if map.section_kind() == aya_obj::EbpfSectionKind::Rodata {
-            bpf::fill_and_freeze(fd.as_fd(), map.data()).map_err(|error| failed(&name, error))?;
-        }
-        maps.push((name, fd, map));
-    }
-    let text: HashSet<usize> = object.functions.keys().map(|(section, _)| *section).collect();
-    let malformed = |error: &dyn std::fmt::Display| ProbeError::Object(error.to_string());
-    object
-        .relocate_maps(maps.iter().map(|(name, fd, map)| (name.as_str(), fd.as_raw_fd(), map)), &text)
-        .map_err(|error| malformed(&error))?;
-    object.relocate_calls(&text).map_err(|error| malformed(&error))?;
-    Ok(maps.into_iter().map(|(name, fd, _)| (name, fd)).collect())
 }

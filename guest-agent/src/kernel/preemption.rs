@@ -9,15 +9,17 @@ use std::fs;
 /// Whether the running kernel preempts itself, as far as it can be told: kernels that decide when they start say how only
 /// if their command line does.
 pub fn may_preempt() -> bool {
-    let read = |path| fs::read_to_string(path).unwrap_or_default();
-    of(&read("/proc/sys/kernel/version"), &read("/proc/cmdline"))
+    // procfs parses the version, too, but does not take `PREEMPT_DYNAMIC` for a flag.
+    let version = fs::read_to_string("/proc/sys/kernel/version").unwrap_or_default();
+    let parameters = procfs::cmdline().unwrap_or_default();
+    of(&version, &parameters.iter().map(String::as_str).collect::<Vec<_>>())
 }
 
 /// The same from the kernel's version (`init/Makefile`, `UTS_VERSION`) and command line
 /// (`Documentation/admin-guide/kernel-parameters.txt`, `preempt=`).
-fn of(version: &str, command_line: &str) -> bool {
+fn of(version: &str, parameters: &[&str]) -> bool {
     if version.split_whitespace().any(|word| word == "PREEMPT_DYNAMIC") {
-        let chosen = command_line.split_whitespace().rev().find_map(|word| word.strip_prefix("preempt="));
+        let chosen = parameters.iter().rev().find_map(|word| word.strip_prefix("preempt="));
         return !matches!(chosen, Some("none" | "voluntary"));
     }
     version.split_whitespace().any(|word| word.starts_with("PREEMPT"))
@@ -39,7 +41,8 @@ mod tests {
             ("#1 SMP PREEMPT Thu", "preempt=none", true),
             ("#1 SMP PREEMPT_RT Debian", "", true),
         ] {
-            assert_eq!(of(version, command_line), expected, "{version}, {command_line}");
+            let parameters: Vec<&str> = command_line.split_whitespace().collect();
+            assert_eq!(of(version, &parameters), expected, "{version}, {command_line}");
         }
     }
 }

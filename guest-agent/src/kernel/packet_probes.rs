@@ -1,9 +1,6 @@
 //! The programs of packet mode: two, without functions of their own, that know nothing of the kernel's types.
 
-use std::{
-    collections::HashMap,
-    os::fd::{AsFd, BorrowedFd, OwnedFd},
-};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use aya::maps::{Array, Map, MapData, PerCpuArray};
 use aya_obj::Object;
@@ -15,7 +12,7 @@ use porthole_bpf_types::{
 use super::{
     ProbeError, ProbeLimits, Records,
     bpf::{self, Hook},
-    create_maps,
+    object,
 };
 
 /// The programs, and where they hang.
@@ -39,12 +36,11 @@ impl PacketProbes {
         cgroup: BorrowedFd<'_>,
         limits: ProbeLimits,
     ) -> Result<(Self, Records), ProbeError> {
-        let malformed = |error: &dyn std::fmt::Display| ProbeError::Object(error.to_string());
-        let mut object = Object::parse(object).map_err(|error| malformed(&error))?;
+        let mut object = object::parse(object)?;
         object.programs.retain(|name, _| PROGRAMS.iter().any(|(ours, _)| ours == name));
         let ours: Vec<_> = object.programs.values().map(aya_obj::Program::function_key).collect();
         object.functions.retain(|key, _| ours.contains(key));
-        let mut maps = create_maps(&mut object, |name, map| {
+        let mut maps = object::create_maps(&mut object, |name, map| {
             match name {
                 "RECORDS" => map.set_max_entries(limits.ring_bytes),
                 "VERDICTS" => map.set_max_entries(limits.connections),
@@ -53,7 +49,7 @@ impl PacketProbes {
             }
             true
         })?;
-        let mut take = |name: &str| take(&mut maps, name);
+        let mut take = |name: &str| object::take_map(&mut maps, name);
         let mut probes = Self {
             open: Vec::new(),
             settings: Map::Array(take("SETTINGS")?).try_into()?,
@@ -84,11 +80,6 @@ impl PacketProbes {
     pub fn lost(&self) -> Result<u64, ProbeError> {
         Ok(self.counters.get(&0, 0)?.iter().map(|cpu| cpu.lost).sum())
     }
-}
-
-fn take(maps: &mut HashMap<String, OwnedFd>, name: &str) -> Result<MapData, ProbeError> {
-    let fd = maps.remove(name).ok_or_else(|| ProbeError::Object(format!("no map {name}")))?;
-    Ok(MapData::from_fd(fd)?)
 }
 
 /// Loads and attaches a program; gives what must stay open.

@@ -6,19 +6,21 @@ use porthole_agent_api::agent::CaptureMode;
 use porthole_l7::{Limits, ParserContext, TemplateError};
 use tokio::io::{Interest, unix::AsyncFd};
 
-use super::{CaptureLoop, cpu_limiter::CpuLimiter, event_source::EventSource};
 use crate::{
-    btf::{self, BtfError},
+    capture::{CaptureLoop, cpu_limiter::CpuLimiter, event_source::EventSource},
+    kernel::{
+        HookChoice, Hooks, ProbeError, ProbeLimits, Records,
+        btf::{self, BtfError},
+        packet_probes::PacketProbes,
+        probes::Probes,
+    },
     packets::{
         self,
         cgroups::Tree,
         source::{PacketFlows, PacketSource},
     },
-    probes::{HookChoice, Hooks, ProbeError, ProbeLimits, Probes, Records, packets::PacketProbes},
-    state::Shared,
-    syscalls::SyscallSource,
-    tracker::Tracker,
-    usage,
+    report::state::Shared,
+    syscalls::{source::SyscallSource, tracker::Tracker},
 };
 
 /// Which source to use.
@@ -153,19 +155,18 @@ impl Source {
         limiter: CpuLimiter,
         route_templates: &[String],
     ) -> Result<CaptureLoop, CaptureError> {
-        let mut engine = ParserContext::new(Limits::default());
-        engine.set_route_templates(route_templates)?;
+        let mut context = ParserContext::new(Limits::default());
+        context.set_route_templates(route_templates)?;
         // SAFETY: the ring buffer gives the same descriptor as long as it lives, and keeps it open.
         let records = unsafe { AsyncFd::register_with_interest(self.records, Interest::READABLE) }
             .map_err(io::Error::from)?;
-        let unix_offset_ns = usage::unix_ns().saturating_sub(usage::monotonic_ns());
         let (source, limitations): (Box<dyn EventSource>, _) = match self.kind {
             Kind::Calls(probes) => {
                 let limitations = limitations(probes.hooks());
-                (Box::new(SyscallSource::new(*probes, Tracker::new(engine, unix_offset_ns))), limitations)
+                (Box::new(SyscallSource::new(*probes, Tracker::new(context))), limitations)
             }
             Kind::Packets { probes, tree, why } => {
-                let flows = PacketFlows::new(engine, tree, unix_offset_ns);
+                let flows = PacketFlows::new(context, tree);
                 (Box::new(PacketSource::new(*probes, flows)), packets::limitations(why.as_deref()))
             }
         };
@@ -200,7 +201,7 @@ fn limitations(hooks: &Hooks) -> Vec<String> {
     if *hooks == Hooks::Sockets {
         say(
             "Of bytes that io_uring moves the number is seen, and that is not what they say: exchanges that it carries \
-             are counted as not understood.",
+             are counted as unparsed.",
         );
     } else {
         say(

@@ -8,15 +8,15 @@ use std::{
 use porthole_agent_api::agent;
 use tokio::sync::watch;
 
-use crate::series::SeriesTable;
+use crate::recorder::Recorder;
 
-/// Exits that a slow watcher can still be told of one by one.
+/// Exits that a slow watcher still gets one by one.
 const EXITS_MAX: usize = 64;
 
 /// Says that something changed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Signal {
-    /// [`SeriesTable::version`].
+    /// [`crate::recorder::SeriesTable::version`].
     pub version: u64,
     /// Number of container exits so far.
     pub exits: u64,
@@ -25,9 +25,9 @@ pub struct Signal {
 /// What is known at a moment.
 #[derive(Debug, Default)]
 pub struct State {
-    /// The sums.
-    pub series: SeriesTable,
-    /// What was seen, lost and not understood.
+    /// Series and spans.
+    pub recorder: Recorder,
+    /// What was seen, lost and not parsed.
     pub counters: agent::Counters,
     /// Connections that are followed.
     pub connections: u64,
@@ -55,7 +55,7 @@ impl State {
 
     /// What [`Shared::subscribe`] would say now.
     pub fn signal(&self) -> Signal {
-        Signal { version: self.series.version(), exits: self.exits_seen }
+        Signal { version: self.recorder.series.version(), exits: self.exits_seen }
     }
 }
 
@@ -95,7 +95,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn exits_are_told_once_to_each_and_bounded() {
+    fn exits_go_once_to_each_watcher_and_are_bounded() {
         let mut state = State::default();
         for n in 0..100 {
             state.container_exited(format!("c{n}"));

@@ -2,11 +2,12 @@
 
 use porthole_bpf_types::record::Close;
 
+use super::super::connections::CONNECTIONS_MAX;
 use super::*;
-use crate::peer::tests::open;
+use crate::recorder::peer::tests::open;
 
 fn tracker() -> Tracker {
-    Tracker::new(ParserContext::new(porthole_l7::Limits::default()), 0)
+    Tracker::new(ParserContext::new(porthole_l7::Limits::default()))
 }
 
 fn bytes_of<T: record::Plain>(value: &T) -> Vec<u8> {
@@ -75,17 +76,17 @@ impl Wire {
     }
 }
 
-fn count(series: &SeriesTable) -> u64 {
-    series.all().iter().map(|series| series.duration.count).sum()
+fn count(recorder: &Recorder) -> u64 {
+    recorder.series.all().iter().map(|series| series.duration.count).sum()
 }
 
 #[test]
 fn a_conversation_becomes_a_series_and_commands() {
-    let (mut tracker, mut series, mut wire) = (tracker(), SeriesTable::default(), Wire::new(5));
+    let (mut tracker, mut recorder, mut wire) = (tracker(), Recorder::default(), Wire::new(5));
     for bytes in [wire.open(), wire.request(), wire.response(), wire.close()] {
-        assert_eq!(tracker.record(&bytes, &mut series), Event::None);
+        assert_eq!(tracker.record(&bytes, &mut recorder), Event::None);
     }
-    assert_eq!(count(&series), 1);
+    assert_eq!(count(&recorder), 1);
     assert_eq!(tracker.take_commands(), [Command::Follow(5), Command::Forget(5)]);
     assert_eq!(tracker.connections(), 0);
 }
@@ -102,59 +103,59 @@ fn records_in_any_order_give_the_same() {
     for (i, j) in [(1, 2), (3, 4), (5, 9), (17, 10)] {
         let mut shuffled = records.clone();
         shuffled.swap(i, j);
-        let (mut tracker, mut series) = (tracker(), SeriesTable::default());
+        let (mut tracker, mut recorder) = (tracker(), Recorder::default());
         for bytes in &shuffled {
-            tracker.record(bytes, &mut series);
+            tracker.record(bytes, &mut recorder);
         }
-        assert_eq!(count(&series), 8, "{i} and {j} swapped");
+        assert_eq!(count(&recorder), 8, "{i} and {j} swapped");
         assert_eq!(tracker.counts().missing, 0);
     }
 }
 
 #[test]
 fn a_lost_record_is_given_up_after_a_while_and_counted() {
-    let (mut tracker, mut series, mut wire) = (tracker(), SeriesTable::default(), Wire::new(5));
+    let (mut tracker, mut recorder, mut wire) = (tracker(), Recorder::default(), Wire::new(5));
     for bytes in [wire.open(), wire.request(), wire.response()] {
-        tracker.record(&bytes, &mut series);
+        tracker.record(&bytes, &mut recorder);
     }
     let _lost = [wire.request(), wire.response()];
     for bytes in [wire.request(), wire.response()] {
-        tracker.record(&bytes, &mut series);
+        tracker.record(&bytes, &mut recorder);
     }
-    assert_eq!(tracker.engine().tally().gaps, 0, "what comes after the gap waits");
-    tracker.settle(wire.now, &mut series);
-    assert_eq!((tracker.engine().tally().gaps, tracker.counts().missing), (0, 0), "not long enough");
-    tracker.settle(wire.now + 2 * EARLY_WAIT_NS, &mut series);
+    assert_eq!(tracker.context().tally().gaps, 0, "what comes after the gap waits");
+    tracker.skip_missing(wire.now, &mut recorder);
+    assert_eq!((tracker.context().tally().gaps, tracker.counts().missing), (0, 0), "not long enough");
+    tracker.skip_missing(wire.now + 2 * EARLY_WAIT_NS, &mut recorder);
     assert_eq!(tracker.counts().missing, 2);
-    assert!(tracker.engine().tally().gaps > 0);
+    assert!(tracker.context().tally().gaps > 0);
     // So long after an answer that nothing can be under way any more.
     wire.now += 200_000_000;
-    let before = count(&series);
+    let before = count(&recorder);
     for bytes in [wire.request(), wire.response()] {
-        tracker.record(&bytes, &mut series);
+        tracker.record(&bytes, &mut recorder);
     }
-    assert_eq!(count(&series), before + 1, "counting goes on");
+    assert_eq!(count(&recorder), before + 1, "counting goes on");
 }
 
 #[test]
 fn noise_is_ignored_and_forgotten() {
-    let (mut tracker, mut series, mut wire) = (tracker(), SeriesTable::default(), Wire::new(5));
-    tracker.record(&wire.open(), &mut series);
+    let (mut tracker, mut recorder, mut wire) = (tracker(), Recorder::default(), Wire::new(5));
+    tracker.record(&wire.open(), &mut recorder);
     for _ in 0..64 {
         let noise = wire.chunk(direction::INGRESS, &[0xfe; 300]);
-        tracker.record(&noise, &mut series);
+        tracker.record(&noise, &mut recorder);
     }
     assert_eq!(tracker.take_commands(), [Command::Ignore(5)]);
-    assert_eq!((tracker.connections(), count(&series)), (0, 0));
+    assert_eq!((tracker.connections(), count(&recorder)), (0, 0));
     assert_eq!(tracker.counts().ignored, 1);
 }
 
 #[test]
 fn the_table_is_bounded_and_the_oldest_go() {
-    let (mut tracker, mut series) = (tracker(), SeriesTable::default());
+    let (mut tracker, mut recorder) = (tracker(), Recorder::default());
     for connection in 0..=CONNECTIONS_MAX as u64 {
         let bytes = bytes_of(&Open { timestamp: connection, ..open(connection) });
-        tracker.record(&bytes, &mut series);
+        tracker.record(&bytes, &mut recorder);
     }
     assert!(tracker.connections() <= CONNECTIONS_MAX);
     let commands = tracker.take_commands();
@@ -163,13 +164,13 @@ fn the_table_is_bounded_and_the_oldest_go() {
 }
 
 #[test]
-fn connections_that_the_kernel_side_counts_make_room_last() {
-    let (mut tracker, mut series) = (tracker(), SeriesTable::default());
+fn offloaded_connections_make_room_last() {
+    let (mut tracker, mut recorder) = (tracker(), Recorder::default());
     for connection in 0..=CONNECTIONS_MAX as u64 {
-        // The kernel side follows the older half.
+        // The programs follow the older half.
         let role = if connection < CONNECTIONS_MAX as u64 / 2 { role::OFFLOADED } else { role::ACCEPTED };
         let bytes = bytes_of(&Open { timestamp: connection, role, ..open(connection) });
-        tracker.record(&bytes, &mut series);
+        tracker.record(&bytes, &mut recorder);
     }
     let evicted: Vec<u64> = tracker
         .take_commands()
@@ -185,11 +186,11 @@ fn connections_that_the_kernel_side_counts_make_room_last() {
 
 #[test]
 fn garbage_is_counted_and_harmless() {
-    let (mut tracker, mut series, mut wire) = (tracker(), SeriesTable::default(), Wire::new(5));
+    let (mut tracker, mut recorder, mut wire) = (tracker(), Recorder::default(), Wire::new(5));
     let good = wire.request();
     for len in 0..good.len() {
-        tracker.record(&good[..len], &mut series);
+        tracker.record(&good[..len], &mut recorder);
     }
     assert!(tracker.counts().malformed > 0);
-    assert!(series.is_empty());
+    assert!(recorder.series.is_empty());
 }

@@ -1,4 +1,4 @@
-//! Which container a process belongs to: by the name of its control group.
+//! Containers: which one a process belongs to, by the name of its control group.
 //!
 //! The kernel side sends the last components of a control group's path once, so this works for processes that are
 //! gone by the time anybody looks.
@@ -12,7 +12,7 @@ use porthole_registry::ContainerId;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ContainerIndex(pub u32);
 
-/// Most containers that are told apart; the processes of further ones count as outside any.
+/// Most containers that are distinguished; the processes of further ones count as outside any.
 pub const CONTAINERS_MAX: usize = 256;
 
 /// Most control groups that are remembered.

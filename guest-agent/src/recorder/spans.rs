@@ -1,12 +1,12 @@
-//! Exchanges that are told in full, and not only as part of a sum.
+//! Spans: exchanges that the host gets one by one, and not only as part of a sum.
 //!
 //! ```text
-//! exchange ──► chosen for its series? ──► within the budget? ──► kept until it is sent, once
+//! exchange ──► sampled for its series? ──► within the budget? ──► kept until it is sent, once
 //! ```
 //!
-//! Each series, that is each outcome of each operation, is asked for itself, so that what is rare is not crowded out by what
-//! is frequent: a failed or slow exchange when the series' last span is a short while ago, any other when it is a long
-//! while ago. The kernel side decides by the same rule for what it counts itself.
+//! Each series, that is each outcome of each operation, is sampled by itself, so that rare outcomes are not crowded out by
+//! frequent ones: a failed or slow exchange when the series' last span is a short while ago, any other when it is a long
+//! while ago. The programs in the kernel sample what they aggregate by the same rule.
 
 use std::collections::VecDeque;
 
@@ -14,7 +14,7 @@ use porthole_agent_api::{agent, agent::SpanReason};
 use porthole_l7::{ErrorClass, Exchange};
 use protobuf::EnumOrUnknown;
 
-use crate::series::{Origin, cut};
+use super::{Origin, labels::cut};
 
 /// Spans that wait for being sent; beyond that the oldest are dropped.
 pub const WAITING_MAX: usize = 512;
@@ -25,7 +25,7 @@ pub const FAILURES_INTERVAL_NS: u64 = 100_000_000;
 /// Seconds' worth of the budget that may be used at once.
 const BURST_SECONDS: u64 = 2;
 
-/// Which exchanges are told.
+/// Which exchanges are sampled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SpanPolicy {
     /// From this duration on an exchange is slow, nanoseconds.
@@ -50,7 +50,7 @@ impl Default for SpanPolicy {
 }
 
 impl SpanPolicy {
-    /// Why an exchange would be chosen, and how long ago its series' last span must be, nanoseconds.
+    /// Why an exchange would be sampled, and how long ago its series' last span must be, nanoseconds.
     fn reason(&self, exchange: &Exchange) -> (SpanReason, u64) {
         if exchange.error != ErrorClass::None {
             (SpanReason::SPAN_REASON_ERROR, self.failures_interval_ns)
@@ -64,11 +64,11 @@ impl SpanPolicy {
 
 /// The spans of this agent.
 #[derive(Debug, Default)]
-pub struct Spans {
+pub struct SpanSampler {
     policy: SpanPolicy,
     /// By series: when the last span's exchange ended, nanoseconds of the monotonic clock.
     last: Vec<Option<u64>>,
-    /// Thousandths of spans that may still be told.
+    /// Thousandths of spans that may still be taken.
     budget: u64,
     /// When the budget was last added to, nanoseconds.
     filled_ns: u64,
@@ -80,8 +80,8 @@ pub struct Spans {
     dropped: u64,
 }
 
-impl Spans {
-    /// Chooses by this policy from now on.
+impl SpanSampler {
+    /// Samples by this policy from now on.
     pub fn set_policy(&mut self, policy: SpanPolicy) {
         self.policy = policy;
         self.budget = self.burst();
@@ -91,7 +91,7 @@ impl Spans {
         u64::from(self.policy.per_second) * BURST_SECONDS * 1000
     }
 
-    /// Takes an exchange of a series if it is chosen; `unix_ns` is when it ended, nanoseconds since 1970.
+    /// Takes an exchange of a series if it is sampled; `unix_ns` is when it ended, nanoseconds since 1970.
     pub fn consider(&mut self, series: usize, exchange: &Exchange, origin: &Origin<'_>, unix_ns: u64) {
         if self.policy.per_second == 0 {
             return;
@@ -102,7 +102,7 @@ impl Spans {
             self.last.resize(series + 1, None);
         }
         let last = &mut self.last[series];
-        if !origin.details.chosen && last.is_some_and(|last| now.saturating_sub(last) < interval) {
+        if !origin.details.sampled && last.is_some_and(|last| now.saturating_sub(last) < interval) {
             return;
         }
         *last = Some(now);
@@ -159,7 +159,7 @@ impl Spans {
         (self.waiting.iter().skip(skipped).cloned().collect(), next)
     }
 
-    /// Spans that were chosen and never sent.
+    /// Exchanges that were sampled and never sent.
     pub fn dropped(&self) -> u64 {
         self.dropped
     }
@@ -172,7 +172,7 @@ mod tests {
     use porthole_l7::{Protocol, Side, Status, Symbol, Timestamp};
 
     use super::*;
-    use crate::{containers::ContainerIndex, peer::Peer, series::Details};
+    use crate::recorder::{Details, containers::ContainerIndex, peer::Peer};
 
     const MS: u64 = 1_000_000;
 
@@ -191,26 +191,26 @@ mod tests {
         }
     }
 
-    fn spans(policy: SpanPolicy) -> Spans {
-        let mut spans = Spans::default();
+    fn spans(policy: SpanPolicy) -> SpanSampler {
+        let mut spans = SpanSampler::default();
         spans.set_policy(policy);
         spans
     }
 
-    fn consider(spans: &mut Spans, series: usize, exchange: &Exchange, chosen: bool) {
-        let details = Details { chosen, ..Details::default() };
+    fn consider(spans: &mut SpanSampler, series: usize, exchange: &Exchange, sampled: bool) {
+        let details = Details { sampled, ..Details::default() };
         let origin =
             Origin { container: ContainerIndex(0), container_id: "c", peer: &Peer::Unknown, details };
         spans.consider(series, exchange, &origin, exchange.end.0 + 7);
     }
 
-    fn reasons(spans: &mut Spans) -> Vec<SpanReason> {
+    fn reasons(spans: &mut SpanSampler) -> Vec<SpanReason> {
         let (taken, _) = spans.take_from(0);
         taken.iter().map(|span| span.reason.enum_value_or_default()).collect()
     }
 
     #[test]
-    fn each_series_is_asked_for_itself_and_failures_more_often() {
+    fn each_series_is_sampled_by_itself_and_failures_more_often() {
         let mut spans = spans(SpanPolicy::default());
         for ms in 2_000..12_100 {
             consider(&mut spans, 0, &exchange(ms, 1, ErrorClass::None), false);
@@ -225,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_kernel_side_chose_is_taken() {
+    fn what_the_kernel_sampled_is_taken() {
         let mut spans = spans(SpanPolicy::default());
         for _ in 0..3 {
             consider(&mut spans, 0, &exchange(2_000, 1, ErrorClass::None), true);
@@ -240,9 +240,9 @@ mod tests {
         for ms in 0..10_000 {
             consider(&mut spans, 0, &exchange(100_000 + ms, 1, ErrorClass::None), false);
         }
-        let told = spans.take_from(0).0.len() as u64;
-        assert!((100..=10 * (10 + BURST_SECONDS)).contains(&told), "{told}");
-        assert_eq!(told + spans.dropped(), 10_000);
+        let taken = spans.take_from(0).0.len() as u64;
+        assert!((100..=10 * (10 + BURST_SECONDS)).contains(&taken), "{taken}");
+        assert_eq!(taken + spans.dropped(), 10_000);
         let mut none = self::spans(SpanPolicy { per_second: 0, ..policy });
         consider(&mut none, 0, &exchange(1, 1, ErrorClass::Server), true);
         assert!(none.take_from(0).0.is_empty());
@@ -252,7 +252,7 @@ mod tests {
     fn each_is_sent_once_and_those_that_nobody_took_are_counted() {
         let policy = SpanPolicy { interval_ns: 0, per_second: u32::MAX, ..SpanPolicy::default() };
         let mut spans = spans(policy);
-        let fill = |spans: &mut Spans, count| {
+        let fill = |spans: &mut SpanSampler, count| {
             for _ in 0..count {
                 consider(spans, 0, &exchange(1, 1, ErrorClass::None), false);
             }

@@ -10,7 +10,7 @@
 //!
 //! So exits of functions are better than the raw tracepoint, where they can be had: calls that are not looked at cost
 //! nothing, the others the same. The raw tracepoint sends every call the slow way out of the kernel. Attaching to a function
-//! takes 5 ms each; detaching takes far longer, which is why attachments are parked ([`super::parking`]).
+//! takes 5 ms each; detaching takes far longer, which is why their closing is deferred ([`super::deferred_close`]).
 //!
 //! What sockets report themselves is better still: nothing but sockets costs anything, and the way from a descriptor to its
 //! socket, four reads of kernel memory, falls away. Measured on Linux 6.18, nginx under wrk with both ends followed: 2900 to
@@ -27,10 +27,10 @@ use aya_obj::{Function, Object, ProgramSection};
 use super::{
     ProbeError,
     bpf::{self, Hook, Runs},
-    parking::Parking,
+    btf::{CallFunction, Kernel, SocketTracepoints},
+    deferred_close::DeferredClose,
     preemption,
 };
-use crate::btf::{CallFunction, Kernel, SocketTracepoints};
 
 /// The program on every system call's end.
 const ANY_CALL: &str = "sys_exit";
@@ -82,15 +82,22 @@ impl fmt::Display for Hooks {
     }
 }
 
+/// What keeps a program running while it is open.
+enum Open {
+    /// Its attachment, or the array in which other programs look for it, which the kernel empties when nobody has it open.
+    Descriptor(#[expect(dead_code, reason = "held open")] OwnedFd),
+    /// Where the attachments of several programs are kept.
+    DeferredClose(#[expect(dead_code, reason = "held open")] Box<DeferredClose>),
+}
+
 /// A loaded and attached program.
-#[derive(Debug)]
+#[allow(missing_debug_implementations)]
 pub struct Attached {
     /// What it is on.
     pub name: String,
     program: OwnedFd,
-    /// Open as long as it is to run: its attachment, or the array in which others look for it, which the kernel empties
-    /// when nobody has it open, or where attachments are parked.
-    open: Option<OwnedFd>,
+    /// What must be open as long as the program is to run.
+    open: Option<Open>,
 }
 
 impl Attached {
@@ -175,7 +182,11 @@ impl<'a> Programs<'a> {
     fn sockets(self, tracepoints: SocketTracepoints, array: OwnedFd) -> Result<Vec<Attached>, ProbeError> {
         let core = self.load(SOCKET_CORE, Hook::Tracepoint(tracepoints.sent))?;
         bpf::put_program(array.as_fd(), core.as_fd()).map_err(Self::no_array)?;
-        let mut attached = vec![Attached { name: SOCKET_CORE.to_owned(), program: core, open: Some(array) }];
+        let mut attached = vec![Attached {
+            name: SOCKET_CORE.to_owned(),
+            program: core,
+            open: Some(Open::Descriptor(array)),
+        }];
         let stubs = [
             (SOCKET_MADE, tracepoints.state),
             (SOCKET_RECEIVED, tracepoints.received),
@@ -194,16 +205,21 @@ impl<'a> Programs<'a> {
         Self::attached(name, program, Some(&tracepoint))
     }
 
-    fn attached(name: &str, program: OwnedFd, tracepoint: Option<&CStr>) -> Result<Attached, ProbeError> {
+    fn link(name: &str, program: &OwnedFd, tracepoint: Option<&CStr>) -> Result<OwnedFd, ProbeError> {
         let link = bpf::attach(program.as_fd(), tracepoint)
             .map_err(|source| ProbeError::Attach { name: name.to_owned(), source })?;
         tracing::debug!(name, "a program is attached");
-        Ok(Attached { name: name.to_owned(), program, open: Some(link) })
+        Ok(link)
+    }
+
+    fn attached(name: &str, program: OwnedFd, tracepoint: Option<&CStr>) -> Result<Attached, ProbeError> {
+        let link = Self::link(name, &program, tracepoint)?;
+        Ok(Attached { name: name.to_owned(), program, open: Some(Open::Descriptor(link)) })
     }
 
     /// All or none.
     fn function_exits(self, calls: &[CallFunction], array: OwnedFd) -> Result<Vec<Attached>, ProbeError> {
-        let parking = Parking::new().map_err(ProbeError::Parking)?;
+        let deferred = DeferredClose::new().map_err(ProbeError::DeferredClose)?;
         let mut cores: Vec<(OwnedFd, &CallFunction)> = Vec::new();
         let mut stubs = Vec::with_capacity(calls.len());
         let (stub, license) = self.function(CALL_STUB)?;
@@ -231,17 +247,20 @@ impl<'a> Programs<'a> {
         for (array, call) in cores {
             let core = self.load(CALL_CORE, Hook::FunctionExit(call.number))?;
             bpf::put_program(array.as_fd(), core.as_fd()).map_err(Self::no_array)?;
-            attached.push(Attached { name: CALL_CORE.to_owned(), program: core, open: Some(array) });
+            attached.push(Attached {
+                name: CALL_CORE.to_owned(),
+                program: core,
+                open: Some(Open::Descriptor(array)),
+            });
         }
         let mut links = Vec::with_capacity(stubs.len());
         for (name, stub) in stubs {
-            let mut one = Self::attached(name, stub, None)?;
-            links.extend(one.open.take());
-            attached.push(one);
+            links.push(Self::link(name, &stub, None)?);
+            attached.push(Attached { name: name.to_owned(), program: stub, open: None });
         }
-        parking.park(&links).map_err(ProbeError::Parking)?;
+        deferred.keep(&links).map_err(ProbeError::DeferredClose)?;
         if let Some(last) = attached.last_mut() {
-            last.open = Some(parking.into());
+            last.open = Some(Open::DeferredClose(Box::new(deferred)));
         }
         Ok(attached)
     }

@@ -26,10 +26,8 @@ use tokio::{
 };
 use ttrpc::r#async::{ServerStreamSender, TtrpcContext};
 
-use crate::{
-    state::{Shared, Signal},
-    usage,
-};
+use super::state::{Shared, Signal};
+use crate::usage;
 
 /// Most streams at a time. One more ends the oldest: its host may be gone without a word.
 pub const WATCHES_MAX: usize = 4;
@@ -73,7 +71,7 @@ pub struct Service {
 }
 
 impl Service {
-    /// A service that tells of `shared`.
+    /// A service of `shared`.
     pub fn new(shared: Arc<Shared>, identity: Identity) -> Self {
         Self { shared, identity, watches: Mutex::default() }
     }
@@ -97,7 +95,7 @@ impl Service {
         let mut signal = self.shared.subscribe();
         let (mut sent, mut spans) = {
             let state = self.shared.lock();
-            (Signal { version: 0, exits: state.signal().exits }, state.series.spans.unsent())
+            (Signal { version: 0, exits: state.signal().exits }, state.recorder.spans.unsent())
         };
         let mut sequence = 0;
         loop {
@@ -129,21 +127,21 @@ impl Service {
     }
 
     /// What changed since what was sent; at least one batch, and one for each container that exited.
-    fn batches(&self, sent: &mut Signal, spans: &mut u64, sequence: &mut u64) -> Vec<Batch> {
+    fn batches(&self, sent: &mut Signal, next_span: &mut u64, sequence: &mut u64) -> Vec<Batch> {
         let mut state = self.shared.lock();
         let now = state.signal();
         let mut batches = Vec::new();
         let mut from = Some(0);
         while let Some(at) = from {
-            let (series, rest) = state.series.changed_since(sent.version, at, BATCH_SERIES_MAX);
+            let (series, rest) = state.recorder.series.changed_since(sent.version, at, BATCH_SERIES_MAX);
             let parts = split_by_bytes(series);
             batches.extend(parts.map(|series| Batch { series, ..self.batch(&state.counters, sequence) }));
             from = rest;
         }
         // Behind the last batch with series, so that those of the spans are known.
-        let (told, next) = state.series.spans.take_from(*spans);
-        *spans = next;
-        for (index, some) in told.chunks(BATCH_SPANS_MAX).enumerate() {
+        let (spans, next) = state.recorder.spans.take_from(*next_span);
+        *next_span = next;
+        for (index, some) in spans.chunks(BATCH_SPANS_MAX).enumerate() {
             if index > 0 {
                 batches.push(self.batch(&state.counters, sequence));
             }
@@ -181,7 +179,7 @@ impl Service {
             resident_bytes,
             cpu_ns: u64::try_from(usage::cpu_time().as_nanos()).unwrap_or(u64::MAX),
             connections: state.connections,
-            series: state.series.len() as u64,
+            series: state.recorder.series.len() as u64,
             limitations: state.limitations.clone(),
             load_ns: self.identity.load_ns,
             ..StatsResponse::default()

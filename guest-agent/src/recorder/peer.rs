@@ -1,4 +1,4 @@
-//! The other end of a connection, in words.
+//! The ends of a connection, as text.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 

@@ -11,7 +11,7 @@ pub enum Order {
     Now,
     /// It came early: [`Sequence::hold`] it.
     Early,
-    /// It was given up already.
+    /// It was skipped already.
     Late,
 }
 
@@ -43,7 +43,7 @@ impl<T> Sequence<T> {
         }
     }
 
-    /// Keeps an early record; gives true when there are so many that the missing one must be given up.
+    /// Keeps an early record; gives true when there are so many that the missing one must be skipped.
     pub fn hold(&mut self, number: u64, record: T) -> bool {
         self.held.push((number, record));
         self.held.len() >= HELD_MAX
@@ -56,8 +56,8 @@ impl<T> Sequence<T> {
         Some(self.held.swap_remove(at).1)
     }
 
-    /// Gives up what is missing before the first held record; gives the number of records given up.
-    pub fn give_up(&mut self) -> u64 {
+    /// Goes on behind what is missing before the first held record; gives the number of missing records.
+    pub fn skip_missing(&mut self) -> u64 {
         let Some(first) = self.held.iter().map(|(number, _)| *number).min() else { return 0 };
         let missing = first.saturating_sub(self.next);
         self.next = self.next.max(first);
@@ -99,15 +99,15 @@ mod tests {
     }
 
     #[test]
-    fn nothing_passes_a_gap_until_it_is_given_up() {
+    fn nothing_passes_a_gap_until_it_is_skipped() {
         let mut sequence = Sequence::starting_at(0);
         assert_eq!(sequence.take(3), Order::Early);
         sequence.hold(3, 3);
         assert_eq!(sequence.pop(), None);
-        assert_eq!(sequence.give_up(), 3);
+        assert_eq!(sequence.skip_missing(), 3);
         assert_eq!(sequence.pop(), Some(3));
         assert!(!sequence.is_waiting());
-        assert_eq!(sequence.take(1), Order::Late, "given up");
+        assert_eq!(sequence.take(1), Order::Late, "skipped");
     }
 
     #[test]

@@ -1,0 +1,33 @@
+//! The eBPF programs in the kernel: loading, attaching, what the agent tells them, and what it reads from them.
+//!
+//! ```text
+//! object file ──► object: layout, globals, maps ──► hooks: programs loaded and attached ──► Probes, or PacketProbes
+//!                  btf: where the kernel's structs have their members ─┘
+//! Command ──► Probes ──► maps          maps ──► slots, counters ──► the agent
+//! ```
+//!
+//! - [`probes`] has the programs on system calls, [`packet_probes`] those on packets.
+//! - [`command`] is what the agent tells the programs; [`slots`] is what they aggregate.
+//! - [`hooks`] decides on what they are attached, [`preemption`] whether function exits are safe.
+//! - [`deferred_close`] keeps the end of the agent from waiting for slow detachments.
+//!
+//! Invariants: nothing here reads what the workload sent; a kernel that refuses something is told from a fault of ours by
+//! its error, which names the program or map.
+
+mod bpf;
+pub mod btf;
+pub mod command;
+mod deferred_close;
+mod error;
+mod hooks;
+mod object;
+pub mod packet_probes;
+mod preemption;
+pub mod probes;
+pub mod slots;
+
+pub use self::{
+    error::ProbeError,
+    hooks::{HookChoice, Hooks},
+    object::{ProbeLimits, Records},
+};

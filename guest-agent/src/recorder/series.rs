@@ -1,0 +1,347 @@
+//! Series: the sums of the exchanges that have a key in common.
+//!
+//! A key is a few small integers; its labels are written once, when the series is made. The number of series is
+//! bounded: what has no room goes into overflow series, whose resource, then also whose operation, status and peer are
+//! `other`.
+
+use std::collections::HashMap;
+
+use porthole_agent_api::{agent, limits::SANDBOX_SERIES_MAX};
+use porthole_histogram::Histogram;
+use porthole_l7::{Exchange, ParserContext, Side};
+use protobuf::MessageField;
+
+use super::{
+    Origin,
+    key::{Key, PeerIndex},
+    labels,
+    peer::Peer,
+};
+
+/// Most series that are kept; the rest of [`SANDBOX_SERIES_MAX`] is for overflow series.
+pub const SERIES_MAX: usize = SANDBOX_SERIES_MAX / 2;
+
+/// Most series in all, overflow series included.
+pub const SERIES_WITH_OVERFLOW_MAX: usize = SERIES_MAX + SERIES_MAX / 4;
+
+/// Most peers that are distinguished.
+pub const PEERS_MAX: usize = 512;
+
+#[derive(Debug)]
+struct Entry {
+    labels: agent::SeriesKey,
+    duration: Histogram,
+    request_bytes: u64,
+    response_bytes: u64,
+    start_unix_ns: u64,
+    /// [`SeriesTable::version`] when it last changed.
+    changed: u64,
+}
+
+/// Exchanges of one series that were aggregated elsewhere.
+#[derive(Debug)]
+pub struct Increment<B> {
+    /// Sum of the durations, nanoseconds.
+    pub duration_ns: u64,
+    /// Sum of the requests' sizes, bytes.
+    pub request_bytes: u64,
+    /// Sum of the responses' sizes, bytes.
+    pub response_bytes: u64,
+    /// Exchanges by bucket: index and number.
+    pub buckets: B,
+}
+
+/// All series of this agent.
+#[derive(Debug)]
+pub struct SeriesTable {
+    index: HashMap<Key, u32>,
+    entries: Vec<Entry>,
+    peers: HashMap<Peer, PeerIndex>,
+    version: u64,
+    overflowed: u64,
+    dropped: u64,
+    recorded: u64,
+}
+
+impl Default for SeriesTable {
+    fn default() -> Self {
+        Self {
+            index: HashMap::new(),
+            entries: Vec::new(),
+            peers: HashMap::from([(Peer::Unknown, PeerIndex::NONE)]),
+            version: 1,
+            overflowed: 0,
+            dropped: 0,
+            recorded: 0,
+        }
+    }
+}
+
+impl SeriesTable {
+    /// Adds an exchange, seen at `now`, nanoseconds since 1970; gives the number of its series.
+    pub fn record(
+        &mut self,
+        exchange: &Exchange,
+        origin: Origin<'_>,
+        context: &ParserContext,
+        now_unix_ns: u64,
+    ) -> Option<usize> {
+        let peer = match exchange.side {
+            // A server's peers are the short-lived ports of its clients.
+            Side::Server => PeerIndex::NONE,
+            Side::Client => self.peer_index(origin.peer),
+        };
+        let key = Key {
+            container: origin.container,
+            protocol: exchange.protocol,
+            side: exchange.side,
+            operation: exchange.operation,
+            resource: exchange.resource,
+            status: exchange.status,
+            error: exchange.error,
+            peer,
+        };
+        let Some(at) = self.find_or_make(key, origin, context, now_unix_ns) else {
+            self.dropped += 1;
+            return None;
+        };
+        self.version += 1;
+        self.recorded += 1;
+        let entry = &mut self.entries[at];
+        entry.duration.record(exchange.duration_ns());
+        entry.request_bytes = entry.request_bytes.saturating_add(exchange.request_bytes);
+        entry.response_bytes = entry.response_bytes.saturating_add(exchange.response_bytes);
+        entry.changed = self.version;
+        Some(at)
+    }
+
+    /// Adds exchanges to a series; gives their number.
+    pub fn add(&mut self, series: usize, increment: Increment<impl Iterator<Item = (i32, u64)>>) -> u64 {
+        let Some(entry) = self.entries.get_mut(series) else { return 0 };
+        let mut exchanges = 0;
+        for (bucket, count) in increment.buckets {
+            entry.duration.add(bucket, count, 0);
+            exchanges += count;
+        }
+        entry.duration.add_sum(increment.duration_ns);
+        entry.request_bytes = entry.request_bytes.saturating_add(increment.request_bytes);
+        entry.response_bytes = entry.response_bytes.saturating_add(increment.response_bytes);
+        self.version += 1;
+        self.recorded += exchanges;
+        entry.changed = self.version;
+        exchanges
+    }
+
+    fn peer_index(&mut self, peer: &Peer) -> PeerIndex {
+        if let Some(&index) = self.peers.get(peer) {
+            return index;
+        }
+        if self.peers.len() >= PEERS_MAX {
+            return PeerIndex::OTHER;
+        }
+        let index = PeerIndex::numbered(self.peers.len());
+        self.peers.insert(peer.clone(), index);
+        index
+    }
+
+    fn find_or_make(
+        &mut self,
+        key: Key,
+        origin: Origin<'_>,
+        context: &ParserContext,
+        now_unix_ns: u64,
+    ) -> Option<usize> {
+        if let Some(&at) = self.index.get(&key) {
+            return Some(at as usize);
+        }
+        if self.entries.len() < SERIES_MAX {
+            return Some(self.make(key, origin, context, now_unix_ns));
+        }
+        self.overflowed += 1;
+        let [_, no_resource, coarsest] = key.coarser();
+        for (candidate, limit) in
+            [(no_resource, SERIES_MAX + SERIES_MAX / 8), (coarsest, SERIES_WITH_OVERFLOW_MAX)]
+        {
+            if let Some(&at) = self.index.get(&candidate) {
+                return Some(at as usize);
+            }
+            if self.entries.len() < limit {
+                return Some(self.make(candidate, origin, context, now_unix_ns));
+            }
+        }
+        None
+    }
+
+    fn make(&mut self, key: Key, origin: Origin<'_>, context: &ParserContext, now_unix_ns: u64) -> usize {
+        let at = self.entries.len();
+        self.entries.push(Entry {
+            labels: labels::labels(&key, &origin, context),
+            duration: Histogram::default(),
+            request_bytes: 0,
+            response_bytes: 0,
+            start_unix_ns: now_unix_ns,
+            changed: 0,
+        });
+        self.index.insert(key, u32::try_from(at).unwrap_or(u32::MAX));
+        at
+    }
+
+    /// Changes with every exchange; see [`Self::changed_since`].
+    pub fn version(&self) -> u64 {
+        self.version
+    }
+
+    /// Up to `most` series that changed after `version`, in the form of the wire, and where to go on for the rest.
+    pub fn changed_since(
+        &self,
+        version: u64,
+        from: usize,
+        most: usize,
+    ) -> (Vec<agent::Series>, Option<usize>) {
+        let changed = |at: &usize| self.entries.get(*at).is_some_and(|entry| entry.changed > version);
+        let mut indexes = (from..self.entries.len()).filter(changed);
+        let series = indexes.by_ref().take(most).map(|at| self.to_wire(at)).collect();
+        (series, indexes.next())
+    }
+
+    fn to_wire(&self, at: usize) -> agent::Series {
+        let entry = &self.entries[at];
+        agent::Series {
+            id: u32::try_from(at).unwrap_or(u32::MAX),
+            key: MessageField::some(entry.labels.clone()),
+            duration: MessageField::some(agent::Histogram::from(&entry.duration)),
+            request_bytes: entry.request_bytes,
+            response_bytes: entry.response_bytes,
+            start_unix_ns: entry.start_unix_ns,
+            ..agent::Series::default()
+        }
+    }
+
+    /// All series, in the form of the wire.
+    #[cfg(test)]
+    pub(crate) fn all(&self) -> Vec<agent::Series> {
+        self.changed_since(0, 0, usize::MAX).0
+    }
+
+    /// Number of series.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// Exchanges that became part of a series.
+    pub fn recorded(&self) -> u64 {
+        self.recorded
+    }
+
+    /// Exchanges that went into an overflow series.
+    pub fn overflowed(&self) -> u64 {
+        self.overflowed
+    }
+
+    /// Exchanges for which there was no room at all.
+    pub fn dropped(&self) -> u64 {
+        self.dropped
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::cast_possible_truncation)]
+mod tests {
+    use porthole_l7::{ErrorClass, Limits, Protocol, Status, Timestamp};
+
+    use super::*;
+    use crate::recorder::{Details, containers::ContainerIndex};
+
+    fn exchange(context: &mut ParserContext, side: Side, resource: &str, status: u32) -> Exchange {
+        Exchange {
+            protocol: Protocol::Http1,
+            side,
+            operation: context.intern("GET"),
+            resource: context.intern(resource),
+            status: Status::Code(status),
+            error: ErrorClass::None,
+            start: Timestamp(1_000),
+            end: Timestamp(2_000_000),
+            request_bytes: 10,
+            response_bytes: 20,
+        }
+    }
+
+    fn origin(peer: &Peer) -> Origin<'_> {
+        Origin { container: ContainerIndex(1), container_id: "shop-1", peer, details: Details::default() }
+    }
+
+    #[test]
+    fn equal_exchanges_are_one_series_with_its_labels() {
+        let (mut table, mut context) = (SeriesTable::default(), ParserContext::new(Limits::default()));
+        let exchange = exchange(&mut context, Side::Client, "/a", 200);
+        let peer = Peer::Internet("10.0.0.1:80".parse().expect("address"));
+        for _ in 0..3 {
+            table.record(&exchange, origin(&peer), &context, 77);
+        }
+        let series = table.all();
+        let [series] = &series[..] else { panic!("{series:?}") };
+        assert_eq!(series.duration.count, 3);
+        assert_eq!((series.request_bytes, series.response_bytes, series.start_unix_ns), (30, 60, 77));
+        let key = &series.key;
+        assert_eq!((&key.container_id[..], &key.operation[..], &key.resource[..]), ("shop-1", "GET", "/a"));
+        assert_eq!((&key.status[..], &key.peer[..]), ("200", "10.0.0.1:80"));
+    }
+
+    #[test]
+    fn a_servers_clients_do_not_make_series() {
+        let (mut table, mut context) = (SeriesTable::default(), ParserContext::new(Limits::default()));
+        let exchange = exchange(&mut context, Side::Server, "/a", 200);
+        for port in 1..100 {
+            let peer = Peer::Internet(format!("10.0.0.1:{port}").parse().expect("address"));
+            table.record(&exchange, origin(&peer), &context, 0);
+        }
+        assert_eq!(table.len(), 1);
+    }
+
+    #[test]
+    fn only_what_changed_is_given_out() {
+        let (mut table, mut context) = (SeriesTable::default(), ParserContext::new(Limits::default()));
+        let (a, b) = (
+            exchange(&mut context, Side::Server, "/a", 200),
+            exchange(&mut context, Side::Server, "/b", 200),
+        );
+        table.record(&a, origin(&Peer::Unknown), &context, 0);
+        table.record(&b, origin(&Peer::Unknown), &context, 0);
+        let version = table.version();
+        assert!(table.changed_since(version, 0, 9).0.is_empty());
+        table.record(&b, origin(&Peer::Unknown), &context, 0);
+        let (changed, rest) = table.changed_since(version, 0, 9);
+        assert_eq!((&changed[0].key.resource[..], changed.len(), rest), ("/b", 1, None));
+        let (first, rest) = table.changed_since(0, 0, 1);
+        let (second, end) = table.changed_since(0, rest.expect("another"), 1);
+        assert_eq!((&first[0].key.resource[..], &second[0].key.resource[..], end), ("/a", "/b", None));
+    }
+
+    #[test]
+    fn beyond_the_bound_exchanges_overflow_and_are_counted_and_none_is_lost() {
+        let (mut table, mut context) = (SeriesTable::default(), ParserContext::new(Limits::default()));
+        let base = exchange(&mut context, Side::Server, "/a", 200);
+        let many = SERIES_WITH_OVERFLOW_MAX as u32 + 500;
+        for code in 0..many {
+            let exchange = Exchange { status: Status::Code(code), ..base };
+            table.record(&exchange, origin(&Peer::Unknown), &context, 0);
+        }
+        assert!(table.len() <= SERIES_WITH_OVERFLOW_MAX, "{}", table.len());
+        assert_eq!(table.overflowed(), u64::from(many) - SERIES_MAX as u64);
+        assert_eq!(table.dropped(), 0);
+        let counted: u64 = table.all().iter().map(|series| series.duration.count).sum();
+        assert_eq!(counted, u64::from(many));
+        let other = table
+            .all()
+            .into_iter()
+            .find(|series| series.key.operation == "other")
+            .expect("an overflow series");
+        assert_eq!((&other.key.resource[..], &other.key.status[..]), ("other", ""));
+    }
+}

@@ -1,0 +1,12 @@
+//! What the host gets: the ttrpc service, the address that it listens on, and the state that it reads.
+//!
+//! ```text
+//! capture loop ──writes──► state ──reads──► service ──batches──► host
+//! ```
+//!
+//! - [`state`] is shared by the capture loop and the service.
+//! - [`service`] answers the host; [`listen`] lets nobody else in.
+
+pub mod listen;
+pub mod service;
+pub mod state;

@@ -1,0 +1,165 @@
+//! The table of connections: bounded, with the counts that depend on who follows each.
+
+use std::collections::{HashMap, hash_map};
+
+use porthole_bpf_types::connection::transport;
+use porthole_l7::{Connection, Verdict};
+
+use super::{numbered::Numbered, offers::Offering, record_order::Sequence};
+use crate::{
+    kernel::command::Offer,
+    recorder::{Details, Origin, containers::ContainerIndex, containers::Containers, peer::Peer},
+};
+
+/// Most connections that are followed at a time.
+pub const CONNECTIONS_MAX: usize = 4096;
+
+/// How long a connection may be silent before it must make room: sockets whose end is not seen would stay forever.
+const IDLE_NS: u64 = 15 * 60 * 1_000_000_000;
+
+/// The same for TCP, whose end is seen unless its record is lost.
+const IDLE_TCP_NS: u64 = 4 * 3600 * 1_000_000_000;
+
+/// One connection.
+#[derive(Debug)]
+pub(super) struct Tracked {
+    pub l7: Connection,
+    pub sequence: Sequence<Numbered<'static>>,
+    pub container: ContainerIndex,
+    pub peer: Peer,
+    pub local: Peer,
+    /// Key in the kernel's table.
+    pub socket: u64,
+    pub transport: u8,
+    /// The programs follow it.
+    pub offloaded: bool,
+    pub offering: Offering,
+    /// What could be offered when it was listed as such.
+    pub offerable: Option<Offer>,
+    /// The verdict that the programs know.
+    pub verdict: Verdict,
+    /// When something was last seen of it, nanoseconds.
+    pub last_ns: u64,
+    /// When the first held record came, nanoseconds.
+    pub waiting_since_ns: u64,
+}
+
+impl Tracked {
+    /// Where its exchanges are seen.
+    pub fn origin<'a>(&'a self, containers: &'a Containers, details: Details<'a>) -> Origin<'a> {
+        Origin {
+            container: self.container,
+            container_id: containers.id(self.container),
+            peer: &self.peer,
+            details: Details { local: Some(&self.local), ..details },
+        }
+    }
+
+    /// Whether it has been silent too long. What the programs aggregate is silent as a rule.
+    pub fn is_stale(&self, now_ns: u64) -> bool {
+        let limit = if self.transport == transport::TCP { IDLE_TCP_NS } else { IDLE_NS };
+        !self.offloaded && now_ns.saturating_sub(self.last_ns) > limit
+    }
+}
+
+/// All connections, by the programs' numbers.
+#[derive(Debug, Default)]
+pub(super) struct Connections {
+    table: HashMap<u64, Tracked>,
+    /// Those that the programs do not follow.
+    followed: usize,
+    /// Offers that are not answered.
+    offered: usize,
+}
+
+impl Connections {
+    /// Whether another one needs others to go first.
+    pub fn is_full(&self) -> bool {
+        self.table.len() >= CONNECTIONS_MAX
+    }
+
+    pub fn contains(&self, id: u64) -> bool {
+        self.table.contains_key(&id)
+    }
+
+    pub fn get(&self, id: u64) -> Option<&Tracked> {
+        self.table.get(&id)
+    }
+
+    pub fn get_mut(&mut self, id: u64) -> Option<&mut Tracked> {
+        self.table.get_mut(&id)
+    }
+
+    pub fn iter_mut(&mut self) -> hash_map::IterMut<'_, u64, Tracked> {
+        self.table.iter_mut()
+    }
+
+    pub fn insert(&mut self, id: u64, tracked: Tracked) {
+        self.followed += usize::from(!tracked.offloaded);
+        self.table.insert(id, tracked);
+    }
+
+    pub fn remove(&mut self, id: u64) -> Option<Tracked> {
+        let tracked = self.table.remove(&id)?;
+        self.followed -= usize::from(!tracked.offloaded);
+        self.offered -= usize::from(tracked.offering.is_out());
+        Some(tracked)
+    }
+
+    /// The programs follow the connection from now on, or do not; says whether that is new.
+    pub fn set_offloaded(&mut self, id: u64, offloaded: bool) -> bool {
+        let Some(tracked) = self.table.get_mut(&id) else { return false };
+        if std::mem::replace(&mut tracked.offloaded, offloaded) == offloaded {
+            return false;
+        }
+        if offloaded {
+            self.followed -= 1;
+        } else {
+            self.followed += 1;
+        }
+        true
+    }
+
+    /// Something that answers an offer, if one is out.
+    pub fn answer_offer(&mut self, id: u64, answer: impl FnOnce(&mut Offering) -> bool) {
+        if let Some(tracked) = self.table.get_mut(&id) {
+            self.offered -= usize::from(answer(&mut tracked.offering));
+        }
+    }
+
+    /// An offer is made.
+    pub fn make_offer(&mut self, id: u64, is_lasting: bool) {
+        if let Some(tracked) = self.table.get_mut(&id) {
+            tracked.offering.make(tracked.last_ns, is_lasting);
+            self.offered += 1;
+        }
+    }
+
+    /// The eighth of the connections that has been silent longest. What the programs aggregate is silent as a rule, and goes
+    /// only if there is nothing else.
+    pub fn longest_silent(&self) -> Vec<u64> {
+        let only_offloaded = self.followed == 0;
+        let mut by_age: Vec<(u64, u64)> = self
+            .table
+            .iter()
+            .filter(|(_, tracked)| only_offloaded || !tracked.offloaded)
+            .map(|(&id, tracked)| (tracked.last_ns, id))
+            .collect();
+        if by_age.is_empty() {
+            return Vec::new();
+        }
+        let count = by_age.len() / 8;
+        by_age.select_nth_unstable(count);
+        by_age[..=count].iter().map(|(_, id)| *id).collect()
+    }
+
+    /// Connections that the programs do not follow.
+    pub fn followed(&self) -> usize {
+        self.followed
+    }
+
+    /// Offers that are not answered.
+    pub fn offered(&self) -> usize {
+        self.offered
+    }
+}

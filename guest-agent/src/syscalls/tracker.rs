@@ -1,0 +1,438 @@
+//! From the programs' records to exchanges.
+
+use porthole_bpf_types::{
+    connection::{direction, role, transport},
+    kernel_key::{Completed, RequestKey},
+    offload::{OffloadedConnection, StatementKey},
+    record::{self, Open, Record, kind},
+};
+use porthole_l7::{
+    Chunk, Connection, Direction, Exchange, ParserContext, ScopeId, Symbol, Timestamp, Verdict,
+};
+
+use super::{
+    connections::{Connections, Tracked},
+    fallback,
+    kernel_keys::KernelKeys,
+    numbered::Numbered,
+    offers::Offering,
+    record_order::{Order, Sequence},
+    request_names::RequestName,
+};
+use crate::{
+    kernel::{
+        command::{Command, Offer},
+        slots::Slots,
+    },
+    recorder::{Details, Recorder, containers::Containers, peer::Peer},
+};
+
+/// What came of a record besides exchanges.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// Nothing.
+    None,
+    /// The last process of this container exits; its numbers must not wait.
+    ContainerExit(String),
+}
+
+/// Counts of what went in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TrackerCounts {
+    /// Records read.
+    pub records: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Bytes that were no record: programs and agent are of different builds.
+    pub malformed: u64,
+    /// Connections announced.
+    pub connections: u64,
+    /// Connections of no known protocol.
+    pub ignored: u64,
+    /// Records that are missing in a connection's sequence.
+    pub missing: u64,
+    /// Connections for which there was no room any more.
+    pub evicted: u64,
+    /// Offers that the programs accepted.
+    pub accepted: u64,
+}
+
+/// How long a record that came early waits for the one before it. Two CPUs differ by microseconds.
+const EARLY_WAIT_NS: u64 = 50_000_000;
+
+/// The connections, and what is understood of them.
+#[derive(Debug)]
+pub struct Tracker {
+    context: ParserContext,
+    connections: Connections,
+    containers: Containers,
+    keys: KernelKeys,
+    /// Connections that hold early records.
+    waiting: Vec<u64>,
+    /// Whether connections are offered to the programs.
+    offers: bool,
+    /// Connections that were idle when something was last seen of them.
+    offerable: Vec<u64>,
+    commands: Vec<Command>,
+    counts: TrackerCounts,
+}
+
+impl Tracker {
+    /// An empty table.
+    pub fn new(context: ParserContext) -> Self {
+        Self {
+            context,
+            connections: Connections::default(),
+            containers: Containers::default(),
+            keys: KernelKeys::default(),
+            waiting: Vec::new(),
+            offers: false,
+            offerable: Vec::new(),
+            commands: Vec::new(),
+            counts: TrackerCounts::default(),
+        }
+    }
+
+    /// Offers connections to the programs from now on.
+    pub fn set_offers(&mut self, offers: bool) {
+        self.offers = offers;
+    }
+
+    /// Offers what can be offered. Where there are `more` records to come it is too late for offers that do not last.
+    pub fn offer(&mut self, more: bool) {
+        for id in std::mem::take(&mut self.offerable) {
+            let Some(tracked) = self.connections.get_mut(id) else { continue };
+            let Some(mut offer) = tracked.offerable.take() else { continue };
+            if tracked.offloaded {
+                continue;
+            }
+            if !offer.is_lasting {
+                let now = if more { None } else { tracked.l7.idle_state() };
+                let Some(now) = now.as_ref().and_then(Offer::of) else { continue };
+                offer = now;
+            }
+            let (context, keys, commands) = (&self.context, &mut self.keys, &mut self.commands);
+            tracked.l7.export_statements(|number, operation, table| {
+                let unnamed = operation == Symbol::OTHER || table == Symbol::OTHER;
+                let request = keys.prepared(context.name(operation), context.name(table));
+                if let Some(request) = request.filter(|_| !unnamed) {
+                    let key = StatementKey { connection: id, id: number.into() };
+                    commands.push(Command::NameStatement { key, request });
+                }
+            });
+            self.connections.make_offer(id, offer.is_lasting);
+            self.commands.push(Command::Offer { connection: id, offer });
+        }
+    }
+
+    /// Whether offers are not answered yet.
+    pub fn has_offered(&self) -> bool {
+        self.connections.offered() > 0
+    }
+
+    /// Takes one record as it comes from the ring buffer.
+    pub fn record(&mut self, bytes: &[u8], recorder: &mut Recorder) -> Event {
+        self.counts.records += 1;
+        self.counts.bytes += bytes.len() as u64;
+        let Some(record) = Record::read(bytes) else {
+            self.counts.malformed += 1;
+            return Event::None;
+        };
+        if let Some((connection, number, record)) = Numbered::of(&record) {
+            self.numbered(connection, number, record, recorder);
+            return Event::None;
+        }
+        match record {
+            Record::Cgroup(cgroup) => self.containers.learn(cgroup.cgroup, &cgroup.names),
+            Record::Exit(exit) => {
+                let container = self.containers.id(self.containers.of_cgroup(exit.cgroup));
+                if (exit.init != 0 || exit.last != 0) && !container.is_empty() {
+                    return Event::ContainerExit(container.to_owned());
+                }
+            }
+            Record::Open(open) => self.open(&open, recorder),
+            Record::Name(chunk, request) => {
+                let name = RequestName::of(chunk.sequence, request);
+                self.keys.learn_name(chunk.offset, name, &mut self.commands);
+            }
+            _ => self.counts.malformed += 1,
+        }
+        Event::None
+    }
+
+    fn open(&mut self, open: &Open, recorder: &mut Recorder) {
+        if self.connections.contains(open.connection) {
+            let again = Numbered::Reopened(Timestamp(open.timestamp));
+            self.numbered(open.connection, open.sequence, again, recorder);
+            return;
+        }
+        if self.connections.is_full() {
+            for id in self.connections.longest_silent() {
+                self.evict(id);
+            }
+        }
+        let container = self.containers.of_cgroup(open.cgroup);
+        let scope = ScopeId(container.0);
+        let offloaded = open.role & role::OFFLOADED != 0;
+        // The programs count those that they follow.
+        self.counts.connections += u64::from(!offloaded);
+        let is_datagram = open.transport == transport::UDP;
+        let tracked = Tracked {
+            l7: if is_datagram { Connection::datagram(scope) } else { Connection::new(scope) },
+            sequence: Sequence::starting_at(open.sequence + 1),
+            container,
+            peer: Peer::of(open),
+            local: Peer::local_of(open),
+            socket: open.socket,
+            transport: open.transport,
+            offloaded,
+            offering: Offering::default(),
+            offerable: None,
+            verdict: Verdict::Detecting,
+            last_ns: open.timestamp,
+            waiting_since_ns: 0,
+        };
+        self.connections.insert(open.connection, tracked);
+    }
+
+    /// Takes a numbered record of a connection: now, or when those before it have come.
+    fn numbered(&mut self, id: u64, number: u64, record: Numbered<'_>, recorder: &mut Recorder) {
+        // A connection that is ignored by now.
+        let Some(tracked) = self.connections.get_mut(id) else { return };
+        match tracked.sequence.take(number) {
+            Order::Late => {}
+            Order::Early => {
+                if !tracked.sequence.is_waiting() {
+                    // A fallback has no time of its own; the connection's last will do.
+                    tracked.waiting_since_ns = record.time_ns().max(tracked.last_ns);
+                    self.waiting.push(id);
+                }
+                if tracked.sequence.hold(number, record.into_owned()) {
+                    self.counts.missing += tracked.sequence.skip_missing();
+                    self.release(id, recorder);
+                }
+            }
+            Order::Now => {
+                self.take(id, record, recorder);
+                self.release(id, recorder);
+            }
+        }
+    }
+
+    /// Takes the held records that come next.
+    fn release(&mut self, id: u64, recorder: &mut Recorder) {
+        while let Some(held) = self.connections.get_mut(id).and_then(|tracked| tracked.sequence.pop()) {
+            self.take(id, held, recorder);
+        }
+    }
+
+    /// Takes the record that comes next.
+    fn take(&mut self, id: u64, record: Numbered<'_>, recorder: &mut Recorder) {
+        match record {
+            Numbered::Chunk(chunk, head) => self.chunk(id, &chunk, &head, recorder),
+            Numbered::Completed(completed) => self.completed(id, &completed, recorder),
+            Numbered::Fallback(offloaded) => self.fallback(id, &offloaded),
+            Numbered::OfferAccepted(at) => self.offer_accepted(id, at, recorder),
+            Numbered::Close(at) => self.close(id, at, recorder),
+            Numbered::Reopened(_) => {}
+        }
+    }
+
+    fn chunk(&mut self, id: u64, chunk: &record::Chunk, head: &[u8], recorder: &mut Recorder) {
+        self.connections.answer_offer(id, |offering| offering.moved(chunk.timestamp));
+        // The fallback came before the programs said that they accepted: two CPUs did so at once.
+        self.connections.set_offloaded(id, false);
+        let Some(tracked) = self.connections.get_mut(id) else { return };
+        tracked.last_ns = chunk.timestamp;
+        let is_egress = chunk.direction == direction::EGRESS;
+        let piece = Chunk {
+            direction: if is_egress { Direction::Egress } else { Direction::Ingress },
+            timestamp: Timestamp(chunk.timestamp),
+            offset: chunk.offset,
+            bytes: head,
+            total: chunk.total,
+        };
+        let mut done = Vec::new();
+        tracked.l7.chunk(&piece, &mut self.context, &mut |exchange| done.push(exchange));
+        let details = Details { process: chunk.tgid, thread: chunk.tid, ..Details::default() };
+        self.record_all(id, &done, details, recorder);
+        self.list_offerable(id);
+        self.report_verdict(id);
+    }
+
+    /// Continues with a connection that the programs followed.
+    fn fallback(&mut self, id: u64, offloaded: &OffloadedConnection) {
+        self.connections.set_offloaded(id, false);
+        let Some(tracked) = self.connections.get_mut(id) else { return };
+        tracked.offering.fell_back(tracked.last_ns);
+        let scope = ScopeId(tracked.container.0);
+        fallback::resume(&mut tracked.l7, scope, offloaded, &self.keys, &mut self.context);
+        self.list_offerable(id);
+        self.report_verdict(id);
+    }
+
+    fn offer_accepted(&mut self, id: u64, at: Timestamp, recorder: &mut Recorder) {
+        self.connections.answer_offer(id, |offering| offering.answer(at.0));
+        if self.connections.set_offloaded(id, true) {
+            self.counts.accepted += 1;
+        }
+        let Some(tracked) = self.connections.get_mut(id) else { return };
+        tracked.last_ns = at.0;
+        let mut done = Vec::new();
+        tracked.l7.offload_accepted(&mut self.context, &mut |exchange| done.push(exchange));
+        self.record_all(id, &done, Details::default(), recorder);
+        self.report_verdict(id);
+    }
+
+    fn close(&mut self, id: u64, at: Timestamp, recorder: &mut Recorder) {
+        let Some(tracked) = self.connections.get_mut(id) else { return };
+        let mut done = Vec::new();
+        tracked.l7.close(at, &mut self.context, &mut |exchange| done.push(exchange));
+        self.record_all(id, &done, Details::default(), recorder);
+        self.connections.remove(id);
+        self.commands.push(Command::Forget(id));
+    }
+
+    /// Takes an exchange that the programs paired; they aggregate the next ones of the same key and status themselves.
+    fn completed(&mut self, id: u64, completed: &Completed, recorder: &mut Recorder) {
+        let Some(tracked) = self.connections.get_mut(id) else { return };
+        tracked.last_ns = completed.end;
+        let scope = ScopeId(tracked.container.0);
+        let name = self.keys.name(&completed.key);
+        let text = fallback::text(completed);
+        let Some(exchange) = fallback::exchange(scope, completed, name, &text) else { return };
+        let Some(named) = self.context.name_offloaded(&exchange) else { return };
+        let details = Details {
+            process: completed.tgid,
+            thread: completed.tid,
+            sampled: completed.kind == kind::SAMPLED,
+            ..Details::default()
+        };
+        let origin = tracked.origin(&self.containers, details);
+        let series = recorder.record(&named.exchange, origin, &self.context);
+        if let Some(series) = series.filter(|_| named.is_stable) {
+            self.keys.learn(&completed.key, completed.status, series, &mut self.commands);
+        }
+    }
+
+    fn record_all(&self, id: u64, done: &[Exchange], details: Details<'_>, recorder: &mut Recorder) {
+        let Some(tracked) = self.connections.get(id) else { return };
+        for exchange in done {
+            recorder.record(exchange, tracked.origin(&self.containers, details), &self.context);
+        }
+    }
+
+    /// Lists a connection that can be offered.
+    fn list_offerable(&mut self, id: u64) {
+        let Some(tracked) = self.connections.get_mut(id) else { return };
+        if !self.offers || tracked.offloaded || tracked.offerable.is_some() {
+            return;
+        }
+        let may = tracked.transport == transport::TCP && tracked.offering.is_due(tracked.last_ns);
+        let idle = if may { tracked.l7.idle_state() } else { None };
+        tracked.offerable = idle.as_ref().and_then(Offer::of);
+        if tracked.offerable.is_some() {
+            self.offerable.push(id);
+        }
+    }
+
+    /// Tells the programs what a connection turned out to be.
+    fn report_verdict(&mut self, id: u64) {
+        let Some(tracked) = self.connections.get_mut(id) else { return };
+        let verdict = tracked.l7.verdict();
+        if std::mem::replace(&mut tracked.verdict, verdict) == verdict {
+            return;
+        }
+        match verdict {
+            Verdict::Detecting => {}
+            Verdict::Known(_) => self.commands.push(Command::Follow(id)),
+            Verdict::Ignored => {
+                self.counts.ignored += 1;
+                self.commands.push(Command::Ignore(id));
+                // The programs send nothing more of it.
+                self.connections.remove(id);
+            }
+        }
+    }
+
+    /// Takes what the programs aggregated since the last time. Call it before the series are read.
+    pub fn harvest(&mut self, slots: &Slots, recorder: &mut Recorder) {
+        let exchanges = self.keys.harvest(slots, &mut recorder.series);
+        self.context.count_offloaded(exchanges);
+    }
+
+    /// Takes the entries of kernel keys that are not used, if others need them. Call it every few seconds; `forget` makes
+    /// the programs forget a key, and says whether it did.
+    pub fn reclaim_keys(&mut self, now_ns: u64, forget: impl FnMut(&RequestKey) -> bool) {
+        self.keys.make_room(now_ns, forget, &mut self.commands);
+    }
+
+    /// Goes on without records that have been missing too long. Call it after the ring buffer was emptied.
+    pub fn skip_missing(&mut self, now_ns: u64, recorder: &mut Recorder) {
+        for id in std::mem::take(&mut self.waiting) {
+            let Some(tracked) = self.connections.get_mut(id) else { continue };
+            if tracked.sequence.is_waiting()
+                && now_ns.saturating_sub(tracked.waiting_since_ns) > EARLY_WAIT_NS
+            {
+                self.counts.missing += tracked.sequence.skip_missing();
+                tracked.waiting_since_ns = now_ns;
+                self.release(id, recorder);
+            }
+            if self.connections.get(id).is_some_and(|tracked| tracked.sequence.is_waiting()) {
+                self.waiting.push(id);
+            }
+        }
+    }
+
+    /// Ends what waits only for time to pass, and drops connections that have been silent too long. Call it every few
+    /// seconds.
+    pub fn idle(&mut self, now_ns: u64, recorder: &mut Recorder) {
+        let mut stale = Vec::new();
+        let mut done: Vec<Exchange> = Vec::new();
+        for (&id, tracked) in self.connections.iter_mut() {
+            tracked.l7.tick(Timestamp(now_ns), &mut self.context, &mut |exchange| done.push(exchange));
+            for exchange in done.drain(..) {
+                let origin = tracked.origin(&self.containers, Details::default());
+                recorder.record(&exchange, origin, &self.context);
+            }
+            if tracked.is_stale(now_ns) {
+                stale.push(id);
+            }
+        }
+        for id in stale {
+            self.evict(id);
+        }
+    }
+
+    fn evict(&mut self, id: u64) {
+        if let Some(tracked) = self.connections.remove(id) {
+            self.counts.evicted += 1;
+            self.commands.push(Command::Evict { socket: tracked.socket, connection: id });
+        }
+    }
+
+    /// What the programs are to be told since the last call.
+    pub fn take_commands(&mut self) -> Vec<Command> {
+        std::mem::take(&mut self.commands)
+    }
+
+    /// What the parsers saw.
+    pub fn context(&self) -> &ParserContext {
+        &self.context
+    }
+
+    /// Counts of what went in.
+    pub fn counts(&self) -> TrackerCounts {
+        self.counts
+    }
+
+    /// Number of connections that are followed here, and not by the programs.
+    pub fn connections(&self) -> usize {
+        self.connections.followed()
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::cast_possible_truncation)]
+#[path = "tracker_tests.rs"]
+mod tests;
