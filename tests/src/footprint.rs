@@ -13,6 +13,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
+use procfs::process::FDTarget;
 
 use crate::{command, network, wait};
 
@@ -86,19 +87,17 @@ pub struct Process {
 /// Processes that bear one of the marks, except this one.
 pub fn processes(marks: &[&str]) -> Result<Vec<Process>> {
     let mut found = Vec::new();
-    for entry in fs::read_dir("/proc").context("list processes")? {
-        let path = entry.context("list processes")?.path();
-        let Some(id) = path.file_name().and_then(|name| name.to_str()?.parse::<i32>().ok()) else { continue };
-        if id.cast_unsigned() == std::process::id() {
+    // A process may end while we look: then it is not there.
+    for process in procfs::process::all_processes().context("list processes")?.flatten() {
+        if process.pid.cast_unsigned() == std::process::id() {
             continue;
         }
-        // A process may end while we look: then it is not there.
-        let read = |file: &str| fs::read(path.join(file)).unwrap_or_default();
-        let (command_line, environment) = (read("cmdline"), read("environ"));
-        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).replace('\0', " ").trim_end().to_owned();
-        let command_line = text(&command_line);
-        if bears(&command_line, marks) || bears(&text(&environment), marks) {
-            found.push(Process { id, command_line });
+        let command_line = command_line(&process);
+        let environment = process.environ().unwrap_or_default();
+        let mut variables =
+            environment.iter().map(|(name, value)| format!("{}={}", name.display(), value.display()));
+        if bears(&command_line, marks) || variables.any(|variable| bears(&variable, marks)) {
+            found.push(Process { id: process.pid, command_line });
         }
     }
     Ok(found)
@@ -107,20 +106,18 @@ pub fn processes(marks: &[&str]) -> Result<Vec<Process>> {
 /// Processes that hold a file below this directory open.
 pub fn holders(directory: &Path) -> Result<Vec<Process>> {
     let mut found = Vec::new();
-    for entry in fs::read_dir("/proc").context("list processes")? {
-        let path = entry.context("list processes")?.path();
-        let Some(id) = path.file_name().and_then(|name| name.to_str()?.parse::<i32>().ok()) else { continue };
-        // A process may end while we look.
-        let descriptors = fs::read_dir(path.join("fd")).into_iter().flatten().flatten();
-        let mut targets = descriptors.filter_map(|descriptor| fs::read_link(descriptor.path()).ok());
-        if targets.any(|target| target.starts_with(directory)) {
-            let command_line = fs::read(path.join("cmdline")).unwrap_or_default();
-            let command_line =
-                String::from_utf8_lossy(&command_line).replace('\0', " ").trim_end().to_owned();
-            found.push(Process { id, command_line });
+    for process in procfs::process::all_processes().context("list processes")?.flatten() {
+        let mut descriptors = process.fd().into_iter().flatten().flatten();
+        let holds = |target| matches!(target, FDTarget::Path(path) if path.starts_with(directory));
+        if descriptors.any(|descriptor| holds(descriptor.target)) {
+            found.push(Process { id: process.pid, command_line: command_line(&process) });
         }
     }
     Ok(found)
+}
+
+fn command_line(process: &procfs::process::Process) -> String {
+    process.cmdline().unwrap_or_default().join(" ").trim_end().to_owned()
 }
 
 /// Mount points that bear one of the marks, the innermost last.

@@ -3,7 +3,7 @@
 
 use std::{
     fs::{self, File},
-    io::{self, BufWriter, Write},
+    io::{self, BufWriter, Read as _, Write},
     path::Path,
 };
 
@@ -23,8 +23,13 @@ fn hexadecimal(bytes: &[u8]) -> String {
 fn digest_file(path: &Path) -> Result<String> {
     let mut file = File::open(path).with_context(|| format!("open {}", path.display()))?;
     let mut hash = Sha256::new();
-    io::copy(&mut file, &mut hash).with_context(|| format!("read {}", path.display()))?;
-    Ok(hexadecimal(&hash.finalize()))
+    let mut buffer = vec![0; 1 << 16];
+    loop {
+        match file.read(&mut buffer).with_context(|| format!("read {}", path.display()))? {
+            0 => return Ok(hexadecimal(&hash.finalize())),
+            n => hash.update(&buffer[..n]),
+        }
+    }
 }
 
 /// Writes the archive of an image with two layers, first the file `base`, then the bytes `top`.
