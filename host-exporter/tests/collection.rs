@@ -261,3 +261,19 @@ async fn what_a_dead_companion_left_is_counted_and_removed() {
     assert_eq!(exporter.requests("shop").await, 6);
     exporter.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_kept_an_agent_from_being_heard_is_no_error_once_it_is_heard() {
+    let host = Host::new();
+    let socket = host.socket("s");
+    let exporter = host.start();
+    let _companion = host.companion(&record("shop-1", "acme", "shop", &socket));
+    exporter
+        .wait_for_sandbox("shop-1", "nobody listens", |row| row["connection"]["last_error"].is_string())
+        .await;
+    let _agent = TestAgent::start(&socket, 7).await;
+    exporter.wait_for_sandbox("shop-1", "it is heard", |row| row["connection"]["state"] == "connected").await;
+    let row = exporter.sandbox("shop-1").await.expect("listed");
+    assert!(row["connection"]["last_error"].is_null(), "{row}");
+    exporter.stop().await;
+}

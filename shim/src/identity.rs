@@ -5,6 +5,7 @@
 
 use crate::{
     bundle::{Annotations, CONTAINER_NAME, Role, SANDBOX_NAME, SANDBOX_NAMESPACE},
+    label::is_label_value,
     settings::Tenants,
 };
 
@@ -14,9 +15,6 @@ pub const SERVICE: &str = "io.porthole.service";
 pub const TENANT: &str = "io.porthole.tenant";
 /// Annotation that switches the monitoring off with `false`, where `[shim] allow_opt_out` is set.
 pub const ENABLED: &str = "io.porthole.enabled";
-
-/// Largest length of a name that becomes a label, in bytes: Kubernetes' longest name (RFC 1123 subdomain).
-pub const NAME_BYTES_MAX: usize = 253;
 
 /// Letters and digits of Kubernetes' generated suffixes (`k8s.io/apimachinery/pkg/util/rand`).
 const GENERATED: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
@@ -37,7 +35,7 @@ pub struct Identity {
 impl Identity {
     /// The identity of the sandbox whose first container has these annotations.
     pub fn of(sandbox: &str, namespace: &str, annotations: &Annotations, tenants: &Tenants) -> Self {
-        let valid = |key| annotations.get(key).filter(|name| is_name(name)).map(str::to_owned);
+        let valid = |key| annotations.get(key).filter(|name| is_label_value(name)).map(str::to_owned);
         let (k8s_namespace_name, k8s_pod_name) = (valid(SANDBOX_NAMESPACE), valid(SANDBOX_NAME));
         let owner = k8s_namespace_name.as_deref().unwrap_or(namespace);
         let tenant = (tenants.trust_annotation.then(|| valid(TENANT)).flatten())
@@ -60,13 +58,8 @@ pub fn container_name(id: &str, annotations: &Annotations) -> Option<String> {
     if annotations.role() == Role::PodSandbox {
         return None;
     }
-    let named = annotations.get(CONTAINER_NAME).filter(|name| is_name(name));
+    let named = annotations.get(CONTAINER_NAME).filter(|name| is_label_value(name));
     Some(named.unwrap_or(id).to_owned())
-}
-
-/// Whether a text can be a label's value: not empty, bounded, no control characters.
-pub fn is_name(text: &str) -> bool {
-    !text.is_empty() && text.len() <= NAME_BYTES_MAX && !text.chars().any(char::is_control)
 }
 
 /// The name of what made the pod: without the suffixes of Deployments (`-<hash>-<5>`), `DaemonSets` and Jobs (`-<5>`),

@@ -9,6 +9,8 @@ use porthole_config::{ConfigFile, Section};
 use porthole_registry::{RegistrySettings, SandboxKey};
 use serde::Deserialize;
 
+use crate::{label::is_label_value, message::one_line};
+
 /// The delegate unless configured otherwise: the embedded runtime.
 pub const DEFAULT_DELEGATE: &str = "containerd-shim-porthole-microvm-v2";
 
@@ -165,7 +167,7 @@ impl Settings {
             RegistrySettings::default()
         });
         if let Some((namespace, tenant)) =
-            tenants.by_namespace.iter().find(|(_, tenant)| !crate::identity::is_name(tenant))
+            tenants.by_namespace.iter().find(|(_, tenant)| !is_label_value(tenant))
         {
             problems
                 .push(format!("[tenants.by_namespace] {namespace:?}: {tenant:?} cannot be a tenant's name"));
@@ -173,11 +175,6 @@ impl Settings {
         let problem = (!problems.is_empty()).then(|| one_line(&problems.join("; ")));
         Self { shim, tenants, registry, problem }
     }
-}
-
-/// The text on one line, for logs and records.
-pub fn one_line(text: &str) -> String {
-    text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! A companion's own directory: `<state directory>/<namespace>@<sandbox>/`.
 //!
 //! - `state.json`: what is needed to clean up if the companion is killed;
-//! - `wake`: a FIFO into which the `start` of a further container writes its bundle's path;
+//! - `wake`: a FIFO; a byte in it makes the companion look at once for further containers and the sandbox's end;
 //! - `<sidecar>/`: the sidecar's bundle.
 //!
 //! It exists from the companion's start to the end of its cleaning up: the `delete` of the sandbox waits for its end.
@@ -21,10 +21,12 @@ use serde::{Deserialize, Serialize};
 pub struct State {
     /// The workload's bundle.
     pub bundle: PathBuf,
-    /// The delegate's answer, in the form of [`crate::answer::Answer`].
-    pub answer: String,
-    /// Sidecars that were asked for and not yet deleted.
+    /// The delegate's shim, in the form of [`crate::bootstrap::BootstrapAddress`]; empty when it is not known.
+    pub address: String,
+    /// Sidecars whose creation was requested and that are not yet deleted.
     pub sidecars: Vec<String>,
+    /// Whether the creation of a sidecar was ever requested in this sandbox.
+    pub injected: bool,
 }
 
 /// The directory of one sandbox's companion.
@@ -42,9 +44,17 @@ impl StateDirectory {
         &self.0
     }
 
-    /// The FIFO for further containers.
+    /// The FIFO that wakes the companion.
     pub fn wake(&self) -> PathBuf {
         self.0.join("wake")
+    }
+
+    /// Makes the companion look at once; it would do so by itself within a second. Nothing happens without one.
+    pub fn wake_companion(&self) {
+        let fifo = std::fs::OpenOptions::new().write(true).custom_flags(libc::O_NONBLOCK).open(self.wake());
+        if let Err(error) = fifo.and_then(|mut fifo| io::Write::write_all(&mut fifo, b"\n")) {
+            tracing::debug!(directory = %self.0.display(), %error, "no companion listens");
+        }
     }
 
     /// The bundle of a sidecar.
@@ -137,8 +147,9 @@ mod tests {
         directory.create().expect("created");
         let state = State {
             bundle: "/b".into(),
-            answer: "2:unix:///x".into(),
+            address: "2:unix:///x".into(),
             sidecars: vec!["porthole-s-1".into()],
+            injected: true,
         };
         directory.write(&state).expect("written");
         assert_eq!(directory.read().expect("read"), state);

@@ -1,15 +1,14 @@
 //! Devices, programs, images and directories.
 
 use std::{
-    fs::OpenOptions,
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
 };
 
-use super::{Check, configuration::Settings, program};
+use super::{Check, configuration::Settings, device, kata, program};
 use crate::exporter::{self, Client};
 
-/// The embedded runtime's shim; with another delegate its needs are that runtime's own business.
+/// The embedded runtime's shim.
 const EMBEDDED: &str = "containerd-shim-porthole-microvm-v2";
 
 /// Where distributions put programs that are not in `PATH`.
@@ -32,6 +31,9 @@ pub fn check(settings: &Settings, checks: &mut Vec<Check>) {
         checks.push(image(settings, "guest initrd", "initrd"));
     } else {
         checks.push(Check::ok("microvm", format!("not used: the delegate is {delegate}")));
+        if kata::is_kata(&delegate) {
+            kata::check(checks);
+        }
     }
     checks.push(registry(settings));
 }
@@ -61,11 +63,6 @@ fn sidecar(settings: &Settings) -> Check {
     Check::ok(NAME, agent.display().to_string())
 }
 
-/// Whether a device can be used by this process.
-fn device(path: &str) -> std::io::Result<()> {
-    OpenOptions::new().read(true).write(true).open(path).map(drop)
-}
-
 /// Intel and AMD say so in their flags. The device alone says little: nested hosts offer it without the processor's
 /// virtualisation behind it, and a guest started on it hangs.
 fn processor_virtualises(cpuinfo: &str) -> bool {
@@ -80,7 +77,7 @@ fn kvm(settings: &Settings) -> Check {
         return Check::ok(NAME, "not used: [microvm] accelerator is \"tcg\"");
     }
     let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let problem = match device("/dev/kvm") {
+    let problem = match device::usable("/dev/kvm") {
         Ok(()) if processor_virtualises(&cpuinfo) => return Check::ok(NAME, "/dev/kvm can be used"),
         Ok(()) => "/dev/kvm is there, but the processor has no virtualization (vmx, svm)".to_owned(),
         Err(error) => format!("/dev/kvm: {error}"),
@@ -96,7 +93,7 @@ fn kvm(settings: &Settings) -> Check {
 
 fn vsock(settings: &Settings) -> Check {
     const NAME: &str = "vsock";
-    let error = match device("/dev/vhost-vsock") {
+    let error = match device::usable("/dev/vhost-vsock") {
         Ok(()) => return Check::ok(NAME, "/dev/vhost-vsock can be used"),
         Err(error) => error,
     };

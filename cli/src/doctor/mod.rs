@@ -1,11 +1,14 @@
 //! `porthole doctor`: what this host needs to run sandboxes and to watch them, a line each with what to do about it.
 //!
-//! [`configuration`] reads the file, [`host`] looks at devices, programs and images, [`containerd`] at containerd,
-//! [`program`] finds and runs programs. Checks look and change nothing.
+//! [`configuration`] reads the file, [`host`] looks at devices, programs and images, [`kata`] at Kata where it is the
+//! delegate, [`containerd`] at containerd, [`device`] at devices, [`program`] finds and runs programs. Checks look and
+//! change nothing.
 
 mod configuration;
 mod containerd;
+mod device;
 mod host;
+mod kata;
 mod program;
 
 use std::{

@@ -23,12 +23,7 @@ use super::{
 };
 use crate::{
     accumulate::{counters::AgentCounters, sandbox::Outcome},
-    fleet::{
-        Fleet,
-        link::{AboutAgent, LinkState},
-        sandbox::Sandbox,
-        unix_ms,
-    },
+    fleet::{Fleet, link::AboutAgent, sandbox::Sandbox, unix_ms},
     intake, metering,
     protocol::CaptureMode,
     rejection::Rejection,
@@ -97,7 +92,7 @@ pub async fn run(
     let epoch = session.hello().await?;
     session.stats().await?;
     let mut batches = session.watch().await?;
-    sandbox.link.lock().state = LinkState::Connected;
+    sandbox.link.lock().connected();
     let mut received = Received::default();
     let result = session.follow(&mut batches, epoch, &mut received, idle, ended).await;
     fleet.own.batches_missing.add(received.missing());

@@ -58,7 +58,7 @@ pub struct Link {
     pub state: LinkState,
     /// Connections that came about.
     pub connections: u64,
-    /// Why the last attempt or connection ended.
+    /// Why the last attempt or connection ended; nothing while connected.
     pub last_error: Option<String>,
     /// When the last batch came.
     pub last_batch: Option<Instant>,
@@ -66,6 +66,14 @@ pub struct Link {
     pub batches: u64,
     /// What the agent said about itself.
     pub agent: Option<AboutAgent>,
+}
+
+impl Link {
+    /// The agent is heard: what kept it from being heard before is over.
+    pub fn connected(&mut self) {
+        self.state = LinkState::Connected;
+        self.last_error = None;
+    }
 }
 
 /// What an agent said about itself; the guest's words, cut to size.

@@ -4,7 +4,10 @@ use std::{ffi::OsString, path::PathBuf};
 
 use porthole_registry::SandboxKey;
 
-use crate::answer::Answer;
+use crate::bootstrap::BootstrapAddress;
+
+/// The first word of a companion's command line, as `ps` shows it; the sandbox's id follows.
+pub const PROCESS_NAME: &str = "porthole-companion";
 
 /// What a companion has to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,16 +30,16 @@ pub struct Assignment {
     /// File name of the delegate.
     pub runtime: String,
     /// How to reach the delegate's shim, or why it cannot be reached.
-    pub answer: Result<Answer, String>,
+    pub address: Result<BootstrapAddress, String>,
 }
 
 impl Assignment {
     /// The command line after the program's name; the sandbox's id comes first, for `ps`.
     pub fn to_arguments(&self) -> Vec<OsString> {
         let mode = if self.mode == Mode::Watch { "watch" } else { "clean-up" };
-        let (kind, answer) = match &self.answer {
-            Ok(answer) => ("answer", answer.to_string()),
-            Err(message) => ("no-answer", message.clone()),
+        let (kind, address) = match &self.address {
+            Ok(address) => ("address", address.to_string()),
+            Err(message) => ("no-address", message.clone()),
         };
         vec![
             self.sandbox.id.as_str().into(),
@@ -46,13 +49,13 @@ impl Assignment {
             self.runtime.clone().into(),
             kind.into(),
             // An argument cannot hold a NUL.
-            answer.replace('\0', " ").into(),
+            address.replace('\0', " ").into(),
         ]
     }
 
     /// Reads what [`Self::to_arguments`] wrote.
     pub fn from_arguments(arguments: &[OsString]) -> Option<Self> {
-        let [sandbox, mode, namespace, bundle, runtime, kind, answer] = arguments else { return None };
+        let [sandbox, mode, namespace, bundle, runtime, kind, address] = arguments else { return None };
         let text = |argument: &OsString| argument.to_str().map(str::to_owned);
         Some(Self {
             mode: match mode.to_str()? {
@@ -66,9 +69,9 @@ impl Assignment {
             },
             bundle: bundle.into(),
             runtime: text(runtime)?,
-            answer: match kind.to_str()? {
-                "answer" => text(answer)?.parse::<Answer>().map_err(|error| error.to_string()),
-                _ => Err(text(answer)?),
+            address: match kind.to_str()? {
+                "address" => text(address)?.parse::<BootstrapAddress>().map_err(|error| error.to_string()),
+                _ => Err(text(address)?),
             },
         })
     }
@@ -77,7 +80,7 @@ impl Assignment {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::answer::TaskApi;
+    use crate::bootstrap::TaskApi;
 
     #[test]
     fn an_assignment_survives_a_round_trip() {
@@ -86,10 +89,10 @@ mod tests {
             sandbox: "acme@shop-1".parse().expect("key"),
             bundle: "/run/b".into(),
             runtime: "containerd-shim-x-v2".into(),
-            answer: Ok(Answer { address: "unix:///run/s".into(), api: TaskApi::V3 }),
+            address: Ok(BootstrapAddress { address: "unix:///run/s".into(), api: TaskApi::V3 }),
         };
         assert_eq!(Assignment::from_arguments(&assignment.to_arguments()), Some(assignment.clone()));
-        assignment.answer = Err("no such thing".into());
+        assignment.address = Err("no such thing".into());
         assignment.mode = Mode::Watch;
         assert_eq!(Assignment::from_arguments(&assignment.to_arguments()), Some(assignment));
         assert_eq!(Assignment::from_arguments(&["x".into()]), None);

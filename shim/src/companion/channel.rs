@@ -22,12 +22,18 @@ const DEADLINE: Duration = Duration::from_secs(2);
 /// Largest answer, in bytes.
 const ANSWER_BYTES_MAX: u64 = 16 * 1024;
 
-/// A monitor socket that does not help.
+/// Monitor sockets that give no address.
 #[derive(Debug, thiserror::Error)]
 pub enum ChannelError {
     /// Nobody listens at any of the paths.
     #[error("no monitor socket at {0}")]
     Nobody(String),
+    /// Somebody accepts the question and does not answer it, as long as the guest boots.
+    #[error("{path}: no answer within {DEADLINE:?}")]
+    Held {
+        /// The socket.
+        path: PathBuf,
+    },
     /// Somebody listens but gives no address.
     #[error("{path}: {message}")]
     Unusable {
@@ -43,7 +49,7 @@ pub async fn ask(sockets: &[PathBuf]) -> Result<Channel, ChannelError> {
     for path in sockets {
         let unusable = |message: String| ChannelError::Unusable { path: path.clone(), message };
         match timeout(DEADLINE, get(path)).await {
-            Err(_) => return Err(unusable(format!("no answer within {DEADLINE:?}"))),
+            Err(_) => return Err(ChannelError::Held { path: path.clone() }),
             Ok(Err(error))
                 if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => {}
             Ok(Err(error)) => return Err(unusable(error.to_string())),

@@ -12,7 +12,7 @@ use std::{
 use porthole_registry::{ContainerId, ContainerRecord, SandboxId};
 use tokio::net::unix::pipe;
 
-use super::{Companion, record::Publisher};
+use super::{context::Companion, record::Publisher};
 use crate::{
     bundle::{Annotations, Role},
     identity,

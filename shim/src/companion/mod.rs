@@ -2,15 +2,16 @@
 //!
 //! ```text
 //! lock, record (injecting)
-//!   └► inject: State until CREATED → /agent-url → Create(sidecar) → State until RUNNING → Start(sidecar)
+//!   └► inject: State until RUNNING → /agent-url → Create(sidecar) → Start(sidecar)
 //!        ├► watch: record (watching, or unmonitored with its reason); Wait(sidecar), the sandbox's end, new containers
 //!        └► tear down: record (ended) → Delete(sidecar) → State until NotFound → Shutdown → nothing left
 //! ```
 //!
 //! - [`task`]: the delegate's task service, every call with a deadline;
+//! - [`sandbox`]: where the sandbox is in its life;
 //! - [`sidecar`]: the agent's bundle;
 //! - [`channel`]: where the agent can be reached;
-//! - [`record`]: what the exporter is told;
+//! - [`record`]: what the exporter reads;
 //! - [`containers`]: the further containers of the sandbox;
 //! - [`inject`], [`watch`], [`teardown`]: the three phases.
 //!
@@ -20,10 +21,12 @@
 
 pub mod channel;
 pub mod containers;
+pub mod context;
 pub mod inject;
 pub mod lock;
 pub mod reason;
 pub mod record;
+pub mod sandbox;
 pub mod sidecar;
 pub mod task;
 pub mod teardown;
@@ -35,23 +38,22 @@ use std::{ffi::OsString, process::ExitCode, time::Duration};
 
 use tokio::signal::unix::{SignalKind, signal};
 
-pub use assignment::{Assignment, Mode};
+pub use assignment::{Assignment, Mode, PROCESS_NAME};
 
 use crate::{
     companion::{
+        context::Companion,
         inject::Injection,
         lock::Lock,
         reason::{Failure, ReasonCode},
         record::Publisher,
+        sandbox::Sandbox,
         task::Task,
     },
     log,
     settings::Settings,
     state::{State, StateDirectory},
 };
-
-/// The first word of a companion's command line, as `ps` shows it; the sandbox's id follows.
-pub const PROCESS_NAME: &str = "porthole-companion";
 
 /// Longest wait for the companion of an earlier sandbox of the same name to finish.
 const LOCK_PATIENCE: Duration = Duration::from_secs(15);
@@ -113,16 +115,6 @@ async fn run(assignment: &Assignment, settings: &Settings) {
     lock.release();
 }
 
-/// What the phases share.
-pub struct Companion<'a> {
-    /// The sandbox and how to reach its shim.
-    pub assignment: &'a Assignment,
-    /// The host's configuration.
-    pub settings: &'a Settings,
-    /// Our own directory.
-    pub state: StateDirectory,
-}
-
 impl Companion<'_> {
     async fn live(&self) {
         let id = &self.assignment.sandbox;
@@ -132,8 +124,9 @@ impl Companion<'_> {
                 publisher.publish();
                 let state = State {
                     bundle: self.assignment.bundle.clone(),
-                    answer: self.assignment.answer.as_ref().map(ToString::to_string).unwrap_or_default(),
+                    address: self.assignment.address.as_ref().map(ToString::to_string).unwrap_or_default(),
                     sidecars: Vec::new(),
+                    injected: false,
                 };
                 if let Err(error) = self.state.create().and_then(|()| self.state.write(&state)) {
                     // Without it nobody could clean up after us: nothing is asked for.
@@ -158,9 +151,9 @@ impl Companion<'_> {
     /// From the first connection to the end of the sandbox and the last call about it.
     async fn monitor(&self, publisher: &mut Publisher, state: State) {
         let id = &self.assignment.sandbox;
-        let task = match &self.assignment.answer {
-            Ok(answer) => Task::connect(answer).await.map_err(|error| {
-                Failure::new(ReasonCode::ShimUnreachable, format!("{}: {error}", answer.address))
+        let task = match &self.assignment.address {
+            Ok(address) => Task::connect(address).await.map_err(|error| {
+                Failure::new(ReasonCode::ShimUnreachable, format!("{}: {error}", address.address))
             }),
             Err(message) => Err(Failure::new(ReasonCode::ProtocolUnsupported, message.clone())),
         };
@@ -171,12 +164,13 @@ impl Companion<'_> {
                 return self.hold(publisher).await;
             }
         };
+        let sandbox = Sandbox::new(self, &task);
         let mut sidecars = inject::Sidecars::new(&self.state, state);
         let injection = match &self.settings.problem {
             Some(problem) => {
                 Injection::Failed(Failure::new(ReasonCode::ConfigurationInvalid, problem.clone()))
             }
-            None => inject::inject(self, &task, &mut sidecars, publisher).await,
+            None => inject::inject(self, &task, &sandbox, &mut sidecars, publisher).await,
         };
         if let Injection::Failed(failure) = &injection {
             publisher.unmonitored(failure);
@@ -187,9 +181,9 @@ impl Companion<'_> {
                 None
             }
             Injection::Running(agent) => {
-                watch::watch(self, &task, &mut sidecars, publisher, Some(agent)).await
+                watch::watch(self, &task, &sandbox, &mut sidecars, publisher, Some(agent)).await
             }
-            Injection::Failed(_) => watch::watch(self, &task, &mut sidecars, publisher, None).await,
+            Injection::Failed(_) => watch::watch(self, &task, &sandbox, &mut sidecars, publisher, None).await,
         };
         publisher.ending();
         teardown::tear_down(self, &task, &mut sidecars, agent).await;
@@ -199,7 +193,7 @@ impl Companion<'_> {
     async fn hold(&self, publisher: &mut Publisher) {
         let mut containers = containers::Containers::new(self);
         let mut tick = tokio::time::interval(containers::TICK);
-        let gone = || self.assignment.answer.as_ref().is_ok_and(|answer| !answer.listens());
+        let gone = || self.assignment.address.as_ref().is_ok_and(|address| !address.listens());
         while self.assignment.bundle.exists() && !gone() {
             containers.refresh(publisher);
             tick.tick().await;

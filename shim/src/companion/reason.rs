@@ -1,12 +1,12 @@
-//! Why a sandbox has no agent: a fixed set of words, fit for a metric's label, and the story.
+//! Why a sandbox has no agent: a code of a fixed set, fit for a metric's label, and a message.
 
 use porthole_registry::Reason;
 
-use crate::settings::one_line;
+use crate::message::brief;
 
 macro_rules! reason_codes {
     ($($(#[$meta:meta])* $name:ident = $word:literal;)+) => {
-        /// The words.
+        /// The codes.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         pub enum ReasonCode {
             $($(#[$meta])* $name,)+
@@ -16,7 +16,7 @@ macro_rules! reason_codes {
             /// Every one.
             pub const ALL: &[Self] = &[$(Self::$name),+];
 
-            /// The word.
+            /// The code's text.
             pub fn as_str(self) -> &'static str {
                 match self { $(Self::$name => $word),+ }
             }
@@ -51,22 +51,19 @@ reason_codes! {
     Internal = "internal";
 }
 
-/// Longest message, in characters.
-const MESSAGE_CHARS_MAX: usize = 500;
-
 /// A failure of the monitoring, never of the workload.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failure {
-    /// The word.
+    /// Which failure.
     pub code: ReasonCode,
-    /// The story, one line.
+    /// What happened, one line.
     pub message: String,
 }
 
 impl Failure {
-    /// A failure with its story.
+    /// A failure with its message, which is cut to what a person can use.
     pub fn new(code: ReasonCode, message: impl AsRef<str>) -> Self {
-        Self { code, message: one_line(message.as_ref()).chars().take(MESSAGE_CHARS_MAX).collect() }
+        Self { code, message: brief(message.as_ref()) }
     }
 
     /// The form in the record.

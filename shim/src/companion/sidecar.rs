@@ -72,10 +72,16 @@ pub fn write_bundle(
 
 /// The OCI runtime configuration (runtime-spec 1.0.2).
 ///
-/// `root.path` is absolute because Kata's Rust shim resolves a relative one in another bundle. There are no resource
-/// limits: a memory limit makes Kata plug memory and a CPU into the guest; nor rlimits, which some runtimes may not
-/// raise (the agent has `CAP_SYS_RESOURCE` for the kernels before 5.11 that lock the memory of maps). No network namespace
-/// is asked for: the sidecar has the sandbox's.
+/// Compared with what containerd writes (`pkg/oci/spec.go`, `populateDefaultUnixSpec`):
+///
+/// - `root.path` is absolute because Kata's Rust shim resolves a relative one in another bundle.
+/// - `linux.resources` is there and empty. Kata's Go shim dereferences it (`pkg/oci/utils.go`, `ContainerConfig`) and
+///   panics without it, which ends the sandbox. A memory limit in it would make Kata plug memory and a CPU into the guest.
+/// - No rlimits, which some runtimes may not raise (the agent has `CAP_SYS_RESOURCE` for the kernels before 5.11 that lock
+///   the memory of maps).
+/// - No network namespace: the sidecar has the sandbox's.
+/// - Neither masked nor read-only paths: the agent reads the guest's `/proc` and tracefs. No terminal, so neither
+///   `/dev/pts` nor `/dev/shm`.
 fn spec(sidecar: &ContainerId, sandbox: &SandboxId, settings: &Shim) -> Value {
     let mount = |destination: &str, kind: &str, source: &str, options: &[&str]| json!({"destination": destination, "type": kind, "source": source, "options": options});
     let agent = format!("/{AGENT}");
@@ -113,6 +119,7 @@ fn spec(sidecar: &ContainerId, sandbox: &SandboxId, settings: &Shim) -> Value {
         "annotations": {CONTAINER_TYPE: "container", SANDBOX_ID: sandbox},
         "linux": {
             "cgroupsPath": format!("/{sidecar}"),
+            "resources": {},
             "namespaces": [
                 {"type": "pid"}, {"type": "mount"}, {"type": "ipc"}, {"type": "uts"}, {"type": "cgroup"},
             ],
@@ -147,7 +154,6 @@ mod tests {
         assert_eq!(spec["root"]["readonly"], json!(true));
         assert_eq!(spec["annotations"][SANDBOX_ID], json!("shop.-1"));
         assert_eq!(spec["annotations"][CONTAINER_TYPE], json!("container"));
-        assert!(spec["linux"].get("resources").is_none());
         let arguments = json!([
             "/porthole-agent",
             "--listen",
@@ -158,6 +164,44 @@ mod tests {
             "fexit"
         ]);
         assert_eq!(spec["process"]["args"], arguments);
+    }
+
+    /// What Kata's Go shim, its agent, runtime-rs, runc and crun read without asking whether it is there.
+    #[test]
+    fn the_spec_has_every_field_that_runtimes_take_for_granted() {
+        let spec = spec(&"c".parse().expect("id"), &sandbox(), &Shim::default());
+        for object in
+            ["/process/user", "/process/capabilities", "/root", "/annotations", "/linux", "/linux/resources"]
+        {
+            assert!(spec.pointer(object).is_some_and(Value::is_object), "{object}");
+        }
+        for list in ["/process/args", "/process/env", "/mounts", "/linux/namespaces"] {
+            assert!(
+                spec.pointer(list).and_then(Value::as_array).is_some_and(|list| !list.is_empty()),
+                "{list}"
+            );
+        }
+        for text in ["/ociVersion", "/process/cwd", "/root/path", "/hostname", "/linux/cgroupsPath"] {
+            assert!(
+                spec.pointer(text).and_then(Value::as_str).is_some_and(|text| !text.is_empty()),
+                "{text}"
+            );
+        }
+        for number in ["/process/user/uid", "/process/user/gid"] {
+            assert!(spec.pointer(number).is_some_and(Value::is_u64), "{number}");
+        }
+        assert_eq!(spec["process"]["terminal"], json!(false));
+        for mount in spec["mounts"].as_array().expect("mounts") {
+            assert!(
+                ["destination", "type", "source"].iter().all(|field| mount[*field].is_string()),
+                "{mount}"
+            );
+            assert!(mount["options"].is_array(), "{mount}");
+        }
+        let types: Vec<_> =
+            spec["linux"]["namespaces"].as_array().expect("list").iter().map(|n| &n["type"]).collect();
+        assert!(types.contains(&&json!("uts")), "a host name needs its own");
+        assert!(!types.contains(&&json!("network")), "the agent listens in the sandbox's network");
     }
 
     #[test]

@@ -9,30 +9,36 @@ use std::{
 
 use containerd_shim_protos::api::{
     CreateTaskRequest, CreateTaskResponse, DeleteRequest, DeleteResponse, Empty, KillRequest,
-    ShutdownRequest, StartRequest, StartResponse, StateRequest, StateResponse, Status, WaitRequest,
-    WaitResponse,
+    ShutdownRequest, StartRequest, StartResponse, StateRequest, StateResponse, WaitRequest, WaitResponse,
 };
 use protobuf::Message;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::UnixStream,
     sync::watch,
-    time::timeout,
+    time::{Instant, sleep, timeout},
 };
 use ttrpc::{
     asynchronous::{Client, transport::Socket},
-    proto::Code,
+    proto::{Code, Status},
 };
 
-use crate::answer::{Answer, TaskApi};
+use crate::{
+    bootstrap::{BootstrapAddress, TaskApi},
+    message::brief,
+};
 
 /// Deadline of a question that costs the delegate nothing.
 pub const QUESTION_DEADLINE: Duration = Duration::from_secs(5);
 
+/// Time between two attempts to connect.
+const CONNECT_INTERVAL: Duration = Duration::from_millis(20);
+
 /// What became of a call.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CallError {
-    /// The shim is gone, or closed the connection.
+    /// The shim has closed the connection. A text about a closed connection in an answer is the shim's connection to
+    /// its guest, and not this.
     #[error("the shim closed the connection")]
     Closed,
     /// The shim did not answer.
@@ -43,7 +49,7 @@ pub enum CallError {
     Refused {
         /// The status says that there is no such container.
         not_found: bool,
-        /// The status' message.
+        /// The status' code and message, cut to what a person can use.
         message: String,
     },
 }
@@ -59,7 +65,7 @@ impl CallError {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ContainerState {
     /// containerd's status.
-    pub status: Status,
+    pub status: containerd_shim_protos::api::Status,
     /// Process on the host that lives as long as the container: its init, or the VMM.
     pub pid: u32,
 }
@@ -74,10 +80,10 @@ pub struct Task {
 
 impl Task {
     /// Connects to the address that the delegate printed.
-    pub async fn connect(answer: &Answer) -> io::Result<Self> {
-        let stream = UnixStream::connect(answer.socket()).await?;
+    pub async fn connect(address: &BootstrapAddress) -> io::Result<Self> {
+        let stream = connect(address).await?;
         let (ended, closed) = watch::channel(false);
-        Ok(Self { client: Client::new(Socket::new(Tap { stream, ended })), api: answer.api, closed })
+        Ok(Self { client: Client::new(Socket::new(Tap { stream, ended })), api: address.api, closed })
     }
 
     /// Returns when the shim has closed the connection.
@@ -91,10 +97,15 @@ impl Task {
         *self.closed.borrow() || self.closed.has_changed().is_err()
     }
 
-    /// State of a container; the deadline is the caller's because some shims answer only when a change is through.
+    /// State of a container; the deadline is the caller's because some shims answer only when a change is through. An
+    /// answer without a bundle is about no container: so answers Kata's runtime-rs before it has made it and after Delete.
     pub async fn state(&self, id: &str, deadline: Duration) -> Result<ContainerState, CallError> {
         let request = StateRequest { id: id.into(), ..StateRequest::default() };
         let response: StateResponse = self.call("State", &request, Some(deadline)).await?;
+        if response.bundle.is_empty() {
+            let message = "the shim answers without a bundle".to_owned();
+            return Err(CallError::Refused { not_found: true, message });
+        }
         Ok(ContainerState { status: response.status.enum_value_or_default(), pid: response.pid })
     }
 
@@ -137,6 +148,19 @@ impl Task {
         self.call::<_, Empty>("Shutdown", &request, Some(QUESTION_DEADLINE)).await.map(drop)
     }
 
+    fn failure(&self, error: &ttrpc::Error) -> CallError {
+        let refused = |not_found, message: String| CallError::Refused { not_found, message: brief(&message) };
+        match error {
+            // The connection's end reaches the calls that are under way as errors of several kinds.
+            _ if self.is_closed() => CallError::Closed,
+            ttrpc::Error::RpcStatus(status) => {
+                refused(says_not_found(status), format!("{:?}: {}", status.code(), status.message()))
+            }
+            ttrpc::Error::Others(message) => refused(false, message.clone()),
+            _ => CallError::Closed,
+        }
+    }
+
     async fn call<Q: Message, R: Message>(
         &self,
         method: &str,
@@ -154,7 +178,7 @@ impl Task {
         };
         let answered = async {
             tokio::select! {
-                response = self.client.request(request) => response.map_err(|error| from_ttrpc(&error)),
+                response = self.client.request(request) => response.map_err(|error| self.failure(&error)),
                 () = self.closed() => Err(CallError::Closed),
             }
         };
@@ -168,23 +192,26 @@ impl Task {
     }
 }
 
-/// Statuses as the shims give them: not all use the code for "not found".
-fn from_ttrpc(error: &ttrpc::Error) -> CallError {
-    match error {
-        ttrpc::Error::RpcStatus(status) => {
-            let message = status.message().to_owned();
-            let lower = message.to_ascii_lowercase();
-            let not_found = status.code() == Code::NOT_FOUND
-                || ["not found", "does not exist", "not exist"].iter().any(|words| lower.contains(words));
-            // A Go shim that ends answers what is in flight with the closing of its own connection to the agent.
-            if lower == "ttrpc: closed" {
-                return CallError::Closed;
+/// Connects; while the shim has more connections waiting than it may have, for a moment.
+async fn connect(address: &BootstrapAddress) -> io::Result<UnixStream> {
+    let deadline = Instant::now() + QUESTION_DEADLINE;
+    loop {
+        match UnixStream::connect(address.socket()).await {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock && Instant::now() < deadline => {
+                sleep(CONNECT_INTERVAL).await;
             }
-            CallError::Refused { not_found, message: format!("{:?}: {message}", status.code()) }
+            result => return result,
         }
-        ttrpc::Error::Others(message) => CallError::Refused { not_found: false, message: message.clone() },
-        _ => CallError::Closed,
     }
+}
+
+/// Whether a shim that does not use the code for it (Kata's runtime-rs answers everything with UNKNOWN) says that it
+/// has no such container. Only whole phrases of shims: causes deeper in a chain also speak of things not found.
+fn says_not_found(status: &Status) -> bool {
+    const PHRASES: [&str; 4] =
+        ["failed to find container", "no such container", "container does not exist", "container not found"];
+    let message = status.message().to_ascii_lowercase();
+    status.code() == Code::NOT_FOUND || PHRASES.iter().any(|phrase| message.contains(phrase))
 }
 
 /// The connection's stream; says when the other side has closed it, which ttrpc's client keeps to itself.

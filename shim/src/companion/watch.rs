@@ -1,25 +1,24 @@
 //! Staying with a sandbox until its end: with the agent, without it, or bringing it back.
 
 use std::{
-    cell::Cell,
-    future::Future,
     os::fd::{FromRawFd, OwnedFd},
-    path::Path,
     time::Duration,
 };
 
 use containerd_shim_protos::api::Status;
+use porthole_registry::ContainerId;
 use tokio::{
     io::{Interest, unix::AsyncFd},
-    time::{Instant, MissedTickBehavior, interval, sleep, timeout},
+    time::{Instant, MissedTickBehavior, interval, sleep},
 };
 
 use super::{
-    Companion,
     containers::{Containers, TICK},
+    context::Companion,
     inject::{self, Agent, Injection, Sidecars},
     reason::{Failure, ReasonCode},
     record::Publisher,
+    sandbox::{Phase, Sandbox},
     task::{CallError, QUESTION_DEADLINE, Task},
     teardown,
 };
@@ -36,7 +35,8 @@ enum Event {
     AgentEnded(Result<u32, CallError>),
     ShimGone,
     SandboxProcessEnded,
-    ContainerStarted,
+    /// A wrapper was called for a further container, or to delete the sandbox.
+    Woken,
     Tick,
     RestartDue,
 }
@@ -45,18 +45,18 @@ enum Event {
 pub async fn watch(
     companion: &Companion<'_>,
     task: &Task,
+    sandbox: &Sandbox<'_>,
     sidecars: &mut Sidecars<'_>,
     publisher: &mut Publisher,
     agent: Option<Agent>,
 ) -> Option<Agent> {
-    let sandbox = companion.assignment.sandbox.id.as_str();
+    let name = &companion.assignment.sandbox;
     let settings = &companion.settings.shim;
-    let presence = Presence { known: Cell::new(agent.is_some()), bundle: &companion.assignment.bundle };
     let mut agent = agent;
     let mut containers = Containers::new(companion);
     containers.refresh(publisher);
     let mut process = SandboxProcess::default();
-    process.find(task, sandbox).await;
+    process.find(sandbox).await;
     let mut tick = interval(TICK);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let (mut ticks, mut restarts, mut restart_at) = (0_u32, 0, None);
@@ -68,16 +68,21 @@ pub async fn watch(
             ended = &mut agent_end => Event::AgentEnded(ended),
             () = task.closed() => Event::ShimGone,
             () = process.ended() => Event::SandboxProcessEnded,
-            () = containers.woken() => Event::ContainerStarted,
+            () = containers.woken() => Event::Woken,
             () = at(restart_at) => Event::RestartDue,
             _ = tick.tick() => Event::Tick,
         };
         match event {
             Event::ShimGone => return agent,
-            Event::ContainerStarted => containers.refresh(publisher),
+            Event::Woken => {
+                containers.refresh(publisher);
+                if sandbox.phase(QUESTION_DEADLINE).await == Phase::Ended {
+                    return agent;
+                }
+            }
             Event::SandboxProcessEnded => {
                 // The shim needs a moment to see it too; if it never does, the process was something else.
-                if ends_within(task, sandbox, &presence, END_DOUBT).await {
+                if sandbox.ends_within(END_DOUBT).await {
                     return agent;
                 }
                 process = SandboxProcess::Unknown;
@@ -86,16 +91,16 @@ pub async fn watch(
                 containers.refresh(publisher);
                 ticks += 1;
                 if ticks.is_multiple_of(TICKS_PER_STATE) {
-                    if has_ended(task, sandbox, &presence).await {
+                    if sandbox.phase(QUESTION_DEADLINE).await == Phase::Ended {
                         return agent;
                     }
-                    process.find(task, sandbox).await;
+                    process.find(sandbox).await;
                 }
             }
             Event::AgentEnded(result) => {
                 let ended = agent.take();
                 agent_end = Box::pin(self::agent_end(task.clone(), None));
-                if ends_within(task, sandbox, &presence, END_DOUBT).await {
+                if sandbox.ends_within(END_DOUBT).await {
                     return None;
                 }
                 let message = match result {
@@ -115,9 +120,9 @@ pub async fn watch(
                 restart_at = None;
                 restarts += 1;
                 last_start = Some(Instant::now());
-                tracing::info!(id = sandbox, restarts, "bringing the agent back");
+                tracing::info!(id = %name, restarts, "bringing the agent back");
                 publisher.injecting();
-                match inject::inject(companion, task, sidecars, publisher).await {
+                match inject::inject(companion, task, sandbox, sidecars, publisher).await {
                     Injection::SandboxEnded => return None,
                     Injection::Failed(failure) => publisher.unmonitored(&failure),
                     Injection::Running(started) => {
@@ -130,11 +135,18 @@ pub async fn watch(
     }
 }
 
-/// The end of a sidecar; never, without one.
-async fn agent_end(task: Task, id: Option<porthole_registry::ContainerId>) -> Result<u32, CallError> {
-    match id {
-        Some(id) => task.wait(id.as_str()).await,
-        None => std::future::pending().await,
+/// The end of a sidecar; never, without one. A shim that refuses to wait does not say that the sidecar has ended: then
+/// it is looked at.
+async fn agent_end(task: Task, id: Option<ContainerId>) -> Result<u32, CallError> {
+    let Some(id) = id else { return std::future::pending().await };
+    loop {
+        let result = task.wait(id.as_str()).await;
+        let Err(CallError::Refused { not_found: false, .. }) = &result else { return result };
+        let state = task.state(id.as_str(), QUESTION_DEADLINE).await;
+        if !state.is_ok_and(|state| matches!(state.status, Status::RUNNING | Status::PAUSED)) {
+            return result;
+        }
+        sleep(TICK).await;
     }
 }
 
@@ -143,43 +155,6 @@ async fn at(deadline: Option<Instant>) {
         Some(deadline) => tokio::time::sleep_until(deadline).await,
         None => std::future::pending().await,
     }
-}
-
-/// What tells a sandbox that is no more from one that is only being made: while its machine boots, its shim does not
-/// know it either.
-struct Presence<'a> {
-    /// The shim has known it.
-    known: Cell<bool>,
-    /// containerd takes it away behind the sandbox.
-    bundle: &'a Path,
-}
-
-/// Whether the sandbox is over. A shim that does not answer does not say so.
-async fn has_ended(task: &Task, sandbox: &str, presence: &Presence<'_>) -> bool {
-    match task.state(sandbox, QUESTION_DEADLINE).await {
-        Ok(state) => {
-            presence.known.set(true);
-            state.status == Status::STOPPED
-        }
-        Err(CallError::Closed) => true,
-        Err(error) => error.is_not_found() && (presence.known.get() || !presence.bundle.exists()),
-    }
-}
-
-/// Whether the sandbox is over within some time.
-async fn ends_within(task: &Task, sandbox: &str, presence: &Presence<'_>, time: Duration) -> bool {
-    until(time, || has_ended(task, sandbox, presence)).await
-}
-
-/// Asks again and again until the answer is yes or the time is over.
-pub async fn until<F: Future<Output = bool>>(time: Duration, mut question: impl FnMut() -> F) -> bool {
-    timeout(time, async {
-        while !question().await {
-            sleep(Duration::from_millis(20)).await;
-        }
-    })
-    .await
-    .is_ok()
 }
 
 /// The process on the host that lives as long as the sandbox: its init with runc, the VMM with Kata. Its end tells at
@@ -197,18 +172,18 @@ enum SandboxProcess {
 
 impl SandboxProcess {
     /// Looks for it if it is wanted.
-    async fn find(&mut self, task: &Task, sandbox: &str) {
+    async fn find(&mut self, sandbox: &Sandbox<'_>) {
         if !matches!(self, Self::Wanted) {
             return;
         }
         let pid = |state: super::task::ContainerState| (state.status == Status::RUNNING).then_some(state.pid);
-        let Some(before) = task.state(sandbox, QUESTION_DEADLINE).await.ok().and_then(pid) else { return };
+        let Some(before) = sandbox.state(QUESTION_DEADLINE).await.ok().and_then(pid) else { return };
         let Some(process) = pidfd(before) else {
             *self = Self::Unknown;
             return;
         };
         // Asked again: the id could have gone to another process before it was opened.
-        let after = task.state(sandbox, QUESTION_DEADLINE).await.ok().and_then(pid);
+        let after = sandbox.state(QUESTION_DEADLINE).await.ok().and_then(pid);
         // SAFETY: an OwnedFd owns a valid descriptor, which is not replaced while it is registered.
         let registered = unsafe { AsyncFd::register_with_interest(process, Interest::READABLE) };
         *self = match registered {

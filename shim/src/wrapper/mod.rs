@@ -8,15 +8,13 @@
 //! Everything else becomes the delegate at once.
 
 mod delete;
+mod guard;
 mod launch;
 mod start;
 
-use std::{
-    ffi::OsString,
-    panic::{AssertUnwindSafe, catch_unwind},
-    path::PathBuf,
-    process::ExitCode,
-};
+use std::{ffi::OsString, path::PathBuf, process::ExitCode};
+
+use guard::{NO_DELEGATE, guarded};
 
 use crate::{
     delegate,
@@ -24,9 +22,6 @@ use crate::{
     log,
     settings::Settings,
 };
-
-/// Exit code when there is no delegate to hand the call to, as shells use it.
-const NO_DELEGATE: u8 = 127;
 
 /// Runs one call of containerd; `arguments` are those after the program's name.
 pub fn main(arguments: &[OsString]) -> ExitCode {
@@ -51,9 +46,4 @@ pub fn main(arguments: &[OsString]) -> ExitCode {
     let error = delegate::exec(&delegate, arguments);
     tracing::error!(delegate = %delegate.display(), %error, "cannot become the delegate");
     ExitCode::from(NO_DELEGATE)
-}
-
-/// Runs something of ours so that its panic (logged by the hook) does not disturb the delegate's call.
-fn guarded<T>(ours: impl FnOnce() -> T) -> Option<T> {
-    catch_unwind(AssertUnwindSafe(ours)).ok()
 }

@@ -1,4 +1,4 @@
-//! `start`: the delegate's answer goes to containerd as it comes, its exit code is ours.
+//! `start`: the delegate's output goes to containerd as it comes, its exit code is ours.
 
 use std::{
     ffi::OsString,
@@ -14,9 +14,12 @@ use std::{
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use porthole_registry::SandboxKey;
 
-use super::{NO_DELEGATE, guarded, launch};
+use super::{
+    guard::{NO_DELEGATE, guarded},
+    launch,
+};
 use crate::{
-    answer::{ANSWER_BYTES_MAX, Answer},
+    bootstrap::{BOOTSTRAP_BYTES_MAX, BootstrapAddress},
     bundle::{Annotations, Role},
     companion::{Assignment, Mode},
     delegate, identity,
@@ -121,7 +124,7 @@ fn drain(pipe: &mut Option<ChildStdout>, head: &mut Vec<u8>) -> io::Result<bool>
             *pipe = None;
             break;
         }
-        let room = ANSWER_BYTES_MAX.saturating_sub(head.len());
+        let room = BOOTSTRAP_BYTES_MAX.saturating_sub(head.len());
         head.extend_from_slice(&buffer[..count.min(room)]);
     }
     Ok(true)
@@ -140,7 +143,7 @@ fn end_like(status: ExitStatus) -> ExitCode {
     status.code().and_then(|code| u8::try_from(code).ok()).map_or(ExitCode::FAILURE, ExitCode::from)
 }
 
-/// The part that is ours: a companion for a new sandbox, a word to the companion for a further container.
+/// The part that is ours: a companion for a new sandbox, a note to the companion for a further container.
 fn after_success(
     delegate: &Path,
     call: &Invocation,
@@ -165,31 +168,18 @@ fn after_success(
     };
     if let Role::Member(sandbox) = annotations.role() {
         let sandbox = SandboxKey { namespace: id.namespace.clone(), id: sandbox };
-        return tell(&StateDirectory::of(&settings.shim.state_directory, &sandbox), &call.bundle);
+        StateDirectory::of(&settings.shim.state_directory, &sandbox).wake_companion();
+        return;
     }
     if settings.shim.allow_opt_out && identity::opted_out(annotations) {
         tracing::info!(%id, "the workload opted out");
         return;
     }
-    let answer = match Answer::parse(stdout) {
-        Ok(answer) => Ok(answer),
-        Err(error) => Err(error.to_string()),
-    };
+    let address = BootstrapAddress::parse(stdout).map_err(|error| error.to_string());
     let runtime = delegate.file_name().unwrap_or(delegate.as_os_str()).to_string_lossy().into_owned();
     let assignment =
-        Assignment { mode: Mode::Watch, sandbox: id.clone(), bundle: call.bundle.clone(), runtime, answer };
+        Assignment { mode: Mode::Watch, sandbox: id.clone(), bundle: call.bundle.clone(), runtime, address };
     if let Err(error) = launch::companion(&assignment) {
         tracing::error!(%id, %error, "cannot start a companion: nothing is monitored");
-    }
-}
-
-/// Tells the companion of a sandbox about a further container. It would find it by itself within a second.
-fn tell(state: &StateDirectory, bundle: &Path) {
-    use std::os::unix::{ffi::OsStrExt, fs::OpenOptionsExt};
-    let fifo = std::fs::OpenOptions::new().write(true).custom_flags(libc::O_NONBLOCK).open(state.wake());
-    let mut line = bundle.as_os_str().as_bytes().to_vec();
-    line.push(b'\n');
-    if let Err(error) = fifo.and_then(|mut fifo| fifo.write_all(&line)) {
-        tracing::debug!(bundle = %bundle.display(), %error, "no companion listens");
     }
 }

@@ -2,6 +2,7 @@
 //! recording delegate, a delegate's task service made for tests, and waiting for conditions.
 #![allow(dead_code)]
 
+pub mod containerd;
 pub mod task;
 
 use std::{

@@ -1,4 +1,4 @@
-//! What a delegate prints in answer to `start`: the address of its shim.
+//! The bootstrap address: what a delegate's `start` prints, where its shim listens and which API it speaks.
 //!
 //! A plain `unix://…` (containerd 1.6 and before; Kata), or, when containerd or the shim is newer, the JSON of
 //! `BootstrapParams` (containerd: `core/runtime/v2/shim.go`): `{"version":3,"address":"unix://…","protocol":"ttrpc"}`.
@@ -13,8 +13,10 @@ use std::{
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
 use serde::Deserialize;
 
-/// Largest answer that is looked at, in bytes. The longest unix address has 108.
-pub const ANSWER_BYTES_MAX: usize = 16 * 1024;
+use crate::message::brief;
+
+/// Largest output of `start` that is looked at, in bytes. The longest unix address has 108.
+pub const BOOTSTRAP_BYTES_MAX: usize = 16 * 1024;
 
 /// Version of containerd's task service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,18 +39,18 @@ impl TaskApi {
 
 /// Where the delegate's shim listens, and what it speaks.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Answer {
+pub struct BootstrapAddress {
     /// `unix:///path` or `unix://@abstract`.
     pub address: String,
     /// The task service it offers.
     pub api: TaskApi,
 }
 
-/// An answer that names no shim that a companion could talk to.
+/// An output that names no shim that a companion could talk to.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum AnswerError {
+pub enum BootstrapError {
     /// Neither an address nor bootstrap parameters.
-    #[error("the delegate's answer is no address: `{0}`")]
+    #[error("the delegate's `start` printed no address: `{0}`")]
     NotAnAddress(String),
     /// Bootstrap parameters for something else than task v2 or v3 over ttrpc.
     #[error("the delegate speaks task version {version} over {protocol}, not 2 or 3 over ttrpc")]
@@ -61,7 +63,7 @@ pub enum AnswerError {
 }
 
 #[derive(Deserialize)]
-struct Bootstrap {
+struct BootstrapParams {
     #[serde(default)]
     version: u32,
     address: String,
@@ -69,35 +71,35 @@ struct Bootstrap {
     protocol: String,
 }
 
-impl Answer {
+impl BootstrapAddress {
     /// Reads what the delegate printed.
-    pub fn parse(stdout: &[u8]) -> Result<Self, AnswerError> {
-        let shown = || AnswerError::NotAnAddress(String::from_utf8_lossy(stdout).chars().take(200).collect());
+    pub fn parse(stdout: &[u8]) -> Result<Self, BootstrapError> {
+        let shown = || BootstrapError::NotAnAddress(brief(&String::from_utf8_lossy(stdout)));
         let text = std::str::from_utf8(stdout).map_err(|_| shown())?.trim();
-        let bootstrap = if text.starts_with('{') {
+        let params = if text.starts_with('{') {
             serde_json::from_str(text).map_err(|_| shown())?
         } else {
-            Bootstrap { version: 2, address: text.to_owned(), protocol: String::new() }
+            BootstrapParams { version: 2, address: text.to_owned(), protocol: String::new() }
         };
         let unsupported =
-            || AnswerError::Unsupported { version: bootstrap.version, protocol: bootstrap.protocol.clone() };
-        if !matches!(bootstrap.protocol.as_str(), "" | "ttrpc") {
+            || BootstrapError::Unsupported { version: params.version, protocol: params.protocol.clone() };
+        if !matches!(params.protocol.as_str(), "" | "ttrpc") {
             return Err(unsupported());
         }
-        let api = match bootstrap.version {
+        let api = match params.version {
             0 | 2 => TaskApi::V2,
             3 => TaskApi::V3,
             _ => return Err(unsupported()),
         };
-        let path = bootstrap.address.strip_prefix("unix://").ok_or_else(shown)?;
+        let path = params.address.strip_prefix("unix://").ok_or_else(shown)?;
         if path.len() < 2 || !path.starts_with(['/', '@']) || path.contains('\0') {
             return Err(shown());
         }
-        Ok(Self { address: bootstrap.address, api })
+        Ok(Self { address: params.address, api })
     }
 }
 
-impl Answer {
+impl BootstrapAddress {
     /// The socket, as tokio takes it: an abstract name begins with a NUL.
     pub fn socket(&self) -> PathBuf {
         let path = self.address.trim_start_matches("unix://");
@@ -118,24 +120,24 @@ impl Answer {
     }
 }
 
-/// The form in which the companion is told: `<api version>:<address>`.
-impl fmt::Display for Answer {
+/// The form on the companion's command line and in its state: `<api version>:<address>`.
+impl fmt::Display for BootstrapAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}", if self.api == TaskApi::V2 { 2 } else { 3 }, self.address)
     }
 }
 
-impl FromStr for Answer {
-    type Err = AnswerError;
+impl FromStr for BootstrapAddress {
+    type Err = BootstrapError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let (api, address) =
-            text.split_once(':').ok_or_else(|| AnswerError::NotAnAddress(text.to_owned()))?;
-        let mut answer = Self::parse(address.as_bytes())?;
+            text.split_once(':').ok_or_else(|| BootstrapError::NotAnAddress(text.to_owned()))?;
+        let mut parsed = Self::parse(address.as_bytes())?;
         if api == "3" {
-            answer.api = TaskApi::V3;
+            parsed.api = TaskApi::V3;
         }
-        Ok(answer)
+        Ok(parsed)
     }
 }
 
@@ -145,40 +147,43 @@ mod tests {
 
     #[test]
     fn plain_addresses_and_bootstrap_parameters_are_understood() {
-        let plain = Answer::parse(b"unix:///run/containerd/s/abc").expect("plain");
+        let plain = BootstrapAddress::parse(b"unix:///run/containerd/s/abc").expect("plain");
         assert_eq!((plain.address.as_str(), plain.api), ("unix:///run/containerd/s/abc", TaskApi::V2));
         let json = br#"{"version":3,"address":"unix:///run/containerd/s/abc","protocol":"ttrpc"}"#;
-        assert_eq!(Answer::parse(json).expect("json").api, TaskApi::V3);
-        assert_eq!(Answer::parse(b"unix://@abstract\n").expect("abstract").address, "unix://@abstract");
+        assert_eq!(BootstrapAddress::parse(json).expect("json").api, TaskApi::V3);
+        assert_eq!(
+            BootstrapAddress::parse(b"unix://@abstract\n").expect("abstract").address,
+            "unix://@abstract"
+        );
     }
 
     #[test]
     fn other_protocols_and_nonsense_are_refused() {
         let grpc = br#"{"version":3,"address":"unix:///x","protocol":"grpc"}"#;
-        assert!(matches!(Answer::parse(grpc), Err(AnswerError::Unsupported { version: 3, .. })));
+        assert!(matches!(BootstrapAddress::parse(grpc), Err(BootstrapError::Unsupported { version: 3, .. })));
         for text in ["", "tcp://1.2.3.4:5", "unix://", "unix://relative", "{", "\u{0}"] {
-            assert!(Answer::parse(text.as_bytes()).is_err(), "{text:?}");
+            assert!(BootstrapAddress::parse(text.as_bytes()).is_err(), "{text:?}");
         }
-        assert!(Answer::parse(&[0xff, 0xfe]).is_err());
+        assert!(BootstrapAddress::parse(&[0xff, 0xfe]).is_err());
     }
 
     #[test]
     fn a_listener_is_told_from_its_left_over_socket() {
         let dir = tempfile::tempdir().expect("directory");
         let path = dir.path().join("s");
-        let answer = Answer { address: format!("unix://{}", path.display()), api: TaskApi::V2 };
-        assert!(!answer.listens());
+        let address = BootstrapAddress { address: format!("unix://{}", path.display()), api: TaskApi::V2 };
+        assert!(!address.listens());
         let listener = std::os::unix::net::UnixListener::bind(&path).expect("bound");
-        assert!(answer.listens());
+        assert!(address.listens());
         drop(listener);
-        assert!(!answer.listens());
+        assert!(!address.listens());
     }
 
     #[test]
     fn the_form_for_the_companion_survives_a_round_trip() {
         for api in [TaskApi::V2, TaskApi::V3] {
-            let answer = Answer { address: "unix:///run/s/a:b".into(), api };
-            assert_eq!(answer.to_string().parse::<Answer>().expect("parsed"), answer);
+            let address = BootstrapAddress { address: "unix:///run/s/a:b".into(), api };
+            assert_eq!(address.to_string().parse::<BootstrapAddress>().expect("parsed"), address);
         }
     }
 }

@@ -1,0 +1,14 @@
+//! What the phases of a companion share.
+
+use super::assignment::Assignment;
+use crate::{settings::Settings, state::StateDirectory};
+
+/// One companion.
+pub struct Companion<'a> {
+    /// The sandbox and how to reach its shim.
+    pub assignment: &'a Assignment,
+    /// The host's configuration.
+    pub settings: &'a Settings,
+    /// Its own directory.
+    pub state: StateDirectory,
+}
