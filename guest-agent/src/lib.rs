@@ -24,6 +24,7 @@ pub mod packets;
 pub mod privileges;
 pub mod recorder;
 pub mod report;
+pub mod secret;
 pub mod sources;
 pub mod syscalls;
 pub mod usage;

@@ -19,6 +19,7 @@ use porthole_agent::{
         service::{Identity, Service},
         state::Shared,
     },
+    secret,
     sources::{Loading, Source, SourceChoice},
     usage,
 };
@@ -78,7 +79,7 @@ struct Arguments {
 const EXAMPLES: &str = "\
 Examples:
   In a guest, as a sidecar container:
-    porthole-agent --listen vsock://:10260 --proc /host/proc
+    porthole-agent --listen vsock://:1000 --proc /host/proc
   On an ordinary host, for development:
     porthole-agent --listen unix:///run/porthole-agent.sock
   With other probes, saying more:
@@ -98,6 +99,7 @@ fn ring_kib(text: &str) -> Result<u32, String> {
 fn main() -> anyhow::Result<()> {
     let started = Instant::now();
     let start_unix_ns = usage::unix_ns();
+    let secret = secret::take()?;
     let arguments = Arguments::parse();
     let filter = EnvFilter::try_from_env(LOG_ENV).unwrap_or_else(|_| EnvFilter::new("info"));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
@@ -146,6 +148,7 @@ fn main() -> anyhow::Result<()> {
             capture_mode,
             load_ns,
             proc: arguments.proc.clone(),
+            secret,
         };
         let (listener, _listening) = listen::listen(&arguments.listen)
             .with_context(|| format!("listening on {:?}", arguments.listen))?;

@@ -52,6 +52,8 @@ struct Watched {
 struct Linked {
     channel: Channel,
     ended: watch::Sender<bool>,
+    /// No companion vouches for the channel: another virtual machine may have it by now.
+    orphaned: watch::Sender<bool>,
     task: JoinHandle<()>,
 }
 
@@ -169,8 +171,12 @@ impl Supervisor {
         if watched.sandbox.record().as_deref() != Some(record.as_ref()) {
             watched.record_changed(links, record);
         }
-        if let (SandboxState::Watching, Some(channel)) = (record.state, &record.channel) {
-            watched.link_to(links, channel, &self.link_ended);
+        match (record.state, &record.channel) {
+            (SandboxState::Watching, Some(channel)) if found.companion != Companion::Dead => {
+                watched.link_to(links, channel, &self.link_ended);
+            }
+            (SandboxState::Watching, _) => watched.orphan(),
+            _ => watched.unlink(),
         }
         watched.look_after_orphan(links, &self.watching, found.companion);
         if watched.sandbox.phase() != Phase::Live {
@@ -201,23 +207,42 @@ impl Watched {
 
     fn link_to(&mut self, links: &Links, channel: &Channel, link_ended: &Arc<Notify>) {
         if let Some(link) = &self.link {
-            let ending = *link.ended.borrow();
-            if ending || (link.channel == *channel && !link.task.is_finished()) {
+            let ending = *link.ended.borrow() || *link.orphaned.borrow();
+            if !link.task.is_finished() && (ending || link.channel == *channel) {
                 return;
             }
-            if link.task.is_finished() {
+            if link.task.is_finished() && !ending {
                 tracing::error!(sandbox = %self.name, "an agent's task ended unexpectedly; starting it again");
                 links.fleet.own.task_failures.inc();
             }
         }
         let (ended, is_ended) = watch::channel(false);
+        let (orphaned, is_orphaned) = watch::channel(false);
         let tell = TellEnd(Arc::clone(link_ended));
-        let kept = task::keep(links.clone(), Arc::clone(&self.sandbox), channel.clone(), is_ended);
+        let kept =
+            task::keep(links.clone(), Arc::clone(&self.sandbox), channel.clone(), is_ended, is_orphaned);
         let task = tokio::spawn(async move {
             let _tell = tell;
             kept.await;
         });
-        self.link = Some(Linked { channel: channel.clone(), ended, task });
+        self.link = Some(Linked { channel: channel.clone(), ended, orphaned, task });
+    }
+
+    /// The record no longer says that an agent can be heard: what is on its way is taken, and nobody is dialled.
+    fn unlink(&mut self) {
+        let Some(link) = &self.link else { return };
+        link.ended.send_replace(true);
+        if link.task.is_finished() {
+            self.link = None;
+        }
+    }
+
+    /// The companion is dead: the connection that there is goes on, and nobody is dialled.
+    fn orphan(&mut self) {
+        if let Some(link) = &self.link {
+            link.orphaned.send_replace(true);
+        }
+        self.sandbox.link.lock().orphaned = true;
     }
 
     /// Lets the link drain; true once the sandbox is over.

@@ -249,7 +249,12 @@ async fn every_protocol_has_the_labels_of_the_conventions_with_their_values() {
             for (name, value) in case.labels {
                 expect(name, value);
             }
-            for (name, value) in [("tenant", "acme"), ("service_name", "shop"), ("sandbox_id", "shop-1")] {
+            for (name, value) in [
+                ("tenant", "acme"),
+                ("service_name", "shop"),
+                ("containerd_namespace", "default"),
+                ("sandbox_id", "shop-1"),
+            ] {
                 expect(name, value);
             }
             expect("error_type", case.error_type[at]);

@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn a_listener_is_told_from_its_left_over_socket() {
+    fn a_listener_and_its_left_over_socket_are_distinguished() {
         let dir = tempfile::tempdir().expect("directory");
         let path = dir.path().join("s");
         let address = BootstrapAddress { address: format!("unix://{}", path.display()), api: TaskApi::V2 };

@@ -1,7 +1,8 @@
 //! Whose a sandbox is and what runs in it, from what containerd and the host's configuration say.
 //!
-//! Annotations come from whoever deploys the workload: the tenant is taken from one only where the host trusts them,
-//! and everything that becomes a label is bounded and free of control characters.
+//! Annotations come from whoever deploys the workload: the tenant is taken from one only where the host trusts them.
+//! Those of CRI are Kubernetes' word only in the containerd namespaces in which nobody but CRI makes containers.
+//! Everything that becomes a label is bounded and free of control characters.
 
 use crate::{
     bundle::{Annotations, CONTAINER_NAME, Role, SANDBOX_NAME, SANDBOX_NAMESPACE},
@@ -36,7 +37,9 @@ impl Identity {
     /// The identity of the sandbox whose first container has these annotations.
     pub fn of(sandbox: &str, namespace: &str, annotations: &Annotations, tenants: &Tenants) -> Self {
         let valid = |key| annotations.get(key).filter(|name| is_label_value(name)).map(str::to_owned);
-        let (k8s_namespace_name, k8s_pod_name) = (valid(SANDBOX_NAMESPACE), valid(SANDBOX_NAME));
+        let by_cri = tenants.cri_namespaces.iter().any(|known| known == namespace);
+        let of_cri = |key| by_cri.then(|| valid(key)).flatten();
+        let (k8s_namespace_name, k8s_pod_name) = (of_cri(SANDBOX_NAMESPACE), of_cri(SANDBOX_NAME));
         let owner = k8s_namespace_name.as_deref().unwrap_or(namespace);
         let tenant = (tenants.trust_annotation.then(|| valid(TENANT)).flatten())
             .or_else(|| tenants.by_namespace.get(owner).cloned())
@@ -91,6 +94,23 @@ mod tests {
         Identity::of("shop-1", "acme", &pairs.iter().copied().collect(), tenants)
     }
 
+    fn pod(pairs: &[(&str, &str)], tenants: &Tenants) -> Identity {
+        Identity::of("shop-1", "k8s.io", &pairs.iter().copied().collect(), tenants)
+    }
+
+    #[test]
+    fn annotations_of_cri_name_nothing_outside_its_namespaces() {
+        let pairs = [(SANDBOX_NAMESPACE, "victim"), (SANDBOX_NAME, "shop-0")];
+        let tenants =
+            Tenants { by_namespace: [("victim".into(), "Victim Inc.".into())].into(), ..Tenants::default() };
+        let plain = identity(&pairs, &tenants);
+        assert_eq!((plain.tenant.as_str(), plain.service_name.as_str()), ("acme", "shop-1"));
+        assert_eq!((plain.k8s_namespace_name, plain.k8s_pod_name), (None, None));
+        assert_eq!(pod(&pairs, &tenants).tenant, "Victim Inc.");
+        let none = Tenants { cri_namespaces: Vec::new(), ..tenants };
+        assert_eq!(pod(&pairs, &none).tenant, "k8s.io");
+    }
+
     #[test]
     fn plain_containers_are_named_by_their_id_and_namespace() {
         let identity = identity(&[], &Tenants::default());
@@ -103,7 +123,7 @@ mod tests {
         let pairs = [(SANDBOX_NAMESPACE, "web"), (SANDBOX_NAME, "shop-5d4b8c7f6b-x2vqz")];
         let tenants =
             Tenants { by_namespace: [("web".into(), "Acme Inc.".into())].into(), ..Tenants::default() };
-        let identity = identity(&pairs, &tenants);
+        let identity = pod(&pairs, &tenants);
         assert_eq!((identity.tenant.as_str(), identity.service_name.as_str()), ("Acme Inc.", "shop"));
         assert_eq!(identity.k8s_namespace_name.as_deref(), Some("web"));
     }

@@ -25,7 +25,7 @@ pub enum Action {
 /// containerd's call, as far as the wrapper is concerned with it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Invocation {
-    /// What is asked for.
+    /// The requested action.
     pub action: Action,
     /// The container, as if it were a sandbox; none when containerd names no container or no namespace.
     pub container: Option<SandboxKey>,
@@ -121,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn questions_about_the_shim_are_no_start() {
+    fn version_and_info_are_no_start() {
         assert_eq!(parse("-info").action, Action::Other);
         assert_eq!(parse("-v start").action, Action::Other);
         assert_eq!(parse("-id=a -namespace=b").action, Action::Other);

@@ -95,14 +95,23 @@ impl Shim {
 }
 
 /// `[tenants]`
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Tenants {
     /// Tenant by Kubernetes namespace, or by containerd's for plain containers. A namespace that is not listed is its
     /// own tenant.
     pub by_namespace: BTreeMap<String, String>,
+    /// containerd's namespaces in which containers are made by CRI. Elsewhere CRI's annotations come from whoever runs the
+    /// container, and name neither a tenant nor a pod.
+    pub cri_namespaces: Vec<String>,
     /// Whether the annotation `io.porthole.tenant` may name the tenant.
     pub trust_annotation: bool,
+}
+
+impl Default for Tenants {
+    fn default() -> Self {
+        Self { by_namespace: BTreeMap::new(), cri_namespaces: vec!["k8s.io".into()], trust_annotation: false }
+    }
 }
 
 impl Section for Tenants {

@@ -54,7 +54,7 @@ fn the_agent_follows_the_workload_from_created_to_its_end() {
     assert_eq!(config["annotations"]["io.kubernetes.cri.sandbox-id"], ID);
     assert_eq!(config["root"]["path"], setup.path("sidecar").to_str().expect("path"));
     let record = setup.reaches(ID, SandboxState::Watching);
-    assert_eq!(record.channel.expect("channel").to_string(), "vsock://7:10260");
+    assert_eq!(record.channel.expect("channel").to_string(), "vsock://7:1000");
     assert_eq!(
         record.containers.keys().map(porthole_registry::ContainerId::as_str).collect::<Vec<_>>(),
         [ID]

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use porthole_registry::SandboxState;
 use support::{
     PROGRAM, Setup,
-    containerd::{Answer, Containerd},
+    containerd::{Containerd, Reply},
     task::{Behaviour, Flavour, Model, TaskDouble},
     wait,
 };
@@ -121,7 +121,7 @@ const CASES: &[Case] = &[
 
 /// Lives a case and returns what containerd saw of it: each step with its answer and time, and what the workload's
 /// container was called for.
-fn live(case: &Case, flavour: Flavour, with_porthole: bool) -> (Vec<(Step, Answer, Duration)>, Vec<String>) {
+fn live(case: &Case, flavour: Flavour, with_porthole: bool) -> (Vec<(Step, Reply, Duration)>, Vec<String>) {
     let setup = Setup::new();
     setup.configure(&setup.configuration("call_deadline_s = 1"));
     let (socket, monitor) = (setup.path("task.sock"), setup.path(format!("{ID}.monitor")));
@@ -182,7 +182,7 @@ fn harmless_in_front_of(flavour: Flavour) {
     for case in CASES {
         let (plain, plain_calls) = live(case, flavour, false);
         let (with, with_calls) = live(case, flavour, true);
-        let answers = |seen: &[(Step, Answer, Duration)]| -> Vec<_> {
+        let answers = |seen: &[(Step, Reply, Duration)]| -> Vec<_> {
             seen.iter().map(|(step, answer, _)| (*step, answer.clone())).collect()
         };
         assert_eq!(answers(&plain), answers(&with), "{}, {flavour:?}: answers", case.name);

@@ -27,6 +27,12 @@ fn sandbox(setup: &Setup, flavour: Flavour, prepare: impl FnOnce(&TaskDouble)) -
     (double, Containerd::connect(&socket))
 }
 
+/// containerd creates and starts the workload.
+fn run(setup: &Setup, containerd: &Containerd) {
+    containerd.create(ID, &setup.path("bundles/acme").join(ID)).expect("created");
+    containerd.start(ID).expect("started");
+}
+
 /// The workload ends and containerd deletes it; the wrapper's `delete` follows, which a companion may delay.
 fn end(setup: &Setup, double: &mut TaskDouble, containerd: &Containerd) {
     containerd.kill(ID).expect("killed");
@@ -43,8 +49,7 @@ fn both_flavours_take_the_sidecar_and_leave_nothing() {
     for flavour in [Flavour::KataGo, Flavour::RuntimeRs] {
         let setup = Setup::new();
         let (mut double, containerd) = sandbox(&setup, flavour, |_| {});
-        containerd.create(ID, &setup.path("bundles/acme").join(ID)).expect("created");
-        containerd.start(ID).expect("started");
+        run(&setup, &containerd);
         setup.reaches(ID, SandboxState::Watching);
         assert!(!double.model().panicked, "the Go shim dereferences linux.resources");
         end(&setup, &mut double, &containerd);
@@ -70,8 +75,7 @@ fn a_sidecar_that_runs_although_its_start_was_refused_is_watched() {
     let (mut double, containerd) = sandbox(&setup, Flavour::KataGo, |double| {
         double.model().started_by_others = true;
     });
-    containerd.create(ID, &setup.path("bundles/acme").join(ID)).expect("created");
-    containerd.start(ID).expect("started");
+    run(&setup, &containerd);
     setup.reaches(ID, SandboxState::Watching);
     assert_eq!(double.count("Start porthole"), 1, "one try");
     end(&setup, &mut double, &containerd);
@@ -83,8 +87,7 @@ fn a_short_lived_sandbox_whose_injection_failed_ends_when_it_is_deleted() {
         let setup = Setup::new();
         let (double, containerd) =
             sandbox(&setup, flavour, |double| double.model().create = Behaviour::Refuse);
-        containerd.create(ID, &setup.path("bundles/acme").join(ID)).expect("created");
-        containerd.start(ID).expect("started");
+        run(&setup, &containerd);
         setup.reaches(ID, SandboxState::Unmonitored);
         // From here on the shim does not know it, and lives.
         double.remove(ID);
@@ -103,8 +106,7 @@ fn a_short_lived_sandbox_whose_injection_failed_ends_when_it_is_deleted() {
 fn an_answer_about_a_closed_connection_is_not_the_end_of_the_shim() {
     let setup = Setup::new();
     let (mut double, containerd) = sandbox(&setup, Flavour::KataGo, |_| {});
-    containerd.create(ID, &setup.path("bundles/acme").join(ID)).expect("created");
-    containerd.start(ID).expect("started");
+    run(&setup, &containerd);
     setup.reaches(ID, SandboxState::Watching);
     double.model().closed_answers = 5;
     end(&setup, &mut double, &containerd);
@@ -116,8 +118,7 @@ fn an_answer_about_a_closed_connection_is_not_the_end_of_the_shim() {
 fn a_not_found_of_the_guest_does_not_make_the_sidecar_forgotten() {
     let setup = Setup::new();
     let (mut double, containerd) = sandbox(&setup, Flavour::KataGo, |_| {});
-    containerd.create(ID, &setup.path("bundles/acme").join(ID)).expect("created");
-    containerd.start(ID).expect("started");
+    run(&setup, &containerd);
     setup.reaches(ID, SandboxState::Watching);
     double.model().guest_not_found_answers = 3;
     end(&setup, &mut double, &containerd);
@@ -148,8 +149,7 @@ fn running_without_a_bundle_is_no_sandbox() {
     let (double, containerd) = sandbox(&setup, Flavour::RuntimeRs, |_| {});
     wait("the shim is asked", || (double.questions() >= 10).then_some(()));
     assert!(double.calls().is_empty(), "{:?}", double.calls());
-    containerd.create(ID, &setup.path("bundles/acme").join(ID)).expect("created");
-    containerd.start(ID).expect("started");
+    run(&setup, &containerd);
     setup.reaches(ID, SandboxState::Watching);
     // Its shim lives on, and says RUNNING.
     containerd.kill(ID).expect("killed");
@@ -163,8 +163,7 @@ fn a_sandbox_that_ends_while_the_sidecar_starts_has_ended() {
     for flavour in [Flavour::Plain, Flavour::KataGo, Flavour::RuntimeRs] {
         let setup = Setup::new();
         let (double, containerd) = sandbox(&setup, flavour, |double| double.model().ends_during_start = true);
-        containerd.create(ID, &setup.path("bundles/acme").join(ID)).expect("created");
-        containerd.start(ID).expect("started");
+        run(&setup, &containerd);
         setup.reaches(ID, SandboxState::Ended);
         assert!(!setup.log().contains("start_refused"), "{}", setup.log());
         containerd.delete(ID).expect("deleted");
@@ -178,8 +177,7 @@ fn a_refusal_is_reported_in_words_that_a_person_can_use() {
     let setup = Setup::new();
     let (mut double, containerd) =
         sandbox(&setup, Flavour::RuntimeRs, |double| double.model().create = Behaviour::Refuse);
-    containerd.create(ID, &setup.path("bundles/acme").join(ID)).expect("created");
-    containerd.start(ID).expect("started");
+    run(&setup, &containerd);
     let reason = setup.reaches(ID, SandboxState::Unmonitored).reason.expect("reason");
     assert_eq!(reason.code, "create_refused");
     assert_eq!(
@@ -196,8 +194,7 @@ fn a_sidecar_that_cannot_be_deleted_leaves_most_of_its_time_to_the_delegates_del
         let setup = Setup::new();
         let (mut double, containerd) =
             sandbox(&setup, Flavour::KataGo, |double| double.model().delete = behaviour);
-        containerd.create(ID, &setup.path("bundles/acme").join(ID)).expect("created");
-        containerd.start(ID).expect("started");
+        run(&setup, &containerd);
         setup.reaches(ID, SandboxState::Watching);
         containerd.kill(ID).expect("killed");
         containerd.delete(ID).expect("deleted");

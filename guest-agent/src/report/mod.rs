@@ -5,8 +5,10 @@
 //! ```
 //!
 //! - [`state`] is shared by the capture loop and the service.
-//! - [`service`] answers the host; [`listen`] lets nobody else in.
+//! - [`service`] answers the host, and proves in `Hello` that the agent holds the secret; [`listen`] lets nobody else in.
 
 pub mod listen;
 pub mod service;
 pub mod state;
+
+mod nonce;

@@ -17,8 +17,9 @@ use porthole_agent_api::{
     agent::Batch, agent::CaptureMode, agent::HelloRequest, agent::HelloResponse, agent::Series,
     agent::StatsRequest, agent::StatsResponse, agent::WatchRequest, agent_ttrpc::Agent,
     limits::BATCH_BYTES_MAX, limits::BATCH_SERIES_MAX, limits::BATCH_SPANS_MAX, limits::CONTRACT_VERSION,
-    limits::KEY_STRING_MAX, limits::WATCH_INTERVAL,
+    limits::KEY_STRING_MAX, limits::WATCH_INTERVAL, proof,
 };
+use porthole_registry::AgentSecret;
 use protobuf::{EnumOrUnknown, Message as _, MessageField};
 use tokio::{
     sync::oneshot,
@@ -26,7 +27,10 @@ use tokio::{
 };
 use ttrpc::r#async::{ServerStreamSender, TtrpcContext};
 
-use super::state::{Shared, Signal};
+use super::{
+    nonce::nonce,
+    state::{Shared, Signal},
+};
 use crate::usage;
 
 /// Most streams at a time. One more ends the oldest: its host may be gone without a word.
@@ -60,6 +64,8 @@ pub struct Identity {
     pub load_ns: u64,
     /// The guest's procfs.
     pub proc: PathBuf,
+    /// What it proves to hold; none outside a sandbox.
+    pub secret: Option<AgentSecret>,
 }
 
 /// The service.
@@ -171,6 +177,14 @@ impl Service {
         }
     }
 
+    /// A nonce and the proof under it; both empty without a secret.
+    fn prove(&self, host_nonce: &[u8]) -> (Vec<u8>, Vec<u8>) {
+        let nonce = nonce();
+        let secret = self.identity.secret.as_ref();
+        let proof = secret.and_then(|secret| proof::prove(secret.bytes(), host_nonce, &nonce));
+        proof.map(|proof| (nonce.to_vec(), proof)).unwrap_or_default()
+    }
+
     fn stats_now(&self) -> StatsResponse {
         let resident_bytes = usage::resident_bytes(&self.identity.proc);
         let state = self.shared.lock();
@@ -215,7 +229,10 @@ fn panicked(_: Box<dyn std::any::Any + Send>) -> ttrpc::Error {
 impl Agent for Service {
     async fn hello(&self, _ctx: &TtrpcContext, request: HelloRequest) -> ttrpc::Result<HelloResponse> {
         let meets = (request.version_min..=request.version_max).contains(&CONTRACT_VERSION);
+        let (agent_nonce, proof) = self.prove(&request.host_nonce);
         Ok(HelloResponse {
+            agent_nonce,
+            proof,
             version: if meets { CONTRACT_VERSION } else { 0 },
             agent_version: env!("CARGO_PKG_VERSION").to_owned(),
             kernel_release: self.identity.kernel_release.clone(),

@@ -1,6 +1,7 @@
 //! One connection to an agent: Hello, Stats, Watch, until it ends.
 
 use std::{
+    io,
     pin::Pin,
     sync::Arc,
     time::{Duration, Instant},
@@ -9,7 +10,9 @@ use std::{
 use futures_util::future::OptionFuture;
 use porthole_agent_api::{
     agent, agent_ttrpc::AgentClient, limits::CALL_DEADLINE, limits::CONTRACT_VERSION, limits::WATCH_INTERVAL,
+    proof,
 };
+use porthole_registry::AgentSecret;
 use tokio::{
     sync::watch,
     time::{Instant as Clock, timeout, timeout_at},
@@ -58,6 +61,12 @@ pub enum SessionError {
     /// The agent was refused too often.
     #[error("the agent does not keep to the contract; `rejected` lists what was refused")]
     Misbehaves,
+    /// Who answers does not hold the sandbox's secret.
+    #[error("who answers is not the agent: it does not hold the sandbox's secret")]
+    Impostor,
+    /// There are no random numbers.
+    #[error("random numbers: {0}")]
+    Nonce(io::Error),
     /// The agent's epoch cannot be counted.
     #[error("epoch refused: {0}")]
     Epoch(Rejection),
@@ -76,6 +85,13 @@ impl Inspect for Inspector {
             }
         }
     }
+}
+
+/// A number that no other connection has had.
+fn nonce() -> io::Result<[u8; proof::NONCE_BYTES]> {
+    let mut nonce = [0; proof::NONCE_BYTES];
+    io::Read::read_exact(&mut std::fs::File::open("/dev/urandom")?, &mut nonce)?;
+    Ok(nonce)
 }
 
 /// Runs one connection. Ends well when the agent closes it or the sandbox has ended and was drained.
@@ -176,7 +192,10 @@ impl Session<'_> {
     }
 
     async fn hello(&self) -> Result<u64, SessionError> {
+        let secret = self.sandbox.record().and_then(|record| record.secret.clone());
+        let host_nonce = nonce().map_err(SessionError::Nonce)?;
         let request = agent::HelloRequest {
+            host_nonce: host_nonce.to_vec(),
             version_min: CONTRACT_VERSION,
             version_max: CONTRACT_VERSION,
             host_version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -185,6 +204,14 @@ impl Session<'_> {
         let context = ttrpc::context::with_duration(CALL_DEADLINE);
         let answer = within("Hello", self.agent.hello(context, &request)).await?;
         self.control.release();
+        // Before anything that it says is taken.
+        let is_proven = |secret: &AgentSecret| {
+            proof::is_proven(secret.bytes(), &host_nonce, &answer.agent_nonce, &answer.proof)
+        };
+        if !secret.as_ref().is_none_or(is_proven) {
+            self.sandbox.link.lock().impostor = true;
+            return Err(SessionError::Impostor);
+        }
         if answer.version != CONTRACT_VERSION {
             return Err(SessionError::Version(answer.version));
         }

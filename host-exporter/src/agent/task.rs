@@ -37,8 +37,15 @@ pub struct Links {
     pub backoff: Backoff,
 }
 
-/// Keeps the link to one agent until `ended` says that the sandbox has ended and what it sent was read.
-pub async fn keep(links: Links, sandbox: Arc<Sandbox>, channel: Channel, mut ended: watch::Receiver<bool>) {
+/// Keeps the link to one agent until `ended` says that the sandbox has ended and what it sent was read. Once `orphaned`
+/// says that nobody vouches for the channel any more, the connection that there is goes on and no other is made.
+pub async fn keep(
+    links: Links,
+    sandbox: Arc<Sandbox>,
+    channel: Channel,
+    mut ended: watch::Receiver<bool>,
+    mut orphaned: watch::Receiver<bool>,
+) {
     let mut backoff = links.backoff.clone();
     let mut quarantine = QUARANTINE;
     let set_state = |state| sandbox.link.lock().state = state;
@@ -50,7 +57,7 @@ pub async fn keep(links: Links, sandbox: Arc<Sandbox>, channel: Channel, mut end
         let began = Instant::now();
         let result = attempt(&links, &sandbox, &channel, &ended).await;
         drop(permit);
-        if *ended.borrow() {
+        if *ended.borrow() || *orphaned.borrow() {
             break;
         }
         if began.elapsed() >= GOOD_CONNECTION {
@@ -74,7 +81,13 @@ pub async fn keep(links: Links, sandbox: Arc<Sandbox>, channel: Channel, mut end
             link.state = if misbehaves { LinkState::Quarantined } else { LinkState::Waiting };
             link.last_error = Some(reason.to_owned());
         }
-        if timeout(wait, ended.wait_for(|ended| *ended)).await.is_ok() {
+        let over = async {
+            tokio::select! {
+                _ = ended.wait_for(|ended| *ended) => {}
+                _ = orphaned.wait_for(|orphaned| *orphaned) => {}
+            }
+        };
+        if timeout(wait, over).await.is_ok() {
             break;
         }
     }

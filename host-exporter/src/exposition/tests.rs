@@ -26,6 +26,7 @@ fn labels_of_any_text_are_escaped_and_nothing_is_invented() {
         containers: [(sandbox_id, ContainerRecord { name: "shop".into() })].into(),
         runtime: "test".into(),
         channel: None,
+        secret: None,
         state: SandboxState::Watching,
         reason: None,
         created_unix_ms: 1,

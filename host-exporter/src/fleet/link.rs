@@ -60,6 +60,10 @@ pub struct Link {
     pub connections: u64,
     /// Why the last attempt or connection ended; nothing while connected.
     pub last_error: Option<String>,
+    /// Who answered last did not hold the sandbox's secret.
+    pub impostor: bool,
+    /// The companion is dead: the connection that there is goes on, and no other is made.
+    pub orphaned: bool,
     /// When the last batch came.
     pub last_batch: Option<Instant>,
     /// Batches that came.
@@ -73,6 +77,7 @@ impl Link {
     pub fn connected(&mut self) {
         self.state = LinkState::Connected;
         self.last_error = None;
+        self.impostor = false;
     }
 }
 

@@ -28,6 +28,7 @@ fn record(id: &str, tenant: &str, created_unix_ms: u64) -> SandboxRecord {
         containers: BTreeMap::new(),
         runtime: "test".into(),
         channel: None,
+        secret: None,
         state: SandboxState::Watching,
         reason: None,
         created_unix_ms,

@@ -6,6 +6,7 @@ use axum::{
     extract::{Query, State},
     response::Response,
 };
+use porthole_registry::{AGENT_IMPOSTOR, Reason, SandboxState};
 use serde::{Deserialize, Serialize};
 
 use super::App;
@@ -52,7 +53,7 @@ struct Row {
     containers: ContainerNames,
     /// The record's state; `ended` once the sandbox is over.
     state: &'static str,
-    reason: Option<porthole_registry::Reason>,
+    reason: Option<Reason>,
     created_unix_ms: u64,
     ended_unix_ms: Option<u64>,
     channel: Option<String>,
@@ -71,6 +72,8 @@ struct Connection {
     /// Connections that came about.
     connections: u64,
     last_error: Option<String>,
+    /// The companion is dead: no other connection is made.
+    orphaned: bool,
     batches: u64,
     last_batch_age_seconds: Option<f64>,
 }
@@ -90,6 +93,14 @@ fn listing(fleet: &Fleet, filter: &Filter) -> Listing {
     Listing { sandboxes }
 }
 
+/// Why a sandbox is unmonitored in which somebody else listens where the agent should.
+fn impostor() -> Reason {
+    Reason {
+        code: AGENT_IMPOSTOR.to_owned(),
+        message: "who listens on the agent's port does not hold the sandbox's secret".to_owned(),
+    }
+}
+
 fn row(sandbox: &Sandbox) -> Row {
     let record = sandbox.record();
     let record = record.as_deref();
@@ -105,11 +116,12 @@ fn row(sandbox: &Sandbox) -> Row {
         runtime: record.map(|record| record.runtime.clone()),
         containers: sandbox.containers().as_ref().clone(),
         state: match (ended_unix_ms, record) {
+            (None, Some(_)) if link.impostor => SandboxState::Unmonitored.as_str(),
             (None, Some(record)) => record.state.as_str(),
             (None, None) => "restored",
             (Some(_), _) => "ended",
         },
-        reason: record.and_then(|record| record.reason.clone()),
+        reason: record.and_then(|record| record.reason.clone()).or_else(|| link.impostor.then(impostor)),
         created_unix_ms: sandbox.created_unix_ms(),
         ended_unix_ms,
         channel: record.and_then(|record| record.channel.as_ref()).map(ToString::to_string),
@@ -117,6 +129,7 @@ fn row(sandbox: &Sandbox) -> Row {
             state: link.state,
             connections: link.connections,
             last_error: link.last_error,
+            orphaned: link.orphaned,
             batches: link.batches,
             last_batch_age_seconds: link
                 .last_batch

@@ -32,7 +32,8 @@ pub struct Found {
 pub struct Snapshot {
     /// The records that can be read.
     pub found: Vec<Found>,
-    /// Files that are named like records and are none.
+    /// Files that are named like records and cannot be read as such; of those that could be before, the earlier record is
+    /// among the found.
     pub unreadable: usize,
 }
 
@@ -40,7 +41,18 @@ pub struct Snapshot {
 #[derive(Debug)]
 pub struct Scanner {
     directory: PathBuf,
-    known: HashMap<PathBuf, (Stamp, Option<Arc<SandboxRecord>>)>,
+    known: HashMap<PathBuf, Known>,
+}
+
+/// What is known of a file.
+#[derive(Debug)]
+struct Known {
+    /// The file when it was last looked at.
+    stamp: Stamp,
+    /// That could not be read.
+    failed: bool,
+    /// What was read last.
+    record: Option<Arc<SandboxRecord>>,
 }
 
 impl Scanner {
@@ -70,18 +82,25 @@ impl Scanner {
             }
             let Ok(metadata) = std::fs::metadata(&path) else { continue };
             let stamp = (metadata.ino(), metadata.size(), metadata.mtime(), metadata.mtime_nsec());
-            let record = match self.known.remove(&path) {
-                Some((known, record)) if known == stamp => record,
-                _ => read(&path),
+            let known = match self.known.remove(&path) {
+                Some(known) if known.stamp == stamp && !known.failed => known,
+                // What could not be read may be readable by now, and what was read once is not gone because it cannot be
+                // read now: the sandbox is what it was until its record says otherwise.
+                earlier => {
+                    let said_before = earlier.as_ref().is_some_and(|known| known.stamp == stamp);
+                    let read = read(&path, said_before);
+                    let failed = read.is_none();
+                    Known { stamp, failed, record: read.or(earlier.and_then(|known| known.record)) }
+                }
             };
-            match &record {
-                Some(record) => snapshot.found.push(Found {
+            snapshot.unreadable += usize::from(known.failed);
+            if let Some(record) = &known.record {
+                snapshot.found.push(Found {
                     companion: liveness::companion(&self.directory, &record.key()),
                     record: Arc::clone(record),
-                }),
-                None => snapshot.unreadable += 1,
+                });
             }
-            seen.insert(path, (stamp, record));
+            seen.insert(path, known);
         }
         self.known = seen;
         Ok(snapshot)
@@ -93,11 +112,13 @@ fn is_record(path: &Path) -> bool {
         && path.file_name().is_some_and(|name| !name.as_encoded_bytes().starts_with(b"."))
 }
 
-fn read(path: &Path) -> Option<Arc<SandboxRecord>> {
+/// Reads a record; the reason why not is logged once.
+fn read(path: &Path, said_before: bool) -> Option<Arc<SandboxRecord>> {
     match SandboxRecord::read(path) {
         Ok(record) if path.file_stem().is_some_and(|stem| stem == record.key().to_string().as_str()) => {
             Some(Arc::new(record))
         }
+        _ if said_before => None,
         Ok(record) => {
             tracing::warn!(path = %path.display(), sandbox = %record.key(), "record of another sandbox than its name says; ignored");
             None

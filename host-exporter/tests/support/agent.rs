@@ -10,8 +10,9 @@ use std::{
 
 use async_trait::async_trait;
 use parking_lot::Mutex;
-use porthole_agent_api::{agent, agent_ttrpc};
+use porthole_agent_api::{agent, agent_ttrpc, proof};
 use porthole_histogram::Histogram;
+use porthole_registry::AgentSecret;
 use tokio::sync::{broadcast, watch};
 use ttrpc::r#async::{Server, ServerStreamSender, TtrpcContext};
 
@@ -43,11 +44,18 @@ struct Service {
 struct State {
     series: Vec<agent::Series>,
     counters: agent::Counters,
+    secret: Option<AgentSecret>,
+    /// A proof of an earlier connection.
+    replayed: Option<Vec<u8>>,
 }
 
 #[async_trait]
 impl agent_ttrpc::Agent for Service {
-    async fn hello(&self, _: &TtrpcContext, _: agent::HelloRequest) -> ttrpc::Result<agent::HelloResponse> {
+    async fn hello(
+        &self,
+        _: &TtrpcContext,
+        request: agent::HelloRequest,
+    ) -> ttrpc::Result<agent::HelloResponse> {
         if self.manner == Manner::Silent {
             std::future::pending::<()>().await;
         }
@@ -55,7 +63,15 @@ impl agent_ttrpc::Agent for Service {
             let text = "\u{1b}[2J no\n".repeat(2_000);
             return Err(ttrpc::Error::RpcStatus(ttrpc::get_status(ttrpc::Code::INTERNAL, text)));
         }
+        let nonce = [9; proof::NONCE_BYTES];
+        let (secret, replayed) = {
+            let state = self.state.lock();
+            (state.secret.clone(), state.replayed.clone())
+        };
+        let proof = secret.and_then(|secret| proof::prove(secret.bytes(), &request.host_nonce, &nonce));
         Ok(agent::HelloResponse {
+            agent_nonce: nonce.to_vec(),
+            proof: replayed.or(proof).unwrap_or_default(),
             version: 1,
             agent_version: "test double".into(),
             kernel_release: "6.1.0-test".into(),
@@ -144,6 +160,16 @@ impl TestAgent {
             .register_service(agent_ttrpc::create_agent(Arc::clone(&service) as _));
         server.start().await.expect("started");
         Self { service, server: Some(server), socket: socket.into() }
+    }
+
+    /// From now on it proves that it holds a secret.
+    pub fn hold(&self, secret: &AgentSecret) {
+        self.service.state.lock().secret = Some(secret.clone());
+    }
+
+    /// From now on it gives a proof that it saw elsewhere.
+    pub fn replay(&self, proof: Vec<u8>) {
+        self.service.state.lock().replayed = Some(proof);
     }
 
     /// Sets values, and tells them to whoever watches.

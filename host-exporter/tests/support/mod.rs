@@ -143,6 +143,7 @@ pub fn record(sandbox: &str, tenant: &str, service: &str, socket: &Path) -> Sand
         containers: [(id, ContainerRecord { name: service.into() })].into(),
         runtime: "test".into(),
         channel: Some(porthole_registry::channel::Channel::Unix { path: socket.into() }),
+        secret: None,
         state: SandboxState::Watching,
         reason: None,
         created_unix_ms: 1,

@@ -1,6 +1,7 @@
 //! The contract between the agent in a guest and the host.
 //!
 //! - [`agent`] and [`agent_ttrpc`]: the service that the agent offers to the host, generated from `proto/agent.proto`.
+//! - [`proof`]: how an agent proves whose it is.
 //! - [`limits`]: bounds that both sides keep and the host enforces.
 //!
 //! Invariant: nothing that a guest sends names a tenant. Identity is in the registry, written by the host.
@@ -12,6 +13,7 @@ mod generated {
 
 mod histogram;
 pub mod limits;
+pub mod proof;
 
 pub use generated::{agent, agent_ttrpc};
 

@@ -5,8 +5,9 @@ use std::time::Duration;
 /// The contract version that this build speaks.
 pub const CONTRACT_VERSION: u32 = 1;
 
-/// Guest vsock port on which the agent listens. Kata uses 1024 to 1027 and 10240.
-pub const AGENT_VSOCK_PORT: u32 = 10_260;
+/// Guest vsock port on which the agent listens. Below 1024, so that it takes `CAP_NET_BIND_SERVICE` to listen there
+/// (`net/vmw_vsock/af_vsock.c`, `LAST_RESERVED_PORT`). Kata uses 1024 to 1027 and 10240.
+pub const AGENT_VSOCK_PORT: u32 = 1000;
 
 /// Context id of the host (vsock(7), `VMADDR_CID_HOST`): the only peer that the agent accepts.
 pub const HOST_CID: u32 = 2;

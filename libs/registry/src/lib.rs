@@ -20,10 +20,13 @@ use porthole_config::Section;
 
 pub use crate::key::{ContainerId, ID_BYTES_MAX, InvalidId, Namespace, SandboxId, SandboxKey};
 
+pub use crate::secret::{AgentSecret, InvalidSecret, SECRET_BYTES};
+
 use crate::channel::Channel;
 
 pub mod channel;
 mod key;
+mod secret;
 
 /// Where the registry is unless configured otherwise.
 pub const DEFAULT_DIRECTORY: &str = "/run/porthole/sandboxes";
@@ -87,6 +90,9 @@ pub struct Reason {
     pub message: String,
 }
 
+/// Code of the reason that the exporter gives when somebody else than the agent listens in a sandbox.
+pub const AGENT_IMPOSTOR: &str = "agent_impostor";
+
 /// A container of the sandbox that belongs to the workload.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ContainerRecord {
@@ -120,6 +126,9 @@ pub struct SandboxRecord {
     /// Where the agent listens, once it was started.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub channel: Option<Channel>,
+    /// What the agent must prove that it holds; without one, whoever listens is believed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secret: Option<AgentSecret>,
     /// How far the monitoring has come.
     pub state: SandboxState,
     /// Set when the state is [`SandboxState::Unmonitored`].
@@ -240,6 +249,7 @@ mod tests {
             )]),
             runtime: "containerd-shim-porthole-microvm-v2".into(),
             channel: Some("hvsock:///run/x.sock:10260".parse().expect("channel")),
+            secret: Some("5a".repeat(32).parse().expect("secret")),
             state: SandboxState::Watching,
             reason: None,
             created_unix_ms: 1,

@@ -16,11 +16,11 @@ use tokio::{
     time::timeout,
 };
 
-/// Deadline of one question.
+/// Deadline of one request.
 const DEADLINE: Duration = Duration::from_secs(2);
 
-/// Largest answer, in bytes.
-const ANSWER_BYTES_MAX: u64 = 16 * 1024;
+/// Largest response, in bytes.
+const RESPONSE_BYTES_MAX: u64 = 16 * 1024;
 
 /// Monitor sockets that give no address.
 #[derive(Debug, thiserror::Error)]
@@ -28,8 +28,8 @@ pub enum ChannelError {
     /// Nobody listens at any of the paths.
     #[error("no monitor socket at {0}")]
     Nobody(String),
-    /// Somebody accepts the question and does not answer it, as long as the guest boots.
-    #[error("{path}: no answer within {DEADLINE:?}")]
+    /// Somebody accepts the request and does not respond, as shims do while the guest boots.
+    #[error("{path}: no response within {DEADLINE:?}")]
     Held {
         /// The socket.
         path: PathBuf,
@@ -44,8 +44,8 @@ pub enum ChannelError {
     },
 }
 
-/// Asks the first of the sockets at which somebody listens.
-pub async fn ask(sockets: &[PathBuf]) -> Result<Channel, ChannelError> {
+/// Requests the address from the first of the sockets at which somebody listens.
+pub async fn request(sockets: &[PathBuf]) -> Result<Channel, ChannelError> {
     for path in sockets {
         let unusable = |message: String| ChannelError::Unusable { path: path.clone(), message };
         match timeout(DEADLINE, get(path)).await {
@@ -54,7 +54,7 @@ pub async fn ask(sockets: &[PathBuf]) -> Result<Channel, ChannelError> {
                 if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => {}
             Ok(Err(error)) => return Err(unusable(error.to_string())),
             Ok(Ok(answer)) => {
-                let body = body(&answer).ok_or_else(|| unusable("no HTTP answer of status 200".into()))?;
+                let body = body(&answer).ok_or_else(|| unusable("no HTTP response of status 200".into()))?;
                 let channel: Channel = body.parse().map_err(|error| unusable(format!("{error}")))?;
                 return Ok(channel.with_port(AGENT_VSOCK_PORT));
             }
@@ -68,7 +68,7 @@ async fn get(path: &Path) -> io::Result<Vec<u8>> {
     let mut stream = UnixStream::connect(path).await?;
     stream.write_all(b"GET /agent-url HTTP/1.1\r\nHost: shim\r\nConnection: close\r\n\r\n").await?;
     let mut answer = Vec::new();
-    stream.take(ANSWER_BYTES_MAX).read_to_end(&mut answer).await?;
+    stream.take(RESPONSE_BYTES_MAX).read_to_end(&mut answer).await?;
     Ok(answer)
 }
 
@@ -94,7 +94,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn plain_and_chunked_answers_are_read_and_errors_are_not() {
+    fn plain_and_chunked_responses_are_read_and_errors_are_not() {
         let plain = b"HTTP/1.1 200 OK\r\nContent-Length: 14\r\n\r\nvsock://3:1024";
         assert_eq!(body(plain), Some("vsock://3:1024"));
         let chunked =
@@ -106,10 +106,10 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_first_socket_with_a_listener_is_asked_and_the_port_is_ours() {
+    async fn the_first_socket_with_a_listener_is_used_and_the_port_is_ours() {
         let dir = tempfile::tempdir().expect("directory");
         let (absent, present) = (dir.path().join("a"), dir.path().join("b"));
-        assert!(matches!(ask(std::slice::from_ref(&absent)).await, Err(ChannelError::Nobody(_))));
+        assert!(matches!(request(std::slice::from_ref(&absent)).await, Err(ChannelError::Nobody(_))));
         let listener = tokio::net::UnixListener::bind(&present).expect("bound");
         let serve = async {
             let (mut stream, _) = listener.accept().await.expect("accepted");
@@ -119,7 +119,7 @@ mod tests {
             stream.write_all(b"HTTP/1.1 200 OK\r\n\r\nhvsock:///x:1024").await.expect("answered");
         };
         let sockets = [absent, present.clone()];
-        let (channel, ()) = tokio::join!(ask(&sockets), serve);
-        assert_eq!(channel.expect("channel").to_string(), "hvsock:///x:10260");
+        let (channel, ()) = tokio::join!(request(&sockets), serve);
+        assert_eq!(channel.expect("channel").to_string(), "hvsock:///x:1000");
     }
 }

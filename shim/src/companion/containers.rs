@@ -33,8 +33,8 @@ pub struct Containers {
     directory: PathBuf,
     /// Modification time at the last complete look.
     looked_at: Option<SystemTime>,
-    /// Bundles that were read and are none of ours.
-    strangers: HashSet<String>,
+    /// Bundles that were read and belong to other sandboxes.
+    foreign: HashSet<String>,
     /// When the bundle of a container of the record was first seen to be gone.
     gone: HashMap<ContainerId, Instant>,
     wake: Option<pipe::Receiver>,
@@ -55,13 +55,13 @@ impl Containers {
             sandbox: companion.assignment.sandbox.id.clone(),
             directory: bundle.parent().map(PathBuf::from).unwrap_or_default(),
             looked_at: None,
-            strangers: HashSet::new(),
+            foreign: HashSet::new(),
             gone: HashMap::new(),
             wake: wake.ok(),
         }
     }
 
-    /// Returns when a wrapper has told of a container. Cancel safe.
+    /// Returns when a wrapper wrote into the FIFO. Cancel safe.
     pub async fn woken(&mut self) {
         let mut sink = [0; 4096];
         let Some(wake) = &self.wake else { return std::future::pending().await };
@@ -93,12 +93,12 @@ impl Containers {
         let Ok(entries) = std::fs::read_dir(&self.directory) else { return };
         let names: HashSet<String> =
             entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect();
-        self.strangers.retain(|name| names.contains(name));
+        self.foreign.retain(|name| names.contains(name));
         let mut containers = publisher.containers().clone();
         let mut complete = true;
         for name in &names {
             let Ok(id) = name.parse::<ContainerId>() else { continue };
-            if self.strangers.contains(name) || containers.contains_key(&id) || id == self.sandbox {
+            if self.foreign.contains(name) || containers.contains_key(&id) || id == self.sandbox {
                 continue;
             }
             match Annotations::read(&self.directory.join(name)) {
@@ -108,7 +108,7 @@ impl Containers {
                     }
                 }
                 Ok(_) => {
-                    self.strangers.insert(name.clone());
+                    self.foreign.insert(name.clone());
                 }
                 // containerd makes the directory first and the file in it afterwards.
                 Err(_) => complete = false,

@@ -1,5 +1,7 @@
 //! What the phases of a companion share.
 
+use porthole_registry::AgentSecret;
+
 use super::assignment::Assignment;
 use crate::{settings::Settings, state::StateDirectory};
 
@@ -11,4 +13,6 @@ pub struct Companion<'a> {
     pub settings: &'a Settings,
     /// Its own directory.
     pub state: StateDirectory,
+    /// What the sandbox's agent proves to the exporter that it holds.
+    pub secret: AgentSecret,
 }

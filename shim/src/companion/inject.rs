@@ -16,7 +16,7 @@ use super::{
     record::Publisher,
     sandbox::{Phase, Sandbox},
     sidecar,
-    task::{CallError, QUESTION_DEADLINE, Task},
+    task::{CALL_DEADLINE, CallError, Task},
 };
 use crate::state::{State, StateDirectory};
 
@@ -29,7 +29,7 @@ const UNRESPONSIVE_AFTER: Duration = Duration::from_mins(5);
 /// How long a sandbox may be RUNNING while nobody at its monitor sockets gives an address.
 const CHANNEL_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The same while somebody accepts the question and holds the answer back: Kata's runtime-rs does so while the virtual
+/// The same while somebody accepts the request and holds the response back: Kata's runtime-rs does so while the virtual
 /// machine boots.
 const CHANNEL_HELD_TIMEOUT: Duration = Duration::from_mins(5);
 
@@ -91,7 +91,7 @@ impl<'a> Sidecars<'a> {
     }
 }
 
-/// Puts the agent into the sandbox and tells the exporter where it listens.
+/// Puts the agent into the sandbox and publishes where it listens.
 pub async fn inject(
     companion: &Companion<'_>,
     task: &Task,
@@ -133,7 +133,7 @@ async fn try_inject(
     sidecar::check(&settings.sidecar_rootfs)?;
     let id = sidecar::new_id(&name.id).map_err(internal)?;
     let bundle = companion.state.sidecar(id.as_str());
-    sidecar::write_bundle(&bundle, &id, &name.id, settings).map_err(internal)?;
+    sidecar::write_bundle(&bundle, &id, companion).map_err(internal)?;
 
     reach(sandbox, |phase| matches!(phase, Phase::Created | Phase::Running)).await?;
     let created = begin.elapsed();
@@ -179,7 +179,7 @@ async fn failed(sandbox: &Sandbox<'_>, error: &CallError, refused: ReasonCode, l
 
 /// Whether the sidecar runs although its Start was refused: somebody else has started it.
 async fn is_running(task: &Task, id: &ContainerId) -> bool {
-    task.state(id.as_str(), QUESTION_DEADLINE).await.is_ok_and(|state| state.status == Status::RUNNING)
+    task.state(id.as_str(), CALL_DEADLINE).await.is_ok_and(|state| state.status == Status::RUNNING)
 }
 
 /// Looks at the sandbox until it is in a wanted phase.
@@ -236,17 +236,17 @@ async fn find_channel(
     let sockets = companion.settings.shim.monitor_sockets_of(&companion.assignment.sandbox);
     let begin = Instant::now();
     loop {
-        let error = match channel::ask(&sockets).await {
+        let error = match channel::request(&sockets).await {
             Ok(channel) => return Ok(channel),
             Err(error) => error,
         };
-        let patience =
+        let timeout =
             if matches!(error, ChannelError::Held { .. }) { CHANNEL_HELD_TIMEOUT } else { CHANNEL_TIMEOUT };
         if let Some(since) = running.get() {
-            if sandbox.phase(QUESTION_DEADLINE).await == Phase::Ended {
+            if sandbox.phase(CALL_DEADLINE).await == Phase::Ended {
                 return Err(Stop::SandboxEnded);
             }
-            if since.elapsed() >= patience {
+            if since.elapsed() >= timeout {
                 return Err(Failure::new(ReasonCode::NoChannel, error.to_string()).into());
             }
         }

@@ -5,7 +5,7 @@ use std::{
     io,
     os::{
         fd::AsRawFd,
-        unix::fs::{MetadataExt, OpenOptionsExt},
+        unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt},
     },
     path::{Path, PathBuf},
     time::Duration,
@@ -26,16 +26,18 @@ pub struct Lock {
 }
 
 impl Lock {
-    /// Takes the lock. A companion of an earlier sandbox of the same name, which holds it, is asked to hurry.
-    pub async fn acquire(directory: &Path, sandbox: &SandboxKey, patience: Duration) -> io::Result<Self> {
+    /// Takes the lock. A companion of an earlier sandbox of the same name, which holds it, is signalled to finish.
+    pub async fn acquire(directory: &Path, sandbox: &SandboxKey, timeout: Duration) -> io::Result<Self> {
         create_directory(directory)?;
         let lock = lock_path(directory, sandbox);
-        let deadline = Instant::now() + patience;
+        let deadline = Instant::now() + timeout;
         loop {
             let file = OpenOptions::new().create(true).append(true).mode(0o600).open(&lock)?;
             if try_lock(&file)? {
                 if is_at(&file, &lock) {
                     file.set_len(0)?;
+                    // One that an earlier version left may have other rights: who can open it can hold it.
+                    file.set_permissions(std::fs::Permissions::from_mode(0o600))?;
                     return Ok(Self { file, path: lock, record: record_path(directory, sandbox) });
                 }
             } else if Instant::now() >= deadline {
@@ -114,6 +116,21 @@ mod tests {
         Lock::acquire(dir.path(), &id(), Duration::ZERO).await.expect_err("held");
         lock.release();
         assert_eq!(std::fs::read_dir(dir.path()).expect("listing").count(), 0);
+    }
+
+    #[tokio::test]
+    async fn only_root_can_open_a_lock() {
+        let dir = tempfile::tempdir().expect("directory");
+        let registry = dir.path().join("registry");
+        let mode = |path: &Path| std::fs::metadata(path).expect("metadata").permissions().mode() & 0o777;
+        Lock::acquire(&registry, &id(), Duration::ZERO).await.expect("locked").release();
+        assert_eq!(mode(&registry), 0o700);
+        let path = lock_path(&registry, &id());
+        std::fs::write(&path, "").expect("left by an earlier version");
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).expect("mode");
+        let lock = Lock::acquire(&registry, &id(), Duration::ZERO).await.expect("locked");
+        assert_eq!(mode(&path), 0o600);
+        lock.release();
     }
 
     #[tokio::test]

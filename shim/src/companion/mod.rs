@@ -36,6 +36,7 @@ mod assignment;
 
 use std::{ffi::OsString, process::ExitCode, time::Duration};
 
+use porthole_registry::AgentSecret;
 use tokio::signal::unix::{SignalKind, signal};
 
 pub use assignment::{Assignment, Mode, PROCESS_NAME};
@@ -56,7 +57,7 @@ use crate::{
 };
 
 /// Longest wait for the companion of an earlier sandbox of the same name to finish.
-const LOCK_PATIENCE: Duration = Duration::from_secs(15);
+const LOCK_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// How long a record says `ended` before it is removed, so that a reader that polls can see it.
 const ENDED_SHOWN: Duration = Duration::from_secs(1);
@@ -94,15 +95,22 @@ fn name_process() {
 async fn run(assignment: &Assignment, settings: &Settings) {
     let id = &assignment.sandbox;
     let Ok(mut terminated) = signal(SignalKind::terminate()) else { return };
-    let lock = match Lock::acquire(&settings.registry.directory, id, LOCK_PATIENCE).await {
+    let lock = match Lock::acquire(&settings.registry.directory, id, LOCK_TIMEOUT).await {
         Ok(lock) => lock,
         Err(error) => {
             tracing::error!(%id, %error, "no lock in the registry: the sandbox runs unmonitored");
             return;
         }
     };
-    let companion =
-        Companion { assignment, settings, state: StateDirectory::of(&settings.shim.state_directory, id) };
+    let secret = match AgentSecret::random() {
+        Ok(secret) => secret,
+        Err(error) => {
+            tracing::error!(%id, %error, "no random numbers: the sandbox runs unmonitored");
+            return lock.release();
+        }
+    };
+    let state = StateDirectory::of(&settings.shim.state_directory, id);
+    let companion = Companion { assignment, settings, state, secret };
     let finished = tokio::select! {
         () = companion.live() => true,
         _ = terminated.recv() => false,
@@ -110,7 +118,7 @@ async fn run(assignment: &Assignment, settings: &Settings) {
     if finished {
         lock.shown_for(ENDED_SHOWN).await;
     } else {
-        tracing::info!(%id, "told to go: the agent stays, the sandbox's delete cleans up");
+        tracing::info!(%id, "SIGTERM: the companion ends, the agent stays, the sandbox's delete cleans up");
     }
     lock.release();
 }
@@ -120,7 +128,7 @@ impl Companion<'_> {
         let id = &self.assignment.sandbox;
         match self.assignment.mode {
             Mode::Watch => {
-                let mut publisher = Publisher::new(self.assignment, self.settings);
+                let mut publisher = Publisher::new(self);
                 publisher.publish();
                 let state = State {
                     bundle: self.assignment.bundle.clone(),
@@ -129,7 +137,7 @@ impl Companion<'_> {
                     injected: false,
                 };
                 if let Err(error) = self.state.create().and_then(|()| self.state.write(&state)) {
-                    // Without it nobody could clean up after us: nothing is asked for.
+                    // Without it nobody could clean up after us: nothing is requested.
                     let path = self.state.path().display();
                     publisher.unmonitored(&Failure::new(ReasonCode::Internal, format!("{path}: {error}")));
                     self.hold(&mut publisher).await;

@@ -43,6 +43,8 @@ reason_codes! {
     StartRefused = "start_refused";
     /// The delegate did not answer the sidecar's start in time.
     StartTimeout = "start_timeout";
+    /// Who listens in the sandbox does not hold its secret. The exporter finds this out, and says so in its listing.
+    AgentImpostor = "agent_impostor";
     /// The agent ended while the workload runs.
     AgentExited = "agent_exited";
     /// The delegate's shim stopped answering about the sandbox.

@@ -1,4 +1,4 @@
-//! What the exporter is told about a sandbox: its record in the registry.
+//! The sandbox's record in the registry, which the exporter reads.
 
 use std::{
     collections::BTreeMap,
@@ -10,8 +10,8 @@ use porthole_registry::{
     ContainerId, ContainerRecord, RECORD_VERSION, SandboxRecord, SandboxState, channel::Channel,
 };
 
-use super::{assignment::Assignment, reason::Failure};
-use crate::{bundle::Annotations, identity, identity::Identity, settings::Settings};
+use super::{context::Companion, reason::Failure};
+use crate::{bundle::Annotations, identity, identity::Identity};
 
 /// Writes the record whenever something in it changes.
 #[derive(Debug)]
@@ -22,7 +22,8 @@ pub struct Publisher {
 
 impl Publisher {
     /// The record of a sandbox that is about to be monitored; nothing is written yet.
-    pub fn new(assignment: &Assignment, settings: &Settings) -> Self {
+    pub fn new(companion: &Companion<'_>) -> Self {
+        let (assignment, settings) = (companion.assignment, companion.settings);
         let id = assignment.sandbox.id.as_str();
         let annotations = Annotations::read(&assignment.bundle).unwrap_or_default();
         let identity =
@@ -41,6 +42,7 @@ impl Publisher {
             containers: own.into_iter().collect(),
             runtime: assignment.runtime.clone(),
             channel: None,
+            secret: Some(companion.secret.clone()),
             state: SandboxState::Injecting,
             reason: None,
             created_unix_ms: u64::try_from(created.as_millis()).unwrap_or(u64::MAX),

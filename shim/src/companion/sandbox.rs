@@ -15,11 +15,11 @@ use tokio::time::{sleep, timeout};
 
 use super::{
     context::Companion,
-    task::{CallError, ContainerState, Task},
+    task::{CALL_DEADLINE, CallError, ContainerState, Task},
 };
 
-/// Time between two questions while an answer is awaited.
-const QUESTION_INTERVAL: Duration = Duration::from_millis(5);
+/// Time between two polls of a condition.
+const POLL_INTERVAL: Duration = Duration::from_millis(5);
 
 /// Time between two looks at the sandbox while a call about the sidecar is under way.
 const END_LOOK_INTERVAL: Duration = Duration::from_millis(200);
@@ -57,7 +57,7 @@ impl<'a> Sandbox<'a> {
         Self { task, id: assignment.sandbox.id.as_str(), bundle: &assignment.bundle, seen: Cell::new(false) }
     }
 
-    /// Asks the shim. The deadline is the caller's because some shims answer only when a change is through.
+    /// Calls State. The deadline is the caller's because some shims answer only when a change is through.
     pub async fn phase(&self, deadline: Duration) -> Phase {
         let answer = self.state(deadline).await;
         let over = |seen: bool| seen || !self.bundle.exists();
@@ -94,17 +94,17 @@ impl<'a> Sandbox<'a> {
 
     /// Returns when it is over.
     pub async fn over(&self) {
-        while self.phase(END_LOOK_INTERVAL).await != Phase::Ended {
+        while self.phase(CALL_DEADLINE).await != Phase::Ended {
             sleep(END_LOOK_INTERVAL).await;
         }
     }
 }
 
-/// Asks again and again until the answer is yes; false when the time is over first.
-pub async fn until<F: Future<Output = bool>>(time: Duration, mut question: impl FnMut() -> F) -> bool {
+/// Polls a condition until it holds; false when the time is over first.
+pub async fn until<F: Future<Output = bool>>(time: Duration, mut condition: impl FnMut() -> F) -> bool {
     timeout(time, async {
-        while !question().await {
-            sleep(QUESTION_INTERVAL).await;
+        while !condition().await {
+            sleep(POLL_INTERVAL).await;
         }
     })
     .await

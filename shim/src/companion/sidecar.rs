@@ -2,15 +2,18 @@
 
 use std::{
     io,
-    os::unix::fs::{DirBuilderExt, MetadataExt},
+    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
 };
 
-use porthole_agent_api::limits::AGENT_VSOCK_PORT;
-use porthole_registry::{ContainerId, SandboxId};
+use porthole_agent_api::{limits::AGENT_VSOCK_PORT, proof::SECRET_ENV};
+use porthole_registry::{AgentSecret, ContainerId, SandboxId};
 use serde_json::{Value, json};
 
-use super::reason::{Failure, ReasonCode};
+use super::{
+    context::Companion,
+    reason::{Failure, ReasonCode},
+};
 use crate::{
     bundle::{CONTAINER_TYPE, SANDBOX_ID},
     settings::Shim,
@@ -27,14 +30,23 @@ pub const GUEST_PROC: &str = "/host/proc";
 ///
 /// `CAP_NET_ADMIN` is for guest kernels that allow no tracing: the kernel lets nobody else attach programs to the packets
 /// of a control group (`bpf_prog_attach_check_attach_type` in `kernel/bpf/syscall.c`), and socket filters would take
-/// `CAP_NET_RAW` and not tell whose the packets are.
-pub const CAPABILITIES: [&str; 6] =
-    ["CAP_BPF", "CAP_PERFMON", "CAP_NET_ADMIN", "CAP_SYS_PTRACE", "CAP_DAC_READ_SEARCH", "CAP_SYS_RESOURCE"];
+/// `CAP_NET_RAW` and do not show which container a packet belongs to.
+///
+/// `CAP_NET_BIND_SERVICE` is for listening on a vsock port below 1024.
+pub const CAPABILITIES: [&str; 7] = [
+    "CAP_BPF",
+    "CAP_PERFMON",
+    "CAP_NET_ADMIN",
+    "CAP_NET_BIND_SERVICE",
+    "CAP_SYS_PTRACE",
+    "CAP_DAC_READ_SEARCH",
+    "CAP_SYS_RESOURCE",
+];
 
 /// Characters of the sandbox's id in the sidecar's.
 const SHORT_CHARS: usize = 12;
 
-/// A new id, never used before: a delegate that is asked twice for the same id may kill what it names.
+/// A new id, never used before: a delegate that gets a second Create for an id may kill the container of that id.
 pub fn new_id(sandbox: &SandboxId) -> io::Result<ContainerId> {
     let mut random = [0; 8];
     io::Read::read_exact(&mut std::fs::File::open("/dev/urandom")?, &mut random)?;
@@ -57,16 +69,15 @@ pub fn check(rootfs: &Path) -> Result<(), Failure> {
     }
 }
 
-/// Writes the bundle.
-pub fn write_bundle(
-    bundle: &Path,
-    sidecar: &ContainerId,
-    sandbox: &SandboxId,
-    settings: &Shim,
-) -> io::Result<PathBuf> {
+/// Writes the bundle. Its configuration holds the sandbox's secret, so only root can read it.
+pub fn write_bundle(bundle: &Path, sidecar: &ContainerId, companion: &Companion<'_>) -> io::Result<PathBuf> {
     std::fs::DirBuilder::new().recursive(true).mode(0o711).create(bundle)?;
     let config = bundle.join("config.json");
-    std::fs::write(&config, serde_json::to_vec(&spec(sidecar, sandbox, settings))?)?;
+    let sandbox = &companion.assignment.sandbox.id;
+    let spec = spec(sidecar, sandbox, &companion.settings.shim, &companion.secret);
+    let mut options = std::fs::OpenOptions::new();
+    let mut file = options.create_new(true).write(true).mode(0o600).open(&config)?;
+    io::Write::write_all(&mut file, &serde_json::to_vec(&spec)?)?;
     Ok(config)
 }
 
@@ -82,7 +93,7 @@ pub fn write_bundle(
 /// - No network namespace: the sidecar has the sandbox's.
 /// - Neither masked nor read-only paths: the agent reads the guest's `/proc` and tracefs. No terminal, so neither
 ///   `/dev/pts` nor `/dev/shm`.
-fn spec(sidecar: &ContainerId, sandbox: &SandboxId, settings: &Shim) -> Value {
+fn spec(sidecar: &ContainerId, sandbox: &SandboxId, settings: &Shim, secret: &AgentSecret) -> Value {
     let mount = |destination: &str, kind: &str, source: &str, options: &[&str]| json!({"destination": destination, "type": kind, "source": source, "options": options});
     let agent = format!("/{AGENT}");
     let listen = format!("vsock://:{AGENT_VSOCK_PORT}");
@@ -94,7 +105,7 @@ fn spec(sidecar: &ContainerId, sandbox: &SandboxId, settings: &Shim) -> Value {
             "terminal": false,
             "user": {"uid": 0, "gid": 0},
             "args": arguments,
-            "env": ["PATH=/"],
+            "env": ["PATH=/", format!("{SECRET_ENV}={}", secret.expose())],
             "cwd": "/",
             "capabilities": {
                 "bounding": CAPABILITIES,
@@ -147,7 +158,10 @@ mod tests {
     #[test]
     fn the_spec_asks_for_what_loading_needs_and_no_more() {
         let settings = Shim { agent_arguments: vec!["--hooks".into(), "fexit".into()], ..Shim::default() };
-        let spec = spec(&"c".parse().expect("id"), &sandbox(), &settings);
+        let secret = AgentSecret::random().expect("random numbers");
+        let spec = spec(&"c".parse().expect("id"), &sandbox(), &settings, &secret);
+        assert_eq!(spec["process"]["env"][1], json!(format!("PORTHOLE_AGENT_SECRET={}", secret.expose())));
+        assert!(!spec["process"]["args"].to_string().contains(&secret.expose()), "arguments can be listed");
         assert_eq!(spec["root"]["path"], json!("/usr/lib/porthole/sidecar/rootfs"));
         assert_eq!(spec["process"]["capabilities"]["bounding"], json!(CAPABILITIES));
         assert_eq!(spec["process"]["noNewPrivileges"], json!(true));
@@ -157,7 +171,7 @@ mod tests {
         let arguments = json!([
             "/porthole-agent",
             "--listen",
-            "vsock://:10260",
+            "vsock://:1000",
             "--proc",
             "/host/proc",
             "--hooks",
@@ -169,7 +183,8 @@ mod tests {
     /// What Kata's Go shim, its agent, runtime-rs, runc and crun read without asking whether it is there.
     #[test]
     fn the_spec_has_every_field_that_runtimes_take_for_granted() {
-        let spec = spec(&"c".parse().expect("id"), &sandbox(), &Shim::default());
+        let secret = AgentSecret::random().expect("random numbers");
+        let spec = spec(&"c".parse().expect("id"), &sandbox(), &Shim::default(), &secret);
         for object in
             ["/process/user", "/process/capabilities", "/root", "/annotations", "/linux", "/linux/resources"]
         {

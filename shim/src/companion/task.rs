@@ -28,8 +28,8 @@ use crate::{
     message::brief,
 };
 
-/// Deadline of a question that costs the delegate nothing.
-pub const QUESTION_DEADLINE: Duration = Duration::from_secs(5);
+/// Deadline of a call that starts nothing: State, Kill, Delete, Shutdown.
+pub const CALL_DEADLINE: Duration = Duration::from_secs(5);
 
 /// Time between two attempts to connect.
 const CONNECT_INTERVAL: Duration = Duration::from_millis(20);
@@ -133,19 +133,19 @@ impl Task {
     pub async fn kill(&self, id: &str) -> Result<(), CallError> {
         let signal = libc::SIGKILL.unsigned_abs();
         let request = KillRequest { id: id.into(), signal, all: true, ..KillRequest::default() };
-        self.call::<_, Empty>("Kill", &request, Some(QUESTION_DEADLINE)).await.map(drop)
+        self.call::<_, Empty>("Kill", &request, Some(CALL_DEADLINE)).await.map(drop)
     }
 
     /// Deletes a stopped container.
     pub async fn delete(&self, id: &str) -> Result<(), CallError> {
         let request = DeleteRequest { id: id.into(), ..DeleteRequest::default() };
-        self.call::<_, DeleteResponse>("Delete", &request, Some(QUESTION_DEADLINE)).await.map(drop)
+        self.call::<_, DeleteResponse>("Delete", &request, Some(CALL_DEADLINE)).await.map(drop)
     }
 
     /// Asks the shim to end; it does so only when it has no container left.
     pub async fn shutdown(&self, id: &str) -> Result<(), CallError> {
         let request = ShutdownRequest { id: id.into(), ..ShutdownRequest::default() };
-        self.call::<_, Empty>("Shutdown", &request, Some(QUESTION_DEADLINE)).await.map(drop)
+        self.call::<_, Empty>("Shutdown", &request, Some(CALL_DEADLINE)).await.map(drop)
     }
 
     fn failure(&self, error: &ttrpc::Error) -> CallError {
@@ -194,7 +194,7 @@ impl Task {
 
 /// Connects; while the shim has more connections waiting than it may have, for a moment.
 async fn connect(address: &BootstrapAddress) -> io::Result<UnixStream> {
-    let deadline = Instant::now() + QUESTION_DEADLINE;
+    let deadline = Instant::now() + CALL_DEADLINE;
     loop {
         match UnixStream::connect(address.socket()).await {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock && Instant::now() < deadline => {

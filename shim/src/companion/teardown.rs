@@ -13,7 +13,7 @@ use super::{
     context::Companion,
     inject::{Agent, Sidecars},
     sandbox::{Phase, Sandbox, until},
-    task::{CallError, QUESTION_DEADLINE, Task},
+    task::{CALL_DEADLINE, CallError, Task},
 };
 use crate::{bootstrap::BootstrapAddress, state::State};
 
@@ -68,7 +68,7 @@ pub async fn tear_down(
 
 /// Whether the shim does not know a container, or is gone itself.
 async fn is_gone(task: &Task, id: &str) -> bool {
-    let answer = task.state(id, QUESTION_DEADLINE).await;
+    let answer = task.state(id, CALL_DEADLINE).await;
     task.is_closed() || answer.is_err_and(|error| error == CallError::Closed || error.is_not_found())
 }
 
@@ -83,7 +83,7 @@ pub async fn delete_sidecar(task: &Task, id: &str) -> bool {
             Err(error) if error.is_not_found() => is_gone(task, id).await,
             Err(_) if killed.get() => false,
             Err(_) => {
-                let state = task.state(id, QUESTION_DEADLINE).await;
+                let state = task.state(id, CALL_DEADLINE).await;
                 if state.is_ok_and(|state| state.status == Status::RUNNING) {
                     killed.set(true);
                     let result = task.kill(id).await;
@@ -101,9 +101,9 @@ pub async fn after_a_death(companion: &Companion<'_>, state: State) {
     let id = &companion.assignment.sandbox;
     let Ok(address) = state.address.parse::<BootstrapAddress>() else { return };
     let Ok(task) = Task::connect(&address).await else { return };
-    let phase = Sandbox::new(companion, &task).phase(QUESTION_DEADLINE).await;
+    let phase = Sandbox::new(companion, &task).phase(CALL_DEADLINE).await;
     if matches!(phase, Phase::Created | Phase::Running | Phase::Paused) {
-        tracing::warn!(%id, "asked to clean up after a sandbox that runs: its sidecar stays");
+        tracing::warn!(%id, "the sandbox still runs: its sidecar is not removed");
         return;
     }
     let mut sidecars = Sidecars::new(&companion.state, state);

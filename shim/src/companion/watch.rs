@@ -19,7 +19,7 @@ use super::{
     reason::{Failure, ReasonCode},
     record::Publisher,
     sandbox::{Phase, Sandbox},
-    task::{CallError, QUESTION_DEADLINE, Task},
+    task::{CALL_DEADLINE, CallError, Task},
     teardown,
 };
 
@@ -76,7 +76,7 @@ pub async fn watch(
             Event::ShimGone => return agent,
             Event::Woken => {
                 containers.refresh(publisher);
-                if sandbox.phase(QUESTION_DEADLINE).await == Phase::Ended {
+                if sandbox.phase(CALL_DEADLINE).await == Phase::Ended {
                     return agent;
                 }
             }
@@ -91,7 +91,7 @@ pub async fn watch(
                 containers.refresh(publisher);
                 ticks += 1;
                 if ticks.is_multiple_of(TICKS_PER_STATE) {
-                    if sandbox.phase(QUESTION_DEADLINE).await == Phase::Ended {
+                    if sandbox.phase(CALL_DEADLINE).await == Phase::Ended {
                         return agent;
                     }
                     process.find(sandbox).await;
@@ -142,7 +142,7 @@ async fn agent_end(task: Task, id: Option<ContainerId>) -> Result<u32, CallError
     loop {
         let result = task.wait(id.as_str()).await;
         let Err(CallError::Refused { not_found: false, .. }) = &result else { return result };
-        let state = task.state(id.as_str(), QUESTION_DEADLINE).await;
+        let state = task.state(id.as_str(), CALL_DEADLINE).await;
         if !state.is_ok_and(|state| matches!(state.status, Status::RUNNING | Status::PAUSED)) {
             return result;
         }
@@ -157,8 +157,8 @@ async fn at(deadline: Option<Instant>) {
     }
 }
 
-/// The process on the host that lives as long as the sandbox: its init with runc, the VMM with Kata. Its end tells at
-/// once what asking the shim would tell later.
+/// The process on the host that lives as long as the sandbox: its init with runc, the VMM with Kata. Its end
+/// is seen at once; State would show it later.
 #[derive(Default)]
 enum SandboxProcess {
     /// Not looked for yet, for example because the sandbox was not running.
@@ -166,7 +166,7 @@ enum SandboxProcess {
     Wanted,
     /// Its end can be awaited.
     Known(AsyncFd<OwnedFd>),
-    /// It cannot be known: asking the shim has to do.
+    /// It cannot be known: State has to do.
     Unknown,
 }
 
@@ -177,13 +177,13 @@ impl SandboxProcess {
             return;
         }
         let pid = |state: super::task::ContainerState| (state.status == Status::RUNNING).then_some(state.pid);
-        let Some(before) = sandbox.state(QUESTION_DEADLINE).await.ok().and_then(pid) else { return };
+        let Some(before) = sandbox.state(CALL_DEADLINE).await.ok().and_then(pid) else { return };
         let Some(process) = pidfd(before) else {
             *self = Self::Unknown;
             return;
         };
         // Asked again: the id could have gone to another process before it was opened.
-        let after = sandbox.state(QUESTION_DEADLINE).await.ok().and_then(pid);
+        let after = sandbox.state(CALL_DEADLINE).await.ok().and_then(pid);
         // SAFETY: an OwnedFd owns a valid descriptor, which is not replaced while it is registered.
         let registered = unsafe { AsyncFd::register_with_interest(process, Interest::READABLE) };
         *self = match registered {

@@ -12,7 +12,7 @@ use containerd_shim_protos::{
 use ttrpc::context::{self, Context};
 
 /// What a call's answer says, apart from pids and times: nothing, or the error.
-pub type Answer = Result<(), String>;
+pub type Reply = Result<(), String>;
 
 /// A connection to a shim.
 pub struct Containerd {
@@ -27,7 +27,7 @@ fn deadline() -> Context {
 
 macro_rules! calls {
     ($($method:ident: $request:ident;)+) => {$(
-        pub fn $method(&self, id: &str) -> Answer {
+        pub fn $method(&self, id: &str) -> Reply {
             let request = $request { id: id.into(), ..Default::default() };
             self.runtime.block_on(self.client.$method(deadline(), &request)).map(drop).map_err(|error| error.to_string())
         }
@@ -47,7 +47,7 @@ impl Containerd {
         Self { runtime, client: TaskClient::new(client) }
     }
 
-    pub fn create(&self, id: &str, bundle: &Path) -> Answer {
+    pub fn create(&self, id: &str, bundle: &Path) -> Reply {
         let bundle = bundle.to_str().expect("path").to_owned();
         let request = CreateTaskRequest { id: id.into(), bundle, ..Default::default() };
         self.runtime

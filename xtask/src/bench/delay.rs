@@ -143,6 +143,7 @@ impl Registered {
             containers: [(container.clone(), ContainerRecord { name: "bench".to_owned() })].into(),
             runtime: "none".to_owned(),
             channel: Some(Channel::Unix { path: agent.to_owned() }),
+            secret: None,
             state: SandboxState::Watching,
             reason: None,
             created_unix_ms: u64::try_from(now.as_millis()).context("the clock")?,
