@@ -1,4 +1,5 @@
-//! Whose a sandbox is and what runs in it, from what containerd and the host's configuration say.
+//! Identity of a sandbox: its tenant and its application, from containerd's namespace, annotations and the host's
+//! configuration.
 //!
 //! Annotations come from whoever deploys the workload: the tenant is taken from one only where the host trusts them.
 //! Those of CRI are Kubernetes' word only in the containerd namespaces in which nobody but CRI makes containers.

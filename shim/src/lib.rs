@@ -7,7 +7,7 @@
 //!                                                └─► record in the registry, read by the exporter
 //! ```
 //!
-//! - The **wrapper** ([`wrapper`]) lives as long as containerd's call. It hands the call to the delegate untouched.
+//! - The **wrapper** ([`wrapper`]) lives as long as containerd's call. It passes the call to the delegate unchanged.
 //! - The **companion** ([`companion`]) lives as long as the sandbox, detached from containerd and from the wrapper.
 //!
 //! Invariants: nothing of ours reaches stdout or stderr (containerd reads both); whatever fails on our side leaves

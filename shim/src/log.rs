@@ -20,7 +20,7 @@ pub fn silence_panics() {
     std::panic::set_hook(Box::new(|_| {}));
 }
 
-/// Sends `tracing` and panics to the file. What cannot be written is lost: there is nobody to tell.
+/// Sends `tracing` and panics to the file. What cannot be written is lost: there is no other output.
 pub fn init(path: &Path) {
     let filter = std::env::var(LOG_ENV).ok().and_then(|text| text.parse::<Targets>().ok());
     let filter = filter.unwrap_or_else(|| Targets::new().with_default(tracing::Level::INFO));

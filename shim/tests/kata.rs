@@ -4,7 +4,6 @@ mod support;
 
 use std::time::Duration;
 
-use containerd_shim_protos::api::Status;
 use porthole_registry::SandboxState;
 use support::{
     Setup,

@@ -16,8 +16,8 @@
 //! - [`inject`], [`watch`], [`teardown`]: the three phases.
 //!
 //! Invariants: one try for each call that changes something in the sandbox; ids of sidecars are never used twice; the
-//! workload's container is only looked at (`State`), never waited for or changed. On SIGTERM the companion goes
-//! without touching anything: the sandbox's `delete` finds its state directory and cleans up.
+//! workload's container is only looked at (`State`), never waited for or changed. On SIGTERM the companion ends
+//! without changing anything: the sandbox's `delete` finds its state directory and cleans up.
 
 pub mod channel;
 pub mod containers;
@@ -140,7 +140,7 @@ impl Companion<'_> {
                     // Without it nobody could clean up after us: nothing is requested.
                     let path = self.state.path().display();
                     publisher.unmonitored(&Failure::new(ReasonCode::Internal, format!("{path}: {error}")));
-                    self.hold(&mut publisher).await;
+                    self.hold(&mut publisher, &mut containers::Containers::new(self)).await;
                 } else {
                     self.monitor(&mut publisher, state).await;
                 }
@@ -159,6 +159,8 @@ impl Companion<'_> {
     /// From the first connection to the end of the sandbox and the last call about it.
     async fn monitor(&self, publisher: &mut Publisher, state: State) {
         let id = &self.assignment.sandbox;
+        // Before anybody can see a state in which a `delete` would wake this companion.
+        let mut containers = containers::Containers::new(self);
         let task = match &self.assignment.address {
             Ok(address) => Task::connect(address).await.map_err(|error| {
                 Failure::new(ReasonCode::ShimUnreachable, format!("{}: {error}", address.address))
@@ -169,7 +171,7 @@ impl Companion<'_> {
             Ok(task) => task,
             Err(failure) => {
                 publisher.unmonitored(&failure);
-                return self.hold(publisher).await;
+                return self.hold(publisher, &mut containers).await;
             }
         };
         let sandbox = Sandbox::new(self, &task);
@@ -183,23 +185,27 @@ impl Companion<'_> {
         if let Injection::Failed(failure) = &injection {
             publisher.unmonitored(failure);
         }
-        let agent = match injection {
+        let started = match injection {
             Injection::SandboxEnded => {
                 tracing::info!(%id, "the sandbox ended before it was monitored");
                 None
             }
-            Injection::Running(agent) => {
-                watch::watch(self, &task, &sandbox, &mut sidecars, publisher, Some(agent)).await
+            Injection::Running(agent) => Some(Some(agent)),
+            Injection::Failed(_) => Some(None),
+        };
+        let agent = match started {
+            Some(agent) => {
+                let watched = watch::Watched { task: &task, sandbox: &sandbox, containers: &mut containers };
+                watch::watch(self, watched, &mut sidecars, publisher, agent).await
             }
-            Injection::Failed(_) => watch::watch(self, &task, &sandbox, &mut sidecars, publisher, None).await,
+            None => None,
         };
         publisher.ending();
         teardown::tear_down(self, &task, &mut sidecars, agent).await;
     }
 
     /// Keeps the record of a sandbox whose shim cannot be talked to, until it or its bundle is gone.
-    async fn hold(&self, publisher: &mut Publisher) {
-        let mut containers = containers::Containers::new(self);
+    async fn hold(&self, publisher: &mut Publisher, containers: &mut containers::Containers) {
         let mut tick = tokio::time::interval(containers::TICK);
         let gone = || self.assignment.address.as_ref().is_ok_and(|address| !address.listens());
         while self.assignment.bundle.exists() && !gone() {

@@ -41,19 +41,28 @@ enum Event {
     RestartDue,
 }
 
+/// What is watched.
+pub struct Watched<'a> {
+    /// The shim.
+    pub task: &'a Task,
+    /// The sandbox's own container.
+    pub sandbox: &'a Sandbox<'a>,
+    /// Its further containers.
+    pub containers: &'a mut Containers,
+}
+
 /// Returns when the sandbox has ended; the result is the agent whose end was not seen.
 pub async fn watch(
     companion: &Companion<'_>,
-    task: &Task,
-    sandbox: &Sandbox<'_>,
+    watched: Watched<'_>,
     sidecars: &mut Sidecars<'_>,
     publisher: &mut Publisher,
     agent: Option<Agent>,
 ) -> Option<Agent> {
+    let Watched { task, sandbox, containers } = watched;
     let name = &companion.assignment.sandbox;
     let settings = &companion.settings.shim;
     let mut agent = agent;
-    let mut containers = Containers::new(companion);
     containers.refresh(publisher);
     let mut process = SandboxProcess::default();
     process.find(sandbox).await;

@@ -1,5 +1,5 @@
-//! Leaving a companion behind: a process of its own session, without a parent, a terminal, a directory or an open
-//! file of ours, so that containerd, which waits for the end of our output, does not wait for it.
+//! Starts a companion as a detached process: its own session, no terminal, working directory `/`, no inherited file.
+//! containerd reads the wrapper's output to its end, and does not wait for the companion, which does not hold it.
 
 use std::{
     io,

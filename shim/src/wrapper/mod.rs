@@ -1,5 +1,5 @@
-//! The process that containerd starts: it hands the call to the delegate and, after a `start` that made a new
-//! sandbox, leaves a companion behind.
+//! The process that containerd starts: it passes the call to the delegate and, after a `start` that made a new
+//! sandbox, starts a companion.
 //!
 //! - [`start`] runs the delegate and relays its output;
 //! - [`delete`] lets a companion finish, then becomes the delegate;
