@@ -4,7 +4,7 @@ use std::{
     hash::{BuildHasher, RandomState},
     path::PathBuf,
     sync::Arc,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, bail};
@@ -23,7 +23,7 @@ use porthole_agent::{
     sources::{Loading, Source, SourceChoice},
     usage,
 };
-use porthole_agent_api::agent_ttrpc::create_agent;
+use porthole_agent_api::{agent::Placement, agent_ttrpc::create_agent};
 use porthole_config::LOG_ENV;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
@@ -35,6 +35,9 @@ static EMBEDDED_OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/portho
 #[derive(Debug, Parser)]
 #[command(version, after_help = EXAMPLES)]
 struct Arguments {
+    /// How this agent came into the guest; the host shows it
+    #[arg(long, value_enum)]
+    placement: Option<AgentPlacement>,
     /// Where to listen: `vsock://:PORT` (only the host gets through) or `unix:///PATH`
     #[arg(long, value_name = "ADDRESS")]
     listen: ListenAddress,
@@ -76,10 +79,36 @@ struct Arguments {
     cpu_share: u32,
 }
 
+/// How the agent came into the guest.
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum AgentPlacement {
+    /// In the guest's image, started by the guest's first process
+    BuiltIn,
+    /// As a further container of the sandbox
+    Sidecar,
+}
+
+impl From<AgentPlacement> for Placement {
+    fn from(placement: AgentPlacement) -> Self {
+        match placement {
+            AgentPlacement::BuiltIn => Self::PLACEMENT_BUILT_IN,
+            AgentPlacement::Sidecar => Self::PLACEMENT_SIDECAR,
+        }
+    }
+}
+
+/// How long the last batches may take when the agent is told to end. A sandbox's end waits for it.
+const FLUSH_MAX: Duration = Duration::from_millis(500);
+
+/// How long the last bytes may take from the server's queue to the channel.
+const LINGER: Duration = Duration::from_millis(20);
+
 const EXAMPLES: &str = "\
 Examples:
   In a guest, as a sidecar container:
-    porthole-agent --listen vsock://:1000 --proc /host/proc
+    porthole-agent --listen vsock://:1000 --proc /host/proc --placement sidecar
+  In a guest whose image carries it, started by the first process:
+    porthole-agent --listen vsock://:1000 --placement built-in
   On an ordinary host, for development:
     porthole-agent --listen unix:///run/porthole-agent.sock
   With other probes, saying more:
@@ -140,13 +169,14 @@ fn main() -> anyhow::Result<()> {
         shared.lock().recorder.spans.set_policy(spans);
         let capture_mode = source.mode();
         let limiter = CpuLimiter::new(arguments.cpu_share);
-        let capture = source.capture(shared.clone(), limiter, &arguments.routes)?;
+        let mut capture = source.capture(shared.clone(), limiter, &arguments.routes)?;
         let identity = Identity {
             epoch: epoch(start_unix_ns),
             start_unix_ns,
             kernel_release: release.clone(),
             capture_mode,
             load_ns,
+            placement: arguments.placement.map_or(Placement::PLACEMENT_UNSPECIFIED, Placement::from),
             proc: arguments.proc.clone(),
             secret,
         };
@@ -154,7 +184,7 @@ fn main() -> anyhow::Result<()> {
             .with_context(|| format!("listening on {:?}", arguments.listen))?;
         let mut server = ttrpc::r#async::Server::new()
             .add_listener(listener)
-            .register_service(create_agent(Arc::new(Service::new(shared, identity))));
+            .register_service(create_agent(Arc::new(Service::new(shared.clone(), identity))));
         server.start().await.context("serving")?;
         privileges::give_up(privileges::kernel_version(&release))?;
         tracing::debug!("listening, without capabilities");
@@ -164,6 +194,12 @@ fn main() -> anyhow::Result<()> {
             _ = term.recv() => tracing::info!("terminated"),
             _ = int.recv() => tracing::info!("interrupted"),
         }
+        // What came since the last batch must not be lost with the sandbox.
+        capture.finish();
+        if tokio::time::timeout(FLUSH_MAX, shared.streams_closed()).await.is_err() {
+            tracing::warn!("a host does not read: the last batches are lost");
+        }
+        tokio::time::sleep(LINGER).await;
         anyhow::Ok(())
     })?;
     // Streams to a host that does not read must not hold the exit up.

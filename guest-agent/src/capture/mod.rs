@@ -64,8 +64,14 @@ impl CaptureLoop {
         Self { records, source, shared, limiter, limitations, paused_until: None, idle_at }
     }
 
-    /// Reads until it is dropped.
-    pub async fn run(mut self) -> Result<(), ProbeError> {
+    /// Takes what is there, for the last time.
+    pub fn finish(&mut self) {
+        self.shared.lock().end();
+        while self.read_batch() {}
+    }
+
+    /// Reads until the future is dropped.
+    pub async fn run(&mut self) -> Result<(), ProbeError> {
         let mut poll = interval(POLL_INTERVAL);
         poll.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {

@@ -14,8 +14,8 @@ use std::{
 use async_trait::async_trait;
 use futures_util::FutureExt;
 use porthole_agent_api::{
-    agent::Batch, agent::CaptureMode, agent::HelloRequest, agent::HelloResponse, agent::Series,
-    agent::StatsRequest, agent::StatsResponse, agent::WatchRequest, agent_ttrpc::Agent,
+    agent::Batch, agent::CaptureMode, agent::HelloRequest, agent::HelloResponse, agent::Placement,
+    agent::Series, agent::StatsRequest, agent::StatsResponse, agent::WatchRequest, agent_ttrpc::Agent,
     limits::BATCH_BYTES_MAX, limits::BATCH_SERIES_MAX, limits::BATCH_SPANS_MAX, limits::CONTRACT_VERSION,
     limits::KEY_STRING_MAX, limits::WATCH_INTERVAL, proof,
 };
@@ -62,6 +62,8 @@ pub struct Identity {
     pub capture_mode: CaptureMode,
     /// From start to attached probes, nanoseconds.
     pub load_ns: u64,
+    /// How it came into the guest.
+    pub placement: Placement,
     /// The guest's procfs.
     pub proc: PathBuf,
     /// What it proves to hold; none outside a sandbox.
@@ -101,7 +103,7 @@ impl Service {
         let mut signal = self.shared.subscribe();
         let (mut sent, mut spans) = {
             let state = self.shared.lock();
-            (Signal { version: 0, exits: state.signal().exits }, state.recorder.spans.unsent())
+            (Signal { exits: state.signal().exits, ..Signal::default() }, state.recorder.spans.unsent())
         };
         let mut sequence = 0;
         loop {
@@ -114,10 +116,13 @@ impl Service {
                     _ = &mut ended => return Ok(()),
                 }
             }
+            if sent.ending {
+                return Ok(());
+            }
             let next = Instant::now() + if exited { AFTER_EXIT } else { interval };
             tokio::select! {
                 () = sleep_until(next) => {}
-                changed = signal.wait_for(|signal| signal.exits != sent.exits) => {
+                changed = signal.wait_for(|signal| signal.exits != sent.exits || signal.ending) => {
                     if changed.is_err() { return Ok(()) }
                 }
                 _ = &mut ended => return Ok(()),
@@ -237,6 +242,7 @@ impl Agent for Service {
             agent_version: env!("CARGO_PKG_VERSION").to_owned(),
             kernel_release: self.identity.kernel_release.clone(),
             capture_mode: EnumOrUnknown::new(self.identity.capture_mode),
+            placement: EnumOrUnknown::new(self.identity.placement),
             capabilities: vec!["unix_sockets".to_owned()],
             epoch: self.identity.epoch,
             start_unix_ns: self.identity.start_unix_ns,

@@ -20,6 +20,8 @@ pub struct Signal {
     pub version: u64,
     /// Number of container exits so far.
     pub exits: u64,
+    /// The agent ends: what is not sent now is lost.
+    pub ending: bool,
 }
 
 /// What is known at a moment.
@@ -36,9 +38,15 @@ pub struct State {
     /// Containers that exited, with the number of the exit.
     exits: VecDeque<(u64, String)>,
     exits_seen: u64,
+    ending: bool,
 }
 
 impl State {
+    /// The agent ends.
+    pub fn end(&mut self) {
+        self.ending = true;
+    }
+
     /// A container's last process exits.
     pub fn container_exited(&mut self, container_id: String) {
         self.exits_seen += 1;
@@ -55,7 +63,7 @@ impl State {
 
     /// What [`Shared::subscribe`] would say now.
     pub fn signal(&self) -> Signal {
-        Signal { version: self.recorder.series.version(), exits: self.exits_seen }
+        Signal { version: self.recorder.series.version(), exits: self.exits_seen, ending: self.ending }
     }
 }
 
@@ -82,6 +90,11 @@ impl Shared {
     /// Tells the watchers if something changed.
     pub fn publish(&self, signal: Signal) {
         self.signal.send_if_modified(|last| std::mem::replace(last, signal) != signal);
+    }
+
+    /// Waits until no stream is open any more; each ends when it has sent what there was when the agent began to end.
+    pub async fn streams_closed(&self) {
+        self.signal.closed().await;
     }
 
     /// Hears of changes.
@@ -111,7 +124,7 @@ mod tests {
         let mut subscriber = shared.subscribe();
         shared.publish(Signal::default());
         assert!(!subscriber.has_changed().expect("open"));
-        shared.publish(Signal { version: 2, exits: 0 });
+        shared.publish(Signal { version: 2, ..Signal::default() });
         assert!(subscriber.has_changed().expect("open"));
         assert_eq!(subscriber.borrow_and_update().version, 2);
     }

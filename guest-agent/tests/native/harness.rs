@@ -96,10 +96,15 @@ impl Agent {
     }
 
     fn next_batch(&mut self) {
+        assert!(self.receive(), "not the end");
+    }
+
+    /// Receives a batch; false at the end of the stream.
+    fn receive(&mut self) -> bool {
         let batch = self.runtime.block_on(async {
             tokio::time::timeout(DEADLINE, self.batches.recv()).await.expect("a batch in time")
         });
-        let batch = batch.expect("received").expect("not the end");
+        let Some(batch) = batch.expect("received") else { return false };
         for series in batch.series {
             self.series.insert(series.id, series);
         }
@@ -108,6 +113,7 @@ impl Agent {
             self.exited.push(batch.exited_container_id);
         }
         self.counters = batch.counters.unwrap_or_default();
+        true
     }
 
     /// Receives batches until a condition holds.
@@ -212,6 +218,14 @@ impl Agent {
         let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("status");
         let line = status.lines().find(|line| line.starts_with(name)).expect("line");
         line.split_whitespace().nth(1).unwrap_or_default().to_owned()
+    }
+
+    /// Tells the agent to end, and receives what it still sends.
+    pub fn terminate_and_drain(&mut self) {
+        let pid = libc::pid_t::try_from(self.child.id()).expect("a pid");
+        // SAFETY: a child of ours that was not waited for.
+        assert_eq!(unsafe { libc::kill(pid, libc::SIGTERM) }, 0);
+        while self.receive() {}
     }
 
     /// Ends the agent by a signal; gives whether it ended well, and whether its socket is gone.

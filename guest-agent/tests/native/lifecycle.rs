@@ -18,6 +18,7 @@ pub fn tests() -> Vec<Trial> {
         a_container_that_exits_at_once_is_in_the_numbers_under_its_name,
         the_agent_keeps_no_capability_and_little_memory,
         a_signal_ends_it_cleanly_while_it_is_watched,
+        what_came_last_is_sent_when_it_is_told_to_end,
         without_an_object_it_says_what_to_do,
     ]
 }
@@ -82,6 +83,15 @@ fn the_agent_keeps_no_capability_and_little_memory() -> Outcome {
 fn a_signal_ends_it_cleanly_while_it_is_watched() -> Outcome {
     let agent = Agent::start(&[])?;
     assert_eq!(agent.terminate(), (true, true));
+    Ok(())
+}
+
+fn what_came_last_is_sent_when_it_is_told_to_end() -> Outcome {
+    let mut agent = Agent::start(&[])?;
+    let server = Server::start();
+    server.get("/last", 5);
+    agent.terminate_and_drain();
+    assert_eq!([Side::SIDE_SERVER, Side::SIDE_CLIENT].map(|side| agent.count(side, "/last")), [5, 5]);
     Ok(())
 }
 

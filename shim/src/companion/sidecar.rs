@@ -97,7 +97,8 @@ fn spec(sidecar: &ContainerId, sandbox: &SandboxId, settings: &Shim, secret: &Ag
     let mount = |destination: &str, kind: &str, source: &str, options: &[&str]| json!({"destination": destination, "type": kind, "source": source, "options": options});
     let agent = format!("/{AGENT}");
     let listen = format!("vsock://:{AGENT_VSOCK_PORT}");
-    let mut arguments = vec![agent.as_str(), "--listen", listen.as_str(), "--proc", GUEST_PROC];
+    let mut arguments =
+        vec![agent.as_str(), "--listen", listen.as_str(), "--proc", GUEST_PROC, "--placement", "sidecar"];
     arguments.extend(settings.agent_arguments.iter().map(String::as_str));
     json!({
         "ociVersion": "1.0.2",
@@ -174,6 +175,8 @@ mod tests {
             "vsock://:1000",
             "--proc",
             "/host/proc",
+            "--placement",
+            "sidecar",
             "--hooks",
             "fexit"
         ]);
