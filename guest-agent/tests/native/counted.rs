@@ -256,7 +256,7 @@ pub fn assert_equal(with: &Counts, without: &Counts) {
 }
 
 pub const KERNEL: &[&str] = &["--ring-kib", "16384", "--cpu-share", "0"];
-/// The kernel decides of each exchange whether it is told in full, and says yes.
+/// The kernel decides of each exchange whether it is sampled as a span, and says yes.
 pub const EVERY_SPAN: &[&str] =
     &["--ring-kib", "16384", "--cpu-share", "0", "--span-interval-ms", "0", "--spans-per-second", "100000"];
 const NO_SPANS: &[&str] = &["--ring-kib", "16384", "--cpu-share", "0", "--spans-per-second", "0"];
@@ -483,7 +483,7 @@ fn a_key_of_many_statuses_and_paths_stays_exact() -> Outcome {
     agent.catch_up();
     let mut ends = Ends::connect();
     let mut dice = Dice(7);
-    // More statuses than a learned key has slots for, and more paths than there are keys.
+    // More statuses than a kernel key has slots for, and more paths than there are keys.
     for round in 0..3 {
         for status in 200..230 {
             carry(&mut ends.client, &mut ends.server, &http::request("/many"), &mut dice);

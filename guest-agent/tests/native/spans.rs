@@ -1,4 +1,4 @@
-//! Exchanges that are told in full.
+//! Exchanges that are sampled as spans.
 
 use std::{
     io::{Read, Write},

@@ -61,7 +61,7 @@ agent_counters! {
     connections_ignored, "porthole_agent_connections_ignored", "Connections that agents ignore because nothing known is spoken on them";
     /// Bytes from kernel to user space.
     bytes_copied, "porthole_agent_copied_bytes", "Bytes copied from the guests' kernels to the agents";
-    /// Exchanges chosen to be told in full, and dropped.
+    /// Exchanges chosen to be sampled as spans, and dropped.
     spans_dropped, "porthole_agent_spans_dropped", "Exchanges that agents chose to tell in full and dropped, because there were more than they send";
 }
 

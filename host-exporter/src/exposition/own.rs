@@ -176,7 +176,7 @@ pub fn encode(encoder: &mut DescriptorEncoder, fleet: &Fleet, sandboxes: &[Arc<S
     counter(
         encoder,
         "porthole_spans",
-        "Exchanges that agents told in full",
+        "Exchanges that agents sampled as spans",
         &[(Vec::new(), fleet.spans.received())],
     )?;
     let evicted =

@@ -53,7 +53,7 @@ pub struct Fleet {
     inner: RwLock<Inner>,
     /// The exporter's counts about itself.
     pub own: OwnCounts,
-    /// Exchanges told in full.
+    /// Exchanges sampled as spans.
     pub spans: SpanStore,
     changes: AtomicU64,
 }

@@ -1,4 +1,4 @@
-//! `GET /api/v1/spans`: exchanges that agents told in full, the newest first.
+//! `GET /api/v1/spans`: exchanges that agents sampled as spans, the newest first.
 
 use axum::{
     extract::{Query, State},
