@@ -2,12 +2,12 @@
 
 use anyhow::Result;
 
-use crate::{bench, report, workspace::Workspace};
+use crate::{bench, fuzz, report, workspace::Workspace};
 
 /// A check by its name, for the filter of `cargo xtask test`.
 type Check = (&'static str, fn(&Workspace) -> Result<()>);
 
-const CHECKS: [Check; 1] = [("instructions", bench::check_instructions)];
+const CHECKS: [Check; 2] = [("instructions", bench::check_instructions), ("fuzz", fuzz::check)];
 
 /// Runs the checks whose name contains the filter; how many passed, and how many failed.
 pub fn run(workspace: &Workspace, filter: Option<&str>) -> (u64, u64) {

@@ -8,6 +8,7 @@ mod bench;
 mod build;
 mod checks;
 mod demo;
+mod fuzz;
 mod lint;
 mod report;
 mod setup;
@@ -48,6 +49,9 @@ enum Command {
     /// Run all tests.
     #[command(after_help = tests::EXAMPLES)]
     Test(tests::Options),
+    /// Build the fuzz targets and run each, beginning with the recordings.
+    #[command(after_help = fuzz::EXAMPLES)]
+    Fuzz(fuzz::Options),
     /// Measure what Porthole costs.
     #[command(after_help = bench::EXAMPLES)]
     Bench(bench::Options),
@@ -62,6 +66,7 @@ fn main() -> ExitCode {
         Command::Build(options) => build::run(&workspace, options),
         Command::Lint(options) => lint::run(&workspace, options),
         Command::Test(options) => tests::run(&workspace, options),
+        Command::Fuzz(options) => fuzz::run(&workspace, options),
         Command::Bench(options) => bench::run(&workspace, options),
         Command::Demo(options) => demo::run(&workspace, options),
     });
