@@ -3,7 +3,7 @@
 use std::{
     fs,
     path::{Path, PathBuf},
-    process::ExitCode,
+    process::{Command, ExitCode},
 };
 
 use anyhow::{Context, Result};
@@ -84,23 +84,34 @@ pub fn run(workspace: &Workspace, _options: &Options) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The eBPF object in `dist/bpf`.
-fn bpf_object(workspace: &Workspace) -> Result<PathBuf> {
-    let dist = workspace.dist();
-    let target = workspace.target.join("bpf");
+/// One of cargo's commands on the eBPF programs, as they are built.
+pub fn bpf_cargo(workspace: &Workspace, subcommand: &str) -> Command {
     let mut command = workspace.cargo();
     command
         .current_dir(workspace.root.join("guest-bpf/programs"))
-        .env("CARGO_TARGET_DIR", &target)
-        .env("PATH", dist.search_path())
+        .env("CARGO_TARGET_DIR", workspace.target.join("bpf"))
+        .env("PATH", workspace.dist().search_path())
         // Building `core` for this target is not yet stable; the compiler itself is the pinned stable one.
         .env("RUSTC_BOOTSTRAP", "1")
-        .args(["build", "--release", "--locked", "-Z", "build-std=core", "--target", "bpfel-unknown-none"]);
+        .args([
+            subcommand,
+            "--release",
+            "--locked",
+            "-Z",
+            "build-std=core",
+            "--target",
+            "bpfel-unknown-none",
+        ]);
     // The workspace's toolchain is meant, not the one that this program was started with.
     command.env_remove("RUSTUP_TOOLCHAIN").env_remove("RUSTFLAGS");
-    run_quiet(&mut command)?;
-    let object = dist.root.join("bpf/porthole.bpf.o");
-    copy_if_changed(&target.join("bpfel-unknown-none/release/porthole-bpf"), &object)?;
+    command
+}
+
+/// The eBPF object in `dist/bpf`.
+fn bpf_object(workspace: &Workspace) -> Result<PathBuf> {
+    run_quiet(&mut bpf_cargo(workspace, "build"))?;
+    let object = workspace.dist().root.join("bpf/porthole.bpf.o");
+    copy_if_changed(&workspace.target.join("bpf/bpfel-unknown-none/release/porthole-bpf"), &object)?;
     Ok(object)
 }
 

@@ -1,7 +1,7 @@
 //! `cargo xtask bench`: what Porthole costs, as ratios against a baseline of the same run.
 //!
 //! Machines are shared and noisy: every measurement comes in pairs, with and without the agent, in alternating order,
-//! and the median over the pairs is what is said. [`workload`] runs a server and [`load`] its client, [`agent`] runs the agent
+//! and the median over the pairs is what is said. [`server`] runs the server of a [`workload`] and [`load`] its client, [`agent`] runs the agent
 //! in one of its modes ([`mode`]), [`programs`] asks the kernel what its programs take; [`overhead`] brings them together
 //! in a place on this machine ([`native`]), [`guest`] in guests.
 
@@ -17,6 +17,7 @@ mod mode;
 mod native;
 mod overhead;
 mod programs;
+mod server;
 mod talk;
 mod workload;
 

@@ -5,7 +5,7 @@ use clap::ValueEnum;
 /// A way in which the agent runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Mode {
-    /// System calls, exchanges counted by the kernel where it can, with learned keys: what the agent does by itself.
+    /// System calls, exchanges counted by the kernel where it can, with kernel keys: what the agent does by itself.
     KernelCounts,
     /// System calls, everything copied to the agent and counted there.
     AgentCounts,

@@ -1,5 +1,10 @@
 //! `cargo xtask lint`: what has to pass before a commit.
 
+mod circles;
+mod dependencies;
+mod source;
+mod words;
+
 use std::{
     net::{TcpStream, ToSocketAddrs},
     process::ExitCode,
@@ -9,7 +14,7 @@ use std::{
 use anyhow::Result;
 
 use crate::{
-    report, setup,
+    build, fuzz, report, setup,
     workspace::{Workspace, run as execute},
 };
 
@@ -35,16 +40,28 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> {
     report::step("format", || {
         run_in(workspace, &["fmt", "--all", "--check"])?;
         // Workspaces of their own.
-        ["guest-bpf/programs", "libs/l7/fuzz", "libs/packet/fuzz"].iter().try_for_each(|folder| {
+        std::iter::once(&"guest-bpf/programs").chain(&fuzz::FOLDERS).try_for_each(|folder| {
             execute(workspace.cargo().current_dir(workspace.root.join(folder)).args(["fmt", "--check"]))
         })
     })?;
+    report::step("modules", || {
+        let packages = dependencies::packages(workspace)?;
+        let sources = packages.iter().map(dependencies::Package::sources).collect::<Vec<_>>();
+        circles::check(&workspace.root, &sources)?;
+        dependencies::check(workspace, &packages)
+    })?;
+    report::step("words", || words::check(workspace))?;
     report::step("clippy", || {
         run_in(
             workspace,
             &["clippy", "--quiet", "--locked", "--workspace", "--all-targets", "--", "-D", "warnings"],
         )
     })?;
+    report::step("clippy of the eBPF programs", || {
+        let mut command = build::bpf_cargo(workspace, "clippy");
+        execute(command.args(["--quiet", "--", "-D", "warnings"]))
+    })?;
+    report::step("fuzz targets", || fuzz::compile(workspace))?;
     report::step("documentation", || {
         let mut command = workspace.cargo();
         // The documentation is for developers, with private items: links to those are meant.
