@@ -19,8 +19,8 @@ pub fn may_preempt() -> bool {
 /// (`Documentation/admin-guide/kernel-parameters.txt`, `preempt=`).
 fn of(version: &str, parameters: &[&str]) -> bool {
     if version.split_whitespace().any(|word| word == "PREEMPT_DYNAMIC") {
-        let chosen = parameters.iter().rev().find_map(|word| word.strip_prefix("preempt="));
-        return !matches!(chosen, Some("none" | "voluntary"));
+        let model = parameters.iter().rev().find_map(|word| word.strip_prefix("preempt="));
+        return !matches!(model, Some("none" | "voluntary"));
     }
     version.split_whitespace().any(|word| word.starts_with("PREEMPT"))
 }

@@ -1,9 +1,9 @@
 //! Containers: which one a process belongs to, by the name of its control group.
 //!
-//! The kernel side sends the last components of a control group's path once, so this works for processes that are
+//! The programs send the last components of a control group's path once, so this works for processes that are
 //! gone by the time anybody looks.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use porthole_bpf_types::record::{CGROUP_DEPTH_MAX, CGROUP_NAME_MAX};
 use porthole_registry::ContainerId;
@@ -12,37 +12,40 @@ use porthole_registry::ContainerId;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ContainerIndex(pub u32);
 
-/// Most containers that are distinguished; the processes of further ones count as outside any.
+/// Most containers that are distinguished at a time; those whose processes made no connection for longest go first.
 pub const CONTAINERS_MAX: usize = 256;
 
-/// Most control groups that are remembered.
+/// Most control groups that are remembered at a time; the same.
 const CGROUPS_MAX: usize = 4096;
 
 /// Control groups and the containers that they stand for.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Containers {
-    by_cgroup: HashMap<u64, ContainerIndex>,
-    ids: Vec<String>,
+    by_cgroup: HashMap<u64, Cgroup>,
+    ids: HashMap<ContainerIndex, String>,
+    /// The index that was given last: none is given twice.
+    last: u32,
+    /// Counts uses of control groups.
+    uses: u64,
 }
 
-impl Default for Containers {
-    fn default() -> Self {
-        Self { by_cgroup: HashMap::new(), ids: vec![String::new()] }
-    }
+#[derive(Debug)]
+struct Cgroup {
+    container: ContainerIndex,
+    /// [`Containers::uses`] when it was last used.
+    used: u64,
 }
 
 impl Containers {
     /// Learns a control group's path: the last component first.
     pub fn learn(&mut self, cgroup: u64, path: &[[u8; CGROUP_NAME_MAX]; CGROUP_DEPTH_MAX]) {
         if self.by_cgroup.len() >= CGROUPS_MAX {
-            return;
+            self.forget_cgroups();
         }
         let id = path.iter().find_map(|name| container_of(component(name)));
-        let index = match id {
-            None => ContainerIndex::default(),
-            Some(id) => self.index_of(&id),
-        };
-        self.by_cgroup.insert(cgroup, index);
+        let container = id.map(|id| self.index_of(&id)).unwrap_or_default();
+        self.uses += 1;
+        self.by_cgroup.insert(cgroup, Cgroup { container, used: self.uses });
     }
 
     /// Whether a control group's path is known.
@@ -51,25 +54,54 @@ impl Containers {
     }
 
     /// The container of a control group.
-    pub fn of_cgroup(&self, cgroup: u64) -> ContainerIndex {
-        self.by_cgroup.get(&cgroup).copied().unwrap_or_default()
+    pub fn of_cgroup(&mut self, cgroup: u64) -> ContainerIndex {
+        self.uses += 1;
+        let Some(known) = self.by_cgroup.get_mut(&cgroup) else { return ContainerIndex::default() };
+        known.used = self.uses;
+        known.container
     }
 
     /// The id of a container; empty outside any.
     pub fn id(&self, container: ContainerIndex) -> &str {
-        self.ids.get(container.0 as usize).map_or("", |id| id)
+        self.ids.get(&container).map_or("", |id| id)
     }
 
     fn index_of(&mut self, id: &str) -> ContainerIndex {
-        let known = self.ids.iter().position(|known| known == id);
-        let at = known.unwrap_or_else(|| {
-            if self.ids.len() > CONTAINERS_MAX {
-                return 0;
-            }
-            self.ids.push(id.to_owned());
-            self.ids.len() - 1
-        });
-        ContainerIndex(u32::try_from(at).unwrap_or_default())
+        if let Some((&known, _)) = self.ids.iter().find(|(_, known)| *known == id) {
+            return known;
+        }
+        if self.ids.len() >= CONTAINERS_MAX {
+            self.forget_container();
+        }
+        self.last = self.last.saturating_add(1);
+        let index = ContainerIndex(self.last);
+        self.ids.insert(index, id.to_owned());
+        index
+    }
+
+    /// Forgets the eighth of the control groups that was not used for longest.
+    fn forget_cgroups(&mut self) {
+        let mut uses: Vec<u64> = self.by_cgroup.values().map(|cgroup| cgroup.used).collect();
+        let count = uses.len() / 8;
+        let (_, &mut oldest, _) = uses.select_nth_unstable(count);
+        self.by_cgroup.retain(|_, cgroup| cgroup.used > oldest);
+        let in_use: HashSet<ContainerIndex> =
+            self.by_cgroup.values().map(|cgroup| cgroup.container).collect();
+        self.ids.retain(|container, _| in_use.contains(container));
+    }
+
+    /// Forgets the container that was not used for longest.
+    fn forget_container(&mut self) {
+        let mut newest: HashMap<ContainerIndex, u64> =
+            self.ids.keys().map(|&container| (container, 0)).collect();
+        for cgroup in self.by_cgroup.values() {
+            newest.entry(cgroup.container).and_modify(|used| *used = cgroup.used.max(*used));
+        }
+        let oldest = newest.into_iter().min_by_key(|(_, used)| *used).map(|(container, _)| container);
+        if let Some(oldest) = oldest {
+            self.ids.remove(&oldest);
+            self.by_cgroup.retain(|_, cgroup| cgroup.container != oldest);
+        }
     }
 }
 
@@ -112,7 +144,8 @@ mod tests {
     fn id_of(components: &[&str]) -> String {
         let mut containers = Containers::default();
         containers.learn(7, &path(components));
-        containers.id(containers.of_cgroup(7)).to_owned()
+        let container = containers.of_cgroup(7);
+        containers.id(container).to_owned()
     }
 
     #[test]
@@ -138,15 +171,31 @@ mod tests {
     }
 
     #[test]
-    fn equal_ids_are_one_container_and_their_number_is_bounded() {
+    fn equal_ids_are_one_container() {
         let mut containers = Containers::default();
         containers.learn(1, &path(&["a", "x"]));
         containers.learn(2, &path(&["b", "x"]));
         assert_eq!(containers.of_cgroup(1), containers.of_cgroup(2));
-        for cgroup in 10..10 + 2 * CONTAINERS_MAX as u64 {
-            containers.learn(cgroup, &path(&[&format!("c{cgroup}")]));
+    }
+
+    #[test]
+    fn containers_are_bounded_and_those_that_are_not_used_are_forgotten() {
+        let mut containers = Containers::default();
+        for cgroup in 0..3 * CGROUPS_MAX as u64 {
+            let id = format!("c{cgroup}");
+            containers.learn(cgroup, &path(&[&id]));
+            let of = |containers: &mut Containers, cgroup| {
+                let container = containers.of_cgroup(cgroup);
+                containers.id(container).to_owned()
+            };
+            assert_eq!(of(&mut containers, cgroup), id);
+            assert_eq!(of(&mut containers, 0), "c0", "in use all the time");
+            assert!(containers.ids.len() <= CONTAINERS_MAX && containers.by_cgroup.len() <= CGROUPS_MAX);
         }
-        assert_eq!(containers.ids.len(), CONTAINERS_MAX + 1);
-        assert_eq!(containers.id(containers.of_cgroup(10 + 2 * CONTAINERS_MAX as u64 - 1)), "");
+        assert!(!containers.knows(1));
+        for cgroup in 0..2 * CGROUPS_MAX as u64 {
+            containers.learn(1 << 32 | cgroup, &path(&[]));
+        }
+        assert!(containers.by_cgroup.len() <= CGROUPS_MAX, "outside any container");
     }
 }

@@ -14,9 +14,9 @@ impl PeerIndex {
     /// Any peer.
     pub const OTHER: Self = Self(1);
 
-    /// The next peer after so many, no peer included.
-    pub fn numbered(known: usize) -> Self {
-        Self(u32::try_from(known).unwrap_or(u32::MAX).saturating_add(1))
+    /// The peer of that number, counted from 1.
+    pub fn numbered(number: usize) -> Self {
+        Self(u32::try_from(number).unwrap_or(u32::MAX).saturating_add(1))
     }
 }
 

@@ -16,6 +16,7 @@ mod key;
 mod labels;
 pub mod origin;
 pub mod peer;
+mod peers;
 pub mod series;
 pub mod spans;
 

@@ -15,7 +15,7 @@ use super::{
     Origin,
     key::{Key, PeerIndex},
     labels,
-    peer::Peer,
+    peers::Peers,
 };
 
 /// Most series that are kept; the rest of [`SANDBOX_SERIES_MAX`] is for overflow series.
@@ -23,9 +23,6 @@ pub const SERIES_MAX: usize = SANDBOX_SERIES_MAX / 2;
 
 /// Most series in all, overflow series included.
 pub const SERIES_WITH_OVERFLOW_MAX: usize = SERIES_MAX + SERIES_MAX / 4;
-
-/// Most peers that are distinguished.
-pub const PEERS_MAX: usize = 512;
 
 #[derive(Debug)]
 struct Entry {
@@ -38,7 +35,7 @@ struct Entry {
     changed: u64,
 }
 
-/// Exchanges of one series that were aggregated elsewhere.
+/// Exchanges of one series that were aggregated in the kernel.
 #[derive(Debug)]
 pub struct Increment<B> {
     /// Sum of the durations, nanoseconds.
@@ -56,7 +53,7 @@ pub struct Increment<B> {
 pub struct SeriesTable {
     index: HashMap<Key, u32>,
     entries: Vec<Entry>,
-    peers: HashMap<Peer, PeerIndex>,
+    peers: Peers,
     version: u64,
     overflowed: u64,
     dropped: u64,
@@ -68,7 +65,7 @@ impl Default for SeriesTable {
         Self {
             index: HashMap::new(),
             entries: Vec::new(),
-            peers: HashMap::from([(Peer::Unknown, PeerIndex::NONE)]),
+            peers: Peers::default(),
             version: 1,
             overflowed: 0,
             dropped: 0,
@@ -89,7 +86,7 @@ impl SeriesTable {
         let peer = match exchange.side {
             // A server's peers are the short-lived ports of its clients.
             Side::Server => PeerIndex::NONE,
-            Side::Client => self.peer_index(origin.peer),
+            Side::Client => self.peers.index(origin.peer, exchange.end.0),
         };
         let key = Key {
             container: origin.container,
@@ -130,18 +127,6 @@ impl SeriesTable {
         self.recorded += exchanges;
         entry.changed = self.version;
         exchanges
-    }
-
-    fn peer_index(&mut self, peer: &Peer) -> PeerIndex {
-        if let Some(&index) = self.peers.get(peer) {
-            return index;
-        }
-        if self.peers.len() >= PEERS_MAX {
-            return PeerIndex::OTHER;
-        }
-        let index = PeerIndex::numbered(self.peers.len());
-        self.peers.insert(peer.clone(), index);
-        index
     }
 
     fn find_or_make(
@@ -255,7 +240,7 @@ mod tests {
     use porthole_l7::{ErrorClass, Limits, Protocol, Status, Timestamp};
 
     use super::*;
-    use crate::recorder::{Details, containers::ContainerIndex};
+    use crate::recorder::{Details, containers::ContainerIndex, peer::Peer};
 
     fn exchange(context: &mut ParserContext, side: Side, resource: &str, status: u32) -> Exchange {
         Exchange {

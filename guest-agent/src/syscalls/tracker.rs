@@ -145,7 +145,8 @@ impl Tracker {
         match record {
             Record::Cgroup(cgroup) => self.containers.learn(cgroup.cgroup, &cgroup.names),
             Record::Exit(exit) => {
-                let container = self.containers.id(self.containers.of_cgroup(exit.cgroup));
+                let container = self.containers.of_cgroup(exit.cgroup);
+                let container = self.containers.id(container);
                 if (exit.init != 0 || exit.last != 0) && !container.is_empty() {
                     return Event::ContainerExit(container.to_owned());
                 }

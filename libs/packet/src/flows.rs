@@ -10,11 +10,7 @@
 //!
 //! Flows that are over stay for a while, so that repeated packets are not taken for a new connection.
 
-use std::{
-    borrow::Cow,
-    collections::HashMap,
-    net::{IpAddr, SocketAddr},
-};
+use std::{borrow::Cow, collections::HashMap};
 
 use etherparse::{TcpSlice, UdpHeader, UdpHeaderSlice};
 use porthole_l7::{Chunk, Connection, Direction, Exchange, ParserContext, ScopeId, Timestamp, Verdict};
@@ -23,7 +19,10 @@ use crate::{
     conversation::{Belongs, Conversation, Piece, Segment},
     datagrams::Datagrams,
     ip::{Datagram, Reassembly, Seen, Transport},
+    route::{Key, Route},
 };
+
+pub use crate::route::{Ends, Vantage};
 
 /// Bounds of the table.
 #[derive(Clone, Copy, Debug)]
@@ -38,17 +37,6 @@ pub struct Limits {
     pub ignored_idle_ns: u64,
 }
 
-/// Where a packet was captured.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Vantage {
-    /// On a link.
-    Link,
-    /// At the socket that sent it.
-    Sender,
-    /// At the socket that received it.
-    Receiver,
-}
-
 /// A captured IP packet.
 #[derive(Clone, Copy, Debug)]
 pub struct Captured<'a> {
@@ -60,15 +48,6 @@ pub struct Captured<'a> {
     pub time_ns: u64,
     /// Where.
     pub vantage: Vantage,
-}
-
-/// The ends of a flow.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Ends {
-    /// The local end; of a flow on a link the one that opened it, as far as is known.
-    pub near: SocketAddr,
-    /// The other one.
-    pub far: SocketAddr,
 }
 
 /// What is done with the flows and their exchanges.
@@ -109,13 +88,6 @@ pub struct Tally {
     pub repeated_bytes: u64,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-struct Key {
-    transport: Transport,
-    /// Of a flow at a socket the local end first; on a link in the order of the addresses, the same for both directions.
-    ends: [SocketAddr; 2],
-}
-
 #[derive(Debug)]
 struct Flow<N> {
     /// Number in the order of appearance.
@@ -134,14 +106,6 @@ struct Flow<N> {
 enum Bytes {
     Stream(Box<Conversation>),
     Datagrams(Datagrams),
-}
-
-/// Source, destination and where a packet was captured.
-#[derive(Clone, Copy)]
-struct Route {
-    source: SocketAddr,
-    destination: SocketAddr,
-    vantage: Vantage,
 }
 
 /// All flows, and what is understood of them.
@@ -221,7 +185,7 @@ impl<N> FlowTable<N> {
     ) -> Option<()> {
         let tcp = TcpSlice::from_slice(&datagram.payload).ok()?;
         let length = u64::try_from(datagram.length.checked_sub(tcp.header_slice().len())?).ok()?;
-        let route = Route::new(packet, datagram, tcp.source_port(), tcp.destination_port());
+        let route = Route::new(packet.vantage, datagram, tcp.source_port(), tcp.destination_port());
         let key = route.key(Transport::Tcp);
         let opens = tcp.syn() && !tcp.ack();
         let segment = |from| Segment {
@@ -278,7 +242,7 @@ impl<N> FlowTable<N> {
         observer: &mut dyn Observer<Note = N>,
     ) -> Option<()> {
         let header = UdpHeaderSlice::from_slice(&datagram.payload).ok()?;
-        let route = Route::new(packet, datagram, header.source_port(), header.destination_port());
+        let route = Route::new(packet.vantage, datagram, header.source_port(), header.destination_port());
         let bytes = datagram.payload.get(UdpHeader::LEN..)?;
         let total = u64::try_from(datagram.length.checked_sub(UdpHeader::LEN)?).ok()?;
         let key = route.key(Transport::Udp);
@@ -412,53 +376,6 @@ impl<N> FlowTable<N> {
         for ((open, followed, _), key) in &order[..count] {
             self.tally.evicted += u64::from(*open && *followed);
             self.remove(key, now_ns, observer);
-        }
-    }
-}
-
-impl Route {
-    fn new(packet: &Captured<'_>, datagram: &Datagram<'_>, source: u16, destination: u16) -> Self {
-        let end = |address: IpAddr, port| SocketAddr::new(address.to_canonical(), port);
-        Self {
-            source: end(datagram.source, source),
-            destination: end(datagram.destination, destination),
-            vantage: packet.vantage,
-        }
-    }
-
-    fn key(&self, transport: Transport) -> Key {
-        let (source, destination) = (self.source, self.destination);
-        let in_order = match self.vantage {
-            Vantage::Sender => true,
-            Vantage::Receiver => false,
-            Vantage::Link => source <= destination,
-        };
-        Key { transport, ends: if in_order { [source, destination] } else { [destination, source] } }
-    }
-
-    /// The end that asked for a connection of which the beginning was not captured: clients' ports are the higher ones as a
-    /// rule, and the answer to a SYN says it.
-    fn client(&self, answers_syn: bool) -> SocketAddr {
-        let from_server = answers_syn || self.source.port() < self.destination.port();
-        if from_server { self.destination } else { self.source }
-    }
-
-    /// The ends of a flow that `opener` began.
-    fn ends(&self, opener: SocketAddr) -> Ends {
-        let near = match self.vantage {
-            Vantage::Sender => self.source,
-            Vantage::Receiver => self.destination,
-            Vantage::Link => opener,
-        };
-        Ends { near, far: if near == self.source { self.destination } else { self.source } }
-    }
-
-    /// Index of the direction.
-    fn from(&self, ends: Ends) -> usize {
-        match self.vantage {
-            Vantage::Sender => 0,
-            Vantage::Receiver => 1,
-            Vantage::Link => usize::from(self.source != ends.near),
         }
     }
 }

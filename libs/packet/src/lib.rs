@@ -22,6 +22,7 @@ pub mod flows;
 pub mod ip;
 pub mod link;
 pub mod replay;
+mod route;
 pub mod tcp;
 
 pub use capture::{Capture, CaptureError, Packet};
