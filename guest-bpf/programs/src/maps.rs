@@ -64,6 +64,9 @@ pub struct Parse {
     pub cursor: u64,
     /// When the call ended.
     pub now: u64,
+    /// Of a call of several buffers: index of the one that was reached, and position of its first byte.
+    pub buffer: u64,
+    pub gathered: u64,
     /// Where the direction stands.
     pub state: ParseState,
     /// What the requests that wait are like, the oldest first; for responses.

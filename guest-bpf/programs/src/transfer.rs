@@ -263,8 +263,7 @@ pub fn record(mut work: Scratch, connection: *mut Connection, sk: u64) {
     if unsafe { (*connection).announced } == 0 && connections::announce(sk, connections::BY_CALL) == 0 {
         return;
     }
-    // SAFETY: this CPU's.
-    unsafe { capture::head(work.as_ptr()) };
+    capture::head(work);
     let task = bpf_get_current_pid_tgid();
     let header = &mut work.header;
     header.kind = kind::CHUNK;

@@ -75,6 +75,8 @@ pub extern "C" fn begin(sk: u64) -> u64 {
     let new = unsafe { &mut *new };
     work.parse.from = 0;
     work.parse.len = 0;
+    work.parse.buffer = 0;
+    work.parse.gathered = 0;
     let start = window::window_at(0, 16);
     if start == window::NONE {
         return 0;
@@ -242,10 +244,15 @@ unsafe fn locked(mut work: Scratch, offloaded: *mut OffloadedConnection, id: u64
     // SAFETY: a helper without preconditions.
     work.parse.now = unsafe { bpf_ktime_get_ns() };
     // One by one: the compiler would call a function that writes byte by byte.
-    for field in
-        [&raw mut work.parse.from, &raw mut work.parse.len, &raw mut work.parse.at, &raw mut work.parse.found]
-    {
-        // SAFETY: this CPU's.
+    for field in [
+        &raw mut work.parse.from,
+        &raw mut work.parse.len,
+        &raw mut work.parse.at,
+        &raw mut work.parse.found,
+        &raw mut work.parse.buffer,
+        &raw mut work.parse.gathered,
+    ] {
+        // SAFETY: fields of this CPU's value.
         unsafe { core::ptr::write_volatile(field, 0) };
     }
     let popped = u64::from(offloaded.popped) & (PENDING_MAX as u64 - 1);

@@ -148,7 +148,7 @@ pub extern "C" fn redis_reply_step() -> u64 {
         match kind {
             b'$' | b'=' | b'*' | b'~' | b'%' if byte(&work, start + 1) == b'-' => {
                 // `-1`: there is none.
-                let end = newline(start);
+                let end = newline(work, start);
                 if end >= CONTINUES {
                     return 0;
                 }
@@ -171,7 +171,7 @@ pub extern "C" fn redis_reply_step() -> u64 {
                 advance(work, taken);
             }
             b'+' | b':' | b',' | b'#' | b'(' | b'_' | b'-' => {
-                let end = newline(start);
+                let end = newline(work, start);
                 if end >= CONTINUES {
                     return 0;
                 }

@@ -3,10 +3,7 @@
 //! Positions count from the call's first byte, indexes from the window's. Behind the window's last byte lies a word of
 //! zeros, which is part of no message that is followed: whatever runs past the end meets it and gives up.
 
-use core::{
-    mem::MaybeUninit,
-    ptr::{read_unaligned, write_unaligned},
-};
+use core::{arch::asm, mem::MaybeUninit};
 
 use aya_ebpf::helpers::generated::bpf_probe_read_user;
 use porthole_bpf_types::{
@@ -35,7 +32,24 @@ pub fn byte(work: &Work, index: u64) -> u8 {
 pub fn word(work: &Work, index: u64) -> u64 {
     let at = bounded::<{ HEAD_ROOM as u64 - 1 }>(index) as usize;
     // SAFETY: within the head, or at its very end within what follows it in `work`.
-    unsafe { read_unaligned((&raw const work.head).cast::<u8>().add(at).cast()) }
+    unsafe { load::<0>((&raw const work.head).cast::<u8>().add(at)) }
+}
+
+/// The eight bytes at an offset from an address that need not be aligned. The compiler would load them one by one, because the target
+/// says that it has no other way; the kernels of both architectures allow this one load
+/// (`CONFIG_HAVE_EFFICIENT_UNALIGNED_ACCESS`).
+///
+/// # Safety
+///
+/// Eight bytes must be readable there.
+#[inline(always)]
+unsafe fn load<const OFFSET: u64>(from: *const u8) -> u64 {
+    let value: u64;
+    // SAFETY: as the caller says; it changes the register only.
+    unsafe {
+        asm!("{0} = *(u64 *)({1} + {2})", out(reg) value, in(reg) from, const OFFSET, options(pure, readonly, nostack));
+    }
+    value
 }
 
 /// The word that eight characters make.
@@ -74,15 +88,18 @@ pub extern "C" fn window_at(at: u64, need: u64) -> u64 {
     let len = if wish < left { wish } else { left };
     work.parse.from = at;
     work.parse.len = 0;
-    let complete = if work.count == NO_VECTOR { buffer(work, at, len) } else { vector(at, len) };
+    let complete = if work.count == NO_VECTOR { buffer(work, at, len) } else { vector(work, at, len) };
     if complete == 0 {
         work.parse.len = 0;
         return NONE;
     }
     work.parse.len = len;
     let end = bounded::<{ HEAD_ROOM as u64 - 1 }>(len) as usize;
-    // SAFETY: `len` is at most HEAD_MAX, and the head is twice as long.
-    unsafe { write_unaligned((&raw mut work.head).cast::<u8>().add(end).cast::<u64>(), 0) };
+    // SAFETY: `end` is less than HEAD_ROOM, and what follows the head in `work` is longer than a word.
+    unsafe {
+        let end = (&raw mut work.head).cast::<u8>().add(end);
+        asm!("*(u64 *)({0} + 0) = {1}", in(reg) end, in(reg) 0_u64, options(nostack));
+    }
     0
 }
 
@@ -99,60 +116,101 @@ fn buffer(mut work: Scratch, at: u64, len: u64) -> u64 {
 }
 
 /// Copies `len` bytes from position `at` out of several buffers; gives 0 when not all of them could be read. How many
-/// were is in `parse.len`. A global function.
+/// were is in `parse.len`.
+#[inline(always)]
+pub fn vector(mut work: Scratch, at: u64, len: u64) -> u64 {
+    work.parse.len = 0;
+    if at < work.parse.gathered {
+        work.parse.gathered = 0;
+        work.parse.buffer = 0;
+    }
+    let mut rounds = 0;
+    while rounds < VECTOR_MAX / BUFFERS {
+        match gather(at, len) {
+            GATHER_FAILED => return 0,
+            GATHERED => return 1,
+            _ => rounds += 1,
+        }
+    }
+    0
+}
+
+/// Buffers that one call of [`gather`] goes through: the verifier goes through each of them.
+const BUFFERS: u32 = 16;
+
+/// What [`gather`] says besides that there are more buffers.
+const GATHER_FAILED: u64 = 0;
+const GATHERED: u64 = 1;
+const GATHER_MORE: u64 = 2;
+
+/// Goes on by some buffers of a call of several: copies what they have of the `len` bytes from position `at`, of which
+/// `parse.len` were copied already. A global function.
 #[inline(never)]
 #[unsafe(no_mangle)]
-pub extern "C" fn vector(at: u64, len: u64) -> u64 {
-    let Some(mut work) = Scratch::get() else { return 0 };
-    // SAFETY: position and length of a copy are bounded by HEAD_MAX each, and the head has room for both; the
-    // sources are checked by the helper.
-    unsafe {
-        let (mut index, mut skip, mut filled) = (0_u64, at, 0_u64);
-        work.parse.len = 0;
-        while index < u64::from(VECTOR_MAX) {
-            if filled >= len {
-                return 1;
-            }
-            if index >= work.count {
-                return 0;
-            }
-            let mut pair = MaybeUninit::<[u64; 2]>::uninit();
-            let source = (work.address + index * 16) as *const _;
+pub extern "C" fn gather(at: u64, len: u64) -> u64 {
+    let Some(mut work) = Scratch::get() else { return GATHER_FAILED };
+    let mut count = 0;
+    while count < BUFFERS {
+        let filled = work.parse.len;
+        if filled >= len {
+            return GATHERED;
+        }
+        if work.parse.buffer >= work.count {
+            return GATHER_FAILED;
+        }
+        let mut pair = MaybeUninit::<[u64; 2]>::uninit();
+        let source = (work.address + work.parse.buffer * 16) as *const _;
+        // SAFETY: writes the size of `pair`; the source is checked by the helper, which also says whether it was read.
+        let pair = unsafe {
             if bpf_probe_read_user(pair.as_mut_ptr().cast(), 16, source) != 0 {
-                return 0;
+                return GATHER_FAILED;
             }
-            let pair = pair.assume_init();
-            index += 1;
-            if skip >= pair[1] {
-                skip -= pair[1];
-                continue;
-            }
-            let (left, here) = (len - filled, pair[1] - skip);
-            let step = bounded::<{ 2 * HEAD_MAX as u64 - 1 }>(if here < left { here } else { left });
-            if step > u64::from(HEAD_MAX) {
-                return 0;
-            }
+            pair.assume_init()
+        };
+        count += 1;
+        // Not less than 0: `gathered` is where this buffer begins, and was at or before `at` when the first one was begun.
+        let skip = (at + filled).wrapping_sub(work.parse.gathered);
+        if skip >= pair[1] {
+            work.parse.gathered += pair[1];
+            work.parse.buffer += 1;
+            continue;
+        }
+        let (left, here) = (len - filled, pair[1] - skip);
+        let step = bounded::<{ 2 * HEAD_MAX as u64 - 1 }>(if here < left { here } else { left });
+        if step > u64::from(HEAD_MAX) {
+            return GATHER_FAILED;
+        }
+        // SAFETY: position and length of a copy are bounded by HEAD_MAX each, and the head has room for both; the source
+        // is checked by the helper.
+        let rc = unsafe {
             let to =
                 (&raw mut work.head).cast::<u8>().add(bounded::<{ HEAD_MAX as u64 - 1 }>(filled) as usize);
-            if bpf_probe_read_user(to.cast(), step as u32, (pair[0] + skip) as *const _) != 0 {
-                return 0;
-            }
-            skip = 0;
-            filled += step;
-            work.parse.len = filled;
+            bpf_probe_read_user(to.cast(), step as u32, (pair[0] + skip) as *const _)
+        };
+        if rc != 0 {
+            return GATHER_FAILED;
         }
-        u64::from(filled >= len)
+        work.parse.len = filled + step;
+        if skip + step == pair[1] {
+            work.parse.gathered += pair[1];
+            work.parse.buffer += 1;
+        }
     }
+    if work.parse.len >= len { GATHERED } else { GATHER_MORE }
 }
 
 const ONES: u64 = 0x0101_0101_0101_0101;
 const HIGHS: u64 = 0x8080_8080_8080_8080;
-const LINE_FEEDS: u64 = 0x0a0a_0a0a_0a0a_0a0a;
 
-/// The high bit of the lowest zero byte, and perhaps of others above it.
+/// A word of eight equal bytes.
+const fn eight(byte: u8) -> u64 {
+    ONES * byte as u64
+}
+
+/// In the high bits, which [`HIGHS`] selects: that of the lowest zero byte, and perhaps of others above it.
 #[inline(always)]
 const fn zeros(word: u64) -> u64 {
-    word.wrapping_sub(ONES) & !word & HIGHS
+    word.wrapping_sub(ONES) & !word
 }
 
 /// Index of the byte of which this is the high bit, counted from the lowest.
@@ -161,35 +219,68 @@ const fn byte_of(bit: u64) -> u64 {
     (bit >> 7).wrapping_mul(0x0001_0203_0405_0607) >> 56
 }
 
-/// Words in which one call of [`newline`] looks.
-const WORDS: u64 = 24;
+/// Words of one stride of [`find`], and strides of one call of it.
+const STRIDE: u64 = 4;
+const STRIDES: u64 = 8;
 
-/// Says that a line goes on at the index in the lower bits.
+/// Says that the byte was not found yet; the lower bits are the index from which to search on.
 pub const CONTINUES: u64 = 1 << 32;
 
-/// Index behind the line's end, CRLF; or [`CONTINUES`] with where to look further; [`NONE`] where a zero or the window's
-/// end comes first, or another line end. A global function.
+/// Bytes to find.
+pub const LINE_FEED: u64 = eight(b'\n');
+pub const SPACE: u64 = eight(b' ');
+
+/// Index of the first byte from an index on that is the one of which `pattern` has eight; [`CONTINUES`] when it is farther
+/// away; [`NONE`] where the window ends first. A global function.
 #[inline(never)]
 #[unsafe(no_mangle)]
-pub extern "C" fn newline(from: u64) -> u64 {
+pub extern "C" fn find(from: u64, pattern: u64) -> u64 {
     let Some(work) = Scratch::get() else { return NONE };
-    let mut index = from;
-    let mut words = 0;
-    while words < WORDS {
-        let eight = word(&work, index);
-        let (feed, zero) = (zeros(eight ^ LINE_FEEDS), zeros(eight));
-        if (feed | zero) != 0 {
-            let (first_feed, first_zero) = (feed & feed.wrapping_neg(), zero & zero.wrapping_neg());
-            if feed == 0 || (zero != 0 && first_zero < first_feed) {
-                return NONE;
+    let (mut index, len) = (from, work.parse.len);
+    let mut strides = 0;
+    while strides < STRIDES {
+        let at = bounded::<{ HEAD_ROOM as u64 - 1 }>(index) as usize;
+        // SAFETY: as [`word`]'s; what follows the head in `work` is longer than a stride.
+        let words = unsafe {
+            let head = (&raw const work.head).cast::<u8>().add(at);
+            [load::<0>(head), load::<8>(head), load::<16>(head), load::<24>(head)]
+        };
+        let found = words.map(|word| zeros(word ^ pattern));
+        if (found[0] | found[1] | found[2] | found[3]) & HIGHS != 0 {
+            let mut bits = found[0] & HIGHS;
+            if bits == 0 {
+                index += 8;
+                bits = found[1] & HIGHS;
             }
-            let at = index + byte_of(first_feed);
-            return if at > 0 && byte(&work, at - 1) == b'\r' { at + 1 } else { NONE };
+            if bits == 0 {
+                index += 8;
+                bits = found[2] & HIGHS;
+            }
+            if bits == 0 {
+                index += 8;
+                bits = found[3] & HIGHS;
+            }
+            let at = index + byte_of(bits & bits.wrapping_neg());
+            return if at < len { at } else { NONE };
         }
-        index += 8;
-        words += 1;
+        index += 8 * STRIDE;
+        strides += 1;
+        if index >= len {
+            return NONE;
+        }
     }
     CONTINUES | index
+}
+
+/// Index behind the line's end, CRLF; or [`CONTINUES`] with where to search on; [`NONE`] where the window ends first, or
+/// where the line ends otherwise.
+#[inline(always)]
+pub fn newline(work: Scratch, from: u64) -> u64 {
+    let at = find(from, LINE_FEED);
+    if at >= CONTINUES {
+        return at;
+    }
+    if at > 0 && byte(&work, at - 1) == b'\r' { at + 1 } else { NONE }
 }
 
 /// Reads a decimal number at the cursor and its line end; the cursor is behind it then. [`NONE`] when there is none.
