@@ -1,23 +1,13 @@
 //! Copying the head of what a call moved.
 
-use core::arch::asm;
-
 use aya_ebpf::helpers::generated::bpf_probe_read_user;
 use porthole_bpf_types::record::HEAD_MAX;
 
 use crate::{
     maps::{NO_VECTOR, Scratch, count},
-    offload::vector,
+    verifier::bounded,
+    window::vector,
 };
-
-/// `value & MASK`, done where the verifier sees it: the compiler drops masks that it can prove needless.
-#[inline(always)]
-pub fn bounded<const MASK: u64>(value: u64) -> u64 {
-    let mut value = value;
-    // SAFETY: changes the register only.
-    unsafe { asm!("{0} &= {1}", inout(reg) value, const MASK) };
-    value
-}
 
 /// Copies the first bytes of what the call moved behind the header, and says in the header how many.
 #[inline(always)]

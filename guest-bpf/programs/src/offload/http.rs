@@ -1,8 +1,8 @@
-//! HTTP/1: the head_requests and bodies of whole messages.
+//! HTTP/1: the heads and bodies of whole messages.
 //!
 //! Followed are origin-form targets with a well-known method, bodies of a given length, and chunked responses. What
-//! says otherwise (interim responses, upgrades, CONNECT, bodies until the connection closes, obsolete line folding,
-//! bare line feeds, head_requests that are cut between two calls or longer than what is captured) is for user space.
+//! says otherwise (interim responses, upgrades, `CONNECT`, bodies until the connection closes, obsolete line folding,
+//! bare line feeds, heads that are cut between two calls or longer than what is captured) is for user space.
 
 use porthole_bpf_types::{
     offload::{framing_state, request_flag},
@@ -10,8 +10,9 @@ use porthole_bpf_types::{
     record::HEAD_MAX,
 };
 
-use super::window::{CONTINUES, NONE, SPACE, byte, class, decimal, find, newline, text, window_at, word};
+use super::message::{push_message, skip};
 use crate::maps::Scratch;
+use crate::window::{CONTINUES, NONE, SPACE, byte, class, decimal, find, newline, text, window_at, word};
 
 /// What a head says about the body.
 mod framing {
@@ -44,7 +45,7 @@ pub extern "C" fn http_step(response: u64) -> u64 {
     let Some(mut work) = Scratch::get() else { return 0 };
     match work.parse.state.framing {
         framing_state::BODY => {
-            take(work);
+            skip(work);
             if work.parse.state.left > 0 {
                 return 1;
             }
@@ -53,7 +54,7 @@ pub extern "C" fn http_step(response: u64) -> u64 {
             if response == 0 { 1 } else { u64::from(response_ended(work)) }
         }
         framing_state::CHUNK_DATA => {
-            take(work);
+            skip(work);
             match work.parse.state.left {
                 // In the middle of the line end.
                 1 => return 0,
@@ -162,18 +163,7 @@ fn response_ended(mut work: Scratch) -> bool {
 #[inline(always)]
 fn found(work: Scratch, request: u64, start: u64, bytes: u64, flags: u32) -> bool {
     let (count, at) = (work.parse.found, work.parse.cursor);
-    super::push_message(work, count, request, start, bytes, at as u32, flags)
-}
-
-/// Goes past what the call has of a body.
-#[inline(always)]
-fn take(mut work: Scratch) {
-    let here = work.header.total - work.parse.at;
-    let left = work.parse.state.left;
-    let step = if left < here { left } else { here };
-    work.parse.at += step;
-    work.parse.state.left = left - step;
-    work.parse.state.bytes += step;
+    push_message(work, count, request, start, bytes, at as u32, flags)
 }
 
 /// A chunk's size, and for the last one the end of the message: trailers are for user space.
@@ -446,7 +436,7 @@ pub extern "C" fn header() -> u64 {
         return 0;
     }
     let first = first | LOWER;
-    if (first ^ text(b"expect: ")) & 0x00ff_ffff_ffff_ffff == 0 {
+    if (first ^ text(b"expect: ")) << 8 == 0 {
         // The body comes only if the server asks for it.
         return 0;
     }
@@ -481,7 +471,7 @@ pub extern "C" fn header() -> u64 {
             value += 1;
         }
         let (chunked, end) = (word(&work, value) | LOWER, word(&work, value + 7));
-        let plain = (chunked ^ text(b"chunked ")) & 0x00ff_ffff_ffff_ffff == 0 && end as u16 == 0x0a0d;
+        let plain = (chunked ^ text(b"chunked ")) << 8 == 0 && end as u16 == 0x0a0d;
         return u64::from(colon && plain);
     }
     1

@@ -3,7 +3,7 @@
 //! Positions count from the call's first byte, indexes from the window's. Behind the window's last byte lies a word of
 //! zeros, which is part of no message that is followed: whatever runs past the end meets it and gives up.
 
-use core::{arch::asm, mem::MaybeUninit};
+use core::mem::MaybeUninit;
 
 use aya_ebpf::helpers::generated::bpf_probe_read_user;
 use porthole_bpf_types::{
@@ -12,8 +12,8 @@ use porthole_bpf_types::{
 };
 
 use crate::{
-    capture::bounded,
     maps::{HEAD_ROOM, NO_VECTOR, Scratch, Work},
+    verifier::{bounded, load, store},
 };
 
 /// What functions give that look for something which is not there.
@@ -35,24 +35,8 @@ pub fn word(work: &Work, index: u64) -> u64 {
     unsafe { load::<0>((&raw const work.head).cast::<u8>().add(at)) }
 }
 
-/// The eight bytes at an offset from an address that need not be aligned. The compiler would load them one by one, because the target
-/// says that it has no other way; the kernels of both architectures allow this one load
-/// (`CONFIG_HAVE_EFFICIENT_UNALIGNED_ACCESS`).
-///
-/// # Safety
-///
-/// Eight bytes must be readable there.
-#[inline(always)]
-unsafe fn load<const OFFSET: u64>(from: *const u8) -> u64 {
-    let value: u64;
-    // SAFETY: as the caller says; it changes the register only.
-    unsafe {
-        asm!("{0} = *(u64 *)({1} + {2})", out(reg) value, in(reg) from, const OFFSET, options(pure, readonly, nostack));
-    }
-    value
-}
-
 /// The word that eight characters make.
+#[allow(clippy::trivially_copy_pass_by_ref)] // So that it takes a byte string as it is written.
 pub const fn text(text: &[u8; 8]) -> u64 {
     u64::from_le_bytes(*text)
 }
@@ -84,7 +68,7 @@ pub extern "C" fn window_at(at: u64, need: u64) -> u64 {
         return at - work.parse.from;
     }
     // Most messages are short; a long one is copied again, once.
-    let wish = if need > WINDOW { HEAD_MAX as u64 } else { WINDOW };
+    let wish = if need > WINDOW { u64::from(HEAD_MAX) } else { WINDOW };
     let len = if wish < left { wish } else { left };
     work.parse.from = at;
     work.parse.len = 0;
@@ -96,10 +80,7 @@ pub extern "C" fn window_at(at: u64, need: u64) -> u64 {
     work.parse.len = len;
     let end = bounded::<{ HEAD_ROOM as u64 - 1 }>(len) as usize;
     // SAFETY: `end` is less than HEAD_ROOM, and what follows the head in `work` is longer than a word.
-    unsafe {
-        let end = (&raw mut work.head).cast::<u8>().add(end);
-        asm!("*(u64 *)({0} + 0) = {1}", in(reg) end, in(reg) 0_u64, options(nostack));
-    }
+    unsafe { store((&raw mut work.head).cast::<u8>().add(end), 0) };
     0
 }
 
@@ -303,7 +284,7 @@ pub fn decimal(work: Scratch, at: u64) -> (u64, u64) {
     let (mut index, mut value, mut digits) = (at, 0_u64, 0);
     while digits < 11 {
         let digit = byte(&work, index);
-        if digit < b'0' || digit > b'9' {
+        if !digit.is_ascii_digit() {
             break;
         }
         value = value * 10 + u64::from(digit - b'0');
