@@ -1,4 +1,4 @@
-"""A server that is told by each connection's first line what to do with it.
+"""A server that handles each connection by its first line.
 
 ECHO         sends back what comes, byte for byte
 SINK         reads to the end, then answers with the number of bytes

@@ -94,7 +94,7 @@ pub fn run(command: &mut Command, deadline: Duration) -> Result<Finished> {
     finish(command, deadline, false)
 }
 
-/// Runs and insists on exit code 0.
+/// Runs a command; any exit code but 0 is an error.
 pub fn succeed(command: &mut Command, deadline: Duration) -> Result<Finished> {
     let finished = run(command, deadline)?;
     if !finished.status.success() {

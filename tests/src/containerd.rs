@@ -58,7 +58,7 @@ impl Containerd {
         command
     }
 
-    /// Runs `ctr` and insists on success.
+    /// Runs `ctr`; any exit code but 0 is an error.
     pub fn call(&self, namespace: &str, arguments: &[&str]) -> Result<Finished> {
         command::succeed(self.ctr(namespace).args(arguments), CALL_DEADLINE)
     }

@@ -60,7 +60,7 @@ impl Daemon {
             let output = self.output();
             let tail = output.lines().rev().take(20).collect::<Vec<_>>();
             let tail = tail.into_iter().rev().collect::<Vec<_>>().join("\n");
-            bail!("{} ended ({status}); its last words:\n{tail}", self.name);
+            bail!("{} ended ({status}); the end of its output:\n{tail}", self.name);
         }
         Ok(())
     }

@@ -185,7 +185,7 @@ impl Environment {
         sweep::wait_until_quiet(self.scratch.mark(), &self.own_processes(), deadline)
     }
 
-    /// Removes all containers and insists that nothing is left but what the environment itself began with.
+    /// Removes all containers; it is an error if anything is left but what the environment itself began with.
     pub fn finish(self) -> Result<()> {
         interrupt::heed();
         self.remove_containers();

@@ -99,7 +99,7 @@ impl Exporter {
         self.list("/api/v1/sandboxes", "sandboxes")
     }
 
-    /// Exchanges that agents sampled as spans, the newest first, as a query string asks for them.
+    /// Spans, the newest first, filtered by a query string.
     pub fn spans(&self, query: &str) -> Result<Vec<Value>> {
         self.list(&format!("/api/v1/spans?{query}"), "spans")
     }

@@ -1,4 +1,4 @@
-//! An HTTP client that does exactly what it is told, on one connection after another, and knows what it sent.
+//! A plain HTTP client: one request after another on one connection, nothing retried or added.
 
 use std::{
     io::{self, BufRead, BufReader, Read, Write},

@@ -172,8 +172,8 @@ pub struct Running {
 }
 
 impl Running {
-    /// Starts all applications and waits until they listen and are watched. `told` hears how long each start took.
-    pub fn start(environment: &Arc<Environment>, runtime: &str, told: &dyn Fn(&str)) -> Result<Self> {
+    /// Starts all applications and waits until they listen and are watched. `progress` gets a line about each start.
+    pub fn start(environment: &Arc<Environment>, runtime: &str, progress: &dyn Fn(&str)) -> Result<Self> {
         let mut running = Self {
             environment: Arc::clone(environment),
             containers: BTreeMap::new(),
@@ -182,7 +182,7 @@ impl Running {
             sent: Sent::new(),
         };
         for application in APPLICATIONS {
-            running.start_one(application, runtime, &environment.unique(application.service), told)?;
+            running.start_one(application, runtime, &environment.unique(application.service), progress)?;
         }
         Ok(running)
     }
@@ -192,7 +192,7 @@ impl Running {
         application: Application,
         runtime: &str,
         id: &str,
-        told: &dyn Fn(&str),
+        progress: &dyn Fn(&str),
     ) -> Result<()> {
         let Application { tenant, service, host, command, .. } = application;
         if !self.endpoints.contains_key(service) {
@@ -204,13 +204,13 @@ impl Running {
         let launch = Launch::new(tenant, id, runtime, command).on(endpoint).annotated(&annotations);
         let container =
             launch.start(&self.environment.containerd).with_context(|| format!("start {service}"))?;
-        told(&format!("{tenant}/{service}: first process after {:.1} s", container.start.as_secs_f64()));
+        progress(&format!("{tenant}/{service}: first process after {:.1} s", container.start.as_secs_f64()));
         self.containers.insert(service, container);
         self.instances.insert(service, id.to_owned());
         self.wait_listening(application)?;
         if runtime == PORTHOLE {
             wait_watched(&self.environment, id)?;
-            told(&format!("{tenant}/{service}: watched after {:.1} s", begin.elapsed().as_secs_f64()));
+            progress(&format!("{tenant}/{service}: watched after {:.1} s", begin.elapsed().as_secs_f64()));
         }
         Ok(())
     }
@@ -234,9 +234,9 @@ impl Running {
 
     /// Sends both rounds and stops `catalog` between them, which is started first if it does not run. Every response
     /// must be the expected one.
-    pub fn send_everything(&mut self, told: &dyn Fn(&str)) -> Result<()> {
+    pub fn send_everything(&mut self, progress: &dyn Fn(&str)) -> Result<()> {
         if !self.containers.contains_key(CATALOG.service) {
-            self.restart_catalog(told)?;
+            self.restart_catalog(progress)?;
         }
         self.send_first_round()?;
         self.stop_catalog()?;
@@ -259,9 +259,9 @@ impl Running {
     }
 
     /// Starts the upstream again, as a new instance.
-    pub fn restart_catalog(&mut self, told: &dyn Fn(&str)) -> Result<()> {
+    pub fn restart_catalog(&mut self, progress: &dyn Fn(&str)) -> Result<()> {
         let id = self.environment.unique("catalog-again");
-        self.start_one(CATALOG, PORTHOLE, &id, told)
+        self.start_one(CATALOG, PORTHOLE, &id, progress)
     }
 
     fn send(&mut self, requests: &[Request]) -> Result<()> {

@@ -306,7 +306,7 @@ mod tests {
     }
 
     #[test]
-    fn a_series_is_told_from_one_whose_number_begins_alike() {
+    fn a_series_is_distinguished_from_one_whose_number_begins_alike() {
         assert!(is_of_series("linux-image-6.1.0-50-cloud-amd64", "6.1"));
         assert!(is_of_series("linux-image-6.12.95+deb12-cloud-amd64", "6.12"));
         assert!(!is_of_series("linux-image-6.12.95+deb12-cloud-amd64", "6.1"));

@@ -174,8 +174,8 @@ impl Agent {
         self.signal(libc::SIGSTOP);
     }
 
-    /// Lets it go on.
-    pub fn go_on(&self) {
+    /// Lets it continue.
+    pub fn resume(&self) {
         self.signal(libc::SIGCONT);
     }
 

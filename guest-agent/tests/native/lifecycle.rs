@@ -18,7 +18,7 @@ pub fn tests() -> Vec<Trial> {
         a_container_that_exits_at_once_is_in_the_numbers_under_its_name,
         the_agent_keeps_no_capability_and_little_memory,
         a_signal_ends_it_cleanly_while_it_is_watched,
-        what_came_last_is_sent_when_it_is_told_to_end,
+        the_last_exchanges_are_sent_when_it_is_asked_to_end,
         without_an_object_it_says_what_to_do,
     ]
 }
@@ -55,7 +55,7 @@ fn a_container_that_exits_at_once_is_in_the_numbers_under_its_name() -> Outcome 
     );
     let done = Command::new("sh").args(["-c", &script]).stdin(Stdio::null()).status().expect("run");
     assert!(done.success());
-    agent.until("the container's exit is told", |agent| {
+    agent.until("the container's exit is reported", |agent| {
         agent.exited.iter().any(|id| id == "porthole-test-short").then_some(())
     });
     let series = agent.series(Side::SIDE_CLIENT, "/short");
@@ -86,7 +86,7 @@ fn a_signal_ends_it_cleanly_while_it_is_watched() -> Outcome {
     Ok(())
 }
 
-fn what_came_last_is_sent_when_it_is_told_to_end() -> Outcome {
+fn the_last_exchanges_are_sent_when_it_is_asked_to_end() -> Outcome {
     let mut agent = Agent::start(&[])?;
     let server = Server::start();
     server.get("/last", 5);

@@ -30,7 +30,7 @@ fn look_up(arguments: &[&str]) -> Outcome {
     const LOOKUPS: u64 = 100;
     needs::program("dig")?;
     let mut agent = Agent::start(arguments)?;
-    // The converged name has two labels: one zone for each way, so that they are told apart.
+    // The converged name has two labels: one zone for each way, so that they have series of their own.
     for (way, zone) in [("+notcp", "by-udp.example"), ("+tcp", "by-tcp.example")] {
         let server = running::dnsmasq(zone)?;
         let mut questions = String::new();

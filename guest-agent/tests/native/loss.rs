@@ -21,7 +21,7 @@ fn overflown() -> Result<(Agent, Server), CannotRun> {
     let server = Server::start();
     agent.stop();
     server.get("/overflowing", 3_000);
-    agent.go_on();
+    agent.resume();
     Ok((agent, server))
 }
 

@@ -5,7 +5,6 @@
 //! installed.
 
 mod calls;
-mod counted;
 mod databases;
 mod drivers;
 mod harness;
@@ -18,6 +17,7 @@ mod lifecycle;
 mod lookups;
 mod loss;
 mod offers;
+mod offload;
 mod packets;
 mod programs;
 mod running;
@@ -32,7 +32,6 @@ use std::process::ExitCode;
 fn main() -> ExitCode {
     let tests = [
         calls::tests(),
-        counted::tests(),
         databases::tests(),
         drivers::tests(),
         identity::tests(),
@@ -43,6 +42,7 @@ fn main() -> ExitCode {
         lookups::tests(),
         loss::tests(),
         offers::tests(),
+        offload::tests(),
         packets::tests(),
         programs::tests(),
         sequence::tests(),

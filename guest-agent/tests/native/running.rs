@@ -25,7 +25,7 @@ impl Running {
         Self { child: child.expect("a server"), signal, port, directory }
     }
 
-    /// A server that listens on a unix socket and ends at once when it is told to.
+    /// A server that listens on a unix socket and ends at once on SIGTERM.
     pub fn by_socket(command: Command, socket: &Path) -> Self {
         let directory = tempfile::tempdir().expect("directory");
         let running = Self::start(command, libc::SIGTERM, 0, directory);

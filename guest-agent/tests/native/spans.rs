@@ -19,9 +19,9 @@ use crate::{
 pub fn tests() -> Vec<Trial> {
     trials![
         counts_are_the_same_with_every_exchange_a_span_and_with_none,
-        what_fails_and_what_is_slow_is_told_with_both_ends,
-        failures_among_many_successes_are_told_though_the_kernel_counts_both,
-        the_budget_bounds_what_is_told_and_nothing_of_the_counts,
+        failed_and_slow_exchanges_are_sampled_with_both_ends,
+        failures_among_many_successes_are_sampled_though_the_kernel_aggregates_both,
+        the_budget_limits_spans_and_no_counts,
     ]
 }
 
@@ -48,7 +48,9 @@ fn counts_are_the_same_with_every_exchange_a_span_and_with_none() -> Outcome {
             let (spans, dropped) = (of_path(&agent, "/spanned").len(), agent.counters.spans_dropped);
             match arguments {
                 [] => assert!((1..10).contains(&spans), "{spans}"),
-                [_, _, _, _] => assert!(spans as u64 + dropped >= all, "{spans} told and {dropped} dropped"),
+                [_, _, _, _] => {
+                    assert!(spans as u64 + dropped >= all, "{spans} sampled and {dropped} dropped")
+                }
                 _ => assert_eq!((spans, dropped), (0, 0)),
             }
         }
@@ -56,7 +58,7 @@ fn counts_are_the_same_with_every_exchange_a_span_and_with_none() -> Outcome {
     Ok(())
 }
 
-fn what_fails_and_what_is_slow_is_told_with_both_ends() -> Outcome {
+fn failed_and_slow_exchanges_are_sampled_with_both_ends() -> Outcome {
     let mut agent = Agent::start(&["--slow-ms", "20"])?;
     let server = Server::start();
     let mut stream = server.connect();
@@ -65,13 +67,13 @@ fn what_fails_and_what_is_slow_is_told_with_both_ends() -> Outcome {
         http::exchange(&mut stream, "/often");
     }
     agent.catch_up();
-    // By now the kernel counts these; what is slow among them is told nevertheless.
+    // By now the kernel aggregates these; slow ones among them are sampled nevertheless.
     http::exchange_slowly(&mut stream, "/often");
     agent.until("the slow one", |agent| {
         of_path(agent, "/often").iter().any(|span| is(span, SpanReason::SPAN_REASON_SLOW)).then_some(())
     });
     let spans = of_path(&agent, "/often");
-    let slow = spans.iter().find(|span| is(span, SpanReason::SPAN_REASON_SLOW)).expect("told");
+    let slow = spans.iter().find(|span| is(span, SpanReason::SPAN_REASON_SLOW)).expect("sampled");
     assert!(u128::from(slow.duration_ns) >= http::SLOW.as_nanos(), "{slow:?}");
     assert_eq!((slow.local.clone(), slow.remote.clone()), (at.to_string(), client.to_string()));
     assert_eq!((slow.process_id, slow.thread_id != 0), (std::process::id(), true));
@@ -98,7 +100,7 @@ fn carry(client: &mut TcpStream, server: &mut TcpStream, path: &str, status: u16
     client.read_exact(&mut vec![0; response.len()]).expect("read");
 }
 
-fn failures_among_many_successes_are_told_though_the_kernel_counts_both() -> Outcome {
+fn failures_among_many_successes_are_sampled_though_the_kernel_aggregates_both() -> Outcome {
     const ROUND: u64 = 500;
     // By rate there is one of each outcome and stripe of CPUs, and not another one in time.
     let seldom = ["--span-interval-ms", "3600000"];
@@ -108,8 +110,12 @@ fn failures_among_many_successes_are_told_though_the_kernel_counts_both() -> Out
         let mut failures = 0;
         let until = Instant::now() + Duration::from_secs(30);
         // More than there would be by rate; both outcomes have a slot in the kernel long before.
-        while told(&agent, "/among", "500") < 12 {
-            assert!(Instant::now() < until, "{failures} failures, {} told", told(&agent, "/among", "500"));
+        while sampled(&agent, "/among", "500") < 12 {
+            assert!(
+                Instant::now() < until,
+                "{failures} failures, {} sampled",
+                sampled(&agent, "/among", "500")
+            );
             for _ in 0..ROUND {
                 carry(&mut client, &mut server, "/among", 200);
             }
@@ -125,7 +131,7 @@ fn failures_among_many_successes_are_told_though_the_kernel_counts_both() -> Out
             spans.iter().copied().filter(of_failures).all(|span| is(span, SpanReason::SPAN_REASON_ERROR))
         );
         let successes = spans.iter().filter(|span| status_of(&agent, span) == "200").count();
-        assert!((1..=10).contains(&successes), "{successes} of the successes told");
+        assert!((1..=10).contains(&successes), "{successes} of the successes sampled");
     }
     Ok(())
 }
@@ -135,11 +141,11 @@ fn status_of<'a>(agent: &'a Agent, span: &Span) -> &'a str {
     all.into_iter().find(|series| series.id == span.series_id).map_or("", |series| &series.key.status)
 }
 
-fn told(agent: &Agent, path: &str, status: &str) -> usize {
+fn sampled(agent: &Agent, path: &str, status: &str) -> usize {
     of_path(agent, path).iter().filter(|span| status_of(agent, span) == status).count()
 }
 
-fn the_budget_bounds_what_is_told_and_nothing_of_the_counts() -> Outcome {
+fn the_budget_limits_spans_and_no_counts() -> Outcome {
     const REQUESTS: u64 = 3_000;
     let per_second = 5;
     let began = Instant::now();

@@ -11,9 +11,9 @@ use porthole_agent_api::agent::Side;
 use porthole_trials::{CannotRun, Outcome, Trial, trials};
 
 use crate::{
-    counted::{Counts, Dice, EVERY_SPAN, KERNEL, USER_SPACE, assert_equal, counts},
     harness::Agent,
     offers::until_counted,
+    offload::{Counts, Dice, EVERY_SPAN, KERNEL, USER_SPACE, assert_equal, counts},
     running::{self, Running},
 };
 
@@ -130,7 +130,7 @@ impl Mysql {
         let ok_flags = |packet: &[u8]| packet[packet.len() - 4..][0];
         let first = self.packet();
         match first[0] {
-            // No statement of the test's affects so many rows, or says so much, that these are elsewhere.
+            // No statement of the test's affects so many rows, or has so long a message, that the flags are at another place.
             0 => return first[3] & MORE_RESULTS != 0,
             0xff => return false,
             _ => {}

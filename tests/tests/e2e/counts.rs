@@ -19,8 +19,8 @@ pub const TESTS: &[Test] = &[
     ("counts::an_exporter_that_was_down_during_the_requests_has_them_afterwards", exporter_restart),
 ];
 
-/// Compares what was sent to the applications with what Prometheus has, and insists.
-fn insist(stage: &Stage, running: &Running) -> Result<()> {
+/// Compares what was sent to the applications with what Prometheus has, and demands that they are equal.
+fn assert_exact(stage: &Stage, running: &Running) -> Result<()> {
     let environment = stage.environment()?;
     let prometheus = environment.prometheus.as_ref().context("Prometheus")?;
     let comparison = Comparison::settle(prometheus, running.sent())?;
@@ -29,7 +29,7 @@ fn insist(stage: &Stage, running: &Running) -> Result<()> {
 }
 
 /// Progress of what takes long.
-fn told(line: &str) {
+fn progress(line: &str) {
     eprintln!("{line}");
 }
 
@@ -44,8 +44,8 @@ const AGENT_RESIDENT_MAX: u64 = 10 << 20;
 
 fn two_tenants(stage: &Stage) -> Result<()> {
     stage.with_applications(|running| {
-        running.send_everything(&told)?;
-        insist(stage, running)?;
+        running.send_everything(&progress)?;
+        assert_exact(stage, running)?;
         let environment = stage.environment()?;
         let id = environment.unique(scenario::SHOP.service);
         let sandbox = environment.exporter()?.sandbox(&id)?.context("shop is listed")?;
@@ -68,7 +68,7 @@ fn totals_stay(stage: &Stage) -> Result<()> {
     stage.with_applications(|running| {
         // An instance that has served and ended.
         if running.containers.contains_key(scenario::CATALOG.service) {
-            running.send_everything(&told)?;
+            running.send_everything(&progress)?;
         }
         let environment = stage.environment()?;
         // More than two scrapes after its end, the instance's series are gone and the application's are not.

@@ -52,7 +52,7 @@ fn odd_names(stage: &Stage) -> Result<()> {
         Ok((exposition::sum(&samples, "porthole_app_requests_total", &labels) == Some(2.0)).then_some(()))
     })?;
 
-    // The first exchange of a route is sampled as a span, by whatever name the host knows its sandbox.
+    // The first exchange of a route is sampled as a span, labelled with the host's name of its sandbox.
     wait::until("a span under the odd names", Duration::from_secs(10), || {
         let spans = environment.exporter()?.spans("limit=10000")?;
         let is_it = |span: &serde_json::Value| {

@@ -73,7 +73,7 @@ impl Stage {
         work(applications.as_mut().context("the applications")?)
     }
 
-    /// Takes everything down and insists that nothing is left. A second time there is nothing to do.
+    /// Takes everything down; it is an error if anything is left. A second time there is nothing to do.
     pub fn take_down(&self) -> Result<()> {
         *lock(&self.0.applications) = None;
         let environment = lock(&self.0.environment).take();

@@ -1,4 +1,4 @@
-//! What the kernel side counts by itself is what user space would have counted.
+//! Exchanges that are aggregated in the kernel are those that the agent counts with the offload switched off.
 
 use std::{
     collections::BTreeMap,
@@ -257,7 +257,7 @@ pub fn assert_equal(with: &Counts, without: &Counts) {
 }
 
 pub const KERNEL: &[&str] = &["--ring-kib", "16384", "--cpu-share", "0"];
-/// The kernel decides of each exchange whether it is sampled as a span, and says yes.
+/// Every exchange is sampled as a span, as the kernel decides.
 pub const EVERY_SPAN: &[&str] =
     &["--ring-kib", "16384", "--cpu-share", "0", "--span-interval-ms", "0", "--spans-per-second", "100000"];
 const NO_SPANS: &[&str] = &["--ring-kib", "16384", "--cpu-share", "0", "--spans-per-second", "0"];
@@ -375,7 +375,7 @@ fn kernel_and_user_space_count_the_same_redis_commands() -> Outcome {
     let mut results = Vec::new();
     for arguments in [USER_SPACE, KERNEL, EVERY_SPAN] {
         let mut agent = Agent::start(arguments)?;
-        // A new server each time: what it answers depends on what it was told before.
+        // A new server each time: its answers depend on earlier commands.
         let server = running::redis()?;
         redis_traffic(server.port);
         agent.catch_up();
@@ -393,7 +393,7 @@ fn what_is_known_costs_no_copies() -> Outcome {
     const REQUESTS: usize = 20_000;
     let mut agent = Agent::start(&["--cpu-share", "0"])?;
     let server = Server::start();
-    // Until the key is learned, on both sides.
+    // Until the kernel knows the key, on both sides.
     server.get("/known", 10);
     agent.catch_up();
     server.get("/known", 10);
@@ -418,7 +418,7 @@ fn an_agent_that_is_stopped_misses_nothing() -> Outcome {
         // New connections, too.
         server.get("/before-and-while-stopped", 2_000);
     }
-    agent.go_on();
+    agent.resume();
     let all = 10 + 50 * 2_000;
     assert_eq!(agent.counts("/before-and-while-stopped"), (all, all), "{:?}", agent.counters);
     assert_eq!(agent.counters.events_lost, 0);
@@ -563,8 +563,8 @@ fn a_first_byte_that_is_read_ahead_as_go_does_is_no_reason_to_copy() -> Outcome 
     // The sentinel's own connection, and a few bytes for each request.
     assert!(copied < 2 * all, "{copied} bytes were copied");
     // Where the rest is not found behind it, user space goes on, from the byte that is known.
-    read_ahead(&listener, REQUESTS, false, "/read-elsewhere");
-    assert_eq!(agent.counts("/read-elsewhere"), (all, all));
+    read_ahead(&listener, REQUESTS, false, "/read-apart");
+    assert_eq!(agent.counts("/read-apart"), (all, all));
     Ok(())
 }
 
