@@ -9,8 +9,9 @@ use std::{
 };
 
 use porthole_agent_api::{
-    agent::Batch, agent::CaptureMode, agent::Counters, agent::HelloRequest, agent::Series, agent::Side,
-    agent::Span, agent::StatsRequest, agent::StatsResponse, agent::WatchRequest, agent_ttrpc::AgentClient,
+    agent::Batch, agent::CaptureMode, agent::Counters, agent::HelloRequest, agent::HelloResponse,
+    agent::Series, agent::Side, agent::Span, agent::StatsRequest, agent::StatsResponse, agent::WatchRequest,
+    agent_ttrpc::AgentClient,
 };
 use porthole_trials::{CannotRun, needs};
 use tokio::runtime::Runtime;
@@ -68,6 +69,11 @@ fn object() -> Result<PathBuf, CannotRun> {
 impl Agent {
     /// Starts an agent and watches it.
     pub fn start(arguments: &[&str]) -> Result<Self, CannotRun> {
+        Self::start_with(arguments, &[])
+    }
+
+    /// Starts an agent with further variables in its environment, and watches it.
+    pub fn start_with(arguments: &[&str], environment: &[(&str, &str)]) -> Result<Self, CannotRun> {
         let object = object()?;
         let directory = tempfile::tempdir().expect("directory");
         let socket = directory.path().join("agent.sock");
@@ -76,6 +82,7 @@ impl Agent {
             .args(["--listen", &address, "--bpf-object"])
             .arg(object)
             .args(arguments)
+            .envs(environment.iter().copied())
             .stdin(Stdio::null())
             .spawn()
             .expect("the agent starts");
@@ -198,11 +205,22 @@ impl Agent {
 
     /// How the agent says that it captures.
     pub fn mode(&self) -> CaptureMode {
-        let request = HelloRequest { version_min: 1, version_max: u32::MAX, ..HelloRequest::default() };
-        let answer = self.runtime.block_on(async {
+        self.hello(&[]).capture_mode.enum_value().expect("a known mode")
+    }
+
+    /// The agent's Hello to a host with this nonce.
+    pub fn hello(&self, host_nonce: &[u8]) -> HelloResponse {
+        let host_nonce = host_nonce.to_vec();
+        let request =
+            HelloRequest { version_min: 1, version_max: u32::MAX, host_nonce, ..HelloRequest::default() };
+        self.runtime.block_on(async {
             self.client.hello(ttrpc::context::with_duration(DEADLINE), &request).await.expect("hello")
-        });
-        answer.capture_mode.enum_value().expect("a known mode")
+        })
+    }
+
+    /// The agent's process.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
     }
 
     /// The agent about itself.

@@ -6,7 +6,7 @@ use std::{
     process::{Command, Stdio},
 };
 
-use porthole_agent_api::agent::Side;
+use porthole_agent_api::{agent::Side, proof};
 
 use porthole_trials::{Outcome, Trial, trials};
 
@@ -17,6 +17,7 @@ pub fn tests() -> Vec<Trial> {
     trials![
         a_container_that_exits_at_once_is_in_the_numbers_under_its_name,
         the_agent_keeps_no_capability_and_little_memory,
+        it_proves_that_it_holds_its_secret_and_does_not_show_it,
         a_signal_ends_it_cleanly_while_it_is_watched,
         the_last_exchanges_are_sent_when_it_is_asked_to_end,
         without_an_object_it_says_what_to_do,
@@ -77,6 +78,26 @@ fn the_agent_keeps_no_capability_and_little_memory() -> Outcome {
     assert!((1 << 20..16 << 20).contains(&stats.resident_bytes), "{}", stats.resident_bytes);
     assert!(stats.load_ns > 0 && stats.cpu_ns > 0);
     assert!(stats.limitations.iter().any(|sentence| sentence.contains("io_uring")));
+    Ok(())
+}
+
+fn it_proves_that_it_holds_its_secret_and_does_not_show_it() -> Outcome {
+    let secret = "5a".repeat(32);
+    let agent = Agent::start_with(&[], &[(proof::SECRET_ENV, &secret)])?;
+    let host_nonce = [1; proof::NONCE_BYTES];
+    let hello = agent.hello(&host_nonce);
+    assert!(proof::is_proven(&[0x5a; 32], &host_nonce, &hello.agent_nonce, &hello.proof));
+    assert_ne!(agent.hello(&host_nonce).agent_nonce, hello.agent_nonce, "each Hello has a nonce of its own");
+    let nothing = agent.hello(&[1; 5]);
+    assert_eq!(
+        (nothing.agent_nonce.len(), nothing.proof.len()),
+        (0, 0),
+        "a nonce of another length proves nothing"
+    );
+    for file in ["environ", "cmdline"] {
+        let shown = fs::read(format!("/proc/{}/{file}", agent.pid())).expect(file);
+        assert!(!String::from_utf8_lossy(&shown).contains(&secret[..16]), "{file}");
+    }
     Ok(())
 }
 
