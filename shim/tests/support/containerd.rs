@@ -22,7 +22,7 @@ pub struct Containerd {
 
 /// Deadline of a call, as containerd's clients set them.
 fn deadline() -> Context {
-    context::with_duration(Duration::from_secs(60))
+    context::with_duration(Duration::from_mins(1))
 }
 
 macro_rules! calls {

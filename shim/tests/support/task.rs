@@ -52,6 +52,7 @@ pub enum Behaviour {
 }
 
 #[derive(Default)]
+#[allow(clippy::struct_excessive_bools, reason = "each is a fault of its own, and tests combine them")]
 pub struct Model {
     pub flavour: Flavour,
     /// Create, Start and Delete of the sidecar.
@@ -258,8 +259,7 @@ impl Service {
         if self.model().flavour != Flavour::RuntimeRs {
             return refusal(code, message);
         }
-        let frames: String =
-            (0..60).map(|n| format!("  {n:>2}: tokio::runtime::task::harness::poll\n")).collect();
+        let frames = "   0: tokio::runtime::task::harness::poll\n".repeat(60);
         let text = format!(
             "failed to handle message handler TaskRequest\n\nCaused by:\n    0: do the call\n    1: {message}\n\n\
              Stack backtrace:\n{frames}"
