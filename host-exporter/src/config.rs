@@ -37,8 +37,6 @@ pub struct Exporter {
     pub ended_keep_at_most_seconds: f64,
     /// HTTP connections at one time; further clients wait.
     pub http_connections_max: usize,
-    /// Scrapes at one time; further ones are refused with 503.
-    pub concurrent_scrapes_max: usize,
     /// Time for a client to send its request's header, and to take each part of a response.
     pub http_timeout_seconds: f64,
 }
@@ -60,7 +58,6 @@ impl Default for Exporter {
             ended_keep_at_least_seconds: 0.0,
             ended_keep_at_most_seconds: 900.0,
             http_connections_max: 128,
-            concurrent_scrapes_max: 4,
             http_timeout_seconds: 10.0,
         }
     }
@@ -107,7 +104,6 @@ impl Exporter {
             ("series_per_tenant", self.series_per_tenant),
             ("agent_connections_max", self.agent_connections_max),
             ("http_connections_max", self.http_connections_max),
-            ("concurrent_scrapes_max", self.concurrent_scrapes_max),
         ] {
             if !(1..=10_000_000).contains(&number) {
                 return refuse(key, "must lie between 1 and 10000000");

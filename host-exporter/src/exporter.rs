@@ -81,9 +81,8 @@ pub fn start(prepared: Prepared, config: &config::Exporter, registry: PathBuf) -
     let app = App {
         fleet: Arc::clone(&fleet),
         ready,
-        scrapes: Arc::new(Semaphore::new(config.concurrent_scrapes_max)),
+        encodings: Arc::default(),
         listings: Arc::new(Semaphore::new(http::CONCURRENT_LISTINGS)),
-        timeout: seconds(config.http_timeout_seconds),
     };
     let server = tokio::spawn(http::server::serve(
         listener,

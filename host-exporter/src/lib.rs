@@ -27,6 +27,7 @@ pub mod instrument;
 pub mod intake;
 pub mod ledger;
 pub mod metering;
+pub mod own;
 pub mod protocol;
 pub mod registry;
 pub mod rejection;

@@ -107,7 +107,11 @@ impl Supervisor {
             match snapshot {
                 Ok(snapshot) => {
                     failing = false;
-                    self.links.fleet.own.records_unreadable.set(snapshot.unreadable);
+                    self.links
+                        .fleet
+                        .own
+                        .records_unreadable
+                        .set(i64::try_from(snapshot.unreadable).unwrap_or(i64::MAX));
                     self.look(&snapshot);
                     self.ready.store(true, Ordering::Release);
                 }

@@ -66,7 +66,6 @@ async fn a_scraper_that_reads_nothing_is_cut_off_and_holds_up_no_agent() {
     agent.tell(series(1));
     let mut config = host.config();
     config.http_timeout_seconds = 1.0;
-    config.concurrent_scrapes_max = 1;
     let exporter = host.start_with(&config);
     let _companion = host.companion(&record("shop-1", "acme", "shop", &socket));
     exporter.wait_for_requests("shop", 4_000).await;

@@ -7,10 +7,12 @@
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
+    ops::Bound,
     sync::Arc,
 };
 
 use porthole_agent_api::limits::SANDBOX_SERIES_MAX;
+use porthole_histogram::Histogram;
 
 use super::{
     budget::TenantBudget,
@@ -82,13 +84,86 @@ struct Tracked {
     last: Values,
 }
 
+/// An exposed series. Its value over all epochs is kept up to date with each change, so that a scrape adds nothing.
 #[derive(Debug, Default)]
 struct Exposed {
     /// Values of the epochs before.
     carried: Option<Box<Values>>,
     /// Ids of the running epoch that make up the series: one, unless several share their labels.
-    ids: Vec<u32>,
+    members: u32,
+    sum: Sum,
 }
+
+/// Values of an exposed series over all epochs.
+#[derive(Debug, Default)]
+enum Sum {
+    /// The carried values: no id of the running epoch makes it up.
+    #[default]
+    Carried,
+    /// Those of the one id that makes it up.
+    Member(u32),
+    /// The carried ones and those of all ids.
+    Merged(Box<Values>),
+}
+
+impl Exposed {
+    fn add_member(&mut self, id: u32, last: &Values, by_id: &HashMap<u32, Tracked>) {
+        self.members += 1;
+        match &mut self.sum {
+            Sum::Merged(sum) => sum.add(last),
+            Sum::Carried => match self.carried.as_deref() {
+                None => self.sum = Sum::Member(id),
+                Some(carried) => {
+                    let mut sum = carried.clone();
+                    sum.add(last);
+                    self.sum = Sum::Merged(Box::new(sum));
+                }
+            },
+            Sum::Member(only) => {
+                let mut sum = by_id.get(only).map_or_else(Values::default, |tracked| tracked.last.clone());
+                sum.add(last);
+                self.sum = Sum::Merged(Box::new(sum));
+            }
+        }
+    }
+
+    fn remove_member(&mut self, last: &Values) {
+        self.members = self.members.saturating_sub(1);
+        if self.members == 0 {
+            self.sum = Sum::Carried;
+        } else if let Sum::Merged(sum) = &mut self.sum
+            && let Some(rest) = sum.since(last)
+        {
+            **sum = rest;
+        }
+    }
+
+    fn grow(&mut self, grown: &Values) {
+        if let Sum::Merged(sum) = &mut self.sum {
+            sum.add(grown);
+        }
+    }
+
+    fn values<'a>(&'a self, by_id: &'a HashMap<u32, Tracked>) -> Option<&'a Values> {
+        match &self.sum {
+            Sum::Carried => self.carried.as_deref(),
+            Sum::Member(id) => by_id.get(id).map(|tracked| &tracked.last),
+            Sum::Merged(sum) => Some(sum),
+        }
+    }
+}
+
+/// A series as a scrape shows it.
+#[derive(Clone, Debug)]
+pub struct Shown {
+    /// Its labels.
+    pub key: Arc<SeriesKey>,
+    /// Its durations over all epochs.
+    pub durations: Histogram,
+}
+
+/// Exposed series of one protocol's side.
+type Group = BTreeMap<Arc<SeriesKey>, Exposed>;
 
 /// What a call of [`Accumulator::apply`] did with a series.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -106,7 +181,8 @@ pub struct Accumulator {
     epoch: Option<u64>,
     closed_epochs: VecDeque<u64>,
     by_id: HashMap<u32, Tracked>,
-    exposed: BTreeMap<Arc<SeriesKey>, Exposed>,
+    exposed: BTreeMap<(Protocol, Side), Group>,
+    exposed_count: usize,
     totals: Totals,
     /// The carried values contain those of the running epoch: they were written down after the sandbox's end.
     carried_is_final: bool,
@@ -121,6 +197,7 @@ impl Accumulator {
             closed_epochs: VecDeque::new(),
             by_id: HashMap::new(),
             exposed: BTreeMap::new(),
+            exposed_count: 0,
             totals: Totals::default(),
             carried_is_final: false,
         }
@@ -144,9 +221,13 @@ impl Accumulator {
             if !restored.budget.take_exposed() {
                 break;
             }
-            restored
-                .exposed
-                .insert(Arc::new(key), Exposed { carried: Some(Box::new(values)), ids: Vec::new() });
+            let of = (key.protocol, key.side);
+            let exposed = Exposed { carried: Some(Box::new(values)), ..Exposed::default() };
+            if restored.exposed.entry(of).or_default().insert(Arc::new(key), exposed).is_none() {
+                restored.exposed_count += 1;
+            } else {
+                restored.budget.release_exposed(1);
+            }
         }
         restored
     }
@@ -173,7 +254,7 @@ impl Accumulator {
 
     /// Number of exposed series.
     pub fn series(&self) -> usize {
-        self.exposed.len()
+        self.exposed_count
     }
 
     /// An agent said in which epoch it is. An epoch that was left does not come back.
@@ -206,14 +287,9 @@ impl Accumulator {
         }
         self.carried_is_final = false;
         self.totals.close_epoch();
-        for exposed in self.exposed.values_mut() {
-            let mut carried = exposed.carried.take().unwrap_or_default();
-            for id in exposed.ids.drain(..) {
-                if let Some(tracked) = self.by_id.get(&id) {
-                    carried.add(&tracked.last);
-                }
-            }
-            exposed.carried = Some(carried);
+        for exposed in self.exposed.values_mut().flat_map(BTreeMap::values_mut) {
+            let values = exposed.values(&self.by_id).cloned().unwrap_or_default();
+            *exposed = Exposed { carried: Some(Box::new(values)), ..Exposed::default() };
         }
         self.budget.release_tracked(self.by_id.len());
         self.by_id.clear();
@@ -250,6 +326,10 @@ impl Accumulator {
         let grown = told.values.since(&tracked.last).ok_or(Rejection::WentBackwards)?;
         self.totals.current.record(told.key.side, told.key.protocol, told.error, &grown.durations);
         tracked.last = told.values;
+        let group = self.exposed.get_mut(&(tracked.key.protocol, tracked.key.side));
+        if let Some(exposed) = group.and_then(|group| group.get_mut(&tracked.key)) {
+            exposed.grow(&grown);
+        }
         Ok(if tracked.folded { Outcome::Folded } else { Outcome::Accepted })
     }
 
@@ -270,32 +350,35 @@ impl Accumulator {
             None if told.container_id.is_empty() => {}
             None => unlisted = Some(told.container_id.into_boxed_str()),
         }
-        let (key, folded) = self.expose(told.key, told.id);
+        let (key, folded) = self.expose(told.key, told.id, &told.values);
         self.totals.current.record(key.side, key.protocol, told.error, &told.values.durations);
         self.by_id.insert(told.id, Tracked { key, error: told.error, folded, unlisted, last: told.values });
         Ok(if folded { Outcome::Folded } else { Outcome::Accepted })
     }
 
     /// Finds or makes the exposed series of a key and adds the id to it; folds when the budget is used up.
-    fn expose(&mut self, key: SeriesKey, id: u32) -> (Arc<SeriesKey>, bool) {
-        let known = |key: &SeriesKey, exposed: &BTreeMap<Arc<SeriesKey>, Exposed>| {
-            exposed.get_key_value(key).map(|(known, _)| Arc::clone(known))
-        };
-        let (key, folded) = match known(&key, &self.exposed) {
-            Some(known) => (known, false),
-            None if self.exposed.len() < SANDBOX_SERIES_MAX && self.budget.take_exposed() => {
-                (Arc::new(key), false)
+    fn expose(&mut self, key: SeriesKey, id: u32, last: &Values) -> (Arc<SeriesKey>, bool) {
+        let group = self.exposed.entry((key.protocol, key.side)).or_default();
+        let known =
+            |key: &SeriesKey, group: &Group| group.get_key_value(key).map(|(known, _)| Arc::clone(known));
+        let (key, folded, new) = match known(&key, group) {
+            Some(known) => (known, false, false),
+            None if self.exposed_count < SANDBOX_SERIES_MAX && self.budget.take_exposed() => {
+                (Arc::new(key), false, true)
             }
             None => {
                 let other = key.folded();
-                let other = known(&other, &self.exposed).unwrap_or_else(|| {
-                    self.budget.take_exposed_for_other();
-                    Arc::new(other)
-                });
-                (other, true)
+                match known(&other, group) {
+                    Some(known) => (known, true, false),
+                    None => {
+                        self.budget.take_exposed_for_other();
+                        (Arc::new(other), true, true)
+                    }
+                }
             }
         };
-        self.exposed.entry(Arc::clone(&key)).or_default().ids.push(id);
+        self.exposed_count += usize::from(new);
+        group.entry(Arc::clone(&key)).or_default().add_member(id, last, &self.by_id);
         (key, folded)
     }
 
@@ -310,15 +393,18 @@ impl Accumulator {
             return;
         }
         let before = Arc::clone(&tracked.key);
-        if let Some(exposed) = self.exposed.get_mut(&before) {
-            exposed.ids.retain(|&other| other != id);
-            if exposed.ids.is_empty() && exposed.carried.is_none() {
-                self.exposed.remove(&before);
+        let last = tracked.last.clone();
+        let listed = SeriesKey { container: name.as_str().into(), ..(*before).clone() };
+        let group = self.exposed.entry((before.protocol, before.side)).or_default();
+        if let Some(exposed) = group.get_mut(&before) {
+            exposed.remove_member(&last);
+            if exposed.members == 0 && exposed.carried.is_none() {
+                group.remove(&before);
+                self.exposed_count -= 1;
                 self.budget.release_exposed(1);
             }
         }
-        let (key, folded) =
-            self.expose(SeriesKey { container: name.as_str().into(), ..(*before).clone() }, id);
+        let (key, folded) = self.expose(listed, id, &last);
         if let Some(tracked) = self.by_id.get_mut(&id) {
             tracked.key = key;
             tracked.folded = folded;
@@ -355,11 +441,6 @@ impl Accumulator {
         self.totals.current_counters = told.at_least(&self.totals.current_counters);
     }
 
-    /// Whether any exposed series is of one of these protocols' sides.
-    pub fn has_any(&self, of: &[(Protocol, Side)]) -> bool {
-        self.exposed.keys().any(|key| of.contains(&(key.protocol, key.side)))
-    }
-
     /// Whether the agent has told again all that an earlier run of the exporter knew of the running epoch. Until then a
     /// series that was not told yet would be exposed without its values of this epoch, and seem to go backwards.
     fn caught_up(&self) -> bool {
@@ -368,28 +449,37 @@ impl Accumulator {
             || self.totals.current.at_least(&self.totals.floor) == self.totals.current
     }
 
+    /// Copies series of one protocol's side that follow `after`, in the order of their keys, until `most` are copied.
+    pub fn copy_series(
+        &self,
+        of: (Protocol, Side),
+        after: Option<&Arc<SeriesKey>>,
+        most: usize,
+        copied: &mut Vec<Shown>,
+    ) {
+        let Some(group) = self.exposed.get(&of) else { return };
+        let caught_up = self.caught_up();
+        let from = after.map_or(Bound::Unbounded, |key| Bound::Excluded(Arc::clone(key)));
+        let shown = group.range((from, Bound::Unbounded)).filter_map(|(key, exposed)| {
+            let values = self.shown(exposed, caught_up)?;
+            Some(Shown { key: Arc::clone(key), durations: values.durations.clone() })
+        });
+        copied.extend(shown.take(most));
+    }
+
+    fn shown<'a>(&'a self, exposed: &'a Exposed, caught_up: bool) -> Option<&'a Values> {
+        if exposed.members == 0 && !caught_up { None } else { exposed.values(&self.by_id) }
+    }
+
     /// Calls `visit` for every exposed series with its values over all epochs.
     pub fn for_each_series<E>(
         &self,
         mut visit: impl FnMut(&SeriesKey, &Values) -> Result<(), E>,
     ) -> Result<(), E> {
         let caught_up = self.caught_up();
-        for (key, exposed) in &self.exposed {
-            match (&exposed.carried, exposed.ids.as_slice()) {
-                (None, [id]) => {
-                    if let Some(tracked) = self.by_id.get(id) {
-                        visit(key, &tracked.last)?;
-                    }
-                }
-                (Some(_), []) if !caught_up => {}
-                (Some(carried), []) => visit(key, carried)?,
-                (carried, ids) => {
-                    let mut sum = carried.as_deref().cloned().unwrap_or_default();
-                    for tracked in ids.iter().filter_map(|id| self.by_id.get(id)) {
-                        sum.add(&tracked.last);
-                    }
-                    visit(key, &sum)?;
-                }
+        for (key, exposed) in self.exposed.values().flatten() {
+            if let Some(values) = self.shown(exposed, caught_up) {
+                visit(key, values)?;
             }
         }
         Ok(())
@@ -397,7 +487,10 @@ impl Accumulator {
 
     /// Values of ended epochs, which no agent will tell again.
     pub fn carried(&self) -> impl Iterator<Item = (&SeriesKey, &Values)> {
-        self.exposed.iter().filter_map(|(key, exposed)| Some((key.as_ref(), exposed.carried.as_deref()?)))
+        self.exposed
+            .values()
+            .flatten()
+            .filter_map(|(key, exposed)| Some((key.as_ref(), exposed.carried.as_deref()?)))
     }
 
     /// Forgets the series and keeps the totals: the sandbox has ended and was scraped often enough.
@@ -405,11 +498,12 @@ impl Accumulator {
         self.release();
         self.by_id = HashMap::new();
         self.exposed = BTreeMap::new();
+        self.exposed_count = 0;
     }
 
     fn release(&self) {
         self.budget.release_tracked(self.by_id.len());
-        self.budget.release_exposed(self.exposed.len());
+        self.budget.release_exposed(self.exposed_count);
     }
 }
 

@@ -111,7 +111,7 @@ pub async fn run(
     sandbox.link.lock().connected();
     let mut received = Received::default();
     let result = session.follow(&mut batches, epoch, &mut received, idle, ended).await;
-    fleet.own.batches_missing.add(received.missing());
+    fleet.own.batches_missing.inc_by(received.missing());
     result
 }
 

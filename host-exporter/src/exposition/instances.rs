@@ -1,71 +1,61 @@
 //! The instance dimension: every series of every sandbox whose series are exposed.
+//!
+//! Series are copied out of a sandbox's lock some at a time, by protocol and side, and encoded outside of it.
 
-use std::{
-    fmt,
-    sync::{Arc, atomic::Ordering},
-};
-
-use prometheus_client::{
-    encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet},
-    metrics::MetricType,
-    registry::Unit,
-};
+use std::sync::Arc;
 
 use super::{
-    Holding, buckets,
-    labels::{self, Labels},
+    labels,
+    sink::{Family, Kind, Sink},
 };
 use crate::{
-    accumulate::{series::SeriesKey, values::Values},
+    accumulate::{sandbox::Shown, series::SeriesKey},
     fleet::sandbox::Sandbox,
     identity::Identity,
     instrument::{INSTRUMENTS, Recorded},
 };
 
+/// Series that are copied under one hold of a sandbox's lock.
+const COPIED_AT_ONCE: usize = 256;
+
 /// Encodes one family for each instrument that has series.
-pub fn encode(encoder: &mut DescriptorEncoder, sandboxes: &[Arc<Sandbox>], holding: &Holding) -> fmt::Result {
+pub fn encode(sink: &mut dyn Sink, sandboxes: &[Arc<Sandbox>]) {
+    let mut copied = Vec::with_capacity(COPIED_AT_ONCE);
     for instrument in INSTRUMENTS.iter() {
-        let recorded: Vec<_> =
-            instrument.recorded.iter().map(|recorded| (recorded.protocol, recorded.side)).collect();
-        let with_series: Vec<_> =
-            sandboxes.iter().filter(|sandbox| sandbox.accumulator.lock().has_any(&recorded)).collect();
-        if with_series.is_empty() {
-            continue;
-        }
-        let mut family = encoder.encode_descriptor(
-            instrument.name,
-            instrument.help,
-            Some(&Unit::Seconds),
-            MetricType::Histogram,
-        )?;
-        for sandbox in with_series {
-            let accumulator = sandbox.accumulator.lock();
-            holding.store(true, Ordering::Relaxed);
-            let visited = accumulator.for_each_series(|key, values| {
-                let recorded = instrument
-                    .recorded
-                    .iter()
-                    .find(|recorded| recorded.protocol == key.protocol && recorded.side == key.side);
-                match recorded {
-                    Some(recorded) => encode_series(&mut family, recorded, &sandbox.identity, key, values),
-                    None => Ok(()),
+        let family = format!("{}_seconds", instrument.name);
+        let mut begun = false;
+        for recorded in &instrument.recorded {
+            for sandbox in sandboxes {
+                let mut after: Option<Arc<SeriesKey>> = None;
+                loop {
+                    copied.clear();
+                    let of = (recorded.protocol, recorded.side);
+                    sandbox.accumulator.lock().copy_series(of, after.as_ref(), COPIED_AT_ONCE, &mut copied);
+                    let Some(last) = copied.last() else { break };
+                    after = Some(Arc::clone(&last.key));
+                    if !begun {
+                        begun = true;
+                        sink.family(&Family {
+                            name: &family,
+                            help: instrument.help,
+                            unit: Some("seconds"),
+                            kind: Kind::Histogram,
+                        });
+                    }
+                    for shown in &copied {
+                        encode_series(sink, recorded, &sandbox.identity, shown);
+                    }
+                    if copied.len() < COPIED_AT_ONCE {
+                        break;
+                    }
                 }
-            });
-            drop(accumulator);
-            holding.store(false, Ordering::Relaxed);
-            visited?;
+            }
         }
     }
-    Ok(())
 }
 
-fn encode_series(
-    family: &mut MetricEncoder,
-    recorded: &Recorded,
-    identity: &Identity,
-    key: &SeriesKey,
-    values: &Values,
-) -> fmt::Result {
+fn encode_series(sink: &mut dyn Sink, recorded: &Recorded, identity: &Identity, shown: &Shown) {
+    let key = &shown.key;
     let [tenant, service, namespace, pod, container, containerd_namespace, sandbox] =
         labels::identity(identity, &key.container);
     let labels = [
@@ -84,11 +74,5 @@ fn encode_series(
         ("server_address", &*key.peer_address),
         ("server_port", &*key.peer_port),
     ];
-    let durations = &values.durations;
-    family.encode_family(&Labels(&labels))?.encode_histogram::<NoLabelSet>(
-        buckets::sum_seconds(durations),
-        durations.count(),
-        &buckets::classic(durations),
-        None,
-    )
+    sink.histogram(&labels, &shown.durations);
 }

@@ -23,8 +23,8 @@ use porthole_registry::SandboxRecord;
 use self::sandbox::{Phase, Sandbox, SandboxKey};
 use crate::{
     accumulate::{budget::TenantBudget, counters::AgentCounters, golden::GoldenTable},
-    exposition::own::OwnCounts,
     identity::{Application, Identity},
+    own::OwnCounts,
     spans::SpanStore,
 };
 

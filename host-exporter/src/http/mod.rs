@@ -1,6 +1,7 @@
 //! The HTTP server: `/metrics`, health, and what the exporter knows as JSON.
 
 pub mod applications;
+pub mod encoding;
 pub mod patience;
 pub mod sandboxes;
 pub mod scrape;
@@ -31,12 +32,10 @@ pub struct App {
     pub fleet: Arc<Fleet>,
     /// The registry was read at least once.
     pub ready: Arc<AtomicBool>,
-    /// Bounds the scrapes at one time.
-    pub scrapes: Arc<Semaphore>,
+    /// Encodings of the exposition.
+    pub encodings: Arc<encoding::Encodings>,
     /// Bounds the listings at one time.
     pub listings: Arc<Semaphore>,
-    /// Time for a client to take each part of a response.
-    pub timeout: std::time::Duration,
 }
 
 /// Listings made at one time; further ones wait.

@@ -1,87 +1,57 @@
-//! `GET /metrics`: the exposition is encoded while it is sent, a piece at a time, so that its size costs no memory.
+//! `GET /metrics`: negotiates the form, and sends an encoding that all scrapes of the moment share.
 
 use std::{
-    fmt,
-    sync::{Arc, atomic::Ordering},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use axum::{
     body::Body,
     extract::State,
-    http::{HeaderMap, HeaderValue, StatusCode, header},
+    http::{HeaderMap, StatusCode, header},
     response::{IntoResponse, Response},
 };
-use bytes::Bytes;
-use tokio::{
-    runtime::Handle,
-    sync::{OwnedSemaphorePermit, mpsc},
-    time::timeout,
+use futures_util::StreamExt;
+
+use super::{
+    App,
+    encoding::{CutOff, Encoded, Variant},
 };
+use crate::{exposition::Format, fleet::Fleet};
 
-use super::App;
-use crate::{
-    exposition,
-    fleet::{Fleet, sandbox::Sandbox},
-};
-
-/// Size of a piece, in bytes.
-const PIECE: usize = 64 << 10;
-
-/// Pieces that wait for the client.
-const PIECES_AHEAD: usize = 2;
-
-/// What the encoder hands to the response.
-enum Part {
-    Piece(Bytes),
-    /// Everything was encoded; these ended sandboxes are in it.
-    Whole(Vec<Arc<Sandbox>>),
-}
-
-/// The response cannot be completed; the client sees the connection break instead of half an exposition.
-#[derive(Debug, thiserror::Error)]
-#[error("the exposition was cut off")]
-struct CutOff;
+/// Longest time that a client may take for the whole exposition.
+const DELIVERY_MAX: Duration = Duration::from_mins(1);
 
 /// Answers a scrape.
 pub async fn metrics(State(app): State<App>, headers: HeaderMap) -> Response {
-    let Ok(permit) = Arc::clone(&app.scrapes).try_acquire_owned() else {
-        app.fleet.own.scrapes_failed.inc();
-        let retry = [(header::RETRY_AFTER, "1")];
-        return (StatusCode::SERVICE_UNAVAILABLE, retry, "too many scrapes at one time\n").into_response();
+    let began = Instant::now();
+    let variant = negotiate(&headers);
+    let delivery = Delivery { fleet: Arc::clone(&app.fleet), began, whole: false };
+    let Some(encoded) = app.encodings.get(&app.fleet, variant).await else {
+        return StatusCode::INTERNAL_SERVER_ERROR.into_response();
     };
-    let (pieces, received) = mpsc::channel::<Part>(PIECES_AHEAD);
-    let handle = Handle::current();
-    let delivery =
-        Delivery { fleet: Arc::clone(&app.fleet), began: Instant::now(), whole: false, _permit: permit };
-    let content_type = negotiate(&headers);
-    tokio::task::spawn_blocking(move || {
-        let mut writer = PieceWriter {
-            piece: String::with_capacity(PIECE),
-            pieces,
-            handle,
-            timeout: app.timeout,
-            holding: Arc::default(),
-            cut_off: false,
-        };
-        let holding = Arc::clone(&writer.holding);
-        // A failure drops the channel without the last part, which the response takes for what it is.
-        if let Ok(ended) = exposition::encode(&app.fleet, &mut writer, &holding) {
-            let _ = writer.send().and_then(|()| writer.hand_over(Part::Whole(ended)));
+    let body = futures_util::stream::unfold(Some((encoded, 0, delivery)), |state| async move {
+        let (encoded, at, mut delivery) = state?;
+        if delivery.began.elapsed() > DELIVERY_MAX {
+            return Some((Err(CutOff), None));
         }
-    });
-    let body = futures_util::stream::unfold(Some((received, delivery)), |state| async move {
-        let (mut received, mut delivery) = state?;
-        match received.recv().await {
-            Some(Part::Piece(piece)) => Some((Ok(piece), Some((received, delivery)))),
-            Some(Part::Whole(ended)) => {
-                delivery.done(&ended);
+        match encoded.piece(at) {
+            Ok(Some(piece)) => Some((Ok(piece), Some((encoded, at + 1, delivery)))),
+            Ok(None) => {
+                delivery.done(&encoded);
                 None
             }
-            None => Some((Err(CutOff), None)),
+            Err(cut_off) => Some((Err(cut_off), None)),
         }
     });
-    ([(header::CONTENT_TYPE, content_type)], Body::from_stream(body)).into_response()
+    let mut response = Body::from_stream(body.fuse()).into_response();
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, header::HeaderValue::from_static(variant.format.content_type()));
+    headers.insert(header::VARY, header::HeaderValue::from_static("Accept, Accept-Encoding"));
+    if variant.gzip {
+        headers.insert(header::CONTENT_ENCODING, header::HeaderValue::from_static("gzip"));
+    }
+    response
 }
 
 /// Counts a scrape when it was delivered, and as failed when it goes before that.
@@ -89,16 +59,15 @@ struct Delivery {
     fleet: Arc<Fleet>,
     began: Instant,
     whole: bool,
-    _permit: OwnedSemaphorePermit,
 }
 
 impl Delivery {
-    fn done(&mut self, ended: &[Arc<Sandbox>]) {
+    fn done(&mut self, encoded: &Encoded) {
         self.whole = true;
         self.fleet.own.scrapes.inc();
-        let took = u64::try_from(self.began.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        let took = i64::try_from(self.began.elapsed().as_nanos()).unwrap_or(i64::MAX);
         self.fleet.own.last_scrape_ns.set(took);
-        self.fleet.scraped(ended);
+        self.fleet.scraped(&encoded.ended);
     }
 }
 
@@ -110,72 +79,79 @@ impl Drop for Delivery {
     }
 }
 
-/// OpenMetrics unless the client names only other types.
-fn negotiate(headers: &HeaderMap) -> HeaderValue {
+/// The parameters of a list in a header, without those whose quality is zero.
+fn accepted<'a>(headers: &'a HeaderMap, name: &header::HeaderName) -> impl Iterator<Item = &'a str> {
+    headers
+        .get_all(name)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .filter(|range| {
+            let quality = range.split(';').skip(1).find_map(|parameter| parameter.trim().strip_prefix("q="));
+            quality.and_then(|quality| quality.trim().parse::<f32>().ok()).is_none_or(|quality| quality > 0.0)
+        })
+}
+
+/// Protobuf where the client names it, since only then native histograms can be sent; otherwise OpenMetrics unless the
+/// client names only other types. gzip where the client takes it.
+fn negotiate(headers: &HeaderMap) -> Variant {
     let accepts = |media_type: &str| {
-        headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok()).any(|value| {
-            value.split(',').any(|range| {
-                range.split(';').next().is_some_and(|range| range.trim().eq_ignore_ascii_case(media_type))
-            })
+        accepted(headers, &header::ACCEPT).any(|range| {
+            range.split(';').next().is_some_and(|range| range.trim().eq_ignore_ascii_case(media_type))
         })
     };
-    let only_text = (accepts("text/plain") || accepts("text/*")) && !accepts("application/openmetrics-text");
-    HeaderValue::from_static(if only_text { exposition::TEXT } else { exposition::OPENMETRICS })
-}
-
-/// Hands text over in pieces; waits for the client to take them, but not for ever.
-struct PieceWriter {
-    piece: String,
-    pieces: mpsc::Sender<Part>,
-    handle: Handle,
-    timeout: Duration,
-    holding: exposition::Holding,
-    cut_off: bool,
-}
-
-impl PieceWriter {
-    fn send(&mut self) -> fmt::Result {
-        let piece = std::mem::replace(&mut self.piece, String::with_capacity(PIECE));
-        self.hand_over(Part::Piece(Bytes::from(piece)))
-    }
-
-    fn hand_over(&mut self, part: Part) -> fmt::Result {
-        if self.cut_off {
-            return Err(fmt::Error);
-        }
-        let sent = self.handle.block_on(timeout(self.timeout, self.pieces.send(part)));
-        if matches!(sent, Ok(Ok(()))) {
-            return Ok(());
-        }
-        self.cut_off = true;
-        Err(fmt::Error)
-    }
-}
-
-impl fmt::Write for PieceWriter {
-    fn write_str(&mut self, text: &str) -> fmt::Result {
-        self.piece.push_str(text);
-        if self.piece.len() >= PIECE && !self.holding.load(Ordering::Relaxed) { self.send() } else { Ok(()) }
-    }
+    let is_protobuf = |range: &str| {
+        let mut parts = range.split(';').map(str::trim);
+        parts.next().is_some_and(|range| range.eq_ignore_ascii_case("application/vnd.google.protobuf"))
+            && parts.clone().any(|part| part == "proto=io.prometheus.client.MetricFamily")
+            && parts.clone().any(|part| part == "encoding=delimited")
+    };
+    let format = if accepted(headers, &header::ACCEPT).any(is_protobuf) {
+        Format::Protobuf
+    } else if (accepts("text/plain") || accepts("text/*")) && !accepts("application/openmetrics-text") {
+        Format::Text
+    } else {
+        Format::OpenMetrics
+    };
+    let gzip = accepted(headers, &header::ACCEPT_ENCODING)
+        .any(|range| range.split(';').next().is_some_and(|range| range.trim().eq_ignore_ascii_case("gzip")));
+    Variant { format, gzip }
 }
 
 #[cfg(test)]
 mod tests {
+    use axum::http::HeaderValue;
+
     use super::*;
+
+    fn answer(accept: Option<&'static str>, encoding: Option<&'static str>) -> (Format, bool) {
+        let mut headers = HeaderMap::new();
+        for (name, value) in [(header::ACCEPT, accept), (header::ACCEPT_ENCODING, encoding)] {
+            if let Some(value) = value {
+                headers.insert(name, HeaderValue::from_static(value));
+            }
+        }
+        let variant = negotiate(&headers);
+        (variant.format, variant.gzip)
+    }
 
     #[test]
     fn prometheus_and_browsers_get_openmetrics_and_text_only_clients_text() {
-        let answer = |accept: Option<&'static str>| {
-            let mut headers = HeaderMap::new();
-            if let Some(accept) = accept {
-                headers.insert(header::ACCEPT, HeaderValue::from_static(accept));
-            }
-            negotiate(&headers)
-        };
+        let format = |accept| answer(accept, None).0;
         let prometheus = "application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;q=0.75,text/plain;version=0.0.4;q=0.5,*/*;q=0.1";
-        assert_eq!(answer(Some(prometheus)), exposition::OPENMETRICS);
-        assert_eq!(answer(None), exposition::OPENMETRICS);
-        assert_eq!(answer(Some("*/*")), exposition::OPENMETRICS);
-        assert_eq!(answer(Some("text/plain;version=0.0.4")), exposition::TEXT);
+        assert_eq!(format(Some(prometheus)), Format::OpenMetrics);
+        assert_eq!(format(None), Format::OpenMetrics);
+        assert_eq!(format(Some("*/*")), Format::OpenMetrics);
+        assert_eq!(format(Some("text/plain;version=0.0.4")), Format::Text);
+    }
+
+    #[test]
+    fn protobuf_and_gzip_are_sent_to_those_who_ask() {
+        let native = "application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;encoding=delimited;q=0.6,application/openmetrics-text;version=1.0.0;q=0.5,text/plain;q=0.2";
+        assert_eq!(answer(Some(native), Some("gzip")), (Format::Protobuf, true));
+        let text_form =
+            "application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;encoding=text";
+        assert_eq!(answer(Some(text_form), Some("gzip;q=0, br")), (Format::OpenMetrics, false));
+        assert_eq!(answer(None, Some("deflate, gzip;q=1.0")), (Format::OpenMetrics, true));
     }
 }

@@ -1,0 +1,335 @@
+//! Prometheus' protobuf exposition with native histograms: messages `io.prometheus.client.MetricFamily`, each after its
+//! length (prometheus/client_model, `io/prometheus/client/metrics.proto`; Prometheus, "Exposition formats").
+//!
+//! The agents' histogram is schema 3 of native histograms already, so buckets are copied, not converted. prometheus-client
+//! offers this form as a tree of messages in memory, a string for each label name; here only one family is held, encoded.
+
+use porthole_histogram::{Histogram, INDEX_MIN};
+
+use super::{
+    buckets,
+    sink::{Family, Kind, Label, Output, Sink},
+};
+
+/// Schema of the histograms: bounds are powers of 2^(1/8).
+const SCHEMA: i32 = 3;
+
+/// The lowest bucket holds everything down to zero: in the form of native histograms, the zero bucket.
+const ZERO_BUCKET: i32 = INDEX_MIN;
+
+/// Numbers of the fields that are written.
+mod field {
+    /// Of `MetricFamily`.
+    pub mod family {
+        pub const NAME: u32 = 1;
+        pub const HELP: u32 = 2;
+        pub const TYPE: u32 = 3;
+        pub const METRIC: u32 = 4;
+        pub const UNIT: u32 = 5;
+    }
+    /// Of `Metric`.
+    pub mod metric {
+        pub const LABEL: u32 = 1;
+        pub const GAUGE: u32 = 2;
+        pub const COUNTER: u32 = 3;
+        pub const HISTOGRAM: u32 = 7;
+    }
+    /// Of `Histogram`.
+    pub mod histogram {
+        pub const SAMPLE_COUNT: u32 = 1;
+        pub const SAMPLE_SUM: u32 = 2;
+        pub const SCHEMA: u32 = 5;
+        pub const ZERO_THRESHOLD: u32 = 6;
+        pub const ZERO_COUNT: u32 = 7;
+        pub const POSITIVE_SPAN: u32 = 12;
+        pub const POSITIVE_DELTA: u32 = 13;
+    }
+}
+
+/// Writes length-delimited messages.
+pub struct Protobuf<'a> {
+    output: &'a mut dyn Output,
+    /// The family that is being written.
+    family: Vec<u8>,
+    kind: Kind,
+    metric: Vec<u8>,
+    inner: Vec<u8>,
+    deltas: Vec<u8>,
+    span: Vec<u8>,
+    has_samples: bool,
+}
+
+impl<'a> Protobuf<'a> {
+    /// A form without families yet.
+    pub fn new(output: &'a mut dyn Output) -> Self {
+        Self {
+            output,
+            family: Vec::new(),
+            kind: Kind::Gauge,
+            metric: Vec::new(),
+            inner: Vec::new(),
+            deltas: Vec::new(),
+            span: Vec::new(),
+            has_samples: false,
+        }
+    }
+
+    /// Hands the last family over.
+    pub fn finish(mut self) {
+        self.hand_over();
+    }
+
+    fn hand_over(&mut self) {
+        if self.has_samples {
+            let mut length = Vec::with_capacity(10);
+            varint(&mut length, self.family.len() as u64);
+            self.output.piece(&length);
+            self.output.piece(&self.family);
+        }
+        self.family.clear();
+        self.has_samples = false;
+    }
+
+    fn begin_metric(&mut self, labels: &[Label<'_>]) {
+        self.metric.clear();
+        for (name, value) in labels.iter().filter(|(_, value)| !value.is_empty()) {
+            self.inner.clear();
+            bytes(&mut self.inner, 1, name.as_bytes());
+            bytes(&mut self.inner, 2, value.as_bytes());
+            bytes(&mut self.metric, field::metric::LABEL, &self.inner);
+        }
+    }
+
+    fn end_metric(&mut self) {
+        bytes(&mut self.family, field::family::METRIC, &self.metric);
+        self.has_samples = true;
+    }
+}
+
+impl Sink for Protobuf<'_> {
+    fn family(&mut self, family: &Family<'_>) {
+        self.hand_over();
+        self.kind = family.kind;
+        // Prometheus takes a counter's name as it is in this form.
+        let name = match family.kind {
+            Kind::Counter => format!("{}_total", family.name),
+            Kind::Gauge | Kind::Histogram => family.name.to_owned(),
+        };
+        bytes(&mut self.family, field::family::NAME, name.as_bytes());
+        bytes(&mut self.family, field::family::HELP, family.help.as_bytes());
+        let kind = match family.kind {
+            Kind::Counter => 0,
+            Kind::Gauge => 1,
+            Kind::Histogram => 4,
+        };
+        number(&mut self.family, field::family::TYPE, kind);
+        if let Some(unit) = family.unit {
+            bytes(&mut self.family, field::family::UNIT, unit.as_bytes());
+        }
+    }
+
+    #[allow(clippy::cast_precision_loss)]
+    fn number(&mut self, labels: &[Label<'_>], value: u64) {
+        self.float(labels, value as f64);
+    }
+
+    fn float(&mut self, labels: &[Label<'_>], value: f64) {
+        self.begin_metric(labels);
+        self.inner.clear();
+        double(&mut self.inner, 1, value);
+        let field = if self.kind == Kind::Counter { field::metric::COUNTER } else { field::metric::GAUGE };
+        bytes(&mut self.metric, field, &self.inner);
+        self.end_metric();
+    }
+
+    fn histogram(&mut self, labels: &[Label<'_>], durations: &Histogram) {
+        self.begin_metric(labels);
+        let Self { inner, deltas, span, metric, .. } = self;
+        inner.clear();
+        number(inner, field::histogram::SAMPLE_COUNT, durations.count());
+        double(inner, field::histogram::SAMPLE_SUM, buckets::sum_seconds(durations));
+        number(inner, field::histogram::SCHEMA, zigzag(SCHEMA.into()));
+        double(
+            inner,
+            field::histogram::ZERO_THRESHOLD,
+            porthole_histogram::bucket_upper_bound_seconds(ZERO_BUCKET),
+        );
+        let all = durations.buckets();
+        let (zero, rest) = match all.split_first() {
+            Some((&(ZERO_BUCKET, count), rest)) => (count, rest),
+            _ => (0, all),
+        };
+        number(inner, field::histogram::ZERO_COUNT, zero);
+        deltas.clear();
+        // Spans of buckets without a gap: distance to the one before, length.
+        let mut next = 0_i32;
+        let mut before = 0_i64;
+        let mut at = 0;
+        while let Some(&(first, _)) = rest.get(at) {
+            let run = rest[at..].iter().zip(first..).take_while(|((index, _), expected)| index == expected);
+            let length = run.count();
+            span.clear();
+            number(span, 1, zigzag((first - next).into()));
+            number(span, 2, length as u64);
+            bytes(inner, field::histogram::POSITIVE_SPAN, span);
+            for &(_, count) in &rest[at..at + length] {
+                let count = i64::try_from(count).unwrap_or(i64::MAX);
+                varint(deltas, zigzag(count.wrapping_sub(before)));
+                before = count;
+            }
+            next = first.saturating_add(i32::try_from(length).unwrap_or(i32::MAX));
+            at += length;
+        }
+        if rest.is_empty() {
+            // A span of no length says that this is a native histogram although it has no bucket.
+            bytes(inner, field::histogram::POSITIVE_SPAN, &[1 << 3, 0, 2 << 3, 0]);
+        } else {
+            bytes(inner, field::histogram::POSITIVE_DELTA, deltas);
+        }
+        bytes(metric, field::metric::HISTOGRAM, inner);
+        self.end_metric();
+    }
+}
+
+fn varint(out: &mut Vec<u8>, mut value: u64) {
+    while value >= 0x80 {
+        out.push(u8::try_from(value & 0x7f).unwrap_or(0) | 0x80);
+        value >>= 7;
+    }
+    out.push(u8::try_from(value).unwrap_or(0));
+}
+
+#[allow(clippy::cast_sign_loss)]
+fn zigzag(value: i64) -> u64 {
+    ((value << 1) ^ (value >> 63)) as u64
+}
+
+fn number(out: &mut Vec<u8>, field: u32, value: u64) {
+    varint(out, u64::from(field) << 3);
+    varint(out, value);
+}
+
+fn double(out: &mut Vec<u8>, field: u32, value: f64) {
+    varint(out, u64::from(field) << 3 | 1);
+    out.extend_from_slice(&value.to_le_bytes());
+}
+
+fn bytes(out: &mut Vec<u8>, field: u32, content: &[u8]) {
+    varint(out, u64::from(field) << 3 | 2);
+    varint(out, content.len() as u64);
+    out.extend_from_slice(content);
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    /// Fields of a message: numbers of varints and fixed ones, and contents of the others, in their order.
+    fn fields(mut message: &[u8]) -> Vec<(u32, u64, Vec<u8>)> {
+        let mut fields = Vec::new();
+        while !message.is_empty() {
+            let tag = read(&mut message);
+            let field = u32::try_from(tag >> 3).expect("small");
+            match tag & 7 {
+                0 => fields.push((field, read(&mut message), Vec::new())),
+                1 => {
+                    let (value, rest) = message.split_first_chunk::<8>().expect("eight bytes");
+                    fields.push((field, u64::from_le_bytes(*value), Vec::new()));
+                    message = rest;
+                }
+                2 => {
+                    let length = usize::try_from(read(&mut message)).expect("small");
+                    fields.push((field, 0, message[..length].to_vec()));
+                    message = &message[length..];
+                }
+                kind => panic!("wire type {kind}"),
+            }
+        }
+        fields
+    }
+
+    fn read(bytes: &mut &[u8]) -> u64 {
+        let mut value = 0;
+        for shift in (0..).step_by(7) {
+            let (&byte, rest) = bytes.split_first().expect("a byte");
+            *bytes = rest;
+            value |= u64::from(byte & 0x7f) << shift;
+            if byte < 0x80 {
+                break;
+            }
+        }
+        value
+    }
+
+    #[allow(clippy::cast_possible_wrap)]
+    fn unzigzag(value: u64) -> i64 {
+        (value >> 1) as i64 ^ -((value & 1) as i64)
+    }
+
+    /// The buckets of a native histogram as a reader reconstructs them, the zero bucket at the lowest index.
+    fn buckets_of(histogram: &[u8]) -> BTreeMap<i32, u64> {
+        let fields = fields(histogram);
+        let mut buckets = BTreeMap::new();
+        let mut index = 0_i32;
+        let mut indexes = Vec::new();
+        for (_, _, span) in fields.iter().filter(|(field, ..)| *field == field::histogram::POSITIVE_SPAN) {
+            let parts = super::tests::fields(span);
+            index += i32::try_from(unzigzag(parts[0].1)).expect("small");
+            for _ in 0..parts[1].1 {
+                indexes.push(index);
+                index += 1;
+            }
+        }
+        let deltas = fields.iter().find(|(field, ..)| *field == field::histogram::POSITIVE_DELTA);
+        let mut rest = deltas.map_or(&[][..], |(_, _, deltas)| deltas);
+        let mut count = 0_i64;
+        for index in indexes {
+            count += unzigzag(read(&mut rest));
+            buckets.insert(index, u64::try_from(count).expect("not negative"));
+        }
+        assert!(rest.is_empty(), "as many deltas as buckets");
+        let zero =
+            fields.iter().find(|(field, ..)| *field == field::histogram::ZERO_COUNT).expect("zero count");
+        if zero.1 > 0 {
+            buckets.insert(ZERO_BUCKET, zero.1);
+        }
+        buckets
+    }
+
+    #[test]
+    fn native_histograms_hold_the_buckets_that_were_counted() {
+        let mut random = fastrand::Rng::with_seed(3);
+        for round in 0..200 {
+            let mut durations = Histogram::default();
+            for _ in 0..random.usize(0..60) {
+                let magnitude = random.u32(1..36);
+                durations.record(if round % 5 == 0 { 0 } else { random.u64(0..1 << magnitude) });
+            }
+            let mut written = Vec::new();
+            let mut protobuf = Protobuf::new(&mut written);
+            protobuf.family(&Family { name: "h_seconds", help: "H", unit: None, kind: Kind::Histogram });
+            protobuf.histogram(&[("a", "b"), ("left_out", "")], &durations);
+            protobuf.finish();
+            let mut rest = &written[..];
+            let length = usize::try_from(read(&mut rest)).expect("small");
+            assert_eq!(length, rest.len(), "one message, behind its length");
+            let family = fields(rest);
+            assert_eq!(family[0].2, b"h_seconds");
+            let metric = fields(&family.iter().find(|(field, ..)| *field == 4).expect("metric").2);
+            assert_eq!(metric.iter().filter(|(field, ..)| *field == field::metric::LABEL).count(), 1);
+            let histogram =
+                &metric.iter().find(|(field, ..)| *field == field::metric::HISTOGRAM).expect("it").2;
+            let expected: BTreeMap<i32, u64> = durations.buckets().iter().copied().collect();
+            assert_eq!(buckets_of(histogram), expected);
+            let of = |number: u32| fields(histogram).into_iter().find(|(field, ..)| *field == number);
+            assert_eq!(of(field::histogram::SAMPLE_COUNT).expect("count").1, durations.count());
+            assert_eq!(unzigzag(of(field::histogram::SCHEMA).expect("schema").1), 3);
+            assert!(
+                of(field::histogram::POSITIVE_SPAN).is_some(),
+                "without a span it would be no native histogram"
+            );
+        }
+    }
+}
