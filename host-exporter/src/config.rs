@@ -11,12 +11,18 @@ use serde::Deserialize;
 pub struct Exporter {
     /// Address and port of the HTTP server.
     pub listen: SocketAddr,
+    /// Names under which the server is asked; addresses and `localhost` need not be listed.
+    pub hosts: Vec<String>,
     /// Where the ledger is.
     pub state_directory: PathBuf,
     /// Longest time between a change and its place in the ledger.
     pub ledger_interval_seconds: f64,
     /// Series that one tenant may expose; what exceeds folds into `other`.
     pub series_per_tenant: usize,
+    /// Applications of one tenant; those beyond are counted as `other`.
+    pub applications_per_tenant: usize,
+    /// How long an application without sandboxes keeps its totals.
+    pub application_idle_seconds: f64,
     /// Connections to agents at one time; further sandboxes wait.
     pub agent_connections_max: usize,
     /// Silence after which an agent is asked whether it lives.
@@ -45,9 +51,12 @@ impl Default for Exporter {
     fn default() -> Self {
         Self {
             listen: SocketAddr::from(([127, 0, 0, 1], 9464)),
+            hosts: Vec::new(),
             state_directory: "/var/lib/porthole/exporter".into(),
             ledger_interval_seconds: 2.0,
             series_per_tenant: 20_000,
+            applications_per_tenant: 200,
+            application_idle_seconds: 86_400.0,
             agent_connections_max: 4_096,
             agent_idle_seconds: 15.0,
             reconnect_first_seconds: 0.1,
@@ -102,12 +111,16 @@ impl Exporter {
         }
         for (key, number) in [
             ("series_per_tenant", self.series_per_tenant),
+            ("applications_per_tenant", self.applications_per_tenant),
             ("agent_connections_max", self.agent_connections_max),
             ("http_connections_max", self.http_connections_max),
         ] {
             if !(1..=10_000_000).contains(&number) {
                 return refuse(key, "must lie between 1 and 10000000");
             }
+        }
+        if !(1.0..=31_536_000.0).contains(&self.application_idle_seconds) {
+            return refuse("application_idle_seconds", "must lie between 1 and 31536000 seconds");
         }
         if self.reconnect_cap_seconds < self.reconnect_first_seconds {
             return refuse("reconnect_cap_seconds", "must not be below reconnect_first_seconds");

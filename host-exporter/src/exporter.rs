@@ -9,6 +9,7 @@ use std::{
 use anyhow::Context as _;
 use tokio::{
     net::TcpListener,
+    runtime::{self, Runtime},
     sync::{Semaphore, watch},
     task::JoinHandle,
 };
@@ -16,8 +17,8 @@ use tokio::{
 use crate::{
     agent::{backoff::Backoff, task::Links},
     config::{self, seconds},
-    fleet::{Fleet, Retention},
-    http::{self, App},
+    fleet::{ApplicationLimits, Fleet, Retention},
+    http::{self, App, encoding::Encodings, hosts::Hosts},
     ledger::{self, file::DirectoryLock},
     supervisor::{Supervisor, Watching},
 };
@@ -30,8 +31,42 @@ pub struct Running {
     stop: watch::Sender<bool>,
     server: JoinHandle<()>,
     supervisor: JoinHandle<()>,
+    _ingest: Ingest,
     ledger: JoinHandle<()>,
     _directory: DirectoryLock,
+}
+
+/// The runtime of the agents' tasks: one thread, so that what agents send takes one core at most, and none of the time
+/// of scrapes. Tasks take turns by batches.
+#[derive(Debug)]
+struct Ingest(Option<Runtime>);
+
+impl Ingest {
+    fn start() -> anyhow::Result<Self> {
+        let runtime = runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .thread_name("ingest")
+            .enable_all()
+            .build()
+            .context("starting the runtime of the agents' tasks")?;
+        Ok(Self(Some(runtime)))
+    }
+
+    fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) -> JoinHandle<()> {
+        match &self.0 {
+            Some(runtime) => runtime.spawn(task),
+            None => tokio::spawn(task),
+        }
+    }
+}
+
+impl Drop for Ingest {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.0.take() {
+            // Does not wait: it may be dropped in a task.
+            runtime.shutdown_background();
+        }
+    }
 }
 
 /// What may need privileges: taken before they are dropped.
@@ -53,15 +88,19 @@ pub fn prepare(config: &config::Exporter) -> anyhow::Result<Prepared> {
 
 /// Starts the exporter; it serves when this returns.
 pub fn start(prepared: Prepared, config: &config::Exporter, registry: PathBuf) -> anyhow::Result<Running> {
-    let fleet = Arc::new(Fleet::new(
+    let fleet = Fleet::new(
         config.series_per_tenant,
         Retention {
             scrapes: config.ended_scrapes,
             at_least: seconds(config.ended_keep_at_least_seconds),
             at_most: seconds(config.ended_keep_at_most_seconds),
         },
-    ));
-    ledger::restore(&fleet, &config.state_directory)?;
+    );
+    let fleet = Arc::new(fleet.with_applications(ApplicationLimits {
+        per_tenant: config.applications_per_tenant,
+        idle: seconds(config.application_idle_seconds),
+    }));
+    let store = Arc::new(ledger::restore(&fleet, &config.state_directory)?);
     let listener = TcpListener::from_std(prepared.listener)?;
     let address = listener.local_addr()?;
     let (stop, stopped) = watch::channel(false);
@@ -77,27 +116,37 @@ pub fn start(prepared: Prepared, config: &config::Exporter, registry: PathBuf) -
         rescan: seconds(config.rescan_seconds),
         orphan_grace: seconds(config.orphan_grace_seconds),
     };
-    let supervisor = tokio::spawn(Supervisor::new(links, watching, Arc::clone(&ready)).run());
+    let ingest = Ingest::start()?;
+    let supervisor = ingest.spawn(Supervisor::new(links, watching, Arc::clone(&ready)).run());
     let app = App {
         fleet: Arc::clone(&fleet),
         ready,
-        encodings: Arc::default(),
+        encodings: Arc::new(Encodings::new(Arc::clone(&store))),
         listings: Arc::new(Semaphore::new(http::CONCURRENT_LISTINGS)),
     };
     let server = tokio::spawn(http::server::serve(
         listener,
-        http::router(app),
+        http::router(app, Hosts::new(&config.hosts)),
         config.http_connections_max,
         seconds(config.http_timeout_seconds),
         stopped.clone(),
     ));
     let ledger = tokio::spawn(ledger::keep(
         Arc::clone(&fleet),
-        config.state_directory.clone(),
+        store,
         seconds(config.ledger_interval_seconds),
         stopped,
     ));
-    Ok(Running { address, fleet, stop, server, supervisor, ledger, _directory: prepared.directory })
+    Ok(Running {
+        address,
+        fleet,
+        stop,
+        server,
+        supervisor,
+        _ingest: ingest,
+        ledger,
+        _directory: prepared.directory,
+    })
 }
 
 impl Running {

@@ -17,6 +17,7 @@
 
 pub mod accumulate;
 pub mod agent;
+pub mod clock;
 pub mod config;
 pub mod exporter;
 pub mod exposition;

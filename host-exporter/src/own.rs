@@ -48,6 +48,10 @@ own_counts! {
     scrapes, "porthole_exporter_scrapes", "Expositions that were sent whole";
     /// Expositions that were refused or cut off.
     scrapes_failed, "porthole_exporter_scrapes_failed", "Expositions that were refused because too many ran, or cut off because the client did not read";
+    /// Applications whose totals were dropped.
+    applications_forgotten, "porthole_applications_forgotten", "Applications whose totals were dropped, because they had no sandbox for long or made room for others";
+    /// Entries of the ledger that could not be read.
+    ledger_entries_dropped, "porthole_exporter_ledger_entries_dropped", "Entries of the ledger that could not be read at the start and were left out";
     /// Ledgers written.
     ledger_writes, "porthole_exporter_ledger_writes", "Times the ledger was written";
     /// Ledgers that could not be written.

@@ -148,7 +148,7 @@ impl Supervisor {
                 self.links.fleet.end(&sandbox);
             }
         }
-        self.links.fleet.retire(crate::fleet::unix_ms());
+        self.links.fleet.retire(crate::clock::unix_ms());
     }
 
     fn look_at(&mut self, found: &Found) {

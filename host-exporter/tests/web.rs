@@ -31,6 +31,59 @@ async fn content_types_are_those_that_were_asked_for() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_page_that_has_its_name_resolve_to_this_address_reads_nothing() {
+    let host = Host::new();
+    let exporter = host.start();
+    for path in ["/metrics", "/api/v1/sandboxes", "/api/v1/applications", "/api/v1/spans", "/"] {
+        let mut stream = TcpStream::connect(exporter.address()).await.expect("connected");
+        let request = format!("GET {path} HTTP/1.1\r\nHost: evil.example:9464\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.expect("sent");
+        let mut response = String::new();
+        stream.read_to_string(&mut response).await.expect("received");
+        assert!(response.starts_with("HTTP/1.1 421"), "{path}: {response}");
+    }
+    exporter.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn scrapes_at_one_time_and_slow_readers_keep_nobody_waiting() {
+    let host = Host::new();
+    let socket = host.socket("s");
+    let agent = TestAgent::start(&socket, 7).await;
+    agent.tell((0..4_000).map(|id| http(id, "shop-1", &format!("/{id}"), "200", 1, 1)).collect());
+    let exporter = host.start();
+    let _companion = host.companion(&record("shop-1", "acme", "shop", &socket));
+    exporter.wait_for_requests("shop", 4_000).await;
+    // Readers that take a first byte and nothing more.
+    let mut slow = Vec::new();
+    for _ in 0..8 {
+        let mut stream = TcpStream::connect(exporter.address()).await.expect("connected");
+        stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n").await.expect("sent");
+        let mut first = [0; 1];
+        stream.read_exact(&mut first).await.expect("it begins");
+        slow.push(stream);
+    }
+    for _ in 0..3 {
+        let metrics = exporter.metrics().await;
+        assert_eq!(metrics.sum("porthole_app_requests_total", &[]), 4_000.0);
+    }
+    let (head, _) = raw(exporter.address(), "/metrics", "Accept-Encoding: gzip\r\n").await;
+    assert!(head.contains("content-encoding: gzip"), "{head}");
+    exporter.stop().await;
+}
+
+/// Head and body of an answer that is no text.
+async fn raw(address: std::net::SocketAddr, path: &str, headers: &str) -> (String, Vec<u8>) {
+    let mut stream = TcpStream::connect(address).await.expect("connected");
+    let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{headers}\r\n");
+    stream.write_all(request.as_bytes()).await.expect("sent");
+    let mut response = Vec::new();
+    stream.read_to_end(&mut response).await.expect("received");
+    let end = response.windows(4).position(|four| four == b"\r\n\r\n").expect("a head");
+    (String::from_utf8_lossy(&response[..end]).to_lowercase(), response[end + 4..].to_vec())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn clients_that_stall_are_let_go_and_others_served() {
     let host = Host::new();
     let mut config = host.config();

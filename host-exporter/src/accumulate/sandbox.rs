@@ -368,12 +368,11 @@ impl Accumulator {
             }
             None => {
                 let other = key.folded();
-                match known(&other, group) {
-                    Some(known) => (known, true, false),
-                    None => {
-                        self.budget.take_exposed_for_other();
-                        (Arc::new(other), true, true)
-                    }
+                if let Some(known) = known(&other, group) {
+                    (known, true, false)
+                } else {
+                    self.budget.take_exposed_for_other();
+                    (Arc::new(other), true, true)
                 }
             }
         };

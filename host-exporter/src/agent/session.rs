@@ -26,7 +26,8 @@ use super::{
 };
 use crate::{
     accumulate::{counters::AgentCounters, sandbox::Outcome},
-    fleet::{Fleet, link::AboutAgent, sandbox::Sandbox, unix_ms},
+    clock::unix_ms,
+    fleet::{Fleet, link::AboutAgent, sandbox::Sandbox},
     intake, metering,
     protocol::CaptureMode,
     rejection::Rejection,
@@ -242,6 +243,7 @@ impl Session<'_> {
         self.control.release();
         if let Some(counters) = answer.counters.as_ref() {
             self.sandbox.accumulator.lock().apply_counters(&AgentCounters::from_wire(counters));
+            self.sandbox.changed();
             self.fleet.changed();
         }
         if let Some(about) = &mut self.sandbox.link.lock().agent {
@@ -369,5 +371,6 @@ pub fn take_batch(
         }
     }
     drop(accumulator);
+    sandbox.changed();
     fleet.changed();
 }

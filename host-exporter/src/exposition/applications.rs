@@ -1,15 +1,14 @@
 //! The golden values of the applications: one protocol-independent family each.
 
+use std::collections::BTreeMap;
+
 use super::sink::{Family, Kind, Sink};
 use crate::{accumulate::golden::GoldenTable, identity::Application, protocol::ErrorClass};
 
 /// Encodes requests, errors and durations of every application.
-pub fn encode<'a>(
-    sink: &mut dyn Sink,
-    applications: impl Iterator<Item = (&'a Application, &'a GoldenTable)> + Clone,
-) {
+pub fn encode(sink: &mut dyn Sink, applications: &BTreeMap<Application, GoldenTable>) {
     let rows = || {
-        applications.clone().flat_map(|(application, table)| {
+        applications.iter().flat_map(|(application, table)| {
             table.iter().map(move |(side, protocol, golden)| {
                 let labels = [
                     ("tenant", application.tenant.as_str()),

@@ -17,9 +17,12 @@ pub mod text;
 use std::sync::Arc;
 
 use self::sink::{Output, Sink};
-use crate::fleet::{
-    Fleet,
-    sandbox::{Phase, Sandbox},
+use crate::{
+    fleet::{
+        Fleet,
+        sandbox::{Phase, Sandbox},
+    },
+    ledger::Durable,
 };
 
 /// A form of the exposition.
@@ -47,29 +50,29 @@ impl Format {
 }
 
 /// Encodes the whole exposition. Returns the ended sandboxes in it, for which the scrape counts once it is delivered.
-pub fn encode(fleet: &Fleet, format: Format, output: &mut dyn Output) -> Vec<Arc<Sandbox>> {
+pub fn encode(fleet: &Fleet, totals: &Durable, format: Format, output: &mut dyn Output) -> Vec<Arc<Sandbox>> {
     match format {
         Format::OpenMetrics | Format::Text => {
             let mut text = text::Text::new(output);
-            let ended = write(fleet, &mut text);
+            let ended = write(fleet, totals, &mut text);
             text.finish();
             ended
         }
         Format::Protobuf => {
             let mut protobuf = protobuf::Protobuf::new(output);
-            let ended = write(fleet, &mut protobuf);
+            let ended = write(fleet, totals, &mut protobuf);
             protobuf.finish();
             ended
         }
     }
 }
 
-fn write(fleet: &Fleet, sink: &mut dyn Sink) -> Vec<Arc<Sandbox>> {
+fn write(fleet: &Fleet, totals: &Durable, sink: &mut dyn Sink) -> Vec<Arc<Sandbox>> {
     let mut sandboxes = fleet.sandboxes();
     let ended =
         sandboxes.iter().filter(|sandbox| matches!(sandbox.phase(), Phase::Ended { .. })).cloned().collect();
-    applications::encode(sink, fleet.applications().iter());
-    own::encode(sink, fleet, &sandboxes);
+    applications::encode(sink, &totals.applications);
+    own::encode(sink, fleet, &totals.tenant_counters, &sandboxes);
     sandboxes.retain(|sandbox| sandbox.phase().exposes_series());
     instances::encode(sink, &sandboxes);
     ended

@@ -43,7 +43,12 @@ fn write(sink: &mut dyn Sink, family: &Family<'_>, samples: &[Sample<'_>]) {
 }
 
 /// Encodes the agents' counts by tenant and the exporter's about itself.
-pub fn encode(sink: &mut dyn Sink, fleet: &Fleet, sandboxes: &[Arc<Sandbox>]) {
+pub fn encode(
+    sink: &mut dyn Sink,
+    fleet: &Fleet,
+    tenants: &BTreeMap<String, AgentCounters>,
+    sandboxes: &[Arc<Sandbox>],
+) {
     let build = [
         ("version", env!("CARGO_PKG_VERSION")),
         ("contract_version", const_str(porthole_agent_api::limits::CONTRACT_VERSION)),
@@ -55,7 +60,7 @@ pub fn encode(sink: &mut dyn Sink, fleet: &Fleet, sandboxes: &[Arc<Sandbox>]) {
         &[(build.to_vec(), 1)],
     );
     encode_states(sink, sandboxes);
-    encode_tenants(sink, fleet);
+    encode_tenants(sink, fleet, tenants);
     for (name, help, value) in fleet.own.metrics() {
         counter(sink, name, help, &[(Vec::new(), value)]);
     }
@@ -145,7 +150,7 @@ fn encode_states(sink: &mut dyn Sink, sandboxes: &[Arc<Sandbox>]) {
         "porthole_agent_capture_modes",
         "Connected agents by how they see what the guest does",
         &samples,
-    )
+    );
 }
 
 /// A reason as a label: the record's word when it is one.
@@ -155,8 +160,7 @@ fn shown_reason(code: &str) -> String {
     if word { code.to_owned() } else { "other".to_owned() }
 }
 
-fn encode_tenants(sink: &mut dyn Sink, fleet: &Fleet) {
-    let tenants = fleet.tenant_counters();
+fn encode_tenants(sink: &mut dyn Sink, fleet: &Fleet, tenants: &BTreeMap<String, AgentCounters>) {
     let by_tenant = |tenant| vec![("tenant", tenant)];
     if !tenants.is_empty() {
         for (at, (name, help, _)) in AgentCounters::default().metrics().enumerate() {

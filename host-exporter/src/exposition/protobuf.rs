@@ -1,5 +1,5 @@
 //! Prometheus' protobuf exposition with native histograms: messages `io.prometheus.client.MetricFamily`, each after its
-//! length (prometheus/client_model, `io/prometheus/client/metrics.proto`; Prometheus, "Exposition formats").
+//! length (`prometheus/client_model`, `io/prometheus/client/metrics.proto`; Prometheus, "Exposition formats").
 //!
 //! The agents' histogram is schema 3 of native histograms already, so buckets are copied, not converted. prometheus-client
 //! offers this form as a tree of messages in memory, a string for each label name; here only one family is held, encoded.

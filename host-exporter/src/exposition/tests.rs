@@ -38,7 +38,7 @@ fn labels_of_any_text_are_escaped_and_nothing_is_invented() {
 
 fn exposition(fleet: &Arc<Fleet>) -> String {
     let mut bytes = Vec::new();
-    encode(fleet, Format::OpenMetrics, &mut bytes);
+    encode(fleet, &Durable::default(), Format::OpenMetrics, &mut bytes);
     let text = String::from_utf8(bytes).expect("text");
     assert!(text.ends_with("# EOF\n"));
     text

@@ -9,27 +9,28 @@ pub mod link;
 pub mod sandbox;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::Duration,
 };
 
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use porthole_registry::SandboxRecord;
 
 use self::sandbox::{Phase, Sandbox, SandboxKey};
 use crate::{
-    accumulate::{budget::TenantBudget, counters::AgentCounters, golden::GoldenTable},
+    accumulate::{budget::TenantBudget, counters::AgentCounters, golden::GoldenTable, series::OTHER},
+    clock::unix_ms,
     identity::{Application, Identity},
     own::OwnCounts,
     spans::SpanStore,
 };
 
 /// Ended sandboxes that are remembered one by one; beyond, the oldest are folded into their applications.
-pub const REMEMBERED_MAX: usize = 10_000;
+pub const REMEMBERED_MAX: usize = 2_000;
 
 /// How long an ended sandbox is remembered one by one.
 pub const REMEMBER: Duration = Duration::from_hours(1);
@@ -45,10 +46,35 @@ pub struct Retention {
     pub at_most: Duration,
 }
 
+/// How many applications a tenant has, and for how long.
+#[derive(Clone, Copy, Debug)]
+pub struct ApplicationLimits {
+    /// Applications of one tenant; those beyond are counted as `other`.
+    pub per_tenant: usize,
+    /// How long an application without sandboxes keeps its totals.
+    pub idle: Duration,
+}
+
+impl Default for ApplicationLimits {
+    fn default() -> Self {
+        Self { per_tenant: 200, idle: Duration::from_hours(24) }
+    }
+}
+
+/// What was folded and changed since it was written.
+#[derive(Clone, Debug, Default)]
+pub struct Dirty {
+    /// Applications, also those that are gone.
+    pub applications: BTreeSet<Application>,
+    /// Tenants.
+    pub tenants: BTreeSet<String>,
+}
+
 /// All sandboxes of the host.
 #[derive(Debug)]
 pub struct Fleet {
     series_per_tenant: usize,
+    applications: ApplicationLimits,
     retention: Retention,
     inner: RwLock<Inner>,
     /// The exporter's counts about itself.
@@ -56,13 +82,15 @@ pub struct Fleet {
     /// Exchanges sampled as spans.
     pub spans: SpanStore,
     changes: AtomicU64,
+    dirty: Mutex<Dirty>,
 }
 
 #[derive(Debug, Default)]
 struct Inner {
     sandboxes: BTreeMap<SandboxKey, Arc<Sandbox>>,
-    applications: BTreeMap<Application, GoldenTable>,
-    tenant_counters: BTreeMap<String, AgentCounters>,
+    folded: Folded,
+    /// Since when an application has had no sandbox, milliseconds since 1970-01-01T00:00:00Z.
+    idle_since: BTreeMap<Application, u64>,
     budgets: BTreeMap<String, Arc<TenantBudget>>,
 }
 
@@ -75,24 +103,26 @@ pub struct Folded {
     pub tenant_counters: BTreeMap<String, AgentCounters>,
 }
 
-/// Milliseconds since 1970-01-01T00:00:00Z.
-pub fn unix_ms() -> u64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
-}
-
 impl Fleet {
     /// A fleet without sandboxes.
     pub fn new(series_per_tenant: usize, retention: Retention) -> Self {
         Self {
             series_per_tenant,
             retention,
+            applications: ApplicationLimits::default(),
             inner: RwLock::default(),
             own: OwnCounts::default(),
             spans: SpanStore::default(),
             changes: AtomicU64::new(0),
+            dirty: Mutex::default(),
         }
+    }
+
+    /// The fleet with other bounds of applications.
+    #[must_use]
+    pub fn with_applications(mut self, limits: ApplicationLimits) -> Self {
+        self.applications = limits;
+        self
     }
 
     /// A number that grows whenever something that the ledger holds changes.
@@ -128,7 +158,8 @@ impl Fleet {
         // than appear twice.
         let sandbox = earlier.and_then(|earlier| inner.sandboxes.remove(&earlier)).unwrap_or_else(|| {
             let budget = inner.budget(&identity.tenant, self.series_per_tenant);
-            Arc::new(Sandbox::new(identity, key.created_unix_ms, budget))
+            let application = self.admit(&mut inner, identity.application());
+            Arc::new(Sandbox::new(identity, key.created_unix_ms, budget).counted_for(application))
         });
         sandbox.record_changed(record);
         inner.sandboxes.insert(key, Arc::clone(&sandbox));
@@ -146,8 +177,66 @@ impl Fleet {
     /// Puts the folded totals of an earlier run back.
     pub fn restore_folded(&self, folded: Folded) {
         let mut inner = self.inner.write();
-        inner.applications = folded.applications;
-        inner.tenant_counters = folded.tenant_counters;
+        let now = unix_ms();
+        inner.idle_since = folded.applications.keys().map(|application| (application.clone(), now)).collect();
+        inner.folded = folded;
+    }
+
+    /// The application that a new sandbox is counted for: its own, or `other` where its tenant has too many. One that
+    /// has had no sandbox for longest makes room. Once decided it stays: totals that moved would be invented requests.
+    fn admit(&self, inner: &mut Inner, application: Application) -> Application {
+        let of_tenant = |known: &&Application| known.tenant == application.tenant;
+        let live: BTreeSet<Application> = inner
+            .sandboxes
+            .values()
+            .map(|sandbox| sandbox.application())
+            .filter(of_tenant)
+            .cloned()
+            .collect();
+        if live.contains(&application) || inner.folded.applications.contains_key(&application) {
+            return application;
+        }
+        let mut known: BTreeSet<Application> =
+            inner.folded.applications.keys().filter(of_tenant).cloned().collect();
+        known.extend(live.iter().cloned());
+        if known.len() < self.applications.per_tenant {
+            return application;
+        }
+        let idle = known.iter().filter(|known| !live.contains(*known) && known.service_name != OTHER);
+        let oldest = idle.min_by_key(|known| inner.idle_since.get(*known).copied().unwrap_or(0)).cloned();
+        match oldest {
+            Some(oldest) => {
+                self.forget_application(inner, &oldest);
+                application
+            }
+            None => Application { service_name: OTHER.to_owned(), ..application },
+        }
+    }
+
+    fn forget_application(&self, inner: &mut Inner, application: &Application) {
+        inner.folded.applications.remove(application);
+        inner.idle_since.remove(application);
+        self.dirty.lock().applications.insert(application.clone());
+        self.own.applications_forgotten.inc();
+        self.changed();
+    }
+
+    /// Lets applications go that have had no sandbox for long.
+    fn age_applications(&self, now_unix_ms: u64) {
+        let mut inner = self.inner.write();
+        let live: BTreeSet<Application> =
+            inner.sandboxes.values().map(|sandbox| sandbox.application().clone()).collect();
+        let mut idle = Vec::new();
+        for application in inner.folded.applications.keys().filter(|known| !live.contains(*known)) {
+            idle.push(application.clone());
+        }
+        inner.idle_since.retain(|application, _| !live.contains(application));
+        for application in idle {
+            let since = *inner.idle_since.entry(application.clone()).or_insert(now_unix_ms);
+            if Duration::from_millis(now_unix_ms.saturating_sub(since)) >= self.applications.idle {
+                self.forget_application(&mut inner, &application);
+            }
+        }
     }
 
     /// A sandbox has ended: its values are final.
@@ -162,25 +251,31 @@ impl Fleet {
         self.inner.read().sandboxes.values().cloned().collect()
     }
 
-    /// All that the ledger holds, as of one moment.
-    pub fn snapshot<T>(&self, take: impl FnOnce(&[Arc<Sandbox>], Folded) -> T) -> T {
+    /// All that the ledger holds, as of one moment, and what of the folded totals was not written yet.
+    pub fn snapshot<T>(
+        &self,
+        take: impl FnOnce(&BTreeMap<SandboxKey, Arc<Sandbox>>, &Folded, Dirty) -> T,
+    ) -> T {
         let inner = self.inner.read();
-        let sandboxes: Vec<_> = inner.sandboxes.values().cloned().collect();
-        let folded = Folded {
-            applications: inner.applications.clone(),
-            tenant_counters: inner.tenant_counters.clone(),
-        };
-        take(&sandboxes, folded)
+        let dirty = std::mem::take(&mut *self.dirty.lock());
+        take(&inner.sandboxes, &inner.folded, dirty)
+    }
+
+    /// What was taken from [`Self::snapshot`] was not written.
+    pub fn dirty_again(&self, dirty: Dirty) {
+        let mut now = self.dirty.lock();
+        now.applications.extend(dirty.applications);
+        now.tenants.extend(dirty.tenants);
     }
 
     /// Golden values of every application, for good.
     pub fn applications(&self) -> BTreeMap<Application, GoldenTable> {
         let inner = self.inner.read();
-        let mut applications = inner.applications.clone();
+        let mut applications = inner.folded.applications.clone();
         for sandbox in inner.sandboxes.values() {
             let golden = sandbox.accumulator.lock().totals().golden();
             if !golden.is_empty() {
-                applications.entry(sandbox.identity.application()).or_default().add(&golden);
+                applications.entry(sandbox.application().clone()).or_default().add(&golden);
             }
         }
         applications
@@ -189,7 +284,7 @@ impl Fleet {
     /// What the agents of each tenant count about themselves, for good.
     pub fn tenant_counters(&self) -> BTreeMap<String, AgentCounters> {
         let inner = self.inner.read();
-        let mut tenants = inner.tenant_counters.clone();
+        let mut tenants = inner.folded.tenant_counters.clone();
         for sandbox in inner.sandboxes.values() {
             let counters = sandbox.accumulator.lock().totals().counters();
             tenants.entry(sandbox.identity.tenant.clone()).or_default().add(&counters);
@@ -240,6 +335,7 @@ impl Fleet {
                 self.fold(&sandbox);
             }
         }
+        self.age_applications(now_unix_ms);
     }
 
     fn fold(&self, sandbox: &Arc<Sandbox>) {
@@ -253,9 +349,17 @@ impl Fleet {
         let totals = accumulator.totals();
         let golden = totals.golden();
         if !golden.is_empty() {
-            inner.applications.entry(sandbox.identity.application()).or_default().add(&golden);
+            let application = sandbox.application();
+            inner.folded.applications.entry(application.clone()).or_default().add(&golden);
+            self.dirty.lock().applications.insert(application.clone());
         }
-        inner.tenant_counters.entry(sandbox.identity.tenant.clone()).or_default().add(&totals.counters());
+        self.dirty.lock().tenants.insert(sandbox.identity.tenant.clone());
+        inner
+            .folded
+            .tenant_counters
+            .entry(sandbox.identity.tenant.clone())
+            .or_default()
+            .add(&totals.counters());
         drop(accumulator);
         drop(inner);
         self.changed();

@@ -1,17 +1,25 @@
 //! One sandbox: who it is, what its record says, what it has counted, how its agent is reached.
 
-use std::{ops::RangeInclusive, sync::Arc, time::Duration};
+use std::{
+    ops::RangeInclusive,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use parking_lot::Mutex;
 use porthole_registry::SandboxRecord;
 
-use super::{link::Link, unix_ms};
+use super::link::Link;
 use crate::{
     accumulate::{
         budget::TenantBudget,
         sandbox::{Accumulator, ContainerNames},
     },
-    identity::Identity,
+    clock::unix_ms,
+    identity::{Application, Identity},
     metering::TokenBucket,
     rejection::{Rejection, Rejections},
 };
@@ -109,6 +117,8 @@ impl Phase {
 pub struct Sandbox {
     /// Its labels; they never change.
     pub identity: Identity,
+    application: Application,
+    changes: AtomicU64,
     /// What it has counted.
     pub accumulator: Mutex<Accumulator>,
     /// What its tenant may use.
@@ -145,7 +155,9 @@ impl Sandbox {
         accumulator: Accumulator,
     ) -> Self {
         Self {
+            application: identity.application(),
             identity,
+            changes: AtomicU64::new(0),
             budget: Arc::clone(accumulator.budget()),
             rejections: Rejections::default(),
             violations: Mutex::new(TokenBucket::new(VIOLATIONS_PER_SECOND, VIOLATIONS_BURST)),
@@ -154,6 +166,28 @@ impl Sandbox {
             link: Mutex::default(),
             state: Mutex::new(State { created_unix_ms, phase, record: None, containers: Arc::default() }),
         }
+    }
+
+    /// The same, counted for another application than its own.
+    #[must_use]
+    pub fn counted_for(mut self, application: Application) -> Self {
+        self.application = application;
+        self
+    }
+
+    /// The application that its totals are counted for.
+    pub fn application(&self) -> &Application {
+        &self.application
+    }
+
+    /// A number that grows whenever something changes that the ledger holds of it.
+    pub fn changes(&self) -> u64 {
+        self.changes.load(Ordering::Acquire)
+    }
+
+    /// Something has changed that the ledger holds of it.
+    pub fn changed(&self) {
+        self.changes.fetch_add(1, Ordering::Release);
     }
 
     /// Something that its agent sent was not counted.
@@ -205,6 +239,7 @@ impl Sandbox {
             .iter()
             .map(|(id, container)| (id.to_string(), container.name.clone()))
             .collect();
+        self.changed();
         let mut state = self.state.lock();
         state.created_unix_ms = record.created_unix_ms;
         state.phase = Phase::Live;
@@ -226,6 +261,7 @@ impl Sandbox {
         let live = state.phase == Phase::Live;
         if live {
             state.phase = Phase::Ended { at_unix_ms: unix_ms(), scrapes: 0 };
+            self.changed();
         }
         live
     }
@@ -233,6 +269,7 @@ impl Sandbox {
     pub(super) fn scraped(&self) {
         if let Phase::Ended { scrapes, .. } = &mut self.state.lock().phase {
             *scrapes = scrapes.saturating_add(1);
+            self.changed();
         }
     }
 
@@ -241,6 +278,7 @@ impl Sandbox {
         if let Phase::Ended { at_unix_ms, .. } = state.phase {
             state.phase = Phase::Remembered { at_unix_ms };
             drop(state);
+            self.changed();
             self.accumulator.lock().forget_series();
         }
     }

@@ -55,6 +55,42 @@ fn count(sandbox: &Sandbox, epoch: u64, requests: u64) {
     accumulator.apply(told, &ContainerNames::new()).expect("accepted");
 }
 
+#[test]
+fn applications_are_bounded_by_tenant_and_idle_ones_make_room() {
+    let limits = ApplicationLimits { per_tenant: 3, idle: Duration::from_hours(1) };
+    let fleet = fleet().with_applications(limits);
+    let service = |number: u64, tenant: &str| SandboxRecord {
+        service_name: format!("job-{number}"),
+        ..record(&format!("{tenant}-{number}"), tenant, number)
+    };
+    let names = || -> Vec<String> {
+        fleet.applications().into_keys().map(|application| application.service_name).collect()
+    };
+    for number in 0..5 {
+        count(&fleet.register(&service(number, "acme")), 1, 2);
+    }
+    assert_eq!(names(), ["job-0", "job-1", "job-2", OTHER]);
+    let requests = |fleet: &Fleet| -> u64 {
+        let tables = fleet.applications().into_values();
+        tables.map(|table| table.iter().map(|(_, _, golden)| golden.durations.count()).sum::<u64>()).sum()
+    };
+    assert_eq!(requests(&fleet), 10, "folded, not lost");
+    count(&fleet.register(&service(9, "calm")), 1, 1);
+    assert!(names().contains(&"job-9".to_owned()), "another tenant's bound is its own");
+    // Short jobs come and go: those that are over make room, and at last leave.
+    for sandbox in fleet.sandboxes() {
+        fleet.end(&sandbox);
+    }
+    let hours = |hours: u64| unix_ms() + hours * 3_600_000;
+    fleet.retire(hours(1));
+    fleet.retire(hours(3));
+    assert!(fleet.sandboxes().is_empty());
+    count(&fleet.register(&service(7, "acme")), 1, 1);
+    assert!(names().contains(&"job-7".to_owned()), "{:?}", names());
+    fleet.retire(hours(6));
+    assert_eq!(names(), ["job-7"], "the others have had no sandbox for an hour");
+}
+
 fn total(fleet: &Fleet, tenant: &str) -> u64 {
     let application = Application { tenant: tenant.into(), service_name: "shop".into() };
     fleet

@@ -132,7 +132,7 @@ fn listing(fleet: &Fleet, filter: &Filter) -> Listing {
     }
     let mut listed = 0_usize;
     for sandbox in fleet.sandboxes() {
-        let Some(row) = rows.get_mut(&sandbox.identity.application()) else { continue };
+        let Some(row) = rows.get_mut(sandbox.application()) else { continue };
         if sandbox.phase().exposes_series() {
             row.instances.push(instance(&sandbox, &mut listed));
         }

@@ -14,6 +14,7 @@ use parking_lot::Mutex;
 use crate::{
     exposition::{self, Format, sink::Output},
     fleet::{Fleet, sandbox::Sandbox},
+    ledger::{self, Store},
 };
 
 /// Compressed bytes of all encodings that are being sent. The oldest is dropped beyond, and its readers are cut off: a
@@ -114,9 +115,10 @@ impl Output for Compressor {
     }
 }
 
-fn encode(fleet: &Fleet, variant: Variant) -> Encoded {
+fn encode(fleet: &Fleet, store: &Store, variant: Variant) -> Encoded {
     let mut compressor = Compressor::new(variant.gzip);
-    let ended = exposition::encode(fleet, variant.format, &mut compressor);
+    let totals = ledger::save(fleet, store);
+    let ended = exposition::encode(fleet, &totals, variant.format, &mut compressor);
     let pieces = compressor.finish();
     let bytes = pieces.iter().map(Bytes::len).sum();
     Encoded { gzip: variant.gzip, length: pieces.len(), pieces: Mutex::new(pieces), bytes, ended }
@@ -125,8 +127,10 @@ fn encode(fleet: &Fleet, variant: Variant) -> Encoded {
 type Running = Shared<futures_util::future::BoxFuture<'static, Option<Arc<Encoded>>>>;
 
 /// The encodings that run and those that are being sent.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Encodings {
+    /// What is shown of the totals is written first.
+    store: Arc<Store>,
     running: Mutex<Vec<(Variant, Running)>>,
     /// One at a time, so that scrapes take one core at most.
     turn: Arc<tokio::sync::Mutex<()>>,
@@ -134,6 +138,11 @@ pub struct Encodings {
 }
 
 impl Encodings {
+    /// No encodings yet.
+    pub fn new(store: Arc<Store>) -> Self {
+        Self { store, running: Mutex::default(), turn: Arc::default(), sent: Mutex::default() }
+    }
+
     /// An exposition of now: the one that is being encoded, or a new one. `None` when encoding failed.
     pub async fn get(&self, fleet: &Arc<Fleet>, variant: Variant) -> Option<Arc<Encoded>> {
         let running = {
@@ -142,7 +151,7 @@ impl Encodings {
             if let Some((_, encoding)) = running.iter().find(|(of, _)| *of == variant) {
                 encoding.clone()
             } else {
-                let encoding = Self::start(Arc::clone(&self.turn), Arc::clone(fleet), variant);
+                let encoding = self.start(Arc::clone(fleet), variant);
                 running.push((variant, encoding.clone()));
                 encoding
             }
@@ -152,11 +161,12 @@ impl Encodings {
         Some(encoded)
     }
 
-    fn start(turn: Arc<tokio::sync::Mutex<()>>, fleet: Arc<Fleet>, variant: Variant) -> Running {
+    fn start(&self, fleet: Arc<Fleet>, variant: Variant) -> Running {
+        let (turn, store) = (Arc::clone(&self.turn), Arc::clone(&self.store));
         // A task of its own: it ends even if the client that began it goes.
         let task = tokio::spawn(async move {
             let _turn = turn.lock().await;
-            tokio::task::spawn_blocking(move || Arc::new(encode(&fleet, variant))).await
+            tokio::task::spawn_blocking(move || Arc::new(encode(&fleet, &store, variant))).await
         });
         let encoded = async move {
             match task.await {

@@ -2,6 +2,7 @@
 
 pub mod applications;
 pub mod encoding;
+pub mod hosts;
 pub mod patience;
 pub mod sandboxes;
 pub mod scrape;
@@ -61,7 +62,7 @@ impl App {
 }
 
 /// All routes.
-pub fn router(app: App) -> Router {
+pub fn router(app: App, hosts: hosts::Hosts) -> Router {
     Router::new()
         .route("/", get(index))
         .route("/metrics", get(scrape::metrics))
@@ -71,6 +72,7 @@ pub fn router(app: App) -> Router {
         .route("/api/v1/spans", get(spans::list))
         .route("/api/v1/applications", get(applications::list))
         .with_state(app)
+        .layer(axum::middleware::from_fn_with_state(hosts, hosts::check))
 }
 
 async fn ready(State(app): State<App>) -> impl IntoResponse {

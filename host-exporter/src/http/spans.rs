@@ -8,7 +8,8 @@ use serde::{Deserialize, Serialize};
 
 use super::App;
 use crate::{
-    fleet::{Fleet, unix_ms},
+    clock::unix_ms,
+    fleet::Fleet,
     identity::Identity,
     protocol::{ErrorClass, Protocol, Side},
     spans::{CheckedSpan, Kept, Wanted},

@@ -1,6 +1,4 @@
-//! The ledger's form on disk: JSON, so that a person can read it; see [`super::VERSION`].
-
-use std::sync::Arc;
+//! The entries of the ledger: JSON, so that a person can read them.
 
 use porthole_histogram::Histogram;
 use serde::{Deserialize, Serialize};
@@ -9,23 +7,14 @@ use crate::{
     accumulate::{
         counters::AgentCounters,
         golden::{Errors, Golden, GoldenTable},
+        sandbox::Accumulator,
         series::SeriesKey,
         values::Values,
     },
-    fleet::{
-        Folded,
-        sandbox::{Phase, Sandbox},
-    },
+    fleet::sandbox::{Phase, Sandbox},
     identity::{Application, Identity},
     protocol::{Protocol, Side},
 };
-
-#[derive(Debug, Serialize, Deserialize)]
-pub(super) struct Ledger {
-    pub applications: Vec<ApplicationTotals>,
-    pub tenants: Vec<TenantTotals>,
-    pub sandboxes: Vec<SandboxEntry>,
-}
 
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct ApplicationTotals {
@@ -54,8 +43,9 @@ pub(super) struct SandboxEntry {
     pub current: Vec<GoldenRow>,
     pub closed_counters: AgentCounters,
     pub current_counters: AgentCounters,
-    /// Series that no agent will tell again: of ended epochs, and of ended sandboxes.
-    pub carried: Vec<CarriedSeries>,
+    /// Counted for `other`: its tenant had too many applications.
+    #[serde(default)]
+    pub counted_for_other: bool,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -103,7 +93,7 @@ impl TryFrom<Buckets> for StoredHistogram {
     type Error = porthole_histogram::MalformedHistogram;
 
     fn try_from(stored: Buckets) -> Result<Self, Self::Error> {
-        Histogram::from_parts(stored.sum_ns, stored.buckets).map(Self)
+        Histogram::from_saturated_parts(stored.sum_ns, stored.buckets).map(Self)
     }
 }
 
@@ -129,13 +119,17 @@ pub(super) fn table(rows: Vec<GoldenRow>) -> GoldenTable {
 }
 
 impl ApplicationTotals {
+    pub fn of(application: Application, totals: &GoldenTable) -> Self {
+        Self { application, values: rows(totals) }
+    }
+
     pub fn restore(self) -> (Application, GoldenTable) {
         (self.application, table(self.values))
     }
 }
 
 impl CarriedSeries {
-    fn of(key: &SeriesKey, values: &Values) -> Self {
+    pub fn of(key: &SeriesKey, values: &Values) -> Self {
         Self {
             key: key.clone(),
             durations: StoredHistogram(values.durations.clone()),
@@ -154,43 +148,10 @@ impl CarriedSeries {
     }
 }
 
-impl Ledger {
-    pub fn of(sandboxes: &[Arc<Sandbox>], folded: Folded) -> Self {
-        Self {
-            applications: folded
-                .applications
-                .into_iter()
-                .map(|(application, table)| ApplicationTotals { application, values: rows(&table) })
-                .collect(),
-            tenants: folded
-                .tenant_counters
-                .into_iter()
-                .map(|(tenant, counters)| TenantTotals { tenant, counters })
-                .collect(),
-            sandboxes: sandboxes.iter().map(|sandbox| SandboxEntry::of(sandbox)).collect(),
-        }
-    }
-}
-
 impl SandboxEntry {
-    fn of(sandbox: &Sandbox) -> Self {
-        let phase = sandbox.phase();
+    pub fn of(sandbox: &Sandbox, phase: Phase, accumulator: &Accumulator) -> Self {
         let created_unix_ms = sandbox.created_unix_ms();
-        let accumulator = sandbox.accumulator.lock();
         let totals = accumulator.totals();
-        let mut carried = Vec::new();
-        if phase == Phase::Live {
-            carried.extend(accumulator.carried().map(|(key, values)| CarriedSeries::of(key, values)));
-        } else {
-            let all = accumulator.for_each_series::<std::convert::Infallible>(|key, values| {
-                carried.push(CarriedSeries::of(key, values));
-                Ok(())
-            });
-            match all {
-                Ok(()) => {}
-                Err(never) => match never {},
-            }
-        }
         Self {
             identity: sandbox.identity.clone(),
             created_unix_ms,
@@ -203,7 +164,7 @@ impl SandboxEntry {
             current: rows(&totals.current.at_least(&totals.floor)),
             closed_counters: totals.closed_counters,
             current_counters: totals.current_counters.at_least(&totals.floor_counters),
-            carried,
+            counted_for_other: *sandbox.application() != sandbox.identity.application(),
         }
     }
 }

@@ -3,45 +3,52 @@
 //!
 //! A live agent tells its whole epoch again after a restart; the ledger's values of that epoch are then only a floor,
 //! under which the totals do not fall while it does. An agent that ended meanwhile tells nothing: its last known values
-//! stay. So a restart neither doubles nor loses.
+//! stay. So a restart neither doubles nor loses. A scrape shows the totals that were written before it ([`store`]), so
+//! that not even a crash takes back what was shown.
 
 pub mod file;
 mod form;
+pub mod store;
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use tokio::sync::watch;
 
 use crate::{
-    accumulate::sandbox::{Accumulator, Totals},
+    accumulate::{
+        sandbox::{Accumulator, Totals},
+        series::OTHER,
+    },
     fleet::{
         Fleet, Folded,
         sandbox::{Phase, Sandbox},
     },
 };
 
-pub use self::file::LedgerError;
+pub use self::{
+    file::LedgerError,
+    store::{Durable, Store},
+};
 
 /// Name of the ledger in the state directory.
 pub const FILE: &str = "ledger";
 
-/// Version of the ledger's form.
-pub const VERSION: u32 = 1;
-
-/// Restores the fleet. A ledger that cannot be used is moved aside, with the reason in the log.
-pub fn restore(fleet: &Fleet, directory: &std::path::Path) -> Result<(), LedgerError> {
-    let Some(form) = file::load(directory)? else { return Ok(()) };
+/// Opens the ledger and restores the fleet from it. A file that cannot be used is moved aside, with the reason in the log.
+pub fn restore(fleet: &Fleet, directory: &Path) -> Result<Store, LedgerError> {
+    let store = Store::open(directory)?;
+    let read = store.read()?;
+    fleet.own.ledger_entries_dropped.inc_by(read.dropped);
     let mut folded = Folded::default();
-    for application in form.applications {
+    for application in read.applications {
         let (application, table) = application.restore();
         folded.applications.entry(application).or_default().add(&table);
     }
-    for tenant in form.tenants {
+    for tenant in read.tenants {
         folded.tenant_counters.entry(tenant.tenant).or_default().add(&tenant.counters);
     }
     fleet.restore_folded(folded);
-    let sandboxes = form.sandboxes.len();
-    for entry in form.sandboxes {
+    let sandboxes = read.sandboxes.len();
+    for (entry, series) in read.sandboxes {
         let totals = Totals {
             closed: form::table(entry.closed),
             floor: form::table(entry.current),
@@ -49,7 +56,7 @@ pub fn restore(fleet: &Fleet, directory: &std::path::Path) -> Result<(), LedgerE
             floor_counters: entry.current_counters,
             ..Totals::default()
         };
-        let carried = entry.carried.into_iter().map(form::CarriedSeries::restore);
+        let carried = series.into_iter().map(form::CarriedSeries::restore);
         let budget = fleet.budget(&entry.identity.tenant);
         let has_ended = entry.ended_unix_ms.is_some();
         let accumulator =
@@ -59,48 +66,47 @@ pub fn restore(fleet: &Fleet, directory: &std::path::Path) -> Result<(), LedgerE
             (Some(at_unix_ms), false) => Phase::Ended { at_unix_ms, scrapes: entry.scrapes },
             (Some(at_unix_ms), true) => Phase::Remembered { at_unix_ms },
         };
-        fleet.restore(Sandbox::restored(entry.identity, entry.created_unix_ms, phase, accumulator));
+        let mut application = entry.identity.application();
+        if entry.counted_for_other {
+            OTHER.clone_into(&mut application.service_name);
+        }
+        let sandbox = Sandbox::restored(entry.identity, entry.created_unix_ms, phase, accumulator);
+        fleet.restore(sandbox.counted_for(application));
     }
-    tracing::info!(sandboxes, "ledger restored");
-    Ok(())
+    tracing::info!(sandboxes, dropped = read.dropped, "ledger restored");
+    Ok(store)
 }
 
-/// Writes the ledger.
-pub fn save(fleet: &Fleet, directory: &std::path::Path) -> Result<(), LedgerError> {
-    let form = fleet.snapshot(form::Ledger::of);
-    file::save(directory, &form)
+/// Writes what changed, counts it, and gives the totals as of then. Where writing fails the totals live on in memory.
+pub fn save(fleet: &Fleet, store: &Store) -> Durable {
+    let (durable, written) = store.save(fleet);
+    match written {
+        Ok(true) => {
+            fleet.own.ledger_writes.inc();
+        }
+        Ok(false) => {}
+        Err(error) => {
+            fleet.own.ledger_failures.inc();
+            tracing::error!(%error, "the ledger was not written; a restart now would lose counts");
+        }
+    }
+    durable
 }
 
 /// Writes the ledger whenever something changed, at most every `interval`, until told to stop; then once more.
-pub async fn keep(
-    fleet: Arc<Fleet>,
-    directory: PathBuf,
-    interval: Duration,
-    mut stop: watch::Receiver<bool>,
-) {
-    let mut written = fleet.changes();
+pub async fn keep(fleet: Arc<Fleet>, store: Arc<Store>, interval: Duration, mut stop: watch::Receiver<bool>) {
+    let mut written = 0;
     loop {
         let stopping = tokio::select! {
             () = tokio::time::sleep(interval) => false,
             _ = stop.wait_for(|stop| *stop) => true,
         };
         let now = fleet.changes();
-        if now != written {
-            let (fleet_to_save, directory) = (Arc::clone(&fleet), directory.clone());
-            let saved = tokio::task::spawn_blocking(move || save(&fleet_to_save, &directory)).await;
-            match saved {
-                Ok(Ok(())) => {
-                    written = now;
-                    fleet.own.ledger_writes.inc();
-                }
-                Ok(Err(error)) => {
-                    fleet.own.ledger_failures.inc();
-                    tracing::error!(%error, "the ledger was not written; a restart now would lose counts");
-                }
-                Err(error) => {
-                    fleet.own.ledger_failures.inc();
-                    tracing::error!(%error, "writing the ledger failed");
-                }
+        if now != written || stopping {
+            let (fleet, store) = (Arc::clone(&fleet), Arc::clone(&store));
+            match tokio::task::spawn_blocking(move || drop(save(&fleet, &store))).await {
+                Ok(()) => written = now,
+                Err(error) => tracing::error!(%error, "writing the ledger failed"),
             }
         }
         if stopping {

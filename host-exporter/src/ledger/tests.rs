@@ -20,29 +20,70 @@ fn entries(directory: &Path) -> Vec<String> {
 fn a_ledger_that_cannot_be_used_is_moved_aside_and_nothing_crashes() {
     let good = {
         let directory = tempfile::tempdir().expect("directory");
-        save(&fleet(), directory.path()).expect("saved");
+        drop(restore(&fleet(), directory.path()).expect("new"));
         fs::read(directory.path().join(FILE)).expect("read")
     };
     let mut flipped = good.clone();
-    *flipped.last_mut().expect("not empty") ^= 1;
-    let future = String::from_utf8(good.clone()).expect("text").replacen(" 1 ", " 2 ", 1).into_bytes();
-    for bad in [&b""[..], b"\n", b"{}", &good[..good.len() - 1], &flipped, &future, &[0xff; 100]] {
+    flipped[0] ^= 1;
+    let earlier = b"porthole-ledger 1 2 0\n{}".to_vec();
+    for bad in [&b""[..], b"\n", b"{}", &good[..good.len() / 3], &flipped, &earlier, &[0xff; 100]] {
         let directory = tempfile::tempdir().expect("directory");
         fs::write(directory.path().join(FILE), bad).expect("written");
-        restore(&fleet(), directory.path()).expect("the exporter starts");
+        drop(restore(&fleet(), directory.path()).expect("the exporter starts"));
         let names = entries(directory.path());
-        assert_eq!(names.len(), 1, "{names:?}");
-        assert!(names[0].starts_with("ledger.unusable-"), "{names:?}");
-        assert_eq!(fs::read(directory.path().join(&names[0])).expect("kept"), bad);
+        assert_eq!(names.len(), 2, "{names:?}");
+        assert!(names[1].starts_with("ledger.unusable-"), "{names:?}");
+        assert_eq!(fs::read(directory.path().join(&names[1])).expect("kept"), bad);
     }
 }
 
 #[test]
-fn a_good_ledger_stays_and_leaves_no_staging_file() {
+fn unusable_ledgers_do_not_pile_up() {
     let directory = tempfile::tempdir().expect("directory");
-    save(&fleet(), directory.path()).expect("saved");
-    restore(&fleet(), directory.path()).expect("restored");
-    assert_eq!(entries(directory.path()), [FILE]);
+    for number in 0..6 {
+        fs::write(directory.path().join(format!("{FILE}.unusable-{number}")), "old").expect("written");
+    }
+    fs::write(directory.path().join(FILE), "bad").expect("written");
+    drop(restore(&fleet(), directory.path()).expect("restored"));
+    assert_eq!(entries(directory.path()).len(), 3, "{:?}", entries(directory.path()));
+}
+
+#[test]
+fn a_bad_entry_costs_that_entry_alone() {
+    let directory = tempfile::tempdir().expect("directory");
+    let store = restore(&fleet(), directory.path()).expect("new");
+    let saturated = r#"{"tenant":"evil","service_name":"a","values":[{"side":"server","protocol":"http1",
+        "errors":{"client":0,"server":0,"no_response":0},
+        "durations":{"sum_ns":18446744073709551615,"buckets":[[0,18446744073709551615],[1,18446744073709551615]]}}]}"#;
+    let good = saturated.replace("evil", "good").replace("18446744073709551615", "7");
+    store.put_application("1", b"no JSON");
+    store.put_application("2", saturated.as_bytes());
+    store.put_application("3", good.as_bytes());
+    drop(store);
+    let fleet = fleet();
+    drop(restore(&fleet, directory.path()).expect("restored"));
+    assert_eq!(fleet.own.ledger_entries_dropped.get(), 1);
+    let requests = |tenant: &str| -> u64 {
+        let of_tenant =
+            fleet.applications().into_iter().filter(|(application, _)| application.tenant == tenant);
+        of_tenant
+            .flat_map(|(_, table)| {
+                table.iter().map(|(_, _, golden)| golden.durations.count()).collect::<Vec<_>>()
+            })
+            .sum()
+    };
+    assert_eq!(requests("good"), 14, "untouched by what another tenant left");
+    assert_eq!(requests("evil"), u64::MAX, "a saturated count is read back");
+}
+
+#[test]
+fn nothing_is_written_while_nothing_changes() {
+    let directory = tempfile::tempdir().expect("directory");
+    let fleet = fleet();
+    let store = restore(&fleet, directory.path()).expect("new");
+    assert!(!store.save(&fleet).1.expect("saved"), "nothing to write");
+    drop(save(&fleet, &store));
+    assert_eq!(fleet.own.ledger_writes.get(), 0);
 }
 
 #[test]

@@ -54,6 +54,7 @@ impl Host {
     pub fn config(&self) -> config::Exporter {
         config::Exporter {
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+            hosts: vec!["test".into(), "x".into()],
             state_directory: self.state(),
             ledger_interval_seconds: 0.05,
             agent_idle_seconds: 1.0,

@@ -83,16 +83,21 @@ impl Histogram {
 
     /// A histogram of these buckets, (index, count), ascending by index, and the sum of their durations.
     pub fn from_parts(sum_ns: u64, buckets: Vec<(i32, u64)>) -> Result<Self, MalformedHistogram> {
+        if buckets.iter().try_fold(0_u64, |total, &(_, count)| total.checked_add(count)).is_none() {
+            return Err(MalformedHistogram("count overflow"));
+        }
+        Self::from_saturated_parts(sum_ns, buckets)
+    }
+
+    /// The same of sums, whose counts saturate when they are added: what was added can be read back.
+    pub fn from_saturated_parts(sum_ns: u64, buckets: Vec<(i32, u64)>) -> Result<Self, MalformedHistogram> {
         if buckets.iter().any(|&(index, _)| !(INDEX_MIN..=INDEX_MAX).contains(&index)) {
             return Err(MalformedHistogram("index out of range"));
         }
         if buckets.windows(2).any(|pair| pair[0].0 >= pair[1].0) {
             return Err(MalformedHistogram("indexes must ascend"));
         }
-        let count = buckets
-            .iter()
-            .try_fold(0_u64, |total, &(_, count)| total.checked_add(count))
-            .ok_or(MalformedHistogram("count overflow"))?;
+        let count = buckets.iter().fold(0_u64, |total, &(_, count)| total.saturating_add(count));
         Ok(Self { count, sum_ns, buckets })
     }
 }
@@ -108,6 +113,14 @@ mod tests {
         for buckets in [vec![(5, 1), (5, 1)], vec![(INDEX_MAX + 1, 1)], vec![(0, u64::MAX), (1, 1)]] {
             assert!(Histogram::from_parts(0, buckets).is_err());
         }
+    }
+
+    #[test]
+    fn saturated_sums_are_read_back() {
+        let mut sum = Histogram::from_parts(u64::MAX, vec![(0, u64::MAX)]).expect("well formed");
+        sum.merge(&Histogram::from_parts(u64::MAX, vec![(0, 5), (3, 7)]).expect("well formed"));
+        let read = Histogram::from_saturated_parts(sum.sum_ns(), sum.buckets().to_vec());
+        assert_eq!(read.expect("read back"), sum);
     }
 
     #[test]
