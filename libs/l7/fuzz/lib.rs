@@ -6,7 +6,7 @@
 //! before, bit 3 multiplies the length by 16, bit 4 lets time pass.
 
 use porthole_l7::{
-    Chunk, Connection, Direction, ParserContext, Limits, Protocol, ScopeId, Side, Timestamp, Transport,
+    Chunk, Connection, Direction, Limits, ParserContext, Protocol, ScopeId, Side, Timestamp, Transport,
 };
 
 /// Bytes of a chunk that are captured at most.
@@ -28,7 +28,8 @@ pub fn parser(protocol: Protocol, transport: Transport, data: &[u8]) {
 }
 
 fn drive(mut connection: Connection, data: &[u8]) {
-    let mut context = ParserContext::new(Limits { symbols: 128, routes_per_scope: 20, pending_per_connection: 8 });
+    let mut context =
+        ParserContext::new(Limits { symbols: 128, routes_per_scope: 20, pending_per_connection: 8 });
     let mut offsets = [0_u64; 2];
     let mut now = 0_u64;
     let mut exchanges = 0_u64;

@@ -78,7 +78,7 @@ pub struct Tally {
     pub exchanges: u64,
     /// Request starts that never became an exchange: desynchronised, evicted, malformed.
     pub unparsed: u64,
-    /// Names overflowed_names into [`Symbol::OTHER`].
+    /// Folds names beyond the bound into [`Symbol::OTHER`].
     pub overflowed_names: u64,
     /// Gaps in a stream after which a parser had to look for the next message.
     pub gaps: u64,
