@@ -4,7 +4,7 @@
 #[path = "../../libs/config/tests/support/reference.rs"]
 mod reference;
 
-use porthole_microvm::shim::config::Microvm;
+use porthole_microvm::config::Microvm;
 
 #[test]
 fn every_key_of_the_microvm_is_documented_with_its_default() {

@@ -86,7 +86,7 @@ impl Group {
         self.file("memory.events")
     }
 
-    /// How many processes of the group the kernel has killed for want of memory.
+    /// How many processes of the group the kernel has killed because memory ran out.
     pub fn oom_kills(&self) -> u64 {
         self.table("memory.events").get("oom_kill").copied().unwrap_or(0)
     }

@@ -19,7 +19,7 @@ use tokio_vsock::VsockStream;
 use super::{
     GuestError,
     cgroup::Group,
-    helper::{self, Make, Order, Stdio3},
+    helper::{self, Make, Order, StandardStreams},
     oom,
     reaper::{Ending, Exit, Reaper},
     streams::{self, Streams},
@@ -61,7 +61,7 @@ pub struct Containers {
 
 /// What carries a process' streams once it exists.
 struct Attachments {
-    stdio: Stdio3,
+    stdio: StandardStreams,
     console: Option<ConsoleSocket>,
     carriers: Vec<Carrier>,
 }
@@ -114,7 +114,7 @@ impl Containers {
                 Ok(pid)
             }
             Err(error) => {
-                // The failure is what the host is told; the bundle is of no further use.
+                // The host gets the failure; the bundle is of no further use.
                 let _ = std::fs::remove_dir_all(&bundle);
                 Err(error)
             }
@@ -180,7 +180,8 @@ impl Containers {
         let stdout = self.streams.claim(numbers.stdout)?;
         let stderr = self.streams.claim(numbers.stderr)?;
         let mut carriers = Vec::new();
-        let mut standard = Stdio3 { stdin: Stdio::null(), stdout: Stdio::null(), stderr: Stdio::null() };
+        let mut standard =
+            StandardStreams { stdin: Stdio::null(), stdout: Stdio::null(), stderr: Stdio::null() };
         if numbers.terminal {
             carriers.extend(stdin.map(Carrier::TerminalIn));
             carriers.extend(stdout.map(Carrier::TerminalOut));

@@ -50,7 +50,7 @@ pub enum Make {
 type Answer = Result<i32, String>;
 
 /// Standard streams for a new process.
-pub struct Stdio3 {
+pub struct StandardStreams {
     /// Standard input.
     pub stdin: Stdio,
     /// Standard output.
@@ -60,7 +60,11 @@ pub struct Stdio3 {
 }
 
 /// Runs a helper; answers the new process' number and how it will end.
-pub async fn run(order: &Order, streams: Stdio3, reaper: &Reaper) -> Result<(i32, Ending), GuestError> {
+pub async fn run(
+    order: &Order,
+    streams: StandardStreams,
+    reaper: &Reaper,
+) -> Result<(i32, Ending), GuestError> {
     let (answer, answer_write) =
         nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).map_err(GuestError::errno("make a pipe"))?;
     let order_json =
@@ -97,7 +101,7 @@ pub async fn run(order: &Order, streams: Stdio3, reaper: &Reaper) -> Result<(i32
     }
 }
 
-/// What a helper says before it ends. The pipe's own end would come too late: the container's first process holds a
+/// A helper's answer. The pipe's own end would come too late: the container's first process holds a
 /// copy of it until it is started.
 async fn answer_line(
     pipe: &mut tokio::net::unix::pipe::Receiver,

@@ -1,7 +1,7 @@
 //! The guest's first process.
 //!
 //! At boot: file systems ([`mounts`]), kernel modules ([`modules`]), the loopback interface ([`network`]); then it
-//! listens on vsock and says so on the console. From then on it does what the host asks ([`service`]): [`containers`]
+//! listens on vsock and writes a line to the console. From then on it serves the host's calls ([`service`]): [`containers`]
 //! keeps the table, [`helper`] makes containers with libcontainer in a process of its own, [`streams`] carries standard
 //! streams, [`terminal`] fetches a container's terminal, [`cgroup`] counts, freezes and kills, [`reaper`] collects
 //! what has ended.

@@ -1,6 +1,11 @@
 //! Kernel modules: the initrd brings them, with a list in the order in which they load.
 
-use std::{fs::File, io, os::fd::AsRawFd as _, path::Path};
+use std::{fs::File, io, path::Path};
+
+use nix::{
+    errno::Errno,
+    kmod::{ModuleInitFlags, finit_module},
+};
 
 use super::GuestError;
 
@@ -37,11 +42,8 @@ pub fn load_after_boot() {
 
 fn load(name: &str) -> io::Result<()> {
     let file = File::open(Path::new(DIRECTORY).join(format!("{name}.ko")))?;
-    // SAFETY: the descriptor is open for the call, and the parameters are a C string; nothing of ours is written.
-    let result = unsafe { libc::syscall(libc::SYS_finit_module, file.as_raw_fd(), c"".as_ptr(), 0) };
-    match (result, io::Error::last_os_error()) {
-        (0, _) => Ok(()),
-        (_, error) if error.raw_os_error() == Some(libc::EEXIST) => Ok(()),
-        (_, error) => Err(error),
+    match finit_module(&file, c"", ModuleInitFlags::empty()) {
+        Ok(()) | Err(Errno::EEXIST) => Ok(()),
+        Err(errno) => Err(errno.into()),
     }
 }

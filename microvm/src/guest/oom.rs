@@ -1,4 +1,4 @@
-//! Tells when the kernel has killed a process of a container for want of memory.
+//! Reports containers in which the kernel has killed a process because memory ran out.
 
 use std::os::fd::{AsFd as _, AsRawFd, RawFd};
 

@@ -27,7 +27,7 @@ pub struct Exit {
     pub unix_nanos: u64,
 }
 
-/// The end of one process; clones tell of the same one.
+/// The end of one process; clones refer to the same one.
 #[derive(Clone)]
 pub struct Ending(watch::Receiver<Option<Exit>>);
 
@@ -49,7 +49,7 @@ impl Ending {
 /// Stands for an end that nobody has seen. The reaper lives as long as the guest, so that this does not happen.
 const LOST: Exit = Exit { status: 255, unix_nanos: 0 };
 
-/// An exit that nobody has asked for is kept so long: a process can end before its maker has told its number.
+/// An exit that nobody has asked for is kept so long: a process can end before its number is known.
 const UNCLAIMED_FOR: Duration = Duration::from_mins(1);
 
 #[derive(Default)]

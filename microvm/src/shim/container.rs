@@ -9,9 +9,10 @@ use std::{
 
 use tokio::sync::{Mutex as AsyncMutex, watch};
 
+use crate::vm::share::ContainerFiles;
+
 use super::{
     ShimError,
-    rootfs::ContainerFiles,
     stdio::{Stdio, StdioPaths},
 };
 
@@ -107,9 +108,9 @@ impl Process {
     }
 
     /// Waits until its output is with containerd, at most so long, and closes its streams.
-    pub async fn drain(&self, patience: Duration) {
+    pub async fn drain(&self, timeout: Duration) {
         if let Some(stdio) = self.stdio.lock().await.take() {
-            stdio.drain(patience).await;
+            stdio.drain(timeout).await;
         }
     }
 }

@@ -1,6 +1,6 @@
 //! What is done to containers while they are there: signals, further processes, pausing, limits, counters.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use containerd_shim::protos::{
     cgroups_v2::metrics::Metrics,
@@ -11,11 +11,17 @@ use serde_json::Value;
 use super::{
     ShimError,
     container::{Process, Status},
-    sandbox::{Sandbox, soon},
+    sandbox::{Running, Sandbox, soon},
     spec, stats,
     stdio::StdioPaths,
 };
 use crate::wire::guest;
+
+/// Most processes of a container that are listed.
+const PIDS_MAX: usize = 32 << 10;
+
+/// How long a killed process may take to end. Emulated guests are slow.
+const KILL_TIMEOUT: Duration = Duration::from_secs(30);
 
 impl Sandbox {
     /// Sends a signal.
@@ -32,7 +38,12 @@ impl Sandbox {
             all,
             ..Default::default()
         };
-        running.guest.signal(soon(), &request).await?;
+        let sent = running.guest.signal(soon(), &request).await;
+        if signal == libc::SIGKILL.unsigned_abs() {
+            // The guest may answer and not kill, or not answer.
+            enforce_end(running, process);
+        }
+        sent?;
         Ok(())
     }
 
@@ -115,7 +126,9 @@ impl Sandbox {
     /// A container's processes, by their numbers in the guest.
     pub async fn pids(&self, id: &str) -> Result<Vec<u32>, ShimError> {
         self.container(id)?;
-        Ok(self.running()?.guest.pids(soon(), &request(id)).await?.pids)
+        let mut pids = self.running()?.guest.pids(soon(), &request(id)).await?.pids;
+        pids.truncate(PIDS_MAX);
+        Ok(pids)
     }
 
     /// A container's counters.
@@ -146,6 +159,16 @@ impl Sandbox {
         let process = self.process(id, exec_id)?;
         Ok(process.ended().await)
     }
+}
+
+/// Switches the machine off when a killed process does not end in time: what is killed ends, whatever the guest does.
+fn enforce_end(running: Arc<Running>, process: Arc<Process>) {
+    tokio::spawn(async move {
+        if tokio::time::timeout(KILL_TIMEOUT, process.ended()).await.is_err() {
+            tracing::warn!(process = process.name(), "killed and still there: the machine is switched off");
+            running.machine.kill();
+        }
+    });
 }
 
 fn request(id: &str) -> guest::ContainerRequest {

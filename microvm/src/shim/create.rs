@@ -15,13 +15,21 @@ use super::{
     ShimError,
     container::{Container, Process},
     ending, monitor,
-    rootfs::ContainerFiles,
     sandbox::{Running, Sandbox, soon},
     spec::{Role, Spec},
     stdio::{Stdio, StdioPaths},
 };
 use crate::{
-    vm::{Machine, cleanup, process::ProcessRef, record::Record},
+    vm::{
+        Machine,
+        cgroup::{self, ControlGroups},
+        cleanup,
+        process::ProcessRef,
+        record::Record,
+        sandbox_environment::Environment,
+        share::{self, RootFileSystem},
+        system::{FileSystem, Linux, System as _},
+    },
     wire::guest,
 };
 
@@ -86,13 +94,30 @@ impl Sandbox {
         let directory = self.directory();
         // What a sandbox of the same id has left would be mistaken for this one's.
         cleanup::sweep(&directory)?;
-        std::fs::create_dir_all(&directory).map_err(ShimError::io("create", &directory))?;
+        self.config
+            .create_state_directory()
+            .map_err(ShimError::io("create", &self.config.state_directory))?;
+        Linux.create_directory(&directory).map_err(ShimError::io("create", &directory))?;
         let own = i32::try_from(std::process::id()).unwrap_or(i32::MAX);
-        let mut record =
-            Record { shim: ProcessRef::of("shim", own), socket: self.socket.clone(), ..Record::default() };
+        let mut record = Record {
+            sandbox: self.key.to_string(),
+            shim: ProcessRef::of("shim", own),
+            socket: self.socket.clone(),
+            ..Record::default()
+        };
         record.save(&directory).map_err(ShimError::io("write the record in", &directory))?;
+        let groups = self.control_groups(spec);
+        record.control_groups = groups.made;
+        record.save(&directory).map_err(ShimError::io("write the record in", &directory))?;
+        let environment = Environment {
+            sandbox: self.key.to_string(),
+            directory: directory.clone(),
+            // No two shims that run have one process number.
+            user: self.config.user_base.saturating_add(std::process::id()),
+            members: groups.members,
+        };
         let namespace = spec.network_namespace();
-        let machine = Machine::start(&self.config, &self.id, namespace.as_deref(), &mut record).await?;
+        let machine = Machine::start(&self.config, &environment, namespace.as_deref(), &mut record).await?;
         record.save(&directory).map_err(ShimError::io("write the record in", &directory))?;
         let socket = directory.join(monitor::FILE);
         monitor::serve(&socket, machine.channel().to_string())
@@ -103,6 +128,15 @@ impl Sandbox {
         Ok(running)
     }
 
+    /// The control groups of the sandbox's programs. A host on which they cannot be made runs the sandbox all the same.
+    fn control_groups(&self, spec: &Spec) -> ControlGroups {
+        let path = spec.control_group().unwrap_or_else(|| format!("/{}/{}", self.key.namespace, self.key.id));
+        cgroup::make(&path).unwrap_or_else(|error| {
+            tracing::warn!(%error, path, "the sandbox is in no control group of its own");
+            ControlGroups::default()
+        })
+    }
+
     async fn add(
         self: &Arc<Self>,
         running: &Arc<Running>,
@@ -110,12 +144,13 @@ impl Sandbox {
         spec: Spec,
         first: bool,
     ) -> Result<u32, ShimError> {
-        let name = format!("c{}", self.next_number());
-        let (root, read_only) = spec.root(&request.bundle);
-        let (guest_spec, host_mounts) = spec.for_guest(&request.id, &name, request.stdio.terminal);
-        let files = ContainerFiles::make(running.machine.shared().join(&name))?;
-        files.mount_root(&request.rootfs, &root, read_only)?;
-        files.bind(&host_mounts)?;
+        let failed = || ShimError::io("mount the files of", &request.id);
+        let name = share::random_name().map_err(failed())?;
+        let (directory, read_only) = spec.root(&request.bundle);
+        let (guest_spec, volumes) = spec.for_guest(&request.id, &name, request.stdio.terminal);
+        let mounts: Vec<FileSystem> = request.rootfs.iter().map(file_system).collect();
+        let root = RootFileSystem { mounts: &mounts, directory: &directory, read_only };
+        let files = running.machine.files().add_container(&name, &root, &volumes).map_err(failed())?;
         let (stdio, streams) = Stdio::open(&running.machine, &request.stdio).await?;
         let guest_request = guest::CreateContainerRequest {
             id: request.id.clone(),
@@ -153,5 +188,15 @@ impl Sandbox {
     /// containerd's bundles are beside each other; a companion's is elsewhere.
     fn is_containerds(&self, bundle: &Path) -> bool {
         self.container(&self.id).is_ok_and(|own| own.bundle.parent() == bundle.parent())
+    }
+}
+
+/// containerd's mount in the terms of [`crate::vm::system`].
+fn file_system(mount: &Mount) -> FileSystem {
+    FileSystem {
+        kind: mount.type_.clone(),
+        source: mount.source.clone(),
+        target: mount.target.clone(),
+        options: mount.options.clone(),
     }
 }

@@ -9,19 +9,19 @@ use super::{
     container::{Exit, Status},
     sandbox::{Sandbox, timestamp},
 };
-use crate::{vm::deadline, wire::guest};
+use crate::{text::printable, vm::deadline, wire::guest};
 
 /// How long containerd may take to fetch a process' last output.
-const DRAIN_PATIENCE: Duration = Duration::from_secs(5);
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long a process that was never started may take to be killed.
-const KILL_PATIENCE: Duration = Duration::from_secs(5);
+const KILL_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long the guest may take to forget a container.
-const REMOVE_PATIENCE: Duration = Duration::from_secs(5);
+const REMOVE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long the sandbox's end may take.
-const END_PATIENCE: Duration = Duration::from_secs(20);
+const END_TIMEOUT: Duration = Duration::from_secs(20);
 
 impl Sandbox {
     /// Deletes a process, with the empty exec id its container; answers how it ended.
@@ -32,7 +32,7 @@ impl Sandbox {
             Status::Stopped(exit) => exit,
             Status::Created if exec_id.is_empty() => {
                 self.kill(id, "", libc::SIGKILL.unsigned_abs(), true).await?;
-                tokio::time::timeout(KILL_PATIENCE, process.ended())
+                tokio::time::timeout(KILL_TIMEOUT, process.ended())
                     .await
                     .map_err(|_| ShimError::State(format!("{} does not end", process.name())))?
             }
@@ -41,7 +41,7 @@ impl Sandbox {
                 return Err(ShimError::State(format!("{} is running", process.name())));
             }
         };
-        process.drain(DRAIN_PATIENCE).await;
+        process.drain(DRAIN_TIMEOUT).await;
         if let Some(running) = self.machine() {
             let request = guest::ProcessRequest {
                 id: id.to_owned(),
@@ -49,8 +49,9 @@ impl Sandbox {
                 ..Default::default()
             };
             // The machine may be going down; then there is nothing left to forget.
-            if let Err(error) = running.guest.remove(deadline(REMOVE_PATIENCE), &request).await {
-                tracing::debug!(%error, process = process.name(), "the guest did not remove it");
+            if let Err(error) = running.guest.remove(deadline(REMOVE_TIMEOUT), &request).await {
+                let error = printable(&error.to_string());
+                tracing::debug!(error, process = process.name(), "the guest did not remove it");
             }
         }
         if !exec_id.is_empty() {
@@ -59,7 +60,7 @@ impl Sandbox {
         }
         if id == self.id {
             let mut ended = self.ended().subscribe();
-            if tokio::time::timeout(END_PATIENCE, ended.wait_for(|ended| *ended)).await.is_err() {
+            if tokio::time::timeout(END_TIMEOUT, ended.wait_for(|ended| *ended)).await.is_err() {
                 tracing::error!("the sandbox takes too long to end");
             }
         }
@@ -77,7 +78,7 @@ impl Sandbox {
         Ok(exit)
     }
 
-    /// Ends the shim when the sandbox's own container is gone, or at once if told to.
+    /// Ends the shim when the sandbox's own container is gone, or at once with `now`.
     pub async fn shutdown(self: &Arc<Self>, now: bool) {
         if !now && self.container(&self.id).is_ok() {
             return;

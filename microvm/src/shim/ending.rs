@@ -1,4 +1,4 @@
-//! The sandbox's end: when its own container has ended, or when it is told to.
+//! The sandbox's end: when its own container has ended, or when containerd shuts the shim down.
 
 use std::{sync::Arc, time::Duration};
 
@@ -7,21 +7,22 @@ use super::{
     sandbox::Sandbox,
 };
 use crate::{
+    text::printable,
     vm::{cleanup, deadline},
     wire::guest,
 };
 
 /// How long containerd may take to fetch the last output of a sandbox that ended by itself.
-const DRAIN_PATIENCE: Duration = Duration::from_secs(5);
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The same when the machine was killed: what it had not sent is lost.
-const DRAIN_PATIENCE_KILLED: Duration = Duration::from_millis(300);
+const DRAIN_TIMEOUT_KILLED: Duration = Duration::from_millis(300);
 
 /// How long the guest may take to kill what runs and to write back.
-const QUIESCE_PATIENCE: Duration = Duration::from_secs(3);
+const QUIESCE_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// How long ends that the guest has seen may take to be told.
-const EXITS_PATIENCE: Duration = Duration::from_secs(1);
+/// How long exits that the guest has seen may take to reach the shim.
+const EXITS_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Takes the sandbox down as soon as its own container has ended.
 pub fn watch(sandbox: &Arc<Sandbox>) {
@@ -42,23 +43,24 @@ impl Sandbox {
         }
         if let Some(running) = self.machine() {
             let gone = *running.machine.gone().borrow();
-            let patience = if gone { DRAIN_PATIENCE_KILLED } else { DRAIN_PATIENCE };
+            let timeout = if gone { DRAIN_TIMEOUT_KILLED } else { DRAIN_TIMEOUT };
             let (own, others) = self.processes();
             for process in own.iter().filter(|process| process.exec_id.is_empty()) {
-                process.drain(patience).await;
+                process.drain(timeout).await;
             }
             if !gone {
                 linger(&others, self.config.linger()).await;
                 // A guest that does not answer is killed all the same.
                 if let Err(error) =
-                    running.guest.quiesce(deadline(QUIESCE_PATIENCE), &guest::Empty::new()).await
+                    running.guest.quiesce(deadline(QUIESCE_TIMEOUT), &guest::Empty::new()).await
                 {
-                    tracing::warn!(%error, "the guest was not brought to rest");
+                    let error = printable(&error.to_string());
+                    tracing::warn!(error, "the guest was not brought to rest");
                 }
-                linger(&others, EXITS_PATIENCE).await;
+                linger(&others, EXITS_TIMEOUT).await;
             }
             for process in own.iter().chain(&others) {
-                process.drain(DRAIN_PATIENCE_KILLED).await;
+                process.drain(DRAIN_TIMEOUT_KILLED).await;
             }
         }
         let directory = self.directory();
@@ -84,7 +86,7 @@ impl Sandbox {
 }
 
 /// Waits until all these have ended, at most so long.
-async fn linger(processes: &[Arc<Process>], patience: Duration) {
+async fn linger(processes: &[Arc<Process>], timeout: Duration) {
     let all = async {
         for process in processes {
             if matches!(process.status(), Status::Running | Status::Paused) {
@@ -92,6 +94,6 @@ async fn linger(processes: &[Arc<Process>], patience: Duration) {
             }
         }
     };
-    // Impatience is the rule.
-    let _ = tokio::time::timeout(patience, all).await;
+    // Running out of time is the rule.
+    let _ = tokio::time::timeout(timeout, all).await;
 }

@@ -43,7 +43,7 @@ impl Events {
             while let Some(item) = items.recv().await {
                 match item {
                     Item::Event(envelope) => forward(&mut client, &address, *envelope).await,
-                    // Whoever asked may have lost patience.
+                    // The caller may have given up.
                     Item::Flush(done) => drop(done.send(())),
                 }
             }
@@ -65,11 +65,11 @@ impl Events {
     }
 
     /// Waits until what was queued is out, at most so long.
-    pub async fn flush(&self, patience: Duration) {
+    pub async fn flush(&self, timeout: Duration) {
         let (done, wait) = oneshot::channel();
         if self.queue.send(Item::Flush(done)).is_ok() {
-            // Impatience is not an error: containerd may be gone.
-            let _ = tokio::time::timeout(patience, wait).await;
+            // Running out of time is no error: containerd may be gone.
+            let _ = tokio::time::timeout(timeout, wait).await;
         }
     }
 }

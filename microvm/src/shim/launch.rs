@@ -1,5 +1,5 @@
 //! What containerd executes: `start` leaves a shim behind or finds the sandbox's, `delete` removes what a shim has left,
-//! `-info` says what this is; without a verb it is the shim itself.
+//! `-info` describes the runtime; without a verb it is the shim itself.
 
 use std::{
     io::Write as _,
@@ -20,9 +20,9 @@ use containerd_shim::{
     socket_address,
 };
 use porthole_config::ConfigFile;
+use porthole_registry::{InvalidId, SandboxKey};
 
 use super::{
-    config::Microvm,
     container::KILLED,
     events::Events,
     logs,
@@ -30,20 +30,20 @@ use super::{
     service::TaskService,
     spec::{Role, Spec},
 };
-use crate::vm::{VmError, cleanup, record::Record};
+use crate::{
+    config::Microvm,
+    vm::{VmError, cleanup, privileges, record::Record},
+};
 
 /// The runtime's name in containerd's terms.
 pub const RUNTIME: &str = "io.containerd.porthole-microvm.v2";
 
 /// How long `delete` waits for a shim that is still there: containerd may call it while the shim is ending. containerd
 /// itself waits 5 seconds.
-const SHIM_PATIENCE: Duration = Duration::from_secs(3);
+const SHIM_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// How long a shim may take to send its last events.
-const EVENTS_PATIENCE: Duration = Duration::from_secs(2);
-
-/// How long a killed shim may take to be gone.
-const KILL_PATIENCE: Duration = Duration::from_secs(1);
+const EVENTS_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The program.
 pub async fn run() {
@@ -89,6 +89,12 @@ fn load_config() -> Result<Microvm, String> {
 }
 
 impl Launcher {
+    fn sandbox(&self) -> Result<SandboxKey, Error> {
+        let invalid = |error: InvalidId| Error::Other(error.to_string());
+        let namespace = self.namespace.parse().map_err(invalid)?;
+        Ok(SandboxKey { namespace, id: self.id.parse().map_err(invalid)? })
+    }
+
     fn config(&self) -> Result<Microvm, Error> {
         self.config.clone().map_err(Error::Other)
     }
@@ -103,6 +109,10 @@ impl Shim for Launcher {
             // The shim itself: a session of its own, so that no signal meant for containerd's reaches it.
             let _ = nix::unistd::setsid();
             logs::start(Path::new("."));
+            // Before any thread starts, so that all have the same.
+            if let Err(error) = privileges::limit_shim() {
+                tracing::warn!(error, "the shim keeps privileges that it does not need");
+            }
         }
         Self {
             id: flags.id.clone(),
@@ -116,6 +126,7 @@ impl Shim for Launcher {
 
     async fn start_shim(&mut self, options: StartOpts) -> Result<String, Error> {
         self.config()?;
+        self.sandbox()?;
         let bundle = std::env::current_dir().map_err(|error| Error::Other(error.to_string()))?;
         let spec = Spec::load(&bundle).map_err(|error| Error::Other(error.to_string()))?;
         let address = match spec.role() {
@@ -133,7 +144,7 @@ impl Shim for Launcher {
     }
 
     async fn delete_shim(&mut self) -> Result<DeleteResponse, Error> {
-        let directory = self.config()?.sandbox_directory(&self.id);
+        let directory = self.config()?.sandbox_directory(&self.sandbox()?);
         // A container that joined a sandbox has no directory of its own: its sandbox cares for what it leaves.
         if !self.id.is_empty() && directory.is_dir() {
             remove_sandbox(&directory).map_err(|error| Error::Other(error.to_string()))?;
@@ -148,7 +159,7 @@ impl Shim for Launcher {
     async fn wait(&mut self) {
         self.exit.wait().await;
         if let Some(events) = self.events.get() {
-            events.flush(EVENTS_PATIENCE).await;
+            events.flush(EVENTS_TIMEOUT).await;
         }
     }
 
@@ -162,8 +173,13 @@ impl Shim for Launcher {
             tracing::error!(error, "the configuration cannot be used; going on with the defaults");
             Microvm::default()
         });
+        let sandbox = self.sandbox().unwrap_or_else(|error| {
+            // `start` has refused such a name; nobody can have asked for this shim.
+            tracing::error!(%error, "the sandbox has no usable name");
+            std::process::exit(1)
+        });
         let sandbox = Sandbox::new(
-            self.id.clone(),
+            sandbox,
             config,
             events,
             Arc::clone(&self.exit),
@@ -173,14 +189,12 @@ impl Shim for Launcher {
     }
 }
 
-/// Removes what a sandbox has left, its shim first.
+/// Removes what a sandbox has left when its shim has gone; one that still ends is waited for.
 fn remove_sandbox(directory: &Path) -> Result<(), VmError> {
     let record =
         Record::load(directory).map_err(VmError::io("read the record in", directory))?.unwrap_or_default();
-    if let Some(shim) = &record.shim
-        && !shim.wait_gone(SHIM_PATIENCE)
-    {
-        shim.kill(KILL_PATIENCE).map_err(|source| VmError::Program { name: shim.name.clone(), source })?;
+    if let Some(shim) = &record.shim {
+        shim.wait_gone(SHIM_TIMEOUT);
     }
     cleanup::sweep(directory)?;
     if let Some(socket) = &record.socket {

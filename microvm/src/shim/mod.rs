@@ -9,9 +9,8 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::vm::VmError;
+use crate::{text::printable, vm::VmError};
 
-pub mod config;
 pub mod container;
 pub mod control;
 pub mod create;
@@ -21,7 +20,6 @@ pub mod events;
 pub mod launch;
 pub mod logs;
 pub mod monitor;
-pub mod rootfs;
 pub mod sandbox;
 pub mod service;
 pub mod spec;
@@ -68,7 +66,7 @@ pub enum ShimError {
     /// The machine.
     #[error(transparent)]
     Vm(#[from] VmError),
-    /// The guest refused, with its own words.
+    /// The guest refused; the text is the guest's.
     #[error("{0}")]
     Guest(String),
     /// containerd's library.
@@ -86,18 +84,18 @@ impl ShimError {
     }
 }
 
-/// The guest's words without ttrpc's wrapping.
+/// The guest's text without ttrpc's wrapping, cut and escaped.
 impl From<ttrpc::Error> for ShimError {
     fn from(error: ttrpc::Error) -> Self {
         match error {
             ttrpc::Error::RpcStatus(status) if status.code() == ttrpc::Code::NOT_FOUND => {
-                Self::NotFound(status.message().trim_end_matches(" not found").to_owned())
+                Self::NotFound(printable(status.message().trim_end_matches(" not found")))
             }
             ttrpc::Error::RpcStatus(status) if status.code() == ttrpc::Code::FAILED_PRECONDITION => {
-                Self::State(status.message().to_owned())
+                Self::State(printable(status.message()))
             }
-            ttrpc::Error::RpcStatus(status) => Self::Guest(status.message().to_owned()),
-            other => Self::Guest(format!("the guest does not answer: {other}")),
+            ttrpc::Error::RpcStatus(status) => Self::Guest(printable(status.message())),
+            other => Self::Guest(format!("the guest does not answer: {}", printable(&other.to_string()))),
         }
     }
 }

@@ -15,7 +15,7 @@ pub const FILE: &str = "shim-monitor.sock";
 const MAX_HEAD_BYTES: usize = 8 << 10;
 
 /// How long a client may take over its request.
-const PATIENCE: Duration = Duration::from_secs(5);
+const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Serves in the background.
 pub fn serve(path: &Path, agent_url: String) -> io::Result<()> {
@@ -25,7 +25,7 @@ pub fn serve(path: &Path, agent_url: String) -> io::Result<()> {
             let agent_url = agent_url.clone();
             tokio::spawn(async move {
                 // A client that does not finish its request loses its connection.
-                let _ = tokio::time::timeout(PATIENCE, handle(client, &agent_url)).await;
+                let _ = tokio::time::timeout(TIMEOUT, handle(client, &agent_url)).await;
             });
         }
     });

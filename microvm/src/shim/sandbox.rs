@@ -5,7 +5,7 @@ use std::{
     path::PathBuf,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU32, AtomicU64, Ordering},
+        atomic::{AtomicU32, Ordering},
     },
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -17,21 +17,29 @@ use containerd_shim::{
         protobuf::{MessageField, well_known_types::timestamp::Timestamp},
     },
 };
+use porthole_registry::SandboxKey;
 use tokio::sync::{Mutex as AsyncMutex, watch};
 
 use super::{
     ShimError,
-    config::Microvm,
     container::{Container, Exit, KILLED, Process, Status},
     events::Events,
 };
 use crate::{
+    config::Microvm,
+    text::printable,
     vm::{Machine, deadline, record::Record},
     wire::{guest, guest_ttrpc::GuestClient},
 };
 
 /// How long the guest may take over a call that does not wait for anything. Emulated guests are slow.
 pub const CALL_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Least time between two notices that a container ran out of memory: containerd hands each one on to its clients.
+const OOM_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Largest exit status of a process.
+const STATUS_MAX: u32 = 255;
 
 /// A machine with the connection to its init.
 pub struct Running {
@@ -47,6 +55,8 @@ pub struct Running {
 pub struct Sandbox {
     /// Its id, which is that of its own container.
     pub id: String,
+    /// Its name, with containerd's namespace.
+    pub key: SandboxKey,
     /// The configuration.
     pub config: Microvm,
     /// Events to containerd.
@@ -59,7 +69,6 @@ pub struct Sandbox {
     pub(super) creating: AsyncMutex<()>,
     running: Mutex<Option<Arc<Running>>>,
     containers: Mutex<HashMap<String, Arc<Container>>>,
-    sequence: AtomicU64,
     pid: AtomicU32,
     /// Whether the machine was taken down for good.
     ended: watch::Sender<bool>,
@@ -68,14 +77,15 @@ pub struct Sandbox {
 impl Sandbox {
     /// A sandbox without machine and containers.
     pub fn new(
-        id: String,
+        key: SandboxKey,
         config: Microvm,
         events: Events,
         exit: Arc<ExitSignal>,
         socket: Option<PathBuf>,
     ) -> Self {
         Self {
-            id,
+            id: key.id.to_string(),
+            key,
             config,
             events,
             exit,
@@ -83,7 +93,6 @@ impl Sandbox {
             creating: AsyncMutex::default(),
             running: Mutex::default(),
             containers: Mutex::default(),
-            sequence: AtomicU64::new(1),
             pid: AtomicU32::new(0),
             ended: watch::Sender::new(false),
         }
@@ -91,7 +100,7 @@ impl Sandbox {
 
     /// The sandbox's state directory.
     pub fn directory(&self) -> PathBuf {
-        self.config.sandbox_directory(&self.id)
+        self.config.sandbox_directory(&self.key)
     }
 
     pub(super) fn containers(&self) -> MutexGuard<'_, HashMap<String, Arc<Container>>> {
@@ -125,12 +134,7 @@ impl Sandbox {
         self.machine().ok_or_else(|| ShimError::State(format!("sandbox {} is not running", self.id)))
     }
 
-    /// A number that no other container of the sandbox has had.
-    pub(super) fn next_number(&self) -> u64 {
-        self.sequence.fetch_add(1, Ordering::Relaxed)
-    }
-
-    /// The process number that containerd is told: QEMU's, which is in the pod's network namespace. It stays when the
+    /// The task's process number for containerd: QEMU's, which is in the pod's network namespace. It stays when the
     /// machine has gone; 0 before it was there.
     pub fn pid(&self) -> u32 {
         self.pid.load(Ordering::Relaxed)
@@ -168,9 +172,11 @@ impl Sandbox {
         tokio::spawn(async move {
             let context = ttrpc::context::Context::default();
             while let Ok(event) = guest.wait_oom(context.clone(), &guest::Empty::new()).await {
+                // The guest's word: it may name any container, any number of times.
                 if sandbox.container(&event.id).is_ok_and(|container| container.known_to_containerd) {
                     sandbox.events.publish(TaskOOM { container_id: event.id, ..Default::default() });
                 }
+                tokio::time::sleep(OOM_INTERVAL).await;
             }
         });
     }
@@ -193,11 +199,12 @@ async fn wait_in_guest(running: &Running, process: &Process) -> Exit {
     tokio::select! {
         answer = running.guest.wait(ttrpc::context::Context::default(), &request) => match answer {
             Ok(answer) => Exit {
-                status: answer.status,
+                status: answer.status.min(STATUS_MAX),
                 at: UNIX_EPOCH + Duration::from_nanos(answer.exited_unix_nanos),
             },
             Err(error) => {
-                tracing::warn!(%error, process = process.name(), "the guest does not say how it ended");
+                let error = printable(&error.to_string());
+                tracing::warn!(error, process = process.name(), "the guest does not report how it ended");
                 killed()
             }
         },

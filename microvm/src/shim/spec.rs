@@ -8,9 +8,9 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
 
-use crate::wire::SHARED_DIRECTORY;
+use crate::{vm::share::Volume, wire::SHARED_DIRECTORY};
 
-/// Annotations of containerd's CRI plugin, CRI-O, and Kata by which a container says what it is to its sandbox.
+/// Annotations of containerd's CRI plugin, CRI-O, and Kata for a container's role in its sandbox.
 const TYPE_ANNOTATIONS: &[&str] = &[
     "io.kubernetes.cri.container-type",
     "io.kubernetes.cri-o.ContainerType",
@@ -42,24 +42,13 @@ pub enum SpecError {
     },
 }
 
-/// What a container is to its sandbox.
+/// A container's role in its sandbox.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Role {
     /// It makes a sandbox: a pod's, or its own.
     Sandbox,
     /// It joins the sandbox with this id.
     Member(String),
-}
-
-/// A bind mount that the host must provide.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct HostMount {
-    /// Path on the host.
-    pub source: PathBuf,
-    /// Name in the container's shared directory, below `mounts`.
-    pub name: String,
-    /// Whether the guest must not write to it.
-    pub read_only: bool,
 }
 
 /// A specification.
@@ -87,7 +76,7 @@ impl Spec {
         names.iter().find_map(|name| annotations.get(*name)?.as_str())
     }
 
-    /// What the container is to its sandbox.
+    /// The container's role in its sandbox.
     pub fn role(&self) -> Role {
         let kind = self.annotation(TYPE_ANNOTATIONS);
         match (kind, self.annotation(SANDBOX_ANNOTATIONS)) {
@@ -103,6 +92,12 @@ impl Spec {
         network.get("path")?.as_str().filter(|path| !path.is_empty()).map(PathBuf::from)
     }
 
+    /// Path of the control group that the specification names.
+    pub fn control_group(&self) -> Option<String> {
+        let path = self.value.get("linux")?.get("cgroupsPath")?.as_str()?;
+        Some(path.to_owned()).filter(|path| !path.is_empty())
+    }
+
     /// The root file system: its path, absolute or in the bundle, and whether it is to be read-only.
     pub fn root(&self, bundle: &Path) -> (PathBuf, bool) {
         let root = self.value.get("root");
@@ -113,7 +108,7 @@ impl Spec {
 
     /// Writes the specification anew for the guest, where the container's shared directory is `directory` below the
     /// shared one. Answers it as JSON with what the host must mount.
-    pub fn for_guest(mut self, id: &str, directory: &str, terminal: bool) -> (Vec<u8>, Vec<HostMount>) {
+    pub fn for_guest(mut self, id: &str, directory: &str, terminal: bool) -> (Vec<u8>, Vec<Volume>) {
         let shared = format!("{SHARED_DIRECTORY}/{directory}");
         for key in ["hooks", "vm", "windows", "solaris"] {
             self.value.remove(key);
@@ -125,17 +120,17 @@ impl Spec {
             prepare_process(process, terminal);
         }
         let mounts = self.value.get_mut("mounts").and_then(Value::as_array_mut);
-        let host_mounts = mounts.map(|mounts| take_host_mounts(mounts, &shared)).unwrap_or_default();
+        let volumes = mounts.map(|mounts| take_volumes(mounts, &shared)).unwrap_or_default();
         if let Some(linux) = self.value.entry("linux").or_insert_with(|| json!({})).as_object_mut() {
             prepare_linux(linux, id);
         }
-        (serde_json::to_vec(&self.value).expect("a JSON object serialises"), host_mounts)
+        (serde_json::to_vec(&self.value).expect("a JSON object serialises"), volumes)
     }
 }
 
-/// Takes out of an OCI `process` object what belongs to the host, and says whether it has a terminal.
+/// Takes out of an OCI `process` object what belongs to the host, and sets whether it has a terminal.
 pub fn prepare_process(process: &mut Value, terminal: bool) {
-    /// Where programs are looked for when the image says nothing.
+    /// Where programs are looked for when the image has no `PATH`.
     const DEFAULT_PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
     let Some(process) = process.as_object_mut() else { return };
     process.insert("terminal".to_owned(), json!(terminal));
@@ -151,8 +146,8 @@ pub fn prepare_process(process: &mut Value, terminal: bool) {
     }
 }
 
-fn take_host_mounts(mounts: &mut [Value], shared: &str) -> Vec<HostMount> {
-    let mut host_mounts = Vec::new();
+fn take_volumes(mounts: &mut [Value], shared: &str) -> Vec<Volume> {
+    let mut volumes = Vec::new();
     for mount in mounts {
         let text = |key: &str| mount.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
         let (source, destination) = (text("source"), text("destination"));
@@ -173,12 +168,12 @@ fn take_host_mounts(mounts: &mut [Value], shared: &str) -> Vec<HostMount> {
             });
             continue;
         }
-        let name = host_mounts.len().to_string();
+        let name = volumes.len().to_string();
         mount["source"] = json!(format!("{shared}/mounts/{name}"));
         mount["type"] = json!("bind");
-        host_mounts.push(HostMount { source: source.into(), name, read_only: has("ro") });
+        volumes.push(Volume { source: source.into(), name, read_only: has("ro") });
     }
-    host_mounts
+    volumes
 }
 
 fn is_guest_source(source: &str) -> bool {
@@ -233,7 +228,7 @@ mod tests {
         }
     }
 
-    fn guest(value: Value) -> (Value, Vec<HostMount>) {
+    fn guest(value: Value) -> (Value, Vec<Volume>) {
         let (bytes, mounts) = spec(value).for_guest("web", "c1", false);
         (serde_json::from_slice(&bytes).expect("JSON"), mounts)
     }
@@ -288,8 +283,8 @@ mod tests {
         assert_eq!(guest["mounts"][1]["source"], "/shared/c1/mounts/0");
         assert_eq!(guest["mounts"][2]["source"], "/shared/c1/mounts/1");
         let wanted = [
-            HostMount { source: "/etc/resolv.conf".into(), name: "0".into(), read_only: true },
-            HostMount { source: "/srv/data".into(), name: "1".into(), read_only: false },
+            Volume { source: "/etc/resolv.conf".into(), name: "0".into(), read_only: true },
+            Volume { source: "/srv/data".into(), name: "1".into(), read_only: false },
         ];
         assert_eq!(mounts, wanted);
     }

@@ -25,7 +25,7 @@ use crate::{
     wire::guest::Streams,
 };
 
-/// What containerd says about a process' streams: paths, or nothing.
+/// Paths of a process' streams, as containerd gives them; empty for none.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct StdioPaths {
     /// Standard input.
@@ -54,7 +54,7 @@ type Sink = Pin<Box<dyn AsyncWrite + Send>>;
 type Source = Pin<Box<dyn AsyncRead + Send>>;
 
 impl Stdio {
-    /// Opens the FIFOs and as many connections to the guest; answers what the guest is told.
+    /// Opens the FIFOs and as many connections to the guest; returns their numbers.
     pub async fn open(machine: &Machine, paths: &StdioPaths) -> Result<(Self, Streams), ShimError> {
         let stdio = Self::default();
         let mut streams = Streams { terminal: paths.terminal, ..Default::default() };
@@ -87,13 +87,13 @@ impl Stdio {
     }
 
     /// When the process has ended: waits until its output is with containerd, at most so long, and closes everything.
-    pub async fn drain(&self, patience: Duration) {
+    pub async fn drain(&self, timeout: Duration) {
         self.close_input();
         if let Some(input) = self.input.lock().unwrap_or_else(PoisonError::into_inner).take() {
             input.abort();
         }
         let outputs = std::mem::take(&mut *self.outputs.lock().unwrap_or_else(PoisonError::into_inner));
-        let deadline = tokio::time::Instant::now() + patience;
+        let deadline = tokio::time::Instant::now() + timeout;
         for mut output in outputs {
             if tokio::time::timeout_at(deadline, &mut output).await.is_err() {
                 tracing::warn!("output was not taken in time");

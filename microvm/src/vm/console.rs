@@ -1,13 +1,14 @@
 //! The guest's console: kept in a bounded file for whoever looks for the reason of a failure, and watched for the line by
 //! which the init says that it listens.
 
-use std::{fs::File, io::Write as _, path::PathBuf};
+use std::path::PathBuf;
 
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _},
     sync::watch,
 };
 
+use super::log::BoundedFile;
 use crate::wire::READY_LINE;
 
 /// The file's name in the sandbox's state directory.
@@ -24,10 +25,10 @@ pub fn capture(
 ) -> watch::Receiver<bool> {
     let (ready, receiver) = watch::channel(false);
     tokio::spawn(async move {
-        let mut keeper = Keeper { file: File::create(path).ok(), left: bound, line: Vec::new() };
+        let mut state = Console { file: BoundedFile::create(&path, bound), line: Vec::new() };
         let mut buffer = vec![0; 4096];
         while let Ok(count @ 1..) = console.read(&mut buffer).await {
-            if keeper.take(&buffer[..count]) {
+            if state.take(&buffer[..count]) {
                 ready.send_replace(true);
             }
         }
@@ -35,22 +36,15 @@ pub fn capture(
     receiver
 }
 
-struct Keeper {
-    file: Option<File>,
-    left: u64,
+struct Console {
+    file: BoundedFile,
     line: Vec<u8>,
 }
 
-impl Keeper {
+impl Console {
     /// Keeps what fits; whether the init has said that it listens.
     fn take(&mut self, bytes: &[u8]) -> bool {
-        let keep = usize::try_from(self.left).unwrap_or(usize::MAX).min(bytes.len());
-        if let Some(file) = &mut self.file
-            && file.write_all(&bytes[..keep]).is_err()
-        {
-            self.file = None;
-        }
-        self.left -= keep as u64;
+        self.file.write(bytes);
         let mut ready = false;
         for byte in bytes {
             match byte {
@@ -69,25 +63,28 @@ impl Keeper {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
 
     #[test]
     fn readiness_is_seen_across_reads_and_the_file_stays_bounded() {
         let scratch = tempfile::tempdir().expect("directory");
         let path = scratch.path().join("console");
-        let mut keeper = Keeper { file: File::create(&path).ok(), left: 10, line: Vec::new() };
-        assert!(!keeper.take(b"booting\r\n\x1b[cporthole-in"));
-        assert!(keeper.take(b"it: ready\r\n"));
-        assert!(!keeper.take(b"more\n"));
+        let mut state = Console { file: BoundedFile::create(&path, 10), line: Vec::new() };
+        assert!(!state.take(b"booting\r\n\x1b[cporthole-in"));
+        assert!(state.take(b"it: ready\r\n"));
+        assert!(!state.take(b"more\n"));
         assert_eq!(std::fs::read(&path).expect("read"), b"booting\r\n\x1b");
     }
 
     #[test]
     fn an_endless_line_takes_no_memory() {
-        let mut keeper = Keeper { file: None, left: 0, line: Vec::new() };
+        let mut state =
+            Console { file: BoundedFile::create(Path::new("/nonexistent/console"), 0), line: Vec::new() };
         for _ in 0..100 {
-            assert!(!keeper.take(&[b'x'; 4096]));
+            assert!(!state.take(&[b'x'; 4096]));
         }
-        assert_eq!(keeper.line.len(), MAX_LINE_BYTES);
+        assert_eq!(state.line.len(), MAX_LINE_BYTES);
     }
 }

@@ -1,45 +1,66 @@
 //! The machine of a sandbox: its directory, its programs, its network, and the connection to the init in it.
 //!
-//! [`qemu`] is the machine itself, [`virtiofs`] its files, [`vsock`] its channel, [`network`] its interface,
-//! [`console`] what it says; [`record`] and [`cleanup`] see to it that nothing outlives it.
+//! [`qemu`] is the machine itself, [`share`] its files and [`virtiofs`] the daemon that serves them, [`vsock`] its channel, [`network`] its interface,
+//! [`console`] its output; [`record`] and [`cleanup`] see to it that nothing outlives it, [`system`] holds the privileged
+//! operations on the host's files. Programs are started by [`process`] in a [`jail`], with the [`privileges`] that each
+//! needs and the surroundings that all share ([`sandbox_environment`], [`cgroup`]); [`log`] bounds what they write.
 //!
-//! Invariant: a program is on record as soon as it runs, and dies with the shim besides.
+//! Invariants: a program is on record as soon as it runs, and dies with the shim besides; every program that handles what
+//! a guest sends is confined.
 
 use std::{
-    io,
-    os::fd::AsRawFd as _,
+    fs::File,
+    io::{self, Read as _},
+    os::{fd::AsRawFd as _, unix::fs::MetadataExt as _},
     path::{Path, PathBuf},
     process::Stdio,
+    sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use porthole_registry::channel::Channel;
 use tokio::{
     process::{Child, Command},
-    sync::watch,
+    sync::{Notify, watch},
 };
 use ttrpc::r#async::{Client, transport::Socket};
 
 use crate::{
-    shim::config::Microvm,
+    config::Microvm,
+    text::printable,
     wire::{CONTROL_PORT, STREAM_ACCEPTED, STREAM_PORT, guest, guest_ttrpc::GuestClient},
 };
 
+pub mod cgroup;
 pub mod cleanup;
 pub mod console;
-pub mod mounts;
+pub mod jail;
+pub mod log;
 pub mod network;
+pub mod privileges;
 pub mod process;
 pub mod qemu;
 pub mod record;
+pub mod sandbox_environment;
+pub mod share;
+pub mod system;
 pub mod virtiofs;
 pub mod vsock;
 
+use jail::{Jail, Network, Root, User};
 use process::ProcessRef;
 use record::Record;
+use sandbox_environment::{Environment, absolute};
+use share::SharedFiles;
 
 /// How long the vsock device may take to listen.
-const DEVICE_PATIENCE: Duration = Duration::from_secs(10);
+const DEVICE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long the guest may take to accept a stream. Emulated guests are slow.
+const STREAM_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How much of a log is read for the reason of a failure.
+const FAILURE_TEXT_BYTES: u64 = 1 << 20;
 
 /// A machine that could not be run.
 #[derive(Debug, thiserror::Error)]
@@ -53,6 +74,14 @@ pub enum VmError {
         path: PathBuf,
         /// What the system said.
         source: io::Error,
+    },
+    /// The sandbox is another shim's, which runs.
+    #[error("sandbox {sandbox} is run by process {shim}")]
+    InUse {
+        /// The sandbox.
+        sandbox: String,
+        /// The shim's process number.
+        shim: i32,
     },
     /// A program that cannot be ended.
     #[error("end {name}: {source}")]
@@ -78,7 +107,7 @@ pub enum VmError {
     Boot(String),
     /// The guest refused, or is gone.
     #[error("guest: {0}")]
-    Guest(#[from] ttrpc::Error),
+    Guest(String),
 }
 
 impl VmError {
@@ -96,23 +125,22 @@ pub struct Machine {
     qemu_pid: u32,
     ready: watch::Receiver<bool>,
     gone: watch::Receiver<bool>,
+    kill: Arc<Notify>,
+    files: SharedFiles,
     /// Held so that they end with this value.
     _devices: Vec<Child>,
 }
-
-/// Directory, below a sandbox's state directory, that the guest sees.
-pub const SHARED: &str = "shared";
 
 impl Machine {
     /// Starts a machine; it boots while this has come back already. `namespace` is the pod's network namespace; without
     /// one the machine gets its own.
     pub async fn start(
         config: &Microvm,
-        id: &str,
+        environment: &Environment,
         namespace: Option<&Path>,
         record: &mut Record,
     ) -> Result<Self, VmError> {
-        let directory = config.sandbox_directory(id);
+        let directory = environment.directory.clone();
         let own = directory.join("netns");
         let namespace = if let Some(path) = namespace {
             path.to_owned()
@@ -125,58 +153,73 @@ impl Machine {
             record.save(&directory).map_err(VmError::io("write the record in", &directory))
         };
         let vsock_program = config.vsock_program();
-        let mut vsock = vsock::start(&vsock_program, &directory)?;
+        let mut vsock = vsock::start(&vsock_program, environment)?;
         if let Some(program) = &vsock.program {
             note("vhost-device-vsock", program)?;
         }
         let virtiofsd = config.virtiofsd_program();
-        let (files, virtiofs_socket) = virtiofs::start(&virtiofsd, &directory, &directory.join(SHARED))?;
-        note("virtiofsd", &files)?;
+        let files = SharedFiles::prepare(&directory).map_err(VmError::io("share files below", &directory))?;
+        let exposed = SharedFiles::exposed(&directory);
+        let (daemon, virtiofs) = virtiofs::start(&virtiofsd, &exposed, environment)?;
+        note("virtiofsd", &daemon)?;
         let tap = network::make_tap(&namespace)?;
-        vsock.ready(DEVICE_PATIENCE).await?;
+        let vsock_device = vsock.connect(DEVICE_TIMEOUT).await?;
 
         let machine = qemu::Machine {
             config,
             kvm: qemu::use_kvm(config.accelerator),
-            name: id,
-            virtiofs_socket: &virtiofs_socket,
-            vsock: &vsock.device,
+            name: &environment.sandbox,
+            virtiofs: virtiofs.as_raw_fd(),
+            vsock: &vsock_device,
             tap: tap.as_raw_fd(),
         };
-        let program = config.qemu_program();
-        let mut command = Command::new(&program);
-        command.args(qemu::arguments(&machine));
-        command
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(virtiofs::log_file(&directory, "qemu.log")?);
-        let mut inherited = vec![tap.as_raw_fd()];
-        if let qemu::VsockDevice::Kernel { descriptor, .. } = vsock.device {
-            inherited.push(descriptor);
-        }
-        // QEMU lives in the pod's network namespace: containerd's network plugins look for it by the process number that
-        // it is told.
-        let mut child = process::spawn(&mut command, &inherited, Some(&namespace))
-            .map_err(VmError::io("start", &program))?;
+        let mut child = start_qemu(&machine, &namespace, environment)?;
         note("qemu", &child)?;
         record.network = Some(namespace.clone());
 
+        if let Some(output) = child.stderr.take() {
+            log::keep(output, directory.join("qemu.log"));
+        }
         let console = child.stdout.take().expect("stdout is piped");
         let ready = console::capture(console, directory.join(console::FILE), config.console_log_kib << 10);
         let qemu_pid = child.id().unwrap_or(0);
         let (gone_sender, gone) = watch::channel(false);
+        let kill = Arc::new(Notify::new());
+        let killed = Arc::clone(&kill);
         tokio::spawn(async move {
-            let status = child.wait().await;
+            let status = tokio::select! {
+                status = child.wait() => status,
+                () = killed.notified() => {
+                    // It may have ended meanwhile.
+                    let _ = child.start_kill();
+                    child.wait().await
+                }
+            };
             tracing::info!(?status, "the machine has ended");
             gone_sender.send_replace(true);
         });
-        let mut devices = vec![files];
+        let mut devices = vec![daemon];
         devices.extend(vsock.program.take());
-        Ok(Self { directory, channel: vsock.channel, namespace, qemu_pid, ready, gone, _devices: devices })
+        Ok(Self {
+            directory,
+            channel: vsock.channel,
+            namespace,
+            qemu_pid,
+            ready,
+            gone,
+            kill,
+            files,
+            _devices: devices,
+        })
+    }
+
+    /// Switches the machine off, whatever the guest does.
+    pub fn kill(&self) {
+        self.kill.notify_one();
     }
 
     /// Waits until the init listens, and connects to it.
-    pub async fn connect(&self, patience: Duration) -> Result<GuestClient, VmError> {
+    pub async fn connect(&self, timeout: Duration) -> Result<GuestClient, VmError> {
         let (mut ready, mut gone) = (self.ready.clone(), self.gone.clone());
         let up = async {
             tokio::select! {
@@ -185,10 +228,10 @@ impl Machine {
                 _ = gone.wait_for(|gone| *gone) => false,
             }
         };
-        match tokio::time::timeout(patience, up).await {
+        match tokio::time::timeout(timeout, up).await {
             Ok(true) => {}
-            Ok(false) => return Err(VmError::Boot(self.last_words("QEMU ended"))),
-            Err(_) => return Err(VmError::Boot(self.last_words("no sign of its init in time"))),
+            Ok(false) => return Err(VmError::Boot(self.failure_text("QEMU ended"))),
+            Err(_) => return Err(VmError::Boot(self.failure_text("no sign of its init in time"))),
         }
         let dialled = vsock::dial(&vsock::stream_channel(&self.channel, CONTROL_PORT)).await;
         let connection = dialled.map_err(|error| VmError::Boot(format!("connect to its init: {error}")))?;
@@ -198,20 +241,29 @@ impl Machine {
             unix_nanos: u64::try_from(now.as_nanos()).unwrap_or(u64::MAX),
             ..Default::default()
         };
-        let answer = client.configure(deadline(patience), &request).await?;
-        tracing::info!(kernel = answer.kernel, boot_micros = answer.boot_micros, "the guest is up");
+        let answer = client.configure(deadline(timeout), &request).await;
+        let answer = answer.map_err(|error| VmError::Guest(printable(&error.to_string())))?;
+        tracing::info!(
+            kernel = printable(&answer.kernel),
+            boot_micros = answer.boot_micros,
+            "the guest is up"
+        );
         Ok(client)
     }
 
-    /// The reason of a failure, with what QEMU and the guest said last.
-    fn last_words(&self, reason: &str) -> String {
+    /// The reason of a failure, with the last lines of QEMU's log and of the console.
+    fn failure_text(&self, reason: &str) -> String {
         let mut text = reason.to_owned();
         for file in ["qemu.log", console::FILE] {
-            let said = std::fs::read(self.directory.join(file)).unwrap_or_default();
+            let mut said = Vec::new();
+            if let Ok(file) = File::open(self.directory.join(file)) {
+                // The files are bounded where they are written, and here.
+                let _ = file.take(FAILURE_TEXT_BYTES).read_to_end(&mut said);
+            }
             let said = String::from_utf8_lossy(&said);
             if let Some(line) = said.lines().rev().find(|line| !line.trim().is_empty()) {
                 text.push_str("; ");
-                text.push_str(line.trim());
+                text.push_str(&printable(line.trim()));
             }
         }
         text
@@ -223,7 +275,8 @@ impl Machine {
         let mut connection = vsock::dial(&vsock::stream_channel(&self.channel, STREAM_PORT)).await?;
         connection.write_all(&number.to_le_bytes()).await?;
         connection.flush().await?;
-        if connection.read_u8().await? == STREAM_ACCEPTED {
+        let accepted = tokio::time::timeout(STREAM_TIMEOUT, connection.read_u8()).await??;
+        if accepted == STREAM_ACCEPTED {
             Ok(connection)
         } else {
             Err(io::ErrorKind::ConnectionRefused.into())
@@ -235,9 +288,9 @@ impl Machine {
         &self.channel
     }
 
-    /// The directory that the guest sees.
-    pub fn shared(&self) -> PathBuf {
-        self.directory.join(SHARED)
+    /// The files that the guest's containers share with the host.
+    pub fn files(&self) -> &SharedFiles {
+        &self.files
     }
 
     /// The network namespace of the machine's tap.
@@ -256,7 +309,52 @@ impl Machine {
     }
 }
 
+/// QEMU in its jail. It is in the pod's network namespace: containerd's network plugins find it by the task's process
+/// number.
+fn start_qemu(
+    machine: &qemu::Machine<'_>,
+    namespace: &Path,
+    environment: &Environment,
+) -> Result<Child, VmError> {
+    let program = machine.config.qemu_program();
+    let failed = || VmError::io("start", &program);
+    let mut command = Command::new(&program);
+    command.args(qemu::arguments(machine));
+    environment.apply(&mut command);
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut inherited = vec![machine.tap, machine.virtiofs];
+    inherited.push(match machine.vsock {
+        qemu::VsockDevice::Kernel { descriptor, .. } => *descriptor,
+        qemu::VsockDevice::User { connection } => connection.as_raw_fd(),
+    });
+    let kvm = Path::new(qemu::KVM);
+    let (devices, groups) = if machine.kvm {
+        let group = std::fs::metadata(kvm).map_err(VmError::io("open", kvm))?.gid();
+        (vec![kvm.to_owned()], vec![group])
+    } else {
+        (Vec::new(), Vec::new())
+    };
+    let jail = Jail {
+        user: Some(User { id: environment.user, groups }),
+        root: Some(Root {
+            mount_point: environment.mount_point("qemu-root").map_err(failed())?,
+            readable: absolute(&[&program, &machine.config.kernel, &machine.config.initrd]),
+            writable: Vec::new(),
+            devices,
+        }),
+        network: Network::Namespace(File::open(namespace).map_err(VmError::io("open", namespace))?),
+        own_processes: true,
+        capability_bounds: 0,
+        limits: privileges::machine_limits(machine.config.memory_mib),
+        control_groups: environment.control_groups().map_err(failed())?,
+        // QEMU installs its own.
+        seccomp: None,
+        inherited,
+    };
+    process::spawn(&mut command, jail).map_err(failed())
+}
+
 /// A call's context with a deadline.
-pub fn deadline(patience: Duration) -> ttrpc::context::Context {
-    ttrpc::context::with_duration(patience)
+pub fn deadline(timeout: Duration) -> ttrpc::context::Context {
+    ttrpc::context::with_duration(timeout)
 }

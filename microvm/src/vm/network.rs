@@ -276,7 +276,7 @@ fn octets(ip: IpAddr) -> Vec<u8> {
     }
 }
 
-/// A route that the guest must be told: of the main table, through the interface, and not one that the kernel makes by
+/// A route that the guest needs: of the main table, through the interface, and not one that the kernel makes by
 /// itself for an address.
 fn route(message: &RouteMessage, index: u32) -> Option<Route> {
     let header = &message.header;
@@ -328,8 +328,8 @@ mod tests {
     }
 
     #[test]
-    fn routes_of_the_interface_are_told_with_their_gateway() {
-        let route = route(&message(), 4).expect("told");
+    fn routes_of_the_interface_are_sent_with_their_gateway() {
+        let route = route(&message(), 4).expect("a route of the interface");
         assert_eq!(
             (route.destination, route.prefix, route.gateway),
             (vec![10, 1, 0, 0], 16, vec![10, 0, 0, 1])
@@ -337,7 +337,7 @@ mod tests {
     }
 
     #[test]
-    fn routes_that_are_not_the_pods_own_are_not_told() {
+    fn routes_that_are_not_the_pods_own_are_left_out() {
         assert_eq!(route(&message(), 5), None, "another interface");
         let mut own = message();
         own.header.protocol = RouteProtocol::Kernel;

@@ -2,24 +2,22 @@
 
 use std::{
     io,
-    os::fd::{AsFd, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd},
-    path::Path,
+    os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd},
     time::Duration,
 };
 
 use nix::{
     poll::{PollFd, PollFlags, PollTimeout, poll},
-    sys::signal::Signal,
+    sched::{CloneFlags, setns, unshare},
 };
+use rustix::process::{PidfdFlags, Signal, pidfd_send_signal};
 use serde::{Deserialize, Serialize};
 use tokio::process::{Child, Command};
 
+use super::jail::Jail;
+
 /// A process that is the same one later: its number is reused, the number and the start time together are not.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[expect(
-    clippy::unsafe_derive_deserialize,
-    reason = "no invariant of the fields is what the unsafe calls rely on"
-)]
 pub struct ProcessRef {
     /// What it is, for people.
     pub name: String,
@@ -40,53 +38,38 @@ impl ProcessRef {
         start_time(self.pid) == Some(self.start)
     }
 
+    /// A descriptor of the process, which pins its number: whoever has the number keeps it meanwhile.
+    fn open(&self) -> io::Result<Option<OwnedFd>> {
+        let pid = rustix::process::Pid::from_raw(self.pid).ok_or(io::ErrorKind::InvalidData)?;
+        match rustix::process::pidfd_open(pid, PidfdFlags::empty()) {
+            Ok(descriptor) => Ok(self.runs().then_some(descriptor)),
+            Err(rustix::io::Errno::SRCH) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
     /// Kills it, if it is still the same, and waits until it has gone.
-    pub fn kill(&self, patience: Duration) -> io::Result<()> {
-        // SAFETY: the call touches no memory; the result is checked before it is owned.
-        let descriptor = unsafe { libc::syscall(libc::SYS_pidfd_open, self.pid, 0) };
-        let Ok(descriptor) = RawFd::try_from(descriptor) else {
-            return Err(io::ErrorKind::InvalidData.into());
-        };
-        if descriptor < 0 {
-            let error = io::Error::last_os_error();
-            return if error.raw_os_error() == Some(libc::ESRCH) { Ok(()) } else { Err(error) };
+    pub fn kill(&self, timeout: Duration) -> io::Result<()> {
+        let Some(descriptor) = self.open()? else { return Ok(()) };
+        match pidfd_send_signal(&descriptor, Signal::KILL) {
+            Ok(()) => wait_gone(descriptor.as_fd(), timeout),
+            Err(rustix::io::Errno::SRCH) => Ok(()),
+            Err(error) => Err(error.into()),
         }
-        // SAFETY: the kernel has just made this descriptor, and nobody else owns it.
-        let pidfd = unsafe { OwnedFd::from_raw_fd(descriptor) };
-        // The descriptor pins the number: who has it now keeps it while the start time is compared.
-        if !self.runs() {
-            return Ok(());
-        }
-        // SAFETY: no memory is passed.
-        let sent = unsafe {
-            libc::syscall(
-                libc::SYS_pidfd_send_signal,
-                pidfd.as_raw_fd(),
-                Signal::SIGKILL as i32,
-                std::ptr::null::<libc::siginfo_t>(),
-                0,
-            )
-        };
-        if sent < 0 {
-            let error = io::Error::last_os_error();
-            return if error.raw_os_error() == Some(libc::ESRCH) { Ok(()) } else { Err(error) };
-        }
-        wait_gone(pidfd.as_fd(), patience)
     }
 
     /// Waits until it has gone by itself; whether it has.
-    pub fn wait_gone(&self, patience: Duration) -> bool {
-        // SAFETY: the call touches no memory; the result is checked before it is owned.
-        let descriptor = unsafe { libc::syscall(libc::SYS_pidfd_open, self.pid, 0) };
-        let Some(descriptor) = RawFd::try_from(descriptor).ok().filter(|fd| *fd >= 0) else { return true };
-        // SAFETY: the kernel has just made this descriptor, and nobody else owns it.
-        let pidfd = unsafe { OwnedFd::from_raw_fd(descriptor) };
-        !self.runs() || wait_gone(pidfd.as_fd(), patience).is_ok()
+    pub fn wait_gone(&self, timeout: Duration) -> bool {
+        match self.open() {
+            Ok(Some(descriptor)) => wait_gone(descriptor.as_fd(), timeout).is_ok(),
+            Ok(None) => true,
+            Err(_) => !self.runs(),
+        }
     }
 }
 
-fn wait_gone(pidfd: BorrowedFd<'_>, patience: Duration) -> io::Result<()> {
-    let timeout = PollTimeout::try_from(patience).unwrap_or(PollTimeout::MAX);
+fn wait_gone(pidfd: BorrowedFd<'_>, timeout: Duration) -> io::Result<()> {
+    let timeout = PollTimeout::try_from(timeout).unwrap_or(PollTimeout::MAX);
     let mut ready = [PollFd::new(pidfd, PollFlags::POLLIN)];
     if poll(&mut ready, timeout)? == 0 { Err(io::ErrorKind::TimedOut.into()) } else { Ok(()) }
 }
@@ -104,38 +87,34 @@ fn parse_start_time(stat: &str) -> Option<u64> {
     fields.nth(18)?.parse().ok()
 }
 
-/// Starts a program that dies with the shim. `inherited` descriptors keep their numbers in it.
+/// Starts a confined program that dies with the shim.
 ///
 /// The kernel sends the signal when the *thread* ends that started the program: to be called on the shim's main thread.
-pub fn spawn(command: &mut Command, inherited: &[RawFd], network: Option<&Path>) -> io::Result<Child> {
-    let inherited = inherited.to_vec();
-    let network = network.map(std::fs::File::open).transpose()?;
-    let parent = std::process::id();
+pub fn spawn(command: &mut Command, jail: Jail) -> io::Result<Child> {
+    let own_processes = jail.own_processes;
+    let prepared = jail.prepare()?;
+    // Ends with the shim: the child has no copy of the writing end.
+    let (alive, holder) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC)?;
+    let (alive_fd, holder_fd) = (alive.as_raw_fd(), holder.as_raw_fd());
     command.kill_on_drop(true);
-    // SAFETY: only async-signal-safe calls between fork and exec; what the closure owns was made before.
+    // SAFETY: between fork and exec only system calls are made, on what was prepared before; the descriptor that is
+    // closed is the child's copy, which nothing else in the child uses.
     unsafe {
         command.pre_exec(move || {
-            if libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) != 0 {
-                return Err(io::Error::last_os_error());
-            }
-            // The shim may have ended before the signal was asked for.
-            if u32::try_from(libc::getppid()) != Ok(parent) {
-                return Err(io::Error::from_raw_os_error(libc::ESRCH));
-            }
-            for descriptor in &inherited {
-                if libc::fcntl(*descriptor, libc::F_SETFD, 0) != 0 {
-                    return Err(io::Error::last_os_error());
-                }
-            }
-            if let Some(network) = &network
-                && libc::setns(network.as_raw_fd(), libc::CLONE_NEWNET) != 0
-            {
-                return Err(io::Error::last_os_error());
-            }
-            Ok(())
+            libc::close(holder_fd);
+            prepared.apply(alive_fd)
         });
     }
-    command.spawn()
+    if !own_processes {
+        return command.spawn();
+    }
+    // The namespace is for children of this thread; the thread itself stays where it is.
+    let own = std::fs::File::open("/proc/self/ns/pid")?;
+    unshare(CloneFlags::CLONE_NEWPID)?;
+    let child = command.spawn();
+    setns(&own, CloneFlags::CLONE_NEWPID)?;
+    drop((alive, holder));
+    child
 }
 
 #[cfg(test)]

@@ -2,17 +2,16 @@
 
 use std::{
     ffi::OsString,
-    os::fd::RawFd,
-    path::{Path, PathBuf},
+    os::fd::{AsRawFd as _, OwnedFd, RawFd},
 };
 
 use crate::{
-    shim::config::{Accelerator, Microvm},
+    config::{Accelerator, Microvm},
     wire::SHARED_TAG,
 };
 
 /// How the guest gets its vsock.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub enum VsockDevice {
     /// The host kernel's vhost-vsock, by an open descriptor.
     Kernel {
@@ -23,8 +22,8 @@ pub enum VsockDevice {
     },
     /// A vhost-user device behind a unix socket.
     User {
-        /// The device's socket.
-        socket: PathBuf,
+        /// A connection to the device.
+        connection: OwnedFd,
     },
 }
 
@@ -35,10 +34,10 @@ pub struct Machine<'a> {
     pub config: &'a Microvm,
     /// Whether KVM runs it.
     pub kvm: bool,
-    /// The sandbox, for the process list.
+    /// The sandbox, for QEMU's name.
     pub name: &'a str,
-    /// virtiofsd's socket.
-    pub virtiofs_socket: &'a Path,
+    /// A connection to virtiofsd.
+    pub virtiofs: RawFd,
     /// The vsock.
     pub vsock: &'a VsockDevice,
     /// The tap's descriptor.
@@ -47,7 +46,7 @@ pub struct Machine<'a> {
 
 /// On the kernel's command line always. No stop at the console, an end instead of a reboot after a panic, and none of
 /// the probing for hardware that a virtual machine does not have. `preempt=voluntary` is what the distribution's kernel
-/// does anyway; said aloud, the agent knows that nothing interrupts its programs on functions.
+/// does anyway; with it on the command line the agent knows that nothing interrupts its programs on functions.
 const KERNEL_PARAMETERS: &str = "console=ttyS0 quiet panic=-1 reboot=t nokaslr tsc=reliable no_timer_check \
                                  noreplace-smp cryptomgr.notests 8250.nr_uarts=1 random.trust_cpu=on \
                                  rcupdate.rcu_expedited=1 preempt=voluntary";
@@ -72,7 +71,8 @@ pub fn arguments(machine: &Machine<'_>) -> Vec<OsString> {
         arguments.push(option.into());
         arguments.push(value);
     };
-    add("-name", format!("porthole-{}", machine.name).into());
+    // QEMU reads a doubled comma as one.
+    add("-name", format!("porthole-{}", machine.name.replace(',', ",,")).into());
     // Of the chipset only what the guest needs: fewer devices, fewer drivers that look for them.
     add(
         "-machine",
@@ -88,33 +88,31 @@ pub fn arguments(machine: &Machine<'_>) -> Vec<OsString> {
     add("-append", kernel_parameters(config).into());
     add("-chardev", "stdio,id=console,signal=off".into());
     add("-serial", "chardev:console".into());
-    add("-chardev", socket_device("virtiofs", machine.virtiofs_socket));
+    add("-chardev", format!("socket,id=virtiofs,fd={}", machine.virtiofs).into());
     add("-device", format!("vhost-user-fs-pci,chardev=virtiofs,tag={SHARED_TAG},queue-size=1024").into());
     match machine.vsock {
         VsockDevice::Kernel { descriptor, cid } => {
             add("-device", format!("vhost-vsock-pci,guest-cid={cid},vhostfd={descriptor}").into());
         }
-        VsockDevice::User { socket } => {
-            add("-chardev", socket_device("vsock", socket));
+        VsockDevice::User { connection } => {
+            add("-chardev", format!("socket,id=vsock,fd={}", connection.as_raw_fd()).into());
             add("-device", "vhost-user-vsock-pci,chardev=vsock".into());
         }
     }
     add("-netdev", format!("tap,id=net,fd={}", machine.tap).into());
     // No boot ROM: the firmware would spend its time on it.
     add("-device", "virtio-net-pci,netdev=net,romfile=".into());
+    // QEMU's own filter: no programs, no privileges, no priorities.
+    add("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny".into());
     arguments
         .extend(["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"].map(OsString::from));
     arguments
 }
 
-fn socket_device(id: &str, path: &Path) -> OsString {
-    let mut value = OsString::from(format!("socket,id={id},path="));
-    // QEMU reads a doubled comma as one.
-    value.push(path.to_string_lossy().replace(',', ",,"));
-    value
-}
+/// The kernel's virtualisation device.
+pub const KVM: &str = "/dev/kvm";
 
-/// Whether KVM can run an ordinary guest. The device alone says little: nested hosts offer it without the processor's
+/// Whether KVM can run an ordinary guest. The device alone is not enough: nested hosts offer it without the processor's
 /// virtualisation behind it, and a guest started on it hangs.
 pub fn use_kvm(wanted: Accelerator) -> bool {
     match wanted {
@@ -122,7 +120,7 @@ pub fn use_kvm(wanted: Accelerator) -> bool {
         Accelerator::Kvm => true,
         Accelerator::Auto => {
             let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-            let opens = std::fs::OpenOptions::new().read(true).write(true).open("/dev/kvm").is_ok();
+            let opens = std::fs::OpenOptions::new().read(true).write(true).open(KVM).is_ok();
             processor_virtualises(&cpuinfo) && opens
         }
     }
@@ -142,42 +140,36 @@ mod tests {
 
     fn line(vsock: &VsockDevice, kvm: bool) -> String {
         let config = Microvm { memory_mib: 300, kernel_parameters: "extra=1".into(), ..Microvm::default() };
-        let machine = Machine {
-            config: &config,
-            kvm,
-            name: "s1",
-            virtiofs_socket: Path::new("/s/a,b/fs.sock"),
-            vsock,
-            tap: 9,
-        };
+        let machine = Machine { config: &config, kvm, name: "s1", virtiofs: 8, vsock, tap: 9 };
         let words: Vec<String> =
             arguments(&machine).iter().map(|word| word.to_string_lossy().into_owned()).collect();
         words.join(" ")
     }
 
+    fn user_device() -> VsockDevice {
+        VsockDevice::User { connection: std::fs::File::open("/dev/null").expect("opened").into() }
+    }
+
     #[test]
     fn guest_memory_is_shared_with_the_devices() {
-        let line = line(&VsockDevice::User { socket: "/s/v.sock".into() }, false);
+        let line = line(&user_device(), false);
         assert!(line.contains("memory-backend-memfd,id=memory,size=300M,share=on"), "{line}");
         assert!(line.contains("memory-backend=memory") && line.contains("-m 300M"), "{line}");
     }
 
     #[test]
     fn the_vsock_is_what_the_host_has() {
-        let user = line(&VsockDevice::User { socket: "/s/v.sock".into() }, false);
-        assert!(
-            user.contains("socket,id=vsock,path=/s/v.sock") && user.contains("vhost-user-vsock-pci"),
-            "{user}"
-        );
+        let user = line(&user_device(), false);
+        assert!(user.contains("socket,id=vsock,fd=") && user.contains("vhost-user-vsock-pci"), "{user}");
         let kernel = line(&VsockDevice::Kernel { descriptor: 7, cid: 42 }, true);
         assert!(kernel.contains("vhost-vsock-pci,guest-cid=42,vhostfd=7"), "{kernel}");
         assert!(kernel.contains("accel=kvm") && !kernel.contains("vhost-user-vsock"), "{kernel}");
     }
 
     #[test]
-    fn paths_with_commas_are_escaped_and_parameters_appended() {
-        let line = line(&VsockDevice::User { socket: "/s/v.sock".into() }, false);
-        assert!(line.contains("path=/s/a,,b/fs.sock"), "{line}");
+    fn qemu_confines_itself_and_parameters_are_appended() {
+        let line = line(&user_device(), false);
+        assert!(line.contains("-sandbox on,obsolete=deny,elevateprivileges=deny,spawn=deny"), "{line}");
         assert!(line.contains("preempt=voluntary extra=1 "), "{line}");
     }
 

@@ -16,6 +16,9 @@ const FILE: &str = "record.json";
 /// The record.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
+    /// The sandbox, as `<namespace>@<id>`.
+    #[serde(default)]
+    pub sandbox: String,
     /// The shim.
     pub shim: Option<ProcessRef>,
     /// The shim's ttrpc socket.
@@ -24,6 +27,9 @@ pub struct Record {
     pub programs: Vec<ProcessRef>,
     /// Network namespace in which the sandbox has its tap.
     pub network: Option<PathBuf>,
+    /// Control groups that were made, parents first.
+    #[serde(default)]
+    pub control_groups: Vec<PathBuf>,
     /// Interfaces there that have a traffic mirror of ours.
     pub mirrored: Vec<String>,
 }

@@ -1,51 +1,80 @@
-//! The file system that host and guest share: one directory of the sandbox, in which container root file systems and
-//! bind mounts appear as mounts.
+//! The daemon that serves the shared files ([`super::share`]) to the guest.
+//!
+//! It makes mount, process and network namespaces and a seccomp filter of its own, and changes its root to the shared
+//! directory. It stays root with the capabilities of a file server, since it acts for every user of the guest.
 
 use std::{
-    os::{fd::AsRawFd as _, unix::net::UnixListener},
-    path::{Path, PathBuf},
+    io,
+    os::{
+        fd::AsRawFd as _,
+        unix::net::{UnixListener, UnixStream},
+    },
+    path::Path,
     process::Stdio,
 };
 
 use tokio::process::{Child, Command};
 
-use super::{VmError, mounts, process};
+use super::{
+    VmError,
+    jail::{Jail, Network},
+    log, privileges, process,
+    sandbox_environment::Environment,
+};
 
-/// Serves `shared`; answers the daemon, and the socket to which QEMU connects.
-pub fn start(program: &Path, directory: &Path, shared: &Path) -> Result<(Child, PathBuf), VmError> {
-    std::fs::create_dir(shared).map_err(VmError::io("create", shared))?;
-    mounts::make_shared(shared).map_err(|errno| VmError::io("share", shared)(errno.into()))?;
+/// Serves `exposed`; returns the daemon, and a connection for QEMU.
+pub fn start(
+    program: &Path,
+    exposed: &Path,
+    environment: &Environment,
+) -> Result<(Child, UnixStream), VmError> {
+    let directory = &environment.directory;
     let socket = directory.join("fs.sock");
-    // Listening here and passing the descriptor on: QEMU can connect at once, and the daemon leaves no lock file.
-    let listener = UnixListener::bind(&socket).map_err(VmError::io("listen on", &socket))?;
+    // Listening here and passing the descriptors on: QEMU is connected at once, and nobody else can connect.
+    let (listener, connection) = connected(&socket).map_err(VmError::io("listen on", &socket))?;
     let mut command = Command::new(program);
     command.arg(format!("--fd={}", listener.as_raw_fd()));
     command.arg("-o").arg({
         let mut source = std::ffi::OsString::from("source=");
-        source.push(shared);
+        source.push(exposed);
         source
     });
-    // Submounts are told apart, so that files of two root file systems with one inode number are two files.
-    command.args([
-        "-o",
+    for option in [
+        // Device nodes of a guest are the guest's own; nothing on the host is to be one.
+        "modcaps=-mknod",
         "cache=auto",
-        "-o",
+        // Submounts are distinguished, so that files of two root file systems with one inode number are two files.
         "announce_submounts",
-        "-o",
         "xattr",
-        "-o",
         "log_level=err",
-        "-f",
-    ]);
-    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log_file(directory, "virtiofsd.log")?);
-    let child =
-        process::spawn(&mut command, &[listener.as_raw_fd()], None).map_err(VmError::io("start", program))?;
-    Ok((child, socket))
+    ] {
+        command.args(["-o", option]);
+    }
+    command.arg("-f");
+    environment.apply(&mut command);
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    let jail = Jail {
+        user: None,
+        root: None,
+        network: Network::Host,
+        own_processes: false,
+        capability_bounds: privileges::VIRTIOFSD,
+        limits: privileges::file_server_limits(),
+        control_groups: environment.control_groups().map_err(VmError::io("join the groups of", directory))?,
+        seccomp: None,
+        inherited: vec![listener.as_raw_fd()],
+    };
+    let mut child = process::spawn(&mut command, jail).map_err(VmError::io("start", program))?;
+    if let Some(output) = child.stderr.take() {
+        log::keep(output, directory.join("virtiofsd.log"));
+    }
+    Ok((child, connection))
 }
 
-/// A file for what a program says.
-pub(super) fn log_file(directory: &Path, name: &str) -> Result<Stdio, VmError> {
-    let path = directory.join(name);
-    let file = std::fs::File::create(&path).map_err(VmError::io("create", &path))?;
-    Ok(file.into())
+/// A listener with one connection to it, and no name any more.
+fn connected(path: &Path) -> io::Result<(UnixListener, UnixStream)> {
+    let listener = UnixListener::bind(path)?;
+    let connection = UnixStream::connect(path);
+    std::fs::remove_file(path)?;
+    Ok((listener, connection?))
 }

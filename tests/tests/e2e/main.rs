@@ -9,6 +9,7 @@ mod counts;
 mod exposition;
 mod faults;
 mod hostile;
+mod isolation;
 mod leaks;
 mod parity;
 mod stage;
@@ -35,6 +36,7 @@ fn main() -> ExitCode {
         counts::TESTS,
         capture::TESTS,
         hostile::TESTS,
+        isolation::TESTS,
         exposition::TESTS,
         parity::TESTS,
         faults::TESTS,

@@ -1,11 +1,13 @@
 //! `[microvm]` of the configuration.
 
 use std::{
+    os::unix::fs::{DirBuilderExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
     time::Duration,
 };
 
 use porthole_config::Section;
+use porthole_registry::SandboxKey;
 use serde::Deserialize;
 
 /// Where sandboxes keep their state unless configured otherwise.
@@ -46,12 +48,15 @@ pub struct Microvm {
     pub vcpus: u32,
     /// Directory with a directory for each sandbox.
     pub state_directory: PathBuf,
+    /// User and group numbers from here on belong to sandboxes: each one's programs run as this number plus the process
+    /// number of its shim.
+    pub user_base: u32,
     /// Added to the kernel's command line.
     pub kernel_parameters: String,
     /// How long a guest may take to come up, seconds.
     pub boot_timeout_seconds: u64,
-    /// How long other containers of a sandbox run on when its own has ended, milliseconds: what watches the workload
-    /// sends its last words in that time.
+    /// How long other containers of a sandbox run on when its own has ended, milliseconds: the agent
+    /// sends its last batch in that time.
     pub linger_ms: u64,
     /// Bound on the file that keeps the guest's console, KiB.
     pub console_log_kib: u64,
@@ -69,6 +74,7 @@ impl Default for Microvm {
             memory_mib: 512,
             vcpus: 1,
             state_directory: DEFAULT_STATE_DIRECTORY.into(),
+            user_base: 0x7000_0000,
             kernel_parameters: String::new(),
             boot_timeout_seconds: 60,
             linger_ms: 400,
@@ -92,9 +98,17 @@ impl Microvm {
         Duration::from_millis(self.linger_ms)
     }
 
-    /// The state directory of one sandbox.
-    pub fn sandbox_directory(&self, id: &str) -> PathBuf {
-        self.state_directory.join(id)
+    /// The state directory of one sandbox: paths of sockets below it have to stay short.
+    pub fn sandbox_directory(&self, sandbox: &SandboxKey) -> PathBuf {
+        self.state_directory.join(sandbox.digest())
+    }
+
+    /// Makes the directory of all sandboxes, for root only: containers' files are visible below it.
+    pub fn create_state_directory(&self) -> std::io::Result<()> {
+        let directory = &self.state_directory;
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
+        // It may be there already with other permissions.
+        std::fs::set_permissions(directory, std::fs::Permissions::from_mode(0o700))
     }
 
     /// QEMU's program.
@@ -116,12 +130,18 @@ impl Microvm {
     }
 }
 
-/// The configured program, else the first of the usual ones that is there, else what `PATH` has.
+/// The configured program, else the first of the usual ones that is there, else what `PATH` has: a program is started where
+/// nothing is looked up any more, so that its path has to be complete.
 fn find(configured: Option<&Path>, usual: &[&str], name: &str) -> PathBuf {
     if let Some(configured) = configured {
         return configured.to_owned();
     }
-    usual.iter().map(Path::new).find(|path| path.exists()).unwrap_or(Path::new(name)).to_owned()
+    if let Some(found) = usual.iter().map(Path::new).find(|path| path.exists()) {
+        return found.to_owned();
+    }
+    let search_path = std::env::var_os("PATH").unwrap_or_default();
+    let mut candidates = std::env::split_paths(&search_path).map(|directory| directory.join(name));
+    candidates.find(|path| path.is_file()).unwrap_or_else(|| name.into())
 }
 
 #[cfg(test)]
@@ -142,13 +162,25 @@ mod tests {
     fn what_is_not_said_has_its_default() {
         let config = parse("memory_mib = 1024\naccelerator = \"tcg\"").expect("parsed");
         assert_eq!((config.memory_mib, config.vcpus, config.accelerator), (1024, 1, Accelerator::Tcg));
-        assert_eq!(config.sandbox_directory("x"), Path::new("/run/porthole/microvm/x"));
+    }
+
+    #[test]
+    fn one_id_in_two_namespaces_has_two_directories_with_short_names() {
+        let directory = |namespace: &str| {
+            let sandbox = format!("{namespace}@{}", "x".repeat(76)).parse().expect("key");
+            Microvm::default().sandbox_directory(&sandbox)
+        };
+        assert_ne!(directory("acme"), directory("globex"));
+        // sun_path of unix(7) has 108 bytes with the closing zero.
+        assert!(directory(&"n".repeat(76)).join("vsock/vm.vsock").as_os_str().len() < 108);
     }
 
     #[test]
     fn a_configured_program_is_taken_as_it_is() {
         assert_eq!(find(Some(Path::new("/opt/q")), &["/bin/sh"], "q"), Path::new("/opt/q"));
         assert_eq!(find(None, &["/nonexistent", "/bin/sh"], "q"), Path::new("/bin/sh"));
-        assert_eq!(find(None, &["/nonexistent"], "q"), Path::new("q"));
+        assert_eq!(find(None, &["/nonexistent"], "q-nowhere"), Path::new("q-nowhere"));
+        let shell = find(None, &["/nonexistent"], "sh");
+        assert!(shell.is_absolute() && shell.ends_with("sh"), "{}", shell.display());
     }
 }
