@@ -20,7 +20,7 @@ use porthole_agent::{
         state::Shared,
     },
     secret,
-    sources::{Loading, Source, SourceChoice},
+    sources::{Loading, RouteOptions, Source, SourceChoice},
     usage,
 };
 use porthole_agent_api::{agent::Placement, agent_ttrpc::create_agent};
@@ -65,6 +65,9 @@ struct Arguments {
     /// Route that wins over routes found in the traffic: `/users/{id}`, `/static/*`; may be repeated
     #[arg(long = "route", value_name = "TEMPLATE")]
     routes: Vec<String>,
+    /// Give names to the routes of `--route` alone; every other path is `other`
+    #[arg(long)]
+    strict_routes: bool,
     /// From this duration on an exchange is slow, and more often sampled as a span
     #[arg(long, value_name = "MILLISECONDS", default_value_t = 1000)]
     slow_ms: u32,
@@ -169,7 +172,8 @@ fn main() -> anyhow::Result<()> {
         shared.lock().recorder.spans.set_policy(spans);
         let capture_mode = source.mode();
         let limiter = CpuLimiter::new(arguments.cpu_share);
-        let mut capture = source.capture(shared.clone(), limiter, &arguments.routes)?;
+        let routes = RouteOptions { templates: &arguments.routes, templates_only: arguments.strict_routes };
+        let mut capture = source.capture(shared.clone(), limiter, routes)?;
         let identity = Identity {
             epoch: epoch(start_unix_ns),
             start_unix_ns,

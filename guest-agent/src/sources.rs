@@ -147,16 +147,16 @@ impl Source {
         }
     }
 
-    /// The loop that reads the records, with route templates that win over routes found in the traffic. Must be called
-    /// within a runtime.
+    /// The loop that reads the records. Must be called within a runtime.
     pub fn capture(
         self,
         shared: Arc<Shared>,
         limiter: CpuLimiter,
-        route_templates: &[String],
+        routes: RouteOptions<'_>,
     ) -> Result<CaptureLoop, CaptureError> {
         let mut context = ParserContext::new(Limits::default());
-        context.set_route_templates(route_templates)?;
+        context.set_route_templates(routes.templates)?;
+        context.set_configured_routes_only(routes.templates_only);
         // SAFETY: the ring buffer gives the same descriptor as long as it lives, and keeps it open.
         let records = unsafe { AsyncFd::register_with_interest(self.records, Interest::READABLE) }
             .map_err(io::Error::from)?;
@@ -172,6 +172,15 @@ impl Source {
         };
         Ok(CaptureLoop::new(records, source, shared, limiter, limitations))
     }
+}
+
+/// Which routes have names.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct RouteOptions<'a> {
+    /// Route templates that win over routes found in the traffic.
+    pub templates: &'a [String],
+    /// Routes that no template matches have no names.
+    pub templates_only: bool,
 }
 
 /// A loop that cannot be made.

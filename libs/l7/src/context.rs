@@ -7,7 +7,7 @@ use crate::{
     routes::{
         RouteRef, Routes,
         own::{OwnTemplate, TEMPLATES_MAX, TemplateError},
-        template,
+        template::{self, template},
     },
     symbol::{ScopeId, Symbol},
 };
@@ -95,6 +95,8 @@ pub struct ParserContext {
     vocabularies: HashMap<(ScopeId, NameKind), HashSet<Symbol>>,
     routes: HashMap<ScopeId, Routes>,
     own_templates: Vec<OwnTemplate>,
+    /// Only the routes of the user's templates have names.
+    configured_routes_only: bool,
     /// What was called by an id, by the application that did so.
     learned_ids: HashMap<(ScopeId, [u8; 16]), Symbol>,
     scratch: String,
@@ -116,6 +118,7 @@ impl ParserContext {
             vocabularies: HashMap::new(),
             routes: HashMap::new(),
             own_templates: Vec::new(),
+            configured_routes_only: false,
             learned_ids: HashMap::new(),
             scratch: String::new(),
         };
@@ -215,12 +218,28 @@ impl ParserContext {
         self.learned_ids.get(&(scope, id)).copied()
     }
 
+    /// All names that were given out.
+    #[cfg(test)]
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
+        self.names.texts.iter().map(|text| &**text)
+    }
+
+    /// Gives names to the routes of the user's templates alone: every other path is [`Symbol::OTHER`].
+    pub fn set_configured_routes_only(&mut self, only: bool) {
+        self.configured_routes_only = only;
+    }
+
     /// Looks up the route of a request target.
     pub(crate) fn route(&mut self, scope: ScopeId, target: &[u8]) -> RouteRef {
-        template(target, &mut self.scratch);
-        if let Some(own) = self.own_templates.iter().find(|own| own.matches(&self.scratch)) {
+        if let Ok(path) = template::path(target)
+            && let Some(own) = self.own_templates.iter().find(|own| own.matches(path))
+        {
             return RouteRef::own(own.symbol);
         }
+        if self.configured_routes_only {
+            return RouteRef::unnamed();
+        }
+        template(target, &mut self.scratch);
         self.routes.entry(scope).or_default().begin(&self.scratch)
     }
 

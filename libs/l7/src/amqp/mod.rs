@@ -404,7 +404,7 @@ impl Amqp {
         if name.is_empty() {
             return Symbol::NONE;
         }
-        routes::template(name, &mut self.scratch);
+        routes::template::name(name, &mut self.scratch);
         cx.name(NameKind::Destination, &self.scratch)
     }
 }

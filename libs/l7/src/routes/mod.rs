@@ -10,26 +10,25 @@
 //!   then it is `other`;
 //! - a place in the tree below which more and more different segments turn up folds: new segments there become `{}`,
 //!   those that were known stay. The fuller the bound, the sooner a place folds;
-//! - a path that was overflowed_names and keeps coming back gets its own route after all, out of a reserve.
+//! - a path that was folded and keeps coming back gets its own route after all, out of a reserve.
 //!
-//! The number of routes never exceeds the bound; exchanges that had to be overflowed_names are counted.
+//! The number of routes never exceeds the bound; exchanges that had to be folded are counted.
 
 pub mod own;
-mod template;
+pub(crate) mod template;
+mod words;
 
 use std::collections::HashMap;
-
-pub(crate) use template::template;
 
 use crate::{Status, Symbol};
 
 /// Templates of new paths whose outcome is not known yet, per application.
 const PROVISIONAL_MAX: usize = 256;
 
-/// Counters for overflowed_names paths that may recur, per application.
+/// Counters for folded paths that may recur, per application.
 const CANDIDATES: usize = 256;
 
-/// Occurrences after which a overflowed_names path gets its own route.
+/// Occurrences after which a folded path gets its own route.
 const RECURRING: u16 = 16;
 
 /// A request's route, before its outcome is known.
@@ -37,6 +36,11 @@ const RECURRING: u16 = 16;
 pub struct RouteRef(Inner);
 
 impl RouteRef {
+    /// A route that has no name.
+    pub(crate) fn unnamed() -> Self {
+        Self(Inner::Own(Symbol::OTHER))
+    }
+
     /// A route that the user gave.
     pub(crate) fn own(symbol: Symbol) -> Self {
         Self(Inner::Own(symbol))
@@ -83,7 +87,7 @@ struct Candidate {
 struct Place {
     /// Different literal segments below it.
     children: u16,
-    overflowed_names: bool,
+    folded: bool,
 }
 
 /// What a new path came to.
@@ -130,7 +134,7 @@ impl Routes {
     }
 
     /// The route's symbol, now that its outcome is known. `intern` makes a symbol of a new route's name;
-    /// [`Symbol::OTHER`] says that it was overflowed_names away.
+    /// [`Symbol::OTHER`] says that it was folded away.
     pub(crate) fn finish(
         &mut self,
         route: RouteRef,
@@ -185,24 +189,22 @@ impl Routes {
         }
         let room = limit.saturating_sub(self.all.len());
         if room == 0 {
-            return self
-                .fold(text)
-                .map_or(Placing::Other, |overflowed_names| self.known_or_other(&overflowed_names));
+            return self.fold(text).map_or(Placing::Other, |folded| self.known_or_other(&folded));
         }
         if !proven && self.unproven >= limit / 8 {
             return Placing::Other;
         }
         let reserve = limit / 5;
-        if let Some(overflowed_names) = self.fold(text) {
+        if let Some(folded) = self.fold(text) {
             if !proven || !self.recurs(text) {
-                if let Some(&index) = self.known.get(overflowed_names.as_str()) {
+                if let Some(&index) = self.known.get(folded.as_str()) {
                     return Placing::Known(index);
                 }
                 if room <= reserve {
                     return Placing::Other;
                 }
-                self.grow(&overflowed_names, room);
-                return Placing::New(overflowed_names);
+                self.grow(&folded, room);
+                return Placing::New(folded);
             }
         } else if room <= reserve && !(proven && self.recurs(text)) {
             return Placing::Other;
@@ -215,34 +217,33 @@ impl Routes {
         self.known.get(text).map_or(Placing::Other, |&index| Placing::Known(index))
     }
 
-    /// The template with `{}` where its segments are new below a overflowed_names place; `None` when it stays as it is.
+    /// The template with `{}` where its segments are new below a folded place; `None` when it stays as it is.
     fn fold(&self, text: &str) -> Option<String> {
-        let mut overflowed_names = None::<String>;
+        let mut folded = None::<String>;
         let mut path = hash(0, b"");
         let mut done = 0;
         for segment in text.split_inclusive('/') {
             let end = done + segment.len();
             let name = segment.strip_suffix('/').unwrap_or(segment);
             let below = hash(path, name.as_bytes());
-            let unknown_in_folded = self.places.get(&path).is_some_and(|place| place.overflowed_names)
-                && !self.places.contains_key(&below);
+            let unknown_in_folded =
+                self.places.get(&path).is_some_and(|place| place.folded) && !self.places.contains_key(&below);
             if unknown_in_folded && !name.is_empty() && name != "{}" {
-                let so_far =
-                    overflowed_names.get_or_insert_with(|| text.get(..done).unwrap_or_default().to_owned());
+                let so_far = folded.get_or_insert_with(|| text.get(..done).unwrap_or_default().to_owned());
                 so_far.push_str("{}");
                 if segment.ends_with('/') {
                     so_far.push('/');
                 }
                 path = hash(path, b"{}");
             } else {
-                if let Some(so_far) = &mut overflowed_names {
+                if let Some(so_far) = &mut folded {
                     so_far.push_str(segment);
                 }
                 path = below;
             }
             done = end;
         }
-        overflowed_names
+        folded
     }
 
     /// Notes a new route's places in the tree.
@@ -256,7 +257,7 @@ impl Routes {
             if new && !segment.is_empty() && segment != "{}" {
                 let place = self.places.entry(path).or_default();
                 place.children = place.children.saturating_add(1);
-                place.overflowed_names |= usize::from(place.children) >= threshold;
+                place.folded |= usize::from(place.children) >= threshold;
             }
             if new {
                 self.places.insert(below, Place::default());
@@ -265,7 +266,7 @@ impl Routes {
         }
     }
 
-    /// Counts a overflowed_names path; whether it has come often enough for a route of its own.
+    /// Counts a folded path; whether it has come often enough for a route of its own.
     fn recurs(&mut self, text: &str) -> bool {
         if self.candidates.is_empty() {
             self.candidates = vec![Candidate::default(); CANDIDATES];

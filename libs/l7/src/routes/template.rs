@@ -1,4 +1,9 @@
 //! The template of a request target: what names one thing out of many becomes `{}`.
+//!
+//! A segment stays as it is only if it can be a word of a program: plain ASCII without `:`, no number, date, hash or
+//! token, no mixed case with digits, and not behind a word that announces a secret or a person (`words.rs`).
+
+use super::words;
 
 /// Most segments of a template; what follows becomes `*`.
 const SEGMENTS_MAX: usize = 10;
@@ -12,20 +17,15 @@ const SEGMENT_BYTES_MAX: usize = 48;
 /// (RFC 9112 section 3.2). Query and fragment are dropped.
 pub(crate) fn template(target: &[u8], out: &mut String) {
     out.clear();
-    let target = target.split(|b| matches!(b, b'?' | b'#')).next().unwrap_or_default();
-    let path = match scheme_end(target) {
-        Some(end) => {
-            let rest = target.get(end..).unwrap_or_default();
-            let slash = rest.iter().position(|b| *b == b'/').unwrap_or(rest.len());
-            rest.get(slash..).unwrap_or_default()
-        }
-        None if target.first().is_none_or(|b| *b == b'/') => target,
-        None => {
-            segment(target, out);
+    let path = match path(target) {
+        Ok(path) => path,
+        Err(authority) => {
+            authority_form(authority, out);
             return;
         }
     };
     let mut count = 0;
+    let mut data = false;
     for name in path.split(|b| *b == b'/').filter(|name| !name.is_empty()) {
         out.push('/');
         count += 1;
@@ -33,10 +33,62 @@ pub(crate) fn template(target: &[u8], out: &mut String) {
             out.push('*');
             return;
         }
-        segment(name, out);
+        if data && !words::is_code(name) {
+            out.push_str("{}");
+            data = false;
+        } else {
+            segment(name, out);
+            data = words::precedes_data(name);
+        }
     }
     if path.last() == Some(&b'/') || out.is_empty() {
         out.push('/');
+    }
+}
+
+/// The path of a target, without query and fragment; of a target in authority form or of `*`, the target.
+pub(crate) fn path(target: &[u8]) -> Result<&[u8], &[u8]> {
+    let target = target.split(|b| matches!(b, b'?' | b'#')).next().unwrap_or_default();
+    match scheme_end(target) {
+        Some(end) => {
+            let rest = target.get(end..).unwrap_or_default();
+            let slash = rest.iter().position(|b| *b == b'/').unwrap_or(rest.len());
+            Ok(rest.get(slash..).unwrap_or_default())
+        }
+        None if target.first().is_none_or(|b| *b == b'/') => Ok(target),
+        None => Err(target),
+    }
+}
+
+/// Writes what a name of the application's (a queue, a routing key) converges to: its parts are looked at like segments.
+pub(crate) fn name(name: &[u8], out: &mut String) {
+    if name.first() == Some(&b'/') {
+        return template(name, out);
+    }
+    out.clear();
+    for (at, part) in name.split(|b| *b == b':').enumerate() {
+        if at > 0 {
+            out.push(':');
+        }
+        if !part.is_empty() {
+            segment(part, out);
+        }
+    }
+}
+
+/// `host:port`, or `*`.
+fn authority_form(authority: &[u8], out: &mut String) {
+    let (host, port) = match authority.iter().rposition(|b| *b == b':') {
+        Some(colon) => authority.split_at(colon),
+        None => (authority, &[][..]),
+    };
+    segment(host, out);
+    match std::str::from_utf8(port.get(1..).unwrap_or_default()) {
+        Ok(port) if !port.is_empty() && port.len() <= 5 && port.bytes().all(|b| b.is_ascii_digit()) => {
+            out.push(':');
+            out.push_str(port);
+        }
+        _ => {}
     }
 }
 
@@ -49,7 +101,7 @@ fn scheme_end(target: &[u8]) -> Option<usize> {
 /// One segment, without its matrix parameters.
 fn segment(name: &[u8], out: &mut String) {
     let name = name.split(|b| *b == b';').next().unwrap_or_default();
-    let plain = name.iter().all(|b| b.is_ascii_alphanumeric() || b"-_.~:*+!()[]{}$'".contains(b));
+    let plain = name.iter().all(|b| b.is_ascii_alphanumeric() || b"-_.~*+!()[]{}$'".contains(b));
     let has_parts = name.contains(&b'.') && name.iter().any(u8::is_ascii_alphabetic);
     if !plain || name.len() > SEGMENT_BYTES_MAX || (!has_parts && is_id(name)) {
         out.push_str("{}");
@@ -81,12 +133,22 @@ fn is_id(name: &[u8]) -> bool {
     let hex = count(u8::is_ascii_hexdigit);
     let dashes = count(|b| matches!(b, b'-' | b'_' | b':'));
     let dots = count(|b| matches!(b, b'.'));
+    if words::is_token(name) {
+        return true;
+    }
     if digits == 0 {
         // Hashes without a digit are rare, words of hexadecimal letters are short; long mixed case is a token.
         return (hex == name.len() && name.len() >= 16)
             || (name.len() >= 24 && upper > 2 && lower > 2 && dashes == 0);
     }
-    // 42, 2024-01-31, 12:30
+    // aB3xY9: code writes words in one case, or in camel case with a number at the end.
+    let starts_lower = name.first().is_some_and(u8::is_ascii_lowercase);
+    let camel =
+        starts_lower && name.iter().rev().skip_while(|b| b.is_ascii_digit()).all(u8::is_ascii_alphabetic);
+    if upper > 0 && lower > 0 && !(camel && digits == 1 && letters >= 6) {
+        return true;
+    }
+    // 42, 2024-01-31
     if digits + dashes == name.len() {
         return true;
     }
@@ -164,6 +226,22 @@ mod tests {
             ("/products-and-services/customer-relations", "/products-and-services/customer-relations"),
             ("/a/b/c/d/e/f/g/h/i/j/k/l", "/a/b/c/d/e/f/g/h/i/j/*"),
             ("/\u{fc}ber", "/{}"),
+            ("/password/hunter2", "/password/{}"),
+            ("/Reset-Password/correcthorse", "/Reset-Password/{}"),
+            ("/password/reset", "/password/reset"),
+            ("/login/bob:s3cret", "/login/{}"),
+            ("/x/bob:secret", "/x/{}"),
+            ("/key/AKIAIOSFODNN7EXAMPLE", "/key/{}"),
+            ("/t/AKIAIOSFODNNEXAMPLE", "/t/{}"),
+            ("/t/ghp_abcdefghijklmnop", "/t/{}"),
+            ("/reset/aB3xY9", "/reset/{}"),
+            ("/r/aB3xY9", "/r/{}"),
+            ("/users/alice", "/users/{}"),
+            ("/api/v1/users/me/orders", "/api/v1/users/me/orders"),
+            ("/users/alice/orders", "/users/{}/orders"),
+            ("/auth/login", "/auth/login"),
+            ("/oauth2/token/introspect", "/oauth2/token/introspect"),
+            ("/api/getUserV2", "/api/getUserV2"),
         ] {
             assert_eq!(of(target), expected, "{target}");
         }

@@ -1,6 +1,6 @@
 use std::collections::HashMap;
 
-use super::*;
+use super::{template::template, *};
 
 const LIMIT: usize = 200;
 
