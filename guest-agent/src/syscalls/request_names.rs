@@ -3,7 +3,10 @@
 use std::collections::HashMap;
 
 use porthole_bpf_types::{kernel_key::RequestKey, sql};
-use porthole_l7::sql::name::{prepared_name, statement_name};
+use porthole_l7::sql::{
+    Dialect,
+    name::{prepared_name, statement_name},
+};
 use porthole_protocol::Offload;
 
 use crate::kernel::command::Command;
@@ -24,9 +27,13 @@ pub struct RequestName(Box<[u8]>);
 impl RequestName {
     /// Of a request from its first byte, or of a statement; `protocol` is a number of [`Offload`].
     pub fn of(protocol: u64, request: &[u8]) -> Self {
-        let offload = u16::try_from(protocol).ok().and_then(Offload::from_number);
-        if offload.is_some_and(Offload::is_sql) {
-            return Self(statement_name(request.strip_suffix(&[0]).unwrap_or(request)));
+        let dialect = match u16::try_from(protocol).ok().and_then(Offload::from_number) {
+            Some(Offload::Mysql) => Some(Dialect::Mysql),
+            Some(Offload::Postgresql) => Some(Dialect::Postgresql),
+            Some(Offload::Http1 | Offload::Redis) | None => None,
+        };
+        if let Some(dialect) = dialect {
+            return Self(statement_name(dialect, request.strip_suffix(&[0]).unwrap_or(request)));
         }
         let line = request.iter().position(|&byte| byte == b'\n').map_or(request.len(), |end| end + 1);
         Self(request.get(..line.min(NAME_BYTES_MAX)).unwrap_or_default().into())
@@ -211,7 +218,7 @@ mod tests {
             } else {
                 seen.insert(hash, (name, statement.clone()));
             }
-            let reported = several || !porthole_l7::sql::is_several(statement.as_bytes());
+            let reported = several || !porthole_l7::sql::is_several(Dialect::Mysql, statement.as_bytes());
             assert!(reported, "{statement:?} is several");
         }
         assert!(met > 1_000, "{met}");

@@ -126,7 +126,7 @@ fn an_answer_goes_on_wherever_it_stood() {
         for (responses, cut) in places(&answer, header) {
             let mut context = ParserContext::new(Limits::default());
             let mut connection = resting(protocol, &mut context);
-            let name = statement_name(b"SELECT * FROM t");
+            let name = statement_name(crate::sql::Dialect::Mysql, b"SELECT * FROM t");
             let waiting = [PendingRequest { request: &name, start: START, bytes: 77, head: false }];
             let resumed = ConnectionState {
                 protocol,
@@ -254,7 +254,7 @@ fn statements_are_called_as_parsed_ones() {
             })
             .expect("the kernel pairs these")
     };
-    let statement = statement_name(b"INSERT INTO t VALUES (1)");
+    let statement = statement_name(crate::sql::Dialect::Mysql, b"INSERT INTO t VALUES (1)");
     let done = name(ExchangeDetail::Mysql { request: &statement, error: None });
     let failed =
         name(ExchangeDetail::Mysql { request: &statement, error: Some(b"\xbd\x04#40001Deadlock found") });

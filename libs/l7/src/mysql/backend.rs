@@ -3,9 +3,9 @@
 use crate::{
     Protocol, Symbol, Timestamp,
     mysql::{
-        Answer, Mysql, Phase, outcome,
+        Answer, AnswerFraming, LoginPacket, Mysql, Next, PacketRole, Pairing, Phase, outcome,
         response::{Progress, Response},
-        wire::{self, HEADER_BYTES, Header, PAYLOAD_MAX, PacketMatch, capability},
+        wire::{self, Failure, HEADER_BYTES, Header, PacketMatch, capability},
     },
     parser::{ConnectionContext, Outcome, Request, Resource},
     stream::{Head, Step},
@@ -23,8 +23,8 @@ impl Mysql {
         if head.resync {
             self.server_position = before;
         }
-        if self.server_continued {
-            self.server_continued = header.length == PAYLOAD_MAX;
+        if self.server_packet == PacketRole::Continuation {
+            self.server_packet = PacketRole::behind(header.length);
             let Some(answer) = &mut self.answer else { return Step::Lost };
             answer.bytes += length;
             answer.sequence = Some(header.sequence.wrapping_add(1));
@@ -54,15 +54,16 @@ impl Mysql {
                         bytes: 0,
                         sequence: Some(header.sequence),
                         end: None,
+                        framing: AnswerFraming::Followed,
                     });
                 }
-                Some(_) if self.aligned || head.resync => return Step::Lost,
+                Some(_) if self.is_aligned() || head.resync => return Step::Lost,
                 _ if head.resync => return Step::Lost,
                 Some(_) => return self.take(length),
                 None => {
-                    if header.sequence == 1 && self.aligned {
+                    if header.sequence == 1 && self.is_aligned() {
                         cx.orphan();
-                        self.aligned = false;
+                        self.pairing = Pairing::Unknown;
                     }
                     return self.take(length);
                 }
@@ -91,14 +92,14 @@ impl Mysql {
             }
             Progress::Goes => {}
             Progress::File => {
-                self.file = true;
+                self.client_packet = PacketRole::File;
             }
             Progress::Ends(end) => answer.end = Some(end),
         }
         answer.sequence = Some(header.sequence.wrapping_add(1));
         answer.bytes += length;
-        self.aligned = true;
-        self.server_continued = header.length == PAYLOAD_MAX;
+        self.pairing = Pairing::Aligned;
+        self.server_packet = PacketRole::behind(header.length);
         self.take(length)
     }
 
@@ -130,10 +131,10 @@ impl Mysql {
             },
             (Phase::Start, 0xff) if header.sequence == 0 => {
                 self.hello_start = head.at;
-                self.refused = wire::failure(payload);
+                self.login_packet = LoginPacket::error(payload);
             }
-            (Phase::Login, 0xff) => self.refused = wire::failure(payload),
-            (Phase::Login, 0) if header.length >= 7 => self.login_ends = true,
+            (Phase::Login, 0xff) => self.login_packet = LoginPacket::error(payload),
+            (Phase::Login, 0) if header.length >= 7 => self.login_packet = LoginPacket::Accepts,
             (Phase::Login, _) => {}
             (Phase::Start | Phase::Commands, _) => return Step::Lost,
         }
@@ -141,33 +142,40 @@ impl Mysql {
     }
 
     pub(super) fn server_end(&mut self, at: Timestamp, cx: &mut ConnectionContext<'_>) -> Step {
-        if let Some(failure) = self.refused.take() {
-            cx.message();
-            let request = Request {
-                operation: cx.word("CONNECT"),
-                resource: Resource::Name(Symbol::NONE),
-                start: self.hello_start,
-                bytes: self.hello_bytes,
-            };
-            let (status, error) = outcome(failure);
-            cx.emit(
-                Protocol::Mysql,
-                &request,
-                &Outcome { status, error, end: at, bytes: self.server_position },
-            );
-            self.ended = true;
-        } else if std::mem::take(&mut self.login_ends) {
-            self.phase = Phase::Commands;
-            self.aligned = true;
-            let agreed = self.capabilities.unwrap_or(u32::MAX) & self.hello.unwrap_or_default();
-            self.ended = agreed & (capability::COMPRESS | capability::ZSTD) != 0;
-        } else if let Some(Answer { end: Some(end), bytes, sequence, .. }) = self.answer
-            && !self.server_continued
-        {
-            self.answer = None;
-            self.finish(end, at, bytes, sequence, cx);
+        match std::mem::take(&mut self.login_packet) {
+            LoginPacket::Refuses(failure) => self.refuse_login(failure, at, cx),
+            LoginPacket::Accepts => {
+                self.phase = Phase::Commands;
+                self.pairing = Pairing::Aligned;
+                let agreed = self.capabilities.unwrap_or(u32::MAX) & self.hello.unwrap_or_default();
+                if agreed & (capability::COMPRESS | capability::ZSTD) != 0 {
+                    self.next = Next::Nothing;
+                }
+            }
+            LoginPacket::Continues => {
+                if let Some(Answer { end: Some(end), bytes, sequence, .. }) = self.answer
+                    && self.server_packet != PacketRole::Continuation
+                {
+                    self.answer = None;
+                    self.finish(end, at, bytes, sequence, cx);
+                }
+            }
         }
-        if self.ended { Step::Stop } else { Step::Lost }
+        if self.next == Next::Nothing { Step::Stop } else { Step::Lost }
+    }
+
+    /// The server does not let the client in.
+    fn refuse_login(&mut self, failure: Failure, at: Timestamp, cx: &mut ConnectionContext<'_>) {
+        cx.message();
+        let request = Request {
+            operation: cx.word("CONNECT"),
+            resource: Resource::Name(Symbol::NONE),
+            start: self.hello_start,
+            bytes: self.hello_bytes,
+        };
+        let (status, error) = outcome(failure);
+        cx.emit(Protocol::Mysql, &request, &Outcome { status, error, end: at, bytes: self.server_position });
+        self.next = Next::Nothing;
     }
 }
 

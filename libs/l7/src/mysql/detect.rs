@@ -96,7 +96,7 @@ fn command(header: Header, payload: &[u8], total: u64, bytes: &[u8]) -> Detectio
             return Detection::No;
         }
         let complete = payload.len() == header.length;
-        if sql::shape(statement, complete, &mut String::new()) != sql::OTHER {
+        if sql::shape(sql::Dialect::Mysql, statement, complete, &mut String::new()) != sql::OTHER {
             return Detection::Yes(Sender::Client);
         }
         return if complete || statement.len() > VERB_MAX { Detection::No } else { Detection::More };

@@ -3,12 +3,12 @@
 use crate::{
     NameKind, Symbol,
     mysql::{
-        HEAD_MAX, Mysql, Phase, Statement, Waiting,
+        HEAD_MAX, LastCommand, Mysql, Next, PacketRole, Pairing, Phase, Statement, Waiting,
         command::{self, Command, Content, Shape},
         detect,
-        wire::{self, HEADER_BYTES, Header, PAYLOAD_MAX, PacketMatch, capability},
+        wire::{self, HEADER_BYTES, Header, PacketMatch, capability},
     },
-    parser::{ConnectionContext, Request, Resource},
+    parser::{ConnectionContext, Request, Resource, Sender},
     pending::ById,
     sql,
     stream::{Framer, Head, Step},
@@ -24,20 +24,20 @@ impl Mysql {
         let Some((header, payload)) = wire::packet(head.bytes) else { return Step::More };
         let length = HEADER_BYTES + header.length;
         let take = Step::Take(length as u64);
-        if self.file {
+        if self.client_packet == PacketRole::File {
             if head.resync {
                 return Step::Lost;
             }
             // An empty packet ends it.
-            self.file = header.length > 0;
+            self.client_packet = if header.length > 0 { PacketRole::File } else { PacketRole::First };
             self.add_request_bytes(length);
             if let Some(answer) = &mut self.answer {
                 answer.sequence = Some(header.sequence.wrapping_add(1));
             }
             return take;
         }
-        if self.client_continued {
-            self.client_continued = header.length == PAYLOAD_MAX;
+        if self.client_packet == PacketRole::Continuation {
+            self.client_packet = PacketRole::behind(header.length);
             self.add_request_bytes(length);
             if let Some(waiting) = self.waiting.back_mut() {
                 waiting.sequence = waiting.sequence.wrapping_add(1);
@@ -47,6 +47,10 @@ impl Mysql {
         if header.sequence != 0 {
             return match self.phase {
                 Phase::Commands if self.waiting.front().is_some_and(|front| front.shape == Shape::Login) => {
+                    // The client's part of an authentication: the server's packets are numbered on from it.
+                    if let Some(answer) = &mut self.answer {
+                        answer.sequence = Some(header.sequence.wrapping_add(1));
+                    }
                     take
                 }
                 Phase::Commands => Step::Lost,
@@ -73,7 +77,7 @@ impl Mysql {
             return Step::Lost;
         }
         self.phase = Phase::Commands;
-        self.client_continued = header.length == PAYLOAD_MAX;
+        self.client_packet = PacketRole::behind(header.length);
         self.stray = None;
         let request = Request {
             operation: Symbol::NONE,
@@ -92,7 +96,7 @@ impl Mysql {
             PacketMatch::Yes(hello) => {
                 self.phase = Phase::Login;
                 if hello.tls {
-                    self.tls = true;
+                    self.next = Next::TlsRequested;
                 } else {
                     self.hello = Some(hello.capabilities);
                     self.hello_start = head.at;
@@ -108,13 +112,20 @@ impl Mysql {
     }
 
     pub(super) fn client_end(&mut self) -> Step {
-        self.tls_begins = self.tls;
-        if self.tls { Step::Stop } else { Step::Lost }
+        match self.next {
+            Next::TlsRequested | Next::Tls => {
+                self.next = Next::Tls;
+                Step::Stop
+            }
+            Next::Packets | Next::Nothing => Step::Lost,
+        }
     }
 
     pub(super) fn client_gap(&mut self, cx: &mut ConnectionContext<'_>) {
-        self.client_continued = false;
-        if self.file {
+        if self.client_packet == PacketRole::Continuation {
+            self.client_packet = PacketRole::First;
+        }
+        if self.client_packet == PacketRole::File {
             // Its end is not seen, but the answer behind it is.
             cx.count_gap();
             if let Some(answer) = &mut self.answer {
@@ -124,7 +135,7 @@ impl Mysql {
         }
         self.lose(cx);
         // Commands may have been among what is missing.
-        self.turn = false;
+        self.last_sender = Sender::Client;
     }
 
     fn add_request_bytes(&mut self, bytes: usize) {
@@ -143,7 +154,10 @@ impl Mysql {
         cx: &mut ConnectionContext<'_>,
     ) {
         let id = wire::u32_at(content, 0);
-        self.plain = matches!(number, command::QUERY | command::PING);
+        self.last_command = match number {
+            command::QUERY | command::PING => LastCommand::Offloadable,
+            _ => LastCommand::Stateful,
+        };
         let Some(shape) = command.answer else {
             match (number, id) {
                 (command::QUIT, _) => self.finish_truncated(cx),
@@ -180,7 +194,7 @@ impl Mysql {
                     request.resource = Resource::Name(known.table);
                     if command.name == "EXECUTE" {
                         request.operation = known.operation;
-                        self.plain = true;
+                        self.last_command = LastCommand::Offloadable;
                     }
                 }
             }
@@ -193,24 +207,24 @@ impl Mysql {
     }
 
     fn shape(&mut self, text: &[u8], complete: bool, cx: &mut ConnectionContext<'_>) -> Statement {
-        let operation = sql::shape(text, complete, &mut self.scratch);
+        let operation = sql::shape(sql::Dialect::Mysql, text, complete, &mut self.scratch);
         let table = cx.name(NameKind::Table, &self.scratch);
         Statement { operation: cx.word(operation), table, exported: false }
     }
 
     fn wait(&mut self, waiting: Waiting, cx: &mut ConnectionContext<'_>) {
-        let turn = std::mem::take(&mut self.turn);
-        if !self.aligned {
+        let before = std::mem::replace(&mut self.last_sender, Sender::Client);
+        if !self.is_aligned() {
             // Joined in the middle, or behind a loss: only the answer to a lone command is known to be its.
             self.drop_waiting(cx);
-            if !turn {
+            if before == Sender::Client {
                 return cx.unparsed();
             }
             // What the server said before is no part of the answer.
             self.server = Framer::default();
         } else if self.waiting.len() >= cx.limits().pending_per_connection {
             self.drop_waiting(cx);
-            self.aligned = false;
+            self.pairing = Pairing::Unknown;
             return cx.unparsed();
         }
         // Never full.

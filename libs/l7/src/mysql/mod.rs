@@ -31,13 +31,13 @@ use crate::{
     mysql::{
         command::Shape,
         response::{End, Response},
-        wire::Failure,
+        wire::{Failure, PAYLOAD_MAX},
     },
     offload::ConnectionState,
     parser::{
         ConnectionContext, Entry, Flow, Offload, Outcome, Parser, Request, Segment, Sender, Start, Transport,
     },
-    pending::{ById, Fifo, Next},
+    pending::{self, ById, Fifo},
     stream::{Framer, Piece, Step},
 };
 
@@ -46,7 +46,7 @@ pub(crate) const ENTRY: Entry = Entry {
     protocol: Protocol::Mysql,
     transports: &[Transport::Stream],
     detect: detect::detect,
-    start: |_: Start| Box::new(Mysql { turn: true, ..Mysql::default() }),
+    start: |_: Start| Box::new(Mysql::new()),
     offload: Some(Offload { name: offload::name_offloaded, restore: None }),
 };
 
@@ -99,11 +99,90 @@ struct Answer {
     /// The sequence number of its next packet, where that is known.
     sequence: Option<u8>,
     end: Option<End>,
+    framing: AnswerFraming,
+}
+
+/// Whether an answer's end can be found by its framing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum AnswerFraming {
+    /// Every packet was seen.
+    Followed,
+    /// Bytes were not captured: its tail, the next command or a pause says that it has ended.
+    Truncated,
+}
+
+/// What the packet of the server that is going by says about the login.
+#[derive(Clone, Copy, Debug, Default)]
+enum LoginPacket {
+    /// Nothing: the login goes on, or is over.
+    #[default]
+    Continues,
+    /// The client is let in.
+    Accepts,
+    /// It is not.
+    Refuses(Failure),
+}
+
+impl LoginPacket {
+    /// Of an ERR packet.
+    fn error(payload: &[u8]) -> Self {
+        wire::failure(payload).map_or(Self::Continues, Self::Refuses)
+    }
+}
+
+/// What the next packet of one end is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum PacketRole {
+    /// The first packet of a message.
+    #[default]
+    First,
+    /// It goes on with the message of the packet before, which had the largest length.
+    Continuation,
+    /// Contents of a file that the client sends.
+    File,
+}
+
+impl PacketRole {
+    /// What follows a packet with a payload of this length.
+    fn behind(length: usize) -> Self {
+        if length == PAYLOAD_MAX { Self::Continuation } else { Self::First }
+    }
+}
+
+/// What comes next on the connection.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Next {
+    /// Packets.
+    #[default]
+    Packets,
+    /// The packet that is going by asks for TLS.
+    TlsRequested,
+    /// TLS.
+    Tls,
+    /// Nothing that can be followed: compression, replication, or the connection's end.
+    Nothing,
+}
+
+/// Whether commands and answers are known to correspond.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Pairing {
+    #[default]
+    Unknown,
+    Aligned,
+}
+
+/// What is known about the last command.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum LastCommand {
+    /// The kernel can follow it without knowing more about the connection.
+    Offloadable,
+    /// It may change the connection's state.
+    #[default]
+    Stateful,
 }
 
 /// One connection.
-#[derive(Debug, Default)]
-#[allow(clippy::struct_excessive_bools)] // Independent facts about one connection, not states.
+#[derive(Debug)]
 struct Mysql {
     client: Framer,
     server: Framer,
@@ -112,13 +191,8 @@ struct Mysql {
     hello: Option<u32>,
     hello_start: Timestamp,
     hello_bytes: u64,
-    /// The packet in work ends the login, or starts TLS.
-    login_ends: bool,
-    refused: Option<Failure>,
-    /// The client asks for TLS.
-    tls: bool,
-    /// It has done so, and goes on in it.
-    tls_begins: bool,
+    login_packet: LoginPacket,
+    next: Next,
     waiting: Fifo<Waiting>,
     answer: Option<Answer>,
     statements: ById<u32, Statement>,
@@ -126,23 +200,15 @@ struct Mysql {
     deprecated_eof: Option<bool>,
     /// The sequence number of an EOF packet that may follow definitions.
     stray: Option<u8>,
-    /// Commands and answers are known to correspond.
-    aligned: bool,
-    /// The server has spoken since the last command.
-    turn: bool,
-    /// The client's packet goes on in the next one.
-    client_continued: bool,
-    server_continued: bool,
-    /// The client sends a file.
-    file: bool,
-    /// The end of the answer in work was not captured.
-    blind: bool,
+    pairing: Pairing,
+    /// Who spoke last; the server does before the first command.
+    last_sender: Sender,
+    client_packet: PacketRole,
+    server_packet: PacketRole,
     server_bytes: u64,
     server_position: u64,
     server_at: Timestamp,
-    /// What was asked last can be followed without knowing more about the connection.
-    plain: bool,
-    ended: bool,
+    last_command: LastCommand,
     scratch: String,
 }
 
@@ -167,7 +233,7 @@ impl Parser for Mysql {
                 let before = self.server_bytes + segment.gap;
                 let mut framer = std::mem::take(&mut self.server);
                 self.server_at = segment.at;
-                self.turn = true;
+                self.last_sender = Sender::Server;
                 let rest = framer.segment(segment, HEAD_MAX, |piece| match piece {
                     Piece::Head(head) => self.server_head(&head, before, cx),
                     Piece::End { at } => self.server_end(at, cx),
@@ -178,23 +244,25 @@ impl Parser for Mysql {
                 });
                 self.server = framer;
                 self.server_bytes = before + segment.bytes.len() as u64 + segment.truncated;
-                if self.blind
+                if self.is_truncated()
                     && segment.truncated == 0
                     && let Some(end) = response::tail(segment.bytes, self.deprecated_eof)
                 {
-                    self.finish_blind(end, cx);
+                    self.finish_by_tail(end, cx);
                 }
                 rest
             }
         };
-        if self.ended {
-            self.drop_waiting(cx);
-            Flow::Done
-        } else if self.tls_begins {
-            self.drop_waiting(cx);
-            Flow::Switch { to: Protocol::Tls, rest, handover: None }
-        } else {
-            Flow::Continue
+        match self.next {
+            Next::Packets | Next::TlsRequested => Flow::Continue,
+            Next::Tls => {
+                self.drop_waiting(cx);
+                Flow::Switch { to: Protocol::Tls, rest, handover: None }
+            }
+            Next::Nothing => {
+                self.drop_waiting(cx);
+                Flow::Done
+            }
         }
     }
 
@@ -234,6 +302,51 @@ impl Parser for Mysql {
 }
 
 impl Mysql {
+    fn new() -> Self {
+        Self {
+            client: Framer::default(),
+            server: Framer::default(),
+            phase: Phase::default(),
+            capabilities: None,
+            hello: None,
+            hello_start: Timestamp::default(),
+            hello_bytes: 0,
+            login_packet: LoginPacket::default(),
+            next: Next::default(),
+            waiting: Fifo::default(),
+            answer: None,
+            statements: ById::default(),
+            prepared_last: None,
+            deprecated_eof: None,
+            stray: None,
+            pairing: Pairing::default(),
+            last_sender: Sender::Server,
+            client_packet: PacketRole::default(),
+            server_packet: PacketRole::default(),
+            server_bytes: 0,
+            server_position: 0,
+            server_at: Timestamp::default(),
+            last_command: LastCommand::default(),
+            scratch: String::new(),
+        }
+    }
+
+    fn is_aligned(&self) -> bool {
+        self.pairing == Pairing::Aligned
+    }
+
+    /// Whether the end of the answer that is being read cannot be found by its framing.
+    fn is_truncated(&self) -> bool {
+        self.answer.as_ref().is_some_and(|answer| answer.framing == AnswerFraming::Truncated)
+    }
+
+    /// The client sends no file any more.
+    fn end_file(&mut self) {
+        if self.client_packet == PacketRole::File {
+            self.client_packet = PacketRole::First;
+        }
+    }
+
     fn finish(
         &mut self,
         end: End,
@@ -242,37 +355,41 @@ impl Mysql {
         sequence: Option<u8>,
         cx: &mut ConnectionContext<'_>,
     ) {
-        let Some(Next::Waiting(waiting)) = self.waiting.pop() else { return };
+        let Some(pending::Next::Waiting(waiting)) = self.waiting.pop() else { return };
         let (status, error) = end.failure.map_or((Status::None, ErrorClass::None), outcome);
         if let (Some(id), Some(statement)) = (end.prepared, waiting.statement) {
             let _ = self.statements.insert(id, statement, STATEMENTS_MAX);
             self.stray = sequence.filter(|_| self.deprecated_eof.is_none());
         }
-        self.ended |= waiting.shape == Shape::Stream && end.failure.is_none();
-        self.file = false;
+        if waiting.shape == Shape::Stream && end.failure.is_none() {
+            self.next = Next::Nothing;
+        }
+        self.end_file();
         cx.emit(Protocol::Mysql, &waiting.request, &Outcome { status, error, end: at, bytes });
     }
 
     /// Bytes are missing in what the server said.
     fn server_gap(&mut self, cx: &mut ConnectionContext<'_>) {
-        self.server_continued = false;
-        if self.answer.is_some() && self.aligned && self.waiting.len() == 1 {
-            cx.count_gap();
-            self.blind = true;
-        } else if self.aligned || !self.waiting.is_empty() {
-            self.lose(cx);
+        self.server_packet = PacketRole::First;
+        let aligned = self.is_aligned();
+        match &mut self.answer {
+            Some(answer) if aligned && self.waiting.len() == 1 => {
+                cx.count_gap();
+                answer.framing = AnswerFraming::Truncated;
+            }
+            _ if aligned || !self.waiting.is_empty() => self.lose(cx),
+            _ => {}
         }
     }
 
     /// The client goes on: the answer whose end was not captured has ended.
     fn finish_truncated(&mut self, cx: &mut ConnectionContext<'_>) {
-        if self.blind {
-            self.finish_blind(End::default(), cx);
+        if self.is_truncated() {
+            self.finish_by_tail(End::default(), cx);
         }
     }
 
-    fn finish_blind(&mut self, end: End, cx: &mut ConnectionContext<'_>) {
-        self.blind = false;
+    fn finish_by_tail(&mut self, end: End, cx: &mut ConnectionContext<'_>) {
         if let Some(answer) = self.answer.take() {
             let bytes = self.server_bytes.saturating_sub(answer.start);
             self.finish(end, self.server_at, bytes, None, cx);
@@ -283,13 +400,12 @@ impl Mysql {
     fn lose(&mut self, cx: &mut ConnectionContext<'_>) {
         cx.count_gap();
         self.drop_waiting(cx);
-        self.aligned = false;
+        self.pairing = Pairing::Unknown;
     }
 
     fn drop_waiting(&mut self, cx: &mut ConnectionContext<'_>) {
         self.answer = None;
-        self.blind = false;
-        self.file = false;
+        self.end_file();
         while self.waiting.drain_one().is_some() {
             cx.unparsed();
         }
@@ -302,6 +418,11 @@ const SERVER_ERRORS: [u16; 30] = [
     1015, 1016, 1020, 1021, 1023, 1026, 1030, 1037, 1038, 1040, 1041, 1053, 1078, 1105, 1114, 1135, 1180,
     1181, 1194, 1203, 1205, 1206, 1213, 1226, 1290, 1637, 1792, 1836, 3024, 3572,
 ];
+
+#[cfg(test)]
+pub(crate) fn class(code: u16) -> ErrorClass {
+    outcome(Failure { code, state: None }).1
+}
 
 fn outcome(failure: Failure) -> (Status, ErrorClass) {
     let by_state =

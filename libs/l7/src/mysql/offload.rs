@@ -3,7 +3,7 @@
 use crate::{
     ErrorClass, NameKind, Protocol, Status, Symbol,
     mysql::{
-        Answer, Mysql, Phase, Waiting, command,
+        Answer, AnswerFraming, LastCommand, Mysql, Next, PacketRole, Pairing, Phase, Waiting, command,
         command::Shape,
         outcome,
         response::{Response, Stage},
@@ -53,13 +53,11 @@ impl Mysql {
     /// Whether nothing is under way, and what was asked last can be followed elsewhere.
     pub(super) fn is_between_exchanges(&self) -> bool {
         self.phase == Phase::Commands
-            && self.aligned
-            && self.plain
-            && !self.ended
-            && !self.file
-            && !self.blind
-            && !self.client_continued
-            && !self.server_continued
+            && self.is_aligned()
+            && self.last_command == LastCommand::Offloadable
+            && self.next == Next::Packets
+            && self.client_packet == PacketRole::First
+            && self.server_packet == PacketRole::First
             && self.stray.is_none()
             && self.waiting.is_empty()
             && self.answer.is_none()
@@ -73,7 +71,7 @@ impl Mysql {
         (self.client, self.server) = Default::default();
         self.server_position = self.server_bytes;
         self.stray = None;
-        self.aligned = true;
+        self.pairing = Pairing::Aligned;
     }
 
     /// Goes on where someone else stopped, who took over when it [rested](Self::rests).
@@ -113,6 +111,7 @@ impl Mysql {
                 bytes,
                 sequence: None,
                 end: None,
+                framing: AnswerFraming::Followed,
             });
         }
         if left > 0 {

@@ -4,7 +4,8 @@ use crate::{
     Protocol, Symbol, Timestamp,
     parser::{ConnectionContext, Outcome, Request, Resource, Sender},
     postgres::{
-        Completion, HEAD_MAX, Kind, Phase, Postgres, Statement, UNKNOWN_STATE, failure,
+        ClientData, Completion, Execution, HEAD_MAX, Kind, Next, Pairing, Phase, Postgres, ResponseState,
+        ServerState, Statement, UNKNOWN_STATE, failure,
         wire::{self, HEADER_BYTES},
     },
     resync::GapKind,
@@ -30,7 +31,7 @@ impl Postgres {
     pub(super) fn server_head(&mut self, head: &Head<'_>, before: u64) -> Step {
         if head.resync {
             self.server_position = before;
-            if self.blind {
+            if self.response == ResponseState::Truncated {
                 // Within an answer nothing tells where a message starts.
                 return Step::Lost;
             }
@@ -84,8 +85,8 @@ impl Postgres {
         let Some(message) = self.message.take() else { return };
         match self.phase {
             Phase::Encryption if message.length == 1 => match message.kind {
-                b'S' => self.encrypted = true,
-                b'G' => self.ended = true,
+                b'S' => self.next = Next::Tls,
+                b'G' => self.next = Next::Nothing,
                 _ => self.phase = Phase::Start,
             },
             Phase::Commands => self.answer(&message, at, cx),
@@ -97,8 +98,8 @@ impl Postgres {
         match message.kind {
             b'Z' => {
                 self.phase = Phase::Commands;
-                self.aligned = true;
-                self.ready = true;
+                self.pairing = Pairing::Aligned;
+                self.server_state = ServerState::Ready;
             }
             b'E' => {
                 cx.message();
@@ -111,7 +112,7 @@ impl Postgres {
                 let (status, error) = failure(message.state.unwrap_or(UNKNOWN_STATE), cx);
                 let outcome = Outcome { status, error, end: at, bytes: self.server_position };
                 cx.emit(Protocol::Postgresql, &request, &outcome);
-                self.ended = true;
+                self.next = Next::Nothing;
             }
             _ => {}
         }
@@ -121,9 +122,9 @@ impl Postgres {
         if matches!(message.kind, b'N' | b'A' | b'S' | b'R' | b'K' | b'v') {
             return;
         }
-        self.ready = false;
-        if !self.begun {
-            self.begun = true;
+        self.server_state = ServerState::Busy;
+        if self.response == ResponseState::Awaited {
+            self.response = ResponseState::Begun;
             self.answer_start = message.position;
             self.answer_bytes = 0;
         }
@@ -137,7 +138,7 @@ impl Postgres {
             b'G' => {
                 self.next_begins(cx);
                 if let Some(front) = self.line.front_mut() {
-                    self.copy = true;
+                    self.client_data = ClientData::Copy;
                     if front.kind == Kind::Execute {
                         // The server passes over a `Sync` before the data; another follows them.
                         front.sync = false;
@@ -148,7 +149,7 @@ impl Postgres {
                 // Replication: no statements from here on.
                 self.completed(None, at, cx);
                 self.finish_held(cx);
-                self.ended = true;
+                self.next = Next::Nothing;
             }
             _ => {}
         }
@@ -175,7 +176,7 @@ impl Postgres {
         item.request.bytes = 0;
         item.unnamed = next.operation.is_none();
         self.line.push_front(item);
-        self.begun = true;
+        self.response = ResponseState::Begun;
         self.answer_bytes = bytes;
         self.answer_start += completion.bytes;
     }
@@ -190,9 +191,9 @@ impl Postgres {
             self.advance(cx);
         }
         let Some(front) = self.line.front_mut().filter(|front| front.kind != Kind::Sync) else {
-            if self.aligned {
+            if self.pairing == Pairing::Aligned {
                 cx.orphan();
-                self.aligned = false;
+                self.pairing = Pairing::LoneBatch;
                 self.resync.desync(Sender::Client, GapKind::Lost);
             }
             return;
@@ -204,7 +205,7 @@ impl Postgres {
             front.unnamed = false;
         }
         let lasts = front.sync;
-        self.copy = false;
+        self.client_data = ClientData::Statements;
         self.hold(None, at);
         if !lasts {
             self.finish_held(cx);
@@ -227,12 +228,12 @@ impl Postgres {
             self.early = self.batch.is_some().then_some((state, at));
             return;
         };
-        if self.skipping {
+        if self.execution == Execution::Skipping {
             return;
         }
         let (lasts, more) = (front.sync, !front.further.is_empty());
-        self.skipping = true;
-        self.copy = false;
+        self.execution = Execution::Skipping;
+        self.client_data = ClientData::Statements;
         if front.kind == Kind::Sync {
             return;
         }
@@ -257,37 +258,37 @@ impl Postgres {
 
     /// Everything up to the first `Sync` has been answered.
     fn is_ready(&mut self, at: Timestamp, cx: &mut ConnectionContext<'_>) {
-        self.ready = true;
-        self.copy = false;
+        self.server_state = ServerState::Ready;
+        self.client_data = ClientData::Statements;
         self.resync.response();
-        if self.line.is_empty() && self.aligned {
+        if self.line.is_empty() && self.pairing == Pairing::Aligned {
             // What it answers was lost.
-            self.aligned = false;
+            self.pairing = Pairing::LoneBatch;
             self.resync.desync(Sender::Client, GapKind::Lost);
         }
         while let Some(item) = self.line.pop_front() {
             let sync = item.sync;
             match (item.kind, self.completion.take()) {
-                (Kind::Sync, _) => self.begun = false,
+                (Kind::Sync, _) => self.response = ResponseState::Awaited,
                 (_, Some(completion)) => {
                     self.emit(&item, Completion { end: at, bytes: self.answer_bytes, ..completion }, cx)
                 }
-                (Kind::Prepare | Kind::Function, None) if !self.skipping => {
+                (Kind::Prepare | Kind::Function, None) if self.execution == Execution::Running => {
                     self.emit(&item, Completion { state: None, end: at, bytes: self.answer_bytes }, cx);
                 }
-                (_, None) if self.skipping => {
-                    self.begun = false;
+                (_, None) if self.execution == Execution::Skipping => {
+                    self.response = ResponseState::Awaited;
                     cx.emit(Protocol::Postgresql, &item.request, &Outcome::none(at));
                 }
                 (_, None) => cx.unparsed(),
             }
             if sync {
-                self.aligned = true;
+                self.pairing = Pairing::Aligned;
                 break;
             }
         }
-        self.skipping = false;
-        self.begun = false;
+        self.execution = Execution::Running;
+        self.response = ResponseState::Awaited;
         self.answer_bytes = 0;
     }
 
@@ -297,12 +298,16 @@ impl Postgres {
         if self.phase != Phase::Commands {
             return;
         }
-        self.ready = false;
+        self.server_state = ServerState::Busy;
         let lone = self.line.len() == 1 && self.line.front().is_some_and(|front| front.sync);
-        if lone && self.aligned && self.begun && gap == GapKind::Truncated {
+        if lone
+            && self.pairing == Pairing::Aligned
+            && self.response != ResponseState::Awaited
+            && gap == GapKind::Truncated
+        {
             cx.count_gap();
-            self.blind = true;
-        } else if gap == GapKind::Lost || self.aligned || !self.line.is_empty() {
+            self.response = ResponseState::Truncated;
+        } else if gap == GapKind::Lost || self.pairing == Pairing::Aligned || !self.line.is_empty() {
             self.lose(Sender::Server, gap, cx);
         }
     }

@@ -92,7 +92,7 @@ fn statement(header: Header, content: &[u8], bytes: &[u8], total: u64) -> Detect
     if control || !ends || (whole && !complete) || !another(bytes, header.length, total) {
         return Detection::No;
     }
-    if sql::shape(text, complete, &mut String::new()) != sql::OTHER {
+    if sql::shape(sql::Dialect::Postgresql, text, complete, &mut String::new()) != sql::OTHER {
         return Detection::Yes(Sender::Client);
     }
     if complete || text.len() > VERB_MAX { Detection::No } else { Detection::More }

@@ -8,7 +8,8 @@ use crate::{
     Symbol, Timestamp,
     parser::{ConnectionContext, Request, Resource, Sender},
     postgres::{
-        FURTHER_MAX, HEAD_MAX, Item, Kind, PORTALS_MAX, Phase, Postgres, STATEMENTS_MAX, Statement, detect,
+        ClientData, ClientPosition, FURTHER_MAX, HEAD_MAX, Item, Kind, LastRequest, Next, PORTALS_MAX,
+        Pairing, Phase, Postgres, STATEMENTS_MAX, ServerState, Statement, detect,
         wire::{self, HEADER_BYTES, Header, Startup},
     },
     resync::GapKind,
@@ -60,9 +61,9 @@ impl Postgres {
         }
         if header.kind == b'd' && self.phase == Phase::Commands && !head.resync && !self.line.is_empty() {
             // Some clients do not wait for the server to say that it takes data.
-            self.copy = true;
+            self.client_data = ClientData::Copy;
         }
-        if self.copy {
+        if self.client_data == ClientData::Copy {
             return if head.resync { Step::Lost } else { self.copied(header) };
         }
         let wanted = match header.kind {
@@ -80,7 +81,7 @@ impl Postgres {
             {
                 return Step::Lost;
             }
-            self.between = true;
+            self.client_position = ClientPosition::BetweenBatches;
         }
         self.phase = Phase::Commands;
         self.request(header, content, head.at, cx);
@@ -99,7 +100,7 @@ impl Postgres {
                 self.login_bytes = u64::from(length);
             }
             Startup::Encryption => self.phase = Phase::Encryption,
-            Startup::Cancel => self.ended = true,
+            Startup::Cancel => self.next = Next::Nothing,
         }
         Step::Take(u64::from(length))
     }
@@ -107,7 +108,7 @@ impl Postgres {
     /// While the client copies: data, its end, and what the server passes over.
     fn copied(&mut self, header: Header) -> Step {
         match header.kind {
-            b'c' | b'f' => self.copy = false,
+            b'c' | b'f' => self.client_data = ClientData::Statements,
             b'd' | b'H' | b'S' => {}
             _ => return Step::Lost,
         }
@@ -118,22 +119,25 @@ impl Postgres {
     }
 
     pub(super) fn client_gap(&mut self, gap: GapKind, cx: &mut ConnectionContext<'_>) {
-        if self.copy {
+        if self.client_data == ClientData::Copy {
             // Its end is not seen, but the answer behind it is.
             return cx.count_gap();
         }
         self.lose(Sender::Client, gap, cx);
         // Requests may have been among what is missing.
-        self.ready = false;
+        self.server_state = ServerState::Busy;
     }
 
     fn request(&mut self, header: Header, content: &[u8], at: Timestamp, cx: &mut ConnectionContext<'_>) {
-        if self.between && !matches!(header.kind, b'H' | b'X' | b'd' | b'c' | b'f') {
-            self.between = false;
+        if self.client_position == ClientPosition::BetweenBatches
+            && !matches!(header.kind, b'H' | b'X' | b'd' | b'c' | b'f')
+        {
+            self.client_position = ClientPosition::InBatch;
             self.batch_begins(cx);
         }
         let length = header.length as u64;
-        self.plain = header.kind == b'Q';
+        self.last_request =
+            if header.kind == b'Q' { LastRequest::Offloadable } else { LastRequest::Stateful };
         let complete = content.len() + HEADER_BYTES == header.length;
         if header.kind == b'P' {
             // One that is only prepared may have come before.
@@ -151,7 +155,7 @@ impl Postgres {
             b'F' => {
                 let statement = Statement { operation: Some("CALL"), table: Symbol::NONE };
                 self.queue(Kind::Function, statement, VecDeque::new(), cx);
-                self.between = true;
+                self.client_position = ClientPosition::BetweenBatches;
                 self.resync.request();
             }
             b'C' => {
@@ -171,23 +175,21 @@ impl Postgres {
 
     fn batch_begins(&mut self, cx: &mut ConnectionContext<'_>) {
         self.finish_truncated(cx);
-        let ready = std::mem::take(&mut self.ready);
-        if !self.aligned {
+        let ready = std::mem::replace(&mut self.server_state, ServerState::Busy);
+        if self.pairing != Pairing::Aligned {
             // Joined in the middle, or behind a loss: only the answer to a lone batch is known to be its.
             let idle = self.resync.in_flight() == 0 && !self.resync.is_desynced();
-            self.admitted = ready && self.line.is_empty() && idle;
+            let alone = ready == ServerState::Ready && self.line.is_empty() && idle;
+            self.pairing = if alone { Pairing::LoneBatch } else { Pairing::Unknown };
             self.drop_line(cx);
-            if self.admitted {
+            if alone {
                 // What the server said before is no part of the answer.
                 self.server = crate::stream::Framer::default();
                 self.message = None;
             }
         } else if self.line.len() >= cx.limits().pending_per_connection {
             self.drop_line(cx);
-            self.aligned = false;
-            self.admitted = false;
-        } else {
-            self.admitted = true;
+            self.pairing = Pairing::Unknown;
         }
     }
 
@@ -195,14 +197,14 @@ impl Postgres {
         let text = content.strip_suffix(&[0]).unwrap_or(content);
         let first = self.shape(text, complete, cx);
         let mut further = VecDeque::new();
-        let mut rest = sql::following(text);
+        let mut rest = sql::following(sql::Dialect::Postgresql, text);
         while let Some(text) = rest.filter(|_| further.len() < FURTHER_MAX) {
             let statement = self.shape(text, complete, cx);
             further.push_back(statement);
-            rest = sql::following(text);
+            rest = sql::following(sql::Dialect::Postgresql, text);
         }
         self.queue(Kind::Query, first, further, cx);
-        self.between = true;
+        self.client_position = ClientPosition::BetweenBatches;
         self.resync.request();
     }
 
@@ -265,9 +267,9 @@ impl Postgres {
     fn sync(&mut self, at: Timestamp, cx: &mut ConnectionContext<'_>) {
         self.prepare(cx);
         self.batch = None;
-        self.between = true;
+        self.client_position = ClientPosition::BetweenBatches;
         self.resync.request();
-        if !self.admitted {
+        if self.pairing == Pairing::Unknown {
             return;
         }
         match self.line.back_mut() {
@@ -294,7 +296,7 @@ impl Postgres {
     ) {
         let Some(batch) = self.batch.take() else { return };
         cx.message();
-        if !self.admitted {
+        if self.pairing == Pairing::Unknown {
             return cx.unparsed();
         }
         let request = Request {

@@ -53,7 +53,7 @@ pub(crate) const ENTRY: Entry = Entry {
     detect: detect::detect,
     start: |_: Start| {
         let resync = Resync::optimistic();
-        Box::new(Postgres { ready: true, between: true, resync, ..Postgres::default() })
+        Box::new(Postgres { resync, ..Postgres::default() })
     },
     offload: Some(Offload { name: offload::name_offloaded, restore: None }),
 };
@@ -131,9 +131,87 @@ struct Completion {
     bytes: u64,
 }
 
+/// Where the client's next message stands.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum ClientPosition {
+    /// The last message ended a batch: a simple query, or `Sync`.
+    #[default]
+    BetweenBatches,
+    InBatch,
+}
+
+/// The response to the first request in line.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum ResponseState {
+    #[default]
+    Awaited,
+    Begun,
+    /// Its end was not captured: its tail, the next request or a pause says that it has ended.
+    Truncated,
+}
+
+/// What the server does with the messages of a batch.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Execution {
+    #[default]
+    Running,
+    /// Behind an error nothing is executed up to the next `Sync`.
+    Skipping,
+}
+
+/// What the client sends.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum ClientData {
+    #[default]
+    Statements,
+    /// Data of a `COPY … FROM STDIN`.
+    Copy,
+}
+
+/// Whether requests and responses are known to correspond.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Pairing {
+    #[default]
+    Unknown,
+    /// Only the batch at hand is known to be answered next.
+    LoneBatch,
+    Aligned,
+}
+
+/// What the server does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum ServerState {
+    /// It waits for a request.
+    #[default]
+    Ready,
+    /// It answers, or nothing is known.
+    Busy,
+}
+
+/// What is known about the last request.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum LastRequest {
+    /// A simple query, which the kernel can follow without knowing more about the connection.
+    Offloadable,
+    /// It may change the connection's state.
+    #[default]
+    Stateful,
+}
+
+/// What comes next on the connection.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Next {
+    /// Messages.
+    #[default]
+    Messages,
+    /// TLS.
+    Tls,
+    /// Nothing that can be followed: another encryption, replication, or the connection's end.
+    Nothing,
+}
+
 /// One connection.
 #[derive(Debug, Default)]
-#[allow(clippy::struct_excessive_bools)] // Independent facts about one connection, not states.
 struct Postgres {
     client: Framer,
     server: Framer,
@@ -143,10 +221,7 @@ struct Postgres {
     line: VecDeque<Item>,
     /// What the client has begun and not yet executed.
     batch: Option<Batch>,
-    /// Where a batch starts, its requests are believed only if this is set.
-    admitted: bool,
-    /// The last message of the client ended a batch.
-    between: bool,
+    client_position: ClientPosition,
     statements: ById<u64, Statement>,
     unnamed_statement: Option<Statement>,
     portals: ById<u64, Portal>,
@@ -154,31 +229,23 @@ struct Postgres {
     /// The message of the server that is going by.
     message: Option<Message>,
     completion: Option<Completion>,
-    /// An answer to the first in line has begun.
-    begun: bool,
+    /// Of the first in line.
+    response: ResponseState,
     /// Its bytes so far, and where it started in the server's stream.
     answer_bytes: u64,
     answer_start: u64,
-    /// Behind an error: nothing more is executed up to the next `Sync`.
-    skipping: bool,
+    execution: Execution,
     /// An error that came before what caused it was complete.
     early: Option<([u8; 5], Timestamp)>,
-    /// The client sends data.
-    copy: bool,
-    /// Requests and answers are known to correspond.
-    aligned: bool,
+    client_data: ClientData,
+    pairing: Pairing,
     resync: Resync,
-    /// The server waits for a request.
-    ready: bool,
-    /// The end of the answer in work was not captured.
-    blind: bool,
+    server_state: ServerState,
     server_bytes: u64,
     server_position: u64,
     server_at: Timestamp,
-    /// What was asked last can be followed without knowing more about the connection.
-    plain: bool,
-    encrypted: bool,
-    ended: bool,
+    last_request: LastRequest,
+    next: Next,
     scratch: String,
 }
 
@@ -201,14 +268,16 @@ impl Parser for Postgres {
             }
             Sender::Server => self.server_segment(segment, cx),
         }
-        if self.encrypted {
-            self.drop_line(cx);
-            Flow::Switch { to: Protocol::Tls, rest: 0, handover: None }
-        } else if self.ended {
-            self.drop_line(cx);
-            Flow::Done
-        } else {
-            Flow::Continue
+        match self.next {
+            Next::Messages => Flow::Continue,
+            Next::Tls => {
+                self.drop_line(cx);
+                Flow::Switch { to: Protocol::Tls, rest: 0, handover: None }
+            }
+            Next::Nothing => {
+                self.drop_line(cx);
+                Flow::Done
+            }
         }
     }
 
@@ -260,20 +329,22 @@ impl Postgres {
         let starts = if lost {
             matches!(segment.bytes.first(), Some(b'Q' | b'P' | b'B' | b'F' | b'S'))
         } else {
-            self.between && !self.client.in_message() && !segment.bytes.is_empty()
+            self.client_position == ClientPosition::BetweenBatches
+                && !self.client.in_message()
+                && !segment.bytes.is_empty()
         };
-        if starts && self.ready && self.server.is_lost() {
+        if starts && self.server_state == ServerState::Ready && self.server.is_lost() {
             // What comes next is an answer from its start.
             self.server = Framer::default();
             self.server_position = self.server_bytes;
             self.message = None;
         }
-        let half = self.server.in_message() && !self.blind;
+        let half = self.server.in_message() && self.response != ResponseState::Truncated;
         self.resync.client(
             segment,
             starts,
             match () {
-                () if self.blind => ResponsePosition::Unbounded,
+                () if self.response == ResponseState::Truncated => ResponsePosition::Unbounded,
                 () if half => ResponsePosition::Inside,
                 () => ResponsePosition::Boundary,
             },
@@ -282,7 +353,7 @@ impl Postgres {
 
     fn server_segment(&mut self, segment: &Segment<'_>, cx: &mut ConnectionContext<'_>) {
         self.resync.server(segment);
-        if segment.gap > 0 && (self.blind || self.server.is_lost()) {
+        if segment.gap > 0 && (self.response == ResponseState::Truncated || self.server.is_lost()) {
             self.lose(Sender::Server, GapKind::Lost, cx);
         }
         let before = self.server_bytes + segment.gap;
@@ -306,7 +377,7 @@ impl Postgres {
             framer = Framer::default();
             self.server_position = self.server_bytes;
             self.message = None;
-            self.ready = true;
+            self.server_state = ServerState::Ready;
             self.resync.desync(Sender::Server, GapKind::Malformed);
         }
         if framer.is_lost() && self.phase == Phase::Commands {
@@ -315,9 +386,9 @@ impl Postgres {
                 self.resync.desync(Sender::Server, GapKind::Malformed);
             }
             let tail = wire::tail(segment.bytes).filter(|_| segment.truncated == 0);
-            self.ready = tail.is_some();
-            if let Some(tail) = tail.filter(|_| self.blind) {
-                self.finish_blind(tail, cx);
+            self.server_state = if tail.is_some() { ServerState::Ready } else { ServerState::Busy };
+            if let Some(tail) = tail.filter(|_| self.response == ResponseState::Truncated) {
+                self.finish_by_tail(tail, cx);
             }
         }
         self.server = framer;
@@ -325,7 +396,7 @@ impl Postgres {
 
     /// The answer to a message's end: whether to go on.
     fn go_on(&self) -> Step {
-        if self.ended || self.encrypted { Step::Stop } else { Step::Lost }
+        if self.next == Next::Messages { Step::Lost } else { Step::Stop }
     }
 
     /// Gives out what the first statement of an item came to.
@@ -336,19 +407,19 @@ impl Postgres {
         };
         let outcome = Outcome { status, error, end: completion.end, bytes: completion.bytes };
         cx.emit(Protocol::Postgresql, &item.request, &outcome);
-        self.begun = false;
+        self.response = ResponseState::Awaited;
         self.answer_bytes = 0;
     }
 
     /// The answer whose end was not captured has ended.
     fn finish_truncated(&mut self, cx: &mut ConnectionContext<'_>) {
-        if self.blind {
-            self.finish_blind(Tail::Unknown, cx);
+        if self.response == ResponseState::Truncated {
+            self.finish_by_tail(Tail::Unknown, cx);
         }
     }
 
-    fn finish_blind(&mut self, tail: Tail, cx: &mut ConnectionContext<'_>) {
-        self.blind = false;
+    fn finish_by_tail(&mut self, tail: Tail, cx: &mut ConnectionContext<'_>) {
+        self.response = ResponseState::Awaited;
         let Some(mut item) = self.line.pop_front() else { return };
         self.resync.response();
         let known = self.completion.take();
@@ -366,9 +437,9 @@ impl Postgres {
         if item.kind != Kind::Sync {
             self.emit(&item, Completion { state, end: self.server_at, bytes }, cx);
         }
-        self.begun = false;
-        self.skipping = false;
-        self.copy = false;
+        self.response = ResponseState::Awaited;
+        self.execution = Execution::Running;
+        self.client_data = ClientData::Statements;
     }
 
     /// Bytes are missing: nothing that waits can be paired any more.
@@ -376,17 +447,15 @@ impl Postgres {
         cx.count_gap();
         self.resync.desync(of, gap);
         self.drop_line(cx);
-        self.aligned = false;
-        self.admitted = false;
+        self.pairing = Pairing::Unknown;
     }
 
     fn drop_line(&mut self, cx: &mut ConnectionContext<'_>) {
         self.completion = None;
-        self.begun = false;
+        self.response = ResponseState::Awaited;
         self.answer_bytes = 0;
-        self.blind = false;
-        self.copy = false;
-        self.skipping = false;
+        self.client_data = ClientData::Statements;
+        self.execution = Execution::Running;
         self.early = None;
         self.batch = None;
         while let Some(item) = self.line.pop_front() {
@@ -397,7 +466,7 @@ impl Postgres {
     }
 
     fn shape(&mut self, text: &[u8], complete: bool, cx: &mut ConnectionContext<'_>) -> Statement {
-        let operation = sql::shape(text, complete, &mut self.scratch);
+        let operation = sql::shape(sql::Dialect::Postgresql, text, complete, &mut self.scratch);
         Statement {
             operation: (operation != sql::OTHER).then_some(operation),
             table: cx.name(NameKind::Table, &self.scratch),
@@ -417,7 +486,7 @@ fn failure(state: [u8; 5], cx: &mut ConnectionContext<'_>) -> (Status, ErrorClas
 /// Whose fault an error is (PostgreSQL manual, appendix "PostgreSQL Error Codes"): connections, transactions that
 /// could not be serialised, resources, limits, intervention, locks not granted, system, configuration and internal
 /// errors are the server's.
-fn class(state: [u8; 5]) -> ErrorClass {
+pub(crate) fn class(state: [u8; 5]) -> ErrorClass {
     match state {
         [b'0', b'8', ..]
         | [b'4' | b'F', b'0', ..]

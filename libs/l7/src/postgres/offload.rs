@@ -4,7 +4,10 @@ use crate::{
     ErrorClass, NameKind, Protocol, Status, Symbol,
     offload::{ConnectionState, ExchangeDetail, FramingState, OffloadedExchange, ResultPhase, ResultState},
     parser::{ConnectionContext, Outcome, Parser, Request, Resource, Segment, Sender},
-    postgres::{Phase, Postgres, UNKNOWN_STATE, failure, wire, wire::HEADER_BYTES},
+    postgres::{
+        ClientData, ClientPosition, Execution, LastRequest, Next, Pairing, Phase, Postgres, ResponseState,
+        ServerState, UNKNOWN_STATE, failure, wire, wire::HEADER_BYTES,
+    },
     sql,
 };
 
@@ -45,16 +48,14 @@ impl Postgres {
     /// Whether nothing is under way, and what was asked last can be followed elsewhere.
     pub(super) fn is_between_exchanges(&self) -> bool {
         self.phase == Phase::Commands
-            && self.aligned
-            && self.ready
-            && self.between
-            && self.plain
-            && !self.ended
-            && !self.encrypted
-            && !self.begun
-            && !self.skipping
-            && !self.copy
-            && !self.blind
+            && self.pairing == Pairing::Aligned
+            && self.server_state == ServerState::Ready
+            && self.client_position == ClientPosition::BetweenBatches
+            && self.last_request == LastRequest::Offloadable
+            && self.next == Next::Messages
+            && self.response == ResponseState::Awaited
+            && self.execution == Execution::Running
+            && self.client_data == ClientData::Statements
             && !self.resync.is_desynced()
             && self.early.is_none()
             && self.completion.is_none()
@@ -71,7 +72,9 @@ impl Postgres {
         (self.client, self.server) = Default::default();
         self.server_position = self.server_bytes;
         self.message = None;
-        (self.ready, self.between, self.aligned) = (true, true, true);
+        self.server_state = ServerState::Ready;
+        self.client_position = ClientPosition::BetweenBatches;
+        self.pairing = Pairing::Aligned;
     }
 
     /// Goes on where someone else stopped, who took over when it [rested](Self::rests).
@@ -96,8 +99,8 @@ impl Postgres {
         };
         let bytes = resumed.responses.bytes;
         if phase != ResultPhase::Start {
-            self.ready = false;
-            self.begun = true;
+            self.server_state = ServerState::Busy;
+            self.response = ResponseState::Begun;
             self.answer_start = self.server_position;
             self.answer_bytes = bytes;
         }

@@ -125,7 +125,7 @@ pub(super) fn sqlstate(mut fields: &[u8]) -> Option<[u8; 5]> {
 /// The operation that a command tag (`INSERT 0 1`) names.
 pub(super) fn tag(content: &[u8]) -> Option<&'static str> {
     let (tag, _) = text(content)?;
-    let operation = sql::shape(tag, true, &mut String::new());
+    let operation = sql::shape(sql::Dialect::Postgresql, tag, true, &mut String::new());
     (operation != sql::OTHER).then_some(operation)
 }
 

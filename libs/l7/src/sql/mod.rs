@@ -4,15 +4,24 @@
 //! given out. Literals, column lists and conditions are never looked at beyond finding their end.
 
 pub mod name;
+mod tables;
 mod token;
 
+use tables::{Search, With, next_name};
 use token::{Token, Tokens};
 
-/// Longest table name given out, in bytes; longer ones are cut by nobody and so left out.
-const TABLE_MAX: usize = 128;
-
-/// Most tokens looked at: a statement whose table comes later has none.
+/// Most tokens looked at in search of the verb.
 const TOKENS_MAX: usize = 2_000;
+
+/// Whose SQL a statement is written in. The same bytes are a literal in one dialect and a name in the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dialect {
+    /// MySQL and MariaDB with their default `sql_mode`: double quotes and backslashes belong to literals.
+    Mysql,
+    /// PostgreSQL with `standard_conforming_strings`, as is the default since 9.1: double quotes enclose names, and only
+    /// `E'…'` knows backslashes.
+    Postgresql,
+}
 
 /// Operations given out; any other first word is [`OTHER`].
 const OPERATIONS: [&str; 55] = [
@@ -92,12 +101,13 @@ enum Rule {
 /// where there is none or the cut hides it) and returns its operation in upper case.
 ///
 /// `complete` says that `statement` was not cut.
-pub fn shape(statement: &[u8], complete: bool, table: &mut String) -> &'static str {
+pub fn shape(dialect: Dialect, statement: &[u8], complete: bool, table: &mut String) -> &'static str {
     table.clear();
-    let mut tokens = Tokens::new(statement);
-    let Some(operation) = operation(&mut tokens, complete) else { return OTHER };
+    let mut tokens = Tokens::new(dialect, statement);
+    let mut with = With::default();
+    let Some(operation) = operation(&mut tokens, &mut with, complete) else { return OTHER };
     match rule(operation) {
-        Rule::From => from(&mut tokens, complete, table),
+        Rule::From => Search::new(&with, complete).query(&mut tokens, table),
         Rule::Next => next_name(&mut tokens, complete, table),
         Rule::Into => {
             if tokens.any(|token| matches!(token, Token::Word(word) if word.eq_ignore_ascii_case(b"INTO"))) {
@@ -110,14 +120,14 @@ pub fn shape(statement: &[u8], complete: bool, table: &mut String) -> &'static s
 }
 
 /// Whether a text is several statements.
-pub fn is_several(text: &[u8]) -> bool {
-    following(text).is_some()
+pub fn is_several(dialect: Dialect, text: &[u8]) -> bool {
+    following(dialect, text).is_some()
 }
 
 /// What follows the first of several statements, behind its `;`; `None` when there is nothing.
-pub fn following(statement: &[u8]) -> Option<&[u8]> {
+pub fn following(dialect: Dialect, statement: &[u8]) -> Option<&[u8]> {
     memchr::memchr(b';', statement)?;
-    let mut tokens = Tokens::new(statement);
+    let mut tokens = Tokens::new(dialect, statement);
     let mut begun = false;
     loop {
         match tokens.next()? {
@@ -127,7 +137,7 @@ pub fn following(statement: &[u8]) -> Option<&[u8]> {
         }
     }
     let rest = tokens.rest();
-    Tokens::new(rest).any(|token| token != Token::Mark(b';')).then_some(rest)
+    Tokens::new(dialect, rest).any(|token| token != Token::Mark(b';')).then_some(rest)
 }
 
 fn rule(operation: &str) -> Rule {
@@ -149,14 +159,25 @@ fn known(word: &[u8]) -> Option<&'static str> {
 }
 
 /// The statement's verb: the first word, or behind `WITH` the first verb outside the parentheses.
-fn operation(tokens: &mut Tokens<'_>, complete: bool) -> Option<&'static str> {
+fn operation<'a>(tokens: &mut Tokens<'a>, names: &mut With<'a>, complete: bool) -> Option<&'static str> {
     let mut with = false;
     let mut depth = 0_usize;
+    // The name that is being defined, and whether its statement comes next.
+    let (mut name, mut body) = (None, false);
     for _ in 0..TOKENS_MAX {
         match tokens.next()? {
             Token::Mark(b'(' | b';') if !with => {}
-            Token::Mark(b'(') => depth += 1,
+            Token::Mark(b'(') => {
+                if depth == 0
+                    && body
+                    && let Some(name) = name.take()
+                {
+                    names.push(name, tokens.clone());
+                }
+                depth += 1;
+            }
             Token::Mark(b')') => depth = depth.saturating_sub(1),
+            Token::Mark(b',') if with && depth == 0 => (name, body) = (None, false),
             Token::Word(word) if !with && word.eq_ignore_ascii_case(b"WITH") => with = true,
             Token::Word(word) if !with => {
                 return known(word).filter(|_| complete || !tokens.touches_end());
@@ -169,7 +190,13 @@ fn operation(tokens: &mut Tokens<'_>, complete: bool) -> Option<&'static str> {
                 if verb.is_some() {
                     return verb.filter(|_| complete || !tokens.touches_end());
                 }
+                if word.eq_ignore_ascii_case(b"AS") {
+                    body = true;
+                } else if name.is_none() && !word.eq_ignore_ascii_case(b"RECURSIVE") {
+                    name = Some(word);
+                }
             }
+            Token::Quoted(word) if depth == 0 && name.is_none() => name = Some(word),
             _ if !with => return None,
             _ => {}
         }
@@ -177,156 +204,18 @@ fn operation(tokens: &mut Tokens<'_>, complete: bool) -> Option<&'static str> {
     None
 }
 
-/// Finds the `FROM` that belongs to the verb just read, then the table behind it, going down into subqueries.
-fn from(tokens: &mut Tokens<'_>, complete: bool, table: &mut String) {
-    let (mut depth, mut wanted) = (0_usize, 0_usize);
-    let mut after_distinct = false;
-    for _ in 0..TOKENS_MAX {
-        let Some(token) = tokens.next() else { return };
-        match token {
-            Token::Mark(b'(') => depth += 1,
-            Token::Mark(b')') => {
-                if depth == wanted && depth > 0 {
-                    // The subquery ended without a FROM of its own.
-                    return;
-                }
-                depth = depth.saturating_sub(1);
-            }
-            Token::Mark(b';') if depth == 0 => return,
-            // `IS DISTINCT FROM` compares.
-            Token::Word(word) if depth == wanted && !after_distinct && word.eq_ignore_ascii_case(b"FROM") => {
-                let mut ahead = tokens.clone();
-                let mut opened = 0;
-                while ahead.next() == Some(Token::Mark(b'(')) {
-                    *tokens = ahead.clone();
-                    opened += 1;
-                }
-                if opened == 0 {
-                    return next_name(tokens, complete, table);
-                }
-                depth += opened;
-                wanted = depth;
-                // `FROM (a JOIN b …)` names its table at once, `FROM (SELECT … FROM a)` behind its own FROM.
-                let mut ahead = tokens.clone();
-                if !matches!(ahead.next(), Some(Token::Word(w)) if known(w) == Some("SELECT") || w.eq_ignore_ascii_case(b"WITH"))
-                {
-                    return next_name(tokens, complete, table);
-                }
-            }
-            _ => {}
-        }
-        after_distinct = matches!(token, Token::Word(word) if word.eq_ignore_ascii_case(b"DISTINCT"));
-    }
-}
-
-/// Words between a verb and the name of its table.
-const NOISE: [&[u8]; 24] = [
-    b"INTO",
-    b"TABLE",
-    b"ONLY",
-    b"IGNORE",
-    b"LOW_PRIORITY",
-    b"HIGH_PRIORITY",
-    b"DELAYED",
-    b"QUICK",
-    b"FROM",
-    b"IF",
-    b"NOT",
-    b"EXISTS",
-    b"OR",
-    b"REPLACE",
-    b"TEMPORARY",
-    b"TEMP",
-    b"UNLOGGED",
-    b"GLOBAL",
-    b"LOCAL",
-    b"OVERWRITE",
-    b"LATERAL",
-    b"TABLES",
-    b"VIEW",
-    b"MATERIALIZED",
-];
-
-/// Takes the next name behind any noise words. Whatever else comes first means that there is none.
-fn next_name(tokens: &mut Tokens<'_>, complete: bool, table: &mut String) {
-    loop {
-        let name = match tokens.next() {
-            Some(Token::Word(word)) if NOISE.iter().any(|noise| word.eq_ignore_ascii_case(noise)) => continue,
-            // `CREATE INDEX i ON t`, `CREATE USER u IDENTIFIED …`: objects that are no tables.
-            Some(Token::Word(word)) if is_other_object(word) => return,
-            Some(Token::Word(word) | Token::Quoted(word)) => word,
-            _ => return,
-        };
-        return qualified(name, tokens, complete, table);
-    }
-}
-
-fn is_other_object(word: &[u8]) -> bool {
-    const OTHERS: [&[u8]; 17] = [
-        b"INDEX",
-        b"UNIQUE",
-        b"USER",
-        b"ROLE",
-        b"DATABASE",
-        b"SCHEMA",
-        b"FUNCTION",
-        b"PROCEDURE",
-        b"TRIGGER",
-        b"SEQUENCE",
-        b"EXTENSION",
-        b"TYPE",
-        b"DOMAIN",
-        b"SYSTEM",
-        b"SERVER",
-        b"EVENT",
-        b"SELECT",
-    ];
-    OTHERS.iter().any(|other| word.eq_ignore_ascii_case(other))
-}
-
-/// `name`, then any `.name`; a name that is called like a function is no table.
-fn qualified(first: &[u8], tokens: &mut Tokens<'_>, complete: bool, table: &mut String) {
-    push(first, table);
-    if tokens.touches_end() {
-        if !complete {
-            table.clear();
-        }
-        return;
-    }
-    let mut ahead = tokens.clone();
-    while ahead.next() == Some(Token::Mark(b'.')) {
-        let Some(Token::Word(part) | Token::Quoted(part)) = ahead.next() else {
-            table.clear();
-            return;
-        };
-        table.push('.');
-        push(part, table);
-        *tokens = ahead.clone();
-        if tokens.touches_end() && !complete {
-            table.clear();
-            return;
-        }
-    }
-    if table.len() > TABLE_MAX {
-        table.clear();
-    }
-}
-
-/// Appends a name; control characters, which no sane name has, become `?`.
-fn push(name: &[u8], table: &mut String) {
-    let name = name.get(..TABLE_MAX + 1).unwrap_or(name);
-    for character in String::from_utf8_lossy(name).chars() {
-        table.push(if character.is_control() { '?' } else { character });
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    /// Backticks are MySQL's.
+    fn dialect_of(statement: &str) -> Dialect {
+        if statement.contains('`') { Dialect::Mysql } else { Dialect::Postgresql }
+    }
+
     fn shape_of(statement: &str) -> (&'static str, String) {
         let mut table = String::new();
-        let operation = shape(statement.as_bytes(), true, &mut table);
+        let operation = shape(dialect_of(statement), statement.as_bytes(), true, &mut table);
         (operation, table)
     }
 
@@ -375,12 +264,60 @@ mod tests {
         }
     }
 
+    /// Statements of either dialect with names of their own.
+    const OWN_NAMES: &[(&str, &str, &str)] = &[
+        ("WITH x AS (SELECT a FROM orders) SELECT * FROM x", "SELECT", "orders"),
+        ("WITH x AS (SELECT a FROM orders) SELECT * FROM x JOIN items i ON true", "SELECT", "items"),
+        ("WITH x AS (SELECT 1), y (n) AS (SELECT 2) SELECT * FROM y", "SELECT", ""),
+        ("WITH RECURSIVE x(n) AS (SELECT 1 UNION SELECT n FROM x) SELECT n FROM x", "SELECT", ""),
+        ("WITH x AS MATERIALIZED (SELECT a FROM orders) SELECT * FROM X", "SELECT", "orders"),
+        ("WITH x AS (INSERT INTO log VALUES (1) RETURNING id) SELECT * FROM x", "SELECT", "log"),
+        ("WITH x AS (SELECT 1) SELECT * FROM public.x", "SELECT", "public.x"),
+        ("SELECT * FROM generate_series(1, 10) AS n", "SELECT", ""),
+        ("SELECT * FROM unnest(ARRAY['a(', 'b']) u, orders o", "SELECT", "orders"),
+        ("SELECT * FROM pg_catalog.generate_series(1, 2) g JOIN t ON true", "SELECT", "t"),
+        ("SELECT * FROM (VALUES (1), (2)) v", "SELECT", ""),
+        ("SELECT * FROM LATERAL (SELECT * FROM t) l", "SELECT", "t"),
+        ("SELECT * FROM ((SELECT * FROM t)) d", "SELECT", "t"),
+        ("SELECT 1 FROM DUAL", "SELECT", ""),
+        ("DELETE FROM t USING u WHERE t.a = u.a", "DELETE", "t"),
+        ("UPDATE t AS a SET b = 1 FROM c", "UPDATE", "t"),
+        ("SELECT * FROM a /* , b */ AS c WHERE d = 'FROM e'", "SELECT", "a"),
+    ];
+
+    #[test]
+    fn names_of_a_statements_own_are_no_tables() {
+        for (statement, operation, table) in OWN_NAMES {
+            assert_eq!(shape_of(statement), (*operation, (*table).to_owned()), "{statement}");
+        }
+    }
+
+    #[test]
+    fn literals_of_either_dialect_give_no_names() {
+        for (dialect, statement, table) in [
+            (Dialect::Postgresql, r"SELECT '\', ' FROM secret ' FROM t", ""),
+            (Dialect::Postgresql, r"SELECT E'\' FROM secret' FROM t", "t"),
+            (Dialect::Postgresql, "SELECT $a1$ FROM secret $a1$ FROM t", "t"),
+            (Dialect::Postgresql, "SELECT /* /* */ FROM secret */ 1 FROM t", "t"),
+            (Dialect::Mysql, r"SELECT '\' FROM secret' FROM t", "t"),
+            (Dialect::Mysql, r#"SELECT "\" FROM secret" FROM t"#, ""),
+            (Dialect::Mysql, r#"SELECT "' FROM secret", 'x' FROM t"#, "t"),
+            (Dialect::Mysql, "SELECT * FROM \"secret\"", ""),
+            (Dialect::Mysql, "INSERT INTO \"secret\" VALUES (1)", ""),
+            (Dialect::Mysql, "SELECT N\"FROM secret\" FROM t", "t"),
+        ] {
+            let mut found = String::new();
+            shape(dialect, statement.as_bytes(), true, &mut found);
+            assert_eq!(found, table, "{statement}");
+        }
+    }
+
     #[test]
     fn a_cut_statement_never_gives_another_table() {
         let mut table = String::new();
-        for (statement, operation, whole) in STATEMENTS {
+        for (statement, operation, whole) in STATEMENTS.iter().chain(OWN_NAMES) {
             for cut in 0..statement.len() {
-                let found = shape(&statement.as_bytes()[..cut], false, &mut table);
+                let found = shape(dialect_of(statement), &statement.as_bytes()[..cut], false, &mut table);
                 assert!(found == *operation || found == OTHER, "{statement} cut at {cut}: {found}");
                 assert!(
                     table.is_empty() || table == *whole || whole.starts_with(&format!("{table}.")),
@@ -400,7 +337,7 @@ mod tests {
             ("SELECT $$;$$;", None),
             ("", None),
         ] {
-            assert_eq!(following(text.as_bytes()), rest.map(str::as_bytes), "{text}");
+            assert_eq!(following(Dialect::Postgresql, text.as_bytes()), rest.map(str::as_bytes), "{text}");
         }
     }
 
@@ -423,8 +360,9 @@ mod tests {
                 state ^= state << 17;
                 text.push(state.to_le_bytes()[0]);
             }
-            shape(&text, false, &mut table);
-            assert!(table.len() <= TABLE_MAX && !table.contains(char::is_control));
+            shape(Dialect::Postgresql, &text, false, &mut table);
+            shape(Dialect::Mysql, &text, false, &mut table);
+            assert!(table.len() <= tables::TABLE_MAX && !table.contains(char::is_control));
         }
     }
 }

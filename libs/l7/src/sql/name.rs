@@ -1,14 +1,14 @@
 //! The name of a statement (operation and table), in the form in which it is kept for the kernel's hash of the statement.
 
-use super::{OTHER, known, shape};
+use super::{Dialect, OTHER, known, shape};
 
 /// Behind the operation.
 const END: u8 = 0;
 
 /// Operation and table of a statement, as they are kept to give names to its exchanges later.
-pub fn statement_name(statement: &[u8]) -> Box<[u8]> {
+pub fn statement_name(dialect: Dialect, statement: &[u8]) -> Box<[u8]> {
     let mut table = String::new();
-    let operation = shape(statement, true, &mut table);
+    let operation = shape(dialect, statement, true, &mut table);
     prepared_name(operation, &table)
 }
 
@@ -37,7 +37,7 @@ mod tests {
             ("INSERT INTO größe VALUES (1)", "INSERT", "größe"),
         ] {
             assert_eq!(
-                decode(&statement_name(statement.as_bytes())),
+                decode(&statement_name(Dialect::Mysql, statement.as_bytes())),
                 Some((operation, table)),
                 "{statement}"
             );

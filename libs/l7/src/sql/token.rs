@@ -3,6 +3,8 @@
 //! Understands the comments and quotes of MySQL, MariaDB and PostgreSQL (MySQL Reference Manual 11.1 and 11.7;
 //! PostgreSQL manual 4.1). Literals are recognised in order to be passed over: nothing of them leaves this module.
 
+use super::Dialect;
+
 /// A lexical element.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Token<'a> {
@@ -17,15 +19,22 @@ pub(super) enum Token<'a> {
 }
 
 /// Tokens of a statement.
+///
+/// They end behind a literal whose end depends on how a server treats a backslash before a quote: the dialects differ, a
+/// server can be configured, and the kernel's hash of statements does not know the dialect. So nothing that may be inside
+/// of a literal is ever taken for a name, and statements of one hash have one name.
 #[derive(Clone, Debug)]
 pub(super) struct Tokens<'a> {
+    dialect: Dialect,
     text: &'a [u8],
     at: usize,
+    /// The end of a literal was not certain.
+    ended: bool,
 }
 
 impl<'a> Tokens<'a> {
-    pub(super) fn new(text: &'a [u8]) -> Self {
-        Self { text, at: 0 }
+    pub(super) fn new(dialect: Dialect, text: &'a [u8]) -> Self {
+        Self { dialect, text, at: 0, ended: false }
     }
 
     /// Whether the token given out last ended where the text ends, so that a cut may have shortened it.
@@ -53,23 +62,62 @@ impl<'a> Tokens<'a> {
         loop {
             match (self.peek(0), self.peek(1)) {
                 (Some(b), _) if b.is_ascii_whitespace() => self.at += 1,
-                (Some(b'-'), Some(b'-')) | (Some(b'#'), _) => self.skip_past(b"\n"),
-                // MySQL executes the inside of `/*! … */` and `/*+ … */` is a hint; neither decides the shape.
-                (Some(b'/'), Some(b'*')) => {
-                    self.at += 2;
-                    self.skip_past(b"*/");
+                // MySQL wants a blank behind its two dashes: `a--1` subtracts (Reference Manual 11.7).
+                (Some(b'-'), Some(b'-'))
+                    if self.dialect == Dialect::Postgresql
+                        || self.peek(2).is_none_or(|b| b.is_ascii_whitespace() || b.is_ascii_control()) =>
+                {
+                    self.skip_past(b"\n");
                 }
+                (Some(b'#'), _) if self.dialect == Dialect::Mysql => self.skip_past(b"\n"),
+                // MySQL executes the inside of `/*! … */` and `/*+ … */` is a hint; neither decides the shape.
+                (Some(b'/'), Some(b'*')) => self.skip_comment(),
                 _ => return,
             }
         }
     }
 
+    /// Moves behind a comment in slashes and stars; PostgreSQL's are nested.
+    fn skip_comment(&mut self) {
+        self.at += 2;
+        if self.dialect == Dialect::Mysql {
+            return self.skip_past(b"*/");
+        }
+        let mut open = 1_usize;
+        while open > 0 && self.at < self.text.len() {
+            match (self.peek(0), self.peek(1)) {
+                (Some(b'*'), Some(b'/')) => {
+                    open -= 1;
+                    self.at += 2;
+                }
+                (Some(b'/'), Some(b'*')) => {
+                    open += 1;
+                    self.at += 2;
+                }
+                _ => self.at += 1,
+            }
+        }
+        self.at = self.at.min(self.text.len());
+    }
+
     /// From behind an opening quote to behind the closing one; a doubled quote stands for itself.
     fn quoted(&mut self, quote: u8, backslash: bool) -> &'a [u8] {
         let start = self.at;
+        let mut escaped = false;
         while let Some(b) = self.peek(0) {
             self.at += 1;
+            // PostgreSQL's plain literals and MySQL's double quotes are where the kernel's hash reads otherwise.
+            let uncertain = match quote {
+                b'\'' => !backslash,
+                b'"' => backslash,
+                _ => false,
+            };
+            self.ended |= escaped && uncertain && b == quote;
+            escaped = b == b'\\' && !escaped;
             if b == b'\\' && backslash {
+                // The next byte is part of the literal.
+                self.ended |= uncertain && self.peek(0) == Some(quote);
+                escaped = false;
                 self.at += 1;
             } else if b == quote {
                 if self.peek(0) == Some(quote) {
@@ -86,7 +134,11 @@ impl<'a> Tokens<'a> {
     /// PostgreSQL's `$tag$ … $tag$`; `false` when this dollar does not open one.
     fn dollar_quoted(&mut self) -> bool {
         let rest = self.text.get(self.at..).unwrap_or_default();
-        let tag = rest.iter().skip(1).take_while(|b| b.is_ascii_alphabetic() || **b == b'_').count();
+        if rest.get(1).is_some_and(u8::is_ascii_digit) {
+            return false;
+        }
+        let in_tag = |b: &&u8| b.is_ascii_alphanumeric() || **b == b'_' || **b >= 0x80;
+        let tag = rest.iter().skip(1).take_while(in_tag).count();
         if rest.get(tag + 1) != Some(&b'$') {
             return false;
         }
@@ -109,20 +161,33 @@ impl<'a> Iterator for Tokens<'a> {
     type Item = Token<'a>;
 
     fn next(&mut self) -> Option<Token<'a>> {
+        if self.ended {
+            return None;
+        }
         self.skip_blank();
         let first = self.peek(0)?;
+        let mysql = self.dialect == Dialect::Mysql;
         Some(match first {
             b'\'' => {
                 self.at += 1;
-                self.quoted(b'\'', true);
+                self.quoted(b'\'', mysql);
                 Token::Literal
             }
-            b'"' | b'`' => {
+            b'"' if mysql => {
+                self.at += 1;
+                self.quoted(b'"', true);
+                Token::Literal
+            }
+            b'"' => {
                 self.at += 1;
                 Token::Quoted(self.quoted(first, false))
             }
-            b'$' if self.dollar_quoted() => Token::Literal,
-            b'$' | b'?' | b':' | b'@' => {
+            b'`' if mysql => {
+                self.at += 1;
+                Token::Quoted(self.quoted(first, false))
+            }
+            b'$' if !mysql && self.dollar_quoted() => Token::Literal,
+            b'$' | b'?' | b':' | b'@' if !(mysql && first == b'$') => {
                 self.at += 1;
                 self.word();
                 Token::Literal
@@ -133,15 +198,32 @@ impl<'a> Iterator for Tokens<'a> {
                 }
                 Token::Literal
             }
-            b if b.is_ascii_alphabetic() || b == b'_' || b >= 0x80 => {
+            b if b.is_ascii_alphabetic() || b == b'_' || b >= 0x80 || b == b'$' => {
                 let word = self.word();
-                // `E'…'`, `N'…'`, `X'…'`, `B'…'`, `_utf8'…'`: a string with a prefix.
-                if self.peek(0) == Some(b'\'') && (word.len() == 1 || word.starts_with(b"_")) {
-                    self.at += 1;
-                    self.quoted(b'\'', true);
-                    Token::Literal
-                } else {
-                    Token::Word(word)
+                match self.peek(0) {
+                    // `E'…'`, `N'…'`, `X'…'`, `B'…'`, `_utf8'…'`: a string with a prefix.
+                    Some(b'\'') if word.len() == 1 || (mysql && word.starts_with(b"_")) => {
+                        self.at += 1;
+                        self.quoted(b'\'', mysql || word.eq_ignore_ascii_case(b"E"));
+                        Token::Literal
+                    }
+                    Some(b'"') if mysql && (word.len() == 1 || word.starts_with(b"_")) => {
+                        self.at += 1;
+                        self.quoted(b'"', true);
+                        Token::Literal
+                    }
+                    // `U&'…'` and `U&"…"`: escapes in it are not resolved, so it gives no name.
+                    Some(b'&')
+                        if !mysql
+                            && word.eq_ignore_ascii_case(b"U")
+                            && matches!(self.peek(1), Some(b'\'' | b'"')) =>
+                    {
+                        let quote = self.peek(1).unwrap_or(b'\'');
+                        self.at += 2;
+                        self.quoted(quote, false);
+                        Token::Literal
+                    }
+                    _ => Token::Word(word),
                 }
             }
             mark => {
@@ -156,31 +238,62 @@ impl<'a> Iterator for Tokens<'a> {
 mod tests {
     use super::*;
 
+    fn tokens(dialect: Dialect, text: &str) -> Vec<Token<'_>> {
+        Tokens::new(dialect, text.as_bytes()).collect()
+    }
+
     #[test]
     fn literals_and_comments_are_passed_over() {
-        let text = b"a -- x\n 'it''s \\' b' /* c */ \"d e\" `f``g` $q$ h $q$ $1 1.5e3 E'z' , # end";
-        let tokens: Vec<_> = Tokens::new(text).collect();
+        let text = "a -- x\n 'it''s \\' b' /* c */ `f``g` 1.5e3 N'z' _utf8'y' , # end";
         assert_eq!(
-            tokens,
+            tokens(Dialect::Mysql, text),
             [
                 Token::Word(b"a"),
                 Token::Literal,
-                Token::Quoted(b"d e"),
                 Token::Quoted(b"f``g"),
-                Token::Literal,
                 Token::Literal,
                 Token::Literal,
                 Token::Literal,
                 Token::Mark(b','),
             ]
         );
+        let text = "a -- x\n 'it''s' /* c /* d */ e */ \"d e\" $q1$ h $q1$ $1 1.5e3 E'z\\'' U&'y' , b";
+        assert_eq!(
+            tokens(Dialect::Postgresql, text),
+            [
+                Token::Word(b"a"),
+                Token::Literal,
+                Token::Quoted(b"d e"),
+                Token::Literal,
+                Token::Literal,
+                Token::Literal,
+                Token::Literal,
+                Token::Literal,
+                Token::Mark(b','),
+                Token::Word(b"b"),
+            ]
+        );
+    }
+
+    #[test]
+    fn the_dialect_says_where_a_literal_ends() {
+        let literal = [Token::Literal, Token::Word(b"x")];
+        assert_eq!(tokens(Dialect::Postgresql, r"'\' x"), literal[..1]);
+        assert_eq!(tokens(Dialect::Postgresql, r"E'\' x' x"), literal);
+        assert_eq!(tokens(Dialect::Mysql, r"'\' x' x"), literal);
+        assert_eq!(tokens(Dialect::Mysql, r#""\" FROM y" x"#), literal[..1]);
+        assert_eq!(tokens(Dialect::Mysql, "$x$y$"), [Token::Word(b"$x$y$")]);
+        assert_eq!(tokens(Dialect::Postgresql, "$x$y$x$ x"), literal);
+        assert_eq!(tokens(Dialect::Mysql, "1--1 x")[3..], [Token::Literal, Token::Word(b"x")]);
     }
 
     #[test]
     fn every_cut_ends() {
         let text = b"SELECT 'a\\', \"b, `c, $x$ d, /* e, E'f FROM t -- g";
-        for cut in 0..=text.len() {
-            assert!(Tokens::new(&text[..cut]).count() <= cut);
+        for dialect in [Dialect::Mysql, Dialect::Postgresql] {
+            for cut in 0..=text.len() {
+                assert!(Tokens::new(dialect, &text[..cut]).count() <= cut);
+            }
         }
     }
 }

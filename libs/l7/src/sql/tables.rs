@@ -1,0 +1,342 @@
+//! The table that a statement is mainly about.
+//!
+//! Names that the statement makes for itself are no tables: names of its `WITH` clause, aliases, functions in `FROM`.
+
+use super::{
+    known,
+    token::{Token, Tokens},
+};
+
+/// Longest table name given out, in bytes; statements with a longer one have none.
+pub(super) const TABLE_MAX: usize = 128;
+
+/// Names of one `WITH` clause that are remembered; a statement with more has no table.
+const NAMES_MAX: usize = 16;
+
+/// Deepest nesting of subqueries that is followed.
+const DEPTH_MAX: usize = 8;
+
+/// Tokens that are looked at in search of a table.
+const TOKENS_MAX: usize = 2_000;
+
+/// The names of a `WITH` clause, each with the statement behind it.
+#[derive(Debug, Default)]
+pub(super) struct With<'a> {
+    names: [Option<(&'a [u8], Tokens<'a>)>; NAMES_MAX],
+    count: usize,
+}
+
+impl<'a> With<'a> {
+    pub(super) fn push(&mut self, name: &'a [u8], body: Tokens<'a>) {
+        if let Some(slot) = self.names.get_mut(self.count) {
+            *slot = Some((name, body));
+        }
+        self.count += 1;
+    }
+
+    fn get(&self, name: &[u8]) -> Option<&Tokens<'a>> {
+        let named = |(known, _): &&(&[u8], Tokens<'a>)| known.eq_ignore_ascii_case(name);
+        self.names.iter().flatten().find(named).map(|(_, body)| body)
+    }
+
+    fn is_full(&self) -> bool {
+        self.count > NAMES_MAX
+    }
+}
+
+/// Finds tables of one statement.
+#[derive(Debug)]
+pub(super) struct Search<'a, 'w> {
+    pub(super) with: &'w With<'a>,
+    pub(super) complete: bool,
+    tokens_left: usize,
+    /// What stands for the table if no other is found: a name of the `WITH` clause.
+    fallback: Option<Tokens<'a>>,
+}
+
+/// How the search in a list of tables ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum SearchEnd {
+    /// The table is known, or cannot be known.
+    Done,
+    /// There is none in this part of the statement.
+    Nothing,
+}
+
+impl<'a, 'w> Search<'a, 'w> {
+    pub(super) fn new(with: &'w With<'a>, complete: bool) -> Self {
+        Self { with, complete, tokens_left: TOKENS_MAX, fallback: None }
+    }
+
+    /// The table of a query whose verb was read: behind the `FROM` that belongs to it.
+    pub(super) fn query(&mut self, tokens: &mut Tokens<'a>, table: &mut String) {
+        if self.with.is_full() {
+            return;
+        }
+        if self.behind_from(tokens, 0, table) == SearchEnd::Nothing
+            && self.complete
+            && let Some(mut body) = self.fallback.take()
+        {
+            self.body(&mut body, 1, table);
+        }
+    }
+
+    fn next(&mut self, tokens: &mut Tokens<'a>) -> Option<Token<'a>> {
+        self.tokens_left = self.tokens_left.checked_sub(1)?;
+        tokens.next()
+    }
+
+    /// The table of a statement within parentheses.
+    fn body(&mut self, tokens: &mut Tokens<'a>, depth: usize, table: &mut String) -> SearchEnd {
+        let verb = loop {
+            match self.next(tokens) {
+                Some(Token::Mark(b'(')) => {}
+                Some(Token::Word(word)) => break word,
+                _ => return SearchEnd::Nothing,
+            }
+        };
+        match known(verb) {
+            Some("SELECT" | "DELETE") => self.behind_from(tokens, depth, table),
+            Some("INSERT" | "UPDATE" | "MERGE" | "TABLE") => {
+                next_name(tokens, self.complete, table);
+                SearchEnd::Done
+            }
+            // A `WITH` clause of its own.
+            _ if verb.eq_ignore_ascii_case(b"WITH") => SearchEnd::Done,
+            _ => SearchEnd::Nothing,
+        }
+    }
+
+    /// Finds the `FROM` of the query at hand, and a table behind it.
+    fn behind_from(&mut self, tokens: &mut Tokens<'a>, depth: usize, table: &mut String) -> SearchEnd {
+        let mut open = 0_usize;
+        let mut after_distinct = false;
+        while let Some(token) = self.next(tokens) {
+            match token {
+                Token::Mark(b'(') => open += 1,
+                Token::Mark(b')') => match open.checked_sub(1) {
+                    Some(less) => open = less,
+                    // The subquery ended without a FROM of its own.
+                    None => return SearchEnd::Nothing,
+                },
+                Token::Mark(b';') if open == 0 => return SearchEnd::Nothing,
+                // `IS DISTINCT FROM` compares.
+                Token::Word(word) if open == 0 && !after_distinct && word.eq_ignore_ascii_case(b"FROM") => {
+                    return self.list(tokens, depth, table);
+                }
+                _ => {}
+            }
+            after_distinct = matches!(token, Token::Word(word) if word.eq_ignore_ascii_case(b"DISTINCT"));
+        }
+        SearchEnd::Done
+    }
+
+    /// Takes the first table of a list, behind `FROM` or an opening parenthesis.
+    fn list(&mut self, tokens: &mut Tokens<'a>, depth: usize, table: &mut String) -> SearchEnd {
+        if depth >= DEPTH_MAX {
+            return SearchEnd::Done;
+        }
+        loop {
+            match self.next(tokens) {
+                Some(Token::Word(word))
+                    if LIST_NOISE.iter().any(|noise| word.eq_ignore_ascii_case(noise)) =>
+                {
+                    continue;
+                }
+                Some(Token::Mark(b'(')) => {
+                    let mut ahead = tokens.clone();
+                    while ahead.next() == Some(Token::Mark(b'(')) {
+                        *tokens = ahead.clone();
+                    }
+                    let first = tokens.clone().next();
+                    let found = match first {
+                        Some(Token::Word(word)) if word.eq_ignore_ascii_case(b"VALUES") => SearchEnd::Nothing,
+                        Some(Token::Word(word))
+                            if known(word) == Some("SELECT") || word.eq_ignore_ascii_case(b"WITH") =>
+                        {
+                            self.body(tokens, depth + 1, table)
+                        }
+                        _ => self.list(tokens, depth + 1, table),
+                    };
+                    if found == SearchEnd::Done {
+                        return found;
+                    }
+                    // Where the parenthesis closes is not followed: what comes behind it is not looked at.
+                    return if self.complete { SearchEnd::Nothing } else { SearchEnd::Done };
+                }
+                Some(Token::Word(name) | Token::Quoted(name)) => {
+                    qualified(name, tokens, self.complete, table);
+                    let next = tokens.clone().next();
+                    if table.is_empty() || (next.is_none() && !self.complete) {
+                        table.clear();
+                        return SearchEnd::Done;
+                    }
+                    if next == Some(Token::Mark(b'(')) || table.eq_ignore_ascii_case("DUAL") {
+                        table.clear();
+                    } else if let Some(body) = self.with.get(table.as_bytes()) {
+                        if self.fallback.is_none() {
+                            self.fallback = Some(body.clone());
+                        }
+                        table.clear();
+                    } else {
+                        return SearchEnd::Done;
+                    }
+                }
+                _ => return SearchEnd::Nothing,
+            }
+            if !self.next_of_list(tokens) {
+                return if self.complete { SearchEnd::Nothing } else { SearchEnd::Done };
+            }
+        }
+    }
+
+    /// Goes on to the next table of a list; false at the list's end.
+    fn next_of_list(&mut self, tokens: &mut Tokens<'a>) -> bool {
+        let mut open = 0_usize;
+        while let Some(token) = self.next(tokens) {
+            match token {
+                Token::Mark(b'(') => open += 1,
+                Token::Mark(b')') => match open.checked_sub(1) {
+                    Some(less) => open = less,
+                    None => return false,
+                },
+                Token::Mark(b',') if open == 0 => return true,
+                Token::Mark(b';') if open == 0 => return false,
+                Token::Word(word) if open == 0 => {
+                    if JOINS.iter().any(|join| word.eq_ignore_ascii_case(join)) {
+                        return true;
+                    }
+                    if LIST_ENDS.iter().any(|end| word.eq_ignore_ascii_case(end)) {
+                        return false;
+                    }
+                }
+                _ => {}
+            }
+        }
+        false
+    }
+}
+
+/// Words before a table of a list.
+const LIST_NOISE: [&[u8]; 3] = [b"ONLY", b"LATERAL", b"TABLE"];
+
+/// Words behind which the next table of a list comes.
+const JOINS: [&[u8]; 2] = [b"JOIN", b"STRAIGHT_JOIN"];
+
+/// Words that end a list of tables.
+const LIST_ENDS: [&[u8]; 13] = [
+    b"WHERE",
+    b"GROUP",
+    b"HAVING",
+    b"WINDOW",
+    b"ORDER",
+    b"LIMIT",
+    b"OFFSET",
+    b"FETCH",
+    b"FOR",
+    b"UNION",
+    b"EXCEPT",
+    b"INTERSECT",
+    b"RETURNING",
+];
+
+/// Words between a verb and the name of its table.
+const NOISE: [&[u8]; 24] = [
+    b"INTO",
+    b"TABLE",
+    b"ONLY",
+    b"IGNORE",
+    b"LOW_PRIORITY",
+    b"HIGH_PRIORITY",
+    b"DELAYED",
+    b"QUICK",
+    b"FROM",
+    b"IF",
+    b"NOT",
+    b"EXISTS",
+    b"OR",
+    b"REPLACE",
+    b"TEMPORARY",
+    b"TEMP",
+    b"UNLOGGED",
+    b"GLOBAL",
+    b"LOCAL",
+    b"OVERWRITE",
+    b"LATERAL",
+    b"TABLES",
+    b"VIEW",
+    b"MATERIALIZED",
+];
+
+/// Takes the next name behind any noise words. Whatever else comes first means that there is none.
+pub(super) fn next_name(tokens: &mut Tokens<'_>, complete: bool, table: &mut String) {
+    loop {
+        let name = match tokens.next() {
+            Some(Token::Word(word)) if NOISE.iter().any(|noise| word.eq_ignore_ascii_case(noise)) => continue,
+            // `CREATE INDEX i ON t`, `CREATE USER u IDENTIFIED …`: objects that are no tables.
+            Some(Token::Word(word)) if is_other_object(word) => return,
+            Some(Token::Word(word) | Token::Quoted(word)) => word,
+            _ => return,
+        };
+        return qualified(name, tokens, complete, table);
+    }
+}
+
+fn is_other_object(word: &[u8]) -> bool {
+    const OTHERS: [&[u8]; 17] = [
+        b"INDEX",
+        b"UNIQUE",
+        b"USER",
+        b"ROLE",
+        b"DATABASE",
+        b"SCHEMA",
+        b"FUNCTION",
+        b"PROCEDURE",
+        b"TRIGGER",
+        b"SEQUENCE",
+        b"EXTENSION",
+        b"TYPE",
+        b"DOMAIN",
+        b"SYSTEM",
+        b"SERVER",
+        b"EVENT",
+        b"SELECT",
+    ];
+    OTHERS.iter().any(|other| word.eq_ignore_ascii_case(other))
+}
+
+/// `name`, then any `.name`.
+fn qualified(first: &[u8], tokens: &mut Tokens<'_>, complete: bool, table: &mut String) {
+    push(first, table);
+    if tokens.touches_end() {
+        if !complete {
+            table.clear();
+        }
+        return;
+    }
+    let mut ahead = tokens.clone();
+    while ahead.next() == Some(Token::Mark(b'.')) {
+        let Some(Token::Word(part) | Token::Quoted(part)) = ahead.next() else {
+            table.clear();
+            return;
+        };
+        table.push('.');
+        push(part, table);
+        *tokens = ahead.clone();
+        if tokens.touches_end() && !complete {
+            table.clear();
+            return;
+        }
+    }
+    if table.len() > TABLE_MAX {
+        table.clear();
+    }
+}
+
+/// Appends a name; control characters, which no sane name has, become `?`.
+fn push(name: &[u8], table: &mut String) {
+    let name = name.get(..TABLE_MAX + 1).unwrap_or(name);
+    for character in String::from_utf8_lossy(name).chars() {
+        table.push(if character.is_control() { '?' } else { character });
+    }
+}
