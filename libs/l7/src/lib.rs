@@ -50,12 +50,16 @@ mod context;
 mod detection;
 mod dns;
 pub mod domain;
+#[cfg(test)]
+mod error_rules;
 mod exchange;
 mod http1;
 mod http2;
 mod import;
 mod kafka;
 pub mod lines;
+#[cfg(test)]
+mod lookalikes;
 #[cfg(test)]
 mod losses;
 mod memcached;
@@ -66,6 +70,8 @@ pub mod offload;
 pub mod parser;
 pub mod pending;
 mod postgres;
+#[cfg(test)]
+mod privacy;
 mod proxy;
 mod redis;
 pub mod resync;

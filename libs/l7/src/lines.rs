@@ -14,6 +14,9 @@ pub enum Piece<'a> {
         /// When the last of them moved.
         at: Timestamp,
     },
+    /// The head of a line whose end was not captured, or is longer than the bound. With [`Step::Next`] the parser has taken
+    /// it for a whole line; with anything else a [`Piece::Gap`] follows.
+    Head(Line<'a>),
     /// Bytes are missing or were no line. `begun` says that a line had begun that will not end, or that counted bytes
     /// will not.
     Gap {
@@ -77,11 +80,14 @@ impl LineReader {
                 continue;
             }
             let Some(end) = memchr::memchr(b'\n', input) else {
-                if self.lost || self.buffered.len() + input.len() > bound {
-                    return self.lose(&mut parser);
-                }
                 if self.buffered.is_empty() {
                     self.buffered_at = segment.at;
+                }
+                if self.lost || self.buffered.len() + input.len() > bound {
+                    if !self.buffered.is_empty() && self.take_head(segment.at, &mut parser) {
+                        return;
+                    }
+                    return self.lose(&mut parser);
                 }
                 self.buffered.extend_from_slice(input);
                 break;
@@ -89,6 +95,11 @@ impl LineReader {
             let (line, rest) = input.split_at(end + 1);
             input = rest;
             if self.buffered.len() + line.len() > bound {
+                if !self.buffered.is_empty() && self.take_head(segment.at, &mut parser) {
+                    // The line ends here: the next one begins behind it.
+                    self.lost = false;
+                    continue;
+                }
                 return self.lose(&mut parser);
             }
             let step = if self.buffered.is_empty() {
@@ -139,7 +150,31 @@ impl LineReader {
     }
 
     fn skip_gap(&mut self, bytes: u64, at: Timestamp, parser: &mut impl FnMut(Piece<'_>) -> Step) {
-        if self.data >= bytes { self.pass(bytes, at, parser) } else { self.lose(parser) }
+        if self.data >= bytes {
+            self.pass(bytes, at, parser);
+        } else if self.data > 0 || self.buffered.is_empty() || !self.take_head(at, parser) {
+            self.lose(parser);
+        }
+    }
+
+    /// Gives out what there is of a line; false when the parser has no use for it. Then, as after a gap, the next line starts
+    /// with a segment.
+    fn take_head(&mut self, at: Timestamp, parser: &mut impl FnMut(Piece<'_>) -> Step) -> bool {
+        let buffered = std::mem::take(&mut self.buffered);
+        let line = Line {
+            text: &buffered,
+            start: self.buffered_at,
+            end: at,
+            bytes: buffered.len() as u64,
+            resync: self.lost,
+        };
+        let taken = parser(Piece::Head(line)) == Step::Next;
+        if taken {
+            self.lost = true;
+        } else {
+            self.buffered = buffered;
+        }
+        taken
     }
 
     fn lose(&mut self, parser: &mut impl FnMut(Piece<'_>) -> Step) {

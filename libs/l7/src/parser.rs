@@ -81,7 +81,7 @@ impl Prefix<'_> {
 }
 
 /// Most bytes of one direction that are kept while the protocol is being guessed.
-pub const PREFIX_BYTES_MAX: usize = 512;
+pub const PREFIX_BYTES_MAX: usize = 4096;
 
 /// What identification says about an [`Prefix`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

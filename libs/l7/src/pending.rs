@@ -70,6 +70,11 @@ impl<T> Fifo<T> {
         self.waiting.back_mut()
     }
 
+    /// All that wait, the oldest first.
+    pub fn iter(&self) -> impl Iterator<Item = &T> {
+        self.waiting.iter()
+    }
+
     /// How many wait, with those forgotten.
     pub fn len(&self) -> usize {
         self.waiting.len() + usize::try_from(self.forgotten).unwrap_or(usize::MAX / 2)

@@ -30,6 +30,10 @@ const RUN: u16 = 32;
 /// Most turns in a row that are asked of a connection that was seen not to take turns.
 const RUN_MAX: u16 = RUN << 7;
 
+/// How much later than its response a request may be delivered, nanoseconds: calls end on several CPUs at once, and are
+/// put in order by their time. A response that ended earlier than this before a request cannot be its answer.
+pub const EARLY_NS_MAX: u64 = 20_000_000;
+
 /// Time between a response and the next request that says that everything was answered, nanoseconds.
 const QUIET_NS: u64 = 100_000_000;
 

@@ -35,6 +35,10 @@ impl Flags {
         self.0 & 0x0100 != 0
     }
 
+    fn recursion_available(self) -> bool {
+        self.0 & 0x0080 != 0
+    }
+
     pub(super) fn rcode(self) -> u16 {
         self.0 & 0xf
     }
@@ -220,7 +224,7 @@ pub(super) fn match_message(bytes: &[u8], length: usize) -> MessageMatch {
         _ => return MessageMatch::No,
     };
     let Some(question) = message.question else { return MessageMatch::No };
-    if !question_fits(&question, message.flags.opcode()) || is_multicast(&message) {
+    if !question_fits(&question, &message) || is_set_aside(&message) {
         return MessageMatch::No;
     }
     let walk = walk(bytes, &message, length);
@@ -259,15 +263,48 @@ fn flags_fit(flags: Flags) -> bool {
     known && !reserved && !authoritative && flags.0 & 0x028f == 0
 }
 
-fn question_fits(question: &Question<'_>, opcode: u8) -> bool {
+fn question_fits(question: &Question<'_>, message: &Message<'_>) -> bool {
     const SOA: u16 = 6;
     let class = matches!(question.class, 1 | 3 | 4 | 254 | 255);
-    let kind = type_name(question.kind).is_some() && (opcode == QUERY || question.kind == SOA);
+    // Types are added every year: one without a mnemonic is believed of an ordinary query for a name of two labels.
+    let ordinary = question.kind != 0
+        && question.class == 1
+        && message.flags.recursion_desired()
+        && question.labels().count() > 1;
+    let kind = (type_name(question.kind).is_some() || ordinary)
+        && (message.flags.opcode() == QUERY || question.kind == SOA);
     class && kind && question.labels().all(|label| label.iter().all(u8::is_ascii_graphic))
 }
 
+/// Messages of DNS's format that are not DNS: multicast DNS, LLMNR, and the name service of NetBIOS.
+pub(super) fn is_set_aside(message: &Message<'_>) -> bool {
+    is_multicast(message)
+        || message.question.is_some_and(|question| is_netbios(&question) || is_llmnr(message, &question))
+}
+
+/// The name service of NetBIOS (RFC 1002 section 4.2): types NB (32) and NBSTAT (33, which is SRV in DNS), and a first
+/// label of 32 letters from A to P (section 4.1, a NetBIOS name in its encoding).
+fn is_netbios(question: &Question<'_>) -> bool {
+    let encoded = question
+        .labels()
+        .next()
+        .is_some_and(|label| label.len() == 32 && label.iter().all(|byte| (b'A'..=b'P').contains(byte)));
+    encoded && matches!(question.kind, 32 | 33)
+}
+
+/// LLMNR (RFC 4795 section 2.1.1): a query for the address of a single label, which does not desire recursion. Resolvers
+/// that ask the root about a single label ask for its name servers.
+fn is_llmnr(message: &Message<'_>, question: &Question<'_>) -> bool {
+    const ADDRESSES: [u16; 3] = [1, 28, 255];
+    !message.flags.recursion_desired()
+        && message.flags.opcode() == QUERY
+        && !message.flags.recursion_available()
+        && question.labels().count() == 1
+        && ADDRESSES.contains(&question.kind)
+}
+
 /// Multicast DNS (RFC 6762): an id of 0, recursion not desired, and names, classes or counts that others do not have.
-pub(super) fn is_multicast(message: &Message<'_>) -> bool {
+fn is_multicast(message: &Message<'_>) -> bool {
     if message.id != 0 || message.flags.recursion_desired() {
         return false;
     }

@@ -200,7 +200,7 @@ impl Dns {
         cx: &mut ConnectionContext<'_>,
     ) -> Option<(Request, Outcome)> {
         let message = match message::read(bytes) {
-            Ok(message) if message::is_multicast(&message) => return None,
+            Ok(message) if message::is_set_aside(&message) => return None,
             Ok(message) if message.flags.is_response() == (from == Sender::Server) => message,
             _ => {
                 cx.orphan();
@@ -276,12 +276,7 @@ impl Dns {
             Some(word) => Status::Word(cx.word(word)),
             None => Status::Code(u32::from(rcode)),
         };
-        let error = match rcode {
-            0 => ErrorClass::None,
-            // FORMERR, NXDOMAIN, and an update's unmet conditions.
-            1 | 3 | 6..=8 | 10 => ErrorClass::Client,
-            _ => ErrorClass::Server,
-        };
+        let error = class(rcode);
         Some((waiting.request, Outcome { status, error, end: at, bytes: total }))
     }
 
@@ -334,4 +329,13 @@ fn hash(question: &Question<'_>) -> u64 {
     }
     (question.kind, question.class).hash(&mut hasher);
     hasher.finish()
+}
+
+/// Whose fault a response code says it was: FORMERR, NXDOMAIN and an update's unmet conditions are the client's.
+pub(crate) fn class(rcode: u16) -> ErrorClass {
+    match rcode {
+        0 => ErrorClass::None,
+        1 | 3 | 6..=8 | 10 => ErrorClass::Client,
+        _ => ErrorClass::Server,
+    }
 }

@@ -356,3 +356,20 @@ fn what_the_c_library_asks_is_understood() {
     ];
     assert_eq!(captured::counted(&lines), expected);
 }
+
+#[test]
+fn names_of_windows_networks_are_set_aside_and_new_types_are_not() {
+    let mut status = query(9, "CKAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA", 33);
+    status[2] = 0;
+    let mut local = query(10, "printer", 1);
+    local[2] = 0;
+    for bytes in [status, local] {
+        let mut replay = Replay::new(socket());
+        replay.egress(&bytes);
+        replay.close();
+        assert!(replay.exchanges.is_empty());
+    }
+    let steps: Vec<Step> = vec![(C, query(7, "a.example", 261)), (S, answer(7, "a.example", 261))];
+    let found = play(socket(), &steps);
+    assert!(found[0].starts_with("Client TYPE261 a.example NOERROR None"), "{found:?}");
+}

@@ -64,12 +64,18 @@ pub(super) fn request(bytes: &[u8], strict: bool) -> Detection {
     let bytes = bytes.get(blank..).unwrap_or_default();
     let Some(method_end) = bytes.iter().take(METHOD_BYTES_MAX + 1).position(|b| !is_token(*b)) else {
         let begun = bytes.len() <= METHOD_BYTES_MAX
-            && (METHODS.iter().any(|method| method.as_bytes().starts_with(bytes)) || !strict);
+            && (METHODS.iter().any(|method| method.as_bytes().starts_with(bytes))
+                || bytes.iter().all(|byte| is_extension(*byte))
+                || !strict);
         return if begun { Detection::More } else { Detection::No };
     };
     let (method, rest) = bytes.split_at(method_end);
     let known = METHODS.iter().any(|known| known.as_bytes() == method);
-    if (strict && !known) || method.is_empty() || rest.first() != Some(&b' ') {
+    // Any other method is believed with a path or an absolute target, once the version has been seen.
+    let extension = method.iter().all(|byte| is_extension(*byte))
+        && method.first().is_some_and(u8::is_ascii_uppercase)
+        && rest.get(1).is_none_or(|first| *first == b'/' || rest.get(1..).is_some_and(is_absolute));
+    if (strict && !known && !extension) || method.is_empty() || rest.first() != Some(&b' ') {
         return Detection::No;
     }
     let target = rest.get(1..).unwrap_or_default();
@@ -88,6 +94,18 @@ pub(super) fn request(bytes: &[u8], strict: bool) -> Detection {
         None if known && first == b'/' && line.len() >= LONG_TARGET => Detection::Yes(Sender::Client),
         None => Detection::More,
     }
+}
+
+/// A character of an extension method, as they are written.
+fn is_extension(byte: u8) -> bool {
+    byte.is_ascii_uppercase() || byte.is_ascii_digit() || matches!(byte, b'-' | b'_')
+}
+
+/// Whether a target begins with `http://`, as far as it is there.
+fn is_absolute(target: &[u8]) -> bool {
+    let scheme = b"http://";
+    let begun = target.get(..scheme.len()).unwrap_or(target);
+    scheme.starts_with(begun)
 }
 
 /// Does a response start here?

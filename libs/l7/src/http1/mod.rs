@@ -18,6 +18,9 @@ mod reader;
 #[cfg(test)]
 mod tests;
 
+#[cfg(test)]
+pub(crate) use pairing::error_class;
+
 pub(crate) use detect::well_known as well_known_method;
 
 use crate::{

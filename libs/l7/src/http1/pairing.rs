@@ -19,7 +19,7 @@ use crate::{
     offload::{ConnectionState, FramingState},
     parser::{ConnectionContext, Outcome, Request, Resource, Segment, Sender},
     pending::{Fifo, Next},
-    resync::{GapKind, ResponsePosition, Resync},
+    resync::{EARLY_NS_MAX, GapKind, ResponsePosition, Resync},
 };
 
 /// Most responses that wait for their request.
@@ -108,6 +108,8 @@ pub(super) struct Pairing {
     resync: Resync,
     /// Pairing began again after a loss.
     realigned: bool,
+    /// A request line that is none, when it came and its size: a server refuses it.
+    malformed: Option<(Timestamp, u64)>,
     pub(super) tunnel: Option<Tunnel>,
 }
 
@@ -233,7 +235,8 @@ impl Pairing {
         }
         // Responses that are already here: of this request, or of one that was never seen.
         while let Some(early) = self.early.pop_front() {
-            if self.trust == Trust::Aligned || waiting.request.start <= early.started {
+            let timely = waiting.request.start.since(early.ended) <= EARLY_NS_MAX;
+            if timely && (self.trust == Trust::Aligned || waiting.request.start <= early.started) {
                 self.paired();
                 emit(&waiting.request, early.status, early.bytes, early.ended, cx);
                 return;
@@ -243,6 +246,7 @@ impl Pairing {
         if let Some(current) = &mut self.current
             && matches!(current.owner, Owner::Unknown)
             && self.waiting.is_empty()
+            && waiting.request.start.since(current.started) <= EARLY_NS_MAX
             && (self.trust == Trust::Aligned || waiting.request.start <= current.started)
         {
             current.owner = Owner::Request(waiting);
@@ -302,6 +306,15 @@ impl Pairing {
                 self.pipelined |= self.trust == Trust::Aligned && !self.waiting.is_empty();
                 emit(&waiting.request, current.status, bytes, ended, cx);
             }
+            _ if refuses(current.status) && self.malformed.is_some() => {
+                let Some((start, request_bytes)) = self.malformed.take() else { return };
+                cx.message();
+                // The method of a request that nobody could read, in OpenTelemetry's conventions for HTTP.
+                let operation = cx.word("_OTHER");
+                let resource = Resource::Name(Symbol::NONE);
+                let request = Request { operation, resource, start, bytes: request_bytes };
+                emit(&request, current.status, bytes, ended, cx);
+            }
             Owner::Forgotten => {}
             Owner::Undecided | Owner::Unknown if self.trust == Trust::Desynced => {}
             // Its request was lost, or is not the only one on the way.
@@ -326,8 +339,13 @@ impl Pairing {
     }
 }
 
+/// Whether a status refuses a request as malformed (RFC 9110 section 15.5.1, RFC 9112 section 3).
+fn refuses(status: u16) -> bool {
+    matches!(status, 400 | 414 | 431 | 501 | 505)
+}
+
 /// Whose fault a status says it was (RFC 9110 section 15).
-pub(super) fn error_class(status: u16) -> ErrorClass {
+pub(crate) fn error_class(status: u16) -> ErrorClass {
     match status {
         400..=499 => ErrorClass::Client,
         500..=599 => ErrorClass::Server,
@@ -350,7 +368,13 @@ pub(super) struct RequestEnd<'a, 'c> {
 
 impl Handler for RequestEnd<'_, '_> {
     fn start(&mut self, line: &[u8], whole: bool, at: Timestamp) -> bool {
-        let Some(RequestLine { method, target, named }) = request_line(line, whole) else { return false };
+        let Some(RequestLine { method, target, named }) = request_line(line, whole) else {
+            if whole && self.pairing.is_idle() {
+                self.pairing.malformed = Some((at, line.len() as u64));
+            }
+            return false;
+        };
+        self.pairing.malformed = None;
         let operation = super::operation(method, self.cx);
         let method = match method {
             b"HEAD" => Method::Head,

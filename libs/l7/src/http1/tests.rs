@@ -604,3 +604,38 @@ fn after_a_hole_in_pipelined_requests_no_response_is_given_to_another() {
         }
     }
 }
+
+#[test]
+fn a_response_nobody_asked_for_does_not_shift_the_others() {
+    let mut replay = Replay::new(detected());
+    for (status, pause) in [(200, 0), (404, 0), (408, 3_000_000_000_u64), (500, 0), (200, 0)] {
+        if status == 408 {
+            // A server that closes an idle connection says so before the next request was sent.
+            replay.egress(b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\n\r\n");
+            replay.now += pause;
+            continue;
+        }
+        replay.ingress(format!("GET /s{status} HTTP/1.1\r\n\r\n").as_bytes());
+        replay.egress(format!("HTTP/1.1 {status} X\r\nContent-Length: 0\r\n\r\n").as_bytes());
+    }
+    replay.close();
+    let statuses: Vec<String> =
+        replay.lines().iter().map(|line| line.split(' ').nth(3).expect("a status").to_owned()).collect();
+    assert_eq!(statuses, ["200", "404", "500", "200"]);
+}
+
+#[test]
+fn a_connection_may_begin_with_a_method_nobody_knows() {
+    assert_served(&["FROB /x HTTP/1.1\r\n\r\n", OK], &["FROB /x 200 None 20/40"]);
+}
+
+#[test]
+fn a_malformed_request_that_is_refused_is_one() {
+    let mut replay = Replay::new(detected());
+    replay.ingress(b"GET /a HTTP/1.1\r\n\r\n");
+    replay.egress(OK.as_bytes());
+    replay.ingress(b"GET /b c d\r\n\r\n");
+    replay.egress(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+    replay.close();
+    assert!(replay.lines()[1].starts_with("Server _OTHER  400 Client "), "{:?}", replay.lines());
+}

@@ -1,15 +1,20 @@
 //! Is this HTTP/2?
 //!
-//! At its start the client's preface says so. In the middle of a connection both ends together have to be convincing: a
-//! header block of a request on one end, that of a response of the same stream on the other.
+//! At its start the client's preface says so. In the middle of a connection both ends together have to be convincing:
+//! frames with a header block of the same stream on either end. Which of them is the request is said by the first field
+//! of a block where it is one of the static table; where all fields refer to the dynamic table, whose contents nobody
+//! knows who did not see its beginning, by what came first, and by a second block, the trailers of a response.
 
 use crate::{
-    http2::frame::{HEADER_BYTES, Header, Kind, PREFACE},
+    http2::frame::{END_STREAM, HEADER_BYTES, Header, Kind, PAYLOAD_BYTES_DEFAULT, PREFACE},
     parser::{Detection, Prefix, Sender},
 };
 
-/// Frames that are looked at in search of a header block.
-const FRAMES_MAX: usize = 16;
+/// Frames that are looked at in search of header blocks.
+const FRAMES_MAX: usize = 64;
+
+/// Header blocks of one end that are compared with those of the other.
+const BLOCKS_MAX: usize = 16;
 
 /// Looks at first bytes.
 pub(super) fn detect(prefix: &Prefix<'_>) -> Detection {
@@ -19,63 +24,125 @@ pub(super) fn detect(prefix: &Prefix<'_>) -> Detection {
     if PREFACE.starts_with(prefix.bytes) {
         return if prefix.may_grow() { Detection::More } else { Detection::No };
     }
-    let this = find(prefix.bytes);
-    let peer = find(prefix.peer);
-    match (this, peer) {
-        (Look::Block(stream, sender), Look::Block(of_peer, peer)) if stream == of_peer && sender != peer => {
-            Detection::Yes(sender)
+    let this = Frames::read(prefix.bytes);
+    let peer = Frames::read(prefix.peer);
+    match this.state {
+        Walk::No => Detection::No,
+        Walk::Cut if this.frames == 0 => {
+            if prefix.may_grow() {
+                Detection::More
+            } else {
+                Detection::No
+            }
         }
-        (Look::Block(..) | Look::Frames, _) => Detection::More,
-        (Look::Cut, _) if prefix.may_grow() => Detection::More,
-        _ => Detection::No,
+        Walk::Cut | Walk::Frames => match sender(&this, &peer) {
+            Some(sender) => Detection::Yes(sender),
+            None => Detection::More,
+        },
     }
 }
 
-enum Look {
-    /// No frames.
-    No,
-    /// Too short to say.
-    Cut,
-    /// Plausible frames that are not distinctive.
-    Frames,
-    /// The first field of a header block on this stream tells its sender.
-    Block(u32, Sender),
-}
-
-/// Walks over frames from the start of the bytes up to a header block that tells who sent it.
-fn find(bytes: &[u8]) -> Look {
-    let mut rest = bytes;
-    let mut frames = Look::Cut;
-    for _ in 0..FRAMES_MAX {
-        if rest.is_empty() {
-            return frames;
-        }
-        if rest.len() < HEADER_BYTES {
-            // Lengths below 2^14, known types.
-            let begun = rest.iter().zip([0, 0x40, 0xff, 9]).all(|(byte, most)| *byte <= most);
-            return if begun { frames } else { Look::No };
-        }
-        // Client and server differ in details that the block decides.
-        let Some(header) = Header::read(rest, Sender::Server).filter(Header::is_plausible) else {
-            return Look::No;
+/// Who sent `this`, if both ends have a header block of the same stream.
+fn sender(this: &Frames, peer: &Frames) -> Option<Sender> {
+    for block in this.blocks.iter().flatten() {
+        let Some(other) = peer.blocks.iter().flatten().find(|other| other.stream == block.stream) else {
+            continue;
         };
-        let payload = rest.get(HEADER_BYTES..).unwrap_or_default();
-        if header.kind == Kind::Headers && header.stream % 2 == 1 {
-            let Some((block, _)) = header.fragment(payload) else { return Look::Cut };
-            let sender = match block.first() {
-                None => return Look::Cut,
-                // :authority, :method, :path, :scheme; indexed, or literal with an indexed name.
-                Some(0x82..=0x87 | 0x41..=0x47 | 0x01..=0x07 | 0x11..=0x17) => Sender::Client,
-                // :status
-                Some(0x88..=0x8e | 0x48..=0x4e | 0x08..=0x0e | 0x18..=0x1e) => Sender::Server,
-                // From the dynamic table: any field.
-                Some(0xbe..) => return Look::Frames,
-                Some(_) => return Look::No,
-            };
-            return Look::Block(header.stream, sender);
+        match (block.sender, other.sender) {
+            (Some(sender), Some(other)) if sender == other => return None,
+            (Some(sender), _) => return Some(sender),
+            (None, Some(Sender::Client)) => return Some(Sender::Server),
+            (None, Some(Sender::Server)) => return Some(Sender::Client),
+            (None, None) => {}
         }
-        frames = Look::Frames;
-        rest = rest.get(header.total()..).unwrap_or_default();
+        let trailers = |frames: &Frames| {
+            frames.blocks.iter().flatten().filter(|one| one.stream == block.stream).count() > 1
+        };
+        return Some(match (trailers(this), trailers(peer)) {
+            (false, true) => Sender::Client,
+            // The other end has spoken of this stream before: it has opened the stream.
+            _ => Sender::Server,
+        });
     }
-    frames
+    None
+}
+
+/// A header block of an odd stream.
+#[derive(Clone, Copy, Debug)]
+struct Block {
+    stream: u32,
+    /// As its first field says, if that is in the static table.
+    sender: Option<Sender>,
+}
+
+/// How far frames could be followed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Walk {
+    /// These are no frames.
+    No,
+    /// The bytes end within a frame's header or a block's first byte.
+    Cut,
+    /// Every frame fits.
+    Frames,
+}
+
+/// The frames at the start of one end's bytes.
+#[derive(Debug)]
+struct Frames {
+    state: Walk,
+    frames: usize,
+    blocks: [Option<Block>; BLOCKS_MAX],
+}
+
+impl Frames {
+    fn read(bytes: &[u8]) -> Self {
+        let mut read = Self { state: Walk::Cut, frames: 0, blocks: [None; BLOCKS_MAX] };
+        let mut rest = bytes;
+        let mut found = 0;
+        while read.frames < FRAMES_MAX && !rest.is_empty() {
+            if rest.len() < HEADER_BYTES {
+                // Lengths below 2^14, known types.
+                let begun = rest.iter().zip([0, 0x40, 0xff, 9]).all(|(byte, most)| *byte <= most);
+                read.state = if begun { Walk::Cut } else { Walk::No };
+                return read;
+            }
+            // Client and server differ in details that the blocks decide.
+            let Some(header) = Header::read(rest, Sender::Server)
+                .filter(|header| header.is_plausible(PAYLOAD_BYTES_DEFAULT))
+            else {
+                read.state = Walk::No;
+                return read;
+            };
+            let payload = rest.get(HEADER_BYTES..).unwrap_or_default();
+            if header.kind == Kind::Headers && header.stream % 2 == 1 {
+                let Some((&first, _)) = header.fragment(payload).and_then(|(block, _)| block.split_first())
+                else {
+                    read.state = if payload.len() < header.payload { Walk::Cut } else { Walk::No };
+                    return read;
+                };
+                let sender = match first {
+                    // :authority, :method, :path, :scheme; indexed, or literal with an indexed name.
+                    0x81..=0x87 | 0x41..=0x47 | 0x01..=0x07 | 0x11..=0x17 => Some(Sender::Client),
+                    // :status
+                    0x88..=0x8e | 0x48..=0x4e | 0x08..=0x0e | 0x18..=0x1e => Some(Sender::Server),
+                    // Trailers may begin with any field; others refer to the dynamic table.
+                    _ if header.flags & END_STREAM != 0 || first >= 0xbe => None,
+                    // A literal whose name is in the dynamic table, and an update of the table's size.
+                    0x7e.. | 0x0f | 0x1f | 0x20..=0x3f => None,
+                    _ => {
+                        read.state = Walk::No;
+                        return read;
+                    }
+                };
+                if let Some(slot) = read.blocks.get_mut(found) {
+                    *slot = Some(Block { stream: header.stream, sender });
+                    found += 1;
+                }
+            }
+            read.frames += 1;
+            read.state = Walk::Frames;
+            rest = rest.get(header.total()..).unwrap_or_default();
+        }
+        read
+    }
 }

@@ -8,11 +8,23 @@ pub(super) const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// Length of a frame header, bytes.
 pub(super) const HEADER_BYTES: usize = 9;
 
-/// Largest frame that is believed, bytes of payload. The protocol allows 2^24; nobody uses more than this.
-const PAYLOAD_BYTES_MAX: usize = 1 << 20;
+/// Largest frame that a receiver can allow, bytes of payload (RFC 9113 section 6.5.2, `SETTINGS_MAX_FRAME_SIZE`).
+const PAYLOAD_BYTES_MAX: usize = (1 << 24) - 1;
 
-/// Largest frame that is believed where a frame is looked for after a loss: the default bound.
-const PAYLOAD_BYTES_DEFAULT: usize = 1 << 14;
+/// Largest frame before a receiver allows more, bytes of payload.
+pub(super) const PAYLOAD_BYTES_DEFAULT: usize = 1 << 14;
+
+/// Identifier of `SETTINGS_MAX_FRAME_SIZE`.
+const MAX_FRAME_SIZE: u16 = 5;
+
+/// The largest frame that the sender of a `SETTINGS` frame accepts, if this payload says so.
+pub(super) fn max_frame_size(payload: &[u8]) -> Option<usize> {
+    let (settings, _) = payload.as_chunks::<6>();
+    let value = settings.iter().rev().find_map(|&[high, low, value @ ..]| {
+        (u16::from_be_bytes([high, low]) == MAX_FRAME_SIZE).then_some(u32::from_be_bytes(value))
+    })?;
+    usize::try_from(value).ok().filter(|size| (PAYLOAD_BYTES_DEFAULT..=PAYLOAD_BYTES_MAX).contains(size))
+}
 
 pub(super) const END_STREAM: u8 = 0x1;
 pub(super) const END_HEADERS: u8 = 0x4;
@@ -72,8 +84,9 @@ impl Header {
         fits.then_some(Self { payload, kind, flags, stream })
     }
 
-    /// Whether it is beyond doubt a frame's, where it need not be one.
-    pub(super) fn is_plausible(&self) -> bool {
+    /// Whether it is beyond doubt a frame's, where it need not be one. `largest` is the largest payload that the receiver
+    /// accepts.
+    pub(super) fn is_plausible(&self, largest: usize) -> bool {
         let known_flags = match self.kind {
             Kind::Data => END_STREAM | PADDED,
             Kind::Headers => END_STREAM | END_HEADERS | PADDED | PRIORITY,
@@ -82,10 +95,7 @@ impl Header {
             Kind::Continuation => END_HEADERS,
             _ => 0,
         };
-        self.kind != Kind::Extension
-            && self.flags & !known_flags == 0
-            && self.payload <= PAYLOAD_BYTES_DEFAULT
-            && self.stream < 1 << 24
+        self.kind != Kind::Extension && self.flags & !known_flags == 0 && self.payload <= largest
     }
 
     /// Length with the header, bytes.

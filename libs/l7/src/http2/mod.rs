@@ -21,10 +21,13 @@ mod streams;
 #[cfg(test)]
 mod tests;
 
+#[cfg(test)]
+pub(crate) use streams::grpc_error;
+
 use crate::{
     Protocol, Timestamp,
     http2::{
-        frame::{END_HEADERS, END_STREAM, HEADER_BYTES, Header, Kind, PREFACE},
+        frame::{END_HEADERS, END_STREAM, HEADER_BYTES, Header, Kind, PREFACE, max_frame_size},
         hpack::{Scratch, Table},
         streams::{Began, Streams},
     },
@@ -46,6 +49,9 @@ const FRAME_BYTES_MAX: usize = HEADER_BYTES + (1 << 14);
 
 /// Most bytes of a header block that goes over several frames.
 const BLOCK_BYTES_MAX: usize = 32 * 1024;
+
+/// Bytes of a `SETTINGS` frame that are looked at.
+const SETTINGS_BYTES_MAX: usize = 6 * 32;
 
 /// Segments in a row without a frame after which a connection that lost its framing is given up.
 const MISSES_MAX: u16 = 1024;
@@ -195,7 +201,8 @@ impl Frames {
             return Step::More;
         }
         let Some(header) = Header::read(head.bytes, self.from) else { return Step::Lost };
-        if head.resync && !(header.is_plausible() && streams.is_near(header.stream)) {
+        let largest = streams.largest_frame(self.from);
+        if head.resync && !(header.is_plausible(largest) && streams.is_near(header.stream)) {
             return Step::Lost;
         }
         if streams.began == Began::Unknown && (self.from == Sender::Client || header.kind == Kind::Headers) {
@@ -210,6 +217,7 @@ impl Frames {
         let needed = match header.kind {
             Kind::Headers | Kind::PushPromise | Kind::Continuation => header.payload,
             Kind::GoAway => 8,
+            Kind::Settings => header.payload.min(SETTINGS_BYTES_MAX),
             _ => 0,
         };
         if payload.len() < needed && !head.last {
@@ -244,7 +252,12 @@ impl Frames {
             }
             // The beginning of the block was not seen.
             Kind::Continuation => self.abort_block(),
-            Kind::Reset => streams.reset(header.stream, head.at, cx),
+            Kind::Reset => streams.reset(self.from, header.stream, head.at, cx),
+            Kind::Settings => {
+                if let Some(size) = max_frame_size(payload.get(..header.payload).unwrap_or(payload)) {
+                    streams.set_largest_frame(self.from, size);
+                }
+            }
             Kind::GoAway => {
                 if let (Sender::Server, Some(last)) = (self.from, payload.first_chunk::<4>()) {
                     streams.go_away(u32::from_be_bytes(*last) & 0x7fff_ffff, head.at, cx);

@@ -2,13 +2,19 @@
 
 use crate::{
     ErrorClass, NameKind, Protocol, Status, Symbol, Timestamp, http1,
-    http2::hpack::{Field, Name},
+    http2::{
+        frame::PAYLOAD_BYTES_DEFAULT,
+        hpack::{Field, Name},
+    },
     parser::{ConnectionContext, Outcome, Request, Resource, Sender},
     pending::ById,
 };
 
 /// Quiet time after which an answered stream counts as ended when its end may have been lost, nanoseconds.
 const DAMAGED_QUIET_NS: u64 = 5_000_000_000;
+
+/// gRPC's status of a call that its client ended.
+const CANCELLED: u16 = 1;
 
 /// Streams of one connection.
 #[derive(Debug, Default)]
@@ -23,6 +29,8 @@ pub(super) struct Streams {
     seen_http: bool,
     /// The path of the header block that is being read.
     path: Vec<u8>,
+    /// The largest frames that client and server accept, beyond the default.
+    largest_frames: [usize; 2],
 }
 
 /// How much of a connection was seen.
@@ -96,6 +104,17 @@ impl Streams {
         self.open.insert(1, Stream::new(request), 1);
     }
 
+    /// The largest frame that this sender may send: the other end has said what it accepts.
+    pub(super) fn largest_frame(&self, from: Sender) -> usize {
+        let receiver = usize::from(from == Sender::Client);
+        self.largest_frames[receiver].max(PAYLOAD_BYTES_DEFAULT)
+    }
+
+    /// An end says how large frames it accepts.
+    pub(super) fn set_largest_frame(&mut self, by: Sender, size: usize) {
+        self.largest_frames[usize::from(by == Sender::Server)] = size;
+    }
+
     /// Whether a stream's id is one that can be expected.
     pub(super) fn is_near(&self, stream: u32) -> bool {
         stream == 0 || self.newest == 0 || stream <= self.newest.saturating_add(2000)
@@ -133,7 +152,7 @@ impl Streams {
                 read(&mut |field| block.request_field(field, path, cx));
                 if !new {
                     self.bytes(from, id, at, bytes);
-                } else if block.request {
+                } else if block.request || (block.unknown && self.began == Began::Middle) {
                     self.newest = id;
                     self.arrive(id, at, bytes, &block, cx);
                 }
@@ -205,9 +224,13 @@ impl Streams {
         }
     }
 
-    /// `RST_STREAM`: what was seen so far is all there is.
-    pub(super) fn reset(&mut self, id: u32, at: Timestamp, cx: &mut ConnectionContext<'_>) {
-        if let Some(stream) = self.open.remove(id) {
+    /// `RST_STREAM`: what was seen so far is all there is. A client that resets a gRPC call has cancelled it (gRPC over
+    /// HTTP2, "Errors"), as it does to end a stream of events.
+    pub(super) fn reset(&mut self, from: Sender, id: u32, at: Timestamp, cx: &mut ConnectionContext<'_>) {
+        if let Some(mut stream) = self.open.remove(id) {
+            if from == Sender::Client && stream.content == Content::Grpc && stream.grpc_status == Seen::No {
+                stream.grpc_status = Seen::Code(CANCELLED);
+            }
             self.finish(stream, at, cx);
         }
     }
@@ -357,7 +380,7 @@ fn http_error(status: u16) -> ErrorClass {
 
 /// The split that OpenTelemetry makes for servers: `UNKNOWN`, `DEADLINE_EXCEEDED`, `UNIMPLEMENTED`, `INTERNAL`,
 /// `UNAVAILABLE` and `DATA_LOSS` are the server's.
-fn grpc_error(status: u16) -> ErrorClass {
+pub(crate) fn grpc_error(status: u16) -> ErrorClass {
     match status {
         0 => ErrorClass::None,
         2 | 4 | 12..=15 => ErrorClass::Server,

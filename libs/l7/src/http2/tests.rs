@@ -351,3 +351,58 @@ fn mutations_and_losses_do_no_harm() {
     }
     assert_no_harm(Protocol::Http2, Transport::Stream, &whole);
 }
+
+#[test]
+fn frames_of_two_mebibytes_and_streams_near_the_end_are_followed() {
+    for first in [1_u32, (1 << 24) + 1, (1 << 31) - 41] {
+        let mut replay = Replay::new(detected());
+        for (direction, bytes) in opening() {
+            replay.part(direction, &bytes, bytes.len() as u64);
+        }
+        for id in (first..first + 40).step_by(2) {
+            let ask = frame(1, END, id, &[0x83, 0x86, 0x04, 0x02, b'/', b'a']);
+            replay.part(Ingress, &ask, ask.len() as u64);
+            let large = frame(0, 0, id, &vec![7; 2 << 20]);
+            let answer = [frame(1, OPEN, id, &[0x88]), large[..100].to_vec()].concat();
+            let total = answer.len() + large.len() - 100;
+            replay.part(Egress, &answer, total as u64);
+            if id == first + 20 {
+                // Bytes of both ends are lost.
+                replay.lose(Ingress, 5000);
+                replay.lose(Egress, 5000);
+            }
+            replay.egress(&frame(0, 1, id, b"x"));
+        }
+        replay.close();
+        let answered = replay.lines().iter().filter(|line| line.contains("POST /a 200 None")).count();
+        assert!(answered >= 19, "{first}: {answered}");
+    }
+}
+
+/// A channel whose header blocks refer to the dynamic table alone, as those of the C core's clients do.
+#[test]
+fn a_channel_joined_in_the_middle_gives_its_calls() {
+    let client = [0xc8, 0x83, 0x86, 0xc7, 0xc6, 0xc5];
+    let initial = [0x88, 0xc4, 0xc3];
+    let status = [0xbe, 0xbf];
+    let mut steps: Vec<Step> = Vec::new();
+    for id in (1001_u32..1041).step_by(2) {
+        steps.push((Ingress, [frame(1, OPEN, id, &client), frame(0, 1, id, b"\0\0\0\0\x02hi")].concat()));
+        steps.push((Egress, [frame(8, 0, 0, &[0, 0, 0, 7]), frame(6, 0, 0, &[1; 8])].concat()));
+        let answer =
+            [frame(1, OPEN, id, &initial), frame(0, 0, id, b"\0\0\0\0\x02ok"), frame(1, END, id, &status)];
+        steps.push((Egress, answer.concat()));
+        steps.push((Ingress, frame(6, 1, 0, &[1; 8])));
+    }
+    for joined in 0..8 {
+        let expected = (steps.len() - joined) / 4 - 1;
+        let mut replay = Replay::new(detected());
+        for (direction, bytes) in &steps[joined..] {
+            replay.part(*direction, bytes, bytes.len() as u64);
+        }
+        replay.close();
+        let lines = replay.lines();
+        let fine = lines.iter().filter(|line| line.starts_with("Server") && line.contains(" None ")).count();
+        assert!(fine >= expected && lines.len() <= expected + 2, "joined at {joined}: {lines:#?}");
+    }
+}

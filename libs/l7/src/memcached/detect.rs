@@ -85,6 +85,10 @@ fn answer_to(answer: &[u8], request: &[u8]) -> Detection {
         return Detection::No;
     };
     let Some(answer) = text::answer(line) else { return Detection::No };
+    // Beanstalkd has `delete <id>` and `touch <id>` with the same answers (protocol.txt); its ids are numbers.
+    if matches!(command.name, "delete" | "touch") && command.key.iter().all(u8::is_ascii_digit) {
+        return Detection::No;
+    }
     let words: &[&[u8]] = match command.name {
         "get" | "gets" | "gat" | "gats" => &[b"VALUE", b"END"],
         "set" | "add" | "replace" | "append" | "prepend" | "cas" => {

@@ -164,6 +164,21 @@ impl Text {
                     self.arrive(waiting, *at, cx);
                 }
             }
+            Piece::Head(line) => {
+                // The last word may be cut; the first key is not.
+                let end = memchr::memrchr(b' ', line.text).unwrap_or(0);
+                let text = line.text.get(..end).unwrap_or_default();
+                let command = text::command(text).filter(|command| command.expect == Expect::UntilEnd);
+                let Some(command) = command.filter(|_| !line.resync) else { return Step::Lost };
+                cx.message();
+                let request = Request {
+                    operation: cx.word(command.name),
+                    resource: Resource::Name(class(command.key, cx)),
+                    start: line.start,
+                    bytes: line.bytes,
+                };
+                self.arrive(Waiting { request, command: command.name, expect: command.expect }, line.end, cx);
+            }
             Piece::Gap { begun } => {
                 match self.incoming.take() {
                     Some(_) => cx.unparsed(),
@@ -224,6 +239,7 @@ impl Text {
                 self.answered(b"HIT", *at, cx);
             }
             Piece::DataEnd { .. } => {}
+            Piece::Head(_) => return Step::Lost,
             Piece::Gap { .. } => self.lose(cx),
         }
         Step::Next
@@ -281,7 +297,7 @@ impl Text {
 }
 
 /// The fault that an answer's first word stands for (memcached: doc/protocol.txt, "Error strings").
-fn error_class(word: &[u8]) -> ErrorClass {
+pub(crate) fn error_class(word: &[u8]) -> ErrorClass {
     match word {
         b"ERROR" | b"CLIENT_ERROR" => ErrorClass::Client,
         b"SERVER_ERROR" => ErrorClass::Server,

@@ -16,7 +16,7 @@ use std::hash::{Hash, Hasher};
 
 use crate::{
     ErrorClass, NameKind, Protocol, Status, Timestamp,
-    lines::{LineReader, Piece, Step},
+    lines::{Line, LineReader, Piece, Step},
     nats::wire::{Message, Verb},
     parser::{
         ConnectionContext, Detection, Entry, Flow, Outcome, Parser, Prefix, Request, Resource, Segment,
@@ -65,7 +65,28 @@ struct Incoming {
     /// Of a publication: the inbox, where an answer is awaited. Of a delivery: the subject.
     inbox: Option<u64>,
     delivery: bool,
+    /// It is a pull of `JetStream`.
+    pull: bool,
+    /// The status in its headers.
+    status: Option<u16>,
 }
+
+/// A request without an answer.
+#[derive(Clone, Copy, Debug)]
+struct Waiting {
+    request: Request,
+    pull: bool,
+}
+
+/// How a pull of `JetStream` is called: it lasts until there are messages, which says nothing of the server's speed.
+const LONG_POLL: &str = "REQUEST (long poll)";
+
+/// A request gets no answer any more after so long, nanoseconds. Clients wait for two to ten seconds by default.
+const PATIENCE_NS: u64 = 60_000_000_000;
+
+/// What a pull that found nothing comes to: it is no failure.
+const NOT_ANSWERED: Outcome =
+    Outcome { status: Status::None, error: ErrorClass::None, end: Timestamp(0), bytes: 0 };
 
 /// One connection.
 #[derive(Debug, Default)]
@@ -74,7 +95,11 @@ struct Nats {
     server: LineReader,
     publishing: Option<Incoming>,
     delivering: Option<Incoming>,
-    requests: ById<u64, Request>,
+    requests: ById<u64, Waiting>,
+    /// Those that may wait for as long as they like.
+    pulls: ById<u64, Waiting>,
+    /// The headers of a delivered message come next: bytes of the message.
+    header: Option<u64>,
     /// Hashes of the prefixes of subscribed inboxes.
     inboxes: Vec<u64>,
     scratch: String,
@@ -94,8 +119,18 @@ impl Parser for Nats {
             let _ = begun;
             cx.unparsed();
         }
-        while let Some(request) = self.requests.pop_oldest_if(|_| true) {
-            cx.emit(Protocol::Nats, &request, &Outcome::none(now));
+        for requests in [&mut self.requests, &mut self.pulls] {
+            while let Some(waiting) = requests.pop_oldest_if(|_| true) {
+                unanswered(&waiting, now, cx);
+            }
+        }
+    }
+
+    fn tick(&mut self, now: Timestamp, cx: &mut ConnectionContext<'_>) {
+        let over = |waiting: &Waiting| now.since(waiting.request.start) >= PATIENCE_NS;
+        while let Some(waiting) = self.requests.pop_oldest_if(over) {
+            let end = Timestamp(waiting.request.start.0.saturating_add(PATIENCE_NS));
+            unanswered(&waiting, end, cx);
         }
     }
 }
@@ -111,17 +146,24 @@ impl Nats {
     fn piece(&mut self, piece: &Piece<'_>, from: Sender, cx: &mut ConnectionContext<'_>) -> Step {
         match piece {
             Piece::Line(line) => {
+                if from == Sender::Server
+                    && let Some(left) = self.header.take()
+                {
+                    return self.header_line(line, left);
+                }
                 let Some(verb) = wire::line(line.text) else { return Step::Lost };
                 match (verb, from) {
                     (Verb::Publish(message), Sender::Client) => {
                         let request = self.request("PUB", &message, line.start, line.bytes, cx);
                         let inbox = message.reply.filter(|reply| self.is_inbox(reply)).map(hash);
-                        self.publishing = Some(Incoming { request, inbox, delivery: false });
+                        let pull = wire::is_pull(message.subject);
+                        self.publishing =
+                            Some(Incoming { request, inbox, delivery: false, pull, status: None });
                         Step::Data(message.data)
                     }
                     (Verb::Deliver(message), Sender::Server) => {
                         let inbox = Some(hash(message.subject));
-                        if inbox.is_some_and(|inbox| self.requests.get_mut(inbox).is_some()) {
+                        if inbox.is_some_and(|inbox| self.awaits(inbox)) {
                             // The answer to a request: no message of its own.
                             let request = Request {
                                 operation: cx.word("MSG"),
@@ -129,10 +171,21 @@ impl Nats {
                                 start: line.start,
                                 bytes: line.bytes + message.data,
                             };
-                            self.delivering = Some(Incoming { request, inbox, delivery: false });
+                            self.delivering =
+                                Some(Incoming { request, inbox, delivery: false, pull: false, status: None });
                         } else {
                             let request = self.request("MSG", &message, line.start, line.bytes, cx);
-                            self.delivering = Some(Incoming { request, inbox: None, delivery: true });
+                            self.delivering = Some(Incoming {
+                                request,
+                                inbox: None,
+                                delivery: true,
+                                pull: false,
+                                status: None,
+                            });
+                        }
+                        if message.headers {
+                            self.header = Some(message.data);
+                            return Step::Next;
                         }
                         Step::Data(message.data)
                     }
@@ -151,7 +204,9 @@ impl Nats {
                 }
                 Step::Next
             }
+            Piece::Head(_) => Step::Lost,
             Piece::Gap { .. } => {
+                self.header = None;
                 cx.count_gap();
                 let begun = match from {
                     Sender::Client => self.publishing.take(),
@@ -183,6 +238,19 @@ impl Nats {
         }
     }
 
+    /// The first line of a delivered message's headers, `NATS/1.0[ <status>[ <text>]]`; `left` bytes of the message are
+    /// still to come, with it.
+    fn header_line(&mut self, line: &Line<'_>, left: u64) -> Step {
+        let Some(rest) = left.checked_sub(line.bytes).filter(|rest| *rest > 0) else { return Step::Lost };
+        let status = line.text.strip_prefix(b"NATS/1.0 ").and_then(|text| text.get(..3));
+        let code =
+            status.and_then(|digits| std::str::from_utf8(digits).ok()).and_then(|digits| digits.parse().ok());
+        if let Some(delivering) = &mut self.delivering {
+            delivering.status = code;
+        }
+        Step::Data(rest)
+    }
+
     /// `_INBOX.<id>.*` and `_INBOX.<id>` are remembered by what comes before the wildcard.
     fn subscribed(&mut self, subject: &[u8]) {
         let prefix = inbox_prefix(subject);
@@ -200,12 +268,22 @@ impl Nats {
             || (self.inboxes.is_empty() && reply.starts_with(b"_INBOX."))
     }
 
+    fn awaits(&mut self, inbox: u64) -> bool {
+        self.requests.get_mut(inbox).is_some() || self.pulls.get_mut(inbox).is_some()
+    }
+
+    fn answered(&mut self, inbox: u64) -> Option<Waiting> {
+        self.requests.remove(inbox).or_else(|| self.pulls.remove(inbox))
+    }
+
     fn published(&mut self, at: Timestamp, cx: &mut ConnectionContext<'_>) {
-        let Some(Incoming { mut request, inbox, .. }) = self.publishing.take() else { return };
+        let Some(Incoming { mut request, inbox, pull, .. }) = self.publishing.take() else { return };
         match inbox {
             Some(inbox) => {
-                request.operation = cx.word("REQUEST");
-                if self.requests.insert(inbox, request, cx.limits().pending_per_connection).is_some() {
+                request.operation = cx.word(if pull { LONG_POLL } else { "REQUEST" });
+                let waiting = Waiting { request, pull };
+                let requests = if pull { &mut self.pulls } else { &mut self.requests };
+                if requests.insert(inbox, waiting, cx.limits().pending_per_connection).is_some() {
                     cx.unparsed();
                 }
             }
@@ -218,11 +296,31 @@ impl Nats {
         if incoming.delivery {
             return cx.emit(Protocol::Nats, &incoming.request, &over(at));
         }
-        if let Some(request) = incoming.inbox.and_then(|inbox| self.requests.remove(inbox)) {
-            let outcome = Outcome { bytes: incoming.request.bytes, ..over(at) };
+        if let Some(Waiting { request, .. }) = incoming.inbox.and_then(|inbox| self.answered(inbox)) {
+            let (status, error) = match incoming.status {
+                Some(code) => (Status::Code(code.into()), status_class(code)),
+                None => (Status::None, ErrorClass::None),
+            };
+            let outcome = Outcome { status, error, bytes: incoming.request.bytes, ..over(at) };
             cx.emit(Protocol::Nats, &request, &outcome);
         }
     }
+}
+
+/// Whose fault a status of the headers says it was (NATS: ADR-4 and ADR-13): 503, nobody subscribes to the subject or
+/// `JetStream` is not available; 408 and 404, a pull found no messages in time; 100, a heartbeat.
+pub(crate) fn status_class(code: u16) -> ErrorClass {
+    match code {
+        500..=599 => ErrorClass::Server,
+        400 | 401 | 403 | 405..=407 | 409..=499 => ErrorClass::Client,
+        _ => ErrorClass::None,
+    }
+}
+
+/// A request that nobody answered; a pull has waited in vain, as it may.
+fn unanswered(waiting: &Waiting, now: Timestamp, cx: &mut ConnectionContext<'_>) {
+    let outcome = if waiting.pull { Outcome { end: now, ..NOT_ANSWERED } } else { Outcome::none(now) };
+    cx.emit(Protocol::Nats, &waiting.request, &outcome);
 }
 
 fn over(at: Timestamp) -> Outcome {

@@ -54,3 +54,44 @@ fn mutations_and_losses_do_no_harm() {
     ];
     assert_no_harm(Protocol::Nats, Transport::Stream, &steps);
 }
+
+fn lines(steps: &[(Direction, &str)], pause_ns: u64) -> Vec<String> {
+    let connection = Connection::known(ScopeId(1), Transport::Stream, Protocol::Nats, crate::Side::Client)
+        .expect("in the table");
+    let mut replay = crate::testing::Replay::new(connection);
+    for (direction, text) in steps {
+        replay.part(*direction, text.as_bytes(), text.len() as u64);
+    }
+    replay.now += pause_ns;
+    let now = crate::Timestamp(replay.now);
+    let exchanges = &mut replay.exchanges;
+    replay.connection.tick(now, &mut replay.context, &mut |exchange| exchanges.push(exchange));
+    let before = replay.lines();
+    replay.close();
+    before
+}
+
+#[test]
+fn a_request_without_responders_is_a_failure_of_the_server() {
+    let found = lines(
+        &[
+            (Direction::Egress, "PUB a.b _INBOX.x 2\r\nhi\r\n"),
+            (Direction::Ingress, "HMSG _INBOX.x 1 16 16\r\nNATS/1.0 503\r\n\r\n\r\n"),
+        ],
+        0,
+    );
+    assert_eq!(found.len(), 1);
+    assert!(found[0].starts_with("Client REQUEST a.b 503 Server"), "{found:?}");
+}
+
+#[test]
+fn a_request_that_nobody_answers_ends_and_a_pull_waits() {
+    let steps = [
+        (Direction::Egress, "PUB a.b _INBOX.x 2\r\nhi\r\n"),
+        (Direction::Egress, "PUB $JS.API.CONSUMER.MSG.NEXT.s.c _INBOX.y 2\r\nhi\r\n"),
+    ];
+    assert_eq!(lines(&steps, 1_000_000_000), [] as [&str; 0]);
+    let found = lines(&steps, 3_600_000_000_000);
+    assert_eq!(found.len(), 1);
+    assert!(found[0].starts_with("Client REQUEST a.b - NoResponse"), "{found:?}");
+}

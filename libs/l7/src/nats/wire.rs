@@ -24,6 +24,8 @@ pub(super) struct Message<'a> {
     pub(super) reply: Option<&'a [u8]>,
     /// Bytes of headers, payload and the line end behind it.
     pub(super) data: u64,
+    /// It has headers before its payload.
+    pub(super) headers: bool,
 }
 
 /// Reads a line without its end; `None` when it is no NATS.
@@ -66,7 +68,7 @@ fn message(rest: &[u8], ids: usize, sizes: usize) -> Option<Message<'_>> {
         _ => return None,
     };
     let size = number(parts.last()?)?;
-    Some(Message { subject, reply, data: size + 2 })
+    Some(Message { subject, reply, data: size + 2, headers: sizes == 2 })
 }
 
 fn is_subject(text: &[u8]) -> bool {
@@ -81,6 +83,14 @@ fn number(text: &[u8]) -> Option<u64> {
     }
     let value = text.iter().fold(0, |value, digit| value * 10 + u64::from(digit - b'0'));
     (value <= PAYLOAD_MAX).then_some(value)
+}
+
+/// Whether a publication asks a consumer of `JetStream` for messages (NATS: ADR-13): it waits until there are some, for as
+/// long as it says itself.
+pub(super) fn is_pull(subject: &[u8]) -> bool {
+    subject.starts_with(b"$JS.API.CONSUMER.MSG.NEXT.")
+        || (subject.starts_with(b"$JS.")
+            && subject.windows(23).any(|part| part == b".API.CONSUMER.MSG.NEXT."))
 }
 
 /// Writes the converged form of a subject: a token that holds a digit becomes `{}`, and of an inbox (`_INBOX.…`) or an
@@ -118,7 +128,7 @@ mod tests {
             Some(Verb::Publish(message)) => message,
             other => panic!("{other:?}"),
         };
-        assert_eq!(publish(b"PUB a.b 5"), Message { subject: b"a.b", reply: None, data: 7 });
+        assert_eq!(publish(b"PUB a.b 5"), Message { subject: b"a.b", reply: None, data: 7, headers: false });
         assert_eq!(publish(b"pub a\tINBOX.1  5").reply, Some(b"INBOX.1".as_slice()));
         assert_eq!(publish(b"HPUB a 12 17").data, 19);
         assert_eq!(publish(b"HPUB a r 12 17").reply, Some(b"r".as_slice()));

@@ -32,7 +32,7 @@ use crate::{
     },
     pending::{Fifo, Next},
     redis::reader::{Item, Message, Reader, Word},
-    resync::{GapKind, ResponsePosition, Resync},
+    resync::{EARLY_NS_MAX, GapKind, ResponsePosition, Resync},
 };
 
 /// Its line in the table.
@@ -105,7 +105,7 @@ fn restore(resumed: &ConnectionState<'_>, cx: &mut ConnectionContext<'_>) -> Box
     };
     for request in resumed.pending {
         cx.message();
-        let operation = operation(request.request, cx);
+        let operation = operation_of(request.request, cx);
         let resource = Resource::Name(Symbol::NONE);
         let request = Request { operation, resource, start: request.start, bytes: request.bytes };
         let waiting = Waiting { request, kind: Kind::Plain };
@@ -240,10 +240,14 @@ impl Redis {
             (Sender::Client, Item::Message(message)) => self.command(&message, cx),
             (Sender::Server, Item::Message(message)) => self.reply(&message, cx),
             (_, Item::Gap { gap, begun }) => {
-                match from {
-                    Sender::Client if begun.is_some() => cx.orphan(),
-                    Sender::Client => {}
-                    Sender::Server => self.cut(gap, begun),
+                match (from, begun) {
+                    // Its name says what it asks for, and the next reply answers it.
+                    (Sender::Client, Some(message)) if gap == GapKind::Truncated && is_named(&message) => {
+                        self.command(&message, cx);
+                    }
+                    (Sender::Client, Some(_)) => cx.orphan(),
+                    (Sender::Client, None) => {}
+                    (Sender::Server, begun) => self.cut(gap, begun),
                 }
                 self.lose(from, gap, cx);
             }
@@ -256,7 +260,12 @@ impl Redis {
             return;
         }
         cx.message();
-        let operation = operation(name.as_bytes(), cx);
+        // A word of a line that nobody knows may be anything; an array's first string is a command's name.
+        let operation = match command::known(name.as_bytes()) {
+            Some(known) => cx.word(known),
+            None if message.kind == b'*' => operation_of(name.as_bytes(), cx),
+            None => Symbol::OTHER,
+        };
         let request = Request {
             operation,
             resource: Resource::Name(Symbol::NONE),
@@ -295,7 +304,11 @@ impl Redis {
         }
         while !self.waiting.is_empty() {
             let Some(early) = self.early.pop_front() else { break };
-            self.reply(&early, cx);
+            if message.start.since(early.end) > EARLY_NS_MAX {
+                cx.orphan();
+            } else {
+                self.reply(&early, cx);
+            }
         }
     }
 
@@ -304,7 +317,22 @@ impl Redis {
             // Joined in the middle: the answer to a command that was never seen.
             return;
         }
-        let confirmed = confirmation(&message.words[0]) && matches!(message.kind, b'*' | b'>');
+        // In RESP2 a confirmation is an array like any reply: a subscriber gets one, and nothing else of three elements
+        // that begins so.
+        let confirmed = confirmation(&message.words[0])
+            && match message.kind {
+                b'>' => true,
+                b'*' => self.subscriber && message.elements == 3,
+                _ => false,
+            };
+        let unsubscribed = confirmed && message.words[0].as_bytes().contains(&b'n');
+        if unsubscribed && message.words[2].as_bytes() == b"0" {
+            // The number of subscriptions that are left.
+            self.subscriber = self
+                .waiting
+                .iter()
+                .any(|waiting| matches!(waiting.kind, Kind::Subscription(left) if left > 1));
+        }
         if self.is_push(message) {
             return;
         }
@@ -402,6 +430,15 @@ impl Redis {
     }
 }
 
+/// Whether a command whose end is missing has told its name: its first argument has begun.
+fn is_named(message: &Message) -> bool {
+    let [name, argument, _] = &message.words;
+    message.kind == b'*'
+        && message.elements > 1
+        && !argument.as_bytes().is_empty()
+        && command::known(name.as_bytes()).is_some()
+}
+
 fn left_after(kind: Kind) -> u64 {
     if let Kind::Subscription(left) = kind { left.saturating_sub(1) } else { 0 }
 }
@@ -429,7 +466,7 @@ fn confirmation(word: &Word) -> bool {
         .any(|confirmation| word.as_bytes() == confirmation.as_bytes())
 }
 
-fn operation(name: &[u8], cx: &mut ConnectionContext<'_>) -> Symbol {
+fn operation_of(name: &[u8], cx: &mut ConnectionContext<'_>) -> Symbol {
     if let Some(known) = command::known(name) {
         return cx.word(known);
     }
@@ -463,12 +500,16 @@ fn outcome(message: &Message, cx: &mut ConnectionContext<'_>) -> (Status, ErrorC
 
 fn error_outcome(text: &[u8], cx: &mut ConnectionContext<'_>) -> (Status, ErrorClass) {
     let prefix = error_prefix(text).unwrap_or("ERR");
-    // Redis' own error prefixes (redis: src/server.c, shared objects).
-    let class = match prefix {
+    let class = class(prefix);
+    (Status::Word(cx.name(NameKind::ErrorWord, prefix)), class)
+}
+
+/// Whose fault an error is, by its prefix (redis: src/server.c, shared objects).
+pub(crate) fn class(prefix: &str) -> ErrorClass {
+    match prefix {
         "MOVED" | "ASK" => ErrorClass::None,
         "LOADING" | "BUSY" | "OOM" | "MASTERDOWN" | "CLUSTERDOWN" | "MISCONF" | "NOREPLICAS" | "IOERR"
         | "TRYAGAIN" | "READONLY" => ErrorClass::Server,
         _ => ErrorClass::Client,
-    };
-    (Status::Word(cx.name(NameKind::ErrorWord, prefix)), class)
+    }
 }

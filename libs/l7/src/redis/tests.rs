@@ -251,3 +251,62 @@ fn mutations_and_losses_do_no_harm() {
     let round = [(Direction::Ingress, commands.to_vec()), (Direction::Egress, replies.to_vec())];
     assert_no_harm(Protocol::Redis, Transport::Stream, &[round.clone(), round.clone(), round].concat());
 }
+
+fn lines(conversation: &[(Direction, &[u8])]) -> Vec<String> {
+    let mut replay = crate::testing::Replay::new(Connection::new(ScopeId(1)));
+    for (direction, bytes) in conversation {
+        replay.part(*direction, bytes, bytes.len() as u64);
+    }
+    replay.close();
+    replay.lines()
+}
+
+#[test]
+fn a_reply_that_begins_with_a_commands_name_is_no_command() {
+    use Direction::{Egress as Server, Ingress as Client};
+    let ask = b"*2\r\n$7\r\nHGETALL\r\n$1\r\nh\r\n";
+    for name in ["type", "TYPE", "set", "GET"] {
+        let reply = format!("*4\r\n${}\r\n{name}\r\n$1\r\nx\r\n$1\r\na\r\n$1\r\nb\r\n", name.len());
+        // Joined between a command and its reply.
+        let mut conversation: Vec<(Direction, &[u8])> = vec![(Server, reply.as_bytes())];
+        for _ in 0..5 {
+            conversation.extend([(Client, &ask[..]), (Server, reply.as_bytes())]);
+        }
+        let found = lines(&conversation);
+        assert!(found.len() >= 4, "{name}: {found:?}");
+        assert!(found.iter().all(|line| line.starts_with("Server HGETALL")), "{name}: {found:?}");
+    }
+}
+
+#[test]
+fn a_hash_of_subscriptions_is_a_reply() {
+    use Direction::{Egress as Server, Ingress as Client};
+    let found = lines(&[
+        (Client, b"*2\r\n$7\r\nHGETALL\r\n$1\r\nh\r\n"),
+        (Server, b"*4\r\n$9\r\nsubscribe\r\n$1\r\nx\r\n$1\r\na\r\n$1\r\nb\r\n"),
+        (Client, b"*4\r\n$6\r\nLRANGE\r\n$1\r\nl\r\n$1\r\n0\r\n$1\r\n2\r\n"),
+        (Server, b"*3\r\n$9\r\nsubscribe\r\n$1\r\na\r\n:1\r\n"),
+        (Client, b"*2\r\n$3\r\nGET\r\n$1\r\nk\r\n"),
+        (Server, b"-WRONGTYPE x\r\n"),
+    ]);
+    let words: Vec<Vec<&str>> = found.iter().map(|line| line.split(' ').collect()).collect();
+    let pairs: Vec<_> = words.iter().map(|words| (words[1], words[3])).collect();
+    assert_eq!(pairs, [("HGETALL", "-"), ("LRANGE", "-"), ("GET", "WRONGTYPE")]);
+}
+
+#[test]
+fn a_command_whose_end_was_not_captured_is_answered() {
+    let mut replay = crate::testing::Replay::new(Connection::new(ScopeId(1)));
+    for _ in 0..3 {
+        let head = b"*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$100000\r\nxxxx";
+        replay.part(Direction::Ingress, head, 100_036);
+        replay.egress(b"+OK\r\n");
+        let keys = b"*5000\r\n$4\r\nMGET\r\n$4\r\nkey1\r\n$4\r\nkey2\r\n$4\r\nke";
+        replay.part(Direction::Ingress, keys, 50_000);
+        replay.egress(b"*1\r\n$-1\r\n");
+    }
+    replay.close();
+    let found = replay.lines();
+    assert_eq!(found.len(), 6, "{found:?}");
+    assert!(found.iter().all(|line| line.contains(" None ")), "{found:?}");
+}

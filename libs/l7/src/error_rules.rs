@@ -1,0 +1,44 @@
+//! Whose error a status is: the table in `docs/protocols.md` says so, and the parsers do.
+
+use crate::{ErrorClass, dns, http1, http2, memcached, mysql, nats, postgres, redis};
+
+const DOCUMENT: &str = include_str!("../../../docs/protocols.md");
+
+/// The class of a status, as the parser of the protocol in the row's first column has it.
+fn class(protocol: &str, status: &str) -> ErrorClass {
+    let code = || status.parse::<u16>().unwrap_or_else(|_| panic!("{protocol}: {status} is no number"));
+    match protocol {
+        "HTTP" => http1::error_class(code()),
+        "gRPC" => http2::grpc_error(code()),
+        "MySQL" => mysql::class(code()),
+        "PostgreSQL" => {
+            let state = format!("{status:0<5}");
+            postgres::class(state.as_bytes().try_into().expect("five characters"))
+        }
+        "Redis" => redis::class(status),
+        "Memcached" => memcached::error_class(status.as_bytes()),
+        "NATS" => nats::status_class(code()),
+        "DNS" => dns::class(code()),
+        other => panic!("no rule for {other}"),
+    }
+}
+
+#[test]
+fn statuses_are_errors_of_the_side_that_the_documentation_names() {
+    let (_, section) = DOCUMENT.split_once("## Whose error it is").expect("the section");
+    let section = section.split("\n## ").next().expect("a section");
+    let mut rows = 0;
+    for row in section.lines().filter(|line| line.starts_with("| ")).skip(1) {
+        let cells: Vec<&str> = row.trim_matches('|').split('|').map(str::trim).collect();
+        let [protocol, of_client, of_server, none, _source] = cells[..] else { panic!("five cells: {row}") };
+        for (statuses, expected) in
+            [(of_client, ErrorClass::Client), (of_server, ErrorClass::Server), (none, ErrorClass::None)]
+        {
+            for status in statuses.split('`').skip(1).step_by(2) {
+                assert_eq!(class(protocol, status), expected, "{protocol} {status}");
+            }
+        }
+        rows += 1;
+    }
+    assert_eq!(rows, 8);
+}
