@@ -5,11 +5,13 @@ use std::{fs, time::Duration};
 use anyhow::{Context, Result};
 use containerd_shim_protos::{api::KillRequest, shim::shim_ttrpc::TaskClient};
 
+use porthole_registry::SandboxKey;
+
 use crate::environment::Environment;
 
 /// Id of a sandbox's sidecar container: its bundle is the only directory in the companion's own.
-pub fn sidecar(environment: &Environment, sandbox: &str) -> Result<String> {
-    let directory = environment.companions().join(sandbox);
+pub fn sidecar(environment: &Environment, sandbox: &SandboxKey) -> Result<String> {
+    let directory = environment.companions().join(sandbox.to_string());
     let entries = fs::read_dir(&directory).with_context(|| format!("list {}", directory.display()))?;
     let found = entries.flatten().find(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
     let found = found.with_context(|| format!("no sidecar in {}", directory.display()))?;

@@ -131,7 +131,8 @@ fn agent_killed(stage: &Stage) -> Result<()> {
     let launch = Launch::new("acme", &id, PORTHOLE, scenario::BLOG.command).on(&endpoint);
     let container = launch.start(&environment.containerd)?;
     scenario::wait_watched(&environment, &id)?;
-    let sidecar = shim::sidecar(&environment, &id)?;
+    let key = scenario::record(&environment, &id)?.key();
+    let sidecar = shim::sidecar(&environment, &key)?;
     let socket = container.shim_socket.clone().context("the shim's socket")?;
     shim::kill(&socket, &sidecar, 9)?;
     let reason = scenario::wait_unmonitored(&environment, &id)?;

@@ -123,6 +123,7 @@ impl Need {
     /// To test beside that.
     pub const TEST: &'static [Self] = &[
         need("bind9-dnsutils", &["dig"], "asks the name server"),
+        need("cpio", &["cpio"], "reads the guests' initial file systems"),
         need("curl", &["curl"], "asks in a container that ends at once"),
         need("dnsmasq-base", &["dnsmasq"], "a name server to count the questions of"),
         need("nginx-light", &["/usr/sbin/nginx"], "a server to count the requests of"),
