@@ -2,6 +2,7 @@
 
 use std::{
     io::{BufRead, BufReader},
+    os::unix::process::CommandExt as _,
     process::{Child, Command, Stdio},
 };
 
@@ -20,12 +21,14 @@ pub fn tests() -> Vec<Trial> {
     ]
 }
 
-/// A program that ends with the test.
+/// A program that ends with the test, and what it forked with it: it leads a process group.
 struct Running(Child);
 
 impl Drop for Running {
     fn drop(&mut self) {
-        let _ = self.0.kill();
+        let group = libc::pid_t::try_from(self.0.id()).expect("a pid");
+        // SAFETY: the group of a child that was not waited for, so that its number is not another's.
+        unsafe { libc::killpg(group, libc::SIGKILL) };
         let _ = self.0.wait();
     }
 }
@@ -37,6 +40,7 @@ fn python(source: &str) -> (Running, String) {
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
+        .process_group(0)
         .spawn()
         .expect("python3");
     let mut port = String::new();
