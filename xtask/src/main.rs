@@ -7,6 +7,7 @@
 mod bench;
 mod build;
 mod checks;
+mod coverage;
 mod demo;
 mod fuzz;
 mod lint;
@@ -49,6 +50,9 @@ enum Command {
     /// Run all tests.
     #[command(after_help = tests::EXAMPLES)]
     Test(tests::Options),
+    /// Say which share of each crate's lines the tests run.
+    #[command(after_help = coverage::EXAMPLES)]
+    Coverage(coverage::Options),
     /// Build the fuzz targets and run each, beginning with the recordings.
     #[command(after_help = fuzz::EXAMPLES)]
     Fuzz(fuzz::Options),
@@ -66,6 +70,7 @@ fn main() -> ExitCode {
         Command::Build(options) => build::run(&workspace, options),
         Command::Lint(options) => lint::run(&workspace, options),
         Command::Test(options) => tests::run(&workspace, options),
+        Command::Coverage(options) => coverage::run(&workspace, options),
         Command::Fuzz(options) => fuzz::run(&workspace, options),
         Command::Bench(options) => bench::run(&workspace, options),
         Command::Demo(options) => demo::run(&workspace, options),

@@ -8,7 +8,7 @@ use anyhow::Result;
 
 pub use kafka::jars as kafka_jars;
 pub use packages::Need;
-pub use tools::cargo_deny;
+pub use tools::{cargo_deny, cargo_llvm_cov};
 
 use crate::workspace::Workspace;
 

@@ -18,6 +18,9 @@ const VHOST_DEVICE_VSOCK: (&str, &str) = ("vhost-device-vsock", "0.3.0");
 /// Licences, sources, bans and advisories of the dependencies.
 const CARGO_DENY: (&str, &str) = ("cargo-deny", "0.20.2");
 
+/// Coverage of the tests.
+const CARGO_LLVM_COV: (&str, &str) = ("cargo-llvm-cov", "0.9.1");
+
 /// The standard library's source, from which `core` is built for eBPF.
 pub fn rust_source(workspace: &Workspace) -> Result<()> {
     if has_rust_source()? {
@@ -51,6 +54,20 @@ pub fn vhost_device_vsock(workspace: &Workspace) -> Result<()> {
 pub fn cargo_deny(workspace: &Workspace) -> Result<PathBuf> {
     install(workspace, CARGO_DENY, &["--debug"])?;
     Ok(workspace.dist().tools.join(CARGO_DENY.0))
+}
+
+/// The tool for coverage, with the component of Rust that reads what instrumented programs write.
+pub fn cargo_llvm_cov(workspace: &Workspace) -> Result<PathBuf> {
+    let root = PathBuf::from(output(Command::new("rustc").args(["--print", "sysroot"]))?.trim());
+    let profdata = root.join("lib/rustlib").join(&workspace.triple).join("bin/llvm-profdata");
+    if !profdata.exists() {
+        report::step("add the Rust component llvm-tools", || {
+            run(Command::new("rustup").args(["component", "add", "llvm-tools"]).current_dir(&workspace.root))
+                .context("without rustup, install LLVM's tools by your distribution's means")
+        })?;
+    }
+    install(workspace, CARGO_LLVM_COV, &["--debug"])?;
+    Ok(workspace.dist().tools.join(CARGO_LLVM_COV.0))
 }
 
 fn install(workspace: &Workspace, (name, version): (&str, &str), options: &[&str]) -> Result<()> {
