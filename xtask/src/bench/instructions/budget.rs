@@ -127,7 +127,8 @@ impl Budget {
     /// Writes what was measured in place of what was there for these workloads.
     pub fn renew(workspace: &Workspace, series: &str, results: &[Value]) -> Result<()> {
         let path = Self::path(workspace);
-        let mut budget = if path.exists() { Self::read(workspace)? } else { Self::default() };
+        // One of another form is replaced.
+        let mut budget = Self::read(workspace).unwrap_or_default();
         let budgets = budget.0.entry(series.to_owned()).or_default();
         for result in results {
             let name = result["workload"].as_str().context("no name in a result")?;
@@ -160,6 +161,12 @@ mod tests {
             "workload": "redis", "baseline": 50_000.0, "added_kernel": added_kernel, "added_agent": 1_000.0,
             "sent": 20, "counted": counted, "noise": 0.002,
         })
+    }
+
+    #[test]
+    fn the_committed_budget_is_readable_and_names_workloads() {
+        let budget = Budget::read(&Workspace::find().unwrap()).unwrap();
+        assert!(!budget.workloads("6.1").is_empty());
     }
 
     #[test]
