@@ -49,9 +49,9 @@ pub const VIRTIOFSD: u64 = bits(&[
     SETFCAP,
 ]);
 
-/// Of the shim. It mounts and enters network namespaces (SYS_ADMIN, NET_ADMIN), starts programs as other users (SETUID,
-/// SETGID, SETPCAP, SYS_RESOURCE) and ends them (KILL). The file capabilities are those of overlay file systems: the
-/// kernel works on their layers with the capabilities of whoever mounted them.
+/// Of the shim. It mounts and enters network namespaces (`SYS_ADMIN`, `NET_ADMIN`), starts programs as other users
+/// (`SETUID`, `SETGID`, `SETPCAP`, `SYS_RESOURCE`) and ends them (`KILL`). The file capabilities are those of overlay file
+/// systems: the kernel works on their layers with the capabilities of whoever mounted them.
 pub const SHIM: u64 = VIRTIOFSD | bits(&[MKNOD, NET_ADMIN]);
 
 /// Open files of a program that serves one guest.

@@ -130,7 +130,7 @@ impl<S: System> SharedFiles<S> {
 pub fn random_name() -> io::Result<String> {
     let mut bytes = [0u8; 16];
     getrandom::fill(&mut bytes).map_err(io::Error::other)?;
-    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(format!("{:032x}", u128::from_be_bytes(bytes)))
 }
 
 /// What the host has mounted for a container; removed when dropped.

@@ -1,9 +1,9 @@
 //! The recording implementation: keeps what was asked, in order, and fails at a chosen operation.
 
 use std::{
-    cell::RefCell,
     io,
     path::{Path, PathBuf},
+    sync::Mutex,
 };
 
 use super::{FileSystem, MemoryBounds, System};
@@ -11,7 +11,7 @@ use super::{FileSystem, MemoryBounds, System};
 /// Records every operation as a line. Handles are the paths that they stand for.
 #[derive(Debug, Default)]
 pub struct Recorded {
-    lines: RefCell<Vec<String>>,
+    lines: Mutex<Vec<String>>,
     fails_at: Option<&'static str>,
 }
 
@@ -23,12 +23,12 @@ impl Recorded {
 
     /// What was asked so far.
     pub fn lines(&self) -> Vec<String> {
-        self.lines.borrow().clone()
+        self.lines.lock().expect("no test panics here").clone()
     }
 
     fn record(&self, line: String) -> io::Result<()> {
         let fails = self.fails_at.is_some_and(|start| line.starts_with(start));
-        self.lines.borrow_mut().push(line);
+        self.lines.lock().expect("no test panics here").push(line);
         if fails { Err(io::ErrorKind::PermissionDenied.into()) } else { Ok(()) }
     }
 }
