@@ -7,8 +7,8 @@ use crate::{kernel_key::Completed, offload::OffloadedConnection};
 /// Most bytes of one system call that are captured.
 pub const HEAD_MAX: u32 = 4096;
 
-/// Most buffers of one vectored call that are read.
-pub const VECTOR_MAX: u32 = 16;
+/// Most buffers of one vectored call that are read: as many as the kernel takes (`UIO_MAXIOV`, `include/uapi/linux/uio.h`).
+pub const VECTOR_MAX: u32 = 1024;
 
 /// Most messages of one sendmmsg(2) or recvmmsg(2) that are read.
 pub const MESSAGES_MAX: u32 = 16;

@@ -28,6 +28,7 @@ pub fn tests() -> Vec<Trial> {
         unix_sockets_are_seen_with_their_path,
         noise_is_not_counted_and_costs_its_budget_only,
         many_pipelined_requests_are_all_counted,
+        requests_in_a_thousand_buffers_of_one_call_are_all_counted,
     ]
 }
 
@@ -305,6 +306,46 @@ fn many_pipelined_requests_are_all_counted() -> Outcome {
         serving.join().expect("served");
         let all = (batch * rounds) as u64;
         assert_eq!(agent.counts("/pipelined"), (all, all), "{hooks:?}, {:?}", agent.counters);
+    }
+    Ok(())
+}
+
+/// Most buffers of one call (`UIO_MAXIOV`).
+const BUFFERS_MAX: usize = 1024;
+
+fn requests_in_a_thousand_buffers_of_one_call_are_all_counted() -> Outcome {
+    for hooks in EVERY_HOOKS {
+        for counts in [&[][..], &["--no-kernel-counts"]] {
+            let mut agent = Agent::start(&[hooks, counts].concat())?;
+            let requests = 40;
+            for by in [By::Vector, By::Message] {
+                let (client, mut server) = connected();
+                let mut bytes = http::request("/many-buffers").repeat(requests);
+                let each = bytes.len().div_ceil(BUFFERS_MAX);
+                let mut vectors: Vec<libc::iovec> = bytes
+                    .chunks_mut(each)
+                    .map(|chunk| libc::iovec { iov_base: chunk.as_mut_ptr().cast(), iov_len: chunk.len() })
+                    .collect();
+                assert!((BUFFERS_MAX / 2..=BUFFERS_MAX).contains(&vectors.len()), "{}", vectors.len());
+                let message = message(&mut vectors);
+                let count = i32::try_from(vectors.len()).expect("few");
+                // SAFETY: the buffers live until after the call.
+                let sent = unsafe {
+                    match by {
+                        By::Vector => libc::writev(client.as_raw_fd(), message.msg_iov, count),
+                        _ => libc::sendmsg(client.as_raw_fd(), &raw const message, 0),
+                    }
+                };
+                assert_eq!(usize::try_from(sent), Ok(bytes.len()), "{by:?}");
+                let mut buffer = vec![0; bytes.len()];
+                std::io::Read::read_exact(&mut server, &mut buffer).expect("received");
+                server.write_all(&http::OK.repeat(requests)).expect("sent");
+                let mut buffer = vec![0; http::OK.len() * requests];
+                std::io::Read::read_exact(&mut &client, &mut buffer).expect("received");
+            }
+            let all = 2 * requests as u64;
+            assert_eq!(agent.counts("/many-buffers"), (all, all), "{hooks:?} {counts:?}");
+        }
     }
     Ok(())
 }

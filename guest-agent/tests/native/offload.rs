@@ -29,6 +29,7 @@ pub fn tests() -> Vec<Trial> {
         keys_that_are_not_used_make_room,
         a_key_of_many_statuses_and_paths_stays_exact,
         a_first_byte_that_is_read_ahead_as_go_does_is_no_reason_to_copy,
+        a_request_that_expects_to_continue_may_have_no_body,
     ]
 }
 
@@ -564,5 +565,27 @@ fn a_first_byte_that_is_read_ahead_as_go_does_is_no_reason_to_copy() -> Outcome 
     // Where the rest is not found behind it, user space goes on, from the byte that is known.
     read_ahead(&listener, REQUESTS, false, "/read-apart");
     assert_eq!(agent.counts("/read-apart"), (all, all));
+    Ok(())
+}
+
+/// RFC 9110, section 10.1.1: the client sends the body after `100 Continue`, and none after any other response.
+fn a_request_that_expects_to_continue_may_have_no_body() -> Outcome {
+    let mut agent = Agent::start(&[])?;
+    let (connections, after) = (5, 2);
+    for _ in 0..connections {
+        let mut pair = Ends::connect();
+        let mut exchange = |request: &[u8], response: &[u8]| {
+            carry_whole(&mut pair.client, &mut pair.server, request);
+            carry_whole(&mut pair.server, &mut pair.client, response);
+        };
+        let upload =
+            b"POST /refused HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 5000\r\n\r\n";
+        exchange(upload, b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 2\r\n\r\nno");
+        for _ in 0..after {
+            exchange(&crate::http::request("/after-refusal"), crate::http::OK);
+        }
+    }
+    assert_eq!(agent.counts("/refused"), (connections, connections));
+    assert_eq!(agent.counts("/after-refusal"), (connections * after, connections * after));
     Ok(())
 }

@@ -13,10 +13,10 @@
 use aya_ebpf::{macros::fexit, programs::FExitContext};
 
 use crate::{
-    connections::fetch_add,
     maps::{CORE, RUNNING, count},
     registers::Registers,
     transfer,
+    verifier::fetch_add,
 };
 
 /// The end of a system call that is looked at. The context is the function's argument, then its result.
@@ -39,7 +39,7 @@ pub fn call_exit(ctx: FExitContext) -> i32 {
 #[fexit]
 pub fn call_core(ctx: FExitContext) -> i32 {
     let Some(running) = RUNNING.get_ptr_mut(0) else { return 0 };
-    // SAFETY: a map's value, aligned.
+    // SAFETY: a value that a look-up gave (see `maps`), aligned as its type is.
     unsafe {
         if fetch_add(running, 1) == 0 {
             transfer::on_call_exit(ctx.arg(1), || Registers::given(ctx.arg(0)));

@@ -1,7 +1,5 @@
 //! The table of connections: finding, creating, announcing and ending them.
 
-use core::arch::asm;
-
 use aya_ebpf::helpers::{
     bpf_get_current_pid_tgid,
     generated::{
@@ -10,14 +8,15 @@ use aya_ebpf::helpers::{
 };
 use porthole_bpf_types::{
     connection::{Connection, DETECTION_BUDGET, role, state, transport},
-    record::{Close, Open, UNIX_PATH_MAX, kind},
+    record::{Open, UNIX_PATH_MAX, kind},
     redis::HASH_START,
 };
 
 use crate::{
     kernel::{self, Socket, TCP_CLOSE},
-    maps::{CONNECTIONS, OPEN, SETTINGS, count, offset},
-    offload, process, ring,
+    maps::{CONNECTIONS, OPEN, count, offset},
+    process, ring,
+    verifier::fetch_add,
 };
 
 const AF_UNIX: u16 = 1;
@@ -36,7 +35,7 @@ pub fn of(socket: Socket, role: u64) -> Option<*mut Connection> {
     }
     create(socket.sk, socket.inode(), role);
     let connection = CONNECTIONS.get_ptr_mut(socket.sk)?;
-    // SAFETY: a map's value.
+    // SAFETY: a value that a look-up gave: valid until the program ends (see `maps`).
     unsafe { (*connection).cgroup = bpf_get_current_cgroup_id() };
     Some(connection)
 }
@@ -45,7 +44,7 @@ pub fn of(socket: Socket, role: u64) -> Option<*mut Connection> {
 #[inline(always)]
 pub fn known(sk: u64, identity: impl FnOnce() -> u64) -> Option<*mut Connection> {
     let connection = CONNECTIONS.get_ptr_mut(sk)?;
-    // SAFETY: a map's value.
+    // SAFETY: a value that a look-up gave: valid until the program ends (see `maps`).
     let (transport, before) = unsafe { ((*connection).transport, (*connection).identity) };
     // The end of a TCP socket is always seen, so its address cannot stand for another.
     (transport == transport::TCP || before == identity()).then_some(connection)
@@ -109,14 +108,14 @@ fn transport_of(sk: u64) -> Option<u8> {
 /// The next sequence number of a connection's records.
 #[inline(always)]
 pub fn next_sequence(connection: *mut Connection) -> u64 {
-    // SAFETY: a map's value, aligned.
+    // SAFETY: a value that a look-up gave (see `maps`), aligned as its type is.
     unsafe { fetch_add(&raw mut (*connection).sequence, 1) }
 }
 
 /// Moves a direction's position on; gives the one before.
 #[inline(always)]
 pub fn advance(connection: *mut Connection, direction: u8, bytes: u64) -> u64 {
-    // SAFETY: a map's value, aligned.
+    // SAFETY: a value that a look-up gave (see `maps`), aligned as its type is.
     unsafe {
         if direction == 0 {
             fetch_add(&raw mut (*connection).offset[0], bytes)
@@ -124,21 +123,6 @@ pub fn advance(connection: *mut Connection, direction: u8, bytes: u64) -> u64 {
             fetch_add(&raw mut (*connection).offset[1], bytes)
         }
     }
-}
-
-/// Adds atomically; gives the value before. `core`'s atomics have no such operation on this target.
-///
-/// # Safety
-///
-/// `at` must point into a map's value, aligned to 8.
-#[inline(always)]
-pub unsafe fn fetch_add(at: *mut u64, value: u64) -> u64 {
-    let mut value = value;
-    // SAFETY: as the caller says.
-    unsafe {
-        asm!("{1} = atomic_fetch_add((u64 *)({0} + 0), {1})", in(reg) at, inout(reg) value);
-    }
-    value
 }
 
 /// Index of the system call's program in [`OPEN`].
@@ -152,9 +136,9 @@ pub const BY_CLOSE: u32 = 1;
 pub extern "C" fn announce(sk: u64, by: u32) -> u64 {
     let Some(connection) = CONNECTIONS.get_ptr_mut(sk) else { return 0 };
     let Some(open) = OPEN.get_ptr_mut(by) else { return 0 };
-    // SAFETY: a map's value, which only this program uses.
+    // SAFETY: a value that a look-up gave (see `maps`), which only this program uses.
     let open = unsafe { &mut *open };
-    // SAFETY: a map's value.
+    // SAFETY: a value that a look-up gave: valid until the program ends (see `maps`).
     let (id, cgroup, transport, role, state) = unsafe {
         let connection = &*connection;
         (connection.id, connection.cgroup, connection.transport, connection.role, connection.state)
@@ -187,7 +171,7 @@ pub extern "C" fn announce(sk: u64, by: u32) -> u64 {
     if !ring::send_open(open) {
         return 0;
     }
-    // SAFETY: a map's value.
+    // SAFETY: a value that a look-up gave: valid until the program ends (see `maps`).
     unsafe { (*connection).announced = 1 };
     1
 }
@@ -250,30 +234,4 @@ fn read_path(open: &mut Open, sk: u64) {
     if rc == 0 {
         open.path_len = len as u32;
     }
-}
-
-/// The socket reached the end of its life.
-#[inline(always)]
-pub fn closed(sk: u64) {
-    let Some(connection) = CONNECTIONS.get_ptr_mut(sk) else { return };
-    // SAFETY: a map's value.
-    let (id, state) = unsafe { ((*connection).id, (*connection).state) };
-    if state == state::OFFLOADED {
-        offload::closed(connection, sk);
-    } else if SETTINGS.get(0).is_some_and(|settings| settings.offers != 0) {
-        offload::withdraw(connection);
-    }
-    // SAFETY: a map's value.
-    let announced = unsafe { (*connection).announced };
-    if announced != 0 && state != state::IGNORED {
-        ring::send_close(&Close {
-            kind: kind::CLOSE,
-            reserved: 0,
-            connection: id,
-            sequence: next_sequence(connection),
-            // SAFETY: a helper without preconditions.
-            timestamp: unsafe { bpf_ktime_get_ns() },
-        });
-    }
-    let _ = CONNECTIONS.remove(sk);
 }

@@ -63,7 +63,7 @@ impl Socket {
     pub fn of(task: *mut task_struct, fd: u64) -> Option<Self> {
         // Descriptors are ints; the upper half of the register may hold anything.
         let fd = fd as u32;
-        // SAFETY: typed pointers, each checked against null.
+        // SAFETY: pointers whose types the verifier knows, checked against null; it makes loads from them ones that cannot fault.
         let array: u64 = unsafe {
             let files: *const u8 = load(task.cast(), offset!(task_files));
             if files.is_null() {
@@ -104,7 +104,7 @@ impl Socket {
 #[inline(always)]
 fn is_socket(file: u64, operations: u64) -> bool {
     let Some(known) = MEMORY.get_ptr_mut(memory::SOCKET_OPERATIONS) else { return false };
-    // SAFETY: a map's value; all CPUs write the same.
+    // SAFETY: a value that a look-up gave (see `maps`); all CPUs write the same.
     let expected = unsafe { read_volatile(known) };
     if expected != 0 {
         return operations == expected;
@@ -112,7 +112,7 @@ fn is_socket(file: u64, operations: u64) -> bool {
     let mode = read::<u64>(file + offset!(file_f_inode) as u64)
         .and_then(|inode| read::<u16>(inode + offset!(inode_i_mode) as u64));
     if mode.is_some_and(|mode| mode & S_IFMT == S_IFSOCK) {
-        // SAFETY: as above.
+        // SAFETY: as above, the same pointer.
         unsafe { core::ptr::write_volatile(known, operations) };
         return true;
     }

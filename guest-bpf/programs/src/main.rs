@@ -10,7 +10,7 @@
 //!   durations summed up here.
 //! - [`packets`] is packet mode, which shares nothing with the rest but the way to user space.
 //! - [`registers`] knows the architecture, [`kernel`] reads the kernel's structs, [`connections`] keeps the table,
-//!   [`capture`] copies head_requests, [`ring`] sends records, [`process`] sees exits and control groups.
+//!   [`capture`] copies heads, [`ring`] sends records, [`process`] sees exits and control groups.
 //!
 //! Invariants: a system call that is not looked at costs a comparison and a table look-up; nothing of a process is
 //! changed or waited for; what cannot be sent is counted.
@@ -20,6 +20,7 @@
 
 mod calls;
 mod capture;
+mod closing;
 mod connections;
 mod kernel;
 mod maps;
@@ -30,6 +31,8 @@ mod registers;
 mod ring;
 mod sockets;
 mod transfer;
+mod verifier;
+mod window;
 
 use aya_ebpf::{macros::raw_tracepoint, programs::RawTracePointContext};
 
@@ -47,7 +50,7 @@ pub fn inet_sock_set_state(ctx: RawTracePointContext) -> i32 {
     let socket: u64 = ctx.arg(0);
     let new_state: i32 = ctx.arg(2);
     if new_state == kernel::TCP_CLOSE {
-        connections::closed(socket);
+        closing::closed(socket);
     }
     0
 }

@@ -1,4 +1,16 @@
 //! The maps and globals through which the programs and the agent see each other.
+//!
+//! What every `unsafe` block on a value of a map relies on:
+//!
+//! - A pointer that a look-up gave points to a value of the map's type until the program ends, also when the element is
+//!   removed meanwhile: the kernel gives its memory to nothing but another element of the same map before the RCU grace
+//!   period is over (`kernel/bpf/hashtab.c`).
+//! - Every bit pattern is a value of these types: integers and arrays of them.
+//! - Other CPUs and the agent may write the same value at the same time. Whole words are read and written, and what must
+//!   be consistent is guarded by [`porthole_bpf_types::offload::OffloadedConnection::lock`] or changed atomically. No
+//!   reference is held to what another CPU may write.
+//! - A value of a per-CPU map belongs to one program: where one may interrupt another on the same CPU, [`RUNNING`] keeps the
+//!   second from starting.
 
 use aya_ebpf::{
     bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC},
@@ -64,6 +76,9 @@ pub struct Parse {
     pub cursor: u64,
     /// When the call ended.
     pub now: u64,
+    /// Of a call of several buffers: index of the one that was reached, and position of its first byte.
+    pub buffer: u64,
+    pub gathered: u64,
     /// Where the direction stands.
     pub state: ParseState,
     /// What the requests that wait are like, the oldest first; for responses.
@@ -121,7 +136,7 @@ impl core::ops::Deref for Scratch {
 
     #[inline(always)]
     fn deref(&self) -> &Work {
-        // SAFETY: a map's value, which only the programs of this CPU use, one at a time.
+        // SAFETY: a value that a look-up gave (see `maps`), which only the programs of this CPU use, one at a time.
         unsafe { &*self.0 }
     }
 }
@@ -129,7 +144,7 @@ impl core::ops::Deref for Scratch {
 impl core::ops::DerefMut for Scratch {
     #[inline(always)]
     fn deref_mut(&mut self) -> &mut Work {
-        // SAFETY: as above.
+        // SAFETY: as above, the same pointer.
         unsafe { &mut *self.0 }
     }
 }
@@ -303,20 +318,28 @@ macro_rules! count {
     };
     ($field:ident, $n:expr) => {
         if let Some(counters) = crate::maps::COUNTERS.get_ptr_mut(0) {
-            crate::maps::add(
-                counters,
-                core::mem::offset_of!(porthole_bpf_types::record::Counters, $field),
-                $n,
-            )
+            #[allow(unused_unsafe)] // Where it is used inside of another block.
+            // SAFETY: the value that the map gave, and the offset of a field.
+            unsafe {
+                crate::maps::add(
+                    counters,
+                    core::mem::offset_of!(porthole_bpf_types::record::Counters, $field),
+                    $n,
+                );
+            }
         }
     };
 }
 pub(crate) use count;
 
-/// Adds to the counter at `offset`.
+/// Adds to the counter at `offset`. Nothing else of this CPU writes it except an interrupt, which may cost a count.
+///
+/// # Safety
+///
+/// `counters` must be this CPU's value of [`COUNTERS`], and `offset` that of one of its fields.
 #[inline(always)]
-pub fn add(counters: *mut Counters, offset: usize, n: u64) {
-    // SAFETY: a field of the map's value; nothing else of this CPU writes it except an interrupt, which may cost a
-    // count.
+#[allow(clippy::cast_ptr_alignment)] // All fields have the same type.
+pub unsafe fn add(counters: *mut Counters, offset: usize, n: u64) {
+    // SAFETY: as the caller says, a field of the map's value, all of which are words.
     unsafe { *counters.cast::<u8>().add(offset).cast::<u64>() += n }
 }

@@ -22,9 +22,9 @@ use porthole_bpf_types::{
 };
 
 use crate::{
-    capture::bounded,
     maps::{RECORDS, SETTINGS, VERDICTS, count},
     ring,
+    verifier::bounded,
 };
 
 /// The packet goes its way.
@@ -66,10 +66,10 @@ fn seen(skb: *mut __sk_buff, direction: u8) {
     // SAFETY: the context that the kernel gave.
     let length = unsafe { (*skb).len };
     let Some(tells) = tells_something(skb, length) else { return };
-    // SAFETY: as above.
+    // SAFETY: as above, the same pointer.
     let cookie = unsafe { bpf_get_socket_cookie(skb.cast()) };
     if let Some(verdict) = VERDICTS.get_ptr(cookie)
-        // SAFETY: a map's value.
+        // SAFETY: a value that a look-up gave: valid until the program ends (see `maps`).
         && unsafe { *verdict } == state::IGNORED
         && tells == TCP
     {
@@ -82,7 +82,7 @@ fn seen(skb: *mut __sk_buff, direction: u8) {
     }
     let packet = Packet {
         cookie,
-        // SAFETY: as above.
+        // SAFETY: as above, the same pointer.
         cgroup: unsafe { bpf_skb_cgroup_id(skb) },
         // SAFETY: a helper without preconditions.
         timestamp: unsafe { bpf_ktime_get_ns() },

@@ -29,7 +29,7 @@ const WAKE_INTERVAL_NS: u64 = 20_000_000;
 #[inline(always)]
 pub fn exited() {
     let task = current();
-    // SAFETY: typed pointers, checked against null.
+    // SAFETY: pointers whose types the verifier knows, checked against null; it makes loads from them ones that cannot fault.
     let live: i32 = unsafe {
         let signal: *const u8 = load(task.cast(), offset!(task_signal));
         if signal.is_null() {
@@ -67,7 +67,7 @@ pub fn exited() {
 #[inline(always)]
 fn may_wake(now: u64) -> bool {
     let Some(last) = MEMORY.get_ptr_mut(memory::EXIT_WAKE) else { return false };
-    // SAFETY: a map's value; of two CPUs at once both may wake, which does no harm.
+    // SAFETY: a value that a look-up gave (see `maps`); of two CPUs at once both may wake, which does no harm.
     unsafe {
         if now.wrapping_sub(read_volatile(last)) < WAKE_INTERVAL_NS {
             return false;
@@ -80,7 +80,7 @@ fn may_wake(now: u64) -> bool {
 /// Whether the process is the first one of a pid namespace other than the outermost.
 #[inline(always)]
 fn is_namespace_init() -> bool {
-    // SAFETY: typed pointers, checked against null.
+    // SAFETY: pointers whose types the verifier knows, checked against null; it makes loads from them ones that cannot fault.
     let (pid, level) = unsafe {
         let pid: *const u8 = load(current().cast(), offset!(task_thread_pid));
         if pid.is_null() {
@@ -99,7 +99,7 @@ fn is_namespace_init() -> bool {
 /// Whether no other task shares the running one's control groups.
 #[inline(always)]
 fn is_last_of_cgroup() -> bool {
-    // SAFETY: typed pointers, checked against null.
+    // SAFETY: pointers whose types the verifier knows, checked against null; it makes loads from them ones that cannot fault.
     unsafe {
         let set: *const u8 = load(current().cast(), offset!(task_cgroups));
         !set.is_null() && load::<i32>(set, offset!(css_set_nr_tasks)) <= 1
@@ -116,11 +116,11 @@ pub extern "C" fn announce_cgroup(by: u32) -> u64 {
         return 0;
     }
     let Some(cgroup) = CGROUP.get_ptr_mut(by) else { return 0 };
-    // SAFETY: a map's value, which only the program `by` uses.
+    // SAFETY: a value that a look-up gave (see `maps`), which only the program `by` uses.
     let cgroup = unsafe { &mut *cgroup };
     cgroup.kind = kind::CGROUP;
     cgroup.cgroup = id;
-    // SAFETY: typed pointers, checked against null.
+    // SAFETY: pointers whose types the verifier knows, checked against null; it makes loads from them ones that cannot fault.
     let mut node: u64 = unsafe {
         let set: *const u8 = load(current().cast(), offset!(task_cgroups));
         if set.is_null() {

@@ -12,8 +12,8 @@ use porthole_bpf_types::{
 };
 
 use crate::{
-    capture::bounded,
     maps::{HEAD_ROOM, RECORDS, Work, count},
+    verifier::bounded,
 };
 
 /// Sends `len` bytes at `data`.

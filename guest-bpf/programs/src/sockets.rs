@@ -8,7 +8,7 @@
 //! ```
 //!
 //! Whatever is no socket costs nothing, and the socket comes with the report. Where its bytes lie is told by the registers
-//! of the system call that the task is in. Bytes that move in other ways (io_uring, sendfile, splice from a pipe) are
+//! of the system call that the task is in. Bytes that move in other ways (`io_uring`, sendfile, splice from a pipe) are
 //! reported too, with their number only. What is not reported at all (splice to a pipe, TCP's mapped receive) shows in TCP's
 //! sequence numbers, which positions are taken from.
 
@@ -30,11 +30,12 @@ use porthole_bpf_types::{
 };
 
 use crate::{
-    connections::{self, fetch_add},
+    connections,
     kernel::{self, current, load},
     maps::{BATCHES, Batch, CONNECTIONS, CORE, NO_PLACE, NO_VECTOR, RUNNING, Scratch, WORK, count, offset},
     registers::Registers,
     transfer::{self, msghdr},
+    verifier::fetch_add,
 };
 
 /// States of a connection (`include/net/tcp_states.h`).
@@ -72,7 +73,7 @@ fn reported(ctx: &BtfTracePointContext, direction: u8) -> i32 {
         return 0;
     }
     let (Some(running), Some(work)) = (RUNNING.get_ptr_mut(0), WORK.get_ptr_mut(0)) else { return 0 };
-    // SAFETY: maps' values, aligned. Another program may have been interrupted in the middle of its work.
+    // SAFETY: values that look-ups gave (see `maps`), aligned. Another program may have been interrupted in the middle of its work.
     unsafe {
         if fetch_add(running, 1) == 0 {
             (*work).header.direction = direction;
@@ -91,10 +92,10 @@ fn reported(ctx: &BtfTracePointContext, direction: u8) -> i32 {
 /// still meanwhile: whoever looks again knows nothing of the connection yet.
 #[inline(always)]
 fn is_ignored(socket: *mut c_void) -> bool {
-    // SAFETY: a typed pointer.
+    // SAFETY: a pointer to a socket, as the verifier knows from the tracepoint's type.
     let identity = || unsafe { bpf_get_socket_cookie(socket) };
     let Some(connection) = connections::known(socket as u64, identity) else { return false };
-    // SAFETY: a map's value; of two CPUs at once both may take the same from the budget.
+    // SAFETY: a value that a look-up gave (see `maps`); of two CPUs at once both may take the same from the budget.
     unsafe {
         if (*connection).state != state::IGNORED || (*connection).budget <= 1 {
             return false;
@@ -111,7 +112,7 @@ pub fn socket_core(ctx: BtfTracePointContext) -> i32 {
     let flags: i32 = ctx.arg(2);
     moved(ctx.arg(0), result as u64 & 0x7fff_ffff, flags as u64);
     if let Some(running) = RUNNING.get_ptr_mut(0) {
-        // SAFETY: a map's value, aligned.
+        // SAFETY: a value that a look-up gave (see `maps`), aligned as its type is.
         unsafe { fetch_add(running, u64::MAX) };
     }
     0
@@ -126,13 +127,13 @@ fn moved(socket: *mut c_void, result: u64, flags: u64) {
         return;
     }
     let Some(connection) = connection_of(work, socket) else { return };
-    // SAFETY: a map's value.
+    // SAFETY: a value that a look-up gave: valid until the program ends (see `maps`).
     if unsafe { (*connection).state } == state::IGNORED && !transfer::is_retried(connection) {
         connections::advance(connection, work.header.direction, result);
         return;
     }
     described(work, result, !egress && flags & TRUNCATING != 0);
-    // SAFETY: a typed pointer.
+    // SAFETY: a pointer to a socket, as the verifier knows from the tracepoint's type.
     unsafe { place(work, socket) };
     carried(work, connection, work.fd);
 }
@@ -141,13 +142,13 @@ fn moved(socket: *mut c_void, result: u64, flags: u64) {
 #[inline(always)]
 fn connection_of(mut work: Scratch, socket: *mut c_void) -> Option<*mut Connection> {
     // Read back from memory it is a number and no longer a pointer, which only numbers may be handed on.
-    // SAFETY: a map's value.
+    // SAFETY: a value that a look-up gave: valid until the program ends (see `maps`).
     let sk = unsafe {
         let place = &raw mut work.fd;
         place.write_volatile(socket as u64);
         place.read_volatile()
     };
-    // SAFETY: a typed pointer.
+    // SAFETY: a pointer to a socket, as the verifier knows from the tracepoint's type.
     let identity = || unsafe { bpf_get_socket_cookie(socket) };
     if let Some(connection) = connections::known(sk, identity) {
         return Some(connection);
@@ -189,7 +190,7 @@ fn described(mut work: Scratch, result: u64, discarded: bool) {
 #[inline(always)]
 unsafe fn place(mut work: Scratch, socket: *mut c_void) {
     work.place = NO_PLACE;
-    // SAFETY: typed pointers, checked against null.
+    // SAFETY: pointers whose types the verifier knows, checked against null; it makes loads from them ones that cannot fault.
     unsafe {
         let tcp: *const tcp_sock = bpf_skc_to_tcp_sock(socket);
         if !tcp.is_null() && load::<u64>(tcp.cast(), offset!(tcp_ulp)) == 0 {
@@ -206,7 +207,7 @@ unsafe fn place(mut work: Scratch, socket: *mut c_void) {
 /// The bytes in `work` moved on a connection that is not ignored.
 #[inline(always)]
 fn carried(work: Scratch, connection: *mut Connection, sk: u64) {
-    // SAFETY: a map's value.
+    // SAFETY: a value that a look-up gave: valid until the program ends (see `maps`).
     if unsafe { (*connection).cgroup } == 0 {
         adopt(connection, sk);
     }
@@ -217,7 +218,7 @@ fn carried(work: Scratch, connection: *mut Connection, sk: u64) {
 /// The first transfer on a connection tells whose it is.
 #[inline(always)]
 fn adopt(connection: *mut Connection, sk: u64) {
-    // SAFETY: a map's value, and a helper without preconditions; of two CPUs at once both come to the same.
+    // SAFETY: a value that a look-up gave (see `maps`), and a helper without preconditions; of two CPUs at once both come to the same.
     unsafe {
         (*connection).cgroup = bpf_get_current_cgroup_id();
         if (*connection).transport == transport::UNIX {
@@ -235,7 +236,7 @@ fn adopt(connection: *mut Connection, sk: u64) {
         .and_then(|socket: u64| kernel::read::<u64>(socket + offset!(socket_file) as u64));
     if file == Some(0) {
         // The kernel's own, in the middle of whatever its task does.
-        // SAFETY: as above.
+        // SAFETY: as above, the same pointer.
         unsafe {
             (*connection).state = state::IGNORED;
             (*connection).budget = u32::MAX;
@@ -251,7 +252,7 @@ fn settle(work: Scratch, connection: *mut Connection, sk: u64) {
     }
     let (before, egress) =
         ((work.place as u32).wrapping_sub(work.header.total as u32), work.header.direction != 0);
-    // SAFETY: a map's value; within its arrays.
+    // SAFETY: a value that a look-up gave (see `maps`); within its arrays.
     unsafe {
         let (position, begin) = if egress {
             (&raw mut (*connection).offset[1], &raw mut (*connection).begin[1])
@@ -286,7 +287,7 @@ fn next_of_batch(messages: u64, len: u64) -> u64 {
         let _ = BATCHES.insert(task, Batch { messages, next: 1 }, 0);
         return 0;
     };
-    // SAFETY: a map's value, which only its own task uses.
+    // SAFETY: a value that a look-up gave (see `maps`), which only its own task uses.
     unsafe {
         let index = if (*batch).messages == messages && (*batch).next < len { (*batch).next } else { 0 };
         (*batch).messages = messages;
@@ -316,7 +317,7 @@ pub fn socket_made(ctx: BtfTracePointContext) -> i32 {
         return 0;
     }
     let sk: *mut c_void = ctx.arg(0);
-    // SAFETY: a typed pointer.
+    // SAFETY: a pointer to a socket, as the verifier knows from the tracepoint's type.
     let tcp: *const tcp_sock = unsafe { bpf_skc_to_tcp_sock(sk) };
     if tcp.is_null() {
         return 0;
@@ -341,7 +342,7 @@ pub fn socket_made(ctx: BtfTracePointContext) -> i32 {
     }
     connections::create(sk, 0, u64::from(role));
     if let Some(connection) = CONNECTIONS.get_ptr_mut(sk) {
-        // SAFETY: a map's value.
+        // SAFETY: a value that a look-up gave: valid until the program ends (see `maps`).
         unsafe {
             (*connection).begin = begin;
             (*connection).placed = 0b11;

@@ -180,7 +180,7 @@ pub extern "C" fn transfer() -> u64 {
 /// The bytes in this CPU's [`WORK`] moved on a connection.
 #[inline(always)]
 fn carried(work: Scratch, connection: *mut Connection, sk: u64) {
-    // SAFETY: a map's value.
+    // SAFETY: a value that a look-up gave: valid until the program ends (see `maps`).
     if unsafe { (*connection).state } == state::IGNORED && !is_retried(connection) {
         connections::advance(connection, work.header.direction, work.header.total);
         return;
@@ -191,7 +191,7 @@ fn carried(work: Scratch, connection: *mut Connection, sk: u64) {
 /// Whether it is time to look at an ignored connection again; then it is new to user space.
 #[inline(always)]
 pub fn is_retried(connection: *mut Connection) -> bool {
-    // SAFETY: a map's value; of two CPUs at once both may come to the same.
+    // SAFETY: a value that a look-up gave (see `maps`); of two CPUs at once both may come to the same.
     unsafe {
         if (*connection).budget > 1 {
             (*connection).budget -= 1;
@@ -213,29 +213,29 @@ pub fn record(mut work: Scratch, connection: *mut Connection, sk: u64) {
     // Positions move on whatever becomes of the record, so that a loss shows.
     work.header.offset = connections::advance(connection, work.header.direction, work.header.total);
     let Some(settings) = SETTINGS.get(0) else { return };
-    // SAFETY: a map's value.
+    // SAFETY: a value that a look-up gave: valid until the program ends (see `maps`).
     let (known, begun) = unsafe {
         (*connection).history = ((*connection).history << 1) | u16::from(work.header.direction & 1);
         ((*connection).state, (*connection).sequence)
     };
     if known == state::OFFLOADED {
-        // SAFETY: a map's value.
+        // SAFETY: a value that a look-up gave: valid until the program ends (see `maps`).
         if offload::call(unsafe { (*connection).id }, sk) != offload::FALL_BACK {
             return;
         }
-        let told = offload::fall_back(connection, sk, connections::BY_CALL);
-        // SAFETY: a map's value.
+        let announced = offload::fall_back(connection, sk, connections::BY_CALL);
+        // SAFETY: a value that a look-up gave: valid until the program ends (see `maps`).
         unsafe { (*connection).state = state::FOLLOWED };
-        if !told {
+        if !announced {
             return;
         }
-    } else if is_self() || (settings.offers != 0 && offload::accepts_offer(connection, sk)) {
-        return;
-    } else if known == state::DETECTING
-        && begun == 0
-        && settings.offload != 0
-        && offload::may_begin(&work, connection)
-        && offload::begins(connection, sk)
+    } else if is_self()
+        || (settings.offers != 0 && offload::accepts_offer(connection, sk))
+        || (known == state::DETECTING
+            && begun == 0
+            && settings.offload != 0
+            && offload::may_begin(&work, connection)
+            && offload::begins(connection, sk))
     {
         return;
     }
@@ -249,7 +249,7 @@ pub fn record(mut work: Scratch, connection: *mut Connection, sk: u64) {
     if work.want > u64::from(HEAD_MAX) {
         work.want = u64::from(HEAD_MAX);
     }
-    // SAFETY: a map's value.
+    // SAFETY: a value that a look-up gave: valid until the program ends (see `maps`).
     let (known, sequence) = unsafe { ((*connection).state, (*connection).sequence) };
     // User space can lose interest in a followed connection too, which is no hurry.
     let mut may = CAPTURE;
@@ -259,16 +259,15 @@ pub fn record(mut work: Scratch, connection: *mut Connection, sk: u64) {
     if may == 0 {
         return;
     }
-    // SAFETY: a map's value.
+    // SAFETY: a value that a look-up gave: valid until the program ends (see `maps`).
     if unsafe { (*connection).announced } == 0 && connections::announce(sk, connections::BY_CALL) == 0 {
         return;
     }
-    // SAFETY: this CPU's.
-    unsafe { capture::head(work.as_ptr()) };
+    capture::head(work);
     let task = bpf_get_current_pid_tgid();
     let header = &mut work.header;
     header.kind = kind::CHUNK;
-    // SAFETY: a map's value.
+    // SAFETY: a value that a look-up gave: valid until the program ends (see `maps`).
     header.connection = unsafe { (*connection).id };
     header.tgid = (task >> 32) as u32;
     header.tid = task as u32;
@@ -285,7 +284,7 @@ const CAPTURE_AND_WAKE: u64 = 2;
 /// Whether a connection whose protocol is not known yet may be captured; learns what user space decided.
 #[inline(never)]
 fn may_capture(connection: *mut Connection, want: u32) -> u64 {
-    // SAFETY: a map's value; of two writers at once either may win.
+    // SAFETY: a value that a look-up gave (see `maps`); of two writers at once either may win.
     unsafe {
         if let Some(verdict) = VERDICTS.get_ptr((*connection).id) {
             (*connection).state = *verdict;
@@ -296,17 +295,13 @@ fn may_capture(connection: *mut Connection, want: u32) -> u64 {
             (*connection).retries += 1;
             return 0;
         }
-        match spend((*connection).budget, want) {
-            Some(left) => {
-                let before = (*connection).budget;
-                (*connection).budget = left;
-                if wakes(before, left) { CAPTURE_AND_WAKE } else { CAPTURE }
-            }
-            None => {
-                (*connection).state = state::EXHAUSTED;
-                count!(exhausted);
-                0
-            }
-        }
+        let before = (*connection).budget;
+        let Some(left) = spend(before, want) else {
+            (*connection).state = state::EXHAUSTED;
+            count!(exhausted);
+            return 0;
+        };
+        (*connection).budget = left;
+        if wakes(before, left) { CAPTURE_AND_WAKE } else { CAPTURE }
     }
 }

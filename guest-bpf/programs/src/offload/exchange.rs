@@ -1,27 +1,24 @@
 //! Requests that wait, and what becomes of them when they are answered.
 
-use core::arch::asm;
-
 use aya_ebpf::helpers::{bpf_get_current_pid_tgid, generated::bpf_get_smp_processor_id};
 use porthole_bpf_types::{
     kernel_key::{COMMANDS_MAX, KernelKey, SLOTS_MAX, STATUSES_MAX, Slot, TEXT_MAX},
-    offload::{PENDING_MAX, PendingRequest, protocol, request_flag},
+    offload::{PENDING_MAX, PendingRequest, request_flag},
     record::kind,
 };
 use porthole_histogram::{BUCKETS, INDEX_MIN, bucket_index};
+use porthole_protocol::Offload;
 
-use super::{
-    Locked,
-    window::{NONE, window_at, word},
-};
+use super::{lock::Locked, sql};
 use crate::{
-    capture::bounded,
     connections,
     maps::{
         CONNECTIONS, KERNEL_KEYS, KEY_INDEXES, Message, NAMED, OFFLOADED, SETTINGS, SLOTS, STRIPE_MASK,
         Scratch, constant, count, sampling,
     },
     ring,
+    verifier::{add_u32, bounded, fetch_add},
+    window::{NONE, window_at, word},
 };
 
 /// HTTP: the lowest status of a failure (RFC 9110, section 15.5).
@@ -29,7 +26,7 @@ const FAILURES_FROM: u64 = 400;
 
 /// Bytes of a request that are sent for its name: a request line, or a whole statement.
 const LINE_BYTES: u64 = 512;
-const STATEMENT_BYTES: u64 = super::sql::REQUEST_MAX;
+const STATEMENT_BYTES: u64 = sql::REQUEST_MAX;
 
 /// The requests found in this call wait from now on.
 #[inline(always)]
@@ -55,7 +52,7 @@ pub fn push(work: Scratch, offloaded: Locked, id: u64, found: u64) {
 /// How many messages one call of [`push_lot`] or [`complete_lot`] goes through: the verifier goes through each of them.
 const LOT: u64 = 3;
 
-/// Some of them, as long as their keys are learned; gives how many. A global function.
+/// Some of them, as long as they have kernel keys; gives how many. A global function.
 #[inline(never)]
 #[unsafe(no_mangle)]
 pub extern "C" fn push_lot(id: u64, from: u64, found: u64) -> u64 {
@@ -68,7 +65,7 @@ pub extern "C" fn push_lot(id: u64, from: u64, found: u64) -> u64 {
         if from + index >= found {
             return index;
         }
-        // SAFETY: within the array.
+        // SAFETY: the index was bounded to less than the array's length.
         let request = unsafe { (*message(work, from + index)).request };
         if last.1.is_none() || last.0 != request {
             last = (request, kernel_key_of(work, Locked(offloaded), request));
@@ -93,30 +90,60 @@ pub extern "C" fn push_one(id: u64, index: u64) -> u64 {
 #[inline(always)]
 fn push_message(work: Scratch, offloaded: Locked, index: u64) {
     let message = message(work, index);
-    // SAFETY: within the array.
+    // SAFETY: the index was bounded to less than the array's length.
     let (request, at, flags) = unsafe { ((*message).request, (*message).at, (*message).flags) };
     let known = kernel_key_of(work, offloaded, request).unwrap_or(UNKNOWN);
-    let named = offloaded.protocol == protocol::REDIS
-        || request < COMMANDS_MAX
-        || flags & request_flag::PREPARED != 0;
-    if known.0 == UNKNOWN.0 && !named && NAMED.get_ptr(&request).is_none() {
+    let named =
+        Offload::from_number(offloaded.protocol).is_none_or(|protocol| is_named(protocol, request, flags));
+    if known.0 == UNKNOWN.0 && !named && NAMED.get_ptr(request).is_none() {
         send_name(work, offloaded, request, u64::from(at));
     }
     enqueue(work, offloaded, index, known);
 }
 
-/// [`PendingRequest::kernel_key`] and [`PendingRequest::generation`] of a request whose key was not learned.
+/// Whether user space knows a request's name by its number or from elsewhere.
+#[inline(always)]
+fn is_named(protocol: Offload, request: u64, flags: u32) -> bool {
+    match protocol {
+        Offload::Http1 | Offload::Postgresql => false,
+        Offload::Redis => true,
+        Offload::Mysql => request < COMMANDS_MAX || flags & request_flag::PREPARED != 0,
+    }
+}
+
+/// Whether an outcome's text goes to user space with it.
+#[inline(always)]
+fn has_text(protocol: Offload, status: u64) -> bool {
+    match protocol {
+        Offload::Http1 => false,
+        Offload::Redis | Offload::Mysql => status != 0,
+        // The command's tag of a success.
+        Offload::Postgresql => true,
+    }
+}
+
+/// Bytes of a request that are sent for its name.
+#[inline(always)]
+fn name_bytes(protocol: Offload) -> u64 {
+    match protocol {
+        Offload::Http1 => LINE_BYTES,
+        Offload::Redis | Offload::Mysql | Offload::Postgresql => STATEMENT_BYTES,
+    }
+}
+
+/// [`PendingRequest::kernel_key`] and [`PendingRequest::generation`] of a request that has no kernel key.
 const UNKNOWN: (u32, u32) = (0, 0);
 
-/// A request's [`PendingRequest::kernel_key`] and [`PendingRequest::generation`]; `None` when its key was not learned.
+/// A request's [`PendingRequest::kernel_key`] and [`PendingRequest::generation`]; `None` when it has no kernel key.
 #[inline(always)]
 fn kernel_key_of(work: Scratch, offloaded: Locked, request: u64) -> Option<(u32, u32)> {
     set_key(work, offloaded, request);
+    #[allow(clippy::needless_borrows_for_generic_args)] // A copy of the key has no room on the stack.
     let known = KEY_INDEXES.get_ptr(&work.completed.key)?;
-    // SAFETY: a map's value.
+    // SAFETY: a value that a look-up gave: valid until the program ends (see `maps`).
     let place = unsafe { *known };
     let entry = KERNEL_KEYS.get_ptr(place)?;
-    // SAFETY: a map's value.
+    // SAFETY: a value that a look-up gave: valid until the program ends (see `maps`).
     Some((place + 1, unsafe { (*entry).generation }))
 }
 
@@ -124,11 +151,11 @@ fn kernel_key_of(work: Scratch, offloaded: Locked, request: u64) -> Option<(u32,
 #[inline(always)]
 fn enqueue(work: Scratch, mut offloaded: Locked, index: u64, (kernel_key, generation): (u32, u32)) {
     let message = message(work, index);
-    // SAFETY: within the array.
+    // SAFETY: the index was bounded to less than the array's length.
     let (request, start, bytes, flags) =
         unsafe { ((*message).request, (*message).start, (*message).bytes, (*message).flags) };
     let place = bounded::<{ PENDING_MAX as u64 - 1 }>(u64::from(offloaded.pushed));
-    // SAFETY: within the array.
+    // SAFETY: the index was bounded to less than the array's length.
     unsafe {
         let pending = (&raw mut offloaded.pending).cast::<PendingRequest>().add(place as usize);
         (*pending).request = request;
@@ -194,15 +221,15 @@ pub extern "C" fn complete_one(id: u64, index: u64, sk: u64) -> u64 {
         return 0;
     }
     let message = message(work, index);
-    // SAFETY: within the array.
+    // SAFETY: the index was bounded to less than the array's length.
     let (status, bytes, at) = unsafe { ((*message).request, (*message).bytes, (*message).at) };
-    let pending = oldest(offloaded);
+    let pending = Pending::oldest(offloaded);
     offloaded.popped = offloaded.popped.wrapping_add(1);
     let Some(slot) = slot_of(pending, status as u32) else {
         send_completed(work, offloaded, pending, kind::COMPLETED, status, bytes, at, sk);
         return 0;
     };
-    // SAFETY: a map's value.
+    // SAFETY: a value that a look-up gave: valid until the program ends (see `maps`).
     unsafe { (*slot).sampled = work.parse.now };
     if !send_completed(work, offloaded, pending, kind::SAMPLED, status, bytes, at, sk) {
         add(slot, work.parse.now, pending, bytes);
@@ -214,7 +241,7 @@ pub extern "C" fn complete_one(id: u64, index: u64, sk: u64) -> u64 {
 /// fails in other protocols has no slot.
 #[inline(always)]
 fn is_sampled(slot: *mut Slot, now: u64, start: u64, status: u64) -> bool {
-    // SAFETY: a map's value.
+    // SAFETY: a value that a look-up gave: valid until the program ends (see `maps`).
     let since = now.wrapping_sub(unsafe { (*slot).sampled });
     if since < sampling!(failures_interval) {
         return false;
@@ -222,23 +249,54 @@ fn is_sampled(slot: *mut Slot, now: u64, start: u64, status: u64) -> bool {
     since >= sampling!(interval) || status >= FAILURES_FROM || now.wrapping_sub(start) >= sampling!(slow)
 }
 
-/// The request that has waited longest. It stays where it is until another takes its place.
-#[inline(always)]
-fn oldest<'a>(offloaded: Locked) -> &'a PendingRequest {
-    let place = bounded::<{ PENDING_MAX as u64 - 1 }>(u64::from(offloaded.popped));
-    // SAFETY: within the array of a map's value.
-    unsafe { &*(&raw const (*offloaded.0).pending).cast::<PendingRequest>().add(place as usize) }
+/// A pending request. What it gives are copies: a request that is pushed meanwhile may take its place.
+#[derive(Clone, Copy)]
+struct Pending(*const PendingRequest);
+
+impl Pending {
+    /// The oldest one of a connection.
+    #[inline(always)]
+    fn oldest(offloaded: Locked) -> Self {
+        let index = bounded::<{ PENDING_MAX as u64 - 1 }>(u64::from(offloaded.popped));
+        // SAFETY: the index is less than the array's length; the array is part of the map's value.
+        Self(unsafe { (&raw const (*offloaded.0).pending).cast::<PendingRequest>().add(index as usize) })
+    }
+
+    #[inline(always)]
+    fn request(self) -> u64 {
+        // SAFETY: an element of the array of a connection that this CPU has locked.
+        unsafe { (*self.0).request }
+    }
+
+    #[inline(always)]
+    fn start(self) -> u64 {
+        // SAFETY: as in `request`.
+        unsafe { (*self.0).start }
+    }
+
+    #[inline(always)]
+    fn bytes(self) -> u64 {
+        // SAFETY: as in `request`.
+        u64::from(unsafe { (*self.0).bytes })
+    }
+
+    /// Its kernel key, plus one, and that entry's generation.
+    #[inline(always)]
+    fn kernel_key(self) -> (u32, u32) {
+        // SAFETY: as in `request`.
+        unsafe { ((*self.0).kernel_key, (*self.0).generation) }
+    }
 }
 
 /// Adds an exchange to its slot; false when it has none, or is to be sampled.
 #[inline(always)]
 fn complete_known(work: Scratch, mut offloaded: Locked, index: u64) -> bool {
     let message = message(work, index);
-    // SAFETY: within the array.
+    // SAFETY: the index was bounded to less than the array's length.
     let (status, bytes) = unsafe { ((*message).request, (*message).bytes) };
-    let pending = oldest(offloaded);
+    let pending = Pending::oldest(offloaded);
     let Some(slot) = slot_of(pending, status as u32) else { return false };
-    if is_sampled(slot, work.parse.now, pending.start, status) {
+    if is_sampled(slot, work.parse.now, pending.start(), status) {
         return false;
     }
     add(slot, work.parse.now, pending, bytes);
@@ -249,7 +307,7 @@ fn complete_known(work: Scratch, mut offloaded: Locked, index: u64) -> bool {
 #[inline(always)]
 fn message(mut work: Scratch, index: u64) -> *mut Message {
     let place = bounded::<{ PENDING_MAX as u64 - 1 }>(index) as usize;
-    // SAFETY: within the array.
+    // SAFETY: the index was bounded to less than the array's length.
     unsafe { (&raw mut work.parse.messages).cast::<Message>().add(place) }
 }
 
@@ -266,14 +324,15 @@ fn set_key(mut work: Scratch, offloaded: Locked, request: u64) {
 
 /// The slot of a request's key and a status, of this CPU's stripe.
 #[inline(always)]
-fn slot_of(pending: &PendingRequest, status: u32) -> Option<*mut Slot> {
-    if pending.kernel_key == 0 {
+fn slot_of(pending: Pending, status: u32) -> Option<*mut Slot> {
+    let (kernel_key, generation) = pending.kernel_key();
+    if kernel_key == 0 {
         return None;
     }
-    let entry: *const KernelKey = KERNEL_KEYS.get_ptr(pending.kernel_key - 1)?;
-    // SAFETY: a map's value, and within its arrays; the agent writes `used` last.
+    let entry: *const KernelKey = KERNEL_KEYS.get_ptr(kernel_key - 1)?;
+    // SAFETY: a value that a look-up gave (see `maps`), and within its arrays; the agent writes `used` last.
     unsafe {
-        if (*entry).generation != pending.generation {
+        if (*entry).generation != generation {
             return None;
         }
         let mut index = 0;
@@ -292,19 +351,19 @@ fn slot_of(pending: &PendingRequest, status: u32) -> Option<*mut Slot> {
 }
 
 #[inline(always)]
-fn add(slot: *mut Slot, now: u64, pending: &PendingRequest, bytes: u64) {
-    let duration = now.wrapping_sub(pending.start);
+fn add(slot: *mut Slot, now: u64, pending: Pending, bytes: u64) {
+    let duration = now.wrapping_sub(pending.start());
     let bucket = bounded::<0xff>((bucket_index(duration) - INDEX_MIN) as u64) as usize;
     if bucket >= BUCKETS {
         return;
     }
-    // SAFETY: a map's value; within its array.
+    // SAFETY: a value that a look-up gave (see `maps`); within its array.
     unsafe {
-        connections::fetch_add(&raw mut (*slot).duration_ns, duration);
-        connections::fetch_add(&raw mut (*slot).request_bytes, u64::from(pending.bytes));
-        connections::fetch_add(&raw mut (*slot).response_bytes, bytes);
+        fetch_add(&raw mut (*slot).duration_ns, duration);
+        fetch_add(&raw mut (*slot).request_bytes, pending.bytes());
+        fetch_add(&raw mut (*slot).response_bytes, bytes);
         let counter = (&raw mut (*slot).buckets).cast::<u32>().add(bucket);
-        asm!("lock *(u32 *)({0} + 0) += {1}", in(reg) counter, in(reg) 1_u64);
+        add_u32(counter, 1);
         // The agent looks again when this changes, so it comes last.
         core::ptr::write_volatile(&raw mut (*slot).last, now);
     }
@@ -316,7 +375,7 @@ fn add(slot: *mut Slot, now: u64, pending: &PendingRequest, bytes: u64) {
 fn send_completed(
     mut work: Scratch,
     offloaded: Locked,
-    pending: &PendingRequest,
+    pending: Pending,
     kind: u32,
     status: u64,
     bytes: u64,
@@ -324,7 +383,7 @@ fn send_completed(
     sk: u64,
 ) -> bool {
     let Some(connection) = CONNECTIONS.get_ptr_mut(sk) else { return false };
-    // SAFETY: a map's value.
+    // SAFETY: a value that a look-up gave: valid until the program ends (see `maps`).
     if unsafe { (*connection).announced } == 0 && connections::announce(sk, connections::BY_CALL) == 0 {
         return false;
     }
@@ -336,25 +395,25 @@ fn send_completed(
     }
     let task = bpf_get_current_pid_tgid();
     let end = work.parse.now;
-    set_key(work, offloaded, pending.request);
+    set_key(work, offloaded, pending.request());
     let completed = &mut work.completed;
     completed.kind = kind;
     completed.tgid = (task >> 32) as u32;
     completed.tid = task as u32;
     completed.status = status as u32;
     completed.connection = offloaded.connection;
-    completed.start = pending.start;
+    completed.start = pending.start();
     completed.end = end;
-    completed.request_bytes = u64::from(pending.bytes);
+    completed.request_bytes = pending.bytes();
     completed.response_bytes = bytes;
     completed.text[0] = 0;
-    if offloaded.protocol == protocol::POSTGRESQL || (offloaded.protocol != protocol::HTTP1 && status != 0) {
+    if Offload::from_number(offloaded.protocol).is_some_and(|protocol| has_text(protocol, status)) {
         let from = window_at(u64::from(at), TEXT_MAX as u64 + 1);
         if from != NONE {
             let mut index = 0;
             while index < TEXT_MAX / 8 {
                 let text = word(&work, from + 1 + 8 * index as u64);
-                // SAFETY: within the array. One by one, because the stack has no room for all.
+                // SAFETY: the index was bounded to less than the array's length. One by one, because the stack has no room for all.
                 unsafe { core::ptr::write_volatile(&raw mut work.completed.text[index], text) };
                 index += 1;
             }
@@ -367,7 +426,7 @@ fn send_completed(
 /// Sends the beginning of a request whose hash has no name yet.
 #[inline(always)]
 fn send_name(mut work: Scratch, offloaded: Locked, request: u64, at: u64) {
-    let most = if offloaded.protocol == protocol::HTTP1 { LINE_BYTES } else { STATEMENT_BYTES };
+    let Some(most) = Offload::from_number(offloaded.protocol).map(name_bytes) else { return };
     let from = window_at(at, most);
     if from == NONE || SETTINGS.get(0).is_none_or(|settings| settings.paused != 0) {
         return;

@@ -1,8 +1,8 @@
-//! HTTP/1: the head_requests and bodies of whole messages.
+//! HTTP/1: the heads and bodies of whole messages.
 //!
 //! Followed are origin-form targets with a well-known method, bodies of a given length, and chunked responses. What
-//! says otherwise (interim responses, upgrades, CONNECT, bodies until the connection closes, obsolete line folding,
-//! bare line feeds, head_requests that are cut between two calls or longer than what is captured) is for user space.
+//! says otherwise (interim responses, upgrades, `CONNECT`, bodies until the connection closes, obsolete line folding,
+//! bare line feeds, heads that are cut between two calls or longer than what is captured) is for user space.
 
 use porthole_bpf_types::{
     offload::{framing_state, request_flag},
@@ -10,8 +10,9 @@ use porthole_bpf_types::{
     record::HEAD_MAX,
 };
 
-use super::window::{CONTINUES, NONE, byte, class, decimal, newline, text, window_at, word};
+use super::message::{push_message, skip};
 use crate::maps::Scratch;
+use crate::window::{CONTINUES, NONE, SPACE, byte, class, decimal, find, newline, text, window_at, word};
 
 /// What a head says about the body.
 mod framing {
@@ -24,11 +25,14 @@ mod framing {
 /// Most lines and stretches of lines of a head.
 const LINES_MAX: u64 = 96;
 
-/// Bytes of a target that one call of [`target`] takes: few, because the verifier goes through each of them.
+/// Bytes of a path that one call of [`path`] takes: few, because the verifier goes through each of them.
 const STRETCH: u64 = 8;
 
-/// Most stretches of a target.
+/// Most stretches of a path.
 const STRETCHES_MAX: u64 = 128;
+
+/// Most calls of [`find`] for one query: a window's bytes.
+const QUERY_ROUNDS: u64 = 16;
 
 /// Largest body that is followed, so that sizes fit.
 const LENGTH_MAX: u64 = 1 << 31;
@@ -41,7 +45,7 @@ pub extern "C" fn http_step(response: u64) -> u64 {
     let Some(mut work) = Scratch::get() else { return 0 };
     match work.parse.state.framing {
         framing_state::BODY => {
-            take(work);
+            skip(work);
             if work.parse.state.left > 0 {
                 return 1;
             }
@@ -50,7 +54,7 @@ pub extern "C" fn http_step(response: u64) -> u64 {
             if response == 0 { 1 } else { u64::from(response_ended(work)) }
         }
         framing_state::CHUNK_DATA => {
-            take(work);
+            skip(work);
             match work.parse.state.left {
                 // In the middle of the line end.
                 1 => return 0,
@@ -159,18 +163,7 @@ fn response_ended(mut work: Scratch) -> bool {
 #[inline(always)]
 fn found(work: Scratch, request: u64, start: u64, bytes: u64, flags: u32) -> bool {
     let (count, at) = (work.parse.found, work.parse.cursor);
-    super::push_message(work, count, request, start, bytes, at as u32, flags)
-}
-
-/// Goes past what the call has of a body.
-#[inline(always)]
-fn take(mut work: Scratch) {
-    let here = work.header.total - work.parse.at;
-    let left = work.parse.state.left;
-    let step = if left < here { left } else { here };
-    work.parse.at += step;
-    work.parse.state.left = left - step;
-    work.parse.state.bytes += step;
+    push_message(work, count, request, start, bytes, at as u32, flags)
 }
 
 /// A chunk's size, and for the last one the end of the message: trailers are for user space.
@@ -290,63 +283,84 @@ pub extern "C" fn request_line() -> u64 {
     work.parse.cursor = cursor;
     let mut stretches = 0;
     while stretches < STRETCHES_MAX {
-        match target() {
-            0 => return 0,
-            1 => {
-                let cursor = work.parse.cursor;
-                let (version, end) = (word(&work, cursor), word(&work, cursor + 8));
-                if (version != text(b"HTTP/1.1") && version != text(b"HTTP/1.0")) || end as u16 != 0x0a0d {
-                    return 0;
-                }
-                work.parse.cursor = cursor + 10;
-                work.parse.state.request = work.path.finish();
-                return 1;
-            }
-            _ => {}
+        match path() {
+            PATH_CONTINUES => {}
+            PATH_ENDS => return version(work),
+            QUERY_BEGINS => return query(work),
+            _ => return 0,
         }
         stretches += 1;
     }
     0
 }
 
-/// One stretch of a target at the cursor: 0 when it is for user space, 1 behind the blank at its end, 2 when it goes
-/// on. A global function.
+/// The version at the cursor, behind the target, and the request line's end.
+#[inline(always)]
+fn version(mut work: Scratch) -> u64 {
+    let cursor = work.parse.cursor;
+    let (version, end) = (word(&work, cursor), word(&work, cursor + 8));
+    if (version != text(b"HTTP/1.1") && version != text(b"HTTP/1.0")) || end as u16 != 0x0a0d {
+        return 0;
+    }
+    work.parse.cursor = cursor + 10;
+    work.parse.state.request = work.path.finish();
+    1
+}
+
+/// The rest of a target from its query on, which is no part of the key.
+#[inline(always)]
+fn query(mut work: Scratch) -> u64 {
+    let mut from = work.parse.cursor;
+    let mut rounds = 0;
+    while rounds < QUERY_ROUNDS {
+        let space = find(from, SPACE);
+        if space < CONTINUES {
+            work.parse.cursor = space + 1;
+            return version(work);
+        }
+        if space == NONE {
+            return 0;
+        }
+        from = space & (CONTINUES - 1);
+        rounds += 1;
+    }
+    0
+}
+
+/// What [`path`] says besides 0, that the path is for user space. It goes on.
+const PATH_CONTINUES: u64 = 1;
+/// The cursor is behind the blank at its end.
+const PATH_ENDS: u64 = 2;
+/// The cursor is behind what ends it.
+const QUERY_BEGINS: u64 = 3;
+
+/// One stretch of a path at the cursor. A global function.
 #[inline(never)]
 #[unsafe(no_mangle)]
-pub extern "C" fn target() -> u64 {
+pub extern "C" fn path() -> u64 {
     let Some(mut work) = Scratch::get() else { return 0 };
     let mut cursor = work.parse.cursor;
     let mut path = work.path;
-    let mut query = work.parse.flags & QUERY != 0;
+    let mut result = PATH_CONTINUES;
     let mut taken = 0;
     while taken < STRETCH {
         let next = byte(&work, cursor);
         cursor += 1;
         taken += 1;
         if next <= b' ' || next == 0x7f {
-            if next != b' ' {
-                return 0;
-            }
-            work.parse.cursor = cursor;
-            work.path = path;
-            work.parse.flags &= !QUERY;
-            return 1;
+            result = if next == b' ' { PATH_ENDS } else { 0 };
+            break;
         }
-        query |= next == b'?' || next == b'#';
-        if !query {
-            path.add(next, class(next));
+        if next == b'?' || next == b'#' {
+            result = QUERY_BEGINS;
+            break;
         }
+        path.add(next, class(next));
     }
     work.parse.cursor = cursor;
     work.path = path;
-    if query {
-        work.parse.flags |= QUERY;
-    }
-    2
+    result
 }
-
-/// While a target is read: its path has ended.
-const QUERY: u32 = 1 << 31;
 
 /// The status line at the cursor. A global function.
 #[inline(never)]
@@ -365,7 +379,7 @@ pub extern "C" fn status_line() -> u64 {
         return 0;
     }
     work.parse.state.request = hundreds * 100 + tens * 10 + ones;
-    let end = newline(cursor + 12);
+    let end = newline(work, cursor + 12);
     if end >= CONTINUES {
         return 0;
     }
@@ -389,7 +403,7 @@ pub extern "C" fn head_lines() -> u64 {
                 _ => return 0,
             }
         }
-        let end = newline(work.parse.cursor);
+        let end = newline(work, work.parse.cursor);
         if end == NONE {
             return 0;
         }
@@ -422,6 +436,10 @@ pub extern "C" fn header() -> u64 {
         return 0;
     }
     let first = first | LOWER;
+    if (first ^ text(b"expect: ")) << 8 == 0 {
+        // The body comes only if the server asks for it.
+        return 0;
+    }
     if first == text(b"upgrade:") {
         work.parse.framing |= framing::UPGRADE;
         return FOLLOWED;
@@ -453,7 +471,7 @@ pub extern "C" fn header() -> u64 {
             value += 1;
         }
         let (chunked, end) = (word(&work, value) | LOWER, word(&work, value + 7));
-        let plain = (chunked ^ text(b"chunked ")) & 0x00ff_ffff_ffff_ffff == 0 && end as u16 == 0x0a0d;
+        let plain = (chunked ^ text(b"chunked ")) << 8 == 0 && end as u16 == 0x0a0d;
         return u64::from(colon && plain);
     }
     1

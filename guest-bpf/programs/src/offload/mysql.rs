@@ -4,13 +4,17 @@
 //! Any other command, a request for a local file, statements of more than a window and packets of 16 MiB are for user
 //! space.
 
-use porthole_bpf_types::offload::{StatementKey, framing_state, protocol, request_flag};
+use porthole_bpf_types::offload::{StatementKey, framing_state, request_flag};
+use porthole_protocol::Offload;
 
 use super::{
-    sql::{self, REQUEST_MAX, header, take},
+    message::{push_message, skip},
+    sql::{self, REQUEST_MAX, header},
+};
+use crate::{
+    maps::{STATEMENTS, Scratch},
     window::{NONE, byte, window_at, word},
 };
-use crate::maps::{STATEMENTS, Scratch};
 
 /// Bytes of a packet's header: length (3), sequence number (1).
 const HEADER: u64 = 4;
@@ -91,7 +95,7 @@ pub extern "C" fn mysql_request_step() -> u64 {
             if text >= end || byte(&work, text) < b'\t' {
                 return 0;
             }
-            sql::hash(work, protocol::MYSQL as u64, text, end);
+            sql::hash(work, Offload::Mysql, text, end);
             work.sql.finish()
         }
         command::EXECUTE => {
@@ -113,7 +117,7 @@ pub extern "C" fn mysql_request_step() -> u64 {
         return 1;
     }
     let (start, count) = (work.parse.state.start, work.parse.found);
-    u64::from(super::push_message(work, count, request, start, len + HEADER, position as u32, flags))
+    u64::from(push_message(work, count, request, start, len + HEADER, position as u32, flags))
 }
 
 /// What an execution asks for: statement's id (4), flags (1), which ask for no cursor. 0 when it is not known.
@@ -124,7 +128,7 @@ fn executed(work: Scratch, text: u64) -> u64 {
         return 0;
     }
     let key = StatementKey { connection: work.header.connection, id: eight & 0xffff_ffff };
-    // SAFETY: a map's value.
+    // SAFETY: a value that a look-up gave: valid until the program ends (see `maps`).
     STATEMENTS.get_ptr(key).map_or(0, |request| unsafe { *request })
 }
 
@@ -137,7 +141,7 @@ const QUIT: u64 = command::QUIT as u64;
 pub extern "C" fn mysql_reply_step() -> u64 {
     let Some(mut work) = Scratch::get() else { return 0 };
     if work.parse.state.left > 0 {
-        take(work);
+        skip(work);
         return 1;
     }
     if work.parse.state.framing == framing_state::ROWS
@@ -146,7 +150,7 @@ pub extern "C" fn mysql_reply_step() -> u64 {
     {
         return 1;
     }
-    let (head, held) = header::<{ HEADER + 1 }>(work, HEADER + DECISIVE);
+    let (head, buffered) = header::<{ HEADER + 1 }>(work, HEADER + DECISIVE);
     if head == NONE || head == 0 {
         return u64::from(head == 0);
     }
@@ -155,7 +159,7 @@ pub extern "C" fn mysql_reply_step() -> u64 {
         return 0;
     }
     let first = (head >> 32) as u8;
-    work.parse.at += HEADER - held;
+    work.parse.at += HEADER - buffered;
     work.parse.state.bytes += HEADER;
     work.parse.state.left = len;
     let state = work.parse.state.framing;
@@ -164,12 +168,12 @@ pub extern "C" fn mysql_reply_step() -> u64 {
         if work.parse.state.items == 0 {
             work.parse.state.framing = framing_state::AFTER_COLUMNS;
         }
-        take(work);
+        skip(work);
         return 1;
     }
     if state != framing_state::START && first < first::EOF {
         work.parse.state.framing = framing_state::ROWS;
-        take(work);
+        skip(work);
         return 1;
     }
     // Here it matters what it says.
@@ -178,7 +182,7 @@ pub extern "C" fn mysql_reply_step() -> u64 {
     if start == NONE || at + len > work.header.total {
         return 0;
     }
-    take(work);
+    skip(work);
     if first == first::ERROR {
         // MariaDB's progress reports, which are none.
         if word(&work, start + 1) & 0xffff == 0xffff || len < 3 {
@@ -187,9 +191,8 @@ pub extern "C" fn mysql_reply_step() -> u64 {
         return u64::from(ended(work, at, 1));
     }
     let flags = match first {
-        first::OK if len >= 7 => ok_status(work, start, len),
         first::EOF if len == 5 => (word(&work, start + 3)) & 0xffff,
-        first::EOF if len >= 7 => ok_status(work, start, len),
+        first::OK | first::EOF if len >= 7 => ok_status(work, start, len),
         _ => {
             let (count, follow) = columns(first, byte(&work, start + 1), len);
             if count == 0 || count > 0xfa {
@@ -263,5 +266,5 @@ fn ended(mut work: Scratch, at: u64, status: u64) -> bool {
     let (start, bytes, count) = (work.parse.now, work.parse.state.bytes, work.parse.found);
     work.parse.state.framing = framing_state::START;
     work.parse.state.bytes = 0;
-    super::push_message(work, count, status, start, bytes, at as u32, 0)
+    push_message(work, count, status, start, bytes, at as u32, 0)
 }

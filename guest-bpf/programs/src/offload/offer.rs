@@ -3,29 +3,34 @@
 use aya_ebpf::helpers::generated::bpf_ktime_get_ns;
 use porthole_bpf_types::{
     connection::{Connection, direction, state},
-    offload::{protocol, side},
+    offload::side,
     record::{Close, kind},
 };
+use porthole_protocol::Offload;
 
-use super::{PARSED, call, try_lock};
+use super::{
+    call::{PARSED, call},
+    lock::{try_lock, unlock},
+};
 use crate::{
     connections,
     maps::{CONNECTIONS, OFFLOADED, Scratch, count},
     ring,
+    verifier::fetch_add,
 };
 
 /// Whether user space offered the connection and the call, with which a request begins, was taken; then the connection is
 /// counted from here on.
 #[inline(always)]
 pub fn accepts_offer(connection: *mut Connection, sk: u64) -> bool {
-    // SAFETY: a map's value.
+    // SAFETY: a value that a look-up gave: valid until the program ends (see `maps`).
     let id = unsafe { (*connection).id };
     if accept(id, sk) == 0 {
         return false;
     }
     if call(id, sk) != PARSED {
         let _ = OFFLOADED.remove(id);
-        // SAFETY: a map's value.
+        // SAFETY: a value that a look-up gave: valid until the program ends (see `maps`).
         unsafe { (*connection).state = state::FOLLOWED };
         return false;
     }
@@ -51,9 +56,9 @@ pub extern "C" fn accept(id: u64, sk: u64) -> u64 {
         return 0;
     }
     let ingress = work.header.direction == direction::INGRESS;
-    // SAFETY: maps' values; the offer is locked.
+    // SAFETY: values that look-ups gave (see `maps`); the offer is locked.
     unsafe {
-        let stands = (*offloaded).protocol >= protocol::MYSQL;
+        let stands = Offload::from_number((*offloaded).protocol).is_some_and(Offload::is_sql);
         let server = (*offloaded).side == side::SERVER;
         if ingress == server {
             core::ptr::write_volatile(&raw mut (*connection).state, state::OFFLOADED);
@@ -70,7 +75,7 @@ pub extern "C" fn accept(id: u64, sk: u64) -> u64 {
                     &raw mut (*connection).offset[0],
                 )
             };
-            let now = connections::fetch_add(now, 0);
+            let now = fetch_add(now, 0);
             let history = (*connection).history;
             let turn = (history ^ (history >> 1)) & 1 != 0;
             if (now == *other && *own == work.header.offset) || (stands && turn) {
@@ -80,13 +85,13 @@ pub extern "C" fn accept(id: u64, sk: u64) -> u64 {
                 (*offloaded).remote = if server { 0 } else { connections::remote_hash(sk) };
                 (*offloaded).cgroup = (*connection).cgroup;
                 (*offloaded).socket = sk;
-                core::ptr::write_volatile(&raw mut (*offloaded).lock, 0);
+                unlock(offloaded);
                 return 1;
             }
             core::ptr::write_volatile(&raw mut (*connection).state, state::FOLLOWED);
         }
         if stands {
-            core::ptr::write_volatile(&raw mut (*offloaded).lock, 0);
+            unlock(offloaded);
             return 0;
         }
     }
@@ -104,7 +109,7 @@ pub extern "C" fn taken(sk: u64) -> u64 {
     ring::send_close(&Close {
         kind: kind::OFFER_ACCEPTED,
         reserved: 0,
-        // SAFETY: a map's value.
+        // SAFETY: a value that a look-up gave: valid until the program ends (see `maps`).
         connection: unsafe { (*connection).id },
         sequence: connections::next_sequence(connection),
         // SAFETY: a helper without preconditions.
@@ -116,6 +121,6 @@ pub extern "C" fn taken(sk: u64) -> u64 {
 /// An offered connection's socket is closed.
 #[inline(always)]
 pub fn withdraw(connection: *mut Connection) {
-    // SAFETY: a map's value.
+    // SAFETY: a value that a look-up gave: valid until the program ends (see `maps`).
     let _ = OFFLOADED.remove(unsafe { (*connection).id });
 }

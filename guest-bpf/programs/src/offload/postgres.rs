@@ -3,13 +3,17 @@
 //! The extended protocol, copying, several statements in one query and statements of more than a window are for user
 //! space; so is an answer whose end, from the statement's completion on, comes in pieces.
 
-use porthole_bpf_types::offload::{framing_state, protocol};
+use porthole_bpf_types::offload::framing_state;
+use porthole_protocol::Offload;
 
 use super::{
-    sql::{self, REQUEST_MAX, header, take},
+    message::{push_message, skip},
+    sql::{self, REQUEST_MAX, header},
+};
+use crate::{
+    maps::Scratch,
     window::{NONE, byte, window_at, word},
 };
-use crate::maps::Scratch;
 
 /// Bytes of a message's header: kind (1), length of itself and what follows (4, big end first).
 const HEADER: u64 = 5;
@@ -25,7 +29,7 @@ mod came {
 #[inline(always)]
 fn content(head: u64) -> u64 {
     let len = u64::from(((head >> 8) as u32).swap_bytes());
-    if len < 4 || len > 1 << 30 { NONE } else { len - 4 }
+    if (4..=1 << 30).contains(&len) { len - 4 } else { NONE }
 }
 
 /// The size of a row's message by its first bytes; 0 when it is something else.
@@ -43,7 +47,7 @@ pub extern "C" fn postgres_request_step() -> u64 {
     let at = work.parse.at;
     let here = work.header.total - at;
     let start = window_at(at, REQUEST_MAX);
-    if start == NONE || here < HEADER || here > REQUEST_MAX {
+    if start == NONE || !(HEADER..=REQUEST_MAX).contains(&here) {
         return 0;
     }
     let head = word(&work, start);
@@ -57,12 +61,12 @@ pub extern "C" fn postgres_request_step() -> u64 {
         b'Q' if here > HEADER + 1 && byte(&work, end) == 0 => {}
         _ => return 0,
     }
-    sql::hash(work, protocol::POSTGRESQL as u64, start + HEADER, end);
+    sql::hash(work, Offload::Postgresql, start + HEADER, end);
     if work.sql.is_several() {
         return 0;
     }
     let (request, start, count) = (work.sql.finish(), work.parse.now, work.parse.found);
-    u64::from(super::push_message(work, count, request, start, here, (at + HEADER) as u32, 0))
+    u64::from(push_message(work, count, request, start, here, (at + HEADER) as u32, 0))
 }
 
 /// Goes on by one message of an answer. A global function.
@@ -71,7 +75,7 @@ pub extern "C" fn postgres_request_step() -> u64 {
 pub extern "C" fn postgres_reply_step() -> u64 {
     let Some(mut work) = Scratch::get() else { return 0 };
     if work.parse.state.left > 0 {
-        take(work);
+        skip(work);
         return 1;
     }
     let came = work.parse.state.items;
@@ -81,10 +85,10 @@ pub extern "C" fn postgres_reply_step() -> u64 {
     }
     let before = work.parse.state.request;
     if came != came::NOTHING {
-        // Where the completion lies: nothing can be held then.
+        // Where the completion lies: nothing can be buffered then.
         work.parse.state.request = 0;
     }
-    let (head, held) = header::<HEADER>(work, 2 * HEADER);
+    let (head, buffered) = header::<HEADER>(work, 2 * HEADER);
     if head == NONE || (head == 0 && came != came::NOTHING) {
         return 0;
     }
@@ -96,7 +100,7 @@ pub extern "C" fn postgres_reply_step() -> u64 {
         return 0;
     }
     let kind = head as u8;
-    let behind = work.parse.at + HEADER - held;
+    let behind = work.parse.at + HEADER - buffered;
     let complete = behind + len <= work.header.total;
     if matches!(kind, b'N' | b'S' | b'A') {
         // They answer nothing. What came meanwhile must be found in this call still.
@@ -112,13 +116,13 @@ pub extern "C" fn postgres_reply_step() -> u64 {
     work.parse.state.left = len;
     work.parse.state.framing = framing_state::ROWS;
     if matches!(kind, b'T' | b'D') && came == came::NOTHING {
-        take(work);
+        skip(work);
         return 1;
     }
     if !complete {
         return 0;
     }
-    take(work);
+    skip(work);
     if kind == b'Z' && len == 1 && came != came::NOTHING {
         return u64::from(ended(work, before, u64::from(came == came::FAILED)));
     }
@@ -142,5 +146,5 @@ fn ended(mut work: Scratch, at: u64, status: u64) -> bool {
     work.parse.state.bytes = 0;
     work.parse.state.items = came::NOTHING;
     work.parse.state.request = 0;
-    super::push_message(work, count, status, start, bytes, at as u32, 0)
+    push_message(work, count, status, start, bytes, at as u32, 0)
 }

@@ -8,8 +8,9 @@ use porthole_bpf_types::{
     redis::{HASH_START, command_flag, hash_byte},
 };
 
-use super::window::{CONTINUES, NONE, byte, newline, number_line, window_at};
+use super::message::{advance, push_message, skip};
 use crate::maps::{COMMANDS, Scratch};
+use crate::window::{CONTINUES, NONE, byte, newline, number_line, window_at};
 
 /// Steps that one call may take: commands, arguments, values.
 pub const STEPS_MAX: u64 = 1024;
@@ -38,7 +39,7 @@ pub extern "C" fn redis_request_step() -> u64 {
         }
         return argument(work, start);
     }
-    take(work);
+    skip(work);
     if work.parse.state.left == 0 && work.parse.state.items == 0 {
         return u64::from(ended(work, 0));
     }
@@ -78,7 +79,7 @@ fn command_begins(mut work: Scratch) -> u64 {
     }
     if work.command_hash != hash {
         let Some(known) = COMMANDS.get_ptr(hash) else { return 0 };
-        // SAFETY: a map's value, which only the agent writes, before the programs run.
+        // SAFETY: a value that a look-up gave (see `maps`), which only the agent writes, before the programs run.
         work.command = unsafe { *known };
         work.command_hash = hash;
     }
@@ -117,7 +118,7 @@ fn argument(mut work: Scratch, start: u64) -> u64 {
         return 0;
     }
     work.parse.state.items -= 1;
-    take(work);
+    skip(work);
     if work.parse.state.left == 0 && work.parse.state.items == 0 {
         return u64::from(ended(work, 0));
     }
@@ -148,7 +149,7 @@ pub extern "C" fn redis_reply_step() -> u64 {
         match kind {
             b'$' | b'=' | b'*' | b'~' | b'%' if byte(&work, start + 1) == b'-' => {
                 // `-1`: there is none.
-                let end = newline(start);
+                let end = newline(work, start);
                 if end >= CONTINUES {
                     return 0;
                 }
@@ -171,7 +172,7 @@ pub extern "C" fn redis_reply_step() -> u64 {
                 advance(work, taken);
             }
             b'+' | b':' | b',' | b'#' | b'(' | b'_' | b'-' => {
-                let end = newline(start);
+                let end = newline(work, start);
                 if end >= CONTINUES {
                     return 0;
                 }
@@ -184,7 +185,7 @@ pub extern "C" fn redis_reply_step() -> u64 {
             _ => return 0,
         }
     }
-    take(work);
+    skip(work);
     if work.parse.state.left == 0 && work.parse.state.items == 0 {
         let request = work.parse.state.request;
         let at = request & !ERROR;
@@ -196,12 +197,6 @@ pub extern "C" fn redis_reply_step() -> u64 {
 
 /// Marks the position of an error.
 const ERROR: u64 = 1 << 32;
-
-#[inline(always)]
-fn advance(mut work: Scratch, bytes: u64) {
-    work.parse.at += bytes;
-    work.parse.state.bytes += bytes;
-}
 
 /// The line that begins a bulk.
 #[inline(always)]
@@ -219,16 +214,6 @@ fn bulk(mut work: Scratch, start: u64) -> bool {
     true
 }
 
-/// Goes past what the call has of a bulk.
-#[inline(always)]
-fn take(mut work: Scratch) {
-    let here = work.header.total - work.parse.at;
-    let left = work.parse.state.left;
-    let step = if left < here { left } else { here };
-    work.parse.state.left = left - step;
-    advance(work, step);
-}
-
 /// Notes a message.
 #[inline(always)]
 fn ended(mut work: Scratch, at: u64) -> bool {
@@ -236,5 +221,5 @@ fn ended(mut work: Scratch, at: u64) -> bool {
         (work.parse.state.request, work.parse.state.start, work.parse.state.bytes, work.parse.found);
     work.parse.state.framing = framing_state::START;
     work.parse.state.bytes = 0;
-    super::push_message(work, count, request, start, bytes, at as u32, 0)
+    push_message(work, count, request, start, bytes, at as u32, 0)
 }

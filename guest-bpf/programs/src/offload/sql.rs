@@ -4,9 +4,10 @@ use porthole_bpf_types::{
     offload::buffered,
     sql::{CLASSES, Classes, STEPS, SqlHash, Steps},
 };
+use porthole_protocol::Offload;
 
-use super::window::{NONE, byte, window_at, word};
 use crate::maps::Scratch;
+use crate::window::{NONE, byte, window_at, word};
 
 /// Longest statement that is followed, with its message's header, bytes: one window.
 pub const REQUEST_MAX: u64 = 1024;
@@ -22,8 +23,8 @@ static SQL_STEPS: Steps = STEPS;
 
 /// Hashes the statement from an index to another into `work.sql`.
 #[inline(always)]
-pub fn hash(mut work: Scratch, protocol: u64, from: u64, to: u64) {
-    work.sql = SqlHash::new(protocol);
+pub fn hash(mut work: Scratch, protocol: Offload, from: u64, to: u64) {
+    work.sql = SqlHash::new(u64::from(protocol.number()));
     work.parse.cursor = from;
     work.parse.length = to;
     let mut stretches = 0;
@@ -63,7 +64,7 @@ pub extern "C" fn stretch() -> u64 {
 }
 
 /// Looks at the beginning of an answer's message, of which `HEADER` bytes are needed. Gives them with those that were
-/// held, and how many were; [`NONE`] for the first when they could not be read, and 0 bytes with everything held now
+/// buffered, and how many were; [`NONE`] for the first when they could not be read, and 0 bytes with everything buffered now
 /// when there are too few. A header's bytes are never all zero.
 #[inline(always)]
 pub fn header<const HEADER: u64>(mut work: Scratch, need: u64) -> (u64, u64) {
@@ -72,15 +73,15 @@ pub fn header<const HEADER: u64>(mut work: Scratch, need: u64) -> (u64, u64) {
     if start == NONE {
         return (NONE, 0);
     }
-    let (before, held) = buffered::unpack(work.parse.state.request);
-    let held = held & 7;
-    let bytes = before | (word(&work, start) << (8 * held));
+    let (before, count) = buffered::unpack(work.parse.state.request);
+    let count = count & 7;
+    let bytes = before | (word(&work, start) << (8 * count));
     let left = work.header.total - at;
-    if left + held >= HEADER {
+    if left + count >= HEADER {
         work.parse.state.request = 0;
-        return (bytes, held);
+        return (bytes, count);
     }
-    work.parse.state.request = buffered::pack(bytes, (left + held) & 7);
+    work.parse.state.request = buffered::pack(bytes, (left + count) & 7);
     work.parse.at = at + left;
     (0, 0)
 }
@@ -108,15 +109,4 @@ pub fn rows(mut work: Scratch, size: impl Fn(u64) -> u64) -> bool {
     work.parse.at = at;
     work.parse.state.bytes += at - begin;
     count > 0
-}
-
-/// Goes past what the call has of a message that is of no interest.
-#[inline(always)]
-pub fn take(mut work: Scratch) {
-    let here = work.header.total - work.parse.at;
-    let left = work.parse.state.left;
-    let step = if left < here { left } else { here };
-    work.parse.at += step;
-    work.parse.state.left = left - step;
-    work.parse.state.bytes += step;
 }

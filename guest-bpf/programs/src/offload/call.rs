@@ -1,0 +1,147 @@
+//! A call on an offloaded connection: parsed as a whole or not at all.
+
+use aya_ebpf::helpers::generated::bpf_ktime_get_ns;
+use porthole_bpf_types::{
+    connection::direction,
+    offload::{PENDING_MAX, ParseState, framing_state, side},
+};
+use porthole_protocol::Offload;
+
+use super::{
+    exchange,
+    lock::{self, Lock, Locked},
+    steps,
+};
+use crate::maps::{NO_VECTOR, OFFLOADED, Scratch, count};
+
+/// What became of a call: the connection must fall back to user space.
+pub const FALL_BACK: u64 = 0;
+/// It was parsed.
+pub const PARSED: u64 = 1;
+/// It could not be looked at, because another CPU held the connection too long.
+const MISSED: u64 = 2;
+
+/// Takes a call on an offloaded connection. A global function.
+#[inline(never)]
+#[unsafe(no_mangle)]
+pub extern "C" fn call(id: u64, sk: u64) -> u64 {
+    let Some(offloaded) = OFFLOADED.get_ptr_mut(id) else { return FALL_BACK };
+    let Some(work) = Scratch::get() else { return FALL_BACK };
+    match lock::lock(offloaded, id) {
+        Lock::Locked => {}
+        Lock::Gone => return FALL_BACK,
+        Lock::Held => {
+            count!(lost);
+            return MISSED;
+        }
+    }
+    let taken = locked(work, Locked(offloaded), id, sk);
+    lock::unlock(offloaded);
+    taken
+}
+
+/// Takes a call on a connection that is locked.
+#[inline(always)]
+fn locked(mut work: Scratch, mut offloaded: Locked, id: u64, sk: u64) -> u64 {
+    let ingress = work.header.direction == direction::INGRESS;
+    let offset = if ingress { offloaded.offset[0] } else { offloaded.offset[1] };
+    // Two threads on one direction, or a call that was missed.
+    if offset != work.header.offset {
+        return FALL_BACK;
+    }
+    let requests = ingress == (offloaded.side == side::SERVER);
+    work.header.connection = id;
+    // SAFETY: a helper without preconditions.
+    work.parse.now = unsafe { bpf_ktime_get_ns() };
+    // One by one: the compiler would call a function that writes byte by byte.
+    for field in [
+        &raw mut work.parse.from,
+        &raw mut work.parse.len,
+        &raw mut work.parse.at,
+        &raw mut work.parse.found,
+        &raw mut work.parse.buffer,
+        &raw mut work.parse.gathered,
+    ] {
+        // SAFETY: fields of this CPU's value.
+        unsafe { core::ptr::write_volatile(field, 0) };
+    }
+    let popped = u64::from(offloaded.popped) & (PENDING_MAX as u64 - 1);
+    work.parse.head_requests =
+        (offloaded.head_requests >> popped) | (offloaded.head_requests << ((64 - popped) & 63));
+    // SAFETY: both are this CPU's alone, and lie apart.
+    unsafe {
+        let from =
+            if requests { &raw const (*offloaded.0).requests } else { &raw const (*offloaded.0).responses };
+        copy(from, &raw mut (*work.as_ptr()).parse.state);
+    }
+    // Go's net/http reads a request's first byte ahead, by itself, and what follows behind it.
+    let first = requests && offloaded.requests.framing == framing_state::FIRST_BYTE_READ;
+    if first {
+        if work.count != NO_VECTOR {
+            return FALL_BACK;
+        }
+        work.address -= 1;
+        work.header.total += 1;
+    }
+    let taken = followed(work, offloaded, id, sk, requests);
+    if first {
+        work.address += 1;
+        work.header.total -= 1;
+    }
+    if taken != PARSED {
+        return FALL_BACK;
+    }
+    // SAFETY: as above, the same pointer.
+    unsafe {
+        let to = if requests { &raw mut (*offloaded.0).requests } else { &raw mut (*offloaded.0).responses };
+        copy(&raw const (*work.as_ptr()).parse.state, to);
+    }
+    let total = work.header.total;
+    if ingress {
+        offloaded.offset[0] = offset + total;
+    } else {
+        offloaded.offset[1] = offset + total;
+    }
+    PARSED
+}
+
+/// Goes through what a call moved, and does what follows from the messages that end in it.
+#[inline(always)]
+fn followed(work: Scratch, offloaded: Locked, id: u64, sk: u64, requests: bool) -> u64 {
+    let Some(protocol) = Offload::from_number(offloaded.protocol) else { return FALL_BACK };
+    if !steps::parse(protocol, requests) {
+        return FALL_BACK;
+    }
+    let (found, waiting) = (work.parse.found, u64::from(offloaded.pushed.wrapping_sub(offloaded.popped)));
+    if requests {
+        // A database answers one statement before it is asked the next.
+        let most = if protocol.is_sql() { 1 } else { PENDING_MAX as u64 };
+        if found > 0 && waiting + found > most {
+            return FALL_BACK;
+        }
+        exchange::push(work, offloaded, id, found);
+    } else {
+        if found > waiting {
+            return FALL_BACK;
+        }
+        exchange::complete(work, offloaded, id, found, sk);
+    }
+    PARSED
+}
+
+/// Copies word by word: the compiler would call a function that copies byte by byte.
+///
+/// # Safety
+///
+/// Both must be valid.
+#[inline(always)]
+pub unsafe fn copy(from: *const ParseState, to: *mut ParseState) {
+    const WORDS: usize = size_of::<ParseState>() / 8;
+    let (from, to) = (from.cast::<u64>(), to.cast::<u64>());
+    let mut word = 0;
+    while word < WORDS {
+        // SAFETY: as the caller says; it consists of words.
+        unsafe { core::ptr::write_volatile(to.add(word), core::ptr::read_volatile(from.add(word))) };
+        word += 1;
+    }
+}

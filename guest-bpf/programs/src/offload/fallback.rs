@@ -1,0 +1,47 @@
+//! The end of offloading: the connection falls back to user space, or is closed.
+
+use porthole_bpf_types::connection::Connection;
+
+use crate::{
+    connections,
+    maps::{OFFLOADED, count},
+    ring,
+};
+
+/// Tells user space all about a connection that it is to follow from here; false when that is not possible.
+#[inline(always)]
+pub fn fall_back(connection: *mut Connection, sk: u64, by: u32) -> bool {
+    // SAFETY: a value that a look-up gave: valid until the program ends (see `maps`).
+    let id = unsafe { (*connection).id };
+    if OFFLOADED.get_ptr(id).is_none() {
+        return true;
+    }
+    count!(offloaded_ended);
+    // SAFETY: a value that a look-up gave: valid until the program ends (see `maps`).
+    if unsafe { (*connection).announced } == 0 && connections::announce(sk, by) == 0 {
+        let _ = OFFLOADED.remove(id);
+        return false;
+    }
+    let Some(offloaded) = OFFLOADED.get_ptr_mut(id) else { return true };
+    // SAFETY: a value that a look-up gave: valid until the program ends (see `maps`).
+    unsafe { (*offloaded).sequence = connections::next_sequence(connection) };
+    ring::send_fallback(offloaded);
+    let _ = OFFLOADED.remove(id);
+    true
+}
+
+/// The socket of an offloaded connection is closed: requests without a response go to user space.
+#[inline(always)]
+pub fn closed(connection: *mut Connection, sk: u64) {
+    // SAFETY: a value that a look-up gave: valid until the program ends (see `maps`).
+    let id = unsafe { (*connection).id };
+    let Some(offloaded) = OFFLOADED.get_ptr_mut(id) else { return };
+    // SAFETY: a value that a look-up gave: valid until the program ends (see `maps`).
+    let unfinished = unsafe { (*offloaded).pushed != (*offloaded).popped };
+    if unfinished {
+        fall_back(connection, sk, connections::BY_CLOSE);
+    } else {
+        count!(offloaded_ended);
+        let _ = OFFLOADED.remove(id);
+    }
+}

@@ -1,0 +1,59 @@
+//! The steps of each protocol over the bytes of a call.
+
+use porthole_protocol::Offload;
+
+use super::{http, message::FALL_BACK, mysql, postgres, redis};
+use crate::{maps::Scratch, verifier::bounded};
+
+/// Steps in one call of [`steps`], and calls of it.
+const STEPS: u64 = 32;
+const ROUNDS_MAX: u64 = redis::STEPS_MAX / STEPS;
+
+/// What [`steps`] says besides [`FALL_BACK`]: the call was parsed to its end, or there is more of it.
+const END: u64 = 1;
+const MORE: u64 = 2;
+
+/// Parses a call to its end; false when the connection falls back to user space.
+#[inline(always)]
+pub fn parse(protocol: Offload, requests: bool) -> bool {
+    let mut rounds = 0;
+    while rounds < ROUNDS_MAX {
+        match steps(u64::from(protocol.number()), u64::from(requests)) {
+            FALL_BACK => return false,
+            END => return true,
+            _ => rounds += 1,
+        }
+    }
+    false
+}
+
+/// Goes on by some steps. A global function.
+#[inline(never)]
+#[unsafe(no_mangle)]
+pub extern "C" fn steps(protocol: u64, requests: u64) -> u64 {
+    let Some(work) = Scratch::get() else { return FALL_BACK };
+    let mut count = 0;
+    while count < STEPS {
+        if work.parse.at >= work.header.total {
+            return END;
+        }
+        // Read anew in each round: otherwise the compiler makes a loop for each protocol and unrolls it.
+        let Some(protocol) = Offload::from_number(bounded::<0xffff>(protocol) as u16) else {
+            return FALL_BACK;
+        };
+        let result = match (protocol, requests != 0) {
+            (Offload::Http1, requests) => http::http_step(u64::from(!requests)),
+            (Offload::Redis, true) => redis::redis_request_step(),
+            (Offload::Redis, false) => redis::redis_reply_step(),
+            (Offload::Mysql, true) => mysql::mysql_request_step(),
+            (Offload::Mysql, false) => mysql::mysql_reply_step(),
+            (Offload::Postgresql, true) => postgres::postgres_request_step(),
+            (Offload::Postgresql, false) => postgres::postgres_reply_step(),
+        };
+        if result == FALL_BACK {
+            return FALL_BACK;
+        }
+        count += 1;
+    }
+    MORE
+}
