@@ -117,8 +117,11 @@ pub struct Offload {
     pub name: fn(&OffloadedExchange<'_>, &mut ConnectionContext<'_>) -> bool,
     /// A parser that resumes where the kernel stopped; absent when only the parser that followed the connection before
     /// can resume ([`Parser::resume`]).
-    pub restore: Option<fn(&ConnectionState<'_>, &mut ConnectionContext<'_>) -> Box<dyn Parser>>,
+    pub restore: Option<Restore>,
 }
+
+/// Makes a parser out of the state in which the kernel left a connection.
+pub type Restore = fn(&ConnectionState<'_>, &mut ConnectionContext<'_>) -> Box<dyn Parser>;
 
 /// How a connection came to a parser.
 #[derive(Clone, Copy, Debug)]

@@ -37,8 +37,8 @@ fn mysql(sequence: u8, content: &[u8]) -> Vec<u8> {
 }
 
 fn redis(words: &[&str]) -> Vec<u8> {
-    let words: String = words.iter().map(|word| format!("${}\r\n{word}\r\n", word.len())).collect();
-    format!("*{}\r\n{words}", words.matches("\r\n").count() / 2).into_bytes()
+    let head = format!("*{}\r\n", words.len());
+    words.iter().fold(head, |command, word| format!("{command}${}\r\n{word}\r\n", word.len())).into_bytes()
 }
 
 fn http(marker: &str) -> Vec<Step> {

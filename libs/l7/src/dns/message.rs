@@ -276,14 +276,14 @@ fn question_fits(question: &Question<'_>, message: &Message<'_>) -> bool {
     class && kind && question.labels().all(|label| label.iter().all(u8::is_ascii_graphic))
 }
 
-/// Messages of DNS's format that are not DNS: multicast DNS, LLMNR, and the name service of NetBIOS.
+/// Messages of DNS's format that are not DNS: multicast DNS, LLMNR, and the name service of `NetBIOS`.
 pub(super) fn is_set_aside(message: &Message<'_>) -> bool {
     is_multicast(message)
         || message.question.is_some_and(|question| is_netbios(&question) || is_llmnr(message, &question))
 }
 
-/// The name service of NetBIOS (RFC 1002 section 4.2): types NB (32) and NBSTAT (33, which is SRV in DNS), and a first
-/// label of 32 letters from A to P (section 4.1, a NetBIOS name in its encoding).
+/// The name service of `NetBIOS` (RFC 1002 section 4.2): types NB (32) and NBSTAT (33, which is SRV in DNS), and a first
+/// label of 32 letters from A to P (section 4.1, a `NetBIOS` name in its encoding).
 fn is_netbios(question: &Question<'_>) -> bool {
     let encoded = question
         .labels()

@@ -28,7 +28,7 @@ pub(super) fn detect(prefix: &Prefix<'_>) -> Detection {
     let peer = Frames::read(prefix.peer);
     match this.state {
         Walk::No => Detection::No,
-        Walk::Cut if this.frames == 0 => {
+        Walk::Cut if this.count == 0 => {
             if prefix.may_grow() {
                 Detection::More
             } else {
@@ -90,16 +90,16 @@ enum Walk {
 #[derive(Debug)]
 struct Frames {
     state: Walk,
-    frames: usize,
+    count: usize,
     blocks: [Option<Block>; BLOCKS_MAX],
 }
 
 impl Frames {
     fn read(bytes: &[u8]) -> Self {
-        let mut read = Self { state: Walk::Cut, frames: 0, blocks: [None; BLOCKS_MAX] };
+        let mut read = Self { state: Walk::Cut, count: 0, blocks: [None; BLOCKS_MAX] };
         let mut rest = bytes;
         let mut found = 0;
-        while read.frames < FRAMES_MAX && !rest.is_empty() {
+        while read.count < FRAMES_MAX && !rest.is_empty() {
             if rest.len() < HEADER_BYTES {
                 // Lengths below 2^14, known types.
                 let begun = rest.iter().zip([0, 0x40, 0xff, 9]).all(|(byte, most)| *byte <= most);
@@ -139,7 +139,7 @@ impl Frames {
                     found += 1;
                 }
             }
-            read.frames += 1;
+            read.count += 1;
             read.state = Walk::Frames;
             rest = rest.get(header.total()..).unwrap_or_default();
         }

@@ -89,7 +89,7 @@ fn places(answer: &[Message], header: usize) -> Vec<(DirectionState<'static>, us
                 let left = (message.bytes.len() - cut) as u64;
                 (message.within, left, BufferedBytes::default(), before + cut)
             };
-            let framing = FramingState::Result(ResultState { phase, remaining: remaining, buffered });
+            let framing = FramingState::Result(ResultState { phase, remaining, buffered });
             let end =
                 DirectionState { framing, bytes: bytes as u64, start: START, ..DirectionState::default() };
             places.push((end, before + cut));

@@ -271,7 +271,7 @@ impl Postgres {
             match (item.kind, self.completion.take()) {
                 (Kind::Sync, _) => self.response = ResponseState::Awaited,
                 (_, Some(completion)) => {
-                    self.emit(&item, Completion { end: at, bytes: self.answer_bytes, ..completion }, cx)
+                    self.emit(&item, Completion { end: at, bytes: self.answer_bytes, ..completion }, cx);
                 }
                 (Kind::Prepare | Kind::Function, None) if self.execution == Execution::Running => {
                     self.emit(&item, Completion { state: None, end: at, bytes: self.answer_bytes }, cx);

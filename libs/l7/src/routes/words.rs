@@ -236,7 +236,7 @@ pub(super) fn precedes_data(parent: &[u8]) -> bool {
         let letters = parent.iter().filter(|byte| !matches!(byte, b'-' | b'_')).map(u8::to_ascii_lowercase);
         letters.eq(word.bytes())
     };
-    SECRET_PARENTS.iter().any(|word| is(word)) || PERSON_PARENTS.iter().any(|word| is(word))
+    SECRET_PARENTS.iter().chain(&PERSON_PARENTS).any(is)
 }
 
 /// Whether a segment is a word that programs use.
