@@ -147,14 +147,18 @@ fn by_both_ends(prefix: &Prefix<'_>) -> Detection {
 /// Words that clients of other line protocols send, whose servers answer `+OK` or `-ERR`, too (POP3: RFC 1939, RFC 5034).
 const SHARED_WORDS: [&str; 4] = ["AUTH", "QUIT", "HELP", "TYPE"];
 
+/// Whether this is a command of Redis, and of no other line protocol.
+pub(super) fn is_distinct(name: &[u8]) -> bool {
+    command::known(name).is_some_and(|name| !SHARED_WORDS.contains(&name))
+}
+
 /// One whole line that starts with a known command.
 fn inline(bytes: &[u8]) -> bool {
     let Some(end) = memchr::memchr(b'\n', bytes) else { return false };
     let line = bytes.get(..end).unwrap_or_default();
     let line = line.strip_suffix(b"\r").unwrap_or(line);
     let name = line.split(|b| *b == b' ').next().unwrap_or_default();
-    command::known(name).is_some_and(|name| !SHARED_WORDS.contains(&name))
-        && line.iter().all(|b| (b' '..0x7f).contains(b))
+    is_distinct(name) && line.iter().all(|b| (b' '..0x7f).contains(b))
 }
 
 /// A whole first line of a RESP value that other line protocols do not send: `+OK`, `+PONG`, `-ERR …`, `$3`, `:1`, `*2`.

@@ -31,7 +31,7 @@ use crate::{
         Transport,
     },
     pending::{Fifo, Next},
-    redis::reader::{Item, Message, Reader, Word},
+    redis::reader::{INLINE, Item, Message, Reader, Word},
     resync::{EARLY_NS_MAX, GapKind, ResponsePosition, Resync},
 };
 
@@ -86,6 +86,8 @@ struct Redis {
     subscriber: bool,
     /// A command was seen: what the server says from now on may answer it.
     begun: bool,
+    /// The client sent inline commands that are Redis's alone, and none of its bytes were lost since.
+    inline: bool,
     resync: Resync,
     /// Pairing began again after a loss: no reply is believed to come before its command.
     realigned: bool,
@@ -254,18 +256,25 @@ impl Redis {
         }
     }
 
+    /// Whether the unknown first word of a line is a command's name: this client sends inline commands, and the word is
+    /// written as commands are.
+    fn is_inline_command(&self, name: &Word) -> bool {
+        self.inline && name.as_bytes().iter().all(|byte| byte.is_ascii_uppercase() || b"._".contains(byte))
+    }
+
     fn command(&mut self, message: &Message, cx: &mut ConnectionContext<'_>) {
         let [name, argument, second] = &message.words;
         if message.elements == 0 {
             return;
         }
         cx.message();
-        // A word of a line that nobody knows may be anything; an array's first string is a command's name.
+        // The first string of an array is a command's name. The first word of a line may be data.
         let operation = match command::known(name.as_bytes()) {
             Some(known) => cx.word(known),
-            None if message.kind == b'*' => operation_of(name.as_bytes(), cx),
+            None if message.kind == b'*' || self.is_inline_command(name) => operation_of(name.as_bytes(), cx),
             None => Symbol::OTHER,
         };
+        self.inline |= message.kind == INLINE && detect::is_distinct(name.as_bytes());
         let request = Request {
             operation,
             resource: Resource::Name(Symbol::NONE),
@@ -418,8 +427,9 @@ impl Redis {
         for _ in self.early.drain(..) {
             cx.orphan();
         }
-        if of == Sender::Server {
-            self.forget_waiting(cx);
+        match of {
+            Sender::Client => self.inline = false,
+            Sender::Server => self.forget_waiting(cx),
         }
     }
 

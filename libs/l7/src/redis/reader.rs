@@ -56,10 +56,13 @@ impl Word {
     }
 }
 
+/// In place of the type byte of a message that is an inline command.
+pub(super) const INLINE: u8 = 0;
+
 /// A whole message: a top-level value, or an inline command.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Message {
-    /// The type byte (`*`, `+`, `-`, …), or 0 for an inline command.
+    /// The type byte (`*`, `+`, `-`, …), or [`INLINE`].
     pub(super) kind: u8,
     /// Elements of an aggregate, words of an inline command; 1 for a scalar.
     pub(super) elements: u64,

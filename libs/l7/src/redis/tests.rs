@@ -159,6 +159,26 @@ fn inline_commands_are_recognised_by_their_answer() {
 }
 
 #[test]
+fn an_unknown_word_is_a_command_where_the_client_sends_inline_commands() {
+    const ERROR: &[u8] = b"-ERR unknown command\r\n";
+    let conversation = &[
+        C(b"SET a 1\r\nGET a\r\nFT.SEARCH a\r\n"),
+        S(b"+OK\r\n$1\r\n1\r\n"),
+        S(ERROR),
+        C(b"secret\r\n"),
+        S(ERROR),
+        C(b"AB12\r\n"),
+        S(ERROR),
+    ];
+    assert_eq!(
+        play(conversation, usize::MAX, true).operations(),
+        ["SET", "GET", "FT.SEARCH=ERR", "other=ERR", "other=ERR"]
+    );
+    let conversation = &[C(b"*1\r\n$4\r\nPING\r\n"), S(b"+PONG\r\n"), C(b"SECRET\r\n"), S(ERROR)];
+    assert_eq!(play(conversation, usize::MAX, true).operations(), ["PING", "other=ERR"]);
+}
+
+#[test]
 fn an_unanswered_command_ends_with_the_connection() {
     let heard = play(&[C(b"*1\r\n$4\r\nPING\r\n")], 99, true);
     assert_eq!(heard.exchanges.iter().map(|e| e.error).collect::<Vec<_>>(), [ErrorClass::NoResponse]);
