@@ -29,7 +29,7 @@ use crate::{
     http2::{
         frame::{END_HEADERS, END_STREAM, HEADER_BYTES, Header, Kind, PREFACE, max_frame_size},
         hpack::{Scratch, Table},
-        streams::{Began, Streams},
+        streams::{Began, MESSAGE_PREFIX_BYTES, Streams},
     },
     parser::{ConnectionContext, Entry, Flow, Parser, Segment, Sender, Start, Transport},
     stream::{Framer, Head, Piece, Step},
@@ -218,6 +218,9 @@ impl Frames {
             Kind::Headers | Kind::PushPromise | Kind::Continuation => header.payload,
             Kind::GoAway => 8,
             Kind::Settings => header.payload.min(SETTINGS_BYTES_MAX),
+            Kind::Data if self.from == Sender::Client && streams.awaits_message(header.stream) => {
+                header.payload.min(MESSAGE_PREFIX_BYTES)
+            }
             _ => 0,
         };
         if payload.len() < needed && !head.last {
@@ -230,6 +233,9 @@ impl Frames {
         }
         match header.kind {
             Kind::Data => {
+                if self.from == Sender::Client {
+                    streams.request_data(&header, payload);
+                }
                 streams.bytes(self.from, header.stream, head.at, header.total());
                 self.ending = (header.flags & END_STREAM != 0).then_some(header.stream);
             }

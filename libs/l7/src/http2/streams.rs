@@ -3,7 +3,7 @@
 use crate::{
     ErrorClass, NameKind, Protocol, Status, Symbol, Timestamp, http1,
     http2::{
-        frame::PAYLOAD_BYTES_DEFAULT,
+        frame::{Header, PADDED, PAYLOAD_BYTES_DEFAULT},
         hpack::{Field, Name},
     },
     parser::{ConnectionContext, Outcome, Request, Resource, Sender},
@@ -15,6 +15,9 @@ const DAMAGED_QUIET_NS: u64 = 5_000_000_000;
 
 /// gRPC's status of a call that its client ended.
 const CANCELLED: u16 = 1;
+
+/// Bytes before each gRPC message: whether it is compressed, and its length (gRPC over HTTP2, "Length-Prefixed-Message").
+pub(super) const MESSAGE_PREFIX_BYTES: usize = 5;
 
 /// Streams of one connection.
 #[derive(Debug, Default)]
@@ -50,6 +53,9 @@ pub(super) enum Began {
 struct Stream {
     request: Request,
     content: Content,
+    body: Body,
+    /// The response had a header block behind its body.
+    trailers: bool,
     status: Seen,
     grpc_status: Seen,
     /// The server's header blocks hold fields that are unknown.
@@ -72,6 +78,16 @@ enum Content {
     Http,
     /// No gRPC, which says nothing about other streams.
     Plain,
+}
+
+/// What the first `DATA` frame of a request holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Body {
+    /// None was seen.
+    Unseen,
+    /// One message as gRPC frames it, and nothing else.
+    Message,
+    Other,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -133,6 +149,30 @@ impl Streams {
         *count = count.saturating_add(bytes as u64);
     }
 
+    /// Whether the first message of this stream's request may show what the stream carries.
+    pub(super) fn awaits_message(&mut self, stream: u32) -> bool {
+        self.open
+            .get_mut(stream)
+            .is_some_and(|stream| stream.content == Content::Unknown && stream.body == Body::Unseen)
+    }
+
+    /// A `DATA` frame of a request, with as much of its payload as there is.
+    pub(super) fn request_data(&mut self, header: &Header, payload: &[u8]) {
+        let Some(stream) = self.open.get_mut(header.stream) else { return };
+        if stream.body == Body::Unseen {
+            stream.body = match payload.first_chunk::<MESSAGE_PREFIX_BYTES>() {
+                Some(&[0 | 1, a, b, c, d])
+                    if header.flags & PADDED == 0
+                        && header.payload.checked_sub(MESSAGE_PREFIX_BYTES)
+                            == usize::try_from(u32::from_be_bytes([a, b, c, d])).ok() =>
+                {
+                    Body::Message
+                }
+                _ => Body::Other,
+            };
+        }
+    }
+
     /// A header block: `read` gives its fields.
     pub(super) fn block(
         &mut self,
@@ -169,6 +209,7 @@ impl Streams {
                     return;
                 };
                 stream.unknown |= block.unknown;
+                stream.trailers |= stream.is_answered() && block.status.is_none();
                 stream.content = match (block.content, stream.content) {
                     _ if block.grpc_status.is_some() => Content::Grpc,
                     (Content::Unknown, Content::Unknown) if !block.unknown => Content::Plain,
@@ -274,6 +315,11 @@ impl Streams {
         match stream.content {
             Content::Grpc => self.seen_grpc = true,
             Content::Http => self.seen_http = true,
+            // Connect and gRPC-Web frame messages alike, and send no trailers.
+            Content::Unknown if stream.body == Body::Message && stream.trailers => {
+                self.seen_grpc = true;
+                stream.content = Content::Grpc;
+            }
             // A connection hardly ever carries both.
             Content::Unknown if self.seen_grpc && !self.seen_http => stream.content = Content::Grpc,
             Content::Unknown if self.seen_http && !self.seen_grpc => stream.content = Content::Http,
@@ -288,6 +334,8 @@ impl Stream {
         Self {
             request,
             content: Content::Unknown,
+            body: Body::Unseen,
+            trailers: false,
             status: Seen::No,
             grpc_status: Seen::No,
             unknown: false,

@@ -404,5 +404,22 @@ fn a_channel_joined_in_the_middle_gives_its_calls() {
         let lines = replay.lines();
         let fine = lines.iter().filter(|line| line.starts_with("Server") && line.contains(" None ")).count();
         assert!(fine >= expected && lines.len() <= expected + 2, "joined at {joined}: {lines:#?}");
+        let protocols: Vec<_> = replay.exchanges.iter().map(|exchange| exchange.protocol).collect();
+        let grpc = protocols.iter().filter(|protocol| **protocol == Protocol::Grpc).count();
+        assert!(grpc >= expected, "joined at {joined}: {protocols:?}");
     }
+}
+
+/// Connect's streams and gRPC-Web frame their messages as gRPC does, but have no trailers.
+#[test]
+fn framed_messages_without_trailers_are_not_grpc() {
+    let mut replay = Replay::new(detected());
+    for id in (1001_u32..1021).step_by(2) {
+        replay
+            .ingress(&[frame(1, OPEN, id, &[0xc8, 0x83, 0x86]), frame(0, 1, id, b"\0\0\0\0\x02hi")].concat());
+        replay.egress(&[frame(1, OPEN, id, &[0x88, 0xc4]), frame(0, 1, id, b"\0\0\0\0\x02ok")].concat());
+    }
+    replay.close();
+    assert!(replay.exchanges.len() >= 9);
+    assert!(replay.exchanges.iter().all(|exchange| exchange.protocol == Protocol::Http2));
 }
