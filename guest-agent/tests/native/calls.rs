@@ -315,7 +315,7 @@ const BUFFERS_MAX: usize = 1024;
 
 fn requests_in_a_thousand_buffers_of_one_call_are_all_counted() -> Outcome {
     for hooks in EVERY_HOOKS {
-        for counts in [&[][..], &["--no-kernel-counts"]] {
+        for counts in [&[][..], &["--no-offload"]] {
             let mut agent = Agent::start(&[hooks, counts].concat())?;
             let requests = 40;
             for by in [By::Vector, By::Message] {
