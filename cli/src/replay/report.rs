@@ -1,10 +1,10 @@
-//! What `--json` prints. Fields are added, never changed.
+//! What `--json` prints. Fields are added; one that changes is named in `CHANGELOG.md`.
 
 use std::{collections::BTreeMap, net::SocketAddr};
 
 use porthole_l7::{ErrorClass, Exchange, Status, Symbol};
 use porthole_packet::{Endpoints, Replay};
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 /// Everything.
 #[derive(Debug, Serialize)]
@@ -28,8 +28,9 @@ pub struct Line {
     pub resource: Option<String>,
     /// Exact status code or word; absent without one.
     pub status: Option<String>,
-    /// `ok`, `client_error`, `server_error` or `no_response`.
-    pub outcome: &'static str,
+    /// Error class, by its name in metrics: `none`, `client`, `server` or `no_response`.
+    #[serde(serialize_with = "error_class")]
+    pub outcome: ErrorClass,
     /// Microseconds since 1970, of the request's first byte.
     pub start_unix_us: u64,
     /// Microseconds since 1970, of the response's last byte; absent without a response.
@@ -86,6 +87,11 @@ pub struct Completeness {
     pub unidentified: u64,
 }
 
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes fields by reference")]
+fn error_class<S: Serializer>(class: &ErrorClass, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(class.name())
+}
+
 fn microseconds(nanoseconds: u64) -> f64 {
     #[expect(clippy::cast_precision_loss, reason = "a duration; 2^53 ns are a hundred days")]
     let nanoseconds = nanoseconds as f64;
@@ -111,12 +117,7 @@ impl Report {
                         Status::Code(code) => Some(code.to_string()),
                         Status::Word(word) => name(word),
                     },
-                    outcome: match exchange.error {
-                        ErrorClass::None => "ok",
-                        ErrorClass::Client => "client_error",
-                        ErrorClass::Server => "server_error",
-                        ErrorClass::NoResponse => "no_response",
-                    },
+                    outcome: exchange.error,
                     start_unix_us: exchange.start.0 / 1000,
                     end_unix_us: answered.then_some(exchange.end.0 / 1000),
                     duration_us: answered.then(|| microseconds(exchange.duration_ns())),
@@ -156,8 +157,8 @@ fn summarise(exchanges: &[Line]) -> Vec<Summary> {
             sums.duration_sum_us += duration;
             sums.duration_max_us = sums.duration_max_us.max(duration);
         }
-        sums.client_errors += u64::from(line.outcome == "client_error");
-        sums.server_errors += u64::from(line.outcome == "server_error");
+        sums.client_errors += u64::from(line.outcome == ErrorClass::Client);
+        sums.server_errors += u64::from(line.outcome == ErrorClass::Server);
     }
     protocols.into_values().collect()
 }

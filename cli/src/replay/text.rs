@@ -15,7 +15,7 @@ pub fn print(report: &Report, out: &mut dyn Write) -> io::Result<()> {
             &line.operation,
             line.resource.as_deref().unwrap_or("-"),
             line.status.as_deref().unwrap_or("-"),
-            line.outcome,
+            line.outcome.name(),
             &line.duration_us.map_or("-".into(), milliseconds),
             &line.client.to_string(),
             &line.server.to_string(),
