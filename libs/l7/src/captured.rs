@@ -9,7 +9,7 @@ use crate::{
     table, testing,
 };
 
-/// Every recording, and what is spoken in it.
+/// Every recording, and its protocol.
 const RECORDINGS: &[(Protocol, &str)] = &[
     (Protocol::Amqp, include_str!("../captures/amqp-rabbitmq.txt")),
     (Protocol::Dns, include_str!("../captures/dns-dnsmasq.txt")),
@@ -154,7 +154,7 @@ fn play_part(
 }
 
 /// What is found in a recording, which must be the same on both sides and however streams are cut. Nothing is left
-/// over that is not understood.
+/// over that cannot be parsed.
 pub(crate) fn lines(text: &str, protocol: Protocol) -> Vec<String> {
     let pieces = read(text);
     let whole = How { side: Side::Client, cut: usize::MAX, captured: usize::MAX };
@@ -173,7 +173,7 @@ pub(crate) fn lines(text: &str, protocol: Protocol) -> Vec<String> {
     found
 }
 
-/// A recording's exchanges, each line with how often it came, in the order of the first.
+/// A recording's exchanges, each line with its number, in the order of the first.
 pub(crate) fn counted(lines: &[String]) -> Vec<String> {
     let mut counts: Vec<(&str, usize)> = Vec::new();
     for line in lines {
@@ -215,7 +215,7 @@ fn assert_part(part: &[String], whole: &[String], how: &str) {
     });
     for line in part {
         let [operation, _, status, error] = words(line);
-        // AMQP's failures end a channel: where nobody knows of what, the end itself is told.
+        // AMQP's failures end a channel: where the request is unknown, the end itself is an exchange.
         if ["channel.close", "connection.close"].contains(&operation) && status != "-" {
             assert!(whole.iter().any(|whole| words(whole)[2..] == [status, error]), "{how}: {line}");
             continue;
@@ -227,8 +227,8 @@ fn assert_part(part: &[String], whole: &[String], how: &str) {
     }
 }
 
-/// Goes through the recordings from either side: gives the pieces, and a way to play a part of them, whose exchanges are held
-/// against the whole's.
+/// Goes through the recordings from either side: gives the pieces, and a way to play a part of them, whose exchanges are
+/// compared with the whole's.
 fn each_recording(
     mut look: impl FnMut(Protocol, &[Piece], &dyn Fn(&dyn Fn(usize, Sender) -> Fate) -> Vec<String>),
 ) {
@@ -248,22 +248,22 @@ fn each_recording(
 
 #[test]
 fn joined_anywhere_nothing_is_said_that_was_not() {
-    // What was asked since, and what was found of that.
+    // Requests since the connection was joined, and exchanges found of those.
     let mut shares: BTreeMap<Protocol, (usize, usize)> = BTreeMap::new();
     each_recording(|protocol, pieces, play| {
-        let (asked, found) = shares.entry(protocol).or_default();
+        let (sent, found) = shares.entry(protocol).or_default();
         let whole = play(&|_, _| Fate::Captured).len();
         for joined in 0..pieces.len() {
             let from = |before| move |index, _| if index < joined { before } else { Fate::Captured };
             play(&from(Fate::Lost));
             let part = play(&from(Fate::Before));
             let first = play(&|index, _| if index < joined { Fate::Captured } else { Fate::Before });
-            *asked += whole - first.len();
+            *sent += whole - first.len();
             *found += part.iter().filter(|line| words(line)[3] != "NoResponse").count();
         }
     });
-    for (protocol, (asked, found)) in shares {
-        assert!(found * 100 >= asked * 90, "{protocol:?}: {found} of {asked} asked after joining");
+    for (protocol, (sent, found)) in shares {
+        assert!(found * 100 >= sent * 90, "{protocol:?}: {found} of {sent} sent after joining");
     }
 }
 

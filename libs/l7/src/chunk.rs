@@ -1,4 +1,4 @@
-//! The one thing that enters: bytes that moved on a connection.
+//! The input of the parsers: bytes that moved on a connection.
 
 /// Nanoseconds of one monotonic clock.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -26,7 +26,7 @@ pub enum Verdict {
     Ignored,
 }
 
-/// Times that a connection may turn out to speak something else than was thought.
+/// Times that a connection may change its protocol.
 const CHANGES_MAX: u8 = 4;
 
 /// Later looks at a connection on which nothing was recognised at first: at its 16th, 32nd, 64th, … chunk.
@@ -75,7 +75,7 @@ impl Connection {
         Self { scope, transport, state: State::Detecting(Box::default()), next: [0; 2], changes: 0 }
     }
 
-    /// A connection whose protocol is known from elsewhere; `None` when there is no parser for it.
+    /// A connection whose protocol is known otherwise; `None` when there is no parser for it.
     pub fn known(scope: ScopeId, transport: Transport, protocol: Protocol, side: Side) -> Option<Self> {
         let parser = (table::entry(protocol)?.start)(Start { transport, handover: None });
         Some(Self::following(scope, transport, protocol, side, parser, [0; 2]))

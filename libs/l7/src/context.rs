@@ -82,7 +82,7 @@ pub struct Tally {
     pub overflowed_names: u64,
     /// Gaps in a stream after which a parser had to look for the next message.
     pub gaps: u64,
-    /// Connections that were given up because nothing known was spoken.
+    /// Connections that were given up because no protocol was recognised.
     pub unidentified: u64,
 }
 
@@ -166,7 +166,7 @@ impl ParserContext {
         self.names.intern(name, &self.limits, &mut self.tally)
     }
 
-    /// Forgets what was learned of an application whose connections are gone. Symbols stay.
+    /// Drops the names of an application whose connections are gone. Symbols stay.
     pub fn forget_scope(&mut self, scope: ScopeId) {
         self.routes.remove(&scope);
         self.vocabularies.retain(|(of, _), _| *of != scope);
@@ -204,7 +204,7 @@ impl ParserContext {
     }
 
     /// Learns the name of what an application calls by an id on any of its connections. With no room for another, it
-    /// is not learned, and counted.
+    /// is not stored, and counted.
     pub(crate) fn learn_id(&mut self, scope: ScopeId, id: [u8; 16], name: Symbol) {
         if self.learned_ids.len() < self.limits.symbols || self.learned_ids.contains_key(&(scope, id)) {
             self.learned_ids.insert((scope, id), name);
@@ -213,7 +213,7 @@ impl ParserContext {
         }
     }
 
-    /// The name of what an application calls by an id, when it was learned.
+    /// The name that belongs to an id of an application, once it is known.
     pub(crate) fn learned_id(&self, scope: ScopeId, id: [u8; 16]) -> Option<Symbol> {
         self.learned_ids.get(&(scope, id)).copied()
     }

@@ -1,4 +1,4 @@
-//! Before the protocol is known: keeps the first bytes of both ends, and asks the table.
+//! Before the protocol is known: keeps the first bytes of both ends, and compares them with the table's protocols.
 
 use crate::{
     Chunk, Direction, Protocol, Side, Timestamp,
@@ -63,7 +63,7 @@ impl Detector {
         self.keep(chunk);
         let mut matched = self.match_table(chunk.direction, transport);
         if continued && matches!(matched, TableMatch::No) {
-            // What was begun leads nowhere: perhaps a message starts with this chunk.
+            // The bytes before are no message of any protocol: perhaps one starts with this chunk.
             self.discard(chunk.direction);
             if self.count_miss() == DetectorOutcome::GaveUp {
                 return DetectorOutcome::GaveUp;
@@ -85,7 +85,7 @@ impl Detector {
         }
     }
 
-    /// Gives back everything that was kept, in the order in which it came.
+    /// Gives back everything that was kept, in its order.
     pub(crate) fn replay(&self, mut to: impl FnMut(&Chunk<'_>, u64)) {
         let mut at = [0_usize; 2];
         for piece in &self.pieces {

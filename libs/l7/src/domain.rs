@@ -1,4 +1,4 @@
-//! Domain names, reduced to what one would put on a dashboard.
+//! Domain names, reduced to a bounded set: ids in them become `{}`.
 
 /// Second-level labels below which names are registered, by country.
 const SECOND_LEVEL: &[&str] =

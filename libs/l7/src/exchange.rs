@@ -1,4 +1,4 @@
-//! The one thing that leaves: a request and what became of it.
+//! What the parsers give out: a request with its response.
 
 pub use porthole_protocol::{ErrorClass, Protocol, Side};
 
@@ -18,7 +18,7 @@ pub enum Status {
 /// A request and its response, or a request that never got one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Exchange {
-    /// What was spoken.
+    /// The protocol.
     pub protocol: Protocol,
     /// Which end was observed.
     pub side: Side,

@@ -1,6 +1,6 @@
 //! Import of what the kernel aggregated or followed: exchanges get names, connections get a parser that resumes.
 //!
-//! Each protocol converts its own state, in the [`Offload`](crate::parser::Offload) of its table entry.
+//! Each protocol converts its own state, in the [`Offload`] of its table entry.
 
 use crate::{
     connection::Connection,
@@ -65,7 +65,7 @@ impl Connection {
         tally.unparsed += state.pending.len() as u64;
     }
 
-    /// The connection with a new parser, for a protocol whose parser needs to know nothing of what came before.
+    /// The connection with a new parser, for a protocol whose parser needs nothing of what was sent before.
     fn restored(scope: ScopeId, state: &ConnectionState<'_>, context: &mut ParserContext) -> Option<Self> {
         let restore = table::entry(state.protocol)?.offload?.restore?;
         let mut cx = ConnectionContext { context, scope, side: state.side, sink: &mut |_| {} };

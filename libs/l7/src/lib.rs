@@ -13,20 +13,20 @@
 //! changes (a new [`Protocol`] variant and [`NameKind`] aside).
 //!
 //! 1. **Identification**, `fn detect(&Prefix) -> Detection`. It sees the bytes from the start of a chunk, of one end, and
-//!    what the other end said lately (`opening.peer`). It says [`Yes`](parser::Detection::Yes) with who sent them,
+//!    what the other end sent lately (`prefix.peer`). It says [`Yes`](parser::Detection::Yes) with who sent them,
 //!    [`More`](parser::Detection::More) while the bytes are a prefix of something it would know (turn it into `No` when
-//!    `!opening.may_grow()`, unless it waits for the other end), [`No`](parser::Detection::No) otherwise. Both the client's
+//!    `!prefix.may_grow()`, unless it waits for the other end), [`No`](parser::Detection::No) otherwise. Both the client's
 //!    and the server's messages should be recognised, for connections joined in the middle; a server that speaks first
 //!    is simply recognised by its greeting. Random bytes must never pass: check every length, version and reserved bit;
-//!    where one end's bytes are not distinctive enough, want the other end's as well. Protocols are asked in the
-//!    table's order and the first `Yes` wins.
+//!    where one end's bytes are not distinctive enough, require the other end's as well. Detection goes through the
+//!    table in its order, and the first `Yes` wins.
 //! 2. **The parser**, [`parser::Parser`]: gets [`parser::Segment`]s (who sent it, when, what was lost before it, the
-//!    captured head, how much followed unseen). It announces each request start with
+//!    captured head, how much followed and was not captured). It announces each request start with
 //!    [`message`](parser::ConnectionContext::message) and ends it exactly once, with [`emit`](parser::ConnectionContext::emit) or
 //!    [`unparsed`](parser::ConnectionContext::unparsed); `testing::Replay::close` asserts that the sum is right. A
 //!    response without a request is an [`orphan`](parser::ConnectionContext::orphan). Push messages and heartbeats are neither.
-//!    [`parser::Flow`] says how the connection goes on: another protocol ([`Switch`](parser::Flow::Switch): STARTTLS,
-//!    h2c), left alone ([`Done`](parser::Flow::Done)), or not this protocol after all
+//!    [`parser::Flow`] says how the connection continues: another protocol ([`Switch`](parser::Flow::Switch): STARTTLS,
+//!    h2c), ignored ([`Done`](parser::Flow::Done)), or not this protocol after all
 //!    ([`Unrecognised`](parser::Flow::Unrecognised)).
 //! 3. **Building blocks**, the one way to do it: [`stream::Framer`] for length-prefixed messages (one for each
 //!    direction; it joins, skips and finds gaps), [`pending::Fifo`] for protocols that answer in order,
@@ -34,7 +34,7 @@
 //!    `sql::shape` for statements, [`ConnectionContext::name`](parser::ConnectionContext::name) for names that the application brings
 //!    (bounded by [`NameKind`]), [`ConnectionContext::word`](parser::ConnectionContext::word) for words of the protocol itself.
 //! 4. **Datagrams**: with [`Transport::Datagram`] each segment is a whole datagram, and the connection is a pair of
-//!    ends; expire what waits in [`idle`](parser::Parser::idle).
+//!    ends; expire what waits in [`tick`](parser::Parser::tick).
 //! 5. **Tests** beside the parser: tables of conversations through `testing::assert_same_at_every_cut`, mutations and
 //!    random bytes through `testing::Random`, truncated and lost bytes through `testing::Replay`; a fuzz target in
 //!    `fuzz/`.

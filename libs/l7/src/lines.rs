@@ -1,15 +1,15 @@
 //! Framing for protocols of text lines, some of which are followed by counted bytes: Memcached, NATS.
 //!
-//! Lines are joined where they were cut; counted bytes go past by length, captured or not.
+//! Lines are joined where they were cut; counted bytes are skipped by length, captured or not.
 
 use crate::{Timestamp, parser::Segment};
 
-/// What a [`LineReader`] tells the parser.
+/// What a [`LineReader`] gives the parser.
 #[derive(Debug)]
 pub enum Piece<'a> {
     /// A line, without its end.
     Line(Line<'a>),
-    /// The bytes that were counted for the line before have gone by.
+    /// The counted bytes after the line before are complete.
     DataEnd {
         /// When the last of them moved.
         at: Timestamp,

@@ -6,7 +6,7 @@ use crate::{
     testing::{Random, Replay},
 };
 
-/// How a protocol is spoken.
+/// Messages of a protocol, made for a number.
 struct ProtocolFixture {
     protocol: Protocol,
     /// A request with a mark, and the response to it.
@@ -69,7 +69,7 @@ const FIXTURES: &[ProtocolFixture] = &[
 /// Marks of requests: few, as the names of commands are.
 const MARKS: std::ops::Range<u32> = 310..330;
 
-/// How the client asks.
+/// How the client sends requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Style {
     /// One request at a time.

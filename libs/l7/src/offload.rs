@@ -51,14 +51,14 @@ pub enum ExchangeDetail<'a> {
     },
     /// MySQL.
     Mysql {
-        /// A [`statement_name`](crate::sql::name::encode), or a command's number; empty when it is unknown.
+        /// A [`statement_name`](crate::sql::name::statement_name), or a command's number; empty when it is unknown.
         request: &'a [u8],
         /// Payload of an ERR packet, from its error code on.
         error: Option<&'a [u8]>,
     },
     /// A simple query of PostgreSQL.
     Postgresql {
-        /// A [`statement_name`](crate::sql::name::encode); empty when it is unknown.
+        /// A [`statement_name`](crate::sql::name::statement_name); empty when it is unknown.
         request: &'a [u8],
         /// The server answered with an `ErrorResponse`.
         failed: bool,

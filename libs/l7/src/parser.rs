@@ -22,9 +22,9 @@ use crate::{
 /// Which end of a connection sent something.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Sender {
-    /// The one that asks.
+    /// The end that sends requests.
     Client,
-    /// The one that answers.
+    /// The end that sends responses.
     Server,
 }
 
@@ -69,7 +69,7 @@ pub struct Prefix<'a> {
     /// Whether these are the first bytes of this direction since the connection was first seen. That does not mean
     /// the connection's first ones: it may have been joined in the middle.
     pub first: bool,
-    /// What the other end sent lately, from the start of a chunk; empty when it said nothing yet.
+    /// What the other end sent lately, from the start of a chunk; empty when it sent nothing yet.
     pub peer: &'a [u8],
 }
 
@@ -80,10 +80,10 @@ impl Prefix<'_> {
     }
 }
 
-/// Most bytes of one direction that are kept while the protocol is being guessed.
+/// Most bytes of one direction that are kept during detection of the protocol.
 pub const PREFIX_BYTES_MAX: usize = 4096;
 
-/// What identification says about an [`Prefix`].
+/// What detection says about a [`Prefix`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Detection {
     /// Not this protocol, or not at the start of a message.
@@ -97,7 +97,7 @@ pub enum Detection {
 /// One protocol in the table.
 #[derive(Debug)]
 pub struct Entry {
-    /// What is spoken.
+    /// The protocol.
     pub protocol: Protocol,
     /// Over what.
     pub transports: &'static [Transport],
@@ -123,7 +123,7 @@ pub struct Offload {
 /// Makes a parser out of the state in which the kernel left a connection.
 pub type Restore = fn(&ConnectionState<'_>, &mut ConnectionContext<'_>) -> Box<dyn Parser>;
 
-/// How a connection came to a parser.
+/// How a parser starts on a connection.
 #[derive(Clone, Copy, Debug)]
 pub struct Start {
     /// Stream or datagrams.
@@ -154,7 +154,7 @@ pub enum Resource {
     Route(RouteRef),
 }
 
-/// What a request came to.
+/// The result of a request.
 #[derive(Clone, Copy, Debug)]
 pub struct Outcome {
     /// Exact status.
@@ -168,7 +168,7 @@ pub struct Outcome {
 }
 
 impl Outcome {
-    /// No response came, and none will.
+    /// There was no response, and there will be none.
     pub fn none(end: Timestamp) -> Self {
         Self { status: Status::None, error: ErrorClass::NoResponse, end, bytes: 0 }
     }
@@ -189,14 +189,14 @@ pub struct Segment<'a> {
     pub truncated: u64,
 }
 
-/// How a connection goes on after a segment.
+/// How a connection continues after a segment.
 #[derive(Clone, Copy, Debug)]
 pub enum Flow {
     /// With this parser.
     Continue,
     /// Nobody needs to follow it further.
     Done,
-    /// This was not the protocol after all: guess again.
+    /// This was not the protocol after all: detection starts again.
     Unrecognised,
     /// With another protocol.
     Switch {
@@ -217,8 +217,8 @@ pub enum Flow {
 /// - Every request start it recognises is announced once with [`ConnectionContext::message`] and ends exactly once: in
 ///   [`ConnectionContext::emit`], or in [`ConnectionContext::unparsed`].
 /// - After [`Segment::gap`] or [`Segment::truncated`] bytes that its framing cannot account for, it calls
-///   [`ConnectionContext::gap`] once, finds the next message start at the beginning of a segment, and pairs nothing across the
-///   gap that it cannot be sure of.
+///   [`ConnectionContext::count_gap`] once, finds the next message start at the beginning of a segment, and pairs nothing
+///   across the gap that it cannot be sure of.
 /// - In the steady state an exchange allocates nothing.
 pub trait Parser: fmt::Debug + Send {
     /// Takes the next bytes of one end.
@@ -284,7 +284,7 @@ impl ConnectionContext<'_> {
         self.context.tally_mut().unparsed += 1;
     }
 
-    /// A response came whose request was never seen.
+    /// A response whose request was never seen.
     pub fn orphan(&mut self) {
         self.message();
         self.unparsed();
@@ -305,12 +305,12 @@ impl ConnectionContext<'_> {
         self.context.intern(word)
     }
 
-    /// Learns the name of what this application calls by an id, on whatever connection.
+    /// Stores the name that belongs to an id of this application; all its connections share it.
     pub fn learn_id(&mut self, id: [u8; 16], name: Symbol) {
         self.context.learn_id(self.scope, id, name);
     }
 
-    /// The name of what this application calls by an id, when it was learned.
+    /// The name that belongs to an id of this application, once it is known.
     pub fn learned_id(&self, id: [u8; 16]) -> Option<Symbol> {
         self.context.learned_id(self.scope, id)
     }

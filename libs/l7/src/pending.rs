@@ -1,4 +1,5 @@
-//! Requests that wait for their response: in order, or by an id. Bounded.
+//! Requests that wait for their response: in order ([`Fifo`]), or by an id ([`ById`]). Bounded: the oldest makes room for
+//! the newest, and is given back so that its parser counts it.
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::Hash;

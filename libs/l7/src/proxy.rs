@@ -17,7 +17,7 @@ const V2_SIGNATURE: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
 /// Longest header of version 1, bytes, with its line end.
 const V1_BYTES_MAX: usize = 107;
 
-/// Longest header of version 2 that is believed, bytes: addresses of unix sockets and some TLVs.
+/// Longest header of version 2 that is accepted, bytes: addresses of unix sockets and some TLVs.
 const V2_BYTES_MAX: usize = 488;
 
 /// Looks for a header.

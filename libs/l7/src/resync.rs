@@ -1,22 +1,21 @@
-//! Where requests and responses meet again after bytes were missing, in protocols that answer in order.
+//! Resynchronisation: where pairing begins again after bytes were missing, in protocols that answer in order.
 //!
-//! Behind a gap nobody can say how many requests are under way, so the next response may be anybody's. What settles
-//! it is a client that takes turns: it sends a request, or several at once, and nothing more until all of them were
-//! answered. Then a request that comes behind a response finds nothing else under way. Whether a client does that is
-//! learned from the connection itself:
+//! After a gap the number of requests in flight is unknown, so the next response may belong to any of them. It is known
+//! again with a client that alternates: it sends a request, or several at once, and nothing more until all of them were
+//! answered. Then a request that follows a response finds no other in flight. The connection itself shows whether its
+//! client does that:
 //!
 //! - While everything was seen, each *turn* (a request that starts right behind a segment of the server's) shows
-//!   whether something was still under way. A connection that was found to take turns [`RUN`] times in a row is
-//!   believed; each time that it did not, it has to do so twice as long.
+//!   whether a request was still in flight. A connection that alternated `RUN` times in a row is trusted; each time
+//!   that it did not, it has to do so twice as long.
 //! - After a loss one round is watched: from a turn to the next one there must come as many responses as requests.
-//!   Then the second turn is where pairing begins again. On a connection that was not believed before the loss such
+//!   Then the second turn is where pairing begins again. On a connection that was not trusted before the loss such
 //!   rounds are counted as turns are.
 //! - Bytes that were left out of a call's capture hide no call: then the next turn will do. A protocol whose clients
-//!   often pipeline more than is captured may take that on trust until the connection was seen not to take turns.
+//!   often pipeline more than is captured may trust a connection until it was seen not to alternate.
+//! - A request after `QUIET_NS` of silence after a response finds no other in flight, either.
 //!
-//! - A request after [`QUIET_NS`] of silence behind a response finds nothing else under way, either.
-//!
-//! So a loss costs a connection that takes turns at most the rounds that it hit and two more; one whose client sends
+//! So a loss costs a connection that alternates at most the rounds that it hit and two more; one whose client sends
 //! whenever it likes, what comes until it is quiet.
 
 use crate::{
@@ -24,10 +23,10 @@ use crate::{
     parser::{Segment, Sender},
 };
 
-/// Resync in a row after which a connection is believed to take turns.
+/// Turns in a row after which a connection is trusted to alternate.
 const RUN: u16 = 32;
 
-/// Most turns in a row that are asked of a connection that was seen not to take turns.
+/// Most turns in a row that are required of a connection that was seen not to alternate.
 const RUN_MAX: u16 = RUN << 7;
 
 /// How much later than its response a request may be delivered, nanoseconds: calls end on several CPUs at once, and are
@@ -37,14 +36,14 @@ pub const EARLY_NS_MAX: u64 = 20_000_000;
 /// Time between a response and the next request that says that everything was answered, nanoseconds.
 const QUIET_NS: u64 = 100_000_000;
 
-/// How bytes came to be missing.
+/// Why bytes are missing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum GapKind {
     /// Whole calls may be missing.
     Lost,
     /// The rest of one call was not captured.
     Truncated,
-    /// They are there, but were not understood.
+    /// They were captured, and could not be parsed.
     Malformed,
 }
 
@@ -59,7 +58,7 @@ pub enum ResponsePosition {
     Unbounded,
 }
 
-/// What is known of the requests under way on one connection.
+/// What is known of the requests in flight on one connection.
 #[derive(Debug)]
 pub struct Resync {
     /// Requests that were not answered: all of them, and after a gap at least so many. Below zero: responses that
@@ -68,18 +67,18 @@ pub struct Resync {
     last: Option<Sender>,
     /// When the server last sent something.
     answered: Timestamp,
-    /// Resync in a row at which nothing was under way.
+    /// Turns in a row at which no request was in flight.
     run: u16,
-    /// Resync in a row after which the connection is believed.
+    /// Turns in a row after which the connection is trusted.
     needed: u16,
-    /// Believed to take turns as long as only bytes of calls are missing.
+    /// Trusted to alternate as long as only bytes of calls are missing.
     optimistic: bool,
     /// A turn came too early, unless it turns out that responses were lost before it.
     suspect: bool,
     desynced: Option<Desynced>,
 }
 
-/// Behind a gap.
+/// State after a gap.
 #[derive(Clone, Copy, Debug)]
 struct Desynced {
     /// Whole calls may be missing.
@@ -91,7 +90,7 @@ struct Desynced {
 /// What was seen since the last turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Round {
-    /// Nothing that says anything.
+    /// Nothing that allows a conclusion.
     Unknown,
     /// As many responses as requests, or fewer so far.
     Balanced,
@@ -130,13 +129,13 @@ impl Resync {
         self.answered
     }
 
-    /// Requests that are known to be under way.
+    /// Requests that are known to be in flight.
     pub fn in_flight(&self) -> u32 {
         u32::try_from(self.in_flight).unwrap_or(0)
     }
 
-    /// The client sent a segment, which `starts` a request; what was lost before it was told before. True when requests and responses correspond again from
-    /// here on: nothing is under way.
+    /// The client sent a segment, which `starts` a request; what was lost before it was reported before. True when requests
+    /// and responses correspond again from here on: no other request is in flight.
     pub fn client(&mut self, segment: &Segment<'_>, starts: bool, answer: ResponsePosition) -> bool {
         let lost = segment.gap > 0;
         let behind = self.last.replace(Sender::Client);
@@ -189,7 +188,7 @@ impl Resync {
         }
     }
 
-    /// A response came for which nothing was asked: they did not correspond.
+    /// A response without a request: they did not correspond.
     pub fn distrust(&mut self) {
         self.run = 0;
         self.needed = self.needed.saturating_mul(2).min(RUN_MAX);

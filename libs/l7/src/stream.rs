@@ -1,17 +1,17 @@
-//! Framing for protocols of length-prefixed messages: joins what was cut, skips what is not needed, finds out about
+//! Framing for protocols of length-prefixed messages: joins what was cut, skips what is not needed, detects
 //! losses.
 //!
 //! A parser is offered the head of a message; it says how long the message is, and gets the next one when that many
-//! bytes have gone by, captured or not. So large bodies cost nothing and their capture may be truncated.
+//! bytes were sent, captured or not. So large bodies cost nothing and their capture may be truncated.
 
 use crate::{Timestamp, parser::Segment};
 
-/// What a [`Framer`] tells the parser.
+/// What a [`Framer`] gives the parser.
 #[derive(Debug)]
 pub enum Piece<'a> {
     /// Bytes from the start of a message.
     Head(Head<'a>),
-    /// The message that was taken has gone by completely.
+    /// The message that was taken is complete.
     End {
         /// When its last byte moved.
         at: Timestamp,

@@ -1,4 +1,4 @@
-//! Names as small integers, and the application in whose favour their number is bounded.
+//! Names as small integers, and the application for which their number is bounded.
 
 /// A name, as a small integer. Equal names have equal symbols within one [`ParserContext`](crate::ParserContext).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

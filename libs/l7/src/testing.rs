@@ -58,7 +58,7 @@ impl Replay {
         assert_eq!(exchanges, self.exchanges.len() as u64);
     }
 
-    /// What came out, as text, without times: `operation resource status error request_bytes/response_bytes`.
+    /// The exchanges as text, without times: `operation resource status error request_bytes/response_bytes`.
     pub(crate) fn lines(&self) -> Vec<String> {
         self.exchanges.iter().map(|exchange| line(&self.context, exchange)).collect()
     }

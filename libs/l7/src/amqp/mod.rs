@@ -1,17 +1,21 @@
-//! AMQP 0-9-1, as `RabbitMQ` speaks it.
+//! AMQP 0-9-1, with the extensions of `RabbitMQ`.
+//!
+//! ```text
+//! Segment → Framer (one per direction) → frame → Channel: methods in order, content, confirms → Exchange
+//! ```
 //!
 //! - A method that the server answers (`queue.declare`, `basic.get`, …) is an exchange until its answer; on one
 //!   channel answers come in order. With `no-wait` it is over at once.
 //! - `basic.publish` is over with the last byte of its message; on a channel in confirm mode with the server's
 //!   acknowledgement of it (`NACK` when it is refused). The server returns what cannot be routed: a `basic.return`
 //!   with its reply code.
-//! - `basic.deliver` is over with the last byte of its message. What the client says to it (`basic.ack`, `basic.nack`,
+//! - `basic.deliver` is over with the last byte of its message. The client's reply to it (`basic.ack`, `basic.nack`,
 //!   `basic.reject`) is an exchange of its own, over at once.
 //! - When the server closes a channel or the connection with an error, what waits there ends with the reply code;
 //!   with nothing waiting the close itself is the exchange.
 //!
 //! The resource is the queue, or else the exchange, or else the routing key; names that name one thing out of many
-//! become `{}`. Messages, headers and credentials go past by length.
+//! become `{}`. Messages, headers and credentials are skipped by length.
 
 mod channel;
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! AMQP 0-9-1 on the wire: frames and methods (`amqp0-9-1.extended.xml`), and: is this AMQP?
+//! AMQP 0-9-1 on the wire: frames and methods (`amqp0-9-1.extended.xml`), and detection by them.
 
 use crate::parser::{Detection, Prefix, Sender};
 
@@ -8,7 +8,7 @@ const GREETING: &[u8; 8] = b"AMQP\0\0\x09\x01";
 /// Before a frame's payload: type, channel, size.
 pub(super) const HEADER: usize = 7;
 
-/// Largest frame believed, bytes; RabbitMQ's own limit is 128 KiB unless it is set.
+/// Largest frame accepted, bytes; RabbitMQ's own limit is 128 KiB unless it is set.
 const FRAME_MAX: usize = 16 << 20;
 
 /// Behind every frame.

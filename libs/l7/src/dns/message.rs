@@ -266,7 +266,7 @@ fn flags_fit(flags: Flags) -> bool {
 fn question_fits(question: &Question<'_>, message: &Message<'_>) -> bool {
     const SOA: u16 = 6;
     let class = matches!(question.class, 1 | 3 | 4 | 254 | 255);
-    // Types are added every year: one without a mnemonic is believed of an ordinary query for a name of two labels.
+    // Types are added every year: one without a mnemonic is accepted in an ordinary query for a name of two labels.
     let ordinary = question.kind != 0
         && question.class == 1
         && message.flags.recursion_desired()

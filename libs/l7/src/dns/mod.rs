@@ -1,7 +1,11 @@
 //! DNS over UDP and TCP: one exchange per question.
 //!
+//! ```text
+//! Segment → datagram, or Framer (TCP, one per direction) → message → by id and question → Exchange
+//! ```
+//!
 //! - Operation: the question's type (`A`, `AAAA`, …; `NOTIFY` and `UPDATE` by their opcode). Resource: the question's
-//!   name, converged. Status: the response code, always said (`NOERROR`, `NXDOMAIN`, …).
+//!   name, converged. Status: the response code, of successes too (`NOERROR`, `NXDOMAIN`, …).
 //! - Paired by id and question: a server's one UDP socket has all its clients' questions, a client's parallel
 //!   questions for `A` and `AAAA`. Each name of a search list is a question of its own. The same question sent again
 //!   with the same id ends the one before without a response, so that time-outs are seen.
@@ -180,7 +184,7 @@ impl Dns {
                     if self.answering.take().is_some() {
                         cx.unparsed();
                     }
-                    // What is missing may have held any of the answers.
+                    // Any of the answers may be among the missing bytes.
                     while self.waiting.pop_oldest_if(|_| true).is_some() {
                         cx.unparsed();
                     }

@@ -1,4 +1,4 @@
-//! Is this the start of an HTTP/1 message?
+//! Detection: a request line or a status line of HTTP/1 at the start of the bytes.
 
 use crate::parser::{Detection, Prefix, Sender};
 
@@ -42,7 +42,7 @@ const METHODS: &[&str] = &[
     "QUERY",
 ];
 
-/// Length of a target behind a known method that is believed without having seen the version behind it, bytes.
+/// Length of a target behind a known method that is accepted without having seen the version behind it, bytes.
 const LONG_TARGET: usize = 256;
 
 /// Length of an unknown method, bytes.
@@ -71,7 +71,7 @@ pub(super) fn request(bytes: &[u8], strict: bool) -> Detection {
     };
     let (method, rest) = bytes.split_at(method_end);
     let known = METHODS.iter().any(|known| known.as_bytes() == method);
-    // Any other method is believed with a path or an absolute target, once the version has been seen.
+    // Any other method is accepted with a path or an absolute target, once the version has been seen.
     let extension = method.iter().all(|byte| is_extension(*byte))
         && method.first().is_some_and(u8::is_ascii_uppercase)
         && rest.get(1).is_none_or(|first| *first == b'/' || rest.get(1..).is_some_and(is_absolute));

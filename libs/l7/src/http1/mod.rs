@@ -6,10 +6,10 @@
 //!
 //! What counts as an exchange: a request whose head was complete, and
 //! - its final response, from the request's first byte to the response's last; the interim ones belong to it;
-//! - or the switch of protocols (101, or success of CONNECT), after which the connection is left alone;
+//! - or the switch of protocols (101, or success of CONNECT), after which the connection is ignored;
 //! - or the connection's end without a response.
 //!
-//! A request whose head never ended is none, and counts as not understood. Nothing is held of a message but a line
+//! A request whose head never ended is none, and counts as unparsed. Nothing of a message is buffered but a line
 //! that was cut between two segments.
 
 mod detect;
@@ -67,7 +67,7 @@ impl Default for Http1 {
     }
 }
 
-/// A connection that was followed elsewhere so far.
+/// A connection that the kernel followed so far.
 fn restore(resumed: &ConnectionState<'_>, cx: &mut ConnectionContext<'_>) -> Box<dyn Parser> {
     Box::new(Http1 {
         requests: Reader::resumed(Sender::Client, &resumed.requests),

@@ -2,9 +2,9 @@
 //!
 //! A response normally finds its request waiting. Two threads can make the capture deliver them the other way round;
 //! then the response waits, briefly. On a connection that was joined in the middle the first response can belong to a
-//! request that nobody saw: a response that came before the first request was seen is never paired with it.
+//! request that was not captured: a response before the first request is never paired with it.
 //!
-//! After a loss it cannot be told which responses belong to which requests until [`Resync`] says so. What was
+//! After a loss it is unknown which responses belong to which requests until [`Resync`] has found out. What was
 //! requested before bytes of the client's were lost is still answered first. Where only the rest of a call was not
 //! captured, and nothing looks like pipelining, the newest request is the only one unanswered.
 
@@ -38,7 +38,7 @@ enum Trust {
     /// The connection may have been joined in the middle.
     #[default]
     Joined,
-    /// Pairs were found and nothing was lost: a response without a request is one that came too early.
+    /// Pairs were found and nothing was lost: a response without a request was captured too early.
     Aligned,
     /// The rest of a call was not captured. As long as nothing looks like pipelining, what comes next belongs together.
     Suspect,
@@ -103,18 +103,18 @@ pub(super) struct Pairing {
     trust: Trust,
     /// Bytes of responses were lost since requests began to wait.
     responses_lost: bool,
-    /// A request certainly came before the one before it was answered.
+    /// A request was certainly sent before the one before it was answered.
     pipelined: bool,
     resync: Resync,
     /// Pairing began again after a loss.
     realigned: bool,
-    /// A request line that is none, when it came and its size: a server refuses it.
+    /// A malformed request line, its time and its size: a server refuses it.
     malformed: Option<(Timestamp, u64)>,
     pub(super) tunnel: Option<Tunnel>,
 }
 
 impl Pairing {
-    /// What waits on a connection that was followed elsewhere.
+    /// What waits on a connection that the kernel followed.
     pub(super) fn resumed(resumed: &ConnectionState<'_>, cx: &mut ConnectionContext<'_>) -> Self {
         let mut pairing = Self { trust: Trust::Aligned, ..Self::default() };
         for request in resumed.pending {
@@ -309,7 +309,7 @@ impl Pairing {
             _ if refuses(current.status) && self.malformed.is_some() => {
                 let Some((start, request_bytes)) = self.malformed.take() else { return };
                 cx.message();
-                // The method of a request that nobody could read, in OpenTelemetry's conventions for HTTP.
+                // The method of a request that could not be parsed, in OpenTelemetry's conventions for HTTP.
                 let operation = cx.word("_OTHER");
                 let resource = Resource::Name(Symbol::NONE);
                 let request = Request { operation, resource, start, bytes: request_bytes };
@@ -322,7 +322,7 @@ impl Pairing {
                 cx.orphan();
                 self.desync(Sender::Client, GapKind::Lost, cx);
             }
-            // So many were not delivered out of order: requests were lost. After a loss not even one is believed to be.
+            // So many were not delivered out of order: requests were lost. After a loss not even one is taken for that.
             Owner::Undecided | Owner::Unknown if self.realigned || self.early.len() >= EARLY_MAX => {
                 cx.orphan();
                 self.desync(Sender::Client, GapKind::Lost, cx);

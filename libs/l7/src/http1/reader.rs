@@ -44,7 +44,7 @@ pub(super) struct Fields {
     pub(super) upgrade_h2c: bool,
 }
 
-/// How a message goes on after its head.
+/// How a message continues after its head.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Body {
     /// Nothing follows.
@@ -63,7 +63,7 @@ pub(super) enum Body {
     Tunnel,
 }
 
-/// Who is told about messages.
+/// Receives the messages.
 pub(super) trait Handler {
     /// A start line, without its line feed. `whole` is false when its end was not captured or kept. Says whether it
     /// is one.
@@ -133,7 +133,7 @@ impl Reader {
         }
     }
 
-    /// One that was followed elsewhere so far.
+    /// One that the kernel followed so far.
     pub(super) fn resumed(from: Sender, end: &DirectionState<'_>) -> Self {
         let state = match end.framing {
             FramingState::Body(left) => State::Length(left),
@@ -163,7 +163,7 @@ impl Reader {
         self.state == State::Unframed
     }
 
-    /// Whether a message starts with this segment, as far as can be told from it and what came before.
+    /// Whether a message starts with this segment, as far as it and the bytes before it show.
     pub(super) fn starts(&self, segment: &Segment<'_>) -> bool {
         match self.state {
             State::Start => self.line.is_empty() && !segment.bytes.is_empty(),
@@ -190,14 +190,14 @@ impl Reader {
     /// So many bytes were lost.
     pub(super) fn lost(&mut self, bytes: u64, handler: &mut impl Handler) {
         self.skip_gap(bytes, false, handler);
-        // Of a request's body nobody waits for the end.
+        // The end of a request's body is not needed.
         if self.from == Sender::Client && self.is_blind() {
             self.end_unframed(handler);
             self.lose(GapKind::Lost, handler);
         }
     }
 
-    /// Takes a segment, whose loss was told before; returns how many of its captured bytes come after HTTP ended.
+    /// Takes a segment, whose loss was reported before; returns how many of its captured bytes follow the end of HTTP.
     pub(super) fn segment(&mut self, segment: &Segment<'_>, handler: &mut impl Handler) -> usize {
         self.restart(segment, handler);
         let mut input = segment.bytes;

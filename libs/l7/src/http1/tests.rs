@@ -17,7 +17,7 @@ fn step(direction: Direction, text: &str) -> Step {
     (direction, text.as_bytes().to_vec())
 }
 
-/// A server's view: what came in, what went out, alternately.
+/// A server's view: received and sent bytes, alternately.
 fn served(texts: &[&str]) -> Vec<Step> {
     texts
         .iter()
@@ -385,7 +385,7 @@ fn repeat(replay: &mut Replay, path: &str, status: u16, times: usize) {
     }
 }
 
-/// How often exchanges of this path and status came out.
+/// The number of exchanges of this path and status.
 fn count(replay: &Replay, path: &str, status: u16) -> usize {
     let wanted = format!(" {path} {status} ");
     replay.lines().iter().filter(|line| line.contains(&wanted)).count()

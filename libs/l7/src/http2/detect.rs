@@ -1,9 +1,9 @@
-//! Is this HTTP/2?
+//! Detection of HTTP/2.
 //!
-//! At its start the client's preface says so. In the middle of a connection both ends together have to be convincing:
-//! frames with a header block of the same stream on either end. Which of them is the request is said by the first field
-//! of a block where it is one of the static table; where all fields refer to the dynamic table, whose contents nobody
-//! knows who did not see its beginning, by what came first, and by a second block, the trailers of a response.
+//! At the start of a connection the client's preface shows it. In the middle of a connection both ends have to show
+//! frames with a header block of the same stream. Which of them is the request is said by the first field
+//! of a block where it is one of the static table; where all fields refer to the dynamic table, whose contents are
+//! unknown without the connection's beginning, by the order of the blocks, and by a second block, the trailers of a response.
 
 use crate::{
     http2::frame::{END_STREAM, HEADER_BYTES, Header, Kind, PAYLOAD_BYTES_DEFAULT, PREFACE},
@@ -60,7 +60,7 @@ fn sender(this: &Frames, peer: &Frames) -> Option<Sender> {
         };
         return Some(match (trailers(this), trailers(peer)) {
             (false, true) => Sender::Client,
-            // The other end has spoken of this stream before: it has opened the stream.
+            // The other end has sent a block of this stream before: it has opened the stream.
             _ => Sender::Server,
         });
     }

@@ -44,7 +44,7 @@ pub(crate) const ENTRY: Entry = Entry {
     offload: None,
 };
 
-/// Most bytes of a frame that are held when it is cut between segments.
+/// Most bytes of a frame that are buffered when it is cut between segments.
 const FRAME_BYTES_MAX: usize = HEADER_BYTES + (1 << 14);
 
 /// Most bytes of a header block that goes over several frames.

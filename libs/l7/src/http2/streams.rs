@@ -39,7 +39,7 @@ pub(super) struct Streams {
 /// How much of a connection was seen.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Began {
-    /// Nothing that would tell.
+    /// Nothing that shows it.
     #[default]
     Unknown,
     /// From its start.
@@ -67,10 +67,10 @@ struct Stream {
     damaged: bool,
 }
 
-/// What a stream carries, told by its content type.
+/// What a stream carries, by its content type.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Content {
-    /// The field that would tell is unknown, or has not come.
+    /// The content type is unknown, or was not sent yet.
     #[default]
     Unknown,
     Grpc,
@@ -256,7 +256,7 @@ impl Streams {
         }
     }
 
-    /// The frame with which an end closes its half of a stream has gone by.
+    /// The frame with which an end closes its half of a stream is complete.
     pub(super) fn end(&mut self, from: Sender, id: u32, at: Timestamp, cx: &mut ConnectionContext<'_>) {
         if from == Sender::Server
             && let Some(stream) = self.open.remove(id)

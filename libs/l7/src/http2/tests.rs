@@ -58,19 +58,19 @@ fn trailers(status: &str) -> Vec<u8> {
 const END: u8 = 5;
 const OPEN: u8 = 4;
 
-fn opening() -> Vec<Step> {
+fn handshake() -> Vec<Step> {
     vec![
         (Ingress, [PREFACE.to_vec(), settings()].concat()),
         (Egress, [settings(), frame(4, 1, 0, &[])].concat()),
     ]
 }
 
-fn with_opening(steps: &[Step]) -> Vec<Step> {
-    [opening(), steps.to_vec()].concat()
+fn with_handshake(steps: &[Step]) -> Vec<Step> {
+    [handshake(), steps.to_vec()].concat()
 }
 
 fn assert_exchanges(steps: &[Step], expected: &[&str]) {
-    let steps = with_opening(steps);
+    let steps = with_handshake(steps);
     let expected: Vec<String> = expected.iter().map(|line| format!("Server {line}")).collect();
     assert_eq!(play(detected(), &steps), expected);
     assert_same_at_every_cut(detected, &steps, &expected);
@@ -112,7 +112,7 @@ fn a_grpc_call_has_its_status_from_the_trailers() {
         ],
     );
     let mut replay = Replay::new(detected());
-    for (direction, bytes) in with_opening(&steps) {
+    for (direction, bytes) in with_handshake(&steps) {
         replay.part(direction, &bytes, bytes.len() as u64);
     }
     assert!(replay.exchanges.iter().all(|exchange| exchange.protocol == Protocol::Grpc));
@@ -238,7 +238,7 @@ fn joined_in_the_middle_what_is_unknown_is_other() {
 #[test]
 fn bodies_of_which_only_the_head_was_captured_keep_the_framing() {
     let mut replay = Replay::new(detected());
-    for (direction, bytes) in opening() {
+    for (direction, bytes) in handshake() {
         replay.part(direction, &bytes, bytes.len() as u64);
     }
     for id in [1, 3, 5] {
@@ -255,7 +255,7 @@ fn bodies_of_which_only_the_head_was_captured_keep_the_framing() {
 #[test]
 fn after_a_loss_frames_are_found_again_and_nothing_wrong_is_said() {
     let mut replay = Replay::new(detected());
-    for (direction, bytes) in opening() {
+    for (direction, bytes) in handshake() {
         replay.part(direction, &bytes, bytes.len() as u64);
     }
     replay.ingress(&frame(1, END, 1, &get("/a")));
@@ -273,7 +273,7 @@ fn after_a_loss_frames_are_found_again_and_nothing_wrong_is_said() {
 #[test]
 fn a_header_block_cut_by_the_capture_gives_what_it_showed() {
     let mut replay = Replay::new(detected());
-    for (direction, bytes) in opening() {
+    for (direction, bytes) in handshake() {
         replay.part(direction, &bytes, bytes.len() as u64);
     }
     let request = frame(1, END, 1, &[get("/a"), literal("cookie", &"x".repeat(100), true)].concat());
@@ -342,7 +342,7 @@ fn random_bytes_give_no_exchange() {
 
 #[test]
 fn mutations_and_losses_do_no_harm() {
-    let mut whole = opening();
+    let mut whole = handshake();
     for id in [1, 3, 5] {
         whole.push((Ingress, [frame(1, OPEN, id, &call("/a.B/c")), frame(0, 1, id, b"12345")].concat()));
         whole.push((Egress, [frame(1, OPEN, id, &[0x88]), frame(0, 0, id, b"12345")].concat()));
@@ -356,7 +356,7 @@ fn mutations_and_losses_do_no_harm() {
 fn frames_of_two_mebibytes_and_streams_near_the_end_are_followed() {
     for first in [1_u32, (1 << 24) + 1, (1 << 31) - 41] {
         let mut replay = Replay::new(detected());
-        for (direction, bytes) in opening() {
+        for (direction, bytes) in handshake() {
             replay.part(direction, &bytes, bytes.len() as u64);
         }
         for id in (first..first + 40).step_by(2) {

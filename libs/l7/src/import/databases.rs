@@ -1,4 +1,4 @@
-//! Answers of databases that someone else followed up to any byte at which they may stop.
+//! Answers of databases that the kernel followed up to any byte at which it may stop.
 
 use super::tests::{NOW, START, exchanges_of};
 use crate::{
@@ -11,7 +11,7 @@ use crate::{
     sql::name::statement_name,
 };
 
-/// A message of an answer, where others framing when it begins and when its header was seen, and whether they may stop in
+/// A message of an answer, the phase of the result when it begins and when its header was seen, and whether the kernel may stop in
 /// the middle of it.
 struct Message {
     bytes: Vec<u8>,
@@ -74,7 +74,7 @@ fn postgres_answer() -> Vec<Message> {
     ]
 }
 
-/// Every place in an answer at which others may stop, with the number of bytes before it.
+/// Every place in an answer at which the kernel may stop, with the number of bytes before it.
 fn places(answer: &[Message], header: usize) -> Vec<(DirectionState<'static>, usize)> {
     let mut places = Vec::new();
     let mut before = 0;
@@ -100,7 +100,7 @@ fn places(answer: &[Message], header: usize) -> Vec<(DirectionState<'static>, us
 }
 
 /// A connection on which one exchange was seen to its end.
-fn resting(protocol: Protocol, context: &mut ParserContext) -> Connection {
+fn idle_connection(protocol: Protocol, context: &mut ParserContext) -> Connection {
     let (request, response) = match protocol {
         Protocol::Mysql => (mysql(0, b"\x03SET x = 1"), mysql(1, b"\0\0\0\x02\0\0\0")),
         _ => (postgres(b'Q', b"SET x = 1\0"), [postgres(b'C', b"SET\0"), postgres(b'Z', b"I")].concat()),
@@ -115,7 +115,7 @@ fn resting(protocol: Protocol, context: &mut ParserContext) -> Connection {
 }
 
 #[test]
-fn an_answer_goes_on_wherever_it_stood() {
+fn an_answer_resumes_at_every_place() {
     let ready = postgres(b'Z', b"I");
     for (protocol, header, answer, end) in [
         (Protocol::Mysql, 5, mysql_answer(false), &[][..]),
@@ -125,7 +125,7 @@ fn an_answer_goes_on_wherever_it_stood() {
         let bytes: Vec<u8> = answer.iter().flat_map(|message| &message.bytes).chain(end).copied().collect();
         for (responses, cut) in places(&answer, header) {
             let mut context = ParserContext::new(Limits::default());
-            let mut connection = resting(protocol, &mut context);
+            let mut connection = idle_connection(protocol, &mut context);
             let name = statement_name(crate::sql::Dialect::Mysql, b"SELECT * FROM t");
             let waiting = [PendingRequest { request: &name, start: START, bytes: 77, head: false }];
             let resumed = ConnectionState {
@@ -171,8 +171,8 @@ fn what_is_taken_behind_an_answer_has_ended() {
         (Protocol::Postgresql, &postgres_query, postgres_answer()),
     ] {
         let mut context = ParserContext::new(Limits::default());
-        let mut connection = resting(protocol, &mut context);
-        let offsets = connection.idle_state().expect("rests").offsets;
+        let mut connection = idle_connection(protocol, &mut context);
+        let offsets = connection.idle_state().expect("idle").offsets;
         exchanges_of(&mut connection, offsets, &[(Direction::Ingress, query)], &mut context);
         // More rows than are captured.
         let head: Vec<u8> =
@@ -195,7 +195,7 @@ fn what_is_taken_behind_an_answer_has_ended() {
 #[test]
 fn a_command_goes_on_behind_its_header() {
     let mut context = ParserContext::new(Limits::default());
-    let mut connection = resting(Protocol::Mysql, &mut context);
+    let mut connection = idle_connection(Protocol::Mysql, &mut context);
     let requests = DirectionState {
         framing: FramingState::CommandHeader(16),
         bytes: 4,
@@ -279,13 +279,13 @@ fn statements_are_called_as_parsed_ones() {
 #[test]
 fn prepared_statements_are_told_once_until_the_connection_comes_back() {
     let mut context = ParserContext::new(Limits::default());
-    let mut connection = resting(Protocol::Mysql, &mut context);
-    let told = |connection: &mut Connection, context: &ParserContext| {
-        let mut told = Vec::new();
+    let mut connection = idle_connection(Protocol::Mysql, &mut context);
+    let exported = |connection: &mut Connection, context: &ParserContext| {
+        let mut statements = Vec::new();
         connection.export_statements(|id, operation, table| {
-            told.push((id, context.name(operation).to_owned(), context.name(table).to_owned()));
+            statements.push((id, context.name(operation).to_owned(), context.name(table).to_owned()));
         });
-        told
+        statements
     };
     let prepare = mysql(0, b"\x16SELECT a FROM t");
     let prepared = mysql(1, b"\0\x07\0\0\0\0\0\0\0\0\0\0");
@@ -302,8 +302,8 @@ fn prepared_statements_are_told_once_until_the_connection_comes_back() {
     assert_eq!((context.name(one.operation), context.name(one.resource)), ("SELECT", "t"));
     assert!(connection.idle_state().is_some());
     let expected = [(7, "SELECT".to_owned(), "t".to_owned())];
-    assert_eq!(told(&mut connection, &context), expected);
-    assert_eq!(told(&mut connection, &context), []);
+    assert_eq!(exported(&mut connection, &context), expected);
+    assert_eq!(exported(&mut connection, &context), []);
     let resumed = ConnectionState {
         protocol: Protocol::Mysql,
         side: Side::Server,
@@ -313,5 +313,5 @@ fn prepared_statements_are_told_once_until_the_connection_comes_back() {
         pending: &[],
     };
     connection.resume(ScopeId(1), &resumed, &mut context);
-    assert_eq!(told(&mut connection, &context), expected);
+    assert_eq!(exported(&mut connection, &context), expected);
 }

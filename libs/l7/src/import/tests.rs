@@ -1,3 +1,5 @@
+//! Import of the kernel's exchanges and connections of HTTP/1 and Redis.
+
 use crate::{
     Chunk, Connection, Direction, ErrorClass, Exchange, Limits, ParserContext, Protocol, ScopeId, Side,
     Status, Symbol, Timestamp,

@@ -144,7 +144,7 @@ pub(super) fn name(code: i16) -> Option<&'static str> {
     NAMES.get(index).copied()
 }
 
-/// Whose fault it is. What a group's members are told in the course of every rebalance is nobody's.
+/// Whose fault it is. The codes that a group's members get in the course of every rebalance are no failures.
 pub(super) fn class(code: i16) -> ErrorClass {
     match code {
         // None, REBALANCE_IN_PROGRESS, MEMBER_ID_REQUIRED.

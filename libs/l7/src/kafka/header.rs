@@ -1,4 +1,4 @@
-//! Frames: a length, a header with a correlation id, a body. And: is this Kafka?
+//! Frames (a length, a header with a correlation id, a body), and detection of Kafka by them.
 
 use crate::{
     kafka::{
@@ -11,10 +11,10 @@ use crate::{
 /// Length field before a message, bytes.
 pub(super) const PREFIX: usize = 4;
 
-/// Largest message believed, bytes; a broker's own default limit is 100 MiB (`socket.request.max.bytes`).
+/// Largest message accepted, bytes; a broker's own default limit is 100 MiB (`socket.request.max.bytes`).
 const MESSAGE_MAX: usize = 256 << 20;
 
-/// Versions beyond the table's that are believed: clients are newer than this.
+/// Versions beyond the table's that are accepted: clients are newer than this.
 const NEWER: i16 = 3;
 
 /// Requests up to this size are wanted whole before a connection is taken for Kafka, bytes.
@@ -145,13 +145,13 @@ pub(super) fn match_message(bytes: &[u8]) -> MessageMatch {
     match end {
         _ if !sensible(&found) => MessageMatch::No,
         End::At(end) if whole && named && header.body.len() == end => MessageMatch::Request,
-        // Clients without a name are believed when they ask what one asks first.
+        // Clients without a name are accepted with a request that clients send first.
         End::At(end)
             if alone && header.body.len() == end && matches!(header.key, METADATA | API_VERSIONS) =>
         {
             MessageMatch::Perhaps(header.correlation)
         }
-        // Nothing tells its body from any other: the answer has to.
+        // Its body is like any other: the answer decides.
         End::Open if alone && named => MessageMatch::Perhaps(header.correlation),
         End::Open if !whole && named => MessageMatch::Cut,
         // Of a large one, mostly records, a topic must be there.

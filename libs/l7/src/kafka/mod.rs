@@ -72,7 +72,7 @@ struct Waiting {
     version: i16,
     subject: Subject,
     /// How long the server may wait before it answers, nanoseconds.
-    patience: u64,
+    max_wait_ns: u64,
     /// In the order of the requests.
     number: u64,
 }
@@ -169,20 +169,20 @@ impl Kafka {
         };
         let (found, _) = header::body(header);
         let mut subject = subject(&found, cx);
-        let mut patience = 0;
+        let mut max_wait_ns = 0;
         if header.key == FETCH {
             if let Some(epoch) = found.epoch {
                 subject = self.in_session(epoch, subject);
             }
             if found.min_bytes > 0 {
-                patience = u64::try_from(found.max_wait).unwrap_or(0) * 1_000_000;
+                max_wait_ns = u64::try_from(found.max_wait).unwrap_or(0) * 1_000_000;
             }
         }
         self.number += 1;
         let resource = Resource::Name(Symbol::NONE);
         let request = Request { operation, resource, start: at, bytes };
         let number = self.number;
-        let waiting = Waiting { request, api, version: header.version, subject, patience, number };
+        let waiting = Waiting { request, api, version: header.version, subject, max_wait_ns, number };
         if header.key == PRODUCE && found.acks == Some(0) {
             self.one_way = Some(waiting);
         } else if self
@@ -316,7 +316,7 @@ fn emit(waiting: &Waiting, outcome: &Outcome, cx: &mut ConnectionContext<'_>) {
     let mut request = waiting.request;
     let mut outcome = *outcome;
     let took = outcome.end.since(request.start);
-    let in_time = waiting.patience > 0 && took <= waiting.patience.saturating_add(POLL_SLACK_NS);
+    let in_time = waiting.max_wait_ns > 0 && took <= waiting.max_wait_ns.saturating_add(POLL_SLACK_NS);
     if in_time && matches!(outcome.error, ErrorClass::None | ErrorClass::NoResponse) {
         request.operation = cx.word("Fetch (long poll)");
         outcome.error = ErrorClass::None;

@@ -79,7 +79,7 @@ pub(super) fn is_request(bytes: &[u8]) -> bool {
     let start = HEADER + usize::from(header.extras);
     let key = bytes.get(start..).unwrap_or_default();
     let key = key.get(..usize::from(header.key)).unwrap_or(key);
-    // The virtual bucket is of a protocol that never came.
+    // The virtual bucket belongs to a protocol that was never released.
     bytes.get(6..8) == Some(&[0, 0])
         && (values || header.body == known)
         && !key.iter().any(|b| b.is_ascii_control() || *b == b' ')
@@ -267,7 +267,7 @@ impl Binary {
     fn lose(&mut self, cx: &mut ConnectionContext<'_>) {
         cx.count_gap();
         self.answering = None;
-        // Answers name their command, so those that wait may still be found; a quiet one cannot be told from a lost one.
+        // Answers name their command, so those that wait may still be found; a quiet one cannot be distinguished from a lost one.
         while self.waiting.drain_one().is_some() {
             cx.unparsed();
         }

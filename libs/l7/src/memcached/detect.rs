@@ -1,4 +1,4 @@
-//! Is this Memcached? A storage command with its four fields, or a command with a fitting answer, of either protocol.
+//! Detection of Memcached: a storage command with its four fields, or a command with a fitting answer, of either protocol.
 
 use crate::{
     memcached::{binary, text},

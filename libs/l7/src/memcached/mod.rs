@@ -245,7 +245,7 @@ impl Text {
         Step::Next
     }
 
-    /// A line came that may be the last of an answer.
+    /// A line that may be the last of an answer.
     fn answered(&mut self, word: &[u8], at: Timestamp, cx: &mut ConnectionContext<'_>) {
         while let Some(&front) = self.waiting.front() {
             let silent =
@@ -296,7 +296,7 @@ impl Text {
     }
 }
 
-/// The fault that an answer's first word stands for (memcached: doc/protocol.txt, "Error strings").
+/// The error class of an answer's first word (memcached: doc/protocol.txt, "Error strings").
 pub(crate) fn error_class(word: &[u8]) -> ErrorClass {
     match word {
         b"ERROR" | b"CLIENT_ERROR" => ErrorClass::Client,

@@ -5,7 +5,7 @@ use crate::memcached::Expect;
 /// Longest key, bytes (memcached: `KEY_MAX_LENGTH`).
 const KEY_MAX: usize = 250;
 
-/// Largest value believed: memcached's own upper bound of `-I` is 1 GiB.
+/// Largest value accepted: memcached's own upper bound of `-I` is 1 GiB.
 const VALUE_MAX: u64 = 1 << 30;
 
 /// A request line.

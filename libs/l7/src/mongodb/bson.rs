@@ -20,7 +20,7 @@ pub(super) enum Fault {
     Bad,
 }
 
-/// Longest name of an element that is believed, bytes.
+/// Longest name of an element that is accepted, bytes.
 const NAME_MAX: usize = 256;
 
 /// A document's length, and its elements.
@@ -192,7 +192,7 @@ mod tests {
         for cut in 4..bytes.len() {
             let (_, elements) = document(&bytes[..cut]).expect("a document");
             let last = elements.last();
-            // Nothing but its end tells a cut document from a whole one.
+            // Only its end distinguishes a cut document from a whole one.
             assert!(matches!(last, Some(Err(Fault::Cut))) || cut == 4, "{cut}: {last:?}");
         }
         let mut bad = bytes.clone();

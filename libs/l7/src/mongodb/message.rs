@@ -1,4 +1,4 @@
-//! Messages (MongoDB manual: wire protocol), and: is this MongoDB?
+//! Messages (MongoDB manual: wire protocol), and detection of MongoDB by them.
 
 use crate::{
     mongodb::bson::{self, Elements, Fault, Value},

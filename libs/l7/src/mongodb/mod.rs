@@ -1,11 +1,15 @@
-//! MongoDB: `OP_MSG`, and the older `OP_QUERY` by which drivers still say hello.
+//! MongoDB: `OP_MSG`, and the older `OP_QUERY` with which drivers still begin.
+//!
+//! ```text
+//! Segment → Framer (one per direction) → message, command → by the request's id → Exchange
+//! ```
 //!
 //! - Operation: the command (`find`, `insert`, `aggregate`, …). Resource: the collection, when the command is about
 //!   one.
 //! - Status: the error's code (`ok: 0`, or the first write error); none for success. When an answer's end was not
-//!   captured and nothing before it said otherwise, it was a success: errors say so first.
-//! - Paired by the request's id. A write that asks for no answer is over with its last byte. Of an exhaust cursor's
-//!   answers the first one ends the exchange; those that come unasked answer nothing.
+//!   captured and nothing before it shows an error, it was a success: an error is at the start of its answer.
+//! - Paired by the request's id. A write without an answer ends with its last byte. Of an exhaust cursor's
+//!   answers the first one ends the exchange; the others answer nothing.
 //! - Compressed messages (`OP_COMPRESSED`) are paired as well; what they are about is not known.
 //!
 //! Documents, filters and credentials do not leave this module.
@@ -111,7 +115,7 @@ impl Mongodb {
                 if begun.is_some() {
                     cx.unparsed();
                 }
-                // What is missing may have held any of the answers.
+                // Any of the answers may be among the missing bytes.
                 while from == Sender::Server && self.waiting.pop_oldest_if(|_| true).is_some() {
                     cx.unparsed();
                 }

@@ -202,7 +202,7 @@ fn both_ends_are_recognised() {
     for (bytes, sender) in [(command(7, "find", "orders"), Sender::Client), (fine(8, 7), Sender::Server)] {
         assert_eq!(detect(&bytes), Detection::Yes(sender));
         for cut in 1..bytes.len() {
-            // The first element tells.
+            // The first element decides.
             let detection = detect(&bytes[..cut]);
             assert!(
                 detection == Detection::More || cut > 26 && detection == Detection::Yes(sender),

@@ -1,4 +1,4 @@
-//! What the server says: how the login goes on, and the answers.
+//! What the server sends: its part of the login, and the answers.
 
 use crate::{
     Protocol, Symbol, Timestamp,
@@ -69,7 +69,7 @@ impl Mysql {
                 }
             }
         } else if head.resync {
-            // Within an answer nothing tells where a packet starts.
+            // Within an answer nothing marks where a packet starts.
             return Step::Lost;
         }
         let Some(answer) = &mut self.answer else { return Step::Lost };
@@ -179,7 +179,7 @@ impl Mysql {
     }
 }
 
-/// A server that ends a connection says so without being asked, as packet 0.
+/// A server that ends a connection says so without a request, as packet 0.
 fn is_farewell(header: Header, payload: &[u8]) -> bool {
     header.sequence == 0 && wire::failure(payload).is_some()
 }

@@ -1,4 +1,4 @@
-//! What a client can ask for, and what shape the answer has.
+//! The commands of a client, and the shape of their answers.
 
 use crate::mysql::wire::{lenenc, u16_at};
 
@@ -96,7 +96,7 @@ const ATTRIBUTES_MAX: u64 = 64;
 /// The statement of a `COM_QUERY`, behind its first byte and any query attributes (`CLIENT_QUERY_ATTRIBUTES`). Empty
 /// when the capture ends before it.
 ///
-/// Attributes start with their number and the number of their sets, always 1: a byte with which no statement goes on.
+/// Attributes start with their number and the number of their sets, always 1: a byte that continues no statement.
 pub(super) fn statement(text: &[u8]) -> &[u8] {
     let Some((count, rest)) = lenenc(text) else { return text };
     let Some(rest) = rest.strip_prefix(&[1]) else { return text };

@@ -1,4 +1,4 @@
-//! Is this MySQL? A server's greeting, a client's handshake response, or, joined in the middle, a command that nothing
+//! Detection of MySQL: a server's greeting, a client's handshake response, or, joined in the middle, a command that nothing
 //! else looks like: a statement with a known verb, the execution of a prepared one, a ping that was answered.
 
 use crate::{

@@ -1,4 +1,4 @@
-//! What the client says: the login, commands, files.
+//! What the client sends: the login, commands, files.
 
 use crate::{
     NameKind, Symbol,

@@ -12,7 +12,7 @@
 //! - All results of a statement belong to its exchange, as does the file that `LOAD DATA LOCAL` sends.
 //! - Where the capture of a long answer is cut, its end is recognised by its last packet, or is the last byte before the
 //!   next command: this protocol's clients wait for it.
-//! - TLS is handed to its own parser; compressed connections and replication streams are left alone.
+//! - TLS is handed to its own parser; compressed connections and replication streams are ignored.
 //!
 //! Only the statement's verb, its table and the error number leave this module.
 
@@ -53,7 +53,7 @@ pub(crate) const ENTRY: Entry = Entry {
 /// Bytes of a packet that are looked at.
 const HEAD_MAX: usize = 4096;
 
-/// An answer of which the end was not captured has ended when nothing came for so long, nanoseconds.
+/// An answer of which the end was not captured has ended after this time without bytes, nanoseconds.
 const PAUSE: u64 = 2_000_000_000;
 
 /// Most prepared statements that are remembered on one connection.
@@ -114,7 +114,7 @@ enum AnswerFraming {
 /// What the packet of the server that is going by says about the login.
 #[derive(Clone, Copy, Debug, Default)]
 enum LoginPacket {
-    /// Nothing: the login goes on, or is over.
+    /// Nothing: the login continues, or is over.
     #[default]
     Continues,
     /// The client is let in.
@@ -136,7 +136,7 @@ enum PacketRole {
     /// The first packet of a message.
     #[default]
     First,
-    /// It goes on with the message of the packet before, which had the largest length.
+    /// It continues the message of the packet before, which had the largest length.
     Continuation,
     /// Contents of a file that the client sends.
     File,
@@ -155,7 +155,7 @@ enum Next {
     /// Packets.
     #[default]
     Packets,
-    /// The packet that is going by asks for TLS.
+    /// The current packet requests TLS.
     TlsRequested,
     /// TLS.
     Tls,
@@ -279,7 +279,7 @@ impl Parser for Mysql {
     }
 
     fn offload_accepted(&mut self, cx: &mut ConnectionContext<'_>) {
-        self.hand_over(cx);
+        self.prepare_offload(cx);
     }
 
     fn resume(&mut self, resumed: &ConnectionState<'_>, cx: &mut ConnectionContext<'_>) -> bool {
@@ -382,7 +382,7 @@ impl Mysql {
         }
     }
 
-    /// The client goes on: the answer whose end was not captured has ended.
+    /// The client sends the next command: the answer whose end was not captured has ended.
     fn finish_truncated(&mut self, cx: &mut ConnectionContext<'_>) {
         if self.is_truncated() {
             self.finish_by_tail(End::default(), cx);

@@ -1,4 +1,4 @@
-//! What someone else followed of MySQL: commands and answers by name, and where a connection stands.
+//! Import of what the kernel followed of MySQL: commands and answers by name, and the state of a connection.
 
 use crate::{
     ErrorClass, NameKind, Protocol, Status, Symbol,
@@ -50,7 +50,7 @@ fn words(name: &[u8], cx: &mut ConnectionContext<'_>) -> (Symbol, Symbol, Shape)
 }
 
 impl Mysql {
-    /// Whether nothing is under way, and what was asked last can be followed elsewhere.
+    /// Whether no request is in flight, and the kernel can follow the connection.
     pub(super) fn is_between_exchanges(&self) -> bool {
         self.phase == Phase::Commands
             && self.is_aligned()
@@ -64,8 +64,8 @@ impl Mysql {
             && [&self.client, &self.server].iter().all(|framer| !framer.in_message() && !framer.is_lost())
     }
 
-    /// Someone else goes on where the client asks next: an answer whose end was not captured has ended.
-    pub(super) fn hand_over(&mut self, cx: &mut ConnectionContext<'_>) {
+    /// The kernel continues with the client's next request: an answer whose end was not captured has ended.
+    pub(super) fn prepare_offload(&mut self, cx: &mut ConnectionContext<'_>) {
         self.finish_truncated(cx);
         self.drop_waiting(cx);
         (self.client, self.server) = Default::default();
@@ -74,9 +74,9 @@ impl Mysql {
         self.pairing = Pairing::Aligned;
     }
 
-    /// Goes on where someone else stopped, who took over when it [rested](Self::rests).
+    /// Resumes where the kernel stopped, which followed the connection since it [was idle](Parser::is_idle).
     pub(super) fn resume_from(&mut self, resumed: &ConnectionState<'_>, cx: &mut ConnectionContext<'_>) {
-        // Who followed it has forgotten them, or not.
+        // The kernel may have dropped them: each is exported again.
         self.statements.for_each_mut(|statement| statement.exported = false);
         for waiting in resumed.pending {
             cx.message();
@@ -126,7 +126,7 @@ impl Mysql {
         self.say(Sender::Server, buffered.bytes(), resumed, cx);
     }
 
-    /// Bytes that someone else has seen.
+    /// Bytes that the kernel has seen.
     fn say(
         &mut self,
         from: Sender,

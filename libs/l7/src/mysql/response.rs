@@ -39,7 +39,7 @@ pub(super) enum Stage {
     LastEof,
 }
 
-/// What an answer came to.
+/// The result of an answer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct End {
     /// Why it failed.
@@ -48,7 +48,7 @@ pub(super) struct End {
     pub(super) prepared: Option<u32>,
 }
 
-/// How an answer goes on.
+/// How an answer continues.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Progress {
     /// With another packet.
@@ -90,7 +90,7 @@ impl Response {
     }
 
     /// Takes the next packet. `deprecated` says whether `CLIENT_DEPRECATE_EOF` was agreed on; it is found out here
-    /// when nobody knew.
+    /// when that is unknown.
     pub(super) fn packet(
         &mut self,
         payload: &[u8],
@@ -247,7 +247,7 @@ impl Response {
             (1, 1..) if deprecated == Some(true) => Stage::Definitions(0, columns),
             (1, 1..) => Stage::BehindParameters(columns),
             (0, 2..) => Stage::Definitions(0, columns - 1),
-            // The last. When nobody knows whether an EOF follows, the parser passes over one that does.
+            // The last. When it is unknown whether an EOF follows, the parser passes over one that does.
             _ if deprecated == Some(false) => Stage::LastEof,
             _ => return self.ends(),
         };

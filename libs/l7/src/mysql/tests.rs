@@ -209,7 +209,7 @@ fn preparing_without_parameters_or_columns() {
             "Server DELETE t - None 14/11",
         ];
         after_login(capabilities, &steps, &expected);
-        // Joined in the middle nobody knows whether an EOF follows the definitions; it is not the exchange's then.
+        // Joined in the middle it is unknown whether an EOF follows the definitions; it is not the exchange's then.
         let mut lines = play(connection(), &steps);
         for line in &mut lines {
             line.truncate(line.find('/').unwrap());

@@ -6,7 +6,7 @@
 /// Bytes before a packet's payload: its length (3), its sequence number (1).
 pub(super) const HEADER_BYTES: usize = 4;
 
-/// A payload of this length goes on in the next packet.
+/// A payload of this length continues in the next packet.
 pub(super) const PAYLOAD_MAX: usize = 0xff_ffff;
 
 /// Capability flags (`include/mysql_com.h`).
@@ -138,7 +138,7 @@ pub(super) fn greeting(payload: &[u8], length: usize) -> PacketMatch<u32> {
 pub(super) struct Hello {
     /// Its capabilities.
     pub(super) capabilities: u32,
-    /// It stops here and goes on in TLS.
+    /// It stops here and continues in TLS.
     pub(super) tls: bool,
 }
 

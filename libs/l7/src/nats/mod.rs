@@ -1,11 +1,15 @@
 //! NATS: publications, requests and deliveries.
 //!
+//! ```text
+//! Segment → LineReader (one per direction) → wire: command → requests and pulls by their inbox → Exchange
+//! ```
+//!
 //! - `REQUEST`: a publication whose answer comes to an inbox that this connection subscribed; it lasts until the
 //!   answer is here.
 //! - `PUB`: any other publication. The protocol answers none: it is over when its last byte moved.
 //! - `MSG`: a delivery that answers no request; over likewise.
 //!
-//! The server speaks first (`INFO {…}`). The resource is the converged subject. Payloads and headers go past by length.
+//! The server speaks first (`INFO {…}`). The resource is the converged subject. Payloads and headers are skipped by length.
 
 #[cfg(test)]
 mod tests;
@@ -317,7 +321,7 @@ pub(crate) fn status_class(code: u16) -> ErrorClass {
     }
 }
 
-/// A request that nobody answered; a pull has waited in vain, as it may.
+/// A request without an answer; of a pull that is no failure.
 fn unanswered(waiting: &Waiting, now: Timestamp, cx: &mut ConnectionContext<'_>) {
     let outcome = if waiting.pull { Outcome { end: now, ..NOT_ANSWERED } } else { Outcome::none(now) };
     cx.emit(Protocol::Nats, &waiting.request, &outcome);

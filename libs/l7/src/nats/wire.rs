@@ -1,6 +1,6 @@
 //! NATS' protocol lines (docs.nats.io: reference, client protocol).
 
-/// Largest payload believed; the server's own default limit is 1 MiB, its hard one 64 MiB.
+/// Largest payload accepted; the server's own default limit is 1 MiB, its hard one 64 MiB.
 const PAYLOAD_MAX: u64 = 64 << 20;
 
 /// A line that matters.

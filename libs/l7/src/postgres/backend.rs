@@ -1,4 +1,4 @@
-//! What the server says: how the first in line goes on, and ends.
+//! What the server sends: the progress and the end of the first item in line.
 
 use crate::{
     Protocol, Symbol, Timestamp,
@@ -32,7 +32,7 @@ impl Postgres {
         if head.resync {
             self.server_position = before;
             if self.response == ResponseState::Truncated {
-                // Within an answer nothing tells where a message starts.
+                // Within an answer nothing marks where a message starts.
                 return Step::Lost;
             }
         }
@@ -162,7 +162,7 @@ impl Postgres {
         }
     }
 
-    /// Gives out a statement of a simple query, and goes on to the next.
+    /// Emits a statement of a simple query; the next one is current.
     fn advance(&mut self, cx: &mut ConnectionContext<'_>) {
         let (Some(completion), Some(mut item)) = (self.completion.take(), self.line.pop_front()) else {
             return;

@@ -1,4 +1,4 @@
-//! Is this PostgreSQL? A startup message, a server's first answer, or, joined in the middle, a query with a known verb
+//! Detection of PostgreSQL: a startup message, a server's first answer, or, joined in the middle, a query with a known verb
 //! or a whole batch of the extended protocol.
 
 use crate::{
@@ -13,7 +13,7 @@ const VERB_MAX: usize = 160;
 /// First bytes of a statement that are checked to be text.
 const TEXT_CHECKED: usize = 24;
 
-/// Longest name of a statement or portal that is believed here, bytes (`NAMEDATALEN` is 64).
+/// Longest name of a statement or portal that is accepted here, bytes (`NAMEDATALEN` is 64).
 const NAME_MAX: usize = 64;
 
 /// What a server says when it has let a client in: authentication is over, and a first parameter.
@@ -55,7 +55,7 @@ fn startup(bytes: &[u8], total: u64) -> Detection {
     if total < u64::from(length) { Detection::More } else { Detection::No }
 }
 
-/// What a client asks.
+/// What a client sends.
 fn request(bytes: &[u8], total: u64) -> Detection {
     if !matches!(bytes.first(), Some(b'Q' | b'P' | b'B' | b'E' | b'D' | b'C')) {
         return Detection::No;

@@ -1,4 +1,4 @@
-//! What the client says: statements, in the order in which the server will answer them.
+//! What the client sends: statements, in the order in which the server will answer them.
 
 use std::collections::VecDeque;
 use std::collections::hash_map::DefaultHasher;

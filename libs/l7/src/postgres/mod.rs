@@ -1,11 +1,11 @@
 //! PostgreSQL: one exchange per statement, simple and extended protocol.
 //!
 //! ```text
-//! Segment → Framer (one per direction) → frontend: Item in line → backend: what it came to → Exchange
+//! Segment → Framer (one per direction) → frontend: Item in line → backend: its result → Exchange
 //! ```
 //!
 //! - The operation is the statement's, or the one that the server's command tag names. An `Execute` resolves to what
-//!   was parsed, through its portal and named statement; both are remembered within bounds. One that goes on with a
+//!   was parsed, through its portal and named statement; both are remembered within bounds. One that continues a
 //!   suspended portal is `FETCH`; a `Parse` that nothing executes in the same batch is `PREPARE`.
 //! - Each statement of a simple query is an exchange of its own, from the query's first byte.
 //! - The last statement before a `Sync`, and of a simple query, lasts until the server is ready again: the transaction
@@ -15,7 +15,7 @@
 //! - `COPY` is one exchange with all its data. Notices, notifications and parameters answer nothing.
 //! - Where the capture of a long answer is cut, its end is recognised by its last bytes, or is the last byte before the
 //!   next request: a client that does not pipeline waits for it.
-//! - TLS is handed to its own parser; GSSAPI encryption, cancellations and replication are left alone.
+//! - TLS is handed to its own parser; GSSAPI encryption, cancellations and replication are ignored.
 //!
 //! Only the statement's verb, its table and the SQLSTATE leave this module.
 
@@ -67,13 +67,13 @@ const STATEMENTS_MAX: usize = 512;
 /// Most named portals that are remembered on one connection.
 const PORTALS_MAX: usize = 64;
 
-/// Most statements of a simple query that are told apart by their text.
+/// Most statements of a simple query that are distinguished by their text.
 const FURTHER_MAX: usize = 32;
 
 /// Stands for an SQLSTATE that was not captured.
 const UNKNOWN_STATE: [u8; 5] = [0; 5];
 
-/// An answer of which the end was not captured has ended when nothing came for so long, nanoseconds.
+/// An answer of which the end was not captured has ended after this time without bytes, nanoseconds.
 const PAUSE: u64 = 2_000_000_000;
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -81,7 +81,7 @@ enum Phase {
     /// Nothing is known.
     #[default]
     Start,
-    /// The client asked for encryption.
+    /// The client requested encryption.
     Encryption,
     /// The client has sent its startup message.
     Login,
@@ -123,7 +123,7 @@ struct Item {
     further: VecDeque<Statement>,
 }
 
-/// What a statement came to, when it may last a little longer.
+/// The result of a statement, when it may last a little longer.
 #[derive(Clone, Copy, Debug)]
 struct Completion {
     state: Option<[u8; 5]>,
@@ -235,7 +235,7 @@ struct Postgres {
     answer_bytes: u64,
     answer_start: u64,
     execution: Execution,
-    /// An error that came before what caused it was complete.
+    /// An error that was sent before its cause was complete.
     early: Option<([u8; 5], Timestamp)>,
     client_data: ClientData,
     pairing: Pairing,
@@ -286,7 +286,7 @@ impl Parser for Postgres {
     }
 
     fn offload_accepted(&mut self, cx: &mut ConnectionContext<'_>) {
-        self.hand_over(cx);
+        self.prepare_offload(cx);
     }
 
     fn resume(&mut self, resumed: &ConnectionState<'_>, cx: &mut ConnectionContext<'_>) -> bool {
@@ -315,7 +315,7 @@ impl Parser for Postgres {
     }
 }
 
-/// How bytes came to be missing that a segment's framing cannot account for.
+/// Why bytes are missing that a segment's framing cannot account for.
 fn gap_kind(segment: &Segment<'_>) -> GapKind {
     if segment.gap > 0 { GapKind::Lost } else { GapKind::Truncated }
 }
@@ -394,12 +394,12 @@ impl Postgres {
         self.server = framer;
     }
 
-    /// The answer to a message's end: whether to go on.
+    /// The result at a message's end: whether to continue.
     fn go_on(&self) -> Step {
         if self.next == Next::Messages { Step::Lost } else { Step::Stop }
     }
 
-    /// Gives out what the first statement of an item came to.
+    /// Emits the exchange of an item's first statement.
     fn emit(&mut self, item: &Item, completion: Completion, cx: &mut ConnectionContext<'_>) {
         let (status, error) = match completion.state {
             Some(state) => failure(state, cx),

@@ -1,4 +1,4 @@
-//! What someone else followed of PostgreSQL: simple queries by name, and where a connection stands.
+//! Import of what the kernel followed of PostgreSQL: simple queries by name, and the state of a connection.
 
 use crate::{
     ErrorClass, NameKind, Protocol, Status, Symbol,
@@ -41,11 +41,11 @@ fn words(name: &[u8], cx: &mut ConnectionContext<'_>) -> Option<(Option<Symbol>,
     Some((operation, cx.name(NameKind::Table, table)))
 }
 
-/// A query that stands for one that someone else has seen.
+/// In place of a query that the kernel has seen.
 const QUERY: &[u8] = b"Q\0\0\0\x0dSELECT 1\0";
 
 impl Postgres {
-    /// Whether nothing is under way, and what was asked last can be followed elsewhere.
+    /// Whether no request is in flight, and the kernel can follow the connection.
     pub(super) fn is_between_exchanges(&self) -> bool {
         self.phase == Phase::Commands
             && self.pairing == Pairing::Aligned
@@ -65,8 +65,8 @@ impl Postgres {
             && [&self.client, &self.server].iter().all(|framer| !framer.in_message() && !framer.is_lost())
     }
 
-    /// Someone else goes on where the client asks next: an answer whose end was not captured has ended.
-    pub(super) fn hand_over(&mut self, cx: &mut ConnectionContext<'_>) {
+    /// The kernel continues with the client's next request: an answer whose end was not captured has ended.
+    pub(super) fn prepare_offload(&mut self, cx: &mut ConnectionContext<'_>) {
         self.finish_truncated(cx);
         self.drop_line(cx);
         (self.client, self.server) = Default::default();
@@ -77,7 +77,7 @@ impl Postgres {
         self.pairing = Pairing::Aligned;
     }
 
-    /// Goes on where someone else stopped, who took over when it [rested](Self::rests).
+    /// Resumes where the kernel stopped, which followed the connection since it [was idle](Parser::is_idle).
     pub(super) fn resume_from(&mut self, resumed: &ConnectionState<'_>, cx: &mut ConnectionContext<'_>) {
         for waiting in resumed.pending {
             self.say(Sender::Client, QUERY, resumed, cx);
@@ -105,7 +105,7 @@ impl Postgres {
             self.answer_bytes = bytes;
         }
         if left > 0 {
-            // Its header was counted already. Data to copy may be of any length, and says nothing.
+            // Its header was counted already. Data to copy may be of any length, and is not read.
             self.answer_bytes = bytes.saturating_sub(HEADER_BYTES as u64);
             let length = u32::try_from(left + 4).unwrap_or(u32::MAX).to_be_bytes();
             self.say(Sender::Server, &[&b"d"[..], &length].concat(), resumed, cx);
@@ -113,7 +113,7 @@ impl Postgres {
         self.say(Sender::Server, buffered.bytes(), resumed, cx);
     }
 
-    /// Bytes that someone else has seen.
+    /// Bytes that the kernel has seen.
     fn say(
         &mut self,
         from: Sender,

@@ -8,7 +8,7 @@ use crate::sql;
 /// Bytes before a message's content: its type (1), its length (4) without the type.
 pub(super) const HEADER_BYTES: usize = 5;
 
-/// Longest message believed, bytes (a field value's limit).
+/// Longest message accepted, bytes (a field value's limit).
 const LENGTH_MAX: u32 = 1 << 30;
 
 /// Longest startup message (`MAX_STARTUP_PACKET_LENGTH`).
@@ -30,7 +30,7 @@ pub(super) fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
 }
 
 /// The startup message that these bytes start with: its kind and length. `None` when they are something else; fewer
-/// than eight bytes are to be asked about with [`may_be_startup`].
+/// than eight bytes are to be checked with [`may_be_startup`].
 pub(super) fn startup(bytes: &[u8]) -> Option<(Startup, u32)> {
     let (length, code) = (u32_at(bytes, 0)?, u32_at(bytes, 4)?);
     let kind = match (code, length) {

@@ -298,7 +298,7 @@ pub(super) fn begins(start: &[u8]) -> bool {
 }
 
 /// Elements of a command with its name: exactly so many, or at least so many where the number is negative (Redis 7.4,
-/// `COMMAND INFO`). Of others any number is believed.
+/// `COMMAND INFO`). Of other commands any number is accepted.
 const ARITIES: &[(&str, i8)] = &[
     ("ACL", -2),
     ("APPEND", 3),

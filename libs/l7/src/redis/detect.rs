@@ -1,8 +1,8 @@
-//! Is this Redis? A command array, or an inline command that was answered as Redis answers.
+//! Detection of Redis: a command array, or an inline command that was answered as Redis answers.
 //!
 //! Both ends send arrays of bulk strings, and the first string of a reply may be a command's name (`type`, `set`). So an
 //! array alone is proof of a client only if the name is in capitals, as data hardly ever is, and has as many arguments as
-//! the command takes. Otherwise the other end decides, which says something that only it can say.
+//! the command takes. Otherwise the other end decides: it sends something that only its role sends.
 
 use crate::{
     parser::{Detection, Prefix, Sender},
@@ -12,7 +12,7 @@ use crate::{
     },
 };
 
-/// Most arguments that are believed of a command by which a connection is recognised.
+/// Most arguments that are accepted of a command by which a connection is recognised.
 const ARGUMENTS_MAX: u64 = 1 << 20;
 
 pub(super) fn detect(prefix: &Prefix<'_>) -> Detection {
@@ -52,7 +52,7 @@ fn array_by_both_ends(prefix: &Prefix<'_>, certainty: Certainty) -> Detection {
     match request(prefix.peer) {
         (Detection::Yes(_), of_peer) if of_peer < certainty => Detection::Yes(Sender::Client),
         (Detection::Yes(_), of_peer) if of_peer > certainty => Detection::Yes(Sender::Server),
-        // Either end may be the client: a later message tells.
+        // Either end may be the client: a later message decides.
         (Detection::Yes(_), _) => Detection::No,
         _ if inline(prefix.peer) => Detection::Yes(Sender::Server),
         _ if certainty > Certainty::Name && is_value(prefix.peer) => Detection::Yes(Sender::Client),

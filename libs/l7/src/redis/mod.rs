@@ -7,8 +7,8 @@
 //! - Replies come in the order of the commands. Pushes (`>` of RESP3, messages to subscribers) answer nothing.
 //! - `SUBSCRIBE a b` is one exchange and ends with the confirmation of its last channel.
 //! - `CLIENT REPLY OFF|SKIP` make commands that get no reply: each is an exchange without status, over at once.
-//! - Behind `MONITOR`, `SYNC` and `PSYNC` the connection carries no commands, and is left alone.
-//! - A redirect (`MOVED`, `ASK`) is a status, not an error: the client goes on elsewhere.
+//! - Behind `MONITOR`, `SYNC` and `PSYNC` the connection carries no commands, and is ignored.
+//! - A redirect (`MOVED`, `ASK`) is a status, not an error: the client repeats the command on another server.
 //!
 //! A reply whose end was not captured (a long list) ends with the server's last byte before the next command. After a
 //! loss [`Resync`] says from where commands and replies correspond again.
@@ -89,14 +89,14 @@ struct Redis {
     /// The client sent inline commands that are Redis's alone, and none of its bytes were lost since.
     inline: bool,
     resync: Resync,
-    /// Pairing began again after a loss: no reply is believed to come before its command.
+    /// Pairing began again after a loss: no reply is taken for one that was captured before its command.
     realigned: bool,
     /// A command, and its reply whose end will not be found.
     open: Option<(Waiting, Message)>,
     ended: bool,
 }
 
-/// A connection that was followed elsewhere so far.
+/// A connection that the kernel followed so far.
 fn restore(resumed: &ConnectionState<'_>, cx: &mut ConnectionContext<'_>) -> Box<dyn Parser> {
     let mut redis = Redis {
         requests: Reader::resumed(&resumed.requests),
@@ -243,7 +243,7 @@ impl Redis {
             (Sender::Server, Item::Message(message)) => self.reply(&message, cx),
             (_, Item::Gap { gap, begun }) => {
                 match (from, begun) {
-                    // Its name says what it asks for, and the next reply answers it.
+                    // Its name is known, and the next reply answers it.
                     (Sender::Client, Some(message)) if gap == GapKind::Truncated && is_named(&message) => {
                         self.command(&message, cx);
                     }
@@ -419,8 +419,8 @@ impl Redis {
         self.replies.forget();
     }
 
-    /// Bytes of one end are missing: what comes cannot be paired. What was asked before bytes of the client's were
-    /// missing is still answered first.
+    /// Bytes of one end are missing: what follows cannot be paired. Commands before a loss of the client's bytes are
+    /// still answered first.
     fn lose(&mut self, of: Sender, gap: GapKind, cx: &mut ConnectionContext<'_>) {
         cx.count_gap();
         self.resync.desync(of, gap);
@@ -440,7 +440,7 @@ impl Redis {
     }
 }
 
-/// Whether a command whose end is missing has told its name: its first argument has begun.
+/// Whether a command whose end is missing shows its name: its first argument has begun.
 fn is_named(message: &Message) -> bool {
     let [name, argument, _] = &message.words;
     message.kind == b'*'

@@ -1,7 +1,7 @@
 //! Reads RESP2 and RESP3 values, cut anywhere, keeping only what pairing needs: kind, first words, size.
 //!
-//! Format: the Redis serialization protocol specification (redis.io: reference/protocol-spec). Bulk contents are gone
-//! past by length, captured or not.
+//! Format: the Redis serialization protocol specification (redis.io: reference/protocol-spec). Bulk contents are
+//! skipped by length, captured or not.
 
 use crate::{
     Timestamp,
@@ -16,7 +16,7 @@ pub(super) const WORD_MAX: usize = 32;
 /// Deepest nesting that is followed; `COMMAND DOCS` needs about ten.
 const DEPTH_MAX: usize = 32;
 
-/// Largest bulk or aggregate believed (512 MB is Redis' own limit for a bulk).
+/// Largest bulk or aggregate accepted (512 MB is Redis' own limit for a bulk).
 const LENGTH_MAX: u64 = 1 << 32;
 
 /// Longest line that is no inline command or error, bytes: longer ones are no RESP.
@@ -76,7 +76,7 @@ pub(super) struct Message {
     pub(super) bytes: u64,
 }
 
-/// What a reader came upon.
+/// What a reader found.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Item {
     Message(Message),
@@ -109,7 +109,7 @@ enum Line {
 }
 
 impl Reader {
-    /// One that was followed elsewhere so far. How values are nested does not matter any more: one of them after the
+    /// One that the kernel followed so far. How values are nested does not matter any more: one of them after the
     /// other ends the message.
     pub(super) fn resumed(end: &DirectionState<'_>) -> Self {
         let FramingState::Values { remaining: left, items } = end.framing else { return Self::default() };
@@ -139,7 +139,7 @@ impl Reader {
         self.skip_gap(segment.gap, segment.at, GapKind::Lost, &mut give);
     }
 
-    /// Takes a segment, whose loss was told before, and gives out every message that it ends. With
+    /// Takes a segment, whose loss was reported before, and gives out every message that it ends. With
     /// `inline`, lines without a type byte are commands.
     pub(super) fn segment(&mut self, segment: &Segment<'_>, inline: bool, mut give: impl FnMut(Item)) {
         let mut input = segment.bytes;
@@ -174,7 +174,7 @@ impl Reader {
         }
     }
 
-    /// Whether a message starts with this segment, as far as can be told from it and what came before.
+    /// Whether a message starts with this segment, as far as it and the bytes before it show.
     pub(super) fn starts(&self, segment: &Segment<'_>, inline: bool) -> bool {
         if self.lost {
             starts_message(segment.bytes, inline)
@@ -415,7 +415,7 @@ fn starts_message(bytes: &[u8], inline: bool) -> bool {
         None if whole => return false,
         None => text,
     };
-    // Of a line that goes on in the next segment the beginning must do.
+    // Of a line that continues in the next segment only the beginning is known.
     let number = |text: &[u8]| if text.is_empty() || text == b"-" { !whole } else { length(text).is_some() };
     match kind {
         b'*' => number(text),

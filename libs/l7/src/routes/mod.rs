@@ -46,7 +46,7 @@ impl RouteRef {
         Self(Inner::Own(symbol))
     }
 
-    /// Whether its name is settled whatever the outcome.
+    /// Whether its name is final, whatever the outcome.
     pub(crate) fn is_known(self) -> bool {
         !matches!(self.0, Inner::Provisional { .. })
     }
@@ -90,7 +90,7 @@ struct Place {
     folded: bool,
 }
 
-/// What a new path came to.
+/// The result for a new path.
 #[derive(Debug, PartialEq, Eq)]
 enum Placing {
     Known(u32),

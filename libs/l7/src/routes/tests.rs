@@ -1,3 +1,5 @@
+//! Routes: their templates, bounds and folding.
+
 use std::collections::HashMap;
 
 use super::{template::template, *};

@@ -1,7 +1,11 @@
-//! TLS (RFC 8446, RFC 5246): recognised and counted, never looked into.
+//! TLS (RFC 8446, RFC 5246): recognised and counted, never decrypted.
+//!
+//! ```text
+//! Segment → Tls: ClientHello, first record of the server → Exchange, then the connection is done
+//! ```
 //!
 //! The exchange is the handshake's first step: a `ClientHello`, answered by a `ServerHello` or an alert. There is one
-//! for each connection; its resource is the server name (RFC 6066), converged. After it the connection is left alone.
+//! for each connection; its resource is the server name (RFC 6066), converged. After it the connection is ignored.
 
 use crate::{
     ErrorClass, NameKind, Protocol, Status, Symbol, Timestamp, domain,

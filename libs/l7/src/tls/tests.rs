@@ -1,3 +1,5 @@
+//! TLS handshakes and the exchanges they must give.
+
 use crate::{Connection, ErrorClass, Protocol, Side, Status, Verdict, testing::Replay};
 
 /// A `ClientHello` for this server name.

@@ -131,7 +131,7 @@ impl Table {
         self.incomplete = true;
     }
 
-    /// Reads a header block and gives out its fields in order. When the block is cut or malformed, what came before
+    /// Reads a header block and gives out its fields in order. When the block is cut or malformed, the fields before
     /// that is given out, the table is forgotten, and the answer is false.
     pub(super) fn decode(
         &mut self,
