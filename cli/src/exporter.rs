@@ -15,7 +15,7 @@ use porthole_config::{ConfigFile, Section};
 use serde::{Deserialize, de::DeserializeOwned};
 
 /// Longest wait for an answer.
-const PATIENCE: Duration = Duration::from_secs(10);
+const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Largest answer that is read. A node of thousands of sandboxes has some MiB.
 const ANSWER_BYTES_MAX: usize = 256 << 20;
@@ -104,9 +104,9 @@ impl Client {
     pub fn bytes(&self, path: &str) -> Result<Bytes> {
         tracing::debug!(address = self.address, path, "asking the exporter");
         let answer = async {
-            tokio::time::timeout(PATIENCE, self.ask(path))
+            tokio::time::timeout(TIMEOUT, self.ask(path))
                 .await
-                .unwrap_or_else(|_| bail!("no answer in {} s", PATIENCE.as_secs()))
+                .unwrap_or_else(|_| bail!("no answer in {} s", TIMEOUT.as_secs()))
         };
         self.runtime.block_on(answer).with_context(|| {
             format!("ask the exporter at {} (does it run? --exporter names another)", self.address)
@@ -136,7 +136,7 @@ impl Client {
     }
 }
 
-/// A value as it stands in a query.
+/// A value, encoded for a query.
 pub fn query(parameters: &[(&str, Option<&str>)]) -> String {
     let mut text = String::new();
     for (name, value) in parameters {

@@ -112,7 +112,7 @@ fn why(sandbox: &Sandbox) -> String {
     }
 }
 
-/// Kubernetes' ids have 64 digits, of which the first twelve tell sandboxes apart.
+/// Kubernetes' ids have 64 digits, of which the first twelve distinguish sandboxes.
 fn shortened(id: &str) -> &str {
     let hexadecimal = id.len() == 64 && id.bytes().all(|byte| byte.is_ascii_hexdigit());
     if hexadecimal { &id[..12] } else { id }

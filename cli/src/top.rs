@@ -25,10 +25,10 @@ pub struct Options {
     /// Only this tenant's
     #[arg(long)]
     tenant: Option<String>,
-    /// Seconds between two looks
+    /// Seconds between two samples
     #[arg(long, default_value_t = 2.0, value_parser = interval)]
     interval: f64,
-    /// Look twice, print once, and exit
+    /// Take two samples, print once, and exit
     #[arg(long)]
     once: bool,
 }
@@ -76,11 +76,11 @@ pub fn run(options: &Options) -> Result<()> {
     let client = Client::new(&options.exporter)?;
     let path = format!("/api/v1/applications{}", exporter::query(&[("tenant", options.tenant.as_deref())]));
     let pause = Duration::from_secs_f64(options.interval);
-    let look = || client.get::<Listing>(&path).map(Sample::new);
-    let mut before = look()?;
+    let sample = || client.get::<Listing>(&path).map(Sample::new);
+    let mut before = sample()?;
     loop {
         std::thread::sleep(pause);
-        let now = match look() {
+        let now = match sample() {
             Ok(now) => now,
             Err(error) if options.once => return Err(error),
             Err(error) => {
@@ -125,7 +125,7 @@ impl Sample {
 }
 
 impl Total {
-    /// What came since an earlier look. Totals that shrank were begun anew.
+    /// What was added since an earlier sample. Totals that shrank started again from zero.
     fn since(&self, earlier: Option<&Self>) -> Self {
         let Some(earlier) = earlier.filter(|earlier| earlier.requests <= self.requests) else {
             return self.clone();
@@ -213,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn quantiles_are_those_of_the_time_between_two_looks() {
+    fn quantiles_are_those_of_the_time_between_two_samples() {
         let before = total(100, 3, &[(0.001, 90), (0.5, 10)]);
         let now = total(110, 4, &[(0.001, 90), (0.002, 9), (0.5, 11)]);
         let new = now.since(Some(&before));
@@ -229,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn totals_that_began_anew_count_from_zero() {
+    fn totals_that_restarted_count_from_zero() {
         let new = total(2, 1, &[(0.001, 2)]).since(Some(&total(50, 9, &[(0.001, 50)])));
         assert_eq!((new.requests, new.errors), (2, 1));
     }

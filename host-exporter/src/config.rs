@@ -31,7 +31,7 @@ pub struct Exporter {
     pub reconnect_first_seconds: f64,
     /// Longest wait before another attempt.
     pub reconnect_cap_seconds: f64,
-    /// Longest time between two looks at the registry; changes are seen at once.
+    /// Longest time between two scans of the registry; changes are noticed at once.
     pub rescan_seconds: f64,
     /// How long a record may be without a living companion before the sandbox counts as ended.
     pub orphan_grace_seconds: f64,

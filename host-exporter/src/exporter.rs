@@ -164,7 +164,7 @@ impl Running {
     pub async fn stop(self) {
         self.stop.send_replace(true);
         // Agents' tasks end with the supervisor only in a program that ends; what they still count is in the ledger's
-        // last write or will be told again.
+        // last write or will be reported again.
         self.supervisor.abort();
         let _ = self.server.await;
         let _ = self.ledger.await;

@@ -1,5 +1,5 @@
 //! The checks on what an agent sends: sizes, characters, enumerations, histograms. Nothing passes unchecked, and
-//! nothing here remembers anything.
+//! nothing here keeps state.
 
 use porthole_agent_api::{
     agent,
@@ -119,7 +119,7 @@ fn split_peer(peer: &str) -> (&str, &str) {
     let bare = address.strip_prefix('[').and_then(|address| address.strip_suffix(']'));
     match bare {
         Some(bare) => (bare, port),
-        // An IPv6 address without brackets has no port of its own that could be told from its last group.
+        // An IPv6 address without brackets has no port of its own that could be distinguished from its last group.
         None if address.contains(':') => whole,
         None => (address, port),
     }

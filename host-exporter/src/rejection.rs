@@ -61,7 +61,7 @@ rejections! {
     SandboxSeriesLimit = "sandbox_series_limit";
     /// More series than the tenant's budget.
     TenantSeriesLimit = "tenant_series_limit";
-    /// A span of a series that was not told, or refused.
+    /// A span of a series that was not reported, or was refused.
     SpanSeriesUnknown = "span_series_unknown";
     /// A span that says not, or not intelligibly, why it was chosen.
     SpanReasonUnknown = "span_reason_unknown";

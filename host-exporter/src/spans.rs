@@ -56,7 +56,7 @@ impl Eviction {
     }
 }
 
-/// A span as an agent told it, after every check that needs no memory of what came before.
+/// A span as an agent reported it, after every check that needs no memory of what came before.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct CheckedSpan {
     /// The guest's wall-clock time of the request's first byte, nanoseconds since 1970-01-01T00:00:00Z.

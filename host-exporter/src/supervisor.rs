@@ -68,7 +68,7 @@ pub struct Supervisor {
     links: Links,
     watching: Watching,
     watched: HashMap<SandboxKey, Watched>,
-    /// The first look at the registry was taken.
+    /// The registry was scanned once.
     ready: Arc<AtomicBool>,
     /// A link's task has ended.
     link_ended: Arc<Notify>,
@@ -163,7 +163,7 @@ impl Supervisor {
         }
         let used_before = |watched: &SandboxKey| watched.is_another_use_of(&key);
         if !self.watched.contains_key(&key) && self.watched.keys().any(used_before) {
-            // The id's earlier use still drains; its task tells when it is over.
+            // The id's earlier use still drains; its task reports its end.
             return;
         }
         let links = &self.links;
@@ -222,17 +222,17 @@ impl Watched {
         }
         let (ended, is_ended) = watch::channel(false);
         let (orphaned, is_orphaned) = watch::channel(false);
-        let tell = TellEnd(Arc::clone(link_ended));
+        let end = ReportEnd(Arc::clone(link_ended));
         let kept =
             task::keep(links.clone(), Arc::clone(&self.sandbox), channel.clone(), is_ended, is_orphaned);
         let task = tokio::spawn(async move {
-            let _tell = tell;
+            let _end = end;
             kept.await;
         });
         self.link = Some(Linked { channel: channel.clone(), ended, orphaned, task });
     }
 
-    /// The record no longer says that an agent can be heard: what is on its way is taken, and nobody is dialled.
+    /// The record no longer says that an agent runs: messages under way are processed, and no agent is dialled.
     fn unlink(&mut self) {
         let Some(link) = &self.link else { return };
         link.ended.send_replace(true);
@@ -263,7 +263,7 @@ impl Watched {
         true
     }
 
-    /// A sandbox whose companion died is watched on as long as its agent speaks, and counts as ended afterwards.
+    /// A sandbox whose companion died stays watched as long as its agent sends, and counts as ended afterwards.
     fn look_after_orphan(&mut self, links: &Links, watching: &Watching, companion: Companion) {
         if companion != Companion::Dead {
             self.orphan_since = None;
@@ -283,10 +283,10 @@ impl Watched {
     }
 }
 
-/// Tells that a task is over, however it ended.
-struct TellEnd(Arc<Notify>);
+/// Reports that a task is over, however it ended.
+struct ReportEnd(Arc<Notify>);
 
-impl Drop for TellEnd {
+impl Drop for ReportEnd {
     fn drop(&mut self) {
         self.0.notify_one();
     }

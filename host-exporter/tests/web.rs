@@ -1,5 +1,7 @@
 //! The HTTP server: what a scraper gets, and what a bad client cannot do.
 
+#![allow(clippy::float_cmp, reason = "counts are exact in f64")]
+
 mod support;
 
 use std::time::Duration;

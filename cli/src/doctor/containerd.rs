@@ -12,7 +12,7 @@ pub const RUNTIME_TYPE: &str = "io.containerd.porthole.v2";
 /// The plugin with the runtime classes: containerd 1.6 and 1.7, then 2.x.
 const PLUGINS: [&str; 2] = ["io.containerd.grpc.v1.cri", "io.containerd.cri.v1.runtime"];
 
-/// Looks at containerd.
+/// Checks containerd's configuration.
 pub fn check(socket: &Path, config: &Path, checks: &mut Vec<Check>) {
     checks.push(running(socket));
     checks.push(path_of_the_service(socket));

@@ -16,7 +16,7 @@ const USUAL_VIRTIOFSD: [&str; 4] =
     ["/usr/libexec/virtiofsd", "/usr/lib/qemu/virtiofsd", "/usr/lib/virtiofsd", "/usr/bin/virtiofsd"];
 const USUAL_VSOCK: [&str; 2] = ["/usr/lib/porthole/vhost-device-vsock", "/usr/bin/vhost-device-vsock"];
 
-/// Looks at what sandboxes need.
+/// Checks what sandboxes need.
 pub fn check(settings: &Settings, checks: &mut Vec<Check>) {
     let delegate = settings.text("shim", "delegate").unwrap_or_else(|| EMBEDDED.into());
     checks.push(shim("shim", "containerd-shim-porthole-v2", "run `porthole install`"));

@@ -40,7 +40,7 @@ pub fn is_kata(delegate: &str) -> bool {
     name.starts_with("containerd-shim-kata")
 }
 
-/// Looks at what Kata is configured for.
+/// Checks Kata's configuration.
 pub fn check(checks: &mut Vec<Check>) {
     let files = files();
     if files.is_empty() {

@@ -83,7 +83,7 @@ struct Report {
     checks: Vec<Check>,
 }
 
-/// Looks at everything and prints; fails when something cannot work.
+/// Runs every check and prints the results; fails when something cannot work.
 pub fn run(options: &Options) -> Result<()> {
     let mut checks = Vec::new();
     let settings = configuration::check(options.config.as_deref(), &mut checks);

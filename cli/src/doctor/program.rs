@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 
 /// Longest that a program may take to say its version or its configuration.
-const PATIENCE: Duration = Duration::from_secs(10);
+const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Most that is kept of what it says.
 const OUTPUT_BYTES_MAX: u64 = 4 << 20;
@@ -56,7 +56,7 @@ pub fn run(command: &mut Command) -> Result<Finished> {
     std::thread::scope(|scope| {
         let output = scope.spawn(|| read(stdout));
         let errors = scope.spawn(|| read(stderr));
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         let status = loop {
             if let Some(status) = child.try_wait().context("wait for it")? {
                 break status;
@@ -64,7 +64,7 @@ pub fn run(command: &mut Command) -> Result<Finished> {
             if Instant::now() > deadline {
                 child.kill().context("end it")?;
                 child.wait().context("wait for it")?;
-                bail!("it did not end in {} s", PATIENCE.as_secs());
+                bail!("it did not end in {} s", TIMEOUT.as_secs());
             }
             std::thread::sleep(Duration::from_millis(5));
         };

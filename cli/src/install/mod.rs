@@ -4,7 +4,7 @@
 //! dist directory → plan (what goes where) → manifest (written first) → files, directories, containerd's block
 //! ```
 //!
-//! [`plan`] says what goes where, [`containerd`] edits containerd's configuration, [`manifest`] remembers what was
+//! [`plan`] says what goes where, [`containerd`] edits containerd's configuration, [`manifest`] records what was
 //! written. Invariants: nothing that install did not write is overwritten or removed; what was changed since is left
 //! and named; an installation that was interrupted can be uninstalled, and repeated.
 

@@ -66,7 +66,7 @@ pub struct Summary {
     pub duration_max_us: f64,
 }
 
-/// How much of the capture was understood.
+/// How much of the capture could be parsed.
 #[derive(Debug, Serialize)]
 pub struct Completeness {
     /// Packets in the file.
@@ -83,7 +83,7 @@ pub struct Completeness {
     pub messages_seen: u64,
     /// Of these, those that could not be followed to their end.
     pub not_understood: u64,
-    /// Connections on which nothing known was spoken.
+    /// Connections of no known protocol.
     pub unidentified: u64,
 }
 

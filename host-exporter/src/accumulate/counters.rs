@@ -57,12 +57,12 @@ agent_counters! {
     folded, "porthole_exchanges_folded", "Exchanges that agents folded into other because a bound was reached";
     /// Connections.
     connections_seen, "porthole_agent_connections_seen", "Connections that agents saw";
-    /// Connections that speak no known protocol.
-    connections_ignored, "porthole_agent_connections_ignored", "Connections that agents ignore because nothing known is spoken on them";
+    /// Connections of no known protocol.
+    connections_ignored, "porthole_agent_connections_ignored", "Connections that agents ignore because their protocol is not known";
     /// Bytes from kernel to user space.
     bytes_copied, "porthole_agent_copied_bytes", "Bytes copied from the guests' kernels to the agents";
     /// Exchanges chosen to be sampled as spans, and dropped.
-    spans_dropped, "porthole_agent_spans_dropped", "Exchanges that agents chose to tell in full and dropped, because there were more than they send";
+    spans_dropped, "porthole_agent_spans_dropped", "Exchanges that agents sampled as spans and dropped, because there were more than they send";
 }
 
 impl AgentCounters {

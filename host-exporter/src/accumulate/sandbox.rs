@@ -3,7 +3,7 @@
 //! Invariants:
 //! - the golden values and the exposed series never go backwards, whatever the agent sends;
 //! - memory is bounded by [`SANDBOX_SERIES_MAX`] ids, by the tenant's budget, and by the bounds of each series;
-//! - a value is counted once however often it is told.
+//! - a value is counted once however often it is reported.
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
@@ -237,7 +237,7 @@ impl Accumulator {
         &self.budget
     }
 
-    /// The epoch that runs, once an agent was heard.
+    /// The epoch that runs, once an agent sent a message.
     pub fn epoch(&self) -> Option<u64> {
         self.epoch
     }
@@ -261,7 +261,7 @@ impl Accumulator {
     pub fn begin_epoch(&mut self, epoch: u64) -> Result<(), Rejection> {
         if self.epoch == Some(epoch) {
             if std::mem::take(&mut self.carried_is_final) {
-                // The agent will tell again what is among the carried values.
+                // The agent will report again what is among the carried values.
                 self.forget_series();
             }
             return Ok(());
@@ -296,36 +296,45 @@ impl Accumulator {
     }
 
     /// Takes one series of a batch of the running epoch.
-    pub fn apply(&mut self, told: CheckedSeries, containers: &ContainerNames) -> Result<Outcome, Rejection> {
-        if self.by_id.contains_key(&told.id) {
-            self.apply_known(told, containers)
+    pub fn apply(
+        &mut self,
+        reported: CheckedSeries,
+        containers: &ContainerNames,
+    ) -> Result<Outcome, Rejection> {
+        if self.by_id.contains_key(&reported.id) {
+            self.apply_known(reported, containers)
         } else {
-            self.apply_new(told, containers)
+            self.apply_new(reported, containers)
         }
     }
 
     fn apply_known(
         &mut self,
-        told: CheckedSeries,
+        reported: CheckedSeries,
         containers: &ContainerNames,
     ) -> Result<Outcome, Rejection> {
-        self.list_container(told.id, containers);
-        let Some(tracked) = self.by_id.get_mut(&told.id) else { return Err(Rejection::KeyChanged) };
-        let same = tracked.error == told.error
-            && tracked.key.protocol == told.key.protocol
-            && tracked.key.side == told.key.side
+        self.list_container(reported.id, containers);
+        let Some(tracked) = self.by_id.get_mut(&reported.id) else { return Err(Rejection::KeyChanged) };
+        let same = tracked.error == reported.error
+            && tracked.key.protocol == reported.key.protocol
+            && tracked.key.side == reported.key.side
             && (tracked.folded
-                || (tracked.key.operation == told.key.operation
-                    && tracked.key.resource == told.key.resource
-                    && tracked.key.status == told.key.status
-                    && tracked.key.peer_address == told.key.peer_address
-                    && tracked.key.peer_port == told.key.peer_port));
+                || (tracked.key.operation == reported.key.operation
+                    && tracked.key.resource == reported.key.resource
+                    && tracked.key.status == reported.key.status
+                    && tracked.key.peer_address == reported.key.peer_address
+                    && tracked.key.peer_port == reported.key.peer_port));
         if !same {
             return Err(Rejection::KeyChanged);
         }
-        let grown = told.values.since(&tracked.last).ok_or(Rejection::WentBackwards)?;
-        self.totals.current.record(told.key.side, told.key.protocol, told.error, &grown.durations);
-        tracked.last = told.values;
+        let grown = reported.values.since(&tracked.last).ok_or(Rejection::WentBackwards)?;
+        self.totals.current.record(
+            reported.key.side,
+            reported.key.protocol,
+            reported.error,
+            &grown.durations,
+        );
+        tracked.last = reported.values;
         let group = self.exposed.get_mut(&(tracked.key.protocol, tracked.key.side));
         if let Some(exposed) = group.and_then(|group| group.get_mut(&tracked.key)) {
             exposed.grow(&grown);
@@ -335,7 +344,7 @@ impl Accumulator {
 
     fn apply_new(
         &mut self,
-        mut told: CheckedSeries,
+        mut reported: CheckedSeries,
         containers: &ContainerNames,
     ) -> Result<Outcome, Rejection> {
         if self.by_id.len() >= SANDBOX_SERIES_MAX {
@@ -345,14 +354,17 @@ impl Accumulator {
             return Err(Rejection::TenantSeriesLimit);
         }
         let mut unlisted = None;
-        match containers.get(&told.container_id) {
-            Some(name) => told.key.container = name.as_str().into(),
-            None if told.container_id.is_empty() => {}
-            None => unlisted = Some(told.container_id.into_boxed_str()),
+        match containers.get(&reported.container_id) {
+            Some(name) => reported.key.container = name.as_str().into(),
+            None if reported.container_id.is_empty() => {}
+            None => unlisted = Some(reported.container_id.into_boxed_str()),
         }
-        let (key, folded) = self.expose(told.key, told.id, &told.values);
-        self.totals.current.record(key.side, key.protocol, told.error, &told.values.durations);
-        self.by_id.insert(told.id, Tracked { key, error: told.error, folded, unlisted, last: told.values });
+        let (key, folded) = self.expose(reported.key, reported.id, &reported.values);
+        self.totals.current.record(key.side, key.protocol, reported.error, &reported.values.durations);
+        self.by_id.insert(
+            reported.id,
+            Tracked { key, error: reported.error, folded, unlisted, last: reported.values },
+        );
         Ok(if folded { Outcome::Folded } else { Outcome::Accepted })
     }
 
@@ -436,12 +448,12 @@ impl Accumulator {
     }
 
     /// Takes the agent's own counts of the running epoch.
-    pub fn apply_counters(&mut self, told: &AgentCounters) {
-        self.totals.current_counters = told.at_least(&self.totals.current_counters);
+    pub fn apply_counters(&mut self, reported: &AgentCounters) {
+        self.totals.current_counters = reported.at_least(&self.totals.current_counters);
     }
 
-    /// Whether the agent has told again all that an earlier run of the exporter knew of the running epoch. Until then a
-    /// series that was not told yet would be exposed without its values of this epoch, and seem to go backwards.
+    /// Whether the agent has reported again all that an earlier run of the exporter knew of the running epoch. Until then a
+    /// series that was not reported yet would be exposed without its values of this epoch, and seem to go backwards.
     fn caught_up(&self) -> bool {
         self.carried_is_final
             || self.totals.floor.is_empty()
@@ -484,7 +496,7 @@ impl Accumulator {
         Ok(())
     }
 
-    /// Values of ended epochs, which no agent will tell again.
+    /// Values of ended epochs, which no agent will report again.
     pub fn carried(&self) -> impl Iterator<Item = (&SeriesKey, &Values)> {
         self.exposed
             .values()

@@ -10,7 +10,7 @@ pub const OTHER: &str = "other";
 /// Key of an exposed series within its sandbox. An empty text stands for a label that the series does not have.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct SeriesKey {
-    /// What was spoken.
+    /// The protocol of the exchanges.
     #[serde(with = "crate::protocol::by_name")]
     pub protocol: Protocol,
     /// From which end it was seen.
@@ -51,7 +51,7 @@ impl SeriesKey {
     }
 }
 
-/// A series as an agent told it, after every check that needs no memory of what came before.
+/// A series as an agent reported it, after every check that needs no memory of what came before.
 #[derive(Clone, Debug)]
 pub struct CheckedSeries {
     /// The agent's id of the series within the epoch.

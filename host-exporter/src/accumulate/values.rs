@@ -64,7 +64,7 @@ pub fn histogram_at_least(current: &Histogram, floor: &Histogram) -> Histogram {
         }
     }
     let sum_ns = current.sum_ns().max(floor.sum_ns());
-    // Only a count beyond 2^64 is refused here; then the current values stand.
+    // Only a count beyond 2^64 is refused here; then the current values stay.
     Histogram::from_parts(sum_ns, buckets).unwrap_or_else(|_| current.clone())
 }
 

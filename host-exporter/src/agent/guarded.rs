@@ -184,7 +184,7 @@ impl<S: AsyncRead + AsyncWrite + ?Sized> GuardedStream<S> {
                 continue;
             }
             ready!(self.poll_turn(cx))?;
-            // The clock of a frame stands while the guest is held back.
+            // The clock of a frame is stopped while the guest is held back.
             if self.poll_rate(cx).is_pending() {
                 self.frame_deadline.as_mut().reset(Instant::now() + FRAME_TIME);
                 return Poll::Pending;

@@ -1,4 +1,4 @@
-//! Looks at a frame's bytes before anything decodes them. Decoding multiplies: an empty series is two bytes on the wire
+//! Checks a frame's bytes before anything decodes them. Decoding multiplies: an empty series is two bytes on the wire
 //! and hundreds in memory, and a field that the contract does not have is kept too. So messages are counted here, on the
 //! encoded form (Protocol Buffers, "Encoding"), and a frame that would grow beyond its bounds is never decoded.
 
@@ -122,7 +122,7 @@ struct Census {
     unknown: usize,
 }
 
-/// Looks at a frame of ttrpc: its type and its body.
+/// Checks a frame of ttrpc: its type and its body.
 pub fn frame(kind: u8, body: &[u8]) -> Result<(), Rejection> {
     match kind {
         DATA => batch(body),

@@ -57,7 +57,7 @@ pub enum SessionError {
         source: ttrpc::Error,
     },
     /// No common contract version.
-    #[error("the agent speaks contract version {0} at best, this exporter {CONTRACT_VERSION}")]
+    #[error("the agent supports contract versions up to {0}, this exporter {CONTRACT_VERSION}")]
     Version(u32),
     /// The agent was refused too often.
     #[error("the agent does not keep to the contract; `rejected` lists what was refused")]
@@ -307,7 +307,7 @@ impl Received {
 /// Counts a batch: what is good of it, series by series.
 ///
 /// ttrpc hands messages over by tasks of their own, so batches may overtake each other. Values are cumulative: a batch
-/// that comes late tells what is known already or what no later batch told, and only its going backwards is no lie.
+/// that comes late reports what is known already or what no later batch reported, and only its going backwards is no lie.
 pub fn take_batch(
     fleet: &Fleet,
     sandbox: &Sandbox,
@@ -341,7 +341,7 @@ pub fn take_batch(
     let mut accumulator = sandbox.accumulator.lock();
     for wire in batch.series {
         let id = wire.id;
-        let taken = intake::check_series(wire).and_then(|told| accumulator.apply(told, &containers));
+        let taken = intake::check_series(wire).and_then(|reported| accumulator.apply(reported, &containers));
         match taken {
             Ok(outcome) => {
                 fleet.own.series_updates.inc();

@@ -56,7 +56,7 @@ pub fn encode(
     gauge(
         sink,
         "porthole_build_info",
-        "The exporter's version and the contract version that it speaks",
+        "The exporter's version and the contract version that it supports",
         &[(build.to_vec(), 1)],
     );
     encode_states(sink, sandboxes);

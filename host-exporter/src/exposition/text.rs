@@ -176,7 +176,7 @@ fn write_number(out: &mut String, value: u64) {
     out.extend(digits[at..].iter().map(|&digit| char::from(digit)));
 }
 
-/// A float that is told from an integer by its point.
+/// A float, with a point that distinguishes it from an integer.
 fn write_float(out: &mut String, value: f64) {
     let from = out.len();
     let _ = write!(out, "{value}");

@@ -73,7 +73,7 @@ pub struct Link {
 }
 
 impl Link {
-    /// The agent is heard: what kept it from being heard before is over.
+    /// The agent sent a message: the reason of an earlier failure is over.
     pub fn connected(&mut self) {
         self.state = LinkState::Connected;
         self.last_error = None;

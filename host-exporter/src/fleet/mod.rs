@@ -33,7 +33,7 @@ use crate::{
 pub const REMEMBERED_MAX: usize = 2_000;
 
 /// How long an ended sandbox is remembered one by one.
-pub const REMEMBER: Duration = Duration::from_hours(1);
+pub const ENDED_KEEP: Duration = Duration::from_hours(1);
 
 /// When an ended sandbox's series go.
 #[derive(Clone, Copy, Debug)]
@@ -329,7 +329,7 @@ impl Fleet {
         remembered.sort_by_key(|(at_unix_ms, _)| *at_unix_ms);
         let surplus = remembered.len().saturating_sub(REMEMBERED_MAX);
         let expired =
-            |at_unix_ms: u64| Duration::from_millis(now_unix_ms.saturating_sub(at_unix_ms)) >= REMEMBER;
+            |at_unix_ms: u64| Duration::from_millis(now_unix_ms.saturating_sub(at_unix_ms)) >= ENDED_KEEP;
         for (at, (ended_unix_ms, sandbox)) in remembered.into_iter().enumerate() {
             if at < surplus || expired(ended_unix_ms) {
                 self.fold(&sandbox);

@@ -40,7 +40,7 @@ const VIOLATIONS_PER_SECOND: f64 = 0.2;
 /// Violations that are borne at once, by their weight.
 const VIOLATIONS_BURST: f64 = 100.0;
 
-/// A sandbox in the fleet. A namespace's id may be used again; the time of creation tells its uses apart.
+/// A sandbox in the fleet. A namespace's id may be used again; the time of creation distinguishes its uses.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SandboxKey {
     /// containerd's namespace.

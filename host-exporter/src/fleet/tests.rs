@@ -49,10 +49,10 @@ fn count(sandbox: &Sandbox, epoch: u64, requests: u64) {
         peer_address: Box::default(),
         peer_port: Box::default(),
     };
-    let told = CheckedSeries { id: 1, container_id: String::new(), key, error: ErrorClass::None, values };
+    let reported = CheckedSeries { id: 1, container_id: String::new(), key, error: ErrorClass::None, values };
     let mut accumulator = sandbox.accumulator.lock();
     accumulator.begin_epoch(epoch).expect("epoch");
-    accumulator.apply(told, &ContainerNames::new()).expect("accepted");
+    accumulator.apply(reported, &ContainerNames::new()).expect("accepted");
 }
 
 #[test]
@@ -123,7 +123,10 @@ fn series_go_after_enough_scrapes_and_enough_time() {
     fleet.retire(ended_at(&unscraped) + 59_000);
     assert!(unscraped.phase().exposes_series());
     fleet.retire(ended_at(&unscraped) + 60_000);
-    assert!(!unscraped.phase().exposes_series(), "nobody scrapes, and memory is not for ever");
+    assert!(
+        !unscraped.phase().exposes_series(),
+        "nobody scrapes, and the time for which series are kept is over"
+    );
 }
 
 #[test]
@@ -135,7 +138,7 @@ fn totals_stay_through_every_phase() {
     let ended = ended_at(&sandbox);
     fleet.retire(ended + 60_000);
     assert_eq!((total(&fleet, "acme"), fleet.sandboxes().len()), (5, 1));
-    fleet.retire(ended + 60_000 + u64::try_from(REMEMBER.as_millis()).expect("small"));
+    fleet.retire(ended + 60_000 + u64::try_from(ENDED_KEEP.as_millis()).expect("small"));
     assert_eq!((total(&fleet, "acme"), fleet.sandboxes().len()), (5, 0));
 }
 

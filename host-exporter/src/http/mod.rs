@@ -3,7 +3,6 @@
 pub mod applications;
 pub mod encoding;
 pub mod hosts;
-pub mod patience;
 pub mod sandboxes;
 pub mod scrape;
 pub mod server;

@@ -1,8 +1,8 @@
 //! What the exporter must not forget over a restart: the applications' totals, and of every sandbox what it has
 //! contributed to them, by epoch.
 //!
-//! A live agent tells its whole epoch again after a restart; the ledger's values of that epoch are then only a floor,
-//! under which the totals do not fall while it does. An agent that ended meanwhile tells nothing: its last known values
+//! A live agent reports its whole epoch again after a restart; the ledger's values of that epoch are then only a floor,
+//! under which the totals do not fall while it does. An agent that ended meanwhile reports nothing: its last known values
 //! stay. So a restart neither doubles nor loses. A scrape shows the totals that were written before it ([`store`]), so
 //! that not even a crash takes back what was shown.
 
@@ -93,7 +93,7 @@ pub fn save(fleet: &Fleet, store: &Store) -> Durable {
     durable
 }
 
-/// Writes the ledger whenever something changed, at most every `interval`, until told to stop; then once more.
+/// Writes the ledger whenever something changed, at most every `interval`, until stopped; then once more.
 pub async fn keep(fleet: Arc<Fleet>, store: Arc<Store>, interval: Duration, mut stop: watch::Receiver<bool>) {
     let mut written = 0;
     loop {

@@ -31,7 +31,7 @@ use crate::{
 const APPLICATIONS: TableDefinition<'static, &str, &[u8]> = TableDefinition::new("applications");
 const TENANTS: TableDefinition<'static, &str, &[u8]> = TableDefinition::new("tenants");
 const SANDBOXES: TableDefinition<'static, &str, &[u8]> = TableDefinition::new("sandboxes");
-/// Series of ended sandboxes, which no agent will tell again: written once, at the end.
+/// Series of ended sandboxes, which no agent will report again: written once, at the end.
 const ENDED_SERIES: TableDefinition<'static, &str, &[u8]> = TableDefinition::new("ended_series");
 const CLOCK: TableDefinition<'static, &str, &[u8]> = TableDefinition::new("clock");
 

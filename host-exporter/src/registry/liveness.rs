@@ -19,7 +19,7 @@ pub enum Companion {
     Unknown,
 }
 
-/// Looks at the lock without keeping it. A shared lock, so that two readers do not see each other as a companion.
+/// Checks the lock without keeping it. A shared lock, so that two readers do not see each other as a companion.
 pub fn companion(directory: &Path, sandbox: &SandboxKey) -> Companion {
     match File::open(lock_path(directory, sandbox)) {
         Ok(file) => match Flock::lock(file, FlockArg::LockSharedNonblock) {

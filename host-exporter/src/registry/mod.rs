@@ -1,4 +1,4 @@
-//! The directory in which companions tell about their sandboxes: read, watched, and cleared of what the dead left.
+//! The directory in which companions record their sandboxes: it is read, watched, and cleared of the records of companions that died.
 
 pub mod liveness;
 pub mod scan;

@@ -15,7 +15,7 @@ use super::liveness::{self, Companion};
 /// Records beyond this many are not read: the registry is the host's, but a mistake there must not take all memory.
 pub const RECORDS_MAX: usize = 50_000;
 
-/// What tells a file's content from its earlier one.
+/// What distinguishes a file's content from its earlier one.
 type Stamp = (u64, u64, i64, i64);
 
 /// One record of the directory.

@@ -1,5 +1,5 @@
-//! Tells when the directory changed: by inotify(7) at once, and every few seconds in any case, because a lock that is
-//! let go makes no event and a directory that was replaced makes its last.
+//! Reports when the directory changed: by inotify(7) at once, and every few seconds in any case, because a lock that is
+//! released makes no event and a directory that was replaced makes its last.
 
 use std::{
     os::fd::{AsFd, AsRawFd, RawFd},

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-/// The contract version that this build speaks.
+/// The contract version that this build supports.
 pub const CONTRACT_VERSION: u32 = 1;
 
 /// Guest vsock port on which the agent listens. Below 1024, so that it takes `CAP_NET_BIND_SERVICE` to listen there
@@ -34,5 +34,5 @@ pub const SANDBOX_SERIES_MAX: usize = 4_096;
 pub const CALL_DEADLINE: Duration = Duration::from_secs(5);
 
 /// Default least time between two batches of one `Watch`: with the tenth of a second that the agent may take to look, what
-/// it tells is less than a second old.
+/// it reports is less than a second old.
 pub const WATCH_INTERVAL: Duration = Duration::from_millis(800);

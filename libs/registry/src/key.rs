@@ -11,7 +11,7 @@ use sha2::{Digest, Sha256};
 /// Largest length of an id or namespace, in bytes: containerd's own bound (`containerd: pkg/identifiers/validate.go`).
 pub const ID_BYTES_MAX: usize = 76;
 
-/// Stands between the namespace and the id in file names; neither can contain it.
+/// Separates the namespace from the id in file names; neither can contain it.
 const SEPARATOR: char = '@';
 
 /// Length of [`SandboxKey::digest`], in bytes of the SHA-256 digest: two sandboxes of one host do not collide, also when

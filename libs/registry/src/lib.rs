@@ -70,7 +70,7 @@ pub enum SandboxState {
 }
 
 impl SandboxState {
-    /// The state as it stands in records, metrics and listings.
+    /// The state's name in records, metrics and listings.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Injecting => "injecting",
@@ -126,7 +126,7 @@ pub struct SandboxRecord {
     /// Where the agent listens, once it was started.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub channel: Option<Channel>,
-    /// What the agent must prove that it holds; without one, whoever listens is believed.
+    /// What the agent must prove that it holds; without one, whoever listens is accepted as the agent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub secret: Option<AgentSecret>,
     /// How far the monitoring has come.

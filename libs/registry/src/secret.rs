@@ -1,6 +1,6 @@
 //! The secret by which the agent of a sandbox proves to the exporter that it is the one that the companion started.
 //!
-//! The companion makes one for each sandbox. It stands in the sandbox's record, which only root can read, and in the
+//! The companion makes one for each sandbox. It is in the sandbox's record, which only root can read, and in the
 //! sidecar's own configuration; it is never sent.
 
 use std::{fmt, io, str::FromStr};

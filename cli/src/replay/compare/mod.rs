@@ -158,7 +158,7 @@ fn ours(report: &Report) -> BTreeMap<&'static str, Messages> {
     counts
 }
 
-/// Ports of the servers that Porthole found, by protocol: what the dissectors may need to be told.
+/// Ports of the servers that Porthole found, by protocol: what the dissectors may need as a setting.
 fn ports(report: &Report) -> BTreeMap<u16, &'static str> {
     let exchanges = report.exchanges.iter();
     exchanges.filter_map(|exchange| Some((exchange.server.port(), compared_as(exchange.protocol)?))).collect()

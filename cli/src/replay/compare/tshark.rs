@@ -2,7 +2,7 @@
 //!
 //! tshark prints one line for each packet with the fields of [`FIELDS`]; several values in one packet are separated by
 //! commas (tshark(1), `-T fields`). Dissectors are chosen by port: for a port on which only Porthole found a protocol,
-//! tshark is told which dissector to use (`-d`).
+//! tshark gets the dissector to use by an option (`-d`).
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -68,7 +68,7 @@ const FIELDS: [&str; 20] = [
 /// Time in which tshark must be done with a file; it has had dissectors that loop.
 const DEADLINE: Duration = Duration::from_mins(5);
 
-/// Ports that tshark is told about; a capture with more is compared on these.
+/// Ports for which tshark gets a dissector; a capture with more is compared on these.
 const PORTS_MAX: usize = 64;
 
 /// Bytes of tshark's error output that are kept.
