@@ -27,7 +27,7 @@ impl Random {
 }
 
 #[derive(Default)]
-struct Found {
+struct Tally {
     bytes: u64,
     connections: u64,
     /// By protocol: connections taken for it, exchanges.
@@ -35,7 +35,7 @@ struct Found {
 }
 
 /// Plays bytes as connections, cut into chunks of random length and direction.
-fn play(mut source: impl FnMut(&mut [u8]) -> usize, random: &mut Random, found: &mut Found) {
+fn play(mut source: impl FnMut(&mut [u8]) -> usize, random: &mut Random, tally: &mut Tally) {
     let mut buffer = vec![0; 4096];
     let mut context = ParserContext::new(Limits::default());
     loop {
@@ -43,7 +43,7 @@ fn play(mut source: impl FnMut(&mut [u8]) -> usize, random: &mut Random, found: 
             if random.below(8) == 0 { Connection::datagram(ScopeId(1)) } else { Connection::new(ScopeId(1)) };
         let mut offsets = [0; 2];
         let mut exchanges = Vec::new();
-        found.connections += 1;
+        tally.connections += 1;
         let mut known = None;
         for now in 1..=CHUNKS {
             let most = if random.below(4) == 0 { 4096 } else { 200 };
@@ -58,7 +58,7 @@ fn play(mut source: impl FnMut(&mut [u8]) -> usize, random: &mut Random, found: 
             let total = read as u64;
             let chunk = Chunk { direction, timestamp, offset: offsets[way], bytes: &buffer[..read], total };
             offsets[way] += total;
-            found.bytes += total;
+            tally.bytes += total;
             connection.chunk(&chunk, &mut context, &mut |exchange| exchanges.push(exchange));
             if let Verdict::Known(protocol) = connection.verdict() {
                 known = Some(protocol);
@@ -66,10 +66,10 @@ fn play(mut source: impl FnMut(&mut [u8]) -> usize, random: &mut Random, found: 
         }
         connection.close(Timestamp(1_000_000), &mut context, &mut |exchange| exchanges.push(exchange));
         if let Some(protocol) = known {
-            found.false_by_protocol.entry(format!("{protocol:?}")).or_default().0 += 1;
+            tally.false_by_protocol.entry(format!("{protocol:?}")).or_default().0 += 1;
         }
         for exchange in exchanges {
-            found.false_by_protocol.entry(format!("{:?}", exchange.protocol)).or_default().1 += 1;
+            tally.false_by_protocol.entry(format!("{:?}", exchange.protocol)).or_default().1 += 1;
         }
     }
 }
@@ -77,7 +77,7 @@ fn play(mut source: impl FnMut(&mut [u8]) -> usize, random: &mut Random, found: 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let mut random = Random(42);
-    let mut found = Found::default();
+    let mut tally = Tally::default();
     let mebibytes = arguments.first().map_or(Some(64), |argument| argument.parse::<u64>().ok());
     if let Some(mebibytes) = mebibytes {
         let mut left = mebibytes << 20;
@@ -91,7 +91,7 @@ fn main() -> ExitCode {
             }
             wanted
         };
-        play(fill, &mut random, &mut found);
+        play(fill, &mut random, &mut tally);
     } else {
         for path in &arguments {
             let Ok(content) = std::fs::read(path) else {
@@ -105,14 +105,14 @@ fn main() -> ExitCode {
                 rest = tail;
                 head.len()
             };
-            play(fill, &mut random, &mut found);
+            play(fill, &mut random, &mut tally);
         }
     }
-    println!("{} bytes on {} connections", found.bytes, found.connections);
-    for (protocol, (connections, exchanges)) in &found.false_by_protocol {
+    println!("{} bytes on {} connections", tally.bytes, tally.connections);
+    for (protocol, (connections, exchanges)) in &tally.false_by_protocol {
         println!("{protocol}: {connections} connections taken for it, {exchanges} exchanges");
     }
-    if found.false_by_protocol.values().all(|(_, exchanges)| *exchanges == 0) {
+    if tally.false_by_protocol.values().all(|(_, exchanges)| *exchanges == 0) {
         println!("no exchange was found");
         ExitCode::SUCCESS
     } else {

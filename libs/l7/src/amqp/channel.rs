@@ -1,4 +1,4 @@
-//! One channel: the methods that wait for their answer, the message whose content is going by in either direction, and
+//! One channel: the methods that wait for their answer, the message whose content is being sent in either direction, and
 //! the publications that wait for their acknowledgement.
 
 use std::collections::VecDeque;
@@ -16,7 +16,7 @@ pub(super) struct Waiting {
     pub(super) replies: [Id; 2],
 }
 
-/// A message whose content is going by.
+/// A message whose content is being sent.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Message {
     pub(super) request: Request,

@@ -93,7 +93,7 @@ struct Dns {
     queries: Framer,
     responses: Framer,
     waiting: ById<Key, Waiting>,
-    /// The response that is going by, and what it answers.
+    /// The current response, and the request that it answers.
     answering: Option<(Request, Outcome)>,
     /// The id of a zone transfer: its further messages answer nothing.
     transfer: Option<u16>,

@@ -285,7 +285,7 @@ impl Reader {
         }
     }
 
-    /// Goes on by one line or one stretch of body; returns what is left.
+    /// Advances by one line or one stretch of body; returns what is left.
     fn step<'a>(&mut self, input: &'a [u8], at: Timestamp, handler: &mut impl Handler) -> &'a [u8] {
         match self.state {
             State::Length(remaining) => {

@@ -82,7 +82,7 @@ struct Frames {
     open: Option<Open>,
     /// Its fragments.
     block: Vec<u8>,
-    /// The stream that ends with the frame that goes by.
+    /// The stream that ends with the current frame.
     ending: Option<u32>,
     /// What there is to know of how the connection began is known to this end's table.
     preface: bool,

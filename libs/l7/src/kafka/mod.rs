@@ -84,9 +84,9 @@ struct Kafka {
     responses: Framer,
     waiting: ById<i32, Waiting>,
     number: u64,
-    /// A request that is going by and will not be answered.
+    /// The current request, if it will not be answered.
     one_way: Option<Waiting>,
-    /// The response that is going by, and what it answers.
+    /// The current response, and the request that it answers.
     answering: Option<(Waiting, Outcome)>,
     /// What the fetch session is about.
     session: Subject,

@@ -111,7 +111,7 @@ struct Text {
     /// A command whose value is still coming.
     incoming: Option<Waiting>,
     answering: Answering,
-    /// A value of an answer of one line is going by.
+    /// The value of an answer of one line is being sent.
     value: bool,
     /// Bytes are missing: nothing can be paired before a command follows a whole answer.
     gapped: bool,

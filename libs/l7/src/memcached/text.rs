@@ -21,7 +21,7 @@ pub(super) struct Command<'a> {
 
 /// A response line.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Answer<'a> {
+pub(super) struct ReplyLine<'a> {
     /// Its first word.
     pub(super) word: &'a [u8],
     /// Bytes of the value behind the line, with its line end.
@@ -76,7 +76,7 @@ pub(super) fn command(line: &[u8]) -> Option<Command<'_>> {
 }
 
 /// Reads a response line without its end.
-pub(super) fn answer(line: &[u8]) -> Option<Answer<'_>> {
+pub(super) fn answer(line: &[u8]) -> Option<ReplyLine<'_>> {
     let mut words = line.split(|b| *b == b' ').filter(|word| !word.is_empty());
     let word = words.next()?;
     let data = match word {
@@ -86,7 +86,7 @@ pub(super) fn answer(line: &[u8]) -> Option<Answer<'_>> {
         _ => 0,
     };
     let plain = word.iter().all(|b| b.is_ascii_uppercase() || b.is_ascii_digit() || *b == b'_');
-    (plain && data <= VALUE_MAX).then_some(Answer { word, data })
+    (plain && data <= VALUE_MAX).then_some(ReplyLine { word, data })
 }
 
 /// Whether a quiet meta command keeps this answer to itself.

@@ -51,9 +51,9 @@ struct Mongodb {
     requests: Framer,
     responses: Framer,
     waiting: ById<i32, Request>,
-    /// A request that is going by and will not be answered.
+    /// The current request, if it will not be answered.
     one_way: Option<Request>,
-    /// The answer that is going by, and what it answers.
+    /// The current answer, and the request that it answers.
     answering: Option<(Request, Outcome)>,
     /// The id of an answer that another follows unasked.
     exhaust: Option<i32>,

@@ -3,7 +3,7 @@
 use crate::{
     Protocol, Symbol, Timestamp,
     mysql::{
-        Answer, AnswerFraming, LoginPacket, Mysql, Next, PacketRole, Pairing, Phase, outcome,
+        AnswerFraming, CurrentResponse, LoginPacket, Mysql, Next, PacketRole, Pairing, Phase, outcome,
         response::{Progress, Response},
         wire::{self, Failure, HEADER_BYTES, Header, PacketMatch, capability},
     },
@@ -48,7 +48,7 @@ impl Mysql {
             }
             match self.waiting.front() {
                 Some(front) if front.sequence == header.sequence || is_farewell(header, payload) => {
-                    self.answer = Some(Answer {
+                    self.answer = Some(CurrentResponse {
                         response: Response::new(front.shape),
                         start: self.server_position,
                         bytes: 0,
@@ -90,7 +90,7 @@ impl Mysql {
                 }
                 return Step::Lost;
             }
-            Progress::Goes => {}
+            Progress::Continues => {}
             Progress::File => {
                 self.client_packet = PacketRole::File;
             }
@@ -153,7 +153,7 @@ impl Mysql {
                 }
             }
             LoginPacket::Continues => {
-                if let Some(Answer { end: Some(end), bytes, sequence, .. }) = self.answer
+                if let Some(CurrentResponse { end: Some(end), bytes, sequence, .. }) = self.answer
                     && self.server_packet != PacketRole::Continuation
                 {
                     self.answer = None;

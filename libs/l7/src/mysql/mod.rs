@@ -85,13 +85,13 @@ struct Waiting {
 struct Statement {
     operation: Symbol,
     table: Symbol,
-    /// Someone else knows it.
+    /// The kernel has it.
     exported: bool,
 }
 
 /// The answer that is being read.
 #[derive(Clone, Copy, Debug)]
-struct Answer {
+struct CurrentResponse {
     response: Response,
     /// Where it started, in the server's stream.
     start: u64,
@@ -111,7 +111,7 @@ enum AnswerFraming {
     Truncated,
 }
 
-/// What the packet of the server that is going by says about the login.
+/// What the current packet of the server means for the login.
 #[derive(Clone, Copy, Debug, Default)]
 enum LoginPacket {
     /// Nothing: the login continues, or is over.
@@ -194,7 +194,7 @@ struct Mysql {
     login_packet: LoginPacket,
     next: Next,
     waiting: Fifo<Waiting>,
-    answer: Option<Answer>,
+    answer: Option<CurrentResponse>,
     statements: ById<u32, Statement>,
     prepared_last: Option<Statement>,
     deprecated_eof: Option<bool>,

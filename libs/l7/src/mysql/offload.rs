@@ -3,7 +3,8 @@
 use crate::{
     ErrorClass, NameKind, Protocol, Status, Symbol,
     mysql::{
-        Answer, AnswerFraming, LastCommand, Mysql, Next, PacketRole, Pairing, Phase, Waiting, command,
+        AnswerFraming, CurrentResponse, LastCommand, Mysql, Next, PacketRole, Pairing, Phase, Waiting,
+        command,
         command::Shape,
         outcome,
         response::{Response, Stage},
@@ -96,7 +97,7 @@ impl Mysql {
         };
         let stage = match phase {
             ResultPhase::Start => Stage::First,
-            // The packet that is going by was counted already.
+            // The current packet was counted already.
             ResultPhase::Columns(columns) => Stage::Columns(u64::from(columns) + u64::from(left > 0)),
             ResultPhase::BehindColumns if left > 0 => Stage::Columns(1),
             ResultPhase::BehindColumns => Stage::BehindColumns,
@@ -105,7 +106,7 @@ impl Mysql {
         let bytes = resumed.responses.bytes;
         if bytes > 0 {
             let shape = self.waiting.front().map_or(Shape::Results, |front| front.shape);
-            self.answer = Some(Answer {
+            self.answer = Some(CurrentResponse {
                 response: Response::at(shape, stage),
                 start: self.server_position,
                 bytes,

@@ -52,7 +52,7 @@ pub(super) struct End {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Progress {
     /// With another packet.
-    Goes,
+    Continues,
     /// With a file that the client sends.
     File,
     /// Not at all.
@@ -101,7 +101,7 @@ impl Response {
             Stage::First => self.first(payload, length),
             Stage::Columns(left) => {
                 self.stage = if left > 1 { Stage::Columns(left - 1) } else { Stage::BehindColumns };
-                Progress::Goes
+                Progress::Continues
             }
             Stage::BehindColumns => {
                 self.stage = Stage::Rows;
@@ -110,7 +110,7 @@ impl Response {
                 }
                 *deprecated = Some(false);
                 let cursor = u16_at(payload, 3).is_some_and(|flags| flags & status::CURSOR_EXISTS != 0);
-                if cursor { self.ends() } else { Progress::Goes }
+                if cursor { self.ends() } else { Progress::Continues }
             }
             Stage::Rows => self.row(payload, length, deprecated),
             Stage::Definitions(..) => self.definition(*deprecated),
@@ -125,7 +125,7 @@ impl Response {
                     return self.ends();
                 }
                 self.stage = Stage::Definitions(0, columns);
-                Progress::Goes
+                Progress::Continues
             }
             Stage::LastEof => {
                 if length == 5 && payload.first() == Some(&0xfe) {
@@ -151,7 +151,7 @@ impl Response {
     fn result_ended(&mut self, flags: u16) -> Progress {
         if self.shape == Shape::Results && flags & status::MORE_RESULTS != 0 {
             self.stage = Stage::First;
-            return Progress::Goes;
+            return Progress::Continues;
         }
         self.ends()
     }
@@ -160,7 +160,7 @@ impl Response {
         let Some(&kind) = payload.first() else { return Progress::Broken };
         if kind == 0xff && length >= 3 {
             let report = u16_at(payload, 1) == Some(PROGRESS);
-            return if report { Progress::Goes } else { Self::fails(payload) };
+            return if report { Progress::Continues } else { Self::fails(payload) };
         }
         match self.shape {
             Shape::Text | Shape::Stream => self.ends(),
@@ -171,7 +171,7 @@ impl Response {
             },
             Shape::Login => match kind {
                 0x00 if length >= 7 => self.ends(),
-                0x01 | 0x02 | 0xfe => Progress::Goes,
+                0x01 | 0x02 | 0xfe => Progress::Continues,
                 _ => Progress::Broken,
             },
             Shape::Prepared => self.prepared(payload, length),
@@ -201,7 +201,7 @@ impl Response {
             _ => return Progress::Broken,
         };
         self.stage = if follow { Stage::Columns(count) } else { Stage::BehindColumns };
-        Progress::Goes
+        Progress::Continues
     }
 
     fn row(&mut self, payload: &[u8], length: usize, deprecated: &mut Option<bool>) -> Progress {
@@ -219,7 +219,7 @@ impl Response {
                 }
             }
             Some(0xff) => Self::fails(payload),
-            Some(_) => Progress::Goes,
+            Some(_) => Progress::Continues,
             None => Progress::Broken,
         }
     }
@@ -236,7 +236,7 @@ impl Response {
             return self.ends();
         }
         self.stage = Stage::Definitions(u64::from(parameters), u64::from(columns));
-        Progress::Goes
+        Progress::Continues
     }
 
     /// A definition went by.
@@ -251,7 +251,7 @@ impl Response {
             _ if deprecated == Some(false) => Stage::LastEof,
             _ => return self.ends(),
         };
-        Progress::Goes
+        Progress::Continues
     }
 }
 

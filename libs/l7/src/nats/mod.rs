@@ -311,7 +311,7 @@ impl Nats {
     }
 }
 
-/// Whose fault a status of the headers says it was (NATS: ADR-4 and ADR-13): 503, nobody subscribes to the subject or
+/// Whose fault a status of the headers says it was (NATS: ADR-4 and ADR-13): 503, no subscriber of the subject or
 /// `JetStream` is not available; 408 and 404, a pull found no messages in time; 100, a heartbeat.
 pub(crate) fn status_class(code: u16) -> ErrorClass {
     match code {

@@ -15,7 +15,7 @@ use crate::{
 /// Bytes of an error that are looked at: severity and SQLSTATE stand first.
 const ERROR_MAX: usize = 192;
 
-/// A message that is going by.
+/// The current message.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Message {
     kind: u8,

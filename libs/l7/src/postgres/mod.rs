@@ -226,7 +226,7 @@ struct Postgres {
     unnamed_statement: Option<Statement>,
     portals: ById<u64, Portal>,
     unnamed_portal: Portal,
-    /// The message of the server that is going by.
+    /// The current message of the server.
     message: Option<Message>,
     completion: Option<Completion>,
     /// Of the first in line.
@@ -258,7 +258,7 @@ impl Parser for Postgres {
                 let total = segment.bytes.len() as u64 + segment.truncated;
                 framer.segment(segment, HEAD_MAX, |piece| match piece {
                     Piece::Head(head) => self.client_head(&head, total, cx),
-                    Piece::End { .. } => self.go_on(),
+                    Piece::End { .. } => self.next_step(),
                     Piece::Gap => {
                         self.client_gap(gap_kind(segment), cx);
                         Step::Lost
@@ -363,7 +363,7 @@ impl Postgres {
             Piece::Head(head) => self.server_head(&head, before),
             Piece::End { at } => {
                 self.server_end(at, cx);
-                self.go_on()
+                self.next_step()
             }
             Piece::Gap => {
                 self.server_gap(gap_kind(segment), cx);
@@ -394,8 +394,8 @@ impl Postgres {
         self.server = framer;
     }
 
-    /// The result at a message's end: whether to continue.
-    fn go_on(&self) -> Step {
+    /// What the framer does at the end of a message.
+    fn next_step(&self) -> Step {
         if self.next == Next::Messages { Step::Lost } else { Step::Stop }
     }
 

@@ -104,7 +104,7 @@ pub(super) struct Reader {
 }
 
 enum Line {
-    Goes,
+    Continues,
     Broken,
 }
 
@@ -283,7 +283,7 @@ impl Reader {
             // Redis passes over empty lines between commands.
             if top && inline {
                 self.message = None;
-                return Line::Goes;
+                return Line::Continues;
             }
             return Line::Broken;
         };
@@ -332,7 +332,7 @@ impl Reader {
             }
             _ => return Line::Broken,
         }
-        Line::Goes
+        Line::Continues
     }
 
     fn inline_command(&mut self, text: &[u8], at: Timestamp, give: &mut impl FnMut(Item)) -> Line {
@@ -348,7 +348,7 @@ impl Reader {
             }
         }
         self.message_ended(at, give);
-        Line::Goes
+        Line::Continues
     }
 
     fn word(&mut self, text: &[u8]) {

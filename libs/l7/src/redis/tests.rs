@@ -185,7 +185,7 @@ fn an_unanswered_command_ends_with_the_connection() {
 }
 
 #[test]
-fn big_values_are_gone_past_by_length() {
+fn big_values_are_skipped_by_length() {
     let mut context = ParserContext::new(Limits::default());
     let mut connection = Connection::new(ScopeId(0));
     let mut exchanges = Vec::new();

@@ -190,7 +190,7 @@ impl<'a, 'w> Search<'a, 'w> {
         }
     }
 
-    /// Goes on to the next table of a list; false at the list's end.
+    /// Advances to the next table of a list; false at the list's end.
     fn next_of_list(&mut self, tokens: &mut Tokens<'a>) -> bool {
         let mut open = 0_usize;
         while let Some(token) = self.next(tokens) {
