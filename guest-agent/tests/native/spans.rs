@@ -49,7 +49,7 @@ fn counts_are_the_same_with_every_exchange_a_span_and_with_none() -> Outcome {
             match arguments {
                 [] => assert!((1..10).contains(&spans), "{spans}"),
                 [_, _, _, _] => {
-                    assert!(spans as u64 + dropped >= all, "{spans} sampled and {dropped} dropped")
+                    assert!(spans as u64 + dropped >= all, "{spans} sampled and {dropped} dropped");
                 }
                 _ => assert_eq!((spans, dropped), (0, 0)),
             }
