@@ -87,7 +87,7 @@ mod tests {
 
     #[test]
     fn of_a_long_chain_the_ends_are_kept() {
-        let causes: String = (0..50).map(|n| format!("    {n}: cause number {n}\n")).collect();
+        let causes = (0..50).map(|n| format!("    {n}: cause number {n}\n")).collect::<Vec<_>>().concat();
         let text = brief(&format!("create container\n\nCaused by:\n{causes}    50: refused by policy\n"));
         assert_eq!(text, "create container: …: refused by policy");
         let giant = brief(&"ä".repeat(100_000));

@@ -14,20 +14,24 @@ const CHILD_ENV: &str = "PORTHOLE_TRIALS_CHILD";
 
 fn main() -> ExitCode {
     if std::env::var_os(CHILD_ENV).is_some() {
-        porthole_trials::run([
-            Trial::new("passes", || Ok(())),
-            Trial::new("lacks", || Err(CannotRun::because("no such server").into())),
-            Trial::new("lacks_deep_down", || Err(CannotRun::because("no root")).context("start the agent")),
-            Trial::new("fails", || anyhow::bail!("two is not three")),
-            Trial::new("panics", || panic!("at the disco")),
-        ])
-    } else {
-        porthole_trials::run(trials![
-            a_trial_that_cannot_run_is_ignored_with_its_reason,
-            a_trial_that_fails_or_panics_fails_the_program,
-            the_report_has_every_trial_that_ended,
-        ])
+        return tested();
     }
+    porthole_trials::run(trials![
+        a_trial_that_cannot_run_is_ignored_with_its_reason,
+        a_trial_that_fails_or_panics_fails_the_program,
+        the_report_has_every_trial_that_ended,
+    ])
+}
+
+/// The program that is tested: a trial for each outcome.
+fn tested() -> ExitCode {
+    porthole_trials::run([
+        Trial::new("passes", || Ok(())),
+        Trial::new("lacks", || Err(CannotRun::because("no such server").into())),
+        Trial::new("lacks_deep_down", || Err(CannotRun::because("no root")).context("start the agent")),
+        Trial::new("fails", || anyhow::bail!("two is not three")),
+        Trial::new("panics", || panic!("at the disco")),
+    ])
 }
 
 /// Runs the tested program on the trials whose name contains a word.
