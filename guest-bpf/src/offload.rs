@@ -40,61 +40,70 @@ pub mod side {
 /// What comes next in one direction of an offloaded connection.
 pub mod framing_state {
     /// A message's first byte.
-    pub const START: u32 = 0;
+    pub const START: u8 = 0;
     /// [`super::ParseState::left`] bytes of a body.
-    pub const BODY: u32 = 1;
+    pub const BODY: u8 = 1;
     /// [`super::ParseState::left`] bytes: the data of a chunk and its line end.
-    pub const CHUNK_DATA: u32 = 2;
+    pub const CHUNK_DATA: u8 = 2;
     /// The line with a chunk's size.
-    pub const CHUNK_SIZE: u32 = 3;
+    pub const CHUNK_SIZE: u8 = 3;
     /// Redis: [`super::ParseState::left`] bytes of a bulk string with its line end, then [`super::ParseState::items`] more
     /// values.
-    pub const VALUES: u32 = 4;
-    /// HTTP: the rest of a request whose first byte was read by a call of its own and is [`super::ParseState::left`].
-    pub const FIRST_BYTE_READ: u32 = 5;
+    pub const VALUES: u8 = 4;
+    /// HTTP: the rest of a request whose first byte was read by a call of its own and is [`super::ParseState::buffered`].
+    pub const FIRST_BYTE_READ: u8 = 5;
     /// MySQL: [`super::ParseState::left`] bytes of a command whose header was read by a call of its own.
-    pub const HEADER_READ: u32 = 6;
+    pub const HEADER_READ: u8 = 6;
     /// MySQL: [`super::ParseState::items`] column definitions.
-    pub const COLUMNS: u32 = 7;
+    pub const COLUMNS: u8 = 7;
     /// MySQL: the packet that follows the column definitions.
-    pub const AFTER_COLUMNS: u32 = 8;
+    pub const AFTER_COLUMNS: u8 = 8;
     /// MySQL: rows. PostgreSQL: any further message of a response.
-    pub const ROWS: u32 = 9;
-}
-
-/// The beginning of a message's header that was at the end of a call: bytes, the first one lowest, and above them their
-/// number. In [`ParseState::request`].
-pub mod buffered {
-    /// Both in one word.
-    #[inline(always)]
-    pub const fn pack(bytes: u64, count: u64) -> u64 {
-        (bytes & ((1 << (8 * count)) - 1)) | (count << 56)
-    }
-
-    /// The bytes, and their number.
-    #[inline(always)]
-    pub const fn unpack(packed: u64) -> (u64, u64) {
-        (packed & ((1 << 56) - 1), packed >> 56)
-    }
+    pub const ROWS: u8 = 9;
+    /// PostgreSQL: the messages behind the one with a response's outcome, which is [`super::ParseState::status`]. The
+    /// programs leave this state before the call ends, or the connection falls back.
+    pub const OUTCOME_READ: u8 = 10;
 }
 
 /// How far one direction was parsed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct ParseState {
-    /// Bytes until the next decision.
-    pub left: u64,
+    /// Bytes of the message until the next decision: at most 2^31 + 2, the largest chunk of HTTP with its line end.
+    pub left: u32,
+    /// The beginning of a message's header that was at the end of a call, the first byte lowest; 0 when there is none.
+    pub buffered: u32,
     /// Bytes of the current message so far.
     pub bytes: u64,
     /// When the current message's first byte moved, nanoseconds of `CLOCK_MONOTONIC`.
     pub start: u64,
-    /// Of a request: what it asks for, as in [`PendingRequest::request`]. Of a response: its status; of a database's
-    /// response the bytes that are [`buffered`].
+    /// Of a request: what it asks for, as in [`PendingRequest::request`].
     pub request: u64,
-    /// Values that are still to come.
+    /// Redis: values that are still to come. MySQL: column definitions that are still to come.
     pub items: u32,
+    /// Of a response: HTTP's status code; Redis and PostgreSQL: 1 for an error, else 0.
+    pub status: u16,
+    /// Number of bytes in [`Self::buffered`].
+    pub buffered_len: u8,
     /// One of [`framing_state`].
-    pub framing: u32,
+    pub framing: u8,
+}
+
+const _: () = assert!(size_of::<ParseState>() == 40);
+
+impl ParseState {
+    /// Before a direction's first byte.
+    pub const AT_START: Self = Self {
+        left: 0,
+        buffered: 0,
+        bytes: 0,
+        start: 0,
+        request: 0,
+        items: 0,
+        status: 0,
+        buffered_len: 0,
+        framing: framing_state::START,
+    };
 }
 
 /// A request that has no response yet.
@@ -172,8 +181,6 @@ pub struct OffloadedConnection {
 impl OffloadedConnection {
     /// An offer: see [`OFFERED`].
     pub const fn offered(connection: u64, protocol: u16, side: u16, offset: [u64; 2]) -> Self {
-        const AT_START: ParseState =
-            ParseState { left: 0, bytes: 0, start: 0, request: 0, items: 0, framing: framing_state::START };
         const NO_REQUEST: PendingRequest =
             PendingRequest { request: 0, start: 0, bytes: 0, flags: 0, kernel_key: 0, generation: 0 };
         Self {
@@ -190,8 +197,8 @@ impl OffloadedConnection {
             head_requests: 0,
             pushed: 0,
             popped: 0,
-            requests: AT_START,
-            responses: AT_START,
+            requests: ParseState::AT_START,
+            responses: ParseState::AT_START,
             pending: [NO_REQUEST; PENDING_MAX],
         }
     }

@@ -3,8 +3,7 @@
 use porthole_bpf_types::{
     kernel_key::{Completed, RequestKey},
     offload::{
-        OffloadedConnection, PENDING_MAX, ParseState, PendingRequest, buffered, framing_state, request_flag,
-        side,
+        OffloadedConnection, PENDING_MAX, ParseState, PendingRequest, framing_state, request_flag, side,
     },
 };
 use porthole_l7::{
@@ -119,32 +118,31 @@ fn answer(state: &ParseState) -> DirectionState<'static> {
         framing_state::ROWS => ResultPhase::Rows,
         _ => ResultPhase::Start,
     };
-    let (bytes, count) = buffered::unpack(state.request);
     let framing = FramingState::Result(ResultState {
         phase,
-        remaining: state.left,
-        buffered: BufferedBytes::of(bytes, count),
+        remaining: state.left.into(),
+        buffered: BufferedBytes::of(state.buffered.into(), state.buffered_len.into()),
     });
     DirectionState { framing, bytes: state.bytes, start: Timestamp(state.start), status: 0, name: &[] }
 }
 
 fn end(state: &ParseState) -> DirectionState<'static> {
     let framing = match state.framing {
-        framing_state::BODY => FramingState::Body(state.left),
-        framing_state::CHUNK_DATA => FramingState::ChunkData(state.left),
+        framing_state::BODY => FramingState::Body(state.left.into()),
+        framing_state::CHUNK_DATA => FramingState::ChunkData(state.left.into()),
         framing_state::CHUNK_SIZE => FramingState::ChunkSize,
         framing_state::FIRST_BYTE_READ => {
-            FramingState::FirstByte(u8::try_from(state.left).unwrap_or_default())
+            FramingState::FirstByte(u8::try_from(state.buffered).unwrap_or_default())
         }
-        framing_state::HEADER_READ => FramingState::CommandHeader(state.left),
-        framing_state::VALUES => FramingState::Values { remaining: state.left, items: state.items },
+        framing_state::HEADER_READ => FramingState::CommandHeader(state.left.into()),
+        framing_state::VALUES => FramingState::Values { remaining: state.left.into(), items: state.items },
         _ => FramingState::Start,
     };
     DirectionState {
         framing,
         bytes: state.bytes,
         start: Timestamp(state.start),
-        status: u16::try_from(state.request).unwrap_or(0),
+        status: state.status,
         name: &[],
     }
 }

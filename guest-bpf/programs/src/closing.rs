@@ -8,7 +8,7 @@ use porthole_bpf_types::{
 
 use crate::{
     connections::next_sequence,
-    maps::{CONNECTIONS, SETTINGS},
+    maps::{CONNECTIONS, CurrentSettings},
     offload, ring,
 };
 
@@ -20,7 +20,7 @@ pub fn closed(sk: u64) {
     let (id, state) = unsafe { ((*connection).id, (*connection).state) };
     if state == state::OFFLOADED {
         offload::closed(connection, sk);
-    } else if SETTINGS.get(0).is_some_and(|settings| settings.offers != 0) {
+    } else if CurrentSettings::get().is_some_and(CurrentSettings::has_offers) {
         offload::withdraw(connection);
     }
     // SAFETY: a value that a look-up gave: valid until the program ends (see `maps`).

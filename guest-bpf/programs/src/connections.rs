@@ -138,10 +138,15 @@ pub extern "C" fn announce(sk: u64, by: u32) -> u64 {
     let Some(open) = OPEN.get_ptr_mut(by) else { return 0 };
     // SAFETY: a value that a look-up gave (see `maps`), which only this program uses.
     let open = unsafe { &mut *open };
-    // SAFETY: a value that a look-up gave: valid until the program ends (see `maps`).
+    // SAFETY: a value that a look-up gave (see `maps`). Other CPUs write it meanwhile, so each field is copied.
     let (id, cgroup, transport, role, state) = unsafe {
-        let connection = &*connection;
-        (connection.id, connection.cgroup, connection.transport, connection.role, connection.state)
+        (
+            (*connection).id,
+            (*connection).cgroup,
+            (*connection).transport,
+            (*connection).role,
+            (*connection).state,
+        )
     };
     // A closing socket's program runs on any task.
     if by == BY_CALL {

@@ -87,6 +87,8 @@ pub struct Parse {
     pub flags: u32,
     /// Of a head: what it says about the body.
     pub framing: u32,
+    /// Of a response whose outcome was read in this call: position of the byte before the outcome's text.
+    pub outcome_at: u64,
     /// Of a head: `Content-Length`. Of a statement: the index behind it.
     pub length: u64,
     /// Messages that end in this call.
@@ -98,16 +100,18 @@ pub struct Parse {
 /// A whole message.
 #[repr(C)]
 pub struct Message {
-    /// As in [`ParseState::request`].
+    /// Of a request: see [`ParseState::request`].
     pub request: u64,
-    /// When its first byte moved.
+    /// Of a request: when its first byte moved.
     pub start: u64,
     /// Its size.
     pub bytes: u64,
-    /// Position of its head or error in the call.
+    /// Position in the call: of a request's head or statement, or of the byte before a response's outcome.
     pub at: u32,
-    /// Of a request: see [`porthole_bpf_types::offload::request_flag`]. Of a response: 1 for a Redis error.
-    pub flags: u32,
+    /// Of a request: see [`porthole_bpf_types::offload::request_flag`].
+    pub flags: u16,
+    /// Of a response: see [`ParseState::status`].
+    pub status: u16,
 }
 
 /// This CPU's [`WORK`].
@@ -146,6 +150,47 @@ impl core::ops::DerefMut for Scratch {
     fn deref_mut(&mut self) -> &mut Work {
         // SAFETY: as above, the same pointer.
         unsafe { &mut *self.0 }
+    }
+}
+
+/// The value of [`SETTINGS`]. The agent writes it while the programs run, so there is no reference to it: each accessor
+/// copies one field.
+#[derive(Clone, Copy)]
+pub struct CurrentSettings(*const Settings);
+
+impl CurrentSettings {
+    /// `None` never happens, but the verifier does not know that.
+    #[inline(always)]
+    pub fn get() -> Option<Self> {
+        SETTINGS.get_ptr(0).map(Self)
+    }
+
+    /// [`Settings::head`].
+    #[inline(always)]
+    pub fn head(self) -> u32 {
+        // SAFETY: a value that a look-up gave (see the module), and a field of one word, which is read as a whole.
+        unsafe { core::ptr::read_volatile(&raw const (*self.0).head) }
+    }
+
+    /// [`Settings::paused`].
+    #[inline(always)]
+    pub fn is_paused(self) -> bool {
+        // SAFETY: as in `head`.
+        unsafe { core::ptr::read_volatile(&raw const (*self.0).paused) != 0 }
+    }
+
+    /// [`Settings::offload`].
+    #[inline(always)]
+    pub fn allows_offload(self) -> bool {
+        // SAFETY: as in `head`.
+        unsafe { core::ptr::read_volatile(&raw const (*self.0).offload) != 0 }
+    }
+
+    /// [`Settings::offers`].
+    #[inline(always)]
+    pub fn has_offers(self) -> bool {
+        // SAFETY: as in `head`.
+        unsafe { core::ptr::read_volatile(&raw const (*self.0).offers) != 0 }
     }
 }
 
@@ -271,9 +316,9 @@ pub static SLOTS: Array<Slot> = Array::with_max_entries(SLOTS_MAX, BPF_F_MMAPABL
 #[map]
 pub static COUNTERS: PerCpuArray<Counters> = PerCpuArray::with_max_entries(1, 0);
 
-/// What user space can change.
+/// What user space can change; the programs read it through [`CurrentSettings`].
 #[map]
-pub static SETTINGS: Array<Settings> = Array::with_max_entries(1, 0);
+static SETTINGS: Array<Settings> = Array::with_max_entries(1, 0);
 
 /// Only the system call's program uses it, and that does not interrupt itself.
 #[map]

@@ -22,7 +22,7 @@ use porthole_bpf_types::{
 };
 
 use crate::{
-    maps::{RECORDS, SETTINGS, VERDICTS, count},
+    maps::{CurrentSettings, RECORDS, VERDICTS, count},
     ring,
     verifier::bounded,
 };
@@ -75,8 +75,8 @@ fn seen(skb: *mut __sk_buff, direction: u8) {
     {
         return;
     }
-    let Some(settings) = SETTINGS.get(0) else { return };
-    if settings.paused != 0 {
+    let Some(settings) = CurrentSettings::get() else { return };
+    if settings.is_paused() {
         count!(lost);
         return;
     }

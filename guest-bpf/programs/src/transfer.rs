@@ -13,7 +13,7 @@ use porthole_bpf_types::{
 use crate::{
     capture, connections,
     kernel::{self, Socket},
-    maps::{NO_VECTOR, SETTINGS, Scratch, VERDICTS, count, self_tgid},
+    maps::{CurrentSettings, NO_VECTOR, Scratch, VERDICTS, count, self_tgid},
     offload,
     registers::Registers,
     ring,
@@ -212,7 +212,7 @@ pub fn is_retried(connection: *mut Connection) -> bool {
 pub fn record(mut work: Scratch, connection: *mut Connection, sk: u64) {
     // Positions move on whatever becomes of the record, so that a loss shows.
     work.header.offset = connections::advance(connection, work.header.direction, work.header.total);
-    let Some(settings) = SETTINGS.get(0) else { return };
+    let Some(settings) = CurrentSettings::get() else { return };
     // SAFETY: a value that a look-up gave: valid until the program ends (see `maps`).
     let (known, begun) = unsafe {
         (*connection).history = ((*connection).history << 1) | u16::from(work.header.direction & 1);
@@ -230,21 +230,22 @@ pub fn record(mut work: Scratch, connection: *mut Connection, sk: u64) {
             return;
         }
     } else if is_self()
-        || (settings.offers != 0 && offload::accepts_offer(connection, sk))
+        || (settings.has_offers() && offload::accepts_offer(connection, sk))
         || (known == state::DETECTING
             && begun == 0
-            && settings.offload != 0
+            && settings.allows_offload()
             && offload::may_begin(&work, connection)
             && offload::begins(connection, sk))
     {
         return;
     }
-    if settings.paused != 0 {
+    if settings.is_paused() {
         count!(lost);
         return;
     }
-    if work.want > u64::from(settings.head) {
-        work.want = u64::from(settings.head);
+    let most = u64::from(settings.head());
+    if work.want > most {
+        work.want = most;
     }
     if work.want > u64::from(HEAD_MAX) {
         work.want = u64::from(HEAD_MAX);

@@ -2,7 +2,7 @@
 
 use porthole_bpf_types::{
     connection::{Connection, direction, role, state, transport},
-    offload::{ParseState, framing_state, side},
+    offload::{ParseState, side},
     record::kind,
 };
 use porthole_protocol::Offload;
@@ -94,5 +94,4 @@ pub fn begins(connection: *mut Connection, sk: u64) -> bool {
     true
 }
 
-static AT_START: ParseState =
-    ParseState { left: 0, bytes: 0, start: 0, request: 0, items: 0, framing: framing_state::START };
+static AT_START: ParseState = ParseState::AT_START;

@@ -13,8 +13,8 @@ use super::{lock::Locked, sql};
 use crate::{
     connections,
     maps::{
-        CONNECTIONS, KERNEL_KEYS, KEY_INDEXES, Message, NAMED, OFFLOADED, SETTINGS, SLOTS, STRIPE_MASK,
-        Scratch, constant, count, sampling,
+        CONNECTIONS, CurrentSettings, KERNEL_KEYS, KEY_INDEXES, Message, NAMED, OFFLOADED, SLOTS,
+        STRIPE_MASK, Scratch, constant, count, sampling,
     },
     ring,
     verifier::{add_u32, bounded, fetch_add},
@@ -22,7 +22,7 @@ use crate::{
 };
 
 /// HTTP: the lowest status of a failure (RFC 9110, section 15.5).
-const FAILURES_FROM: u64 = 400;
+const FAILURES_FROM: u32 = 400;
 
 /// Bytes of a request that are sent for its name: a request line, or a whole statement.
 const LINE_BYTES: u64 = 512;
@@ -91,7 +91,7 @@ pub extern "C" fn push_one(id: u64, index: u64) -> u64 {
 fn push_message(work: Scratch, offloaded: Locked, index: u64) {
     let message = message(work, index);
     // SAFETY: the index was bounded to less than the array's length.
-    let (request, at, flags) = unsafe { ((*message).request, (*message).at, (*message).flags) };
+    let (request, at, flags) = unsafe { ((*message).request, (*message).at, u32::from((*message).flags)) };
     let known = kernel_key_of(work, offloaded, request).unwrap_or(UNKNOWN);
     let named =
         Offload::from_number(offloaded.protocol).is_none_or(|protocol| is_named(protocol, request, flags));
@@ -113,7 +113,7 @@ fn is_named(protocol: Offload, request: u64, flags: u32) -> bool {
 
 /// Whether an outcome's text goes to user space with it.
 #[inline(always)]
-fn has_text(protocol: Offload, status: u64) -> bool {
+fn has_text(protocol: Offload, status: u32) -> bool {
     match protocol {
         Offload::Http1 => false,
         Offload::Redis | Offload::Mysql => status != 0,
@@ -153,7 +153,7 @@ fn enqueue(work: Scratch, mut offloaded: Locked, index: u64, (kernel_key, genera
     let message = message(work, index);
     // SAFETY: the index was bounded to less than the array's length.
     let (request, start, bytes, flags) =
-        unsafe { ((*message).request, (*message).start, (*message).bytes, (*message).flags) };
+        unsafe { ((*message).request, (*message).start, (*message).bytes, u32::from((*message).flags)) };
     let place = bounded::<{ PENDING_MAX as u64 - 1 }>(u64::from(offloaded.pushed));
     // SAFETY: the index was bounded to less than the array's length.
     unsafe {
@@ -222,10 +222,10 @@ pub extern "C" fn complete_one(id: u64, index: u64, sk: u64) -> u64 {
     }
     let message = message(work, index);
     // SAFETY: the index was bounded to less than the array's length.
-    let (status, bytes, at) = unsafe { ((*message).request, (*message).bytes, (*message).at) };
+    let (status, bytes, at) = unsafe { (u32::from((*message).status), (*message).bytes, (*message).at) };
     let pending = Pending::oldest(offloaded);
     offloaded.popped = offloaded.popped.wrapping_add(1);
-    let Some(slot) = slot_of(pending, status as u32) else {
+    let Some(slot) = slot_of(pending, status) else {
         send_completed(work, offloaded, pending, kind::COMPLETED, status, bytes, at, sk);
         return 0;
     };
@@ -240,7 +240,7 @@ pub extern "C" fn complete_one(id: u64, index: u64, sk: u64) -> u64 {
 /// Whether an exchange that has a slot is sampled as a span rather than added there. HTTP's statuses say what failed; what
 /// fails in other protocols has no slot.
 #[inline(always)]
-fn is_sampled(slot: *mut Slot, now: u64, start: u64, status: u64) -> bool {
+fn is_sampled(slot: *mut Slot, now: u64, start: u64, status: u32) -> bool {
     // SAFETY: a value that a look-up gave: valid until the program ends (see `maps`).
     let since = now.wrapping_sub(unsafe { (*slot).sampled });
     if since < sampling!(failures_interval) {
@@ -293,9 +293,9 @@ impl Pending {
 fn complete_known(work: Scratch, mut offloaded: Locked, index: u64) -> bool {
     let message = message(work, index);
     // SAFETY: the index was bounded to less than the array's length.
-    let (status, bytes) = unsafe { ((*message).request, (*message).bytes) };
+    let (status, bytes) = unsafe { (u32::from((*message).status), (*message).bytes) };
     let pending = Pending::oldest(offloaded);
-    let Some(slot) = slot_of(pending, status as u32) else { return false };
+    let Some(slot) = slot_of(pending, status) else { return false };
     if is_sampled(slot, work.parse.now, pending.start(), status) {
         return false;
     }
@@ -377,7 +377,7 @@ fn send_completed(
     offloaded: Locked,
     pending: Pending,
     kind: u32,
-    status: u64,
+    status: u32,
     bytes: u64,
     at: u32,
     sk: u64,
@@ -387,7 +387,7 @@ fn send_completed(
     if unsafe { (*connection).announced } == 0 && connections::announce(sk, connections::BY_CALL) == 0 {
         return false;
     }
-    if SETTINGS.get(0).is_some_and(|settings| settings.paused != 0) {
+    if CurrentSettings::get().is_some_and(CurrentSettings::is_paused) {
         if kind != kind::SAMPLED {
             count!(lost);
         }
@@ -400,7 +400,7 @@ fn send_completed(
     completed.kind = kind;
     completed.tgid = (task >> 32) as u32;
     completed.tid = task as u32;
-    completed.status = status as u32;
+    completed.status = status;
     completed.connection = offloaded.connection;
     completed.start = pending.start();
     completed.end = end;
@@ -428,7 +428,7 @@ fn send_completed(
 fn send_name(mut work: Scratch, offloaded: Locked, request: u64, at: u64) {
     let Some(most) = Offload::from_number(offloaded.protocol).map(name_bytes) else { return };
     let from = window_at(at, most);
-    if from == NONE || SETTINGS.get(0).is_none_or(|settings| settings.paused != 0) {
+    if from == NONE || CurrentSettings::get().is_none_or(CurrentSettings::is_paused) {
         return;
     }
     let (offset, total) = (work.header.offset, work.header.total);

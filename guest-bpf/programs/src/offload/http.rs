@@ -10,7 +10,7 @@ use porthole_bpf_types::{
     record::HEAD_MAX,
 };
 
-use super::message::{push_message, skip};
+use super::message::{push_request, push_response, skip};
 use crate::maps::Scratch;
 use crate::window::{CONTINUES, NONE, SPACE, byte, class, decimal, find, newline, text, window_at, word};
 
@@ -68,9 +68,11 @@ pub extern "C" fn http_step(response: u64) -> u64 {
             if response == 0 {
                 if state == framing_state::FIRST_BYTE_READ {
                     let start = window_at(0, 16);
-                    if start == NONE || u64::from(byte(&work, start)) != work.parse.state.left {
+                    if start == NONE || u32::from(byte(&work, start)) != work.parse.state.buffered {
                         return 0;
                     }
+                    work.parse.state.buffered = 0;
+                    work.parse.state.buffered_len = 0;
                 } else {
                     work.parse.state.start = work.parse.now;
                     if work.header.total == 1 {
@@ -98,7 +100,8 @@ fn first(mut work: Scratch) -> u64 {
         return 0;
     }
     work.parse.state.framing = framing_state::FIRST_BYTE_READ;
-    work.parse.state.left = u64::from(letter);
+    work.parse.state.buffered = u32::from(letter);
+    work.parse.state.buffered_len = 1;
     work.parse.at = 1;
     1
 }
@@ -113,12 +116,13 @@ fn request_begins(mut work: Scratch) -> u64 {
     let length = work.parse.length;
     let bytes = work.parse.state.bytes + length;
     let (request, start, flags) = (work.parse.state.request, work.parse.state.start, work.parse.flags);
-    if !found(work, request, start, bytes, flags) {
+    let (count, at) = (work.parse.found, work.parse.cursor);
+    if !push_request(work, count, request, start, bytes, at as u32, flags) {
         return 0;
     }
     if length > 0 {
         work.parse.state.framing = framing_state::BODY;
-        work.parse.state.left = length;
+        work.parse.state.left = length as u32;
     }
     1
 }
@@ -127,7 +131,7 @@ fn request_begins(mut work: Scratch) -> u64 {
 #[inline(always)]
 fn response_begins(mut work: Scratch) -> u64 {
     work.parse.state.start = work.parse.now;
-    let (framed, status) = (work.parse.framing, work.parse.state.request);
+    let (framed, status) = (work.parse.framing, work.parse.state.status);
     let head = (work.parse.head_requests >> (work.parse.found & 63)) & 1 != 0;
     if status < 200 {
         return 0;
@@ -140,7 +144,7 @@ fn response_begins(mut work: Scratch) -> u64 {
     match framed {
         framing::LENGTH => {
             work.parse.state.framing = framing_state::BODY;
-            work.parse.state.left = work.parse.length;
+            work.parse.state.left = work.parse.length as u32;
             1
         }
         framing::CHUNKED => {
@@ -151,19 +155,13 @@ fn response_begins(mut work: Scratch) -> u64 {
     }
 }
 
+/// The end of a response; false when there are too many in this call.
 #[inline(always)]
 fn response_ended(mut work: Scratch) -> bool {
-    let (status, start, bytes) = (work.parse.state.request, work.parse.state.start, work.parse.state.bytes);
+    let (status, bytes, count) = (work.parse.state.status, work.parse.state.bytes, work.parse.found);
     work.parse.state.framing = framing_state::START;
     work.parse.state.bytes = 0;
-    found(work, status, start, bytes, 0)
-}
-
-/// Notes a message.
-#[inline(always)]
-fn found(work: Scratch, request: u64, start: u64, bytes: u64, flags: u32) -> bool {
-    let (count, at) = (work.parse.found, work.parse.cursor);
-    push_message(work, count, request, start, bytes, at as u32, flags)
+    push_response(work, count, status, bytes, 0)
 }
 
 /// A chunk's size, and for the last one the end of the message: trailers are for user space.
@@ -195,7 +193,7 @@ fn chunk_size(mut work: Scratch) -> u64 {
         work.parse.at = at + (index - start);
         work.parse.state.bytes += index - start;
         work.parse.state.framing = framing_state::CHUNK_DATA;
-        work.parse.state.left = size + 2;
+        work.parse.state.left = (size + 2) as u32;
         return 1;
     }
     if byte(&work, index) != b'\r' || byte(&work, index + 1) != b'\n' {
@@ -207,8 +205,8 @@ fn chunk_size(mut work: Scratch) -> u64 {
     u64::from(response_ended(work))
 }
 
-/// Reads the head at the position that was reached: start line into `reading.request`, framing, size into
-/// `reading.bytes`, its position into `cursor`; false when it is for user space.
+/// Reads the head at the position that was reached: what its start line says into `state.request` or `state.status`, what
+/// it says about the body into `framing` and `length`, its size into `state.bytes`, its position into `cursor`; false when it is for user space.
 #[inline(always)]
 fn head(mut work: Scratch, response: u64) -> bool {
     let at = work.parse.at;
@@ -378,7 +376,7 @@ pub extern "C" fn status_line() -> u64 {
     if !blanks || hundreds > 9 || tens > 9 || ones > 9 {
         return 0;
     }
-    work.parse.state.request = hundreds * 100 + tens * 10 + ones;
+    work.parse.state.status = (hundreds * 100 + tens * 10 + ones) as u16;
     let end = newline(work, cursor + 12);
     if end >= CONTINUES {
         return 0;

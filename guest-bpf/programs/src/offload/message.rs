@@ -10,9 +10,9 @@ use crate::{
 /// What a step says when the connection falls back to user space; anything else, and it goes on.
 pub const FALL_BACK: u64 = 0;
 
-/// Adds a message that ends in this call; false when there are too many.
+/// Adds a request that ends in this call; false when there are too many.
 #[inline(always)]
-pub fn push_message(
+pub fn push_request(
     mut work: Scratch,
     count: u64,
     request: u64,
@@ -21,21 +21,42 @@ pub fn push_message(
     at: u32,
     flags: u32,
 ) -> bool {
-    if count >= PENDING_MAX as u64 {
-        return false;
-    }
-    let place = bounded::<{ PENDING_MAX as u64 - 1 }>(count) as usize;
-    // SAFETY: the index was bounded to less than the array's length.
+    let Some(message) = next_message(work, count) else { return false };
+    // SAFETY: an element of the array, which only this CPU uses.
     unsafe {
-        let message = (&raw mut work.parse.messages).cast::<Message>().add(place);
         (*message).request = request;
         (*message).start = start;
         (*message).bytes = bytes;
         (*message).at = at;
-        (*message).flags = flags;
+        (*message).flags = flags as u16;
     }
     work.parse.found = count + 1;
     true
+}
+
+/// Adds a response that ends in this call; false when there are too many.
+#[inline(always)]
+pub fn push_response(mut work: Scratch, count: u64, status: u16, bytes: u64, at: u32) -> bool {
+    let Some(message) = next_message(work, count) else { return false };
+    // SAFETY: an element of the array, which only this CPU uses.
+    unsafe {
+        (*message).status = status;
+        (*message).bytes = bytes;
+        (*message).at = at;
+    }
+    work.parse.found = count + 1;
+    true
+}
+
+/// Where a call's next message goes; `None` when there are too many.
+#[inline(always)]
+fn next_message(mut work: Scratch, count: u64) -> Option<*mut Message> {
+    if count >= PENDING_MAX as u64 {
+        return None;
+    }
+    let index = bounded::<{ PENDING_MAX as u64 - 1 }>(count) as usize;
+    // SAFETY: the index was bounded to less than the array's length.
+    Some(unsafe { (&raw mut work.parse.messages).cast::<Message>().add(index) })
 }
 
 /// Goes past bytes of the current message.
@@ -49,8 +70,8 @@ pub fn advance(mut work: Scratch, bytes: u64) {
 #[inline(always)]
 pub fn skip(mut work: Scratch) {
     let here = work.header.total - work.parse.at;
-    let left = work.parse.state.left;
+    let left = u64::from(work.parse.state.left);
     let step = if left < here { left } else { here };
-    work.parse.state.left = left - step;
+    work.parse.state.left = (left - step) as u32;
     advance(work, step);
 }

@@ -8,7 +8,7 @@ use porthole_bpf_types::offload::{StatementKey, framing_state, request_flag};
 use porthole_protocol::Offload;
 
 use super::{
-    message::{push_message, skip},
+    message::{push_request, push_response, skip},
     sql::{self, REQUEST_MAX, header},
 };
 use crate::{
@@ -60,7 +60,7 @@ pub extern "C" fn mysql_request_step() -> u64 {
         return 0;
     }
     let mut content = start;
-    let mut len = work.parse.state.left;
+    let mut len = u64::from(work.parse.state.left);
     if work.parse.state.framing != framing_state::HEADER_READ {
         let head = word(&work, start) & 0xffff_ffff;
         // Bytes behind the call's end are zeros, and so would be its length.
@@ -72,7 +72,7 @@ pub extern "C" fn mysql_request_step() -> u64 {
         if here == HEADER {
             // Servers read it by itself.
             work.parse.state.framing = framing_state::HEADER_READ;
-            work.parse.state.left = len;
+            work.parse.state.left = len as u32;
             work.parse.at = at + here;
             return 1;
         }
@@ -117,7 +117,7 @@ pub extern "C" fn mysql_request_step() -> u64 {
         return 1;
     }
     let (start, count) = (work.parse.state.start, work.parse.found);
-    u64::from(push_message(work, count, request, start, len + HEADER, position as u32, flags))
+    u64::from(push_request(work, count, request, start, len + HEADER, position as u32, flags))
 }
 
 /// What an execution asks for: statement's id (4), flags (1), which ask for no cursor. 0 when it is not known.
@@ -145,7 +145,7 @@ pub extern "C" fn mysql_reply_step() -> u64 {
         return 1;
     }
     if work.parse.state.framing == framing_state::ROWS
-        && work.parse.state.request == 0
+        && work.parse.state.buffered_len == 0
         && sql::rows(work, row)
     {
         return 1;
@@ -161,7 +161,7 @@ pub extern "C" fn mysql_reply_step() -> u64 {
     let first = (head >> 32) as u8;
     work.parse.at += HEADER - buffered;
     work.parse.state.bytes += HEADER;
-    work.parse.state.left = len;
+    work.parse.state.left = len as u32;
     let state = work.parse.state.framing;
     if state == framing_state::COLUMNS {
         work.parse.state.items -= 1;
@@ -262,9 +262,9 @@ fn ok_status(work: Scratch, start: u64, len: u64) -> u64 {
 
 /// Notes an answer, which ends with the packet at a position.
 #[inline(always)]
-fn ended(mut work: Scratch, at: u64, status: u64) -> bool {
-    let (start, bytes, count) = (work.parse.now, work.parse.state.bytes, work.parse.found);
+fn ended(mut work: Scratch, at: u64, status: u16) -> bool {
+    let (bytes, count) = (work.parse.state.bytes, work.parse.found);
     work.parse.state.framing = framing_state::START;
     work.parse.state.bytes = 0;
-    push_message(work, count, status, start, bytes, at as u32, 0)
+    push_response(work, count, status, bytes, at as u32)
 }

@@ -7,7 +7,7 @@ use porthole_bpf_types::offload::framing_state;
 use porthole_protocol::Offload;
 
 use super::{
-    message::{push_message, skip},
+    message::{push_request, push_response, skip},
     sql::{self, REQUEST_MAX, header},
 };
 use crate::{
@@ -17,13 +17,6 @@ use crate::{
 
 /// Bytes of a message's header: kind (1), length of itself and what follows (4, big end first).
 const HEADER: u64 = 5;
-
-/// What an answer came to, in `reading.items` while its end is being read.
-mod came {
-    pub const NOTHING: u32 = 0;
-    pub const COMPLETE: u32 = 1;
-    pub const FAILED: u32 = 2;
-}
 
 /// The length in a header, without itself; [`NONE`] when there is none.
 #[inline(always)]
@@ -66,7 +59,7 @@ pub extern "C" fn postgres_request_step() -> u64 {
         return 0;
     }
     let (request, start, count) = (work.sql.finish(), work.parse.now, work.parse.found);
-    u64::from(push_message(work, count, request, start, here, (at + HEADER) as u32, 0))
+    u64::from(push_request(work, count, request, start, here, (at + HEADER) as u32, 0))
 }
 
 /// Goes on by one message of an answer. A global function.
@@ -78,18 +71,15 @@ pub extern "C" fn postgres_reply_step() -> u64 {
         skip(work);
         return 1;
     }
-    let came = work.parse.state.items;
-    let between = came == came::NOTHING && work.parse.state.request == 0;
-    if between && work.parse.state.framing == framing_state::ROWS && sql::rows(work, row) {
+    if work.parse.state.framing == framing_state::ROWS
+        && work.parse.state.buffered_len == 0
+        && sql::rows(work, row)
+    {
         return 1;
     }
-    let before = work.parse.state.request;
-    if came != came::NOTHING {
-        // Where the completion lies: nothing can be buffered then.
-        work.parse.state.request = 0;
-    }
+    let outcome_read = work.parse.state.framing == framing_state::OUTCOME_READ;
     let (head, buffered) = header::<HEADER>(work, 2 * HEADER);
-    if head == NONE || (head == 0 && came != came::NOTHING) {
+    if head == NONE || (head == 0 && outcome_read) {
         return 0;
     }
     if head == 0 {
@@ -103,19 +93,18 @@ pub extern "C" fn postgres_reply_step() -> u64 {
     let behind = work.parse.at + HEADER - buffered;
     let complete = behind + len <= work.header.total;
     if matches!(kind, b'N' | b'S' | b'A') {
-        // They answer nothing. What came meanwhile must be found in this call still.
-        if !complete || (came != came::NOTHING && behind + len == work.header.total) {
+        // They are no part of a response. A response whose outcome was read must end in the same call.
+        if !complete || (outcome_read && behind + len == work.header.total) {
             return 0;
         }
         work.parse.at = behind + len;
-        work.parse.state.request = if came == came::NOTHING { 0 } else { before };
         return 1;
     }
     work.parse.at = behind;
     work.parse.state.bytes += HEADER;
-    work.parse.state.left = len;
-    work.parse.state.framing = framing_state::ROWS;
-    if matches!(kind, b'T' | b'D') && came == came::NOTHING {
+    work.parse.state.left = len as u32;
+    if matches!(kind, b'T' | b'D') && !outcome_read {
+        work.parse.state.framing = framing_state::ROWS;
         skip(work);
         return 1;
     }
@@ -123,28 +112,28 @@ pub extern "C" fn postgres_reply_step() -> u64 {
         return 0;
     }
     skip(work);
-    if kind == b'Z' && len == 1 && came != came::NOTHING {
-        return u64::from(ended(work, before, u64::from(came == came::FAILED)));
+    if kind == b'Z' && len == 1 && outcome_read {
+        return u64::from(ended(work));
     }
-    if came != came::NOTHING || behind + len == work.header.total {
+    if outcome_read || behind + len == work.header.total {
         return 0;
     }
-    work.parse.state.items = match kind {
-        b'C' | b'I' => came::COMPLETE,
-        b'E' => came::FAILED,
+    work.parse.state.status = match kind {
+        b'C' | b'I' => 0,
+        b'E' => 1,
         _ => return 0,
     };
-    work.parse.state.request = behind - 1;
+    work.parse.state.framing = framing_state::OUTCOME_READ;
+    work.parse.outcome_at = behind - 1;
     1
 }
 
-/// Notes an answer; `at` is the position before its completion.
+/// The end of a response; false when there are too many in this call.
 #[inline(always)]
-fn ended(mut work: Scratch, at: u64, status: u64) -> bool {
-    let (start, bytes, count) = (work.parse.now, work.parse.state.bytes, work.parse.found);
+fn ended(mut work: Scratch) -> bool {
+    let (status, bytes, count, at) =
+        (work.parse.state.status, work.parse.state.bytes, work.parse.found, work.parse.outcome_at);
     work.parse.state.framing = framing_state::START;
     work.parse.state.bytes = 0;
-    work.parse.state.items = came::NOTHING;
-    work.parse.state.request = 0;
-    push_message(work, count, status, start, bytes, at as u32, 0)
+    push_response(work, count, status, bytes, at as u32)
 }

@@ -8,7 +8,7 @@ use porthole_bpf_types::{
     redis::{HASH_START, command_flag, hash_byte},
 };
 
-use super::message::{advance, push_message, skip};
+use super::message::{advance, push_request, push_response, skip};
 use crate::maps::{COMMANDS, Scratch};
 use crate::window::{CONTINUES, NONE, byte, newline, number_line, window_at};
 
@@ -41,7 +41,7 @@ pub extern "C" fn redis_request_step() -> u64 {
     }
     skip(work);
     if work.parse.state.left == 0 && work.parse.state.items == 0 {
-        return u64::from(ended(work, 0));
+        return u64::from(command_ended(work));
     }
     1
 }
@@ -102,7 +102,7 @@ fn command_begins(mut work: Scratch) -> u64 {
     work.parse.state.items = (elements - 1) as u32;
     work.parse.state.framing = framing_state::VALUES;
     if elements == 1 {
-        return u64::from(ended(work, 0));
+        return u64::from(command_ended(work));
     }
     // Mostly the first argument is in the window, too, and is the last.
     if byte(&work, end + 2) != b'$' {
@@ -120,7 +120,7 @@ fn argument(mut work: Scratch, start: u64) -> u64 {
     work.parse.state.items -= 1;
     skip(work);
     if work.parse.state.left == 0 && work.parse.state.items == 0 {
-        return u64::from(ended(work, 0));
+        return u64::from(command_ended(work));
     }
     1
 }
@@ -141,7 +141,7 @@ pub extern "C" fn redis_reply_step() -> u64 {
             work.parse.state.framing = framing_state::VALUES;
             work.parse.state.start = work.parse.now;
             work.parse.state.bytes = 0;
-            work.parse.state.request = 0;
+            work.parse.state.status = 0;
             work.parse.state.items = 1;
         }
         work.parse.state.items -= 1;
@@ -177,8 +177,8 @@ pub extern "C" fn redis_reply_step() -> u64 {
                     return 0;
                 }
                 if top && kind == b'-' {
-                    // Where it lies is told with it.
-                    work.parse.state.request = ERROR | at;
+                    work.parse.state.status = 1;
+                    work.parse.outcome_at = at;
                 }
                 advance(work, end - start);
             }
@@ -187,16 +187,10 @@ pub extern "C" fn redis_reply_step() -> u64 {
     }
     skip(work);
     if work.parse.state.left == 0 && work.parse.state.items == 0 {
-        let request = work.parse.state.request;
-        let at = request & !ERROR;
-        work.parse.state.request = u64::from(request & ERROR != 0);
-        return u64::from(ended(work, at));
+        return u64::from(reply_ended(work));
     }
     1
 }
-
-/// Marks the position of an error.
-const ERROR: u64 = 1 << 32;
 
 /// The line that begins a bulk.
 #[inline(always)]
@@ -208,18 +202,28 @@ fn bulk(mut work: Scratch, start: u64) -> bool {
     if len > BULK_MAX {
         return false;
     }
-    work.parse.state.left = len + 2;
+    work.parse.state.left = (len + 2) as u32;
     let taken = work.parse.cursor - work.parse.length;
     advance(work, taken);
     true
 }
 
-/// Notes a message.
+/// The end of a command; false when there are too many in this call.
 #[inline(always)]
-fn ended(mut work: Scratch, at: u64) -> bool {
+fn command_ended(mut work: Scratch) -> bool {
     let (request, start, bytes, count) =
         (work.parse.state.request, work.parse.state.start, work.parse.state.bytes, work.parse.found);
     work.parse.state.framing = framing_state::START;
     work.parse.state.bytes = 0;
-    push_message(work, count, request, start, bytes, at as u32, 0)
+    push_request(work, count, request, start, bytes, 0, 0)
+}
+
+/// The end of a reply; false when there are too many in this call. An error is one line, which was read in this call.
+#[inline(always)]
+fn reply_ended(mut work: Scratch) -> bool {
+    let (status, bytes, count, at) =
+        (work.parse.state.status, work.parse.state.bytes, work.parse.found, work.parse.outcome_at);
+    work.parse.state.framing = framing_state::START;
+    work.parse.state.bytes = 0;
+    push_response(work, count, status, bytes, at as u32)
 }

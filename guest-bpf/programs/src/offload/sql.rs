@@ -1,9 +1,6 @@
 //! What MySQL and PostgreSQL have in common: statements, and messages whose header may come in pieces.
 
-use porthole_bpf_types::{
-    offload::buffered,
-    sql::{CLASSES, Classes, STEPS, SqlHash, Steps},
-};
+use porthole_bpf_types::sql::{CLASSES, Classes, STEPS, SqlHash, Steps};
 use porthole_protocol::Offload;
 
 use crate::maps::Scratch;
@@ -73,15 +70,18 @@ pub fn header<const HEADER: u64>(mut work: Scratch, need: u64) -> (u64, u64) {
     if start == NONE {
         return (NONE, 0);
     }
-    let (before, count) = buffered::unpack(work.parse.state.request);
-    let count = count & 7;
-    let bytes = before | (word(&work, start) << (8 * count));
+    let count = u64::from(work.parse.state.buffered_len) & 7;
+    let bytes = u64::from(work.parse.state.buffered) | (word(&work, start) << (8 * count));
     let left = work.header.total - at;
     if left + count >= HEADER {
-        work.parse.state.request = 0;
+        work.parse.state.buffered = 0;
+        work.parse.state.buffered_len = 0;
         return (bytes, count);
     }
-    work.parse.state.request = buffered::pack(bytes, (left + count) & 7);
+    // Fewer than `HEADER` bytes, so at most 4: the window has zeros behind the call's end.
+    const { assert!(HEADER <= 5) };
+    work.parse.state.buffered = bytes as u32;
+    work.parse.state.buffered_len = (left + count) as u8;
     work.parse.at = at + left;
     (0, 0)
 }
