@@ -170,6 +170,40 @@ mod tests {
     }
 
     #[test]
+    fn a_response_keeps_its_status_and_its_rest_in_fields_of_their_own() {
+        let state = ParseState {
+            left: 5,
+            request: 7,
+            status: 404,
+            framing: framing_state::BODY,
+            ..ParseState::AT_START
+        };
+        let direction = end(&state);
+        assert_eq!((direction.status, direction.framing), (404, FramingState::Body(5)));
+    }
+
+    #[test]
+    fn a_first_byte_and_a_cut_header_are_the_buffered_bytes() {
+        let first = ParseState {
+            buffered: u32::from(b'P'),
+            buffered_len: 1,
+            framing: framing_state::FIRST_BYTE_READ,
+            ..ParseState::AT_START
+        };
+        assert_eq!(end(&first).framing, FramingState::FirstByte(b'P'));
+        let cut = ParseState {
+            buffered: u32::from_le_bytes([5, 0, 0, 3]),
+            buffered_len: 4,
+            items: 2,
+            framing: framing_state::COLUMNS,
+            ..ParseState::AT_START
+        };
+        let FramingState::Result(result) = answer(&cut).framing else { panic!("a database's response") };
+        assert_eq!(result.phase, ResultPhase::Columns(2));
+        assert_eq!(result.buffered.bytes(), [5, 0, 0, 3]);
+    }
+
+    #[test]
     fn a_hostile_count_is_bounded() {
         let offloaded = OffloadedConnection { pushed: u32::MAX, ..offloaded() };
         assert_eq!(pending(&offloaded).count(), PENDING_MAX);

@@ -1,4 +1,4 @@
-//! The ends of the system calls that are looked at, and of no other: programs at the exit of the kernel's functions.
+//! The ends of the system calls that are captured, and of no other: programs at the exit of the kernel's functions.
 //!
 //! ```text
 //! __x64_sys_read ─► call_exit ─┐
@@ -6,8 +6,8 @@
 //! …               ► call_exit ─┘
 //! ```
 //!
-//! The agent loads [`call_exit`] once for each function; it is a handful of instructions, so that the verifier goes
-//! through the rest once and not once for each function. Kernels allow the tail call among programs whose functions have
+//! The agent loads [`call_exit`] once for each function; it has few instructions, so that the rest is verified once
+//! and not once for each function. Kernels allow the tail call among programs whose functions have
 //! the same prototype, as system calls' have (`bpf_prog_map_compatible` in `kernel/bpf/core.c`).
 
 use aya_ebpf::{macros::fexit, programs::FExitContext};
@@ -19,7 +19,7 @@ use crate::{
     verifier::fetch_add,
 };
 
-/// The end of a system call that is looked at. The context is the function's argument, then its result.
+/// The end of a system call that is captured. The context is the function's argument, then its result.
 #[fexit]
 pub fn call_exit(ctx: FExitContext) -> i32 {
     if transfer::succeeded(ctx.arg(1)) {
@@ -31,11 +31,11 @@ pub fn call_exit(ctx: FExitContext) -> i32 {
     0
 }
 
-/// What [`call_exit`] goes on with.
+/// The program that [`call_exit`] calls.
 ///
 /// On kernels that preempt themselves (`preempt=full`), another task's call may end on this CPU while this runs. The
-/// kernel keeps one program from interrupting itself, but knows nothing of tail calls; the memory by CPU that the
-/// programs work in belongs to one call at a time.
+/// kernel keeps one program from interrupting itself, but not after a tail call. One call at a time may use the per-CPU
+/// memory of the programs.
 #[fexit]
 pub fn call_core(ctx: FExitContext) -> i32 {
     let Some(running) = RUNNING.get_ptr_mut(0) else { return 0 };

@@ -27,7 +27,7 @@ const SOCK_DGRAM: u16 = 2;
 const IPPROTO_TCP: u16 = 6;
 const IPPROTO_UDP: u16 = 17;
 
-/// The connection of a socket; a new one when it was not seen before and is of a kind that is looked at.
+/// The connection of a socket; a new one when it has none yet and is of a kind that is captured.
 #[inline(always)]
 pub fn of(socket: Socket, role: u64) -> Option<*mut Connection> {
     if let Some(connection) = known(socket.sk, || socket.inode()) {
@@ -46,12 +46,12 @@ pub fn known(sk: u64, identity: impl FnOnce() -> u64) -> Option<*mut Connection>
     let connection = CONNECTIONS.get_ptr_mut(sk)?;
     // SAFETY: a value that a look-up gave: valid until the program ends (see `maps`).
     let (transport, before) = unsafe { ((*connection).transport, (*connection).identity) };
-    // The end of a TCP socket is always seen, so its address cannot stand for another.
+    // The end of a TCP socket always removes it, so its address cannot be another one's.
     (transport == transport::TCP || before == identity()).then_some(connection)
 }
 
-/// Makes an entry for a socket that is looked at, without its control group. A global function: verified once, whoever
-/// calls it.
+/// Makes an entry for a socket that is captured, without its control group. A global function: verified once for all
+/// callers.
 #[inline(never)]
 #[unsafe(no_mangle)]
 pub extern "C" fn create(sk: u64, identity: u64, role: u64) -> u64 {
@@ -81,7 +81,7 @@ pub extern "C" fn create(sk: u64, identity: u64, role: u64) -> u64 {
     0
 }
 
-/// What the socket's connection runs over; `None` for sockets that are not looked at.
+/// What the socket's connection runs over; `None` for sockets that are not captured.
 #[inline(always)]
 fn transport_of(sk: u64) -> Option<u8> {
     let family: u16 = kernel::read(sk + offset!(sock_family) as u64)?;
@@ -130,7 +130,7 @@ pub const BY_CALL: u32 = 0;
 /// Index of the closing sockets' program in [`OPEN`].
 pub const BY_CLOSE: u32 = 1;
 
-/// Tells user space of a socket's connection. Until that succeeds nothing else is said about it. A global function.
+/// Sends a socket's connection to user space. Until that succeeds no other record of it is sent. A global function.
 #[inline(never)]
 #[unsafe(no_mangle)]
 pub extern "C" fn announce(sk: u64, by: u32) -> u64 {

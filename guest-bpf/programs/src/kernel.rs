@@ -1,7 +1,7 @@
 //! Reading the kernel's structs.
 //!
-//! What hangs on the running task is read by plain loads, which the verifier knows the types of and makes safe;
-//! what lies behind an array of pointers has lost its type and is read by `bpf_probe_read_kernel`.
+//! What the running task points to is read by plain loads, whose types the verifier has and which it makes safe;
+//! what is reached through an array of pointers has no type and is read by `bpf_probe_read_kernel`.
 
 use core::{mem::MaybeUninit, ptr::read_volatile};
 
@@ -25,7 +25,7 @@ pub fn current() -> *mut task_struct {
     unsafe { bpf_get_current_task_btf() }
 }
 
-/// Loads a member of a struct whose type the verifier knows.
+/// Loads a member of a struct whose type the verifier has.
 ///
 /// # Safety
 ///
@@ -58,12 +58,12 @@ pub struct Socket {
 }
 
 impl Socket {
-    /// The socket that a descriptor of the task stands for; `None` when it stands for something else.
+    /// The socket of a descriptor of the task; `None` when the descriptor is of something else.
     #[inline(always)]
     pub fn of(task: *mut task_struct, fd: u64) -> Option<Self> {
         // Descriptors are ints; the upper half of the register may hold anything.
         let fd = fd as u32;
-        // SAFETY: pointers whose types the verifier knows, checked against null; it makes loads from them ones that cannot fault.
+        // SAFETY: typed pointers, checked against null; the verifier makes loads from them safe.
         let array: u64 = unsafe {
             let files: *const u8 = load(task.cast(), offset!(task_files));
             if files.is_null() {
@@ -100,7 +100,7 @@ impl Socket {
     }
 }
 
-/// All sockets' files have the same operations, whose address the first of them tells.
+/// All sockets' files have the same operations, whose address is read from the first of them.
 #[inline(always)]
 fn is_socket(file: u64, operations: u64) -> bool {
     let Some(known) = MEMORY.get_ptr_mut(memory::SOCKET_OPERATIONS) else { return false };

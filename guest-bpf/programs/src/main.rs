@@ -4,16 +4,16 @@
 //! hook stub → call → socket of the descriptor → connection → head of the bytes → ring buffer
 //! ```
 //!
-//! - The stubs in this file, in [`calls`] and in [`sockets`] belong to one kind of hook each and do nothing but fetch what
-//!   moved, and where, for [`transfer`].
-//! - [`offload`] follows connections of some protocols without user space: requests and responses are paired and their
-//!   durations summed up here.
-//! - [`packets`] is packet mode, which shares nothing with the rest but the way to user space.
-//! - [`registers`] knows the architecture, [`kernel`] reads the kernel's structs, [`connections`] keeps the table,
-//!   [`capture`] copies heads, [`ring`] sends records, [`process`] sees exits and control groups.
+//! - The stubs in this file, in [`calls`] and in [`sockets`] belong to one kind of hook each and do nothing but fetch
+//!   what moved, and where, for [`transfer`].
+//! - [`offload`] parses connections of some protocols without user space: requests and responses are paired here, and
+//!   their durations are aggregated.
+//! - [`packets`] is packet mode, which shares only the ring buffer with the rest.
+//! - [`registers`] is what depends on the architecture, [`kernel`] reads the kernel's structs, [`connections`] keeps
+//!   the table, [`capture`] copies heads, [`ring`] sends records, [`process`] sees exits and control groups.
 //!
-//! Invariants: a system call that is not looked at costs a comparison and a table look-up; nothing of a process is
-//! changed or waited for; what cannot be sent is counted.
+//! Invariants: a system call that is not captured costs a comparison and a table look-up; the programs never change
+//! or delay a process; what cannot be sent is counted.
 #![no_std]
 #![no_main]
 #![feature(asm_experimental_arch)]
@@ -36,7 +36,8 @@ mod window;
 
 use aya_ebpf::{macros::raw_tracepoint, programs::RawTracePointContext};
 
-/// Every system call's end, where [`calls`] cannot be used. The arguments are still in the registers that it came with.
+/// Every system call's end, where [`calls`] cannot be used. The arguments are still in the registers with which it was
+/// called.
 #[raw_tracepoint(tracepoint = "sys_exit")]
 pub fn sys_exit(ctx: RawTracePointContext) -> i32 {
     let result: i64 = ctx.arg(1);
@@ -73,7 +74,7 @@ fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
 #[unsafe(no_mangle)]
 static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
 
-/// By which the agent knows whether it was built with the same types.
+/// The agent compares it with its own, to see whether both were built with the same types.
 #[unsafe(link_section = "porthole_layout")]
 #[unsafe(no_mangle)]
 static LAYOUT: [u8; 8] = porthole_bpf_types::layout::HASH.to_le_bytes();

@@ -6,11 +6,11 @@
 //!   removed meanwhile: the kernel gives its memory to nothing but another element of the same map before the RCU grace
 //!   period is over (`kernel/bpf/hashtab.c`).
 //! - Every bit pattern is a value of these types: integers and arrays of them.
-//! - Other CPUs and the agent may write the same value at the same time. Whole words are read and written, and what must
-//!   be consistent is guarded by [`porthole_bpf_types::offload::OffloadedConnection::lock`] or changed atomically. No
-//!   reference is held to what another CPU may write.
-//! - A value of a per-CPU map belongs to one program: where one may interrupt another on the same CPU, [`RUNNING`] keeps the
-//!   second from starting.
+//! - Other CPUs and the agent may write the same value at the same time. Whole words are read and written, and what
+//!   must be consistent is guarded by [`porthole_bpf_types::offload::OffloadedConnection::lock`] or changed atomically.
+//!   No reference is held to what another CPU may write.
+//! - A value of a per-CPU map belongs to one program: where one may interrupt another on the same CPU, [`RUNNING`]
+//!   keeps the second from starting.
 
 use aya_ebpf::{
     bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC},
@@ -33,8 +33,8 @@ pub const HEAD_ROOM: usize = 2 * HEAD_MAX as usize;
 
 /// What a call moved, and the chunk under construction.
 ///
-/// The programs hand values on through this memory rather than in registers: the verifier forgets what it knows
-/// about them, so that the paths that led there become one again.
+/// The programs pass values in this memory rather than in registers. The verifier does not track the contents of a map,
+/// so the paths on which a value was written need not be verified apart.
 #[repr(C)]
 pub struct Work {
     /// What goes to user space: header and captured head.
@@ -50,7 +50,7 @@ pub struct Work {
     pub want: u64,
     /// Of a socket that reports what moves: TCP's sequence number behind the bytes; [`NO_PLACE`] where there is none.
     pub place: u64,
-    /// What [`crate::offload`] makes of it.
+    /// The state of [`crate::offload`] while it parses the call.
     pub parse: Parse,
     /// Of the request line under inspection.
     pub path: PathHash,
@@ -79,9 +79,9 @@ pub struct Parse {
     /// Of a call of several buffers: index of the one that was reached, and position of its first byte.
     pub buffer: u64,
     pub gathered: u64,
-    /// Where the direction stands.
+    /// How far the direction was parsed.
     pub state: ParseState,
-    /// What the requests that wait are like, the oldest first; for responses.
+    /// Of a response: one bit for each pending request, the oldest lowest: whether it is HTTP's `HEAD`.
     pub head_requests: u64,
     /// Of the request whose head was read: see [`porthole_bpf_types::offload::request_flag`].
     pub flags: u32,
@@ -89,8 +89,12 @@ pub struct Parse {
     pub framing: u32,
     /// Of a response whose outcome was read in this call: position of the byte before the outcome's text.
     pub outcome_at: u64,
-    /// Of a head: `Content-Length`. Of a statement: the index behind it.
+    /// Of a head: `Content-Length`.
     pub length: u64,
+    /// Of a statement: the index after it.
+    pub statement_end: u64,
+    /// Of a bulk string: the index of the line with its length.
+    pub bulk_start: u64,
     /// Messages that end in this call.
     pub found: u64,
     /// The messages.
@@ -116,8 +120,8 @@ pub struct Message {
 
 /// This CPU's [`WORK`].
 ///
-/// The global functions hand it on to each other through the map, so none of them may hold a reference to it
-/// across a call: the compiler would believe that nobody else changes it.
+/// The global functions share it through the map. None of them may hold a reference to it across a call: the compiler
+/// would assume that the call does not change it.
 #[derive(Clone, Copy)]
 pub struct Scratch(*mut Work);
 
@@ -159,7 +163,7 @@ impl core::ops::DerefMut for Scratch {
 pub struct CurrentSettings(*const Settings);
 
 impl CurrentSettings {
-    /// `None` never happens, but the verifier does not know that.
+    /// Never `None`, but the verifier requires the check.
     #[inline(always)]
     pub fn get() -> Option<Self> {
         SETTINGS.get_ptr(0).map(Self)
@@ -194,7 +198,7 @@ impl CurrentSettings {
     }
 }
 
-/// Where a task is in a call of several messages that it is in the middle of.
+/// Progress of a task in a call of several messages.
 #[derive(Clone, Copy)]
 #[repr(C)]
 pub struct Batch {
@@ -204,13 +208,13 @@ pub struct Batch {
     pub next: u64,
 }
 
-/// Says that [`Work::address`] is a buffer.
+/// In [`Work::count`]: [`Work::address`] is a buffer.
 pub const NO_VECTOR: u64 = u64::MAX;
 
-/// Says that [`Work::place`] is not known.
+/// In [`Work::place`]: not known.
 pub const NO_PLACE: u64 = u64::MAX;
 
-/// Where the kernel has what; set by the agent before loading.
+/// Offsets of fields in the kernel's structs; set by the agent before loading.
 #[unsafe(no_mangle)]
 pub static OFFSETS: KernelOffsets = {
     // Not all zero: the section must hold data. The agent always overrides it.
@@ -244,13 +248,13 @@ macro_rules! sampling {
 }
 pub(crate) use sampling;
 
-/// One field of [`OFFSETS`], as a constant that the verifier knows and the compiler does not.
+/// One field of [`OFFSETS`], as a constant to the verifier, but not to the compiler.
 macro_rules! offset {
     ($field:ident) => {{ crate::maps::constant(&raw const crate::maps::OFFSETS.$field) as usize }};
 }
 pub(crate) use offset;
 
-/// Reads a global that the agent has set, which the compiler must not take for what stands here.
+/// Reads a global that the agent has set. The compiler must not assume the value that it has in the source.
 #[inline(always)]
 pub fn constant(global: *const u32) -> u32 {
     // SAFETY: the callers pass statics of this module.
@@ -263,11 +267,11 @@ pub fn self_tgid() -> u32 {
     constant(&raw const SELF_TGID)
 }
 
-/// Records for the agent. The size is the agent's to choose.
+/// Records for the agent. The agent sets the size.
 #[map]
 pub static RECORDS: RingBuf = RingBuf::with_byte_size(1 << 20, 0);
 
-/// Connections by address of their socket. The size is the agent's to choose.
+/// Connections by address of their socket. The agent sets the size.
 #[map]
 pub static CONNECTIONS: LruHashMap<u64, Connection> = LruHashMap::with_max_entries(8192, 0);
 
@@ -275,11 +279,11 @@ pub static CONNECTIONS: LruHashMap<u64, Connection> = LruHashMap::with_max_entri
 #[map]
 pub static VERDICTS: LruHashMap<u64, u8> = LruHashMap::with_max_entries(8192, 0);
 
-/// Control groups that user space was told of.
+/// Control groups whose names were sent to user space.
 #[map]
 pub static CGROUPS: HashMap<u64, u8> = HashMap::with_max_entries(1024, 0);
 
-/// Connections that the programs follow themselves, by id. The size is the agent's to choose.
+/// Offloaded and offered connections, by id. The agent sets the size.
 #[map]
 pub static OFFLOADED: HashMap<u64, OffloadedConnection> = HashMap::with_max_entries(8192, BPF_F_NO_PREALLOC);
 
@@ -287,11 +291,11 @@ pub static OFFLOADED: HashMap<u64, OffloadedConnection> = HashMap::with_max_entr
 #[map]
 pub static NEW_OFFLOADED: PerCpuArray<OffloadedConnection> = PerCpuArray::with_max_entries(1, 0);
 
-/// Redis commands that the programs follow, by hash of their names in upper and in lower case. Filled by the agent.
+/// Redis commands that the programs parse, by hash of their names in upper and in lower case. Filled by the agent.
 #[map]
 pub static COMMANDS: HashMap<u64, RedisCommand> = HashMap::with_max_entries(1024, 0);
 
-/// Requests whose names user space knows: hashes of HTTP methods and paths, and of statements.
+/// Requests whose names user space has: hashes of HTTP methods and paths, and of statements.
 #[map]
 pub static NAMED: HashMap<u64, u8> = HashMap::with_max_entries(8192, BPF_F_NO_PREALLOC);
 
@@ -308,7 +312,7 @@ pub static KEY_INDEXES: HashMap<RequestKey, u32> =
 #[map]
 pub static KERNEL_KEYS: Array<KernelKey> = Array::with_max_entries(KERNEL_KEYS_MAX, 0);
 
-/// The aggregates: for each stripe of CPUs [`SLOTS_MAX`] slots. The number of stripes is the agent's to choose.
+/// The aggregates: for each stripe of CPUs [`SLOTS_MAX`] slots. The agent sets the number of stripes.
 #[map]
 pub static SLOTS: Array<Slot> = Array::with_max_entries(SLOTS_MAX, BPF_F_MMAPABLE);
 
@@ -324,15 +328,15 @@ static SETTINGS: Array<Settings> = Array::with_max_entries(1, 0);
 #[map]
 pub static WORK: PerCpuArray<Work> = PerCpuArray::with_max_entries(1, 0);
 
-/// Programs at work on [`WORK`] on this CPU. Those that may be interrupted by themselves or each other look here first.
+/// Number of programs that use [`WORK`] on this CPU. A program that may interrupt another one checks it first.
 #[map]
 pub static RUNNING: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
 
-/// Where tasks are in calls of several messages, by thread and process.
+/// Progress of tasks in calls of several messages, by thread and process.
 #[map]
 pub static BATCHES: LruHashMap<u64, Batch> = LruHashMap::with_max_entries(512, 0);
 
-/// Holds the program that stubs go on with; filled by the agent before anything is attached.
+/// The program that the stubs call; filled by the agent before anything is attached.
 #[map]
 pub static CORE: ProgramArray = ProgramArray::with_max_entries(1, 0);
 

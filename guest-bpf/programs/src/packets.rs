@@ -1,4 +1,4 @@
-//! Packet mode: what sockets send and receive as packets, on kernels that do not let programs look at system calls.
+//! Packet mode: what sockets send and receive as packets, on kernels without the hooks for system calls.
 //!
 //! ```text
 //! socket's packet → TCP or UDP with something in it → head of the packet → ring buffer
@@ -32,7 +32,7 @@ const PASS: i32 = 1;
 
 const TCP: u8 = 6;
 const UDP: u8 = 17;
-/// Bytes of an IP header at least. Old verifiers learn a lower bound from this comparison, and none from one with 0.
+/// Bytes of an IP header at least. Old verifiers derive a lower bound from this comparison, and none from one with 0.
 const HEADER_MIN: u64 = 20;
 /// IPv6 extension headers, behind which TCP or UDP may be (RFC 8200 section 4).
 const EXTENSIONS: [u8; 4] = [0, 43, 44, 60];
@@ -91,7 +91,7 @@ fn seen(skb: *mut __sk_buff, direction: u8) {
         direction: u32::from(direction),
         reserved: 0,
     };
-    // The verifier wants to know the size of a record beforehand.
+    // The verifier requires a constant size of a record.
     let sent = if length < 256 {
         send::<256, 255>(skb, &packet)
     } else if length < 1024 {
@@ -104,7 +104,7 @@ fn seen(skb: *mut __sk_buff, direction: u8) {
     }
 }
 
-/// What the packet carries, if that says anything: bare acknowledgements do not.
+/// The packet's protocol if the packet is captured: bare acknowledgements of TCP are not.
 #[inline(always)]
 fn tells_something(skb: *mut __sk_buff, length: u32) -> Option<u8> {
     let first = byte(skb, 0)?;
@@ -119,7 +119,7 @@ fn tells_something(skb: *mut __sk_buff, length: u32) -> Option<u8> {
     if may { Some(protocol) } else { None }
 }
 
-/// A record as it lies in the ring buffer.
+/// The layout of a record in the ring buffer.
 #[repr(C)]
 struct Room<const SIZE: usize> {
     packet: Packet,

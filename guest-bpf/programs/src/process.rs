@@ -25,11 +25,11 @@ pub const BY_EXIT: u32 = 1;
 /// Least time between two wake-ups of the agent for processes that are not a container's first, in nanoseconds.
 const WAKE_INTERVAL_NS: u64 = 20_000_000;
 
-/// A thread exits: tells user space when it was its process's last.
+/// A thread exits: sends a record when it was its process's last.
 #[inline(always)]
 pub fn exited() {
     let task = current();
-    // SAFETY: pointers whose types the verifier knows, checked against null; it makes loads from them ones that cannot fault.
+    // SAFETY: typed pointers, checked against null; the verifier makes loads from them safe.
     let live: i32 = unsafe {
         let signal: *const u8 = load(task.cast(), offset!(task_signal));
         if signal.is_null() {
@@ -43,7 +43,7 @@ pub fn exited() {
     let init = is_namespace_init();
     // SAFETY: a helper without preconditions.
     let cgroup = unsafe { bpf_get_current_cgroup_id() };
-    // Nobody waits for the numbers of processes that never used a socket.
+    // The agent has no use for the exits of processes that never used a socket.
     if !init && CGROUPS.get_ptr(cgroup).is_none() {
         return;
     }
@@ -80,7 +80,7 @@ fn may_wake(now: u64) -> bool {
 /// Whether the process is the first one of a pid namespace other than the outermost.
 #[inline(always)]
 fn is_namespace_init() -> bool {
-    // SAFETY: pointers whose types the verifier knows, checked against null; it makes loads from them ones that cannot fault.
+    // SAFETY: typed pointers, checked against null; the verifier makes loads from them safe.
     let (pid, level) = unsafe {
         let pid: *const u8 = load(current().cast(), offset!(task_thread_pid));
         if pid.is_null() {
@@ -99,14 +99,14 @@ fn is_namespace_init() -> bool {
 /// Whether no other task shares the running one's control groups.
 #[inline(always)]
 fn is_last_of_cgroup() -> bool {
-    // SAFETY: pointers whose types the verifier knows, checked against null; it makes loads from them ones that cannot fault.
+    // SAFETY: typed pointers, checked against null; the verifier makes loads from them safe.
     unsafe {
         let set: *const u8 = load(current().cast(), offset!(task_cgroups));
         !set.is_null() && load::<i32>(set, offset!(css_set_nr_tasks)) <= 1
     }
 }
 
-/// Tells user space the name of the running task's control group, once. A global function.
+/// Sends the name of the running task's control group to user space, once. A global function.
 #[inline(never)]
 #[unsafe(no_mangle)]
 pub extern "C" fn announce_cgroup(by: u32) -> u64 {
@@ -120,7 +120,7 @@ pub extern "C" fn announce_cgroup(by: u32) -> u64 {
     let cgroup = unsafe { &mut *cgroup };
     cgroup.kind = kind::CGROUP;
     cgroup.cgroup = id;
-    // SAFETY: pointers whose types the verifier knows, checked against null; it makes loads from them ones that cannot fault.
+    // SAFETY: typed pointers, checked against null; the verifier makes loads from them safe.
     let mut node: u64 = unsafe {
         let set: *const u8 = load(current().cast(), offset!(task_cgroups));
         if set.is_null() {

@@ -1,5 +1,5 @@
-//! The way to user space. The agent is woken when a quarter of the ring has filled up; otherwise it looks by itself
-//! a few times a second.
+//! The ring buffer to user space. The agent is woken when a quarter of the ring is full; otherwise it polls a few times
+//! a second.
 
 use aya_ebpf::{
     bindings::{BPF_RB_AVAIL_DATA, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP, BPF_RB_RING_SIZE},
@@ -76,7 +76,7 @@ pub fn send_completed(completed: &Completed, only: bool) -> bool {
     if only { send(data, len, flags) } else { try_send(data, len, flags) }
 }
 
-/// Sends what is known of a connection that user space is to follow.
+/// Sends the state of a connection that user space parses from here on.
 #[inline(always)]
 pub fn send_fallback(offloaded: *const OffloadedConnection) -> bool {
     let len = size_of::<OffloadedConnection>() as u64;

@@ -7,10 +7,10 @@
 //! sock_recv_length ─► socket_received ─┘
 //! ```
 //!
-//! Whatever is no socket costs nothing, and the socket comes with the report. Where its bytes lie is told by the registers
-//! of the system call that the task is in. Bytes that move in other ways (`io_uring`, sendfile, splice from a pipe) are
-//! reported too, with their number only. What is not reported at all (splice to a pipe, TCP's mapped receive) shows in TCP's
-//! sequence numbers, which positions are taken from.
+//! What is no socket costs nothing, and the socket is an argument of the tracepoint. The address of its bytes is in the
+//! registers of the system call that the task is in. Bytes that move in other ways (`io_uring`, sendfile, splice from a
+//! pipe) are reported too, with their number only. What is not reported at all (splice to a pipe, TCP's mapped receive)
+//! shows in TCP's sequence numbers, from which positions are computed.
 
 use core::ffi::c_void;
 
@@ -73,7 +73,8 @@ fn reported(ctx: &BtfTracePointContext, direction: u8) -> i32 {
         return 0;
     }
     let (Some(running), Some(work)) = (RUNNING.get_ptr_mut(0), WORK.get_ptr_mut(0)) else { return 0 };
-    // SAFETY: values that look-ups gave (see `maps`), aligned. Another program may have been interrupted in the middle of its work.
+    // SAFETY: values that look-ups gave (see `maps`), aligned. Another program may have been interrupted in the middle
+    // of its work.
     unsafe {
         if fetch_add(running, 1) == 0 {
             (*work).header.direction = direction;
@@ -88,11 +89,11 @@ fn reported(ctx: &BtfTracePointContext, direction: u8) -> i32 {
     0
 }
 
-/// Whether nobody is interested in what moves on a socket, and it is not time to look at it again. Its positions stand
-/// still meanwhile: whoever looks again knows nothing of the connection yet.
+/// Whether a socket's connection is ignored and not due for a retry. Its positions are not updated meanwhile: with a
+/// retry the connection is a new one to user space.
 #[inline(always)]
 fn is_ignored(socket: *mut c_void) -> bool {
-    // SAFETY: a pointer to a socket, as the verifier knows from the tracepoint's type.
+    // SAFETY: a pointer to a socket, by the tracepoint's type.
     let identity = || unsafe { bpf_get_socket_cookie(socket) };
     let Some(connection) = connections::known(socket as u64, identity) else { return false };
     // SAFETY: a value that a look-up gave (see `maps`); of two CPUs at once both may take the same from the budget.
@@ -133,7 +134,7 @@ fn moved(socket: *mut c_void, result: u64, flags: u64) {
         return;
     }
     described(work, result, !egress && flags & TRUNCATING != 0);
-    // SAFETY: a pointer to a socket, as the verifier knows from the tracepoint's type.
+    // SAFETY: a pointer to a socket, by the tracepoint's type.
     unsafe { place(work, socket) };
     carried(work, connection, work.fd);
 }
@@ -148,7 +149,7 @@ fn connection_of(mut work: Scratch, socket: *mut c_void) -> Option<*mut Connecti
         place.write_volatile(socket as u64);
         place.read_volatile()
     };
-    // SAFETY: a pointer to a socket, as the verifier knows from the tracepoint's type.
+    // SAFETY: a pointer to a socket, by the tracepoint's type.
     let identity = || unsafe { bpf_get_socket_cookie(socket) };
     if let Some(connection) = connections::known(sk, identity) {
         return Some(connection);
@@ -167,7 +168,7 @@ fn described(mut work: Scratch, result: u64, discarded: bool) {
     work.count = NO_VECTOR;
     work.header.total = result;
     work.want = result;
-    // A call in the middle of which the kernel uses other sockets for itself is not asked for its bytes.
+    // While a task is in a call, the kernel may use other sockets for itself: the call's buffers are not theirs.
     let fits = call.is_egress() == egress;
     match call.shape() {
         _ if !fits || discarded => work.want = 0,
@@ -182,7 +183,7 @@ fn described(mut work: Scratch, result: u64, discarded: bool) {
     }
 }
 
-/// Puts TCP's sequence number behind the bytes into `work`.
+/// Puts TCP's sequence number after the bytes into `work`.
 ///
 /// # Safety
 ///
@@ -190,7 +191,7 @@ fn described(mut work: Scratch, result: u64, discarded: bool) {
 #[inline(always)]
 unsafe fn place(mut work: Scratch, socket: *mut c_void) {
     work.place = NO_PLACE;
-    // SAFETY: pointers whose types the verifier knows, checked against null; it makes loads from them ones that cannot fault.
+    // SAFETY: typed pointers, checked against null; the verifier makes loads from them safe.
     unsafe {
         let tcp: *const tcp_sock = bpf_skc_to_tcp_sock(socket);
         if !tcp.is_null() && load::<u64>(tcp.cast(), offset!(tcp_ulp)) == 0 {
@@ -215,10 +216,11 @@ fn carried(work: Scratch, connection: *mut Connection, sk: u64) {
     transfer::record(work, connection, sk);
 }
 
-/// The first transfer on a connection tells whose it is.
+/// The first transfer on a connection sets its control group.
 #[inline(always)]
 fn adopt(connection: *mut Connection, sk: u64) {
-    // SAFETY: a value that a look-up gave (see `maps`), and a helper without preconditions; of two CPUs at once both come to the same.
+    // SAFETY: a value that a look-up gave (see `maps`), and a helper without preconditions; of two CPUs at once both
+    // come to the same.
     unsafe {
         (*connection).cgroup = bpf_get_current_cgroup_id();
         if (*connection).transport == transport::UNIX {
@@ -244,7 +246,7 @@ fn adopt(connection: *mut Connection, sk: u64) {
     }
 }
 
-/// Puts a connection's position where TCP says that it was before the bytes that moved.
+/// Sets a connection's position to TCP's before the bytes that moved.
 #[inline(always)]
 fn settle(work: Scratch, connection: *mut Connection, sk: u64) {
     if work.place == NO_PLACE {
@@ -304,7 +306,7 @@ fn batch_ended() {
     }
 }
 
-/// A TCP connection is made. What it is asked by is not known yet: the task that runs is any.
+/// A TCP connection is made. Its control group is not known yet: the running task need not be the socket's.
 #[btf_tracepoint(function = "inet_sock_set_state")]
 pub fn socket_made(ctx: BtfTracePointContext) -> i32 {
     let (old, new): (i32, i32) = (ctx.arg(1), ctx.arg(2));
@@ -317,7 +319,7 @@ pub fn socket_made(ctx: BtfTracePointContext) -> i32 {
         return 0;
     }
     let sk: *mut c_void = ctx.arg(0);
-    // SAFETY: a pointer to a socket, as the verifier knows from the tracepoint's type.
+    // SAFETY: a pointer to a socket, by the tracepoint's type.
     let tcp: *const tcp_sock = unsafe { bpf_skc_to_tcp_sock(sk) };
     if tcp.is_null() {
         return 0;

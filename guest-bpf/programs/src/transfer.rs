@@ -21,7 +21,7 @@ use crate::{
 
 const EINPROGRESS: i64 = 115;
 
-/// How often a followed connection's verdict is looked up again, in records.
+/// Records of a followed connection between two look-ups of its verdict.
 const VERDICT_INTERVAL: u64 = 32;
 
 /// Positions in `struct msghdr` (`struct user_msghdr`, `include/linux/socket.h`) on a 64-bit machine.
@@ -65,7 +65,7 @@ pub fn on_call_exit(result: i64, registers: impl FnOnce() -> Registers) {
     }
 }
 
-/// A connection was made. A global function: verified once, whoever calls it.
+/// A connection was made. A global function: verified once for all callers.
 #[inline(never)]
 #[unsafe(no_mangle)]
 pub extern "C" fn opened(fd: u64, role: u64) -> u64 {
@@ -188,7 +188,7 @@ fn carried(work: Scratch, connection: *mut Connection, sk: u64) {
     record(work, connection, sk);
 }
 
-/// Whether it is time to look at an ignored connection again; then it is new to user space.
+/// Whether an ignored connection is due for a retry; then it is a new one to user space.
 #[inline(always)]
 pub fn is_retried(connection: *mut Connection) -> bool {
     // SAFETY: a value that a look-up gave (see `maps`); of two CPUs at once both may come to the same.
@@ -199,7 +199,7 @@ pub fn is_retried(connection: *mut Connection) -> bool {
         }
         let _ = VERDICTS.remove((*connection).id);
         (*connection).announced = 0;
-        // Where TCP is now is as good a beginning as any.
+        // Positions begin anew at TCP's present ones.
         (*connection).placed = 0;
         (*connection).budget = RETRY_BUDGET;
         (*connection).state = state::DETECTING;
@@ -210,7 +210,7 @@ pub fn is_retried(connection: *mut Connection) -> bool {
 /// Sends what a call moved on a connection that is not ignored.
 #[inline(always)]
 pub fn record(mut work: Scratch, connection: *mut Connection, sk: u64) {
-    // Positions move on whatever becomes of the record, so that a loss shows.
+    // Positions advance even when the record is not sent, so that a loss shows.
     work.header.offset = connections::advance(connection, work.header.direction, work.header.total);
     let Some(settings) = CurrentSettings::get() else { return };
     // SAFETY: a value that a look-up gave: valid until the program ends (see `maps`).
@@ -252,7 +252,7 @@ pub fn record(mut work: Scratch, connection: *mut Connection, sk: u64) {
     }
     // SAFETY: a value that a look-up gave: valid until the program ends (see `maps`).
     let (known, sequence) = unsafe { ((*connection).state, (*connection).sequence) };
-    // User space can lose interest in a followed connection too, which is no hurry.
+    // User space may ignore a followed connection later; that need not take effect at once.
     let mut may = CAPTURE;
     if known != state::FOLLOWED || sequence % VERDICT_INTERVAL == 0 {
         may = may_capture(connection, work.want as u32);
@@ -278,11 +278,11 @@ pub fn record(mut work: Scratch, connection: *mut Connection, sk: u64) {
     ring::send_chunk(&work, may == CAPTURE_AND_WAKE);
 }
 
-/// What [`may_capture`] says besides 0, no.
+/// Results of [`may_capture`] besides 0, no.
 const CAPTURE: u64 = 1;
 const CAPTURE_AND_WAKE: u64 = 2;
 
-/// Whether a connection whose protocol is not known yet may be captured; learns what user space decided.
+/// Whether a connection whose protocol is not known yet may be captured; applies user space's verdict.
 #[inline(never)]
 fn may_capture(connection: *mut Connection, want: u32) -> u64 {
     // SAFETY: a value that a look-up gave (see `maps`); of two writers at once either may win.

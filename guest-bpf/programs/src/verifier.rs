@@ -52,8 +52,8 @@ pub unsafe fn swap(at: *mut u64, value: u64) -> u64 {
     value
 }
 
-/// The eight bytes at an offset from an address that need not be aligned. The compiler would load them one by one, because the target
-/// says that it has no other way; the kernels of both architectures allow this one load
+/// The eight bytes at an offset from an address that need not be aligned. The compiler would load them one by one,
+/// because the target says that it has no other way; the kernels of both architectures allow this one load
 /// (`CONFIG_HAVE_EFFICIENT_UNALIGNED_ACCESS`).
 ///
 /// # Safety

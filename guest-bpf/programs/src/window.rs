@@ -1,7 +1,7 @@
-//! Looking at what a call moved, a window at a time.
+//! Reading the bytes that a call moved, a window at a time.
 //!
-//! Positions count from the call's first byte, indexes from the window's. Behind the window's last byte lies a word of
-//! zeros, which is part of no message that is followed: whatever runs past the end meets it and gives up.
+//! Positions count from the call's first byte, indexes from the window's. After the window's last byte is a word of
+//! zeros, which is part of no message that is parsed: a parser that reads past the end stops there.
 
 use core::mem::MaybeUninit;
 
@@ -16,7 +16,7 @@ use crate::{
     verifier::{bounded, load, store},
 };
 
-/// What functions give that look for something which is not there.
+/// The result of functions that did not find what they search for.
 pub const NONE: u64 = u64::MAX;
 
 /// The byte at an index.
@@ -119,12 +119,12 @@ pub fn vector(mut work: Scratch, at: u64, len: u64) -> u64 {
 /// Buffers that one call of [`gather`] goes through: the verifier goes through each of them.
 const BUFFERS: u32 = 16;
 
-/// What [`gather`] says besides that there are more buffers.
+/// Results of [`gather`].
 const GATHER_FAILED: u64 = 0;
 const GATHERED: u64 = 1;
 const GATHER_MORE: u64 = 2;
 
-/// Goes on by some buffers of a call of several: copies what they have of the `len` bytes from position `at`, of which
+/// Copies some buffers of a call of several: what they have of the `len` bytes from position `at`, of which
 /// `parse.len` were copied already. A global function.
 #[inline(never)]
 #[unsafe(no_mangle)]
@@ -149,7 +149,8 @@ pub extern "C" fn gather(at: u64, len: u64) -> u64 {
             pair.assume_init()
         };
         count += 1;
-        // Not less than 0: `gathered` is where this buffer begins, and was at or before `at` when the first one was begun.
+        // Not less than 0: `gathered` is where this buffer begins, and was at or before `at` when the first one was
+        // begun.
         let skip = (at + filled).wrapping_sub(work.parse.gathered);
         if skip >= pair[1] {
             work.parse.gathered += pair[1];
@@ -204,15 +205,15 @@ const fn byte_of(bit: u64) -> u64 {
 const STRIDE: u64 = 4;
 const STRIDES: u64 = 8;
 
-/// Says that the byte was not found yet; the lower bits are the index from which to search on.
+/// The byte was not found yet; the lower bits are the index at which the search resumes.
 pub const CONTINUES: u64 = 1 << 32;
 
 /// Bytes to find.
 pub const LINE_FEED: u64 = eight(b'\n');
 pub const SPACE: u64 = eight(b' ');
 
-/// Index of the first byte from an index on that is the one of which `pattern` has eight; [`CONTINUES`] when it is farther
-/// away; [`NONE`] where the window ends first. A global function.
+/// Index of the first byte from an index on that is the one of which `pattern` has eight; [`CONTINUES`] when it is
+/// farther away; [`NONE`] where the window ends first. A global function.
 #[inline(never)]
 #[unsafe(no_mangle)]
 pub extern "C" fn find(from: u64, pattern: u64) -> u64 {
@@ -253,8 +254,8 @@ pub extern "C" fn find(from: u64, pattern: u64) -> u64 {
     CONTINUES | index
 }
 
-/// Index behind the line's end, CRLF; or [`CONTINUES`] with where to search on; [`NONE`] where the window ends first, or
-/// where the line ends otherwise.
+/// Index after the line's end, CRLF; or [`CONTINUES`] with the index at which the search resumes; [`NONE`] where the
+/// window ends first, or where the line ends otherwise.
 #[inline(always)]
 pub fn newline(work: Scratch, from: u64) -> u64 {
     let at = find(from, LINE_FEED);
@@ -264,7 +265,7 @@ pub fn newline(work: Scratch, from: u64) -> u64 {
     if at > 0 && byte(&work, at - 1) == b'\r' { at + 1 } else { NONE }
 }
 
-/// Reads a decimal number at the cursor and its line end; the cursor is behind it then. [`NONE`] when there is none.
+/// Reads a decimal number at the cursor and its line end, and moves the cursor after both. [`NONE`] when there is none.
 /// A global function.
 #[inline(never)]
 #[unsafe(no_mangle)]
@@ -278,7 +279,7 @@ pub extern "C" fn number_line() -> u64 {
     value
 }
 
-/// The decimal number at an index, [`NONE`] when there is none of up to ten digits; and the index behind it.
+/// The decimal number at an index, [`NONE`] when there is none of up to ten digits; and the index after it.
 #[inline(always)]
 pub fn decimal(work: Scratch, at: u64) -> (u64, u64) {
     let (mut index, mut value, mut digits) = (at, 0_u64, 0);

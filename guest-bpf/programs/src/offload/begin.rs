@@ -14,7 +14,7 @@ use crate::{
     process, window,
 };
 
-/// Whether the first call on a connection could be the beginning of one that is followed.
+/// Whether the first call on a connection could be the beginning of one that the programs parse.
 #[inline(always)]
 pub fn may_begin(work: &Work, connection: *mut Connection) -> bool {
     // SAFETY: a value that a look-up gave: valid until the program ends (see `maps`).
@@ -25,12 +25,12 @@ pub fn may_begin(work: &Work, connection: *mut Connection) -> bool {
         role::CONNECTED => work.header.direction == direction::EGRESS,
         _ => false,
     };
-    // The positions have moved on by this call already.
+    // The positions include this call already.
     asks && transport == transport::TCP && offset[0] + offset[1] == work.header.total
 }
 
-/// Begins to follow a connection with its first call; gives 0 when that is not what the programs follow. A global
-/// function.
+/// Makes the state of a connection by its first call; gives 0 when its first byte is of no protocol that the programs
+/// parse. A global function.
 #[inline(never)]
 #[unsafe(no_mangle)]
 pub extern "C" fn begin(sk: u64) -> u64 {

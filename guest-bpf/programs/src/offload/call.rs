@@ -18,10 +18,10 @@ use crate::maps::{NO_VECTOR, OFFLOADED, Scratch, count};
 pub const FALL_BACK: u64 = 0;
 /// It was parsed.
 pub const PARSED: u64 = 1;
-/// It could not be looked at, because another CPU held the connection too long.
+/// It could not be parsed, because another CPU held the lock too long.
 const MISSED: u64 = 2;
 
-/// Takes a call on an offloaded connection. A global function.
+/// Parses a call on an offloaded connection. A global function.
 #[inline(never)]
 #[unsafe(no_mangle)]
 pub extern "C" fn call(id: u64, sk: u64) -> u64 {
@@ -40,7 +40,7 @@ pub extern "C" fn call(id: u64, sk: u64) -> u64 {
     taken
 }
 
-/// Takes a call on a connection that is locked.
+/// Parses a call on a connection that is locked.
 #[inline(always)]
 fn locked(mut work: Scratch, mut offloaded: Locked, id: u64, sk: u64) -> u64 {
     let ingress = work.header.direction == direction::INGRESS;
@@ -74,7 +74,7 @@ fn locked(mut work: Scratch, mut offloaded: Locked, id: u64, sk: u64) -> u64 {
             if requests { &raw const (*offloaded.0).requests } else { &raw const (*offloaded.0).responses };
         copy(from, &raw mut (*work.as_ptr()).parse.state);
     }
-    // Go's net/http reads a request's first byte ahead, by itself, and what follows behind it.
+    // Go's net/http reads a request's first byte by a call of its own, into the byte before the rest.
     let first = requests && offloaded.requests.framing == framing_state::FIRST_BYTE_READ;
     if first {
         if work.count != NO_VECTOR {
@@ -105,7 +105,7 @@ fn locked(mut work: Scratch, mut offloaded: Locked, id: u64, sk: u64) -> u64 {
     PARSED
 }
 
-/// Goes through what a call moved, and does what follows from the messages that end in it.
+/// Parses the bytes that a call moved, and pushes or completes the requests whose messages end in it.
 #[inline(always)]
 fn followed(work: Scratch, offloaded: Locked, id: u64, sk: u64, requests: bool) -> u64 {
     let Some(protocol) = Offload::from_number(offloaded.protocol) else { return FALL_BACK };
@@ -114,7 +114,7 @@ fn followed(work: Scratch, offloaded: Locked, id: u64, sk: u64, requests: bool) 
     }
     let (found, waiting) = (work.parse.found, u64::from(offloaded.pushed.wrapping_sub(offloaded.popped)));
     if requests {
-        // A database answers one statement before it is asked the next.
+        // A client of a database sends the next statement after the response to the one before.
         let most = if protocol.is_sql() { 1 } else { PENDING_MAX as u64 };
         if found > 0 && waiting + found > most {
             return FALL_BACK;

@@ -1,4 +1,4 @@
-//! Requests that wait, and what becomes of them when they are answered.
+//! Pending requests, and their completion by responses.
 
 use aya_ebpf::helpers::{bpf_get_current_pid_tgid, generated::bpf_get_smp_processor_id};
 use porthole_bpf_types::{
@@ -28,7 +28,7 @@ const FAILURES_FROM: u32 = 400;
 const LINE_BYTES: u64 = 512;
 const STATEMENT_BYTES: u64 = sql::REQUEST_MAX;
 
-/// The requests found in this call wait from now on.
+/// Adds the requests that end in this call to the pending ones.
 #[inline(always)]
 pub fn push(work: Scratch, offloaded: Locked, id: u64, found: u64) {
     if found > 0 {
@@ -49,7 +49,7 @@ pub fn push(work: Scratch, offloaded: Locked, id: u64, found: u64) {
     }
 }
 
-/// How many messages one call of [`push_lot`] or [`complete_lot`] goes through: the verifier goes through each of them.
+/// How many messages one call of [`push_lot`] or [`complete_lot`] goes through: the verifier goes through each iteration.
 const LOT: u64 = 3;
 
 /// Some of them, as long as they have kernel keys; gives how many. A global function.
@@ -58,7 +58,7 @@ const LOT: u64 = 3;
 pub extern "C" fn push_lot(id: u64, from: u64, found: u64) -> u64 {
     let Some(work) = Scratch::get() else { return 0 };
     let Some(offloaded) = OFFLOADED.get_ptr_mut(id) else { return 0 };
-    // What is pipelined is mostly alike.
+    // Requests that are pipelined are mostly the same.
     let mut last = (0, None);
     let mut index = 0;
     while index < LOT {
@@ -101,7 +101,7 @@ fn push_message(work: Scratch, offloaded: Locked, index: u64) {
     enqueue(work, offloaded, index, known);
 }
 
-/// Whether user space knows a request's name by its number or from elsewhere.
+/// Whether user space has a request's name already: by its number, or by the preparation of a statement.
 #[inline(always)]
 fn is_named(protocol: Offload, request: u64, flags: u32) -> bool {
     match protocol {
@@ -147,7 +147,7 @@ fn kernel_key_of(work: Scratch, offloaded: Locked, request: u64) -> Option<(u32,
     Some((place + 1, unsafe { (*entry).generation }))
 }
 
-/// A request waits for its response from now on.
+/// Adds a request to the pending ones.
 #[inline(always)]
 fn enqueue(work: Scratch, mut offloaded: Locked, index: u64, (kernel_key, generation): (u32, u32)) {
     let message = message(work, index);
@@ -172,7 +172,7 @@ fn enqueue(work: Scratch, mut offloaded: Locked, index: u64, (kernel_key, genera
     offloaded.pushed = offloaded.pushed.wrapping_add(1);
 }
 
-/// The responses found in this call end the requests that waited longest.
+/// The responses that end in this call complete the oldest pending requests.
 #[inline(always)]
 pub fn complete(work: Scratch, offloaded: Locked, id: u64, found: u64, sk: u64) {
     // Mostly there is one, and its slot is known: that takes no call.
@@ -237,8 +237,8 @@ pub extern "C" fn complete_one(id: u64, index: u64, sk: u64) -> u64 {
     0
 }
 
-/// Whether an exchange that has a slot is sampled as a span rather than added there. HTTP's statuses say what failed; what
-/// fails in other protocols has no slot.
+/// Whether an exchange that has a slot is sampled as a span rather than added there. HTTP's statuses say what failed;
+/// what fails in other protocols has no slot.
 #[inline(always)]
 fn is_sampled(slot: *mut Slot, now: u64, start: u64, status: u32) -> bool {
     // SAFETY: a value that a look-up gave: valid until the program ends (see `maps`).
@@ -364,7 +364,7 @@ fn add(slot: *mut Slot, now: u64, pending: Pending, bytes: u64) {
         fetch_add(&raw mut (*slot).response_bytes, bytes);
         let counter = (&raw mut (*slot).buckets).cast::<u32>().add(bucket);
         add_u32(counter, 1);
-        // The agent looks again when this changes, so it comes last.
+        // The agent reads the slot when this has changed, so it is written last.
         core::ptr::write_volatile(&raw mut (*slot).last, now);
     }
 }
@@ -413,7 +413,8 @@ fn send_completed(
             let mut index = 0;
             while index < TEXT_MAX / 8 {
                 let text = word(&work, from + 1 + 8 * index as u64);
-                // SAFETY: the index was bounded to less than the array's length. One by one, because the stack has no room for all.
+                // SAFETY: the index was bounded to less than the array's length. One by one, because the stack has no
+                // room for all.
                 unsafe { core::ptr::write_volatile(&raw mut work.completed.text[index], text) };
                 index += 1;
             }

@@ -8,7 +8,7 @@ use crate::{
     ring,
 };
 
-/// Tells user space all about a connection that it is to follow from here; false when that is not possible.
+/// Sends a connection's whole state to user space, which parses it from here on; false when that is not possible.
 #[inline(always)]
 pub fn fall_back(connection: *mut Connection, sk: u64, by: u32) -> bool {
     // SAFETY: a value that a look-up gave: valid until the program ends (see `maps`).

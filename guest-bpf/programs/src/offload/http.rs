@@ -1,8 +1,9 @@
 //! HTTP/1: the heads and bodies of whole messages.
 //!
-//! Followed are origin-form targets with a well-known method, bodies of a given length, and chunked responses. What
-//! says otherwise (interim responses, upgrades, `CONNECT`, bodies until the connection closes, obsolete line folding,
-//! bare line feeds, heads that are cut between two calls or longer than what is captured) is for user space.
+//! The programs parse origin-form targets with a well-known method, bodies of a given length, and chunked responses.
+//! The connection falls back to user space at anything else: interim responses, upgrades, `CONNECT`, bodies until the
+//! connection closes, obsolete line folding, bare line feeds, heads that are cut between two calls or longer than what
+//! is captured.
 
 use porthole_bpf_types::{
     offload::{framing_state, request_flag},
@@ -14,7 +15,7 @@ use super::message::{push_request, push_response, skip};
 use crate::maps::Scratch;
 use crate::window::{CONTINUES, NONE, SPACE, byte, class, decimal, find, newline, text, window_at, word};
 
-/// What a head says about the body.
+/// A head's fields about the body.
 mod framing {
     pub const LENGTH: u32 = 1;
     pub const CHUNKED: u32 = 2;
@@ -25,7 +26,7 @@ mod framing {
 /// Most lines and stretches of lines of a head.
 const LINES_MAX: u64 = 96;
 
-/// Bytes of a path that one call of [`path`] takes: few, because the verifier goes through each of them.
+/// Bytes of a path that one call of [`path`] takes: few, because the verifier goes through each iteration.
 const STRETCH: u64 = 8;
 
 /// Most stretches of a path.
@@ -34,11 +35,11 @@ const STRETCHES_MAX: u64 = 128;
 /// Most calls of [`find`] for one query: a window's bytes.
 const QUERY_ROUNDS: u64 = 16;
 
-/// Largest body that is followed, so that sizes fit.
+/// Largest body that is parsed, so that sizes fit.
 const LENGTH_MAX: u64 = 1 << 31;
 
-/// Goes on by one message's head or one stretch of body, of the responses or of the requests; gives 0 when user space
-/// must take over. A global function.
+/// Parses one message's head or one stretch of body, of the responses or of the requests; gives 0 when the connection
+/// falls back to user space. A global function.
 #[inline(never)]
 #[unsafe(no_mangle)]
 pub extern "C" fn http_step(response: u64) -> u64 {
@@ -50,7 +51,7 @@ pub extern "C" fn http_step(response: u64) -> u64 {
                 return 1;
             }
             work.parse.state.framing = framing_state::START;
-            // A request was noted with its head.
+            // A request was pushed with its head.
             if response == 0 { 1 } else { u64::from(response_ended(work)) }
         }
         framing_state::CHUNK_DATA => {
@@ -106,7 +107,7 @@ fn first(mut work: Scratch) -> u64 {
     1
 }
 
-/// A request's head was read: it counts from here on.
+/// A request's head was read: the request is pending from here on.
 #[inline(always)]
 fn request_begins(mut work: Scratch) -> u64 {
     work.parse.state.framing = framing_state::START;
@@ -164,7 +165,7 @@ fn response_ended(mut work: Scratch) -> bool {
     push_response(work, count, status, bytes, 0)
 }
 
-/// A chunk's size, and for the last one the end of the message: trailers are for user space.
+/// A chunk's size, and for the last one the end of the message. The connection falls back at trailers.
 #[inline(always)]
 fn chunk_size(mut work: Scratch) -> u64 {
     let at = work.parse.at;
@@ -205,8 +206,9 @@ fn chunk_size(mut work: Scratch) -> u64 {
     u64::from(response_ended(work))
 }
 
-/// Reads the head at the position that was reached: what its start line says into `state.request` or `state.status`, what
-/// it says about the body into `framing` and `length`, its size into `state.bytes`, its position into `cursor`; false when it is for user space.
+/// Parses the head at the position that was reached: what is requested into `state.request`, or the status into
+/// `state.status`, the body's framing into `framing` and `length`, its size into `state.bytes`, its position into
+/// `cursor`; false when the connection falls back to user space.
 #[inline(always)]
 fn head(mut work: Scratch, response: u64) -> bool {
     let at = work.parse.at;
@@ -292,7 +294,7 @@ pub extern "C" fn request_line() -> u64 {
     0
 }
 
-/// The version at the cursor, behind the target, and the request line's end.
+/// The version at the cursor, after the target, and the request line's end.
 #[inline(always)]
 fn version(mut work: Scratch) -> u64 {
     let cursor = work.parse.cursor;
@@ -325,11 +327,11 @@ fn query(mut work: Scratch) -> u64 {
     0
 }
 
-/// What [`path`] says besides 0, that the path is for user space. It goes on.
+/// Results of [`path`] besides 0, that the connection falls back. The path continues.
 const PATH_CONTINUES: u64 = 1;
-/// The cursor is behind the blank at its end.
+/// The cursor is after the blank at its end.
 const PATH_ENDS: u64 = 2;
-/// The cursor is behind what ends it.
+/// The cursor is after the byte that ends it.
 const QUERY_BEGINS: u64 = 3;
 
 /// One stretch of a path at the cursor. A global function.
@@ -396,7 +398,7 @@ pub extern "C" fn head_lines() -> u64 {
     while lines < LINES_MAX {
         if fresh {
             match header() {
-                FOLLOWED => {}
+                HEAD_CONTINUES => {}
                 END => return 1,
                 _ => return 0,
             }
@@ -412,12 +414,12 @@ pub extern "C" fn head_lines() -> u64 {
     0
 }
 
-/// What [`header`] says of a line besides 0, that it is for user space.
-const FOLLOWED: u64 = 1;
-/// It was the blank line at the end of the head; the cursor is behind it.
+/// Results of [`header`] besides 0, that the connection falls back. The head continues.
+const HEAD_CONTINUES: u64 = 1;
+/// It was the blank line at the end of the head; the cursor is after it.
 const END: u64 = 2;
 
-/// The beginning of a header line: what does it say about framing? A global function.
+/// Reads the beginning of a header line, and what it is about the body's framing. A global function.
 #[inline(never)]
 #[unsafe(no_mangle)]
 pub extern "C" fn header() -> u64 {
@@ -429,7 +431,7 @@ pub extern "C" fn header() -> u64 {
         work.parse.cursor = cursor + 2;
         return END;
     }
-    // The end of what there is, folded lines, bare line ends; no name begins with what lies below the letters.
+    // The window's end, folded lines, bare line feeds: no name begins with a blank or a control character.
     if first as u8 <= b' ' {
         return 0;
     }
@@ -440,7 +442,7 @@ pub extern "C" fn header() -> u64 {
     }
     if first == text(b"upgrade:") {
         work.parse.framing |= framing::UPGRADE;
-        return FOLLOWED;
+        return HEAD_CONTINUES;
     }
     if first == text(b"content-") {
         // Seven bytes and the colon's place shared with what follows.

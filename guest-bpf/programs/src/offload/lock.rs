@@ -16,12 +16,12 @@ pub fn try_lock(offloaded: *mut OffloadedConnection) -> bool {
     unsafe { swap(&raw mut (*offloaded).lock, 1) == 0 }
 }
 
-/// What became of waiting for a lock: another CPU holds it still, or has removed what was locked.
+/// Results of [`wait`]: another CPU still holds the lock, has removed the connection, or this CPU has the lock.
 const HELD: u64 = 0;
 const GONE: u64 = 1;
 const LOCKED: u64 = 2;
 
-/// Waits a little for a connection's lock. A global function.
+/// Tries a connection's lock a few times. A global function.
 #[inline(never)]
 #[unsafe(no_mangle)]
 pub extern "C" fn wait(id: u64) -> u64 {
@@ -36,7 +36,7 @@ pub extern "C" fn wait(id: u64) -> u64 {
     HELD
 }
 
-/// Locks the connection of an id, whose value this is.
+/// Locks a connection, given by its value and its id.
 #[inline(always)]
 pub fn lock(offloaded: *mut OffloadedConnection, id: u64) -> Lock {
     if try_lock(offloaded) {
@@ -56,7 +56,7 @@ pub fn lock(offloaded: *mut OffloadedConnection, id: u64) -> Lock {
     }
 }
 
-/// What became of an attempt to lock.
+/// Result of [`lock`].
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Lock {
     /// It is this CPU's now.
@@ -67,14 +67,14 @@ pub enum Lock {
     Held,
 }
 
-/// Gives a lock back.
+/// Releases a lock.
 #[inline(always)]
 pub fn unlock(offloaded: *mut OffloadedConnection) {
     // SAFETY: a value that a look-up gave (see `maps`), which this CPU holds the lock of.
     unsafe { core::ptr::write_volatile(&raw mut (*offloaded).lock, 0) };
 }
 
-/// An offloaded connection that this CPU has locked. As with [`Scratch`], nobody may hold a reference across a call.
+/// An offloaded connection that this CPU has locked. As with [`Scratch`], no reference may be held across a call.
 #[derive(Clone, Copy)]
 pub struct Locked(pub *mut OffloadedConnection);
 

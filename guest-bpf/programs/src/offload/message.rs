@@ -7,7 +7,7 @@ use crate::{
     verifier::bounded,
 };
 
-/// What a step says when the connection falls back to user space; anything else, and it goes on.
+/// The result of a step when the connection falls back to user space; with any other one, parsing continues.
 pub const FALL_BACK: u64 = 0;
 
 /// Adds a request that ends in this call; false when there are too many.
@@ -59,14 +59,14 @@ fn next_message(mut work: Scratch, count: u64) -> Option<*mut Message> {
     Some(unsafe { (&raw mut work.parse.messages).cast::<Message>().add(index) })
 }
 
-/// Goes past bytes of the current message.
+/// Moves the position past bytes of the current message.
 #[inline(always)]
 pub fn advance(mut work: Scratch, bytes: u64) {
     work.parse.at += bytes;
     work.parse.state.bytes += bytes;
 }
 
-/// Goes past what the call has of the [`porthole_bpf_types::offload::ParseState::left`] bytes of no interest.
+/// Moves the position past what the call has of the next [`porthole_bpf_types::offload::ParseState::left`] bytes.
 #[inline(always)]
 pub fn skip(mut work: Scratch) {
     let here = work.header.total - work.parse.at;

@@ -1,5 +1,5 @@
-//! MySQL: text queries, pings, executions of statements that user space has seen prepared, and answers of any number of
-//! results.
+//! MySQL: text queries, pings, executions of statements whose preparation user space has parsed, and responses of any
+//! number of results.
 //!
 //! Any other command, a request for a local file, statements of more than a window and packets of 16 MiB are for user
 //! space.
@@ -19,10 +19,10 @@ use crate::{
 /// Bytes of a packet's header: length (3), sequence number (1).
 const HEADER: u64 = 4;
 
-/// Largest payload; one of this length goes on in the next packet.
+/// Largest payload; one of this length continues in the next packet.
 const PAYLOAD_MAX: u64 = 0x00ff_ffff;
 
-/// Bytes of a payload that decide what it says.
+/// Bytes of a payload that are read to find what it is.
 const DECISIVE: u64 = 24;
 
 /// Commands (`include/my_command.h`).
@@ -34,7 +34,7 @@ mod command {
     pub const EXECUTE: u8 = 0x17;
 }
 
-/// What a payload begins with.
+/// First bytes of payloads.
 mod first {
     pub const OK: u8 = 0x00;
     /// End of rows, in either form.
@@ -48,7 +48,7 @@ mod status {
     pub const CURSOR_EXISTS: u64 = 0x0040;
 }
 
-/// Goes on by one command; gives 0 when user space must take over. A global function.
+/// Parses one command; gives 0 when the connection falls back to user space. A global function.
 #[inline(never)]
 #[unsafe(no_mangle)]
 pub extern "C" fn mysql_request_step() -> u64 {
@@ -63,7 +63,7 @@ pub extern "C" fn mysql_request_step() -> u64 {
     let mut len = u64::from(work.parse.state.left);
     if work.parse.state.framing != framing_state::HEADER_READ {
         let head = word(&work, start) & 0xffff_ffff;
-        // Bytes behind the call's end are zeros, and so would be its length.
+        // The window is zero after the call's end, so a header that is cut has the length 0.
         len = head & PAYLOAD_MAX;
         if here < HEADER || head >> 24 != 0 || len == 0 || len > REQUEST_MAX - HEADER {
             return 0;
@@ -82,7 +82,7 @@ pub extern "C" fn mysql_request_step() -> u64 {
         return 0;
     }
     let number = byte(&work, content);
-    // Behind it the call ends, so the rest of the window need not be known to be there.
+    // The call ends there, and the window is zero after it.
     let end = content + len;
     let mut text = content + 1;
     let mut flags = 0;
@@ -120,7 +120,7 @@ pub extern "C" fn mysql_request_step() -> u64 {
     u64::from(push_request(work, count, request, start, len + HEADER, position as u32, flags))
 }
 
-/// What an execution asks for: statement's id (4), flags (1), which ask for no cursor. 0 when it is not known.
+/// The request of an execution: statement's id (4), flags (1), which must ask for no cursor. 0 when it is not known.
 #[inline(always)]
 fn executed(work: Scratch, text: u64) -> u64 {
     let eight = word(&work, text);
@@ -132,10 +132,10 @@ fn executed(work: Scratch, text: u64) -> u64 {
     STATEMENTS.get_ptr(key).map_or(0, |request| unsafe { *request })
 }
 
-/// A request that is not answered. Hashes are never so small, and no command has this number.
+/// A request without a response. Hashes are never so small, and no command has this number.
 const QUIT: u64 = command::QUIT as u64;
 
-/// Goes on by one packet of an answer. A global function.
+/// Parses one packet of a response; gives 0 when the connection falls back to user space. A global function.
 #[inline(never)]
 #[unsafe(no_mangle)]
 pub extern "C" fn mysql_reply_step() -> u64 {
@@ -176,7 +176,7 @@ pub extern "C" fn mysql_reply_step() -> u64 {
         skip(work);
         return 1;
     }
-    // Here it matters what it says.
+    // The payload decides what comes next.
     let at = work.parse.at;
     let start = window_at(at, DECISIVE);
     if start == NONE || at + len > work.header.total {
@@ -218,8 +218,8 @@ pub extern "C" fn mysql_reply_step() -> u64 {
     u64::from(ended(work, at, 0))
 }
 
-/// The number of columns, 0 when it is something else, and whether definitions follow: `MARIADB_CLIENT_CACHE_METADATA` says
-/// so behind the number, `CLIENT_OPTIONAL_RESULTSET_METADATA` before it.
+/// The number of columns, 0 when it is something else, and whether definitions follow: with
+/// `MARIADB_CLIENT_CACHE_METADATA` a byte after the number, with `CLIENT_OPTIONAL_RESULTSET_METADATA` one before it.
 #[inline(always)]
 fn columns(first: u8, second: u8, len: u64) -> (u8, bool) {
     if len == 1 {
@@ -242,7 +242,7 @@ fn row(head: u64) -> u64 {
     if len == 0 || len == PAYLOAD_MAX || (head >> 32) as u8 >= first::EOF { 0 } else { HEADER + len }
 }
 
-/// The status flags of an OK packet at an index: behind two numbers of lengths of their own. [`NONE`], which has all
+/// The status flags of an OK packet at an index: after two length-encoded integers. [`NONE`], which has all
 /// flags, when it is too short.
 #[inline(always)]
 fn ok_status(work: Scratch, start: u64, len: u64) -> u64 {
@@ -260,7 +260,7 @@ fn ok_status(work: Scratch, start: u64, len: u64) -> u64 {
     if index + 2 > start + len { NONE } else { word(&work, index) & 0xffff }
 }
 
-/// Notes an answer, which ends with the packet at a position.
+/// The end of a response, with the packet at a position; false when there are too many in this call.
 #[inline(always)]
 fn ended(mut work: Scratch, at: u64, status: u16) -> bool {
     let (bytes, count) = (work.parse.state.bytes, work.parse.found);

@@ -19,8 +19,8 @@ use crate::{
     verifier::fetch_add,
 };
 
-/// Whether user space offered the connection and the call, with which a request begins, was taken; then the connection is
-/// counted from here on.
+/// Whether user space offered the connection and the call, with which a request begins, was parsed; then the connection
+/// is offloaded from here on.
 #[inline(always)]
 pub fn accepts_offer(connection: *mut Connection, sk: u64) -> bool {
     // SAFETY: a value that a look-up gave: valid until the program ends (see `maps`).
@@ -41,11 +41,11 @@ pub fn accepts_offer(connection: *mut Connection, sk: u64) -> bool {
 /// Accepts user space's offer of a connection; gives 0 where there is none, or where something moved since. A global
 /// function.
 ///
-/// A database answers one request before it is asked the next, so there it is enough that an answer moved last: the offer
-/// stands, wherever the connection is by now.
+/// A client of a database sends the next request after the response to the one before. So there it is enough that a
+/// response moved last: the offer stays valid at any later position.
 ///
-/// A call in the other direction may end on another CPU meanwhile. It moves its position first and looks at the state
-/// then; here it is the other way round, so that one of the two sees the other.
+/// A call in the other direction may end on another CPU meanwhile. It advances its position first and reads the state
+/// then; here the state is written first and the position read then, so that one of the two sees the other.
 #[inline(never)]
 #[unsafe(no_mangle)]
 pub extern "C" fn accept(id: u64, sk: u64) -> u64 {
@@ -95,12 +95,12 @@ pub extern "C" fn accept(id: u64, sk: u64) -> u64 {
             return 0;
         }
     }
-    // Something moved since. It stays locked, for whoever has found it meanwhile.
+    // Something moved since. It stays locked, for another CPU that has looked it up meanwhile.
     let _ = OFFLOADED.remove(id);
     0
 }
 
-/// Tells user space that its offer was taken. A global function.
+/// Sends user space a record that its offer was accepted. A global function.
 #[inline(never)]
 #[unsafe(no_mangle)]
 pub extern "C" fn taken(sk: u64) -> u64 {

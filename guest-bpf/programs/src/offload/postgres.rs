@@ -1,7 +1,7 @@
 //! PostgreSQL: simple queries of one statement.
 //!
-//! The extended protocol, copying, several statements in one query and statements of more than a window are for user
-//! space; so is an answer whose end, from the statement's completion on, comes in pieces.
+//! The connection falls back to user space at the extended protocol, copying, several statements in one query, statements
+//! of more than a window, and a response whose end, from its outcome on, is cut between two calls.
 
 use porthole_bpf_types::offload::framing_state;
 use porthole_protocol::Offload;
@@ -15,7 +15,7 @@ use crate::{
     window::{NONE, byte, window_at, word},
 };
 
-/// Bytes of a message's header: kind (1), length of itself and what follows (4, big end first).
+/// Bytes of a message's header: kind (1), length of itself and what follows (4, big-endian).
 const HEADER: u64 = 5;
 
 /// The length in a header, without itself; [`NONE`] when there is none.
@@ -32,7 +32,7 @@ fn row(head: u64) -> u64 {
     if head as u8 != b'D' || len == NONE { 0 } else { HEADER + len }
 }
 
-/// Goes on by one request; gives 0 when user space must take over. A global function.
+/// Parses one request; gives 0 when the connection falls back to user space. A global function.
 #[inline(never)]
 #[unsafe(no_mangle)]
 pub extern "C" fn postgres_request_step() -> u64 {
@@ -62,7 +62,7 @@ pub extern "C" fn postgres_request_step() -> u64 {
     u64::from(push_request(work, count, request, start, here, (at + HEADER) as u32, 0))
 }
 
-/// Goes on by one message of an answer. A global function.
+/// Parses one message of a response; gives 0 when the connection falls back to user space. A global function.
 #[inline(never)]
 #[unsafe(no_mangle)]
 pub extern "C" fn postgres_reply_step() -> u64 {

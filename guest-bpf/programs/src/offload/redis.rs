@@ -1,7 +1,7 @@
 //! Redis: commands as arrays of bulks, replies of any kind but pushes and attributes.
 //!
-//! Followed are commands that the agent has listed; any other one, inline commands and lines that are cut between two
-//! calls are for user space.
+//! The programs parse the commands that the agent has listed. The connection falls back to user space at any other one,
+//! at inline commands, and at lines that are cut between two calls.
 
 use porthole_bpf_types::{
     offload::framing_state,
@@ -21,10 +21,11 @@ const NAME_MAX: u64 = 24;
 /// Most bytes of a line that begins an aggregate or a bulk: type, number, CRLF.
 const PREFIX_MAX: u64 = 13;
 
-/// Largest bulk that is followed, so that sizes fit.
+/// Largest bulk string that is parsed, so that sizes fit.
 const BULK_MAX: u64 = 1 << 30;
 
-/// Goes on by the beginning of a command or one argument; gives 0 when user space must take over. A global function.
+/// Parses the beginning of a command or one argument; gives 0 when the connection falls back to user space. A global
+/// function.
 #[inline(never)]
 #[unsafe(no_mangle)]
 pub extern "C" fn redis_request_step() -> u64 {
@@ -125,7 +126,7 @@ fn argument(mut work: Scratch, start: u64) -> u64 {
     1
 }
 
-/// Goes on by one value of a reply. A global function.
+/// Parses one value of a reply; gives 0 when the connection falls back to user space. A global function.
 #[inline(never)]
 #[unsafe(no_mangle)]
 pub extern "C" fn redis_reply_step() -> u64 {
@@ -196,14 +197,14 @@ pub extern "C" fn redis_reply_step() -> u64 {
 #[inline(always)]
 fn bulk(mut work: Scratch, start: u64) -> bool {
     // Not on the stack, which has no room.
-    work.parse.length = start;
+    work.parse.bulk_start = start;
     work.parse.cursor = start + 1;
     let len = number_line();
     if len > BULK_MAX {
         return false;
     }
     work.parse.state.left = (len + 2) as u32;
-    let taken = work.parse.cursor - work.parse.length;
+    let taken = work.parse.cursor - work.parse.bulk_start;
     advance(work, taken);
     true
 }

@@ -6,10 +6,10 @@ use porthole_protocol::Offload;
 use crate::maps::Scratch;
 use crate::window::{NONE, byte, window_at, word};
 
-/// Longest statement that is followed, with its message's header, bytes: one window.
+/// Longest statement that is parsed, with its message's header, bytes: one window.
 pub const REQUEST_MAX: u64 = 1024;
 
-/// Bytes of a statement that one call of [`stretch`] takes: few, because the verifier goes through each of them.
+/// Bytes of a statement that one call of [`stretch`] takes: few, because the verifier goes through each iteration.
 const STRETCH: u64 = 8;
 
 /// The classes and steps, as data of the programs.
@@ -23,7 +23,7 @@ static SQL_STEPS: Steps = STEPS;
 pub fn hash(mut work: Scratch, protocol: Offload, from: u64, to: u64) {
     work.sql = SqlHash::new(u64::from(protocol.number()));
     work.parse.cursor = from;
-    work.parse.length = to;
+    work.parse.statement_end = to;
     let mut stretches = 0;
     while stretches < REQUEST_MAX / STRETCH {
         if stretch() != 0 {
@@ -33,12 +33,12 @@ pub fn hash(mut work: Scratch, protocol: Offload, from: u64, to: u64) {
     }
 }
 
-/// One stretch of a statement at the cursor, up to `parse.length`; gives 1 at its end. A global function.
+/// One stretch of a statement at the cursor, up to `parse.statement_end`; gives 1 at its end. A global function.
 #[inline(never)]
 #[unsafe(no_mangle)]
 pub extern "C" fn stretch() -> u64 {
     let Some(mut work) = Scratch::get() else { return 1 };
-    let (mut cursor, end) = (work.parse.cursor, work.parse.length);
+    let (mut cursor, end) = (work.parse.cursor, work.parse.statement_end);
     let mut sql = work.sql;
     let mut taken = 0;
     while taken < STRETCH {
@@ -60,9 +60,9 @@ pub extern "C" fn stretch() -> u64 {
     u64::from(cursor >= end)
 }
 
-/// Looks at the beginning of an answer's message, of which `HEADER` bytes are needed. Gives them with those that were
-/// buffered, and how many were; [`NONE`] for the first when they could not be read, and 0 bytes with everything buffered now
-/// when there are too few. A header's bytes are never all zero.
+/// Reads the `HEADER` bytes at the beginning of a response's message, the first of which may be buffered. Gives the bytes
+/// and the number of those that were buffered; ([`NONE`], 0) when they could not be read; (0, 0) when there are too few,
+/// which are buffered then. A header's bytes are never all zero.
 #[inline(always)]
 pub fn header<const HEADER: u64>(mut work: Scratch, need: u64) -> (u64, u64) {
     let at = work.parse.at;
@@ -86,11 +86,11 @@ pub fn header<const HEADER: u64>(mut work: Scratch, need: u64) -> (u64, u64) {
     (0, 0)
 }
 
-/// Rows that one call of [`rows`] goes past: the verifier goes through each of them.
+/// Rows that one call of [`rows`] skips: the verifier goes through each iteration.
 const ROWS: u64 = 8;
 
-/// Goes past rows that lie in the window and do not end the call; `size` is a message's by its first eight bytes, 0 when it
-/// is no row. Says whether there was one.
+/// Skips rows that are in the window and do not end the call; `size` is a message's size by its first eight bytes, 0
+/// when it is no row. Gives whether there was one.
 #[inline(always)]
 pub fn rows(mut work: Scratch, size: impl Fn(u64) -> u64) -> bool {
     let (from, total, begin) = (work.parse.from, work.header.total, work.parse.at);

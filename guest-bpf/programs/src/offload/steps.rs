@@ -9,7 +9,7 @@ use crate::{maps::Scratch, verifier::bounded};
 const STEPS: u64 = 32;
 const ROUNDS_MAX: u64 = redis::STEPS_MAX / STEPS;
 
-/// What [`steps`] says besides [`FALL_BACK`]: the call was parsed to its end, or there is more of it.
+/// Results of [`steps`] besides [`FALL_BACK`]: the call was parsed to its end, or there is more of it.
 const END: u64 = 1;
 const MORE: u64 = 2;
 
@@ -27,7 +27,7 @@ pub fn parse(protocol: Offload, requests: bool) -> bool {
     false
 }
 
-/// Goes on by some steps. A global function.
+/// Takes some steps. A global function.
 #[inline(never)]
 #[unsafe(no_mangle)]
 pub extern "C" fn steps(protocol: u64, requests: u64) -> u64 {
