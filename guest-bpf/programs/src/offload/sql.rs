@@ -74,8 +74,10 @@ pub fn header<const HEADER: u64>(mut work: Scratch, need: u64) -> (u64, u64) {
     let bytes = u64::from(work.parse.state.buffered) | (word(&work, start) << (8 * count));
     let left = work.header.total - at;
     if left + count >= HEADER {
-        work.parse.state.buffered = 0;
-        work.parse.state.buffered_len = 0;
+        if count != 0 {
+            work.parse.state.buffered = 0;
+            work.parse.state.buffered_len = 0;
+        }
         return (bytes, count);
     }
     // Fewer than `HEADER` bytes, so at most 4: the window has zeros behind the call's end.
