@@ -1,6 +1,6 @@
 //! The messages that end in a call, and how far it was parsed: what the steps of all protocols write.
 
-use porthole_bpf_types::offload::PENDING_MAX;
+use porthole_bpf_types::offload::{PENDING_MAX, framing_state};
 
 use crate::{
     maps::{Message, Scratch},
@@ -46,6 +46,17 @@ pub fn push_response(mut work: Scratch, count: u64, status: u16, bytes: u64, at:
     }
     work.parse.found = count + 1;
     true
+}
+
+/// Ends the current response; false when there are too many. [`crate::maps::Parse::outcome_at`] is where its outcome is,
+/// if that has a text.
+#[inline(always)]
+pub fn end_response(mut work: Scratch) -> bool {
+    let (status, bytes, count, at) =
+        (work.parse.state.status, work.parse.state.bytes, work.parse.found, work.parse.outcome_at);
+    work.parse.state.framing = framing_state::START;
+    work.parse.state.bytes = 0;
+    push_response(work, count, status, bytes, at as u32)
 }
 
 /// Where a call's next message goes; `None` when there are too many.

@@ -7,7 +7,7 @@ use porthole_bpf_types::offload::framing_state;
 use porthole_protocol::Offload;
 
 use super::{
-    message::{push_request, push_response, skip},
+    message::{end_response, push_request, skip},
     sql::{self, REQUEST_MAX, header},
 };
 use crate::{
@@ -113,7 +113,7 @@ pub extern "C" fn postgres_reply_step() -> u64 {
     }
     skip(work);
     if kind == b'Z' && len == 1 && outcome_read {
-        return u64::from(ended(work));
+        return u64::from(end_response(work));
     }
     if outcome_read || behind + len == work.header.total {
         return 0;
@@ -126,14 +126,4 @@ pub extern "C" fn postgres_reply_step() -> u64 {
     work.parse.state.framing = framing_state::OUTCOME_READ;
     work.parse.outcome_at = behind - 1;
     1
-}
-
-/// The end of a response; false when there are too many in this call.
-#[inline(always)]
-fn ended(mut work: Scratch) -> bool {
-    let (status, bytes, count, at) =
-        (work.parse.state.status, work.parse.state.bytes, work.parse.found, work.parse.outcome_at);
-    work.parse.state.framing = framing_state::START;
-    work.parse.state.bytes = 0;
-    push_response(work, count, status, bytes, at as u32)
 }

@@ -8,7 +8,7 @@ use porthole_bpf_types::{
     redis::{HASH_START, command_flag, hash_byte},
 };
 
-use super::message::{advance, push_request, push_response, skip};
+use super::message::{advance, end_response, push_request, skip};
 use crate::maps::{COMMANDS, Scratch};
 use crate::window::{CONTINUES, NONE, byte, newline, number_line, window_at};
 
@@ -188,7 +188,8 @@ pub extern "C" fn redis_reply_step() -> u64 {
     }
     skip(work);
     if work.parse.state.left == 0 && work.parse.state.items == 0 {
-        return u64::from(reply_ended(work));
+        // An error is one line, so its position is in this call.
+        return u64::from(end_response(work));
     }
     1
 }
@@ -217,14 +218,4 @@ fn command_ended(mut work: Scratch) -> bool {
     work.parse.state.framing = framing_state::START;
     work.parse.state.bytes = 0;
     push_request(work, count, request, start, bytes, 0, 0)
-}
-
-/// The end of a reply; false when there are too many in this call. An error is one line, which was read in this call.
-#[inline(always)]
-fn reply_ended(mut work: Scratch) -> bool {
-    let (status, bytes, count, at) =
-        (work.parse.state.status, work.parse.state.bytes, work.parse.found, work.parse.outcome_at);
-    work.parse.state.framing = framing_state::START;
-    work.parse.state.bytes = 0;
-    push_response(work, count, status, bytes, at as u32)
 }
