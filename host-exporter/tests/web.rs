@@ -1,6 +1,5 @@
 //! The HTTP server: what a scraper gets, and what a bad client cannot do.
 #![allow(clippy::float_cmp, reason = "counts are exact in f64")]
-#![allow(clippy::float_cmp, reason = "counts are exact in f64")]
 
 mod support;
 
