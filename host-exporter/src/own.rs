@@ -47,7 +47,7 @@ own_counts! {
     /// Whole expositions sent.
     scrapes, "porthole_exporter_scrapes", "Expositions that were sent whole";
     /// Expositions that were refused or cut off.
-    scrapes_failed, "porthole_exporter_scrapes_failed", "Expositions that were refused because too many ran, or cut off because the client did not read";
+    scrapes_failed, "porthole_exporter_scrapes_failed", "Expositions that could not be encoded, or that were cut off because the client did not read them";
     /// Applications whose totals were dropped.
     applications_forgotten, "porthole_applications_forgotten", "Applications whose totals were dropped, because they had no sandbox for long or made room for others";
     /// Entries of the ledger that could not be read.
