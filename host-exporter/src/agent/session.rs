@@ -242,8 +242,10 @@ impl Session<'_> {
         let answer = within("Stats", self.agent.stats(context, &agent::StatsRequest::default())).await?;
         self.control.release();
         if let Some(counters) = answer.counters.as_ref() {
-            self.sandbox.accumulator.lock().apply_counters(&AgentCounters::from_wire(counters));
+            let mut accumulator = self.sandbox.accumulator.lock();
+            accumulator.apply_counters(&AgentCounters::from_wire(counters));
             self.sandbox.changed();
+            drop(accumulator);
             self.fleet.changed();
         }
         if let Some(about) = &mut self.sandbox.link.lock().agent {
@@ -335,7 +337,9 @@ pub fn take_batch(
             sandbox.reject(Rejection::CountersWentBackwards);
         }
         received.counters = counters.at_least(&received.counters);
-        sandbox.accumulator.lock().apply_counters(&counters);
+        let mut accumulator = sandbox.accumulator.lock();
+        accumulator.apply_counters(&counters);
+        sandbox.changed();
     }
     let containers: Arc<_> = sandbox.containers();
     let mut accumulator = sandbox.accumulator.lock();
@@ -370,7 +374,8 @@ pub fn take_batch(
             }
         }
     }
-    drop(accumulator);
+    // Under the lock, so that whoever reads the new values sees that they are new.
     sandbox.changed();
+    drop(accumulator);
     fleet.changed();
 }

@@ -185,7 +185,7 @@ impl Sandbox {
         self.changes.load(Ordering::Acquire)
     }
 
-    /// Something has changed that the ledger holds of it.
+    /// Something has changed that the ledger holds of it. A change of the accumulator's totals is marked under its lock.
     pub fn changed(&self) {
         self.changes.fetch_add(1, Ordering::Release);
     }

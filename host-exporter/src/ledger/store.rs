@@ -280,7 +280,8 @@ fn collect(
     }
     let counters = totals.counters();
     durable.tenant_counters.entry(sandbox.identity.tenant.clone()).or_default().add(&counters);
-    if known.sandboxes.get(key) == Some(&changes) {
+    // Totals may have grown since the number was read: no scrape may show what is not written.
+    if known.sandboxes.get(key) == Some(&changes) && sandbox.changes() == changes {
         return;
     }
     let has_series = matches!(phase, Phase::Ended { .. });
