@@ -216,7 +216,7 @@ impl Session<'_> {
         if answer.version != CONTRACT_VERSION {
             return Err(SessionError::Version(answer.version));
         }
-        self.sandbox.accumulator.lock().begin_epoch(answer.epoch).map_err(|rejection| {
+        self.sandbox.change(|accumulator| accumulator.begin_epoch(answer.epoch)).map_err(|rejection| {
             self.sandbox.reject(rejection);
             SessionError::Epoch(rejection)
         })?;
@@ -242,10 +242,8 @@ impl Session<'_> {
         let answer = within("Stats", self.agent.stats(context, &agent::StatsRequest::default())).await?;
         self.control.release();
         if let Some(counters) = answer.counters.as_ref() {
-            let mut accumulator = self.sandbox.accumulator.lock();
-            accumulator.apply_counters(&AgentCounters::from_wire(counters));
-            self.sandbox.changed();
-            drop(accumulator);
+            let counters = AgentCounters::from_wire(counters);
+            self.sandbox.change(|accumulator| accumulator.apply_counters(&counters));
             self.fleet.changed();
         }
         if let Some(about) = &mut self.sandbox.link.lock().agent {
@@ -337,9 +335,7 @@ pub fn take_batch(
             sandbox.reject(Rejection::CountersWentBackwards);
         }
         received.counters = counters.at_least(&received.counters);
-        let mut accumulator = sandbox.accumulator.lock();
-        accumulator.apply_counters(&counters);
-        sandbox.changed();
+        sandbox.change(|accumulator| accumulator.apply_counters(&counters));
     }
     let containers: Arc<_> = sandbox.containers();
     let mut accumulator = sandbox.accumulator.lock();

@@ -180,7 +180,16 @@ impl Sandbox {
         &self.application
     }
 
-    /// A number that grows whenever something changes that the ledger holds of it.
+    /// Changes what is accumulated, and marks the change under the same lock.
+    pub fn change<T>(&self, change: impl FnOnce(&mut Accumulator) -> T) -> T {
+        let mut accumulator = self.accumulator.lock();
+        let result = change(&mut accumulator);
+        self.changed();
+        result
+    }
+
+    /// A number that grows whenever something changes that the ledger holds of it. Read under the accumulator's lock, it
+    /// is the number of the values that are read under it.
     pub fn changes(&self) -> u64 {
         self.changes.load(Ordering::Acquire)
     }

@@ -269,10 +269,11 @@ fn collect(
     durable: &mut Durable,
     writes: &mut Vec<Write>,
 ) {
-    // Read before the values: a change in between is written once more.
+    let accumulator = sandbox.accumulator.lock();
+    // Under the lock of the values: no scrape may show a change that is not written. Before the phase: one that changes in
+    // between is written once more.
     let changes = sandbox.changes();
     let phase = sandbox.phase();
-    let accumulator = sandbox.accumulator.lock();
     let totals = accumulator.totals();
     let golden = totals.golden();
     if !golden.is_empty() {
@@ -280,8 +281,7 @@ fn collect(
     }
     let counters = totals.counters();
     durable.tenant_counters.entry(sandbox.identity.tenant.clone()).or_default().add(&counters);
-    // Totals may have grown since the number was read: no scrape may show what is not written.
-    if known.sandboxes.get(key) == Some(&changes) && sandbox.changes() == changes {
+    if known.sandboxes.get(key) == Some(&changes) {
         return;
     }
     let has_series = matches!(phase, Phase::Ended { .. });
