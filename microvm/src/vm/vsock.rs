@@ -6,7 +6,7 @@ use std::{
     io,
     os::{
         fd::{AsRawFd as _, OwnedFd},
-        unix::fs::chown,
+        unix::fs::{chown, lchown},
     },
     path::{Path, PathBuf},
     process::Stdio,
@@ -185,9 +185,12 @@ impl Vsock {
             }
             tokio::time::sleep(Duration::from_millis(2)).await;
         };
-        // From here on the device makes no names: the host dials one of them.
+        // From here on the device makes no names: the host dials one of them, as root without capabilities.
         if let Some(directory) = socket.parent() {
             chown(directory, Some(0), Some(0)).map_err(failed)?;
+        }
+        if let Channel::Hybrid { path, .. } = &self.channel {
+            lchown(path, Some(0), Some(0)).map_err(VmError::io("take", path))?;
         }
         Ok(VsockDevice::User { connection: connection.into() })
     }
