@@ -11,15 +11,16 @@ use std::fs;
 pub fn may_preempt() -> bool {
     // procfs parses the version, too, but does not take `PREEMPT_DYNAMIC` for a flag.
     let version = fs::read_to_string("/proc/sys/kernel/version").unwrap_or_default();
-    let parameters = procfs::cmdline().unwrap_or_default();
-    of(&version, &parameters.iter().map(String::as_str).collect::<Vec<_>>())
+    of(&version, &procfs::cmdline().unwrap_or_default())
 }
 
 /// The same from the kernel's version (`init/Makefile`, `UTS_VERSION`) and command line
 /// (`Documentation/admin-guide/kernel-parameters.txt`, `preempt=`).
-fn of(version: &str, parameters: &[&str]) -> bool {
+fn of(version: &str, parameters: &[String]) -> bool {
     if version.split_whitespace().any(|word| word == "PREEMPT_DYNAMIC") {
-        let model = parameters.iter().rev().find_map(|word| word.strip_prefix("preempt="));
+        // procfs leaves the line's end at the last parameter.
+        let mut models = parameters.iter().rev().filter_map(|word| word.trim_end().strip_prefix("preempt="));
+        let model = models.next();
         return !matches!(model, Some("none" | "voluntary"));
     }
     version.split_whitespace().any(|word| word.starts_with("PREEMPT"))
@@ -27,6 +28,8 @@ fn of(version: &str, parameters: &[&str]) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use procfs::{FromRead as _, KernelCmdline};
+
     use super::of;
 
     #[test]
@@ -34,6 +37,7 @@ mod tests {
         for (version, command_line, expected) in [
             ("#1 SMP Debian 5.10.0-1", "quiet", false),
             ("#1 SMP PREEMPT_DYNAMIC Debian 6.1.192-2", "quiet preempt=voluntary panic=-1\n", false),
+            ("#1 SMP PREEMPT_DYNAMIC Debian 6.1.192-2", "quiet preempt=voluntary\n", false),
             ("#1 SMP PREEMPT_DYNAMIC Debian 6.1.192-2", "preempt=full preempt=none", false),
             ("#1 SMP PREEMPT_DYNAMIC Debian 6.1.192-2", "preempt=none preempt=full", true),
             ("#1 SMP PREEMPT_DYNAMIC Debian 6.1.192-2", "preempt=lazy", true),
@@ -41,7 +45,8 @@ mod tests {
             ("#1 SMP PREEMPT Thu", "preempt=none", true),
             ("#1 SMP PREEMPT_RT Debian", "", true),
         ] {
-            let parameters: Vec<&str> = command_line.split_whitespace().collect();
+            let KernelCmdline(parameters) =
+                KernelCmdline::from_read(command_line.as_bytes()).expect("parsed");
             assert_eq!(of(version, &parameters), expected, "{version}, {command_line}");
         }
     }
