@@ -47,7 +47,6 @@ pub(super) struct Listing {
 struct Row {
     #[serde(flatten)]
     identity: Identity,
-    containerd_namespace: Option<String>,
     runtime: Option<String>,
     /// Container names by containerd's id.
     containers: ContainerNames,
@@ -112,7 +111,6 @@ fn row(sandbox: &Sandbox) -> Row {
     };
     Row {
         identity: sandbox.identity.clone(),
-        containerd_namespace: record.map(|record| record.containerd_namespace.to_string()),
         runtime: record.map(|record| record.runtime.clone()),
         containers: sandbox.containers().as_ref().clone(),
         state: match (ended_unix_ms, record) {

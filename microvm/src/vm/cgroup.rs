@@ -12,8 +12,8 @@ use std::{
     time::Duration,
 };
 
-/// How long a group may stay busy when its last process has ended.
-const REMOVE_ATTEMPTS: u32 = 50;
+/// How long a group may stay busy: a killed program's children end a moment after it, and are then reaped.
+const REMOVE_ATTEMPTS: u32 = 100;
 const REMOVE_PAUSE: Duration = Duration::from_millis(20);
 
 /// Control groups that were made.
@@ -73,12 +73,12 @@ fn inherit_cpuset(parent: &Path, group: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Removes groups, children first. One that others use by now stays.
+/// Removes groups, children first. One in which others have made groups by now stays.
 pub fn remove(made: &[PathBuf]) {
     for directory in made.iter().rev() {
         for _ in 0..REMOVE_ATTEMPTS {
             match fs::remove_dir(directory) {
-                Err(error) if error.kind() == io::ErrorKind::ResourceBusy && is_empty(directory) => {
+                Err(error) if error.kind() == io::ErrorKind::ResourceBusy && !has_children(directory) => {
                     std::thread::sleep(REMOVE_PAUSE);
                 }
                 _ => break,
@@ -87,12 +87,10 @@ pub fn remove(made: &[PathBuf]) {
     }
 }
 
-/// Whether a group has no child and no process: then it is busy for a moment only.
-fn is_empty(directory: &Path) -> bool {
+/// Whether there are groups below a group.
+fn has_children(directory: &Path) -> bool {
     let child = |entry: fs::DirEntry| entry.file_type().is_ok_and(|kind| kind.is_dir());
-    let children = fs::read_dir(directory).into_iter().flatten().flatten().any(child);
-    let members = fs::read_to_string(directory.join("cgroup.procs")).unwrap_or_default();
-    !children && members.trim().is_empty()
+    fs::read_dir(directory).into_iter().flatten().flatten().any(child)
 }
 
 /// The specification's path below a hierarchy's mount point.
