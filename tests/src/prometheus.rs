@@ -54,7 +54,6 @@ impl Prometheus {
             .arg(format!("--config.file={}", configuration.display()))
             .arg(format!("--storage.tsdb.path={}", home.join("data").display()))
             .arg(format!("--web.listen-address={address}"))
-            .arg("--enable-feature=native-histograms")
             .current_dir(&home);
         let daemon = Daemon::spawn("prometheus", &mut command, &directory.join("log/prometheus.log"))?;
         let mut prometheus = Self { daemon, address };
