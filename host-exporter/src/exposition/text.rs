@@ -1,6 +1,6 @@
 //! OpenMetrics 1.0 as text, with classic buckets. A histogram's labels are written once and copied for each bucket.
 //!
-//! prometheus-client encodes this form too, three times slower: it formats the labels of each bucket anew.
+//! prometheus-client encodes this form too, but it formats the labels of each bucket anew.
 
 use std::fmt::Write as _;
 
