@@ -1,4 +1,4 @@
-//! Embeds the eBPF object that `PORTHOLE_BPF_OBJECT` names; without it the agent builds and says at run time that
+//! Embeds the eBPF object that `PORTHOLE_BPF_OBJECT` names; without it the agent builds and reports at run time that
 //! it has no probes.
 //!
 //! The object's DWARF is left out: it is most of the file, and in an emulated guest reading over it takes longer than

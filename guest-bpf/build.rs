@@ -8,7 +8,7 @@ use std::{
 };
 
 /// Folders of shared sources, from this package's.
-const SHARED: [&str; 3] = ["src", "../libs/histogram/src", "../libs/protocol/src"];
+const SHARED: [&str; 4] = ["src", "../libs/framing/src", "../libs/histogram/src", "../libs/protocol/src"];
 
 fn main() -> Result<(), Box<dyn Error>> {
     let package = PathBuf::from(env::var("CARGO_MANIFEST_DIR")?);
@@ -23,7 +23,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut hash = 0xcbf2_9ce4_8422_2325_u64;
     for file in files {
         let text = fs::read_to_string(&file)?;
-        // Comments are left out: what they say does not change what is shared.
+        // Comments are left out: they do not change what is shared.
         let code = text.lines().map(str::trim).filter(|line| !line.starts_with("//"));
         for byte in code.flat_map(str::bytes) {
             hash = (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);

@@ -2,17 +2,21 @@
 
 use std::{
     fmt::Write as _,
+    fs,
     net::{Ipv4Addr, Ipv6Addr, SocketAddr},
-    path::PathBuf,
+    path::{Path, PathBuf},
     time::Duration,
 };
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use http_body_util::{BodyExt as _, Empty, Limited};
-use hyper::body::Bytes;
+use hyper::{StatusCode, body::Bytes, header::HeaderValue};
 use hyper_util::rt::TokioIo;
 use porthole_config::{ConfigFile, Section};
 use serde::{Deserialize, de::DeserializeOwned};
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use crate::tls::Tls;
 
 /// Longest wait for an answer.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -20,14 +24,20 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 /// Largest answer that is read. A node of thousands of sandboxes has some MiB.
 const ANSWER_BYTES_MAX: usize = 256 << 20;
 
-/// Which exporter is asked.
+/// The exporter that requests are sent to.
 #[derive(Debug, clap::Args)]
 // The subcommands' own options have the same name.
 #[group(skip)]
 pub struct Options {
-    /// Address and port of the exporter; default: `[exporter] listen` of the configuration
-    #[arg(long, value_name = "ADDRESS:PORT")]
+    /// Address and port of the exporter, `https://…` where it has TLS; default: `[exporter] listen` of the configuration
+    #[arg(long, value_name = "[https://]ADDRESS:PORT")]
     exporter: Option<String>,
+    /// File with the token to send, where the exporter needs one
+    #[arg(long, value_name = "FILE")]
+    token_file: Option<PathBuf>,
+    /// File with the authority of the exporter's certificate, PEM; the exporter is reached by TLS then
+    #[arg(long, value_name = "FILE")]
+    ca: Option<PathBuf>,
     /// Configuration file; default: `PORTHOLE_CONFIG`, else /etc/porthole/porthole.toml
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
@@ -38,16 +48,28 @@ pub struct Options {
 #[serde(default)]
 struct Exporter {
     listen: String,
+    tls_certificate: Option<PathBuf>,
 }
 
 impl Default for Exporter {
     fn default() -> Self {
-        Self { listen: "127.0.0.1:9464".into() }
+        Self { listen: "127.0.0.1:9464".into(), tls_certificate: None }
     }
 }
 
 impl Section for Exporter {
     const NAME: &'static str = "exporter";
+}
+
+/// The header with the token of a file.
+fn token(path: &Path) -> Result<HeaderValue> {
+    let text = fs::read_to_string(path).with_context(|| format!("read the token in {}", path.display()))?;
+    let token = text.trim();
+    ensure!(!token.is_empty(), "{} has no token", path.display());
+    let header = HeaderValue::from_str(&format!("Bearer {token}"));
+    let mut header = header.map_err(|_| anyhow!("{} has something else than a token", path.display()))?;
+    header.set_sensitive(true);
+    Ok(header)
 }
 
 /// An address to connect to, for one to listen on.
@@ -61,31 +83,43 @@ pub fn reachable(listen: &str) -> Result<String> {
     Ok(listen.to_string())
 }
 
-/// An exporter that can be asked.
+/// An exporter's address and the client for it.
 #[derive(Debug)]
 pub struct Client {
     address: String,
+    token: Option<HeaderValue>,
+    tls: Option<Tls>,
     runtime: tokio::runtime::Runtime,
 }
 
 impl Client {
     /// The exporter that the options or the configuration name.
     pub fn new(options: &Options) -> Result<Self> {
-        let named = options.exporter.as_deref();
-        let named =
-            named.map(|address| address.trim_start_matches("http://").trim_end_matches('/').to_owned());
-        let configured = || {
-            let file = ConfigFile::load(options.config.as_deref())?;
-            reachable(&file.section::<Exporter>()?.listen)
+        let (address, has_tls) = if let Some(named) = options.exporter.as_deref() {
+            let (scheme, address) = named.split_once("://").unwrap_or(("http", named));
+            ensure!(matches!(scheme, "http" | "https"), "`{named}` is no address of an exporter");
+            (address.trim_end_matches('/').to_owned(), scheme == "https")
+        } else {
+            let configured: Exporter = ConfigFile::load(options.config.as_deref())?.section()?;
+            (reachable(&configured.listen)?, configured.tls_certificate.is_some())
         };
-        let address = named.map_or_else(configured, Ok)?;
-        Self::at(address)
+        let mut client = Self::at(address)?;
+        client.token = options.token_file.as_deref().map(token).transpose()?;
+        client.tls = match &options.ca {
+            Some(authority) => Some(Tls::new(&client.address, authority)?),
+            None if has_tls => bail!(
+                "the exporter at {} has TLS: name the authority of its certificate by --ca",
+                client.address
+            ),
+            None => None,
+        };
+        Ok(client)
     }
 
     /// The exporter at an address.
     pub fn at(address: String) -> Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        Ok(Self { address, runtime: runtime.context("start the runtime")? })
+        Ok(Self { address, token: None, tls: None, runtime: runtime.context("start the runtime")? })
     }
 
     /// Address and port.
@@ -93,16 +127,16 @@ impl Client {
         &self.address
     }
 
-    /// Asks for a path and reads the answer.
+    /// Requests a path and reads the response.
     pub fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T> {
         serde_json::from_slice(&self.bytes(path)?).with_context(|| {
             format!("{} answers {path} with something unexpected: is it porthole-exporter?", self.address)
         })
     }
 
-    /// Asks for a path.
+    /// Requests a path.
     pub fn bytes(&self, path: &str) -> Result<Bytes> {
-        tracing::debug!(address = self.address, path, "asking the exporter");
+        tracing::debug!(address = self.address, path, "request to the exporter");
         let answer = async {
             tokio::time::timeout(TIMEOUT, self.ask(path))
                 .await
@@ -115,16 +149,32 @@ impl Client {
 
     async fn ask(&self, path: &str) -> Result<Bytes> {
         let stream = tokio::net::TcpStream::connect(&self.address).await?;
+        match &self.tls {
+            Some(tls) => self.ask_on(tls.connect(stream).await?, path).await,
+            None => self.ask_on(stream, path).await,
+        }
+    }
+
+    async fn ask_on(&self, stream: impl AsyncRead + AsyncWrite + Unpin, path: &str) -> Result<Bytes> {
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
-        let request = hyper::Request::get(path)
+        let mut request = hyper::Request::get(path)
             .header(hyper::header::HOST, &self.address)
             .header(hyper::header::CONNECTION, "close")
             .body(Empty::<Bytes>::new())?;
+        if let Some(token) = &self.token {
+            request.headers_mut().insert(hyper::header::AUTHORIZATION, token.clone());
+        }
         let exchange = async move {
             let response = sender.send_request(request).await?;
             let status = response.status();
-            if !status.is_success() {
-                bail!("it answers {path} with {status}");
+            match status {
+                StatusCode::UNAUTHORIZED => bail!(
+                    "it answers {path} with {status}: --token-file names a valid token (`porthole token create`)"
+                ),
+                StatusCode::FORBIDDEN => {
+                    bail!("it answers {path} with {status}: the token does not admit to it")
+                }
+                _ => ensure!(status.is_success(), "it answers {path} with {status}"),
             }
             let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect().await;
             Ok(body.map_err(|error| anyhow!(error))?.to_bytes())

@@ -1,15 +1,21 @@
 //! `porthole`: the operator's command line.
 //!
-//! Each subcommand is a module: [`replay`] shows what Porthole makes of a capture file, [`sandboxes`] and [`top`] what
-//! the [`exporter`] knows, [`doctor`] what a host lacks, [`install`] puts the parts in place and takes them away.
+//! Each subcommand is a module: [`replay`] shows what Porthole makes of a capture file, [`sandboxes`], [`top`], [`topology`] and
+//! [`traces`] what the [`exporter`] has, [`doctor`] what a host lacks, [`install`] puts the parts in place and takes them away,
+//! [`image`] adds the agent to guest images of other runtimes, [`token`] makes tokens for readers of the exporter.
 
 mod doctor;
 mod exporter;
+mod image;
 mod install;
 mod replay;
 mod sandboxes;
 mod table;
+mod tls;
+mod token;
 mod top;
+mod topology;
+mod traces;
 
 use std::process::ExitCode;
 
@@ -21,8 +27,12 @@ const EXAMPLES: &str = "\
 Examples:
   porthole doctor                         what this host lacks, and what to do about it
   porthole install --dist target/dist     put programs, images and configuration in place
+  porthole image kata --help              the agent in a guest image of Kata
   porthole sandboxes                      every sandbox, its state, and why
   porthole top                            rate, errors and latency by application
+  porthole topology                       who calls whom
+  porthole traces                         the newest traces; with an id the calls of one
+  porthole token create NAME --operator   a bearer token for who reads the exporter
   porthole replay capture.pcap            every exchange of a capture file, and a summary
   porthole replay --json capture.pcapng   the same for programs
   porthole replay --compare tshark DIR    where Wireshark's dissectors count otherwise
@@ -53,12 +63,20 @@ enum Command {
     Install(install::Options),
     /// Remove exactly what `install` put in place
     Uninstall(install::UninstallOptions),
+    /// Add the agent to guest images of other runtimes
+    Image(image::Options),
     /// Show the requests and responses in a capture file
     Replay(replay::Options),
-    /// List the sandboxes that the exporter knows
+    /// List the exporter's sandboxes
     Sandboxes(sandboxes::Options),
     /// Show rate, errors and latency by application, refreshed
     Top(top::Options),
+    /// Show who calls whom
+    Topology(topology::Options),
+    /// List traces, or show the calls of one
+    Traces(traces::Options),
+    /// Make, list and revoke tokens for those who read the exporter
+    Token(token::Options),
 }
 
 fn main() -> ExitCode {
@@ -70,9 +88,13 @@ fn main() -> ExitCode {
         Command::Doctor(options) => doctor::run(&options),
         Command::Install(options) => install::run(&options),
         Command::Uninstall(options) => install::uninstall(&options),
+        Command::Image(options) => image::run(&options),
         Command::Replay(options) => replay::run(&options),
         Command::Sandboxes(options) => sandboxes::run(&options),
         Command::Top(options) => top::run(&options),
+        Command::Topology(options) => topology::run(&options),
+        Command::Traces(options) => traces::run(&options),
+        Command::Token(options) => token::run(&options),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

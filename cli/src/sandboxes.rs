@@ -1,4 +1,4 @@
-//! `porthole sandboxes`: every sandbox that the exporter knows, its state, and why it is in it.
+//! `porthole sandboxes`: every sandbox of the exporter, with its state and the reason.
 
 use std::io::{self, Write};
 
@@ -22,7 +22,7 @@ pub struct Options {
     /// Only this application's
     #[arg(long, value_name = "NAME")]
     service: Option<String>,
-    /// Print what the exporter says: one JSON object with `sandboxes`
+    /// Print the exporter's response: one JSON object with `sandboxes`
     #[arg(long)]
     json: bool,
 }
@@ -65,7 +65,7 @@ struct Counters {
     exchanges: u64,
 }
 
-/// Asks the exporter and prints.
+/// Requests the listing and prints it.
 pub fn run(options: &Options) -> Result<()> {
     let client = Client::new(&options.exporter)?;
     let query = [("tenant", options.tenant.as_deref()), ("service_name", options.service.as_deref())];

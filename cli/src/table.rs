@@ -2,7 +2,7 @@
 
 use std::io::{self, Write};
 
-/// A row of cells. What others have said (captures, names of pods) must not command the terminal.
+/// A row of cells. Texts from outside (captures, names of pods) must not reach the terminal as control sequences.
 pub fn row<const N: usize>(cells: [&str; N]) -> Vec<String> {
     cells.map(printable).into()
 }
@@ -29,7 +29,7 @@ pub fn print(rows: &[Vec<String>], right: &[usize], out: &mut dyn Write) -> io::
     Ok(())
 }
 
-/// Prints to standard output. Whoever reads it may have seen enough before the end: that is no error.
+/// Prints to standard output. A reader that closes the pipe early is no error.
 pub fn to_stdout(print: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<()> {
     let mut out = io::BufWriter::new(io::stdout().lock());
     match print(&mut out).and_then(|()| out.flush()) {

@@ -49,6 +49,37 @@ struct Application {
     tenant: String,
     service_name: String,
     totals: Vec<Total>,
+    /// Empty where nothing was served in the last hour.
+    #[serde(default)]
+    objectives: Vec<Objective>,
+}
+
+/// How far the last hour missed an objective.
+#[derive(Clone, Debug, Deserialize)]
+struct Objective {
+    #[serde(rename = "objective")]
+    name: String,
+    share: f64,
+    missed_1h: Option<f64>,
+    burns_fast: bool,
+}
+
+/// `burns` with the objectives that are missed many times as often as allowed, `missed` with those of which the last
+/// hour missed more than allowed, `met`, or a dash without requests.
+fn state(objectives: &[Objective]) -> String {
+    let names = |of: fn(&Objective) -> bool| {
+        let names: Vec<_> = objectives.iter().filter(|it| of(it)).map(|it| it.name.as_str()).collect();
+        (!names.is_empty()).then(|| names.join(", "))
+    };
+    if let Some(burning) = names(|it| it.burns_fast) {
+        format!("burns {burning}")
+    } else if let Some(missed) = names(|it| it.missed_1h.is_some_and(|missed| missed > 1.0 - it.share)) {
+        format!("missed {missed}")
+    } else if objectives.is_empty() {
+        "-".to_owned()
+    } else {
+        "met".to_owned()
+    }
 }
 
 /// Values since the application was first seen.
@@ -69,6 +100,8 @@ type Key = (String, String, String, String);
 struct Sample {
     at: Instant,
     totals: BTreeMap<Key, Total>,
+    /// By tenant and application.
+    states: BTreeMap<(String, String), String>,
 }
 
 /// Shows until it is interrupted, or once.
@@ -108,8 +141,10 @@ pub fn run(options: &Options) -> Result<()> {
 
 impl Sample {
     fn new(listing: Listing) -> Self {
-        let mut totals = BTreeMap::new();
+        let (mut totals, mut states) = (BTreeMap::new(), BTreeMap::new());
         for application in listing.applications {
+            let name = (application.tenant.clone(), application.service_name.clone());
+            states.insert(name, state(&application.objectives));
             for total in application.totals {
                 let key = (
                     application.tenant.clone(),
@@ -120,7 +155,7 @@ impl Sample {
                 totals.insert(key, total);
             }
         }
-        Self { at: Instant::now(), totals }
+        Self { at: Instant::now(), totals, states }
     }
 }
 
@@ -147,7 +182,7 @@ impl Total {
         }
     }
 
-    /// Upper bound, in milliseconds, of the bucket in which the quantile of that many percent lies.
+    /// Upper bound, in milliseconds, of the bucket that contains the quantile of that many percent.
     fn percentile(&self, percent: u64) -> String {
         let count: u64 = self.duration_buckets.iter().map(|(_, count)| count).sum();
         let rank = count.saturating_mul(percent).div_ceil(100).max(1);
@@ -175,6 +210,7 @@ fn print(before: &Sample, now: &Sample, out: &mut dyn Write) -> io::Result<()> {
         "p50",
         "p99",
         "requests",
+        "objectives",
     ];
     let mut rows: Vec<(u64, Vec<String>)> = now
         .totals
@@ -182,6 +218,7 @@ fn print(before: &Sample, now: &Sample, out: &mut dyn Write) -> io::Result<()> {
         .map(|(key, total)| {
             let (tenant, service, side, protocol) = key;
             let new = total.since(before.totals.get(key));
+            let state = now.states.get(&(tenant.clone(), service.clone())).filter(|_| side == "server");
             let share = new.errors as f64 / new.requests.max(1) as f64 * 100.0;
             let cells = row([
                 tenant,
@@ -194,6 +231,7 @@ fn print(before: &Sample, now: &Sample, out: &mut dyn Write) -> io::Result<()> {
                 &new.percentile(50),
                 &new.percentile(99),
                 &total.requests.to_string(),
+                state.map_or("-", String::as_str),
             ]);
             (new.requests, cells)
         })
@@ -220,6 +258,21 @@ mod tests {
         assert_eq!((new.requests, new.errors), (10, 1));
         assert_eq!((new.percentile(50), new.percentile(99)), ("2.00".to_owned(), "500.00".to_owned()));
         assert_eq!(now.percentile(50), "1.00");
+    }
+
+    #[test]
+    fn the_worst_of_the_objectives_is_named() {
+        let objective = |name: &str, missed: f64, burns_fast| Objective {
+            name: name.to_owned(),
+            share: 0.99,
+            missed_1h: Some(missed),
+            burns_fast,
+        };
+        assert_eq!(state(&[]), "-");
+        assert_eq!(state(&[objective("availability", 0.01 - 1e-9, false)]), "met");
+        assert_eq!(state(&[objective("availability", 0.02, false)]), "missed availability");
+        let both = [objective("availability", 0.3, true), objective("latency", 0.02, false)];
+        assert_eq!(state(&both), "burns availability");
     }
 
     #[test]

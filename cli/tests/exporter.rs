@@ -1,17 +1,21 @@
-//! `porthole sandboxes` and `porthole top` at a real exporter.
+//! `porthole sandboxes`, `porthole top` and `porthole topology` at a real exporter.
 
 #[path = "../../host-exporter/tests/support/mod.rs"]
 mod support;
+#[path = "../../host-exporter/tests/support/tls.rs"]
+mod tls;
 
-use std::process::{Command, Output};
+use std::{
+    process::{Command, Output},
+    time::SystemTime,
+};
 
+use porthole_access::{NewToken, Scope};
+use porthole_exporter::{clock::unix_ms, config, history::step_of};
 use porthole_registry::{Reason, SandboxState};
 use serde_json::Value;
-use support::{
-    Host,
-    agent::{TestAgent, http},
-    record,
-};
+use support::{Host, Shop, agent::http, record};
+use tls::Authority;
 
 async fn porthole(arguments: &[&str]) -> Output {
     let arguments: Vec<String> = arguments.iter().map(|&argument| argument.to_owned()).collect();
@@ -63,17 +67,12 @@ async fn sandboxes_are_listed_with_state_and_reason() {
 #[tokio::test(flavor = "multi_thread")]
 async fn top_shows_what_came_between_two_looks() {
     let host = Host::new();
-    let socket = host.socket("s");
-    let agent = TestAgent::start(&socket, 7).await;
-    agent.tell(vec![http(1, "shop-1", "/", "200", 5, 1)]);
-    let exporter = host.start();
-    let _companion = host.companion(&record("shop-1", "acme", "shop", &socket));
-    exporter.wait_for_requests("shop", 5).await;
+    let Shop { agent, exporter, companion: _companion, .. } = host.shop().await;
     let address = exporter.address().to_string();
     let quiet = text(porthole(&["top", "--once", "--interval", "0.1", "--exporter", &address]).await);
-    assert_eq!(line(&quiet, &["acme", "shop", "server"])[4..], ["0.0", "0.0", "-", "-", "-", "5"]);
+    assert_eq!(line(&quiet, &["acme", "shop", "server"])[4..], ["0.0", "0.0", "-", "-", "-", "5", "-"]);
 
-    // Told again and again while top looks, cumulative as agents are.
+    // Sent repeatedly while top runs, cumulative like an agent's values.
     let busy = async {
         let mut requests = 5;
         loop {
@@ -93,8 +92,64 @@ async fn top_shows_what_came_between_two_looks() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn topology_shows_who_calls_an_application() {
+    let host = Host::new();
+    let Shop { agent: _agent, exporter, companion: _companion, .. } = host.shop().await;
+    let exporter = exporter.with_steps_by_hand().await;
+    let running = &exporter.running;
+    let step = step_of(unix_ms()) + 1;
+    running.history().record(step, &running.fleet().applications());
+    running.topology().record(step, running.fleet());
+    // What was served in the last step of all could still be calls that are reported a moment later.
+    running.history().record(step + 1, &running.fleet().applications());
+    let address = exporter.address().to_string();
+    let table = text(porthole(&["topology", "--exporter", &address, "--tenant", "acme"]).await);
+    assert_eq!(line(&table, &["└─", "shop", "http1"])[7..], ["5"], "{table}");
+    let json = text(porthole(&["topology", "--json", "--exporter", &address, "--seconds", "60"]).await);
+    let graph: Value = serde_json::from_str(&json).expect("JSON");
+    assert_eq!(graph["edges"].as_array().map(Vec::len), Some(1));
+    let none = text(porthole(&["topology", "--exporter", &address, "--tenant", "globex"]).await);
+    assert_eq!(none, "no calls in the last 300 s\n");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_exporter_with_tls_and_tokens_is_asked_with_both() {
+    let host = Host::new();
+    let mut config = config::Exporter { loopback_without_token: false, ..host.config() };
+    let certificates = host.socket("certificates");
+    std::fs::create_dir(&certificates).expect("made");
+    Authority::new().configure(&mut config, &certificates);
+    let scope = Scope::Tenant("acme".to_owned());
+    let made = NewToken::make("reader", scope, SystemTime::now(), None).expect("made");
+    porthole_access::update(&config.access_file, |grants| grants.add(made.token.clone())).expect("added");
+    let file = host.socket("token");
+    std::fs::write(&file, format!("{}\n", made.expose())).expect("written");
+    let exporter = host.start_with(&config);
+    let (address, file) = (format!("https://{}", exporter.address()), file.display().to_string());
+    let authority = config.tls_client_ca.expect("configured").display().to_string();
+    let known = ["--exporter", &address, "--ca", &authority, "--token-file", &file];
+    for subcommand in [&["sandboxes", "--json"][..], &["top", "--once", "--interval", "0.1"], &["topology"]] {
+        text(porthole(&[subcommand, &known].concat()).await);
+    }
+    let refused = async |arguments: &[&str]| {
+        let output = porthole(&[&["sandboxes"], arguments].concat()).await;
+        assert_eq!(output.status.code(), Some(1));
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    };
+    let error = refused(&known[..4]).await;
+    assert!(error.contains("401") && error.contains("--token-file"), "{error}");
+    let error = refused(&known[..2]).await;
+    assert!(error.contains("--ca"), "{error}");
+    let error = refused(&[&known[..], &["--tenant", "globex"]].concat()).await;
+    assert!(error.contains("403"), "{error}");
+    std::fs::write(&file, "two\nlines").expect("written");
+    assert!(refused(&known).await.contains("something else than a token"));
+    exporter.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_exporter_that_is_not_there_is_an_error_that_names_it() {
-    for subcommand in ["sandboxes", "top"] {
+    for subcommand in ["sandboxes", "top", "topology"] {
         let output = porthole(&[subcommand, "--exporter", "127.0.0.1:1"]).await;
         assert_eq!(output.status.code(), Some(1));
         let error = String::from_utf8_lossy(&output.stderr).into_owned();

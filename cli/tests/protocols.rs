@@ -143,7 +143,7 @@ fn every_parser_has_a_fuzz_target() {
 
 #[test]
 fn every_protocol_has_a_recording() {
-    let recordings = [files("libs/l7/captures"), files("cli/tests/captures")].concat();
+    let recordings = files("tests/recordings");
     for protocol in Protocol::ALL {
         let name = protocol.name();
         let of_protocol =

@@ -1,4 +1,4 @@
-//! Prints what an agent tells: `cargo run -p porthole-agent --example watch -- unix:///run/agent.sock [SECONDS]`.
+//! Prints what an agent reports: `cargo run -p porthole-agent --example watch -- unix:///run/agent.sock [SECONDS]`.
 
 use std::time::Duration;
 

@@ -1,35 +1,46 @@
 //! `porthole-agent`: see the library for how it works.
 
 use std::{
-    hash::{BuildHasher, RandomState},
+    borrow::Cow,
+    os::fd::RawFd,
     path::PathBuf,
+    process::ExitCode,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, bail};
+use aya::include_bytes_aligned;
 use clap::Parser;
 use porthole_agent::{
     capture::cpu_limiter::CpuLimiter,
+    enrolment::{Credential, Enrolment},
     kernel::{HookChoice, ProbeLimits},
+    milestones::Milestones,
+    notice::Notices,
     privileges,
     recorder::spans::{FAILURES_INTERVAL_NS, SpanPolicy},
     report::{
+        epochs::Epoch,
         listen::{self, ListenAddress},
         service::{Identity, Service},
         state::Shared,
     },
+    resources::Sampler,
     secret,
     sources::{Loading, RouteOptions, Source, SourceChoice},
-    usage,
+    supervisor, unattached, usage,
 };
-use porthole_agent_api::{agent::Placement, agent_ttrpc::create_agent};
+use porthole_agent_api::{
+    agent::{Counters, Placement},
+    agent_ttrpc::create_agent,
+};
 use porthole_config::LOG_ENV;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
 /// The eBPF object that was embedded at build time; empty without one.
-static EMBEDDED_OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/porthole.bpf.o"));
+static EMBEDDED_OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/porthole.bpf.o"));
 
 /// Monitors what the processes of this kernel send and receive on sockets, and reports to the host.
 #[derive(Debug, Parser)]
@@ -38,7 +49,17 @@ struct Arguments {
     /// How this agent came into the guest; the host shows it
     #[arg(long, value_enum)]
     placement: Option<AgentPlacement>,
-    /// Where to listen: `vsock://:PORT` (only the host gets through) or `unix:///PATH`
+    /// Inherited file in memory that keeps the secret which the host hands over; the supervisor makes it
+    #[arg(long, value_name = "NUMBER")]
+    secret_fd: Option<RawFd>,
+    /// Inherited descriptor that gets a byte when the probes are attached, and one when the host has handed the secret over
+    #[arg(long, value_name = "NUMBER")]
+    ready_fd: Option<RawFd>,
+    /// When the agent ended that this one replaces, since boot
+    #[arg(long, value_name = "NANOSECONDS")]
+    replaces_ended_at: Option<u64>,
+    /// Where to listen: `vsock://:PORT` (only the host gets through), `vsock-fd://NUMBER` (the same, an inherited
+    /// descriptor) or `unix:///PATH`
     #[arg(long, value_name = "ADDRESS")]
     listen: ListenAddress,
     /// The procfs of the outermost pid namespace
@@ -100,7 +121,7 @@ impl From<AgentPlacement> for Placement {
     }
 }
 
-/// How long the last batches may take when the agent is told to end. A sandbox's end waits for it.
+/// How long the last batches may take when the agent has to end. A sandbox's end waits for it.
 const FLUSH_MAX: Duration = Duration::from_millis(500);
 
 /// How long the last bytes may take from the server's queue to the channel.
@@ -111,7 +132,7 @@ Examples:
   In a guest, as a sidecar container:
     porthole-agent --listen vsock://:1000 --proc /host/proc --placement sidecar
   In a guest whose image carries it, started by the first process:
-    porthole-agent --listen vsock://:1000 --placement built-in
+    porthole-agent supervise
   On an ordinary host, for development:
     porthole-agent --listen unix:///run/porthole-agent.sock
   With other probes, saying more:
@@ -128,11 +149,25 @@ fn ring_kib(text: &str) -> Result<u32, String> {
     }
 }
 
-fn main() -> anyhow::Result<()> {
+fn main() -> anyhow::Result<ExitCode> {
+    if let Some(code) = supervisor::run_if_called() {
+        return Ok(code);
+    }
     let started = Instant::now();
     let start_unix_ns = usage::unix_ns();
     let secret = secret::take()?;
     let arguments = Arguments::parse();
+    // SAFETY: the process that started this one passed the descriptor to it alone.
+    let notices = unsafe { Notices::inherit(arguments.ready_fd) };
+    let credential = match (arguments.secret_fd, secret) {
+        (Some(file), _) => {
+            // SAFETY: the supervisor opened the descriptor for this process, and nothing else here owns it.
+            let enrolment = unsafe { Enrolment::inherit(file, notices.clone()) };
+            Credential::Enrolled(enrolment.context("the secret's file")?)
+        }
+        (None, Some(secret)) => Credential::Given(secret),
+        (None, None) => Credential::None,
+    };
     let filter = EnvFilter::try_from_env(LOG_ENV).unwrap_or_else(|_| EnvFilter::new("info"));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
 
@@ -162,6 +197,12 @@ fn main() -> anyhow::Result<()> {
     };
     let source = Source::load(arguments.capture, loading)?;
     let load_ns = u64::try_from(started.elapsed().as_nanos()).unwrap_or(u64::MAX);
+    // Before the start of containers continues: what is started from now on was not missed.
+    let mut counters = Counters::default();
+    let replaced = arguments.replaces_ended_at.map(Duration::from_nanos);
+    unattached::count(&mut counters, &arguments.proc, unattached::since_boot(), replaced);
+    usage::take_usual_priority();
+    notices.attached();
     drop(object);
     usage::give_back_memory();
     tracing::info!(milliseconds = load_ns / 1_000_000, kernel = release, hooks = %source, "the probes run");
@@ -169,20 +210,22 @@ fn main() -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let shared = Arc::new(Shared::default());
+        shared.lock().milestones = Milestones::since_attached(&counters, replaced.is_some());
+        shared.lock().counters = counters;
         shared.lock().recorder.spans.set_policy(spans);
         let capture_mode = source.mode();
         let limiter = CpuLimiter::new(arguments.cpu_share);
         let routes = RouteOptions { templates: &arguments.routes, templates_only: arguments.strict_routes };
         let mut capture = source.capture(shared.clone(), limiter, routes)?;
+        capture.measure(Sampler::open(&arguments.proc));
         let identity = Identity {
-            epoch: epoch(start_unix_ns),
-            start_unix_ns,
+            epoch: Epoch::beginning_at(start_unix_ns),
             kernel_release: release.clone(),
             capture_mode,
             load_ns,
             placement: arguments.placement.map_or(Placement::PLACEMENT_UNSPECIFIED, Placement::from),
             proc: arguments.proc.clone(),
-            secret,
+            credential,
         };
         let (listener, _listening) = listen::listen(&arguments.listen)
             .with_context(|| format!("listening on {:?}", arguments.listen))?;
@@ -208,13 +251,14 @@ fn main() -> anyhow::Result<()> {
     })?;
     // Streams to a host that does not read must not hold the exit up.
     runtime.shutdown_background();
-    Ok(())
+    Ok(ExitCode::SUCCESS)
 }
 
 /// The eBPF object to load.
-fn object(arguments: &Arguments) -> anyhow::Result<Vec<u8>> {
+fn object(arguments: &Arguments) -> anyhow::Result<Cow<'static, [u8]>> {
     if let Some(path) = &arguments.bpf_object {
-        return std::fs::read(path).with_context(|| format!("{}", path.display()));
+        let read = std::fs::read(path).with_context(|| format!("{}", path.display()))?;
+        return Ok(read.into());
     }
     if EMBEDDED_OBJECT.is_empty() {
         bail!(
@@ -222,17 +266,11 @@ fn object(arguments: &Arguments) -> anyhow::Result<Vec<u8>> {
              --bpf-object FILE loads others"
         );
     }
-    Ok(EMBEDDED_OBJECT.to_vec())
+    Ok(EMBEDDED_OBJECT.into())
 }
 
 /// This process's id in the outermost pid namespace, as far as the given procfs shows it.
 fn own_tgid(arguments: &Arguments) -> u32 {
     let own = procfs::process::Process::new_with_root(arguments.proc.join("self"));
     own.ok().and_then(|own| u32::try_from(own.pid()).ok()).unwrap_or_else(std::process::id)
-}
-
-/// A number that no other start of an agent has. The standard library's random state does not wait for the kernel's random
-/// numbers to be of full quality, which takes seconds early in a guest's life; so the time goes in as well.
-fn epoch(start_unix_ns: u64) -> u64 {
-    RandomState::new().hash_one(start_unix_ns)
 }

@@ -6,6 +6,7 @@
 use std::{env, ffi::CString};
 
 use anyhow::{Context, Result};
+use nix::sys::prctl::set_dumpable;
 use porthole_agent_api::proof::SECRET_ENV;
 use porthole_registry::AgentSecret;
 
@@ -21,6 +22,7 @@ pub fn take() -> Result<Option<AgentSecret>> {
 
 fn erase() -> Result<()> {
     let name = CString::new(SECRET_ENV).context("a name without NUL")?;
+    // By libc, because only it gives the place of a value in the environment.
     // SAFETY: the name is a C string; the result is the value's C string in the environment, or null. Nothing changes the
     // environment meanwhile, as the process has one thread.
     unsafe {
@@ -29,8 +31,7 @@ fn erase() -> Result<()> {
             // What is overwritten is the value itself, up to its own end.
             libc::memset(value.cast(), i32::from(b'x'), libc::strlen(value));
         }
-        // /proc/PID is root's from now on: not even a process of the same user may trace this one.
-        libc::prctl(libc::PR_SET_DUMPABLE, 0);
     }
-    Ok(())
+    // /proc/PID is root's from now on: not even a process of the same user may trace this one.
+    set_dumpable(false).context("make the process untraceable")
 }

@@ -8,6 +8,7 @@ use tokio::io::{Interest, unix::AsyncFd};
 
 use crate::{
     capture::{CaptureLoop, cpu_limiter::CpuLimiter, event_source::EventSource},
+    cgroups::Tree,
     kernel::{
         HookChoice, Hooks, ProbeError, ProbeLimits, Records,
         btf::{self, BtfError},
@@ -16,7 +17,6 @@ use crate::{
     },
     packets::{
         self,
-        cgroups::Tree,
         source::{PacketFlows, PacketSource},
     },
     report::state::Shared,
@@ -38,7 +38,7 @@ pub enum SourceChoice {
 /// A kernel that cannot be watched.
 #[derive(Debug, thiserror::Error)]
 pub enum SourceError {
-    /// Its type information does not say what system calls take.
+    /// Its type information lacks the arguments of system calls.
     #[error("this kernel's system calls cannot be watched: {0}")]
     Kernel(#[from] BtfError),
     /// Programs cannot be loaded.
@@ -111,7 +111,7 @@ impl Source {
             SourceChoice::Auto => Self::calls(loading).or_else(|error| {
                 let calls = error.reason();
                 tracing::info!(why = calls, "system calls cannot be watched");
-                tracing::debug!(%error, "in full");
+                tracing::debug!(%error, "the kernel's whole answer");
                 Self::packets(loading, Some(calls.clone()))
                     .map_err(|packets| SourceError::Neither { calls, packets: packets.reason() })
             }),
@@ -122,7 +122,9 @@ impl Source {
         let kernel = btf::kernel()?;
         tracing::debug!("the kernel's types are read");
         let Loading { object, hooks, self_tgid, limits, .. } = loading;
-        let (probes, records) = Probes::load(object, &kernel, hooks, self_tgid, limits)?;
+        let tree = Tree::open(loading.proc).ok();
+        let cgroups = tree.as_ref().map(Tree::as_fd);
+        let (probes, records) = Probes::load(object, &kernel, hooks, self_tgid, cgroups, limits)?;
         if let Hooks::RawTracepoint(Some(why)) = probes.hooks() {
             tracing::info!(why, "every system call is hooked: better hooks are not available");
         }
@@ -135,7 +137,7 @@ impl Source {
         Ok(Self { kind: Kind::Packets { probes: Box::new(probes), tree, why }, records })
     }
 
-    /// What `Hello` says.
+    /// The fields of `Hello`.
     pub fn mode(&self) -> CaptureMode {
         match &self.kind {
             Kind::Packets { .. } => CaptureMode::CAPTURE_MODE_PACKET,
@@ -162,7 +164,7 @@ impl Source {
             .map_err(io::Error::from)?;
         let (source, limitations): (Box<dyn EventSource>, _) = match self.kind {
             Kind::Calls(probes) => {
-                let limitations = limitations(probes.hooks());
+                let limitations = limitations(probes.hooks(), probes.why_no_senders());
                 (Box::new(SyscallSource::new(*probes, Tracker::new(context))), limitations)
             }
             Kind::Packets { probes, tree, why } => {
@@ -204,7 +206,7 @@ impl fmt::Display for Source {
 }
 
 /// What capture by system calls cannot see on this kernel.
-fn limitations(hooks: &Hooks) -> Vec<String> {
+fn limitations(hooks: &Hooks, why_no_senders: Option<&str>) -> Vec<String> {
     let mut sentences = Vec::new();
     let mut say = |sentence: &str| sentences.push(sentence.to_owned());
     if *hooks == Hooks::Sockets {
@@ -229,6 +231,12 @@ fn limitations(hooks: &Hooks) -> Vec<String> {
             say(&format!("Every system call pays a little, not only those on sockets: {why}."));
         }
         Hooks::RawTracepoint(None) => {}
+    }
+    if let Some(why) = why_no_senders {
+        say(&format!(
+            "Who sends to a datagram socket that is not connected is not known, and answers are paired by id and question: \
+             {why}."
+        ));
     }
     if !std::path::Path::new("/sys/fs/cgroup/cgroup.controllers").exists()
         && std::path::Path::new("/sys/fs/cgroup/unified").exists()

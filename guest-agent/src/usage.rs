@@ -7,6 +7,7 @@ use nix::{
     time::{ClockId, clock_gettime},
 };
 use procfs::process::Process;
+use rustix::process::setpriority_process;
 
 /// CPU time of this process so far.
 pub fn cpu_time() -> Duration {
@@ -48,11 +49,18 @@ fn clock_ns(clock: ClockId) -> u64 {
 /// Gives memory that was freed back to the kernel. Loading takes a few MiB for a moment, in which the allocator would
 /// otherwise keep the agent for good; where it has no such function it does so by itself.
 pub fn give_back_memory() {
-    // SAFETY: no preconditions.
+    // A function of glibc alone, so neither nix nor rustix has it.
+    // SAFETY: malloc_trim may be called at any time by any thread.
     #[cfg(target_env = "gnu")]
     unsafe {
         libc::malloc_trim(0)
     };
+}
+
+/// Takes the usual priority, if a supervisor gave another one for loading. Must be called while it may be raised.
+pub fn take_usual_priority() {
+    // A process may always raise its nice value to 0; to lower one it needs the capability.
+    let _ = setpriority_process(None, 0);
 }
 
 #[cfg(test)]

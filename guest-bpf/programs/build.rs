@@ -1,4 +1,4 @@
-//! Tells the programs for which machine's kernel they are built: the one that builds, unless `PORTHOLE_BPF_ARCH`
+//! Sets for which machine's kernel the programs are built: the one that builds, unless `PORTHOLE_BPF_ARCH`
 //! names another.
 
 fn main() {

@@ -1,5 +1,9 @@
 //! The kernel's table of connections: keyed by the address of the `struct sock`.
 
+use porthole_framing::{Framing, Walk};
+
+use crate::record::HEAD_MAX;
+
 /// What a connection runs over.
 pub mod transport {
     /// TCP: the entry goes when the socket reaches `TCP_CLOSE`.
@@ -38,13 +42,39 @@ pub mod state {
     pub const OFFLOADED: u8 = 4;
 }
 
+/// What user space decided about a connection: a [`state`] and how messages are found, in one byte.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Verdict(pub u8);
+
+impl Verdict {
+    /// Not captured any more.
+    pub const IGNORED: Self = Self(state::IGNORED);
+
+    /// Captured.
+    pub const fn followed(framing: Framing) -> Self {
+        Self(state::FOLLOWED | framing.number() << 4)
+    }
+
+    /// One of [`state`].
+    #[inline(always)]
+    pub const fn state(self) -> u8 {
+        self.0 & 0xf
+    }
+
+    /// A number of [`Framing`].
+    #[inline(always)]
+    pub const fn framing(self) -> u8 {
+        self.0 >> 4
+    }
+}
+
 /// One connection, as the kernel side keeps it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Connection {
     /// Unique as long as the kernel runs.
     pub id: u64,
-    /// Number of the socket's inode, or its cookie: tells a reused address of a socket whose end was not seen.
+    /// Number of the socket's inode, or its cookie: distinguishes sockets that have the same address one after the other.
     pub identity: u64,
     /// The control group of the process that was first seen on it; 0 until one was.
     pub cgroup: u64,
@@ -52,7 +82,8 @@ pub struct Connection {
     pub offset: [u64; 2],
     /// Records sent about it; the next one's sequence number.
     pub sequence: u64,
-    /// While the protocol is being detected: bytes still to be captured. While ignored: calls until the next attempt.
+    /// While the protocol is being detected: bytes still to be captured. While ignored: calls until the next attempt. While
+    /// followed: calls until the next look at user space's verdict.
     pub budget: u32,
     /// One of [`state`].
     pub state: u8,
@@ -70,6 +101,12 @@ pub struct Connection {
     pub placed: u16,
     /// The directions of the newest calls, the newest one lowest: a bit each, set for egress.
     pub history: u16,
+    /// A number of [`porthole_framing::Framing`]: how messages are found.
+    pub framing: u8,
+    /// Zero.
+    pub reserved: [u8; 7],
+    /// How far messages were followed, by direction.
+    pub walks: [Walk; 2],
 }
 
 /// Index of a direction in [`Connection::offset`] and value of [`crate::record::Chunk::direction`].
@@ -82,13 +119,20 @@ pub mod direction {
 
 /// Bytes captured of a connection while its protocol is unknown: what a fast client sends before the agent has read it
 /// and decided.
-pub const DETECTION_BUDGET: u32 = 512 * 1024;
+pub const DETECTION_BUDGET: u32 = 1024 * 1024;
+
+/// Most bytes captured of one call on such a connection that has this budget: most of them are of no protocol that is
+/// followed, so the second half of the budget is for heads.
+#[inline(always)]
+pub const fn detection_call_max(budget: u32) -> u32 {
+    if budget > DETECTION_BUDGET / 2 { 256 * 1024 } else { HEAD_MAX }
+}
 
 /// user space is woken each time that as much of the budget is used up: with its timer alone it would decide too late.
-pub const DETECTION_WAKE: u32 = 32 * 1024;
+pub const DETECTION_WAKE: u32 = 64 * 1024;
 
 /// What every captured call costs of the budget besides its bytes, so that small messages end it too.
-pub const DETECTION_CALL_COST: u32 = 256;
+pub const DETECTION_CALL_COST: u32 = 512;
 
 /// The budget after `captured` bytes of one call; `None` when there is none left for it.
 #[inline(always)]
@@ -99,10 +143,11 @@ pub const fn spend(budget: u32, captured: u32) -> Option<u32> {
     Some(budget.saturating_sub(captured.saturating_add(DETECTION_CALL_COST)))
 }
 
-/// Whether user space must be woken when the budget falls from `before` to `after`.
+/// Whether user space must be woken when the budget falls from `before` to `after`: also when nothing is left, as of a
+/// retry's budget soon.
 #[inline(always)]
 pub const fn wakes(before: u32, after: u32) -> bool {
-    before / DETECTION_WAKE != after / DETECTION_WAKE
+    before / DETECTION_WAKE != after / DETECTION_WAKE || after == 0
 }
 
 /// What may be captured when detection is tried again on an ignored connection.
@@ -145,9 +190,30 @@ mod tests {
     }
 
     #[test]
+    fn user_space_is_woken_when_the_budget_of_a_retry_is_used_up() {
+        let after = spend(RETRY_BUDGET, HEAD_MAX).and_then(|left| spend(left, HEAD_MAX));
+        assert_eq!(after, Some(0));
+        assert!(!wakes(RETRY_BUDGET, RETRY_BUDGET / 2) && wakes(RETRY_BUDGET / 2, 0));
+    }
+
+    #[test]
     fn retries_on_ignored_connections_become_rare() {
         assert_eq!(calls_until_retry(0), 32);
         assert_eq!(calls_until_retry(u32::MAX), 32 * 1024);
+    }
+
+    #[test]
+    fn long_calls_leave_enough_for_many_heads() {
+        let (mut budget, mut long, mut heads) = (DETECTION_BUDGET, 0, 0);
+        while let Some(left) = spend(budget, detection_call_max(budget)) {
+            if detection_call_max(budget) > HEAD_MAX {
+                long += 1;
+            } else {
+                heads += 1;
+            }
+            budget = left;
+        }
+        assert!(long >= 2 && heads >= 100, "{long}, {heads}");
     }
 
     #[test]

@@ -77,7 +77,7 @@ pub struct ParseState {
     pub bytes: u64,
     /// When the current message's first byte moved, nanoseconds of `CLOCK_MONOTONIC`.
     pub start: u64,
-    /// Of a request: what it asks for, as in [`PendingRequest::request`].
+    /// Of a request: the request, as in [`PendingRequest::request`].
     pub request: u64,
     /// Redis: values that are still to come. MySQL: column definitions that are still to come.
     pub items: u32,
@@ -110,7 +110,7 @@ impl ParseState {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct PendingRequest {
-    /// What it asks for: see [`crate::kernel_key::RequestKey::request`].
+    /// The request: see [`crate::kernel_key::RequestKey::request`].
     pub request: u64,
     /// When its first byte moved, nanoseconds of `CLOCK_MONOTONIC`.
     pub start: u64,
@@ -164,6 +164,8 @@ pub struct OffloadedConnection {
     pub cgroup: u64,
     /// The connection's key in the table of connections.
     pub socket: u64,
+    /// Process and thread that moved the newest request.
+    pub thread: u64,
     /// One bit for each index of [`Self::pending`]: whether [`request_flag::HEAD`] is set.
     pub head_requests: u64,
     /// Requests pushed so far; the next one's index is this modulo [`PENDING_MAX`].
@@ -194,6 +196,7 @@ impl OffloadedConnection {
             remote: 0,
             cgroup: 0,
             socket: 0,
+            thread: 0,
             head_requests: 0,
             pushed: 0,
             popped: 0,

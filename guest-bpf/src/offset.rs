@@ -87,6 +87,8 @@ offsets! {
     sock_shutdown = "sock" "sk_shutdown";
     /// `IPPROTO_TCP`, ….
     sock_protocol = "sock" "sk_protocol";
+    /// Why the connection cannot go on, an `errno`.
+    sock_err = "sock" "sk_err";
     /// `AF_INET`, ….
     sock_family = "sock_common" "skc_family";
     /// `TCP_ESTABLISHED`, ….
@@ -113,6 +115,10 @@ offsets! {
     tcp_snd_una = "tcp_sock" "snd_una";
     /// How many were acknowledged, the connection's start among them.
     tcp_bytes_acked = "tcp_sock" "bytes_acked";
+    /// Smoothed time of a round trip, microseconds times eight.
+    tcp_srtt_us = "tcp_sock" "srtt_us";
+    /// Segments that were sent again.
+    tcp_total_retrans = "tcp_sock" "total_retrans";
     /// The name to which a unix socket is bound.
     unix_addr = "unix_sock" "addr";
     /// The unix socket at the other end.

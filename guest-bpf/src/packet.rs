@@ -2,8 +2,12 @@
 
 use crate::record::Plain;
 
-/// Most bytes of one packet that are captured, its headers included.
-pub const PACKET_HEAD_MAX: u32 = 4095;
+/// Most bytes of one packet that are captured, its headers included: what the kernel hands over as one packet may be cut
+/// into many by the hardware.
+pub const PACKET_HEAD_MAX: u32 = 65_535;
+
+/// The same where the ring buffer has room for few packets more.
+pub const PACKET_HEAD_SHORT: u32 = 4095;
 
 /// A packet that a socket sends or receives.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -44,7 +48,7 @@ mod tests {
     #[test]
     fn a_packet_comes_out_with_its_head_and_not_when_it_is_cut() {
         let packet = Packet { length: 9, head: 3, cookie: 7, ..Packet::default() };
-        // SAFETY: no padding.
+        // SAFETY: both have 40 bytes, and the struct has no padding.
         let header: [u8; 40] = unsafe { core::mem::transmute(packet) };
         let mut bytes = [0x45; 48];
         bytes[..40].copy_from_slice(&header);

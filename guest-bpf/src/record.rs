@@ -1,17 +1,25 @@
-//! What goes through the ring buffer: one header, then what its kind says.
+//! Records of the ring buffer: one header, then the record of its kind.
 //!
 //! All numbers are in the machine's byte order: writer and reader are the same machine.
 
+use core::net::{IpAddr, SocketAddr};
+
 use crate::{kernel_key::Completed, offload::OffloadedConnection};
 
-/// Most bytes of one system call that are captured.
+/// Most bytes of one record that are captured.
 pub const HEAD_MAX: u32 = 4096;
+
+/// Most bytes of one system call that are captured, in records of [`HEAD_MAX`] at most.
+pub const CALL_MAX: u64 = 1 << 20;
+
+/// Most records of one system call. What remains is one more, without captured bytes.
+pub const PIECES_MAX: u32 = 1024;
 
 /// Most buffers of one vectored call that are read: as many as the kernel takes (`UIO_MAXIOV`, `include/uapi/linux/uio.h`).
 pub const VECTOR_MAX: u32 = 1024;
 
-/// Most messages of one sendmmsg(2) or recvmmsg(2) that are read.
-pub const MESSAGES_MAX: u32 = 16;
+/// Most messages of one sendmmsg(2) or recvmmsg(2): the kernel takes no more (`UIO_MAXIOV`).
+pub const MESSAGES_MAX: u32 = 1024;
 
 /// Most components of a control group's path that are sent.
 pub const CGROUP_DEPTH_MAX: usize = 4;
@@ -19,12 +27,16 @@ pub const CGROUP_DEPTH_MAX: usize = 4;
 /// Longest component of a control group's path, with its terminating zero.
 pub const CGROUP_NAME_MAX: usize = 128;
 
+/// Length of a `struct sockaddr_in6` (`include/uapi/linux/in6.h`), in which the peers of datagrams are. Of a
+/// `struct sockaddr_in`, which is shorter, nothing behind its end counts.
+pub const SOCKADDR_LEN: usize = 28;
+
 /// Length of `sun_path` (unix(7)).
 pub const UNIX_PATH_MAX: usize = 108;
 
 /// Kinds of records.
 pub mod kind {
-    /// [`super::Chunk`], then the captured head.
+    /// [`super::Chunk`], then the captured head, then the peer if it has one.
     pub const CHUNK: u32 = 1;
     /// [`super::Open`].
     pub const OPEN: u32 = 2;
@@ -38,13 +50,16 @@ pub mod kind {
     pub const FALLBACK: u32 = 6;
     /// [`crate::kernel_key::Completed`].
     pub const COMPLETED: u32 = 7;
-    /// [`super::Chunk`], then a head with a request in it that has no name yet: its hash is the chunk's offset, its
-    /// position in the head the chunk's total, its [`crate::offload::protocol`] the chunk's sequence.
-    pub const NAME: u32 = 8;
+    /// [`super::UnnamedRequest`], then the window with its bytes.
+    pub const UNNAMED_REQUEST: u32 = 8;
     /// [`crate::kernel_key::Completed`] of an exchange that is sampled as a span.
     pub const SAMPLED: u32 = 10;
+    /// [`super::ClientSocket`].
+    pub const CLIENT_SOCKET: u32 = 11;
     /// [`super::Close`]: the connection is offloaded from here, as user space offered.
     pub const OFFER_ACCEPTED: u32 = 9;
+    /// [`super::Listen`].
+    pub const LISTEN: u32 = 12;
 }
 
 /// Bytes moved on a connection.
@@ -73,8 +88,34 @@ pub struct Chunk {
     pub direction: u8,
     /// Set when memory of the process could not be read, so that the head is shorter than it could be.
     pub unreadable: u8,
+    /// Set when the next record of the connection's direction has the bytes that follow, of the same call.
+    pub continues: u8,
+    /// Of a datagram on a socket with several peers: bytes of the peer's address behind the head, [`SOCKADDR_LEN`] or 0.
+    pub peer: u8,
+    /// Of what a client sends: one of [`crate::thread::serving`].
+    pub serving: u8,
     /// Zero.
-    pub reserved: [u8; 6],
+    pub reserved: [u8; 3],
+}
+
+/// A request of a hash that user space has not given a name yet.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct UnnamedRequest {
+    /// [`kind::UNNAMED_REQUEST`].
+    pub kind: u32,
+    /// Bytes of the window, which follow.
+    pub window: u32,
+    /// The connection.
+    pub connection: u64,
+    /// Number of a [`porthole_protocol::Offload`].
+    pub protocol: u64,
+    /// Hash of the request.
+    pub hash: u64,
+    /// Position of the request's first byte in the window.
+    pub position: u64,
+    /// Anything.
+    pub reserved: [u64; 3],
 }
 
 /// A connection was seen for the first time.
@@ -129,6 +170,8 @@ pub struct Close {
     pub sequence: u64,
     /// Nanoseconds of `CLOCK_MONOTONIC`.
     pub timestamp: u64,
+    /// Bytes that moved, by direction; zero of a connection that the programs followed.
+    pub moved: [u64; 2],
 }
 
 /// A control group was seen for the first time.
@@ -165,6 +208,56 @@ pub struct Exit {
     pub reserved: [u8; 6],
 }
 
+/// A process begins to accept TCP connections.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Listen {
+    /// [`kind::LISTEN`].
+    pub kind: u32,
+    /// Zero.
+    pub reserved: u32,
+    /// Control group of the process.
+    pub cgroup: u64,
+    /// Nanoseconds of `CLOCK_MONOTONIC`.
+    pub timestamp: u64,
+}
+
+/// What becomes of a connection that a process makes.
+pub mod client_event {
+    /// It was made.
+    pub const MADE: u32 = 1;
+    /// It could not be made.
+    pub const FAILED: u32 = 2;
+    /// It was made before, bytes moved, and it has ended.
+    pub const ENDED: u32 = 3;
+}
+
+/// A TCP socket of a process that makes a connection changed its state.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct ClientSocket {
+    /// [`kind::CLIENT_SOCKET`].
+    pub kind: u32,
+    /// One of [`client_event`].
+    pub event: u32,
+    /// Control group of the process.
+    pub cgroup: u64,
+    /// From the beginning of the attempt, nanoseconds.
+    pub elapsed_ns: u64,
+    /// Remote address; IPv4 in the first four bytes.
+    pub remote: [u8; 16],
+    /// Of one that has ended: smoothed time of a round trip, microseconds.
+    pub round_trip_us: u32,
+    /// The same: segments that this end has sent again.
+    pub retransmitted: u32,
+    /// Why it failed or ended, an `errno`; 0 when a process has closed it.
+    pub error: u32,
+    /// Address family: 2 IPv4, 10 IPv6.
+    pub family: u16,
+    /// Remote port, host byte order.
+    pub remote_port: u16,
+}
+
 /// Counts that each CPU keeps.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
@@ -175,8 +268,6 @@ pub struct Counters {
     pub exhausted: u64,
     /// Calls whose memory could not be read.
     pub unreadable: u64,
-    /// Messages of one sendmmsg(2) or recvmmsg(2) beyond [`MESSAGES_MAX`], taken as one length.
-    pub beyond: u64,
     /// Connections that the table had no room for.
     pub table_full: u64,
     /// Socket calls of 32-bit programs, which are not captured.
@@ -187,14 +278,32 @@ pub struct Counters {
     pub offloaded_ended: u64,
     /// Runs of a program that were left out because the CPU was in the middle of another.
     pub skipped: u64,
+    /// Bytes of calls beyond [`CALL_MAX`] or [`PIECES_MAX`], or beyond what is captured before the protocol is detected.
+    pub beyond_limit: u64,
+}
+
+/// The address in a `struct sockaddr_in` or `struct sockaddr_in6`; none in any other, and none without a port.
+pub fn socket_address(bytes: &[u8; SOCKADDR_LEN]) -> Option<SocketAddr> {
+    const AF_INET: u16 = 2;
+    const AF_INET6: u16 = 10;
+    let (&family, rest) = bytes.split_first_chunk()?;
+    let (&port, rest) = rest.split_first_chunk()?;
+    let ip = match u16::from_ne_bytes(family) {
+        AF_INET => IpAddr::from(*rest.first_chunk::<4>()?),
+        // Behind the flow label; a mapped address is the IPv4 one that the other end sees.
+        AF_INET6 => IpAddr::from(*rest.get(4..)?.first_chunk::<16>()?).to_canonical(),
+        _ => return None,
+    };
+    let port = u16::from_be_bytes(port);
+    (port != 0).then(|| SocketAddr::new(ip, port))
 }
 
 /// What user space can change while the programs run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub struct Settings {
-    /// Most bytes captured of one call; at most [`HEAD_MAX`].
-    pub head: u32,
+    /// Zero.
+    pub reserved: u32,
     /// Not zero: nothing is captured.
     pub paused: u32,
     /// Not zero: the programs offload connections where they can.
@@ -214,7 +323,7 @@ pub unsafe trait Plain: Copy {
         if bytes.len() < size_of::<Self>() {
             return None;
         }
-        // SAFETY: there are enough bytes, and the trait says that any are valid.
+        // SAFETY: there are enough bytes, and the trait guarantees that bytes of any value are valid.
         Some(unsafe { core::ptr::read_unaligned(bytes.as_ptr().cast::<Self>()) })
     }
 }
@@ -229,22 +338,25 @@ macro_rules! plain {
 
 plain! {
     Chunk: 64;
+    UnnamedRequest: 64;
     Open: 200;
-    Close: 32;
+    Close: 48;
     Cgroup: 528;
     Exit: 32;
+    ClientSocket: 56;
+    Listen: 24;
     Counters: 72;
     Settings: 16;
-    OffloadedConnection: 2216;
-    Completed: 144;
+    OffloadedConnection: 2224;
+    Completed: 152;
 }
 
 /// A record, as it comes out of the ring buffer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(clippy::large_enum_variant)]
 pub enum Record<'a> {
-    /// Bytes moved, with the captured head.
-    Chunk(Chunk, &'a [u8]),
+    /// Bytes moved, with the captured head and the peer.
+    Chunk(Chunk, &'a [u8], Option<SocketAddr>),
     /// A connection was seen for the first time.
     Open(Open),
     /// A connection ended.
@@ -253,37 +365,44 @@ pub enum Record<'a> {
     Cgroup(Cgroup),
     /// A process exited.
     Exit(Exit),
+    /// A connection that a process makes was made, failed, or ended.
+    ClientSocket(ClientSocket),
+    /// A process begins to accept TCP connections.
+    Listen(Listen),
     /// A connection is offloaded from here, as user space offered.
     OfferAccepted(Close),
     /// User space parses a connection from here.
     Fallback(&'a [u8]),
     /// An exchange that has no slot, or that is sampled.
     Completed(Completed),
-    /// A request without a name: its hash, and the bytes from its beginning.
-    Name(Chunk, &'a [u8]),
+    /// A request without a name, and the bytes from its beginning.
+    UnnamedRequest(UnnamedRequest, &'a [u8]),
 }
 
 impl<'a> Record<'a> {
-    /// Reads a record; `None` when it is none, which says that programs and agent are of different builds.
+    /// Reads a record; `None` when it is none, which means that programs and agent are of different builds.
     pub fn read(bytes: &'a [u8]) -> Option<Self> {
         let kind = u32::from_ne_bytes(*bytes.first_chunk()?);
         Some(match kind {
             kind::CHUNK => {
                 let chunk = Chunk::read(bytes)?;
-                let head = bytes.get(size_of::<Chunk>()..)?.get(..chunk.head as usize)?;
-                Self::Chunk(chunk, head)
+                let (head, rest) = bytes.get(size_of::<Chunk>()..)?.split_at_checked(chunk.head as usize)?;
+                let peer = rest.get(..usize::from(chunk.peer))?;
+                Self::Chunk(chunk, head, peer.first_chunk().and_then(socket_address))
             }
             kind::OPEN => Self::Open(Open::read(bytes)?),
             kind::CLOSE => Self::Close(Close::read(bytes)?),
             kind::OFFER_ACCEPTED => Self::OfferAccepted(Close::read(bytes)?),
             kind::CGROUP => Self::Cgroup(Cgroup::read(bytes)?),
             kind::EXIT => Self::Exit(Exit::read(bytes)?),
+            kind::CLIENT_SOCKET => Self::ClientSocket(ClientSocket::read(bytes)?),
+            kind::LISTEN => Self::Listen(Listen::read(bytes)?),
             kind::FALLBACK => Self::Fallback(bytes.get(..size_of::<OffloadedConnection>())?),
             kind::COMPLETED | kind::SAMPLED => Self::Completed(Completed::read(bytes)?),
-            kind::NAME => {
-                let chunk = Chunk::read(bytes)?;
-                let head = bytes.get(size_of::<Chunk>()..)?.get(..chunk.head as usize)?;
-                Self::Name(chunk, head.get(usize::try_from(chunk.total).ok()?..)?)
+            kind::UNNAMED_REQUEST => {
+                let request = UnnamedRequest::read(bytes)?;
+                let window = bytes.get(size_of::<UnnamedRequest>()..)?.get(..request.window as usize)?;
+                Self::UnnamedRequest(request, window.get(usize::try_from(request.position).ok()?..)?)
             }
             _ => return None,
         })
@@ -308,7 +427,45 @@ mod tests {
         let chunk = Chunk { kind: kind::CHUNK, head: 3, total: 9, connection: 7, ..Chunk::default() };
         let mut bytes = bytes_of(&chunk);
         bytes.extend_from_slice(b"GET and what the ring buffer rounded up");
-        assert_eq!(Record::read(&bytes), Some(Record::Chunk(chunk, b"GET")));
+        assert_eq!(Record::read(&bytes), Some(Record::Chunk(chunk, b"GET", None)));
+    }
+
+    #[test]
+    fn a_datagram_comes_out_with_its_peer() {
+        let mut v4 = [0; SOCKADDR_LEN];
+        v4[..8].copy_from_slice(&[2, 0, 0, 53, 10, 0, 0, 1]);
+        let mut mapped = [0; SOCKADDR_LEN];
+        mapped[..8].copy_from_slice(&[10, 0, 0, 53, 1, 2, 3, 4]);
+        mapped[18..24].copy_from_slice(&[0xff, 0xff, 10, 0, 0, 1]);
+        let mut v6 = mapped;
+        v6[8] = 0xfe;
+        let chunk = Chunk { kind: kind::CHUNK, head: 3, total: 3, peer: 28, ..Chunk::default() };
+        let peer = |address: &[u8]| match Record::read(&[&bytes_of(&chunk)[..], b"ask", address].concat()) {
+            Some(Record::Chunk(_, b"ask", peer)) => peer.map(|peer| peer.port() == 53 && peer.is_ipv4()),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!((peer(&v4), peer(&mapped), peer(&v6)), (Some(true), Some(true), Some(false)));
+        v4[0] = 1;
+        assert_eq!((peer(&v4), peer(&[0; SOCKADDR_LEN])), (None, None));
+        let cut = [&bytes_of(&chunk)[..], b"ask", &v6[..27]].concat();
+        assert_eq!(Record::read(&cut), None);
+    }
+
+    #[test]
+    fn an_unnamed_request_comes_out_from_its_first_byte() {
+        let request = UnnamedRequest {
+            kind: kind::UNNAMED_REQUEST,
+            window: 9,
+            position: 4,
+            hash: 7,
+            ..UnnamedRequest::default()
+        };
+        let bytes = [&bytes_of(&request)[..], b"rest" as &[u8], b"GET /", b"rounded up"].concat();
+        assert_eq!(Record::read(&bytes), Some(Record::UnnamedRequest(request, b"GET /")));
+        for position in [10, u64::MAX] {
+            let beyond = bytes_of(&UnnamedRequest { position, ..request });
+            assert_eq!(Record::read(&[&beyond, b"rest" as &[u8], b"GET /"].concat()), None, "{position}");
+        }
     }
 
     #[test]

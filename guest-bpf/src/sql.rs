@@ -1,4 +1,4 @@
-//! Hashes of SQL statements that leave out what their literals say, so that statements which differ in nothing else are
+//! Hashes of SQL statements that leave out their literals, so that statements which differ in nothing else are
 //! one key.
 //!
 //! ```text
@@ -6,7 +6,7 @@
 //! ```
 //!
 //! Whatever is left out is a literal for those, too, who read the statement for its name: quotes and their escapes are
-//! taken alike. Behind what is not understood here (comments, dollar quotes) nothing more is left out. So statements of
+//! taken alike. After something that is not parsed here (comments, dollar quotes) nothing more is left out. So statements of
 //! equal hashes have equal names; that equal names may have several hashes does no harm.
 
 /// States of [`SqlHash`].

@@ -1,7 +1,7 @@
 //! The system calls that move bytes on sockets.
 //!
-//! A call is one byte, so that the programs find it by one load from a table: the low bits say in which form the
-//! bytes lie, one bit says the direction.
+//! A call is one byte, so that the programs find it by one load from a table: the low bits are the form in which the
+//! bytes are passed, one bit is the direction.
 
 /// A system call that the programs look at. The byte 0 stands for every other one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,7 +13,7 @@ const EGRESS: u8 = 0x80;
 /// Set when the call has a flags argument of recv(2).
 const RECEIVE_FLAGS: u8 = 0x40;
 
-/// In which form a call's bytes lie.
+/// The form in which a call passes its bytes.
 pub mod shape {
     /// One buffer: second argument; its length is the call's result.
     pub const BUFFER: u8 = 1;
@@ -65,7 +65,7 @@ impl Call {
     /// connect(2).
     pub const CONNECT: Self = Self(shape::CONNECT);
 
-    /// In which form its bytes lie: one of [`shape`].
+    /// The form in which it passes its bytes: one of [`shape`].
     #[inline(always)]
     pub const fn shape(self) -> u8 {
         self.0 & 0x0f
@@ -84,7 +84,7 @@ impl Call {
     }
 }
 
-/// Calls by number; both architectures' numbers of interest lie below its length.
+/// Calls by number; both architectures' numbers of interest are below its length.
 pub type Table = [Call; 512];
 
 /// x86-64 (`arch/x86/entry/syscalls/syscall_64.tbl`).
@@ -163,7 +163,7 @@ const fn table(calls: &[(usize, Call)]) -> Table {
 }
 
 /// Flags of recv(2) with which a call does not take bytes off the connection: `MSG_PEEK`, `MSG_ERRQUEUE`; and
-/// `MSG_OOB`, whose byte lies outside the stream (`include/linux/socket.h`).
+/// `MSG_OOB`, whose byte is outside the stream (`include/linux/socket.h`).
 pub const NOT_CONSUMING: u64 = 0x2 | 0x2000 | 0x1;
 
 /// Flag of recv(2) with which a stream's bytes are discarded and the buffer stays as it was: `MSG_TRUNC`.

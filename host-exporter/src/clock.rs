@@ -47,15 +47,28 @@ impl Moment {
 
 /// Milliseconds since 1970-01-01T00:00:00Z.
 pub fn unix_ms() -> u64 {
-    let offset = *OFFSET_MS.get_or_init(|| {
+    boot_ms().saturating_add_signed(offset_ms())
+}
+
+/// Nanoseconds since 1970-01-01T00:00:00Z.
+pub fn unix_ns() -> u64 {
+    let boot_ns = u64::try_from(boot().as_nanos()).unwrap_or(u64::MAX);
+    boot_ns.saturating_add_signed(offset_ms().saturating_mul(1_000_000))
+}
+
+fn offset_ms() -> i64 {
+    *OFFSET_MS.get_or_init(|| {
         let wall = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, millis);
         offset(wall, boot_ms())
-    });
-    boot_ms().saturating_add_signed(offset)
+    })
+}
+
+fn boot() -> Duration {
+    nix::time::clock_gettime(nix::time::ClockId::CLOCK_BOOTTIME).map(Duration::from).unwrap_or_default()
 }
 
 fn boot_ms() -> u64 {
-    nix::time::clock_gettime(nix::time::ClockId::CLOCK_BOOTTIME).map(Duration::from).map_or(0, millis)
+    millis(boot())
 }
 
 fn millis(duration: Duration) -> u64 {
@@ -76,6 +89,7 @@ mod tests {
         let (first, second) = (unix_ms(), unix_ms());
         assert!(first.abs_diff(wall) < 60_000, "{first} {wall}");
         assert!(second >= first);
+        assert!((second..second + 60_000).contains(&(unix_ns() / 1_000_000)));
         let moment = Moment::now();
         Moment { unix_ms: 5, ..moment }.resume();
         assert!(unix_ms() >= second, "a clock that was read goes on as it is");

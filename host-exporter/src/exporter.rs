@@ -7,6 +7,8 @@ use std::{
 };
 
 use anyhow::Context as _;
+use porthole_config::watch::Watched;
+use rustix::process::setpriority_process;
 use tokio::{
     net::TcpListener,
     runtime::{self, Runtime},
@@ -18,9 +20,27 @@ use crate::{
     agent::{backoff::Backoff, task::Links},
     config::{self, seconds},
     fleet::{ApplicationLimits, Fleet, Retention},
-    http::{self, App, encoding::Encodings, hosts::Hosts},
+    history::{self, History, webhook::Webhook},
+    http::{
+        self, App,
+        access::Access,
+        encoding::Encodings,
+        events::Streams,
+        hosts::Hosts,
+        reload,
+        server::Bounds,
+        tls::{Files, Tls, TlsError},
+    },
+    http_url::HttpUrl,
     ledger::{self, file::DirectoryLock},
+    memory,
+    objectives::Objectives,
+    otlp,
+    query::{Source, prometheus::Prometheus},
+    steps::{LastHour, Recorder},
     supervisor::{Supervisor, Watching},
+    topology::Topology,
+    trace_rounds::{self, Rounds},
 };
 
 /// A running exporter.
@@ -28,7 +48,12 @@ use crate::{
 pub struct Running {
     address: SocketAddr,
     fleet: Arc<Fleet>,
+    history: Arc<History>,
+    topology: Arc<Topology>,
+    /// None once others decide when a step ends.
+    recorder: Option<Recorder>,
     stop: watch::Sender<bool>,
+    reload: watch::Sender<u64>,
     server: JoinHandle<()>,
     supervisor: JoinHandle<()>,
     _ingest: Ingest,
@@ -36,8 +61,11 @@ pub struct Running {
     _directory: DirectoryLock,
 }
 
-/// The runtime of the agents' tasks: one thread, so that what agents send takes one core at most, and none of the time
-/// of scrapes. Tasks take turns by batches.
+/// How much less of a processor that is short the threads of ingestion get than those of scrapes (setpriority(2)): a third.
+const INGEST_NICE: i32 = 5;
+
+/// The runtime of the agents' tasks: one thread, so that what agents send takes one core at most, and little of the time of
+/// scrapes. Tasks take turns by batches. Listings are made by its blocking threads.
 #[derive(Debug)]
 struct Ingest(Option<Runtime>);
 
@@ -46,10 +74,18 @@ impl Ingest {
         let runtime = runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .thread_name("ingest")
+            .on_thread_start(|| {
+                // Of this thread alone; where it fails, threads are equal.
+                let _ = setpriority_process(None, INGEST_NICE);
+            })
             .enable_all()
             .build()
             .context("starting the runtime of the agents' tasks")?;
         Ok(Self(Some(runtime)))
+    }
+
+    fn handle(&self) -> runtime::Handle {
+        self.0.as_ref().map_or_else(runtime::Handle::current, |runtime| runtime.handle().clone())
     }
 
     fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) -> JoinHandle<()> {
@@ -74,29 +110,54 @@ impl Drop for Ingest {
 pub struct Prepared {
     directory: DirectoryLock,
     listener: std::net::TcpListener,
+    access: Arc<Access>,
+    tls: Option<Arc<Tls>>,
+    watched: Watched,
 }
 
-/// Takes the state directory and the address.
+/// Takes the state directory and the address, and reads who may look.
 pub fn prepare(config: &config::Exporter) -> anyhow::Result<Prepared> {
+    let mut paths = vec![config.access_file.clone()];
+    paths.extend(Files::of(config).iter().flat_map(Files::paths).cloned());
+    paths.extend(config.addresses_file.clone());
+    let watched = Watched::new(paths);
+    let access = Arc::new(Access::load(config)?);
+    let tls = load_tls(config).context("the TLS files of [exporter] cannot be used")?.map(Arc::new);
+    if tls.is_none() && !config.listen.ip().to_canonical().is_loopback() {
+        tracing::warn!(
+            "tokens are sent without encryption: set `tls_certificate` and `tls_key` of [exporter]"
+        );
+    }
+    otlp::check(&config.otlp).context("a destination of [[exporter.otlp]] cannot be used")?;
     let directory = ledger::file::take_directory(&config.state_directory)
         .context("`state_directory` of [exporter] cannot be used")?;
     let listener = std::net::TcpListener::bind(config.listen)
         .with_context(|| format!("`listen` of [exporter] cannot be used: {}", config.listen))?;
     listener.set_nonblocking(true)?;
-    Ok(Prepared { directory, listener })
+    Ok(Prepared { directory, listener, access, tls, watched })
+}
+
+/// What the configuration has of TLS.
+pub fn load_tls(config: &config::Exporter) -> Result<Option<Tls>, TlsError> {
+    Files::of(config).map(Tls::load).transpose()
 }
 
 /// Starts the exporter; it serves when this returns.
-pub fn start(prepared: Prepared, config: &config::Exporter, registry: PathBuf) -> anyhow::Result<Running> {
+pub fn start(
+    prepared: Prepared,
+    config: &config::Exporter,
+    objectives: Objectives,
+    registry: PathBuf,
+) -> anyhow::Result<Running> {
     let fleet = Fleet::new(
-        config.series_per_tenant,
+        config.limits(),
         Retention {
             scrapes: config.ended_scrapes,
             at_least: seconds(config.ended_keep_at_least_seconds),
             at_most: seconds(config.ended_keep_at_most_seconds),
         },
     );
-    let fleet = Arc::new(fleet.with_applications(ApplicationLimits {
+    let fleet = Arc::new(fleet.with_objectives(objectives).with_applications(ApplicationLimits {
         per_tenant: config.applications_per_tenant,
         idle: seconds(config.application_idle_seconds),
     }));
@@ -117,30 +178,71 @@ pub fn start(prepared: Prepared, config: &config::Exporter, registry: PathBuf) -
         orphan_grace: seconds(config.orphan_grace_seconds),
     };
     let ingest = Ingest::start()?;
+    let topology = Arc::new(Topology::new(config.topology_mib << 20));
+    if let Some(path) = &config.addresses_file {
+        topology.read_names(path).context("`addresses_file` of [exporter] cannot be used")?;
+    }
+    let encodings = Arc::new(Encodings::new(Arc::clone(&store), Arc::clone(&topology), ingest.handle()));
+    // Not waited for: it holds nothing that must be finished.
+    let sent = Arc::clone(&encodings);
+    let history = Arc::new(History::new(config.history_mib << 20));
+    let hour = LastHour { history: Arc::clone(&history), topology: Arc::clone(&topology) };
+    let held = hour.clone();
+    let shed = move || {
+        sent.shed();
+        held.shed();
+    };
+    tokio::spawn(memory::watch(Arc::clone(&fleet), shed, stopped.clone()));
+    // Not waited for: it holds nothing that must be finished.
+    let rounds = Rounds::start(&config.otlp, config.sampling(), &fleet, &stopped)?;
+    ingest.spawn(trace_rounds::keep(Arc::clone(&fleet), rounds, stopped.clone()));
+    let (burning, burns) = watch::channel(Vec::new());
+    let recorder = Recorder::start(Arc::clone(&fleet), hour, burning);
     let supervisor = ingest.spawn(Supervisor::new(links, watching, Arc::clone(&ready)).run());
+    if let Some(url) = fleet.objectives.webhook.as_deref().and_then(HttpUrl::parse) {
+        let repeat = seconds(fleet.objectives.webhook_repeat_seconds);
+        tokio::spawn(history::alerts::post(Webhook(url), repeat, burns, stopped.clone()));
+    }
     let app = App {
         fleet: Arc::clone(&fleet),
+        source: match Prometheus::new(config) {
+            Some(server) => Source::Prometheus(Arc::new(server)),
+            None => Source::Memory(Arc::clone(&history)),
+        },
+        history: Arc::clone(&history),
+        topology: Arc::clone(&topology),
         ready,
-        encodings: Arc::new(Encodings::new(Arc::clone(&store))),
-        listings: Arc::new(Semaphore::new(http::CONCURRENT_LISTINGS)),
+        encodings,
+        access: Arc::clone(&prepared.access),
+        streams: Arc::new(Streams::new(history.steps())),
+        classic_with_native: config.classic_with_native,
     };
     let server = tokio::spawn(http::server::serve(
         listener,
         http::router(app, Hosts::new(&config.hosts)),
-        config.http_connections_max,
-        seconds(config.http_timeout_seconds),
+        prepared.tls.clone(),
+        Bounds {
+            connections_max: config.http_connections_max,
+            client_max: config.http_connections_per_client,
+            io_timeout: seconds(config.http_timeout_seconds),
+        },
         stopped.clone(),
     ));
-    let ledger = tokio::spawn(ledger::keep(
-        Arc::clone(&fleet),
-        store,
-        seconds(config.ledger_interval_seconds),
-        stopped,
-    ));
+    let (reload, demanded) = watch::channel(0);
+    let names = config.addresses_file.clone().map(|path| (Arc::clone(&topology), path));
+    let read_again = read_again(prepared.access, prepared.tls, names, Arc::clone(&fleet));
+    // Not waited for: it holds nothing that must be finished.
+    tokio::spawn(reload::watch(prepared.watched, demanded, stopped.clone(), read_again));
+    let interval = seconds(config.ledger_interval_seconds);
+    let ledger = tokio::spawn(ledger::keep(Arc::clone(&fleet), store, interval, stopped));
     Ok(Running {
         address,
         fleet,
+        history,
+        topology,
+        recorder: Some(recorder),
         stop,
+        reload,
         server,
         supervisor,
         _ingest: ingest,
@@ -149,15 +251,62 @@ pub fn start(prepared: Prepared, config: &config::Exporter, registry: PathBuf) -
     })
 }
 
+/// Reads tokens, certificates and names of addresses again; the last ones stay in force while that fails.
+fn read_again(
+    access: Arc<Access>,
+    tls: Option<Arc<Tls>>,
+    names: Option<(Arc<Topology>, PathBuf)>,
+    fleet: Arc<Fleet>,
+) -> impl Fn() + Send + Sync + Clone + 'static {
+    let done = move |what: &'static str, error: Option<String>| match error {
+        None => tracing::info!("{what} were read again"),
+        Some(error) => {
+            fleet.own.reloads_failed.inc();
+            tracing::error!(error, "{what} could not be read again; the last ones stay in force");
+        }
+    };
+    move || {
+        done("tokens", access.reload().err().map(|error| error.to_string()));
+        if let Some(tls) = &tls {
+            done("certificates", tls.reload().err().map(|error| error.to_string()));
+        }
+        if let Some((topology, path)) = &names {
+            done("names of addresses", topology.read_names(path).err().map(|error| error.to_string()));
+        }
+    }
+}
+
 impl Running {
+    /// Reads the files that can change again, at once.
+    pub fn reload(&self) {
+        self.reload.send_modify(|demands| *demands += 1);
+    }
+
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// What it knows.
+    /// Its sandboxes and totals.
     pub fn fleet(&self) -> &Arc<Fleet> {
         &self.fleet
+    }
+
+    /// The last hour of every application.
+    pub fn history(&self) -> &Arc<History> {
+        &self.history
+    }
+
+    /// The last hour of who calls whom.
+    pub fn topology(&self) -> &Arc<Topology> {
+        &self.topology
+    }
+
+    /// Records no further step of the last hour by the clock: the caller decides when one ends.
+    pub async fn stop_recording(&mut self) {
+        if let Some(recorder) = self.recorder.take() {
+            recorder.stop().await;
+        }
     }
 
     /// Ends open requests, lets go of the agents, and writes the ledger.

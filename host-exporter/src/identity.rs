@@ -1,4 +1,4 @@
-//! Whose numbers they are: labels that come from the registry's record alone, never from a guest.
+//! The identity of a sandbox, as labels: from the registry's record alone, never from a guest.
 
 use porthole_registry::SandboxRecord;
 use serde::{Deserialize, Serialize};
@@ -35,6 +35,31 @@ impl From<&SandboxRecord> for Identity {
 }
 
 impl Identity {
+    /// One of containerd's default namespace and of no pod.
+    #[cfg(test)]
+    pub(crate) fn in_default(tenant: &str, service_name: &str, sandbox_id: &str) -> Self {
+        Self {
+            tenant: tenant.into(),
+            service_name: service_name.into(),
+            k8s_namespace_name: String::new(),
+            k8s_pod_name: String::new(),
+            containerd_namespace: "default".into(),
+            sandbox_id: sandbox_id.into(),
+        }
+    }
+
+    /// The labels with the identity of the sandbox; the container's is a series' own.
+    pub fn labels(&self) -> [(&'static str, &str); 6] {
+        [
+            ("tenant", &self.tenant),
+            ("service_name", &self.service_name),
+            ("k8s_namespace_name", &self.k8s_namespace_name),
+            ("k8s_pod_name", &self.k8s_pod_name),
+            ("containerd_namespace", &self.containerd_namespace),
+            ("sandbox_id", &self.sandbox_id),
+        ]
+    }
+
     /// The application that the sandbox is an instance of.
     pub fn application(&self) -> Application {
         Application { tenant: self.tenant.clone(), service_name: self.service_name.clone() }

@@ -1,6 +1,8 @@
 //! The instruments of the instance dimension in Prometheus' form: which histogram an exchange is recorded in, and which
 //! label each part of its key becomes. Everything derives from the table of protocols.
 
+pub mod resources;
+
 use std::sync::LazyLock;
 
 use porthole_protocol::Value;
@@ -25,7 +27,7 @@ pub struct Recorded {
     pub protocol: Protocol,
     /// The side.
     pub side: Side,
-    /// Label that tells protocols of one instrument apart.
+    /// Label that distinguishes the protocols of one instrument.
     pub system: Option<(&'static str, &'static str)>,
     /// Label of the operation; empty when it is no label.
     pub operation: &'static str,
@@ -33,6 +35,17 @@ pub struct Recorded {
     pub resource: &'static str,
     /// Label of the status.
     pub status: &'static str,
+}
+
+/// Names of the labels of a series, in the order of [`SeriesKey::texts`](crate::accumulate::series::SeriesKey::texts).
+pub fn label_names(protocol: Protocol, side: Side) -> [&'static str; 7] {
+    let recorded = INSTRUMENTS
+        .iter()
+        .flat_map(|instrument| &instrument.recorded)
+        .find(|recorded| (recorded.protocol, recorded.side) == (protocol, side));
+    let [operation, resource, status] =
+        recorded.map_or([""; 3], |recorded| [recorded.operation, recorded.resource, recorded.status]);
+    ["k8s_container_name", operation, resource, status, "error_type", "server_address", "server_port"]
 }
 
 /// The values of the labels that the parts of a key become. A part that is no label has no value, so that keys which

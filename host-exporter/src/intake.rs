@@ -3,24 +3,34 @@
 
 use porthole_agent_api::{
     agent,
-    limits::{BATCH_SERIES_MAX, BATCH_SPANS_MAX, KEY_STRING_MAX, KEY_WORD_MAX},
+    dependencies::Failure,
+    limits::{
+        BATCH_DEPENDENCIES_MAX, BATCH_RESOURCES_MAX, BATCH_SERIES_MAX, BATCH_SPANS_MAX, KEY_STRING_MAX,
+        KEY_WORD_MAX,
+    },
+    resources::{Measured, Resource},
 };
 use porthole_histogram::Histogram;
 
 use crate::{
     accumulate::{
-        series::{CheckedSeries, SeriesKey},
+        dependencies::{Connections, Failures, Reported},
+        series::{CheckedSeries, Labels, SeriesKey},
         values::Values,
     },
+    ids::{SpanId, TraceId},
     instrument,
-    protocol::{self, ErrorClass, Protocol, Side, SpanReason},
+    protocol::{self, ErrorClass, ParentCertainty, Protocol, Side, SpanReason},
     rejection::Rejection,
-    spans::CheckedSpan,
+    spans::{CheckedSpan, Context, Lineage},
 };
 
 /// Most exchanges of one series, and most of its bytes in units of 64 KiB: 100,000 a second for five years. Sums over
 /// all series, sandboxes and runs of agents stay far below 2^64.
 pub const COUNT_MAX: u64 = 1 << 44;
+
+/// Largest value of a resource: 36 years in nanoseconds, an exbibyte.
+pub const RESOURCE_MAX: u64 = 1 << 60;
 
 /// Largest text of an agent about itself that is kept, in bytes.
 pub const ABOUT_TEXT_MAX: usize = 256;
@@ -30,7 +40,11 @@ pub const ABOUT_TEXTS_MAX: usize = 32;
 
 /// Checks what concerns a batch as a whole.
 pub fn check_batch(batch: &agent::Batch, epoch: u64) -> Result<(), Rejection> {
-    if batch.series.len() > BATCH_SERIES_MAX || batch.spans.len() > BATCH_SPANS_MAX {
+    if batch.series.len() > BATCH_SERIES_MAX
+        || batch.spans.len() > BATCH_SPANS_MAX
+        || batch.resources.len() > BATCH_RESOURCES_MAX
+        || batch.dependencies.len() > BATCH_DEPENDENCIES_MAX
+    {
         return Err(Rejection::BatchTooLarge);
     }
     if batch.epoch != epoch {
@@ -62,21 +76,13 @@ pub fn check_series(wire: agent::Series) -> Result<CheckedSeries, Rejection> {
     let (peer_address, peer_port) = split_peer(&key.peer);
     let [operation, resource, status] =
         instrument::label_values(protocol, [&key.operation, &key.resource, &key.status]);
-    let error_type = protocol::error_type(protocol, side, error, status).into();
+    let error_type = protocol::error_type(protocol, side, error, status);
+    let labels =
+        Labels { operation, resource, status, error_type, peer_address, peer_port, ..Labels::default() };
     Ok(CheckedSeries {
         id: wire.id,
         container_id: key.container_id,
-        key: SeriesKey {
-            protocol,
-            side,
-            container: Box::default(),
-            peer_address: peer_address.into(),
-            peer_port: peer_port.into(),
-            operation: operation.into(),
-            resource: resource.into(),
-            status: status.into(),
-            error_type,
-        },
+        key: SeriesKey::new(protocol, side, labels).map_err(|_| Rejection::TextTooLong)?,
         error,
         values: Values { durations, request_bytes: wire.request_bytes, response_bytes: wire.response_bytes },
     })
@@ -96,7 +102,74 @@ pub fn check_span(wire: agent::Span) -> Result<CheckedSpan, Rejection> {
         thread_id: wire.thread_id,
         local: wire.local.into(),
         remote: wire.remote.into(),
+        lineage: Lineage {
+            context: check_context(&wire.trace_id, &wire.parent_span_id, wire.trace_sampled)?,
+            number: wire.number,
+            parent: wire.parent,
+            certainty: ParentCertainty::from_wire(wire.certainty),
+        },
     })
+}
+
+/// Checks a trace context. Ids of zeros stand for none (W3C Trace Context, 3.2.2).
+fn check_context(trace: &[u8], parent: &[u8], is_sampled: bool) -> Result<Option<Context>, Rejection> {
+    fn id<const N: usize>(bytes: &[u8]) -> Result<Option<[u8; N]>, Rejection> {
+        if bytes.is_empty() {
+            return Ok(None);
+        }
+        let id: [u8; N] = bytes.try_into().map_err(|_| Rejection::SpanContextMalformed)?;
+        Ok((id != [0; N]).then_some(id))
+    }
+    let (trace, parent) = (id(trace)?.map(TraceId), id(parent)?.map(SpanId));
+    Ok(trace.map(|trace| Context { trace, parent, is_sampled }))
+}
+
+/// Checks the connections to one address.
+pub fn check_dependency(wire: agent::Dependency) -> Result<Reported, Rejection> {
+    check_text(&wire.container_id, KEY_STRING_MAX)?;
+    check_text(&wire.peer, KEY_STRING_MAX)?;
+    let made = match wire.made.as_ref() {
+        Some(histogram) => Histogram::try_from(histogram).map_err(|_| Rejection::HistogramMalformed)?,
+        None => Histogram::default(),
+    };
+    let counts = [made.count(), wire.retransmitted_segments];
+    if counts.iter().chain(&wire.failed).chain(&wire.broken).any(|&count| count > COUNT_MAX) {
+        return Err(Rejection::CountTooLarge);
+    }
+    let (address, port) = split_peer(&wire.peer);
+    Ok(Reported {
+        address: address.into(),
+        port: port.into(),
+        connections: Connections {
+            made,
+            failed: by_reason(&wire.failed),
+            broken: by_reason(&wire.broken),
+            retransmitted_segments: wire.retransmitted_segments,
+            round_trip_us: wire.round_trip_us,
+        },
+        container_id: wire.container_id,
+        begun: wire.begun,
+    })
+}
+
+/// Counts by reason; those of reasons of a later contract are among the others.
+fn by_reason(counts: &[u64]) -> Failures {
+    let mut all = [0; Failure::ALL.len()];
+    for (at, count) in counts.iter().enumerate() {
+        let at = if at < all.len() { at } else { Failure::Other as usize };
+        all[at] = count.saturating_add(all[at]);
+    }
+    all
+}
+
+/// Checks the resources of one container, or of the guest.
+pub fn check_resources(wire: agent::Resources) -> Result<(String, Measured), Rejection> {
+    check_text(&wire.container_id, KEY_STRING_MAX)?;
+    let measured = Measured::from_wire(&wire).ok_or(Rejection::ResourcesMalformed)?;
+    if Resource::ALL.iter().any(|&resource| measured.get(resource) > Some(RESOURCE_MAX)) {
+        return Err(Rejection::CountTooLarge);
+    }
+    Ok((wire.container_id, measured))
 }
 
 fn check_text(text: &str, bytes_max: usize) -> Result<(), Rejection> {
@@ -170,9 +243,9 @@ mod tests {
     #[test]
     fn a_good_series_keeps_all_its_parts() {
         let checked = check_series(series()).expect("good");
-        assert_eq!(&*checked.key.peer_address, "fd00::1");
-        assert_eq!(&*checked.key.peer_port, "8080");
-        assert_eq!(&*checked.key.error_type, "503");
+        assert_eq!(checked.key.labels().peer_address, "fd00::1");
+        assert_eq!(checked.key.labels().peer_port, "8080");
+        assert_eq!(checked.key.labels().error_type, "503");
         assert_eq!(checked.values.durations.count(), 1);
     }
 
@@ -200,6 +273,74 @@ mod tests {
         assert_eq!(check_series(wire).expect_err("refused"), Rejection::HistogramMalformed);
         let keyless = agent::Series { id: 1, ..Default::default() };
         assert_eq!(check_series(keyless).expect_err("refused"), Rejection::KeyMissing);
+    }
+
+    #[test]
+    fn resources_are_checked_by_value_and_form() {
+        let wire = |id: &str, measured, values: &[u64]| agent::Resources {
+            container_id: id.into(),
+            measured,
+            values: values.to_vec(),
+            ..Default::default()
+        };
+        let (id, measured) = check_resources(wire("c", 0b101, &[7, RESOURCE_MAX])).expect("good");
+        assert_eq!((id.as_str(), measured.get(Resource::CpuUser)), ("c", Some(7)));
+        for (wire, rejection) in [
+            (wire("c", 0b101, &[7]), Rejection::ResourcesMalformed),
+            (wire("c", 0, &[7; 1000]), Rejection::ResourcesMalformed),
+            (wire("c", 1, &[RESOURCE_MAX + 1]), Rejection::CountTooLarge),
+            (wire("c\n", 1, &[1]), Rejection::TextCharacters),
+            (wire(&"c".repeat(257), 1, &[1]), Rejection::TextTooLong),
+        ] {
+            assert_eq!(check_resources(wire), Err(rejection));
+        }
+    }
+
+    #[test]
+    fn connections_are_checked_by_value_and_form() {
+        let wire = |change: fn(&mut agent::Dependency)| {
+            let mut wire = agent::Dependency {
+                container_id: "c".into(),
+                peer: "10.0.0.1:80".into(),
+                failed: vec![3],
+                ..Default::default()
+            };
+            change(&mut wire);
+            check_dependency(wire)
+        };
+        let good =
+            wire(|wire| wire.broken = [vec![0; Failure::ALL.len()], vec![2, 3]].concat()).expect("good");
+        assert_eq!((&*good.address, &*good.port), ("10.0.0.1", "80"));
+        assert_eq!(good.connections.failed[Failure::Refused as usize], 3);
+        assert_eq!(good.connections.broken[Failure::Other as usize], 5, "of a later contract");
+        assert_eq!(wire(|wire| wire.peer = "x".repeat(257)), Err(Rejection::TextTooLong));
+        assert_eq!(wire(|wire| wire.container_id = "\n".into()), Err(Rejection::TextCharacters));
+        assert_eq!(wire(|wire| wire.failed = vec![0, COUNT_MAX + 1]), Err(Rejection::CountTooLarge));
+        assert_eq!(wire(|wire| wire.retransmitted_segments = u64::MAX), Err(Rejection::CountTooLarge));
+        let histogram = agent::Histogram { count: 3, ..Default::default() };
+        let malformed = agent::Dependency { made: Some(histogram).into(), ..Default::default() };
+        assert_eq!(check_dependency(malformed), Err(Rejection::HistogramMalformed));
+    }
+
+    #[test]
+    fn ids_of_a_trace_context_have_their_lengths() {
+        let checked = |trace: &[u8], parent: &[u8]| {
+            let wire = agent::Span {
+                reason: agent::SpanReason::SPAN_REASON_RATE.into(),
+                trace_id: trace.to_vec(),
+                parent_span_id: parent.to_vec(),
+                ..Default::default()
+            };
+            check_span(wire).map(|span| span.lineage.context)
+        };
+        let context = checked(&[1; 16], &[2; 8]).expect("good").expect("a context");
+        assert_eq!((context.trace, context.parent), (TraceId([1; 16]), Some(SpanId([2; 8]))));
+        assert_eq!(checked(&[], &[]), Ok(None));
+        assert_eq!(checked(&[0; 16], &[2; 8]), Ok(None));
+        assert_eq!(checked(&[1; 16], &[0; 8]).expect("good").and_then(|context| context.parent), None);
+        for (trace, parent) in [(15, 8), (17, 8), (16, 7), (16, 9), (0, 1), (1, 0)] {
+            assert_eq!(checked(&vec![1; trace], &vec![1; parent]), Err(Rejection::SpanContextMalformed));
+        }
     }
 
     #[test]

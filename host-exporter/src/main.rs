@@ -5,13 +5,16 @@ use std::{net::SocketAddr, path::PathBuf, process::ExitCode};
 use anyhow::Context as _;
 use clap::Parser;
 use porthole_config::{ConfigFile, LOG_ENV};
-use porthole_exporter::{config, exporter};
+use porthole_exporter::{config, exporter, http::access::Access, memory, objectives::Objectives, otlp};
 use porthole_registry::RegistrySettings;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
 /// Exit code for a configuration that cannot be used (sysexits.h, `EX_CONFIG`).
 const EXIT_CONFIG: u8 = 78;
+
+/// Threads for encodings, listings, the ledger and the registry.
+const BLOCKING_THREADS_MAX: usize = 8;
 
 /// Collects from the agents of all sandboxes on this host and serves their metrics to Prometheus.
 #[derive(Debug, Parser)]
@@ -33,10 +36,13 @@ struct Arguments {
 const EXAMPLES: &str = "\
 Examples:
   porthole-exporter
-  porthole-exporter --config ./porthole.toml --listen 0.0.0.0:9464
+  porthole-exporter --config ./porthole.toml --listen 0.0.0.0:9464   needs tokens: `porthole token create`
   porthole-exporter --check-config
   curl http://127.0.0.1:9464/metrics
   curl http://127.0.0.1:9464/api/v1/applications?tenant=acme
+  curl -H \"Authorization: Bearer $(cat acme.token)\" http://node:9464/tenants/acme/metrics
+
+SIGHUP reads tokens again; a change of their file does so within a second.
 
 Environment:
   PORTHOLE_CONFIG  configuration file
@@ -53,18 +59,18 @@ fn main() -> ExitCode {
     let filter = EnvFilter::try_from_env(LOG_ENV).unwrap_or_else(|_| EnvFilter::new("info"));
     let ansi = std::io::IsTerminal::is_terminal(&std::io::stderr());
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(ansi).init();
-    let (config, registry) = match load(&arguments) {
-        Ok(loaded) => loaded,
+    let configuration = match load(&arguments) {
+        Ok(configuration) => configuration,
         Err(error) => {
             eprintln!("porthole-exporter: {error:#}");
             return ExitCode::from(EXIT_CONFIG);
         }
     };
     if arguments.check_config {
-        println!("registry = {}\n{config:#?}", registry.directory.display());
+        println!("{configuration:#?}");
         return ExitCode::SUCCESS;
     }
-    match run(&config, registry) {
+    match run(configuration) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("porthole-exporter: {error:#}");
@@ -73,35 +79,54 @@ fn main() -> ExitCode {
     }
 }
 
-fn load(arguments: &Arguments) -> anyhow::Result<(config::Exporter, RegistrySettings)> {
-    let file = ConfigFile::load(arguments.config.as_deref())?;
-    let mut config: config::Exporter = file.section()?;
-    if let Some(listen) = arguments.listen {
-        config.listen = listen;
-    }
-    config.validate()?;
-    Ok((config, file.section()?))
+/// The sections of the configuration that concern the exporter.
+#[derive(Debug)]
+struct Configuration {
+    exporter: config::Exporter,
+    objectives: Objectives,
+    registry: RegistrySettings,
 }
 
-fn run(config: &config::Exporter, registry: RegistrySettings) -> anyhow::Result<()> {
+fn load(arguments: &Arguments) -> anyhow::Result<Configuration> {
+    let file = ConfigFile::load(arguments.config.as_deref())?;
+    let mut settings: config::Exporter = file.section()?;
+    if let Some(listen) = arguments.listen {
+        settings.listen = listen;
+    }
+    settings.validate()?;
+    Access::load(&settings)?;
+    exporter::load_tls(&settings).context("the TLS files of [exporter] cannot be used")?;
+    otlp::check(&settings.otlp).context("a destination of [[exporter.otlp]] cannot be used")?;
+    let objectives: Objectives = file.section()?;
+    objectives.validate()?;
+    Ok(Configuration { exporter: settings, objectives, registry: file.section()? })
+}
+
+fn run(Configuration { exporter: config, objectives, registry }: Configuration) -> anyhow::Result<()> {
+    memory::limit_arenas();
     raise_descriptor_limit();
-    let prepared = exporter::prepare(config)?;
+    let prepared = exporter::prepare(&config)?;
     // Before the runtime's threads exist: each thread has capabilities of its own.
     drop_capabilities();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
+        .max_blocking_threads(BLOCKING_THREADS_MAX)
         .enable_all()
         .build()
         .context("starting the runtime")?;
     runtime.block_on(async {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut hangup = signal(SignalKind::hangup())?;
         let directory = registry.directory.clone();
-        let running = exporter::start(prepared, config, registry.directory)?;
+        let running = exporter::start(prepared, &config, objectives, registry.directory)?;
         tracing::info!(listen = %running.address(), registry = %directory.display(), "serving");
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
+        loop {
+            tokio::select! {
+                _ = terminate.recv() => break,
+                _ = interrupt.recv() => break,
+                Some(()) = hangup.recv() => running.reload(),
+            }
         }
         tracing::info!("stopping");
         running.stop().await;
@@ -121,11 +146,24 @@ fn raise_descriptor_limit() {
     }
 }
 
-/// From here on the uid must be enough: sockets and registry are root's, and root owns them without capabilities.
+/// What is needed from here on: sockets and records belong to root. Root needs no capability for them; another user needs
+/// the one that disregards permissions, and uses it within what its mount namespace shows
+/// (`deploy/systemd/porthole-exporter.service`).
 fn drop_capabilities() {
-    use caps::CapSet;
-    for set in [CapSet::Ambient, CapSet::Effective, CapSet::Permitted, CapSet::Inheritable] {
-        if let Err(error) = caps::clear(None, set) {
+    use caps::{CapSet, Capability, CapsHashSet};
+    let permitted = caps::read(None, CapSet::Permitted).unwrap_or_default();
+    let mut kept = CapsHashSet::new();
+    if !nix::unistd::geteuid().is_root() && permitted.contains(&Capability::CAP_DAC_OVERRIDE) {
+        kept.insert(Capability::CAP_DAC_OVERRIDE);
+    }
+    let none = CapsHashSet::new();
+    for (set, kept) in [
+        (CapSet::Ambient, &none),
+        (CapSet::Inheritable, &none),
+        (CapSet::Effective, &kept),
+        (CapSet::Permitted, &kept),
+    ] {
+        if let Err(error) = caps::set(None, set, kept) {
             tracing::warn!(%error, ?set, "capabilities stay as they are");
         }
     }

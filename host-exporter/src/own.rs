@@ -31,29 +31,51 @@ own_counts! {
     /// Series in batches that were counted.
     series_updates, "porthole_series_updates", "Series in batches that were counted";
     /// Of those, counted in `other`.
-    series_updates_folded, "porthole_series_updates_folded", "Series in batches that were counted in other because the tenant's budget is used up";
+    series_updates_overflowed, "porthole_series_updates_overflowed", "Series in batches that were counted in an overflow series because the tenant's budget is used up";
     /// Of those, with a container that the record does not list.
     series_updates_unlisted, "porthole_series_updates_unlisted_container", "Series in batches that name a container which the sandbox's record does not list";
     /// Connections or attempts that failed or ended.
     link_failures, "porthole_agent_connection_failures", "Connections to agents, or attempts, that failed or ended";
     /// Agents that were left alone for a while.
-    quarantines, "porthole_agent_quarantines", "Times an agent was left alone for a while because it did not keep to the contract";
+    quarantines, "porthole_agent_quarantines", "Times an agent was quarantined because it broke the contract";
     /// Connections after the first one of a sandbox.
     reconnects, "porthole_agent_reconnects", "Connections to agents after the first one of a sandbox";
     /// Tasks of links that ended unexpectedly.
     task_failures, "porthole_exporter_task_failures", "Tasks of sandboxes that ended unexpectedly and were started again";
+    /// Last states of agents that were counted.
+    last_states, "porthole_last_states", "Last states of agents, left by companions at the end of their sandboxes, that were counted";
+    /// Of those, cut.
+    last_states_truncated, "porthole_last_states_truncated", "Last states with less than the agent had: a file holds 2 MiB, and all of a host 64 MiB";
+    /// Last states that could not be read.
+    last_states_unusable, "porthole_last_states_unusable", "Last states of agents that could not be read and were removed";
+    /// Sandboxes that ended without their agent's last state.
+    abrupt_ends, "porthole_sandbox_abrupt_ends", "Sandboxes that ended without their agent's last state";
+    /// Spans that OTLP's destinations took.
+    otlp_spans_sent, "porthole_otlp_spans_sent", "Spans that were sent by OTLP and taken, once for each destination";
+    /// Spans that they refused for good.
+    otlp_spans_refused, "porthole_otlp_spans_refused", "Spans that a destination of OTLP refused for good";
+    /// Spans for which a queue had no room, or whose time was over.
+    otlp_spans_undelivered, "porthole_otlp_spans_undelivered", "Spans for which the queue of a destination of OTLP had no room, or that could not be delivered in time";
     /// Records that changed their identity.
-    identity_changes, "porthole_registry_identity_changes", "Times a record changed whose sandbox it is, which was ignored";
+    identity_changes, "porthole_registry_identity_changes", "Sandboxes whose tenant, application, pod or container the host gave another name while they ran";
     /// Whole expositions sent.
     scrapes, "porthole_exporter_scrapes", "Expositions that were sent whole";
     /// Expositions that were refused or cut off.
     scrapes_failed, "porthole_exporter_scrapes_failed", "Expositions that could not be encoded, or that were cut off because the client did not read them";
+    /// Expositions of one tenant sent.
+    tenant_scrapes, "porthole_exporter_tenant_scrapes", "Expositions of one tenant that were sent whole";
+    /// Expositions of one tenant that were refused or cut off.
+    tenant_scrapes_failed, "porthole_exporter_tenant_scrapes_failed", "Expositions of one tenant that could not be encoded, or that were cut off because the client did not read them";
+    /// Requests without a valid token, or with one for something else.
+    requests_denied, "porthole_exporter_requests_denied", "Requests without a valid token, or with one for something else";
+    /// Files that could not be read again.
+    reloads_failed, "porthole_exporter_reloads_failed", "Times that tokens or certificates had changed and could not be used; the last ones stay in force";
     /// Applications whose totals were dropped.
-    applications_forgotten, "porthole_applications_forgotten", "Applications whose totals were dropped, because they had no sandbox for long or made room for others";
+    applications_forgotten, "porthole_applications_forgotten", "Applications whose totals were dropped: without a sandbox for application_idle_seconds, or to make room for others of their tenant";
     /// Entries of the ledger that could not be read.
     ledger_entries_dropped, "porthole_exporter_ledger_entries_dropped", "Entries of the ledger that could not be read at the start and were left out";
     /// Ledgers written.
     ledger_writes, "porthole_exporter_ledger_writes", "Times the ledger was written";
     /// Ledgers that could not be written.
-    ledger_failures, "porthole_exporter_ledger_failures", "Times the ledger could not be written";
+    ledger_failures, "porthole_exporter_ledger_failures", "Writes of the ledger that failed; the totals then live in memory only";
 }

@@ -48,6 +48,16 @@ wire_enum! {
 }
 
 wire_enum! {
+    /// How an agent came into its guest.
+    Placement from Placement {
+        /// The guest's image carries it.
+        BuiltIn = PLACEMENT_BUILT_IN, "built_in";
+        /// The companion started it as a further container.
+        Sidecar = PLACEMENT_SIDECAR, "sidecar";
+    }
+}
+
+wire_enum! {
     /// Why an exchange was sampled as a span.
     SpanReason from SpanReason {
         /// It failed.
@@ -59,8 +69,20 @@ wire_enum! {
     }
 }
 
+wire_enum! {
+    /// How an agent knows during which request a call was made.
+    ParentCertainty from ParentCertainty {
+        /// Its thread did nothing else meanwhile.
+        Thread = PARENT_CERTAINTY_THREAD, "thread";
+        /// By the order of a task's reads and writes.
+        Task = PARENT_CERTAINTY_TASK, "task";
+        /// By the ids in the request.
+        Propagated = PARENT_CERTAINTY_PROPAGATED, "propagated";
+    }
+}
+
 /// Value of `error.type` for an exchange: empty where OpenTelemetry calls it no error (HTTP and gRPC semantic
-/// conventions: an answer that says the request was at fault is no error of the server). `status` is the attribute's value.
+/// conventions: a response that blames the request is no error of the server). `status` is the attribute's value.
 pub fn error_type(protocol: Protocol, side: Side, error: ErrorClass, status: &str) -> &str {
     match error {
         ErrorClass::None => "",

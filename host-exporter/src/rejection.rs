@@ -3,11 +3,11 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 macro_rules! rejections {
-    ($($(#[$meta:meta])* $name:ident = $text:literal;)+) => {
+    ($(#[doc = $doc:literal] $name:ident = $text:literal;)+) => {
         /// Why something that an agent sent was not counted.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, thiserror::Error)]
         pub enum Rejection {
-            $($(#[$meta])* #[error($text)] $name,)+
+            $(#[doc = $doc] #[error($text)] $name,)+
         }
 
         impl Rejection {
@@ -18,53 +18,66 @@ macro_rules! rejections {
             pub fn as_str(self) -> &'static str {
                 match self { $(Self::$name => $text),+ }
             }
+
+            /// What was refused, in a line for people.
+            pub fn meaning(self) -> &'static str {
+                match self { $(Self::$name => $doc),+ }
+            }
         }
     };
 }
 
 rejections! {
-    /// A batch with more series or spans than the contract allows.
+    /// A batch with more than 512 series, 256 spans, resources of 65 containers, connections to 64 addresses, or 512 fields that the contract does not have.
     BatchTooLarge = "batch_too_large";
     /// A batch that is no message of the contract.
     BatchMalformed = "batch_malformed";
-    /// An answer to a call that is larger than any of the contract.
+    /// An answer to a call of more than 32 KiB.
     ResponseTooLarge = "response_too_large";
+    /// An answer to a call that cannot be decoded, or has more texts or fields than any of the contract.
+    ResponseMalformed = "response_malformed";
     /// A frame of a type that an agent does not send.
     FrameUnknown = "frame_unknown";
-    /// A batch of another epoch than the agent named when the connection began.
+    /// A batch of another epoch of the agent than the connection began with.
     EpochMismatch = "epoch_mismatch";
-    /// An epoch that was left before.
+    /// An epoch of the agent that had been replaced by a later one.
     EpochReturned = "epoch_returned";
-    /// A text longer than the contract allows.
+    /// A text over 256 bytes in a series' key or a span; an operation or a status over 64 bytes.
     TextTooLong = "text_too_long";
     /// A text with control characters.
     TextCharacters = "text_characters";
-    /// A protocol that this build does not know.
+    /// A protocol unknown to this exporter.
     ProtocolUnknown = "protocol_unknown";
     /// Neither server nor client.
     SideUnknown = "side_unknown";
-    /// An error class that this build does not know.
+    /// An error class unknown to this exporter.
     ErrorClassUnknown = "error_class_unknown";
     /// A series without a key.
     KeyMissing = "key_missing";
-    /// A series id whose key changed within the epoch.
+    /// A series whose key changed within one run of the agent.
     KeyChanged = "key_changed";
     /// A histogram that contradicts itself.
     HistogramMalformed = "histogram_malformed";
-    /// A count or a sum beyond what a guest can reach.
+    /// More than 2^44 exchanges, or 2^60 bytes, in one series; more than 2^60 of a resource.
     CountTooLarge = "count_too_large";
     /// A cumulative value smaller than before.
     WentBackwards = "went_backwards";
     /// A count of the agent's own smaller than before.
     CountersWentBackwards = "counters_went_backwards";
-    /// More series than a sandbox may have.
+    /// Series beyond the 4096 of a sandbox, connections to addresses beyond 256.
     SandboxSeriesLimit = "sandbox_series_limit";
-    /// More series than the tenant's budget.
+    /// Series beyond the tenant's budget that `other` cannot take either.
     TenantSeriesLimit = "tenant_series_limit";
-    /// A span of a series that was not reported, or was refused.
+    /// Series, or values that need further buckets, beyond the tenant's or the node's budget of memory.
+    TenantMemoryLimit = "tenant_memory_limit";
+    /// A span of a series that was not reported, or was rejected.
     SpanSeriesUnknown = "span_series_unknown";
-    /// A span that says not, or not intelligibly, why it was chosen.
+    /// A span without a known reason for its sampling.
     SpanReasonUnknown = "span_reason_unknown";
+    /// A span with a trace context whose ids have other lengths than W3C Trace Context gives them.
+    SpanContextMalformed = "span_context_malformed";
+    /// Resources with other than one value for each thing that is reported as measured.
+    ResourcesMalformed = "resources_malformed";
 }
 
 impl Rejection {
@@ -73,7 +86,11 @@ impl Rejection {
     pub fn weight(self) -> f64 {
         match self {
             // Whole frames.
-            Self::BatchTooLarge | Self::BatchMalformed | Self::ResponseTooLarge | Self::FrameUnknown => 10.0,
+            Self::BatchTooLarge
+            | Self::BatchMalformed
+            | Self::ResponseTooLarge
+            | Self::ResponseMalformed
+            | Self::FrameUnknown => 10.0,
             Self::EpochMismatch
             | Self::EpochReturned
             | Self::TextTooLong
@@ -83,12 +100,15 @@ impl Rejection {
             | Self::HistogramMalformed
             | Self::CountTooLarge
             | Self::WentBackwards
-            | Self::CountersWentBackwards => 1.0,
+            | Self::CountersWentBackwards
+            | Self::SpanContextMalformed
+            | Self::ResourcesMalformed => 1.0,
             Self::ProtocolUnknown
             | Self::SideUnknown
             | Self::ErrorClassUnknown
             | Self::SandboxSeriesLimit
             | Self::TenantSeriesLimit
+            | Self::TenantMemoryLimit
             | Self::SpanSeriesUnknown
             | Self::SpanReasonUnknown => 0.0,
         }

@@ -1,11 +1,16 @@
 //! The newest spans of each tenant, in memory.
 //!
 //! What failed or was slow and what was only sampled are kept apart, each with bounds of its own, so that samples push
-//! out no error. A sandbox that is over its bound loses its own oldest spans, and so cannot push out its neighbours'; a
-//! tenant that is over its bound loses its oldest ones.
+//! out no error. A sample of a trace in which something failed or was slow takes room that the former leave ([`SpanStore::promote`]),
+//! until they need it, so that the trace stays whole. A sandbox that is over its bound loses its own oldest spans, and so cannot push out
+//! its neighbours', but for what is left of kept traces that its own were of ([`crate::sampling`]); a tenant that is over its bound loses its oldest ones, and samples before others.
+
+mod exemplar;
+mod shelf;
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -16,17 +21,22 @@ use std::{
 use parking_lot::Mutex;
 use serde::Serialize;
 
+pub use self::exemplar::{Exemplar, Exemplars, TENANT_EXEMPLARS_MAX};
+use self::shelf::{MARKED, OfTenant, SAMPLED};
 use crate::{
-    accumulate::series::SeriesKey,
+    accumulate::{budget::TenantBudget, cost, series::SeriesKey},
+    guest_clock::Offset,
     identity::Identity,
-    protocol::{ErrorClass, SpanReason},
+    ids::{IdKeys, SpanId, TraceId},
+    protocol::{ErrorClass, ParentCertainty, SpanReason},
 };
 
-/// Most spans of one kind of a sandbox: failed or slow ones, sampled ones.
-pub const SANDBOX_SPANS_MAX: [usize; 2] = [512, 256];
+/// Most spans of one kind of a sandbox: failed or slow ones, sampled ones. An agent sends 50 in a second, and twice as many at once; there
+/// is room for them until their traces are decided ([`crate::trace_rounds`]).
+pub const SANDBOX_SPANS_MAX: [usize; 2] = [512, 512];
 
-/// The same of a tenant.
-pub const TENANT_SPANS_MAX: [usize; 2] = [4_096, 2_048];
+/// The same of a tenant: room for eight sandboxes that send as many as they may.
+pub const TENANT_SPANS_MAX: [usize; 2] = [4_096, 4_096];
 
 /// How long a span is kept.
 pub const KEEP: Duration = Duration::from_hours(1);
@@ -38,20 +48,30 @@ pub enum Eviction {
     SandboxLimit,
     /// Its tenant had newer ones.
     TenantLimit,
+    /// Its tenant's budget of memory was needed for newer ones, or for something else.
+    MemoryLimit,
     /// It was old.
     Age,
+    /// Its trace was not sampled.
+    Sampling,
+    /// Another span of its trace, in which nothing failed, is no longer kept.
+    CutTrace,
 }
 
 impl Eviction {
     /// Every reason.
-    pub const ALL: [Self; 3] = [Self::SandboxLimit, Self::TenantLimit, Self::Age];
+    pub const ALL: [Self; 6] =
+        [Self::SandboxLimit, Self::TenantLimit, Self::MemoryLimit, Self::Age, Self::Sampling, Self::CutTrace];
 
     /// The word used in labels.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::SandboxLimit => "sandbox_limit",
             Self::TenantLimit => "tenant_limit",
+            Self::MemoryLimit => "memory_limit",
             Self::Age => "age",
+            Self::Sampling => "sampling",
+            Self::CutTrace => "cut_trace",
         }
     }
 }
@@ -77,16 +97,102 @@ pub struct CheckedSpan {
     pub local: Box<str>,
     /// The other end.
     pub remote: Box<str>,
+    /// Where it belongs.
+    #[serde(skip)]
+    pub lineage: Lineage,
+}
+
+#[cfg(test)]
+impl CheckedSpan {
+    /// One of which no more is known.
+    pub(crate) fn lasting(reason: SpanReason, duration_ns: u64) -> Self {
+        Self {
+            start_unix_ns: 1,
+            duration_ns,
+            request_bytes: 0,
+            response_bytes: 0,
+            reason,
+            process_id: 0,
+            thread_id: 0,
+            local: Box::default(),
+            remote: Box::default(),
+            lineage: Lineage::default(),
+        }
+    }
+}
+
+/// Which trace and which exchange a span belongs to, as its agent reports it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Lineage {
+    /// The context that its request carries.
+    pub context: Option<Context>,
+    /// Its number in its agent's life; 0 from an agent that gives none.
+    pub number: u64,
+    /// The number of the server's exchange during which it was made; 0 where that is not known.
+    pub parent: u64,
+    /// How that is known.
+    pub certainty: Option<ParentCertainty>,
+}
+
+/// A trace context that a request carries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Context {
+    /// The trace.
+    pub trace: TraceId,
+    /// The caller's span.
+    pub parent: Option<SpanId>,
+    /// Whether the trace is marked as sampled.
+    pub is_sampled: bool,
+}
+
+/// Both ends of a TCP or UDP connection, as a span's sandbox sees them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Connection {
+    /// This end.
+    pub local: SocketAddr,
+    /// The other end.
+    pub remote: SocketAddr,
+    /// Whether the host knows this end's address as the sandbox's own.
+    pub is_own: bool,
+}
+
+impl Connection {
+    /// The connection of a span; none of a socket path and where an end is not known.
+    pub fn of(span: &CheckedSpan, own: &[IpAddr]) -> Option<Self> {
+        let end = |text: &str| {
+            let end: SocketAddr = text.parse().ok()?;
+            Some(SocketAddr::new(end.ip().to_canonical(), end.port()))
+        };
+        let (local, remote) = (end(&span.local)?, end(&span.remote)?);
+        let is_own = own.iter().any(|address| address.to_canonical() == local.ip());
+        Some(Self { local, remote, is_own })
+    }
+
+    /// Whether both ends are in one network namespace.
+    pub fn is_inside(&self) -> bool {
+        self.local.ip().is_loopback() && self.remote.ip().is_loopback()
+    }
+}
+
+/// What the host adds to a span when it comes.
+#[derive(Clone, Copy, Debug)]
+pub struct Reception {
+    /// When it came, milliseconds since 1970-01-01T00:00:00Z.
+    pub unix_ms: u64,
+    /// The host's clock less the guest's.
+    pub offset: Offset,
+    /// Its connection.
+    pub connection: Option<Connection>,
 }
 
 /// A span that is kept.
 #[derive(Clone, Debug)]
 pub struct Kept {
-    /// Counts up with every span of the tenant.
+    /// Counts up with every span.
     pub number: u64,
-    /// When it came, milliseconds since 1970-01-01T00:00:00Z.
-    pub received_unix_ms: u64,
-    /// Whose it is, as the host knows.
+    /// What the host added.
+    pub reception: Reception,
+    /// The identity of its sandbox, from the host.
     pub identity: Arc<Identity>,
     /// What it has in common with its series.
     pub key: Arc<SeriesKey>,
@@ -96,73 +202,33 @@ pub struct Kept {
     pub span: CheckedSpan,
 }
 
-/// One kind of spans of a tenant.
-#[derive(Debug, Default)]
-struct Shelf {
-    by_number: BTreeMap<u64, Kept>,
-    /// Numbers of each sandbox, the oldest first.
-    by_sandbox: BTreeMap<String, VecDeque<u64>>,
-}
-
-impl Shelf {
-    /// Removes the tenant's oldest.
-    fn remove_oldest(&mut self) {
-        let Some((_, oldest)) = self.by_number.pop_first() else { return };
-        let sandbox = &oldest.identity.sandbox_id;
-        if let Some(numbers) = self.by_sandbox.get_mut(sandbox) {
-            // The tenant's oldest is its sandbox's oldest.
-            numbers.pop_front();
-            if numbers.is_empty() {
-                self.by_sandbox.remove(sandbox);
-            }
-        }
+impl Kept {
+    /// Bytes of memory, with what is remembered of it: that its trace is kept, and that it was sent. The key counts with each: its
+    /// series may be gone.
+    fn bytes(&self) -> usize {
+        cost::ascending_map_entry::<u64, Arc<Self>>()
+            + cost::block(size_of::<Self>() + 16)
+            + 2 * size_of::<u64>()
+            + cost::table_entry::<u64, u64>()
+            + cost::table_entry::<u64, ()>()
+            + cost::key(&self.key)
+            + cost::text(&self.span.local)
+            + cost::text(&self.span.remote)
     }
-
-    fn put(&mut self, kept: Kept, sandbox_max: usize, tenant_max: usize) -> Option<Eviction> {
-        let numbers = self.by_sandbox.entry(kept.identity.sandbox_id.clone()).or_default();
-        let evicted = if numbers.len() >= sandbox_max {
-            if let Some(oldest) = numbers.pop_front() {
-                self.by_number.remove(&oldest);
-            }
-            Some(Eviction::SandboxLimit)
-        } else {
-            (self.by_number.len() >= tenant_max).then_some(Eviction::TenantLimit)
-        };
-        numbers.push_back(kept.number);
-        self.by_number.insert(kept.number, kept);
-        if evicted == Some(Eviction::TenantLimit) {
-            self.remove_oldest();
-        }
-        evicted
-    }
-
-    fn expire(&mut self, before_unix_ms: u64) -> u64 {
-        let mut expired = 0;
-        while self.by_number.first_key_value().is_some_and(|(_, kept)| kept.received_unix_ms < before_unix_ms)
-        {
-            self.remove_oldest();
-            expired += 1;
-        }
-        expired
-    }
-}
-
-#[derive(Debug, Default)]
-struct OfTenant {
-    next: u64,
-    /// Failed or slow ones, sampled ones.
-    shelves: [Shelf; 2],
 }
 
 /// The spans of all tenants.
 #[derive(Debug, Default)]
 pub struct SpanStore {
     tenants: Mutex<BTreeMap<String, OfTenant>>,
+    /// The number of the next span, which is also that of all spans so far.
     received: AtomicU64,
     evicted: [AtomicU64; Eviction::ALL.len()],
+    /// What the ids of traces and spans are made with.
+    pub ids: IdKeys,
 }
 
-/// Which spans are asked for.
+/// Which spans a query selects.
 #[derive(Clone, Debug)]
 pub struct Wanted<'a> {
     /// Only this tenant's.
@@ -182,26 +248,80 @@ impl SpanStore {
     pub fn put(
         &self,
         identity: &Arc<Identity>,
+        budget: &Arc<TenantBudget>,
         key: Arc<SeriesKey>,
         error: ErrorClass,
         span: CheckedSpan,
-        now_unix_ms: u64,
+        reception: Reception,
     ) {
-        self.received.fetch_add(1, Ordering::Relaxed);
         let mut tenants = self.tenants.lock();
+        // Under the lock: numbers of a tenant ascend in the order in which its spans come.
+        let number = self.received.fetch_add(1, Ordering::Relaxed);
         if !tenants.contains_key(&identity.tenant) {
-            tenants.insert(identity.tenant.clone(), OfTenant::default());
+            tenants.insert(identity.tenant.clone(), OfTenant::new(budget));
         }
         let Some(tenant) = tenants.get_mut(&identity.tenant) else { return };
-        let kind = usize::from(span.reason == SpanReason::Rate);
-        let number = tenant.next;
-        tenant.next += 1;
-        let kept =
-            Kept { number, received_unix_ms: now_unix_ms, identity: Arc::clone(identity), key, error, span };
-        let evicted = tenant.shelves[kind].put(kept, SANDBOX_SPANS_MAX[kind], TENANT_SPANS_MAX[kind]);
-        if let Some(eviction) = evicted {
+        let kind = if span.reason == SpanReason::Rate { SAMPLED } else { MARKED };
+        let kept = Kept { number, reception, identity: Arc::clone(identity), key, error, span };
+        self.count(Eviction::MemoryLimit, tenant.make_room(kept.bytes(), kind));
+        if !budget.resident.admits(kept.bytes()) {
+            self.count(Eviction::MemoryLimit, 1);
+            return;
+        }
+        if let Some(eviction) = tenant.put(Arc::new(kept), kind) {
             self.count(eviction, 1);
         }
+    }
+
+    /// Keeps samples as long as what failed or was slow, of whose traces they are, as far as there is room. The others stay samples.
+    pub fn promote(&self, tenant: &str, numbers: &[u64]) {
+        if let Some(tenant) = self.tenants.lock().get_mut(tenant) {
+            for number in numbers {
+                tenant.promote(*number);
+            }
+        }
+    }
+
+    /// Lets go of these.
+    pub fn discard(&self, tenant: &str, numbers: &[u64], eviction: Eviction) {
+        if let Some(tenant) = self.tenants.lock().get_mut(tenant) {
+            self.count(eviction, tenant.discard(numbers));
+        }
+    }
+
+    /// Keeps a tenant's exemplars in place of those before, as far as its memory and its part of scrapes have room.
+    pub fn set_exemplars(&self, tenant: &str, exemplars: Vec<Exemplar>) {
+        if let Some(tenant) = self.tenants.lock().get_mut(tenant) {
+            tenant.set_exemplars(exemplars);
+        }
+    }
+
+    /// The exemplars of all tenants' sandboxes, or of one tenant's.
+    pub fn exemplars(&self, of: Option<&str>) -> Exemplars {
+        let tenants = self.tenants.lock();
+        let wanted = tenants.iter().filter(|(name, _)| of.is_none_or(|of| of == *name));
+        // Shared, not copied: batches wait for the lock.
+        Exemplars(wanted.map(|(name, tenant)| (name.clone(), Arc::clone(tenant.exemplars()))).collect())
+    }
+
+    /// Each tenant that has spans, or the one of them that is wanted, with the number of its newest.
+    pub fn newest(&self, wanted: Option<&str>) -> Vec<(String, u64)> {
+        let tenants = self.tenants.lock();
+        let wanted = tenants.iter().filter(|(name, _)| wanted.is_none_or(|wanted| wanted == *name));
+        wanted.filter_map(|(name, tenant)| Some((name.clone(), tenant.newest()?))).collect()
+    }
+
+    /// The spans of a tenant, in the order in which they came.
+    pub fn of_tenant(&self, tenant: &str) -> Vec<Arc<Kept>> {
+        let mut spans: Vec<_> = self
+            .tenants
+            .lock()
+            .get(tenant)
+            .map(|tenant| tenant.spans().cloned().collect())
+            .unwrap_or_default();
+        // Those of each shelf are in order, which the stable sort only merges; batches do not wait for it.
+        spans.sort_by_key(|kept| kept.number);
+        spans
     }
 
     /// Lets go of what is too old.
@@ -209,27 +329,25 @@ impl SpanStore {
         let keep = u64::try_from(KEEP.as_millis()).unwrap_or(u64::MAX);
         let before = now_unix_ms.saturating_sub(keep);
         self.tenants.lock().retain(|_, tenant| {
-            let expired = tenant.shelves.iter_mut().map(|shelf| shelf.expire(before)).sum();
-            self.count(Eviction::Age, expired);
-            tenant.shelves.iter().any(|shelf| !shelf.by_number.is_empty())
+            self.count(Eviction::Age, tenant.expire(before));
+            tenant.newest().is_some()
         });
     }
 
-    /// The newest ones that are asked for, the newest first, and the number of those beyond the limit.
-    pub fn list(&self, wanted: &Wanted<'_>) -> (Vec<Kept>, usize) {
-        let tenants = self.tenants.lock();
-        let of_tenants =
-            tenants.iter().filter(|(tenant, _)| wanted.tenant.is_none_or(|name| name == *tenant));
-        let mut found: Vec<&Kept> = of_tenants
-            .flat_map(|(_, tenant)| &tenant.shelves)
-            .flat_map(|shelf| shelf.by_number.values())
+    /// The newest ones that match the query, the newest first, and the number of those beyond the limit.
+    pub fn list(&self, wanted: &Wanted<'_>) -> (Vec<Arc<Kept>>, usize) {
+        // One tenant at a time: batches wait for the lock.
+        let tenants = self.newest(wanted.tenant).into_iter();
+        let mut found: Vec<Arc<Kept>> = tenants
+            .flat_map(|(tenant, _)| self.of_tenant(&tenant))
             .filter(|kept| wanted.service_name.is_none_or(|name| name == kept.identity.service_name))
             .filter(|kept| !wanted.errors || kept.error != ErrorClass::None)
             .filter(|kept| kept.span.duration_ns >= wanted.duration_ns_min)
             .collect();
-        found.sort_by_key(|kept| std::cmp::Reverse((kept.received_unix_ms, kept.number)));
+        found.sort_by_key(|kept| std::cmp::Reverse((kept.reception.unix_ms, kept.number)));
         let beyond = found.len().saturating_sub(wanted.limit);
-        (found.into_iter().take(wanted.limit).cloned().collect(), beyond)
+        found.truncate(wanted.limit);
+        (found, beyond)
     }
 
     /// Spans that were taken.
@@ -248,119 +366,4 @@ impl SpanStore {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::protocol::{Protocol, Side};
-
-    fn identity(tenant: &str, sandbox: &str) -> Arc<Identity> {
-        Arc::new(Identity {
-            tenant: tenant.into(),
-            service_name: "shop".into(),
-            k8s_namespace_name: String::new(),
-            k8s_pod_name: String::new(),
-            containerd_namespace: "default".into(),
-            sandbox_id: sandbox.into(),
-        })
-    }
-
-    fn key() -> Arc<SeriesKey> {
-        Arc::new(SeriesKey {
-            protocol: Protocol::Http1,
-            side: Side::Server,
-            container: Box::default(),
-            operation: "GET".into(),
-            resource: "/".into(),
-            status: "200".into(),
-            error_type: Box::default(),
-            peer_address: Box::default(),
-            peer_port: Box::default(),
-        })
-    }
-
-    fn span(reason: SpanReason, duration_ns: u64) -> CheckedSpan {
-        CheckedSpan {
-            start_unix_ns: 1,
-            duration_ns,
-            request_bytes: 0,
-            response_bytes: 0,
-            reason,
-            process_id: 0,
-            thread_id: 0,
-            local: Box::default(),
-            remote: Box::default(),
-        }
-    }
-
-    fn put(store: &SpanStore, identity: &Arc<Identity>, reason: SpanReason, number: u64) {
-        let error = if reason == SpanReason::Error { ErrorClass::Server } else { ErrorClass::None };
-        store.put(identity, key(), error, span(reason, number), number);
-    }
-
-    fn list(store: &SpanStore) -> Vec<Kept> {
-        let all =
-            Wanted { tenant: None, service_name: None, errors: false, duration_ns_min: 0, limit: usize::MAX };
-        store.list(&all).0
-    }
-
-    #[test]
-    fn samples_push_out_no_errors_and_a_sandbox_no_neighbours() {
-        let store = SpanStore::default();
-        let (calm, flood) = (identity("acme", "calm"), identity("acme", "flood"));
-        put(&store, &calm, SpanReason::Error, 0);
-        put(&store, &calm, SpanReason::Rate, 1);
-        for number in 2..20_000 {
-            put(&store, &flood, if number % 2 == 0 { SpanReason::Error } else { SpanReason::Rate }, number);
-        }
-        let of =
-            |sandbox: &str| list(&store).iter().filter(|kept| kept.identity.sandbox_id == sandbox).count();
-        assert_eq!((of("calm"), of("flood")), (2, SANDBOX_SPANS_MAX.iter().sum()));
-        assert_eq!(list(&store)[0].span.duration_ns, 19_999, "the newest first");
-        assert_eq!(store.received(), 20_000);
-        assert_eq!(store.evicted(Eviction::SandboxLimit), 20_000 - 2 - 768);
-    }
-
-    #[test]
-    fn a_tenant_is_bounded_and_loses_its_oldest() {
-        let store = SpanStore::default();
-        let other = identity("other", "other");
-        put(&store, &other, SpanReason::Error, 0);
-        let most = TENANT_SPANS_MAX[0] as u64;
-        for number in 0..most + 100 {
-            put(&store, &identity("acme", &format!("s{}", number % 100)), SpanReason::Error, number);
-        }
-        let all = list(&store);
-        assert_eq!(all.len() as u64, most + 1);
-        assert_eq!(store.evicted(Eviction::TenantLimit), 100);
-        assert!(all.iter().all(|kept| kept.identity.tenant == "other" || kept.span.duration_ns >= 100));
-    }
-
-    #[test]
-    fn what_is_old_goes() {
-        let store = SpanStore::default();
-        let hour = u64::try_from(KEEP.as_millis()).expect("small");
-        put(&store, &identity("acme", "a"), SpanReason::Error, 5);
-        put(&store, &identity("acme", "a"), SpanReason::Rate, 7);
-        store.expire(hour + 6);
-        assert_eq!((list(&store).len(), store.evicted(Eviction::Age)), (1, 1));
-        store.expire(2 * hour);
-        assert!(list(&store).is_empty() && store.tenants.lock().is_empty());
-    }
-
-    #[test]
-    fn only_what_is_asked_for_is_listed() {
-        let store = SpanStore::default();
-        put(&store, &identity("acme", "a"), SpanReason::Error, 5);
-        put(&store, &identity("acme", "a"), SpanReason::Slow, 50);
-        put(&store, &identity("other", "b"), SpanReason::Rate, 7);
-        let all =
-            Wanted { tenant: None, service_name: None, errors: false, duration_ns_min: 0, limit: usize::MAX };
-        let count = |wanted: Wanted<'_>| store.list(&wanted).0.len();
-        assert_eq!(count(all.clone()), 3);
-        assert_eq!(count(Wanted { tenant: Some("acme"), ..all.clone() }), 2);
-        assert_eq!(count(Wanted { service_name: Some("blog"), ..all.clone() }), 0);
-        assert_eq!(count(Wanted { errors: true, ..all.clone() }), 1);
-        assert_eq!(count(Wanted { duration_ns_min: 7, ..all.clone() }), 2);
-        let (listed, beyond) = store.list(&Wanted { limit: 1, ..all });
-        assert_eq!((listed.len(), beyond), (1, 2));
-    }
-}
+mod tests;

@@ -1,4 +1,5 @@
-//! From what the registry holds to one task per agent, and to the end of each sandbox.
+//! From what the registry holds to one task per agent, and to the end of each sandbox. Where an agent's last state was left, its
+//! sandbox ends when that is counted, after its connection.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -10,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use porthole_registry::{SandboxState, channel::Channel};
+use porthole_registry::{SandboxRecord, SandboxState, channel::Channel};
 use tokio::{
     sync::{Notify, watch},
     task::JoinHandle,
@@ -18,17 +19,24 @@ use tokio::{
 };
 
 use crate::{
-    agent::task::{self, Links},
+    agent::{
+        outlook::Outlook,
+        task::{self, Links},
+    },
     fleet::{
         link::LinkState,
         sandbox::{Phase, Sandbox, SandboxKey},
     },
+    last_states::LastStates,
     registry::{
         liveness::{self, Companion},
         scan::{Found, Scanner, Snapshot},
         watch::DirectoryWatch,
     },
 };
+
+/// How long other names wait until the agent has reported again what an earlier run of the exporter had counted.
+const RENAME_PATIENCE: Duration = Duration::from_mins(1);
 
 /// How the supervisor watches the registry.
 #[derive(Clone, Debug)]
@@ -45,16 +53,25 @@ struct Watched {
     sandbox: Arc<Sandbox>,
     name: porthole_registry::SandboxKey,
     link: Option<Linked>,
+    /// The record with the state `ended`.
+    last_record: Option<Arc<SandboxRecord>>,
     /// Since when the companion is dead.
     orphan_since: Option<Instant>,
+    /// Since when the record has had other names.
+    to_rename_since: Option<Instant>,
 }
 
 struct Linked {
     channel: Channel,
-    ended: watch::Sender<bool>,
-    /// No companion vouches for the channel: another virtual machine may have it by now.
-    orphaned: watch::Sender<bool>,
+    outlook: watch::Sender<Outlook>,
     task: JoinHandle<()>,
+}
+
+impl Linked {
+    /// Nothing of it is taken back: an orphaned link can end, an ended one is never again orphaned.
+    fn reach(&self, outlook: Outlook) {
+        self.outlook.send_if_modified(|now| std::mem::replace(now, outlook.max(*now)) < outlook);
+    }
 }
 
 impl Drop for Linked {
@@ -67,23 +84,26 @@ impl Drop for Linked {
 pub struct Supervisor {
     links: Links,
     watching: Watching,
-    watched: HashMap<SandboxKey, Watched>,
+    watched: HashMap<SandboxKey, Box<Watched>>,
     /// The registry was scanned once.
     ready: Arc<AtomicBool>,
     /// A link's task has ended.
     link_ended: Arc<Notify>,
+    last_states: LastStates,
 }
 
 impl Supervisor {
     /// A supervisor that has not looked yet.
     pub fn new(links: Links, watching: Watching, ready: Arc<AtomicBool>) -> Self {
-        Self { links, watching, watched: HashMap::new(), ready, link_ended: Arc::default() }
+        let last_states = LastStates::new(watching.directory.clone(), Arc::clone(&links.fleet));
+        Self { links, watching, watched: HashMap::new(), ready, link_ended: Arc::default(), last_states }
     }
 
     /// Runs until the future is dropped.
     pub async fn run(mut self) {
         let mut scanner = Some(Scanner::new(self.watching.directory.clone()));
         let mut watch = DirectoryWatch::new(self.watching.rescan);
+        let mut saved = self.links.fleet.watch_saved();
         let mut failing = false;
         loop {
             watch.attach(&self.watching.directory);
@@ -112,7 +132,8 @@ impl Supervisor {
                         .own
                         .records_unreadable
                         .set(i64::try_from(snapshot.unreadable).unwrap_or(i64::MAX));
-                    self.look(&snapshot);
+                    self.look(&snapshot).await;
+                    self.links.fleet.retire(crate::clock::unix_ms());
                     self.ready.store(true, Ordering::Release);
                 }
                 Err(error) if !failing => {
@@ -122,41 +143,73 @@ impl Supervisor {
                 }
                 Err(_) => {}
             }
-            tokio::select! {
-                () = watch.changed() => {}
-                () = self.link_ended.notified() => {}
+            loop {
+                tokio::select! {
+                    () = watch.changed() => break,
+                    () = self.link_ended.notified() => break,
+                    saved = reached(&mut saved, self.last_states.next_removal()) => {
+                        self.last_states.remove(saved, None);
+                    }
+                }
             }
         }
     }
 
-    fn look(&mut self, snapshot: &Snapshot) {
+    /// Counts the last states of sandboxes that are not watched any more, or never were.
+    async fn count_last_states(&mut self, snapshot: &Snapshot) {
+        let runs = |key: &SandboxKey| {
+            let mut found = snapshot.found.iter().map(|found| &found.record);
+            found.any(|record| record.state != SandboxState::Ended && SandboxKey::of(record) == *key)
+        };
+        let due: Vec<_> = snapshot
+            .last_states
+            .iter()
+            .filter(|name| {
+                let key = SandboxKey::of_last_state(name);
+                // An earlier use of the id is counted before it.
+                let in_turn = |watched: &SandboxKey| watched.is_another_use_of(&key) && *watched <= key;
+                !self.watched.keys().any(in_turn) && !runs(&key)
+            })
+            .collect();
+        for name in due {
+            self.last_states.count(name).await;
+        }
+    }
+
+    async fn look(&mut self, snapshot: &Snapshot) {
         let present: HashSet<SandboxKey> =
             snapshot.found.iter().map(|found| SandboxKey::of(&found.record)).collect();
-        for (key, watched) in &mut self.watched {
-            if !present.contains(key) {
-                watched.finish(&self.links);
-            }
-        }
-        self.watched.retain(|_, watched| watched.sandbox.phase() == Phase::Live);
+        let left: HashSet<SandboxKey> = snapshot.last_states.iter().map(SandboxKey::of_last_state).collect();
+        let links = &self.links;
+        self.watched
+            .retain(|key, watched| present.contains(key) || !watched.finish(links, left.contains(key)));
+        // Before a later use of an id goes on with the series of the one before it.
+        self.count_last_states(snapshot).await;
         for found in &snapshot.found {
-            self.look_at(found);
+            self.look_at(found, &left).await;
         }
+        self.count_last_states(snapshot).await;
+        let saved = *self.links.fleet.watch_saved().borrow();
+        self.last_states.remove(saved, Some(&snapshot.last_states));
         // Sandboxes of an earlier run of the exporter whose records are gone.
         for sandbox in self.links.fleet.sandboxes() {
-            let key = SandboxKey::new(&sandbox.identity, sandbox.created_unix_ms());
-            if sandbox.phase() == Phase::Live && !self.watched.contains_key(&key) && !present.contains(&key) {
+            let key = sandbox.key();
+            let is_known = self.watched.contains_key(&key) || present.contains(&key) || left.contains(&key);
+            if sandbox.phase() == Phase::Live && !is_known {
                 self.links.fleet.end(&sandbox);
             }
         }
-        self.links.fleet.retire(crate::clock::unix_ms());
     }
 
-    fn look_at(&mut self, found: &Found) {
+    async fn look_at(&mut self, found: &Found, left: &HashSet<SandboxKey>) {
         let record = &found.record;
         let key = SandboxKey::of(record);
         if record.state == SandboxState::Ended {
-            if self.watched.get_mut(&key).is_some_and(|watched| watched.finish(&self.links)) {
-                self.watched.remove(&key);
+            if let Some(watched) = self.watched.get_mut(&key) {
+                watched.last_record = Some(Arc::clone(record));
+                if watched.finish(&self.links, left.contains(&key)) {
+                    self.watched.remove(&key);
+                }
             }
             self.clear_orphan_of_ended(found);
             return;
@@ -170,10 +223,13 @@ impl Supervisor {
         let watched = self.watched.entry(key).or_insert_with(|| {
             let sandbox = links.fleet.register(record);
             tracing::info!(sandbox = %record.key(), tenant = %record.tenant, service = %record.service_name, "sandbox");
-            Watched { sandbox, name: record.key(), link: None, orphan_since: None }
+            let name = record.key();
+            Box::new(Watched { sandbox, name, link: None, last_record: None, orphan_since: None, to_rename_since: None })
         });
-        if watched.sandbox.record().as_deref() != Some(record.as_ref()) {
-            watched.record_changed(links, record);
+        if watched.sandbox.is_renamed_by(record) {
+            watched.rename(links, record).await;
+        } else if watched.sandbox.record().as_deref() != Some(record.as_ref()) {
+            links.fleet.register(record);
         }
         match (record.state, &record.channel) {
             (SandboxState::Watching, Some(channel)) if found.companion != Companion::Dead => {
@@ -182,13 +238,13 @@ impl Supervisor {
             (SandboxState::Watching, _) => watched.orphan(),
             _ => watched.unlink(),
         }
-        watched.look_after_orphan(links, &self.watching, found.companion);
-        if watched.sandbox.phase() != Phase::Live {
+        let has_last_state = left.contains(&SandboxKey::of(record));
+        if watched.look_after_orphan(links, &self.watching, found.companion, has_last_state) {
             self.watched.remove(&SandboxKey::of(record));
         }
     }
 
-    /// A companion that died while it cleaned up leaves a record that says `ended`.
+    /// A companion that died while it cleaned up leaves a record with the state `ended`.
     fn clear_orphan_of_ended(&self, found: &Found) {
         if found.companion == Companion::Dead {
             remove_orphan(&self.watching, &found.record.key());
@@ -197,21 +253,28 @@ impl Supervisor {
 }
 
 impl Watched {
-    fn record_changed(&mut self, links: &Links, record: &porthole_registry::SandboxRecord) {
-        let identity = crate::identity::Identity::from(record);
-        if identity != self.sandbox.identity {
-            // Whose numbers they are is settled when a sandbox begins; otherwise one tenant's past would become
-            // another's.
-            tracing::error!(sandbox = %record.key(), "the record changed its identity; the change is ignored");
-            links.fleet.own.identity_changes.inc();
+    /// The host gives the sandbox other names. The connection to its agent is made anew, so that nothing is counted under the names
+    /// before once they have ended. While the agent reports again what an earlier run of the exporter had counted, for which it has a
+    /// minute, and when there will be no other connection, the names stay.
+    async fn rename(&mut self, links: &Links, record: &Arc<SandboxRecord>) {
+        let stays = self.link.as_ref().is_some_and(|link| *link.outlook.borrow() != Outlook::Open);
+        let is_late = self.to_rename_since.get_or_insert_with(Instant::now).elapsed() >= RENAME_PATIENCE;
+        if stays || !(is_late || self.sandbox.accumulator.lock().knows_its_epoch()) {
             return;
         }
-        links.fleet.register(record);
+        self.to_rename_since = None;
+        if let Some(mut link) = self.link.take() {
+            link.task.abort();
+            // Whether it was cancelled or had ended: it runs no more.
+            let _ = (&mut link.task).await;
+        }
+        self.sandbox = links.fleet.rename(&self.sandbox, record);
+        tracing::info!(sandbox = %self.name, tenant = %record.tenant, service = %record.service_name, "named anew");
     }
 
     fn link_to(&mut self, links: &Links, channel: &Channel, link_ended: &Arc<Notify>) {
         if let Some(link) = &self.link {
-            let ending = *link.ended.borrow() || *link.orphaned.borrow();
+            let ending = *link.outlook.borrow() != Outlook::Open;
             if !link.task.is_finished() && (ending || link.channel == *channel) {
                 return;
             }
@@ -220,54 +283,65 @@ impl Watched {
                 links.fleet.own.task_failures.inc();
             }
         }
-        let (ended, is_ended) = watch::channel(false);
-        let (orphaned, is_orphaned) = watch::channel(false);
+        let (outlook, has_outlook) = watch::channel(Outlook::Open);
         let end = ReportEnd(Arc::clone(link_ended));
+        // A future that another one captures takes its memory twice: where it was captured and where it is awaited.
         let kept =
-            task::keep(links.clone(), Arc::clone(&self.sandbox), channel.clone(), is_ended, is_orphaned);
+            Box::pin(task::keep(links.clone(), Arc::clone(&self.sandbox), channel.clone(), has_outlook));
         let task = tokio::spawn(async move {
             let _end = end;
             kept.await;
         });
-        self.link = Some(Linked { channel: channel.clone(), ended, orphaned, task });
+        self.link = Some(Linked { channel: channel.clone(), outlook, task });
     }
 
-    /// The record no longer says that an agent runs: messages under way are processed, and no agent is dialled.
+    /// The record no longer has a state with an agent: messages under way are processed, and no agent is dialled.
     fn unlink(&mut self) {
         let Some(link) = &self.link else { return };
-        link.ended.send_replace(true);
+        link.reach(Outlook::Ended);
         if link.task.is_finished() {
             self.link = None;
         }
     }
 
-    /// The companion is dead: the connection that there is goes on, and nobody is dialled.
+    /// The companion is dead: the open connection goes on, and no other is made.
     fn orphan(&mut self) {
         if let Some(link) = &self.link {
-            link.orphaned.send_replace(true);
+            link.reach(Outlook::Orphaned);
         }
         self.sandbox.link.lock().orphaned = true;
     }
 
-    /// Lets the link drain; true once the sandbox is over.
-    fn finish(&mut self, links: &Links) -> bool {
+    /// Lets the link drain; true once the sandbox is over. One whose agent's last state was left ends when that is counted.
+    fn finish(&mut self, links: &Links, has_last_state: bool) -> bool {
         if let Some(link) = &self.link {
-            link.ended.send_replace(true);
+            link.reach(Outlook::Ended);
             if !link.task.is_finished() {
                 return false;
             }
         }
         self.sandbox.link.lock().state = LinkState::Closed;
-        links.fleet.end(&self.sandbox);
+        if let Some(record) = &self.last_record {
+            self.sandbox.describe(record);
+        }
+        if !has_last_state {
+            links.fleet.end(&self.sandbox);
+        }
         tracing::info!(sandbox = %self.name, "sandbox ended");
         true
     }
 
-    /// A sandbox whose companion died stays watched as long as its agent sends, and counts as ended afterwards.
-    fn look_after_orphan(&mut self, links: &Links, watching: &Watching, companion: Companion) {
+    /// A sandbox whose companion died stays watched as long as its agent sends, and counts as ended afterwards; true then.
+    fn look_after_orphan(
+        &mut self,
+        links: &Links,
+        watching: &Watching,
+        companion: Companion,
+        has_last_state: bool,
+    ) -> bool {
         if companion != Companion::Dead {
             self.orphan_since = None;
-            return;
+            return false;
         }
         let since = *self.orphan_since.get_or_insert_with(|| {
             tracing::warn!(sandbox = %self.name, "the sandbox's companion is dead");
@@ -275,12 +349,25 @@ impl Watched {
         });
         let speaking = self.sandbox.link.lock().state == LinkState::Connected;
         if speaking || since.elapsed() < watching.orphan_grace {
-            return;
+            return false;
         }
-        if self.finish(links) {
+        let is_over = self.finish(links, has_last_state);
+        if is_over {
             remove_orphan(watching, &self.name);
         }
+        is_over
     }
+}
+
+/// Waits until the ledger holds the changes of this number; without one, for ever.
+async fn reached(saved: &mut watch::Receiver<u64>, changes: Option<u64>) -> u64 {
+    let Some(changes) = changes else { return std::future::pending().await };
+    let reached = saved.wait_for(|saved| *saved >= changes).await.is_ok();
+    if !reached {
+        // The fleet, which sends it, lives as long as the supervisor.
+        std::future::pending::<()>().await;
+    }
+    *saved.borrow()
 }
 
 /// Reports that a task is over, however it ended.

@@ -9,8 +9,72 @@ use porthole_registry::{ContainerRecord, SandboxState};
 use support::{
     Host, Shop,
     agent::{TestAgent, http, http_client},
-    record, wait_for,
+    clock_ahead, record, starting, wait_for,
 };
+
+#[tokio::test(flavor = "multi_thread")]
+async fn starts_are_timed_by_the_hosts_clock_listed_and_counted_once_by_application() {
+    let host = Host::new();
+    let (new_socket, old_socket) = (host.socket("n"), host.socket("o"));
+    let (new, old) = (TestAgent::start(&new_socket, 7).await, TestAgent::start(&old_socket, 7).await);
+    let mut older = starting(record("shop-0", "acme", "shop", &old_socket), &old);
+    older.created_unix_ms -= 1_000;
+    let exporter = host.start();
+    let record = starting(record("shop-1", "acme", "shop", &new_socket), &new);
+    let (mut companion, _older) = (host.companion(&record), host.companion(&older));
+    let starts = async |id: &str| {
+        let row = exporter.sandbox(id).await.unwrap_or_default();
+        [
+            "agent_seconds",
+            "first_request_seconds",
+            "machine_seconds",
+            "first_process_seconds",
+            "first_listen_seconds",
+        ]
+        .map(|key| row["start"][key].as_f64())
+    };
+    wait_for("the agents", async || starts("shop-1").await[0] == Some(2.0)).await;
+    wait_for("the agents", async || starts("shop-0").await[0] == Some(3.0)).await;
+    wait_for("a stream of batches", async || new.watches() == 1).await;
+    assert_eq!(starts("shop-1").await[1], None, "nothing was served");
+    let by_guest = clock_ahead();
+    // What it calls is nothing that it serves.
+    let mut called = http_client(1, "shop-1", "10.0.0.2:8080", "200", 4);
+    called.start_unix_ns = by_guest;
+    new.tell(vec![called]);
+    exporter.wait_for_requests("shop", 4).await;
+    assert_eq!(starts("shop-1").await[1], None, "nothing was served");
+    new.has_started();
+    for (id, requests) in [(2, 1), (3, 5)] {
+        let mut served = http(id, "shop-1", &format!("/{id}"), "200", requests, 1);
+        served.start_unix_ns = by_guest + u64::from(id - 2) * 1_000_000;
+        new.tell(vec![served]);
+    }
+    exporter.wait_for_requests("shop", 10).await;
+    wait_for("the first request", async || starts("shop-1").await[1].is_some()).await;
+    let first = starts("shop-1").await[1].expect("it is known");
+    assert!((0.0..3_000.0).contains(&first), "the hour between the clocks is none of it: {first}");
+    // The first request makes the exporter call for what came before it.
+    wait_for("the other phases", async || starts("shop-1").await[2..].iter().all(Option::is_some)).await;
+    let before = starts("shop-1").await;
+    for reached in &before[2..] {
+        assert!(reached.is_some_and(|reached| (0.0..3_000.0).contains(&reached)), "{before:?}");
+    }
+    // Other names change nothing of it, and count it no second time.
+    companion.rewrite(|record| record.service_name = "store".into());
+    exporter.wait_for_sandbox("shop-1", "named anew", |row| row["service_name"] == "store").await;
+    assert_eq!(starts("shop-1").await, before);
+    let metrics = exporter.metrics().await;
+    let count =
+        |phase| metrics.sum("porthole_sandbox_start_seconds_count", &[("tenant", "acme"), ("phase", phase)]);
+    assert_eq!(
+        ["machine", "agent", "first_process", "first_listen", "first_request"].map(count),
+        [1.0; 5],
+        "the older one may have been counted before"
+    );
+    assert_eq!(metrics.sum("porthole_sandbox_start_seconds_sum", &[("phase", "agent")]), 2.0);
+    exporter.stop().await;
+}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn values_are_exact_and_under_their_own_tenant() {
@@ -23,12 +87,13 @@ async fn values_are_exact_and_under_their_own_tenant() {
         http(1, "shop-1", "/", "200", 9, 4),
         http(2, "shop-1", "/missing", "404", 2, 1),
         http_client(3, "shop-1", "10.0.0.2:8080", "503", 4),
+        http(4, "shop-1", "/", "other", 3, 1),
     ]);
     blog.tell(vec![http(1, "blog-1", "/", "200", 6, 2)]);
     let exporter = host.start();
     let _shop = host.companion(&record("shop-1", "acme", "shop", &shop_socket));
     let _blog = host.companion(&record("blog-1", "globex", "blog", &blog_socket));
-    exporter.wait_for_requests("shop", 15).await;
+    exporter.wait_for_requests("shop", 18).await;
     exporter.wait_for_requests("blog", 6).await;
 
     let metrics = exporter.metrics().await;
@@ -38,29 +103,42 @@ async fn values_are_exact_and_under_their_own_tenant() {
     assert_eq!(metrics.sum(server, &with(&[("http_route", "/"), ("http_response_status_code", "200")])), 9.0);
     assert_eq!(metrics.sum(server, &with(&[("http_response_status_code", "404"), ("error_type", "")])), 2.0);
     assert_eq!(metrics.sum(server, &[("tenant", "globex")]), 6.0);
-    assert_eq!(metrics.sum(server, &[]), 17.0, "nothing under anybody else");
+    assert_eq!(metrics.sum(server, &[]), 20.0, "nothing under another tenant");
     let client = with(&[("server_address", "10.0.0.2"), ("server_port", "8080"), ("error_type", "503")]);
     assert_eq!(metrics.sum("http_client_request_duration_seconds_count", &client), 4.0);
 
-    // 4 ms lie above 2^-8 s = 3.9 ms and below 2^-7 s = 7.8 ms.
+    // 4 ms is above 2^-8 s = 3.9 ms and below 2^-7 s = 7.8 ms.
     let bucket = |le| {
         metrics.sum("http_server_request_duration_seconds_bucket", &with(&[("http_route", "/"), ("le", le)]))
     };
-    assert_eq!((bucket("0.00390625"), bucket("0.0078125"), bucket("+Inf")), (0.0, 9.0, 9.0));
+    assert_eq!((bucket("0.00390625"), bucket("0.0078125"), bucket("+Inf")), (3.0, 12.0, 12.0));
     let sum = metrics.sum("http_server_request_duration_seconds_sum", &with(&[("http_route", "/")]));
-    assert!((sum - 0.036).abs() < 1e-9, "{sum}");
+    assert!((sum - 0.039).abs() < 1e-9, "{sum}");
 
     let app = [("tenant", "acme"), ("service_name", "shop"), ("side", "server"), ("protocol", "http1")];
-    assert_eq!(metrics.sum("porthole_app_requests_total", &app), 11.0);
+    assert_eq!(metrics.sum("porthole_app_requests_total", &app), 14.0);
     assert_eq!(metrics.sum("porthole_app_errors_total", &app), 2.0);
+    assert_eq!(metrics.sum("porthole_app_requests_unknown_total", &app), 3.0);
     assert_eq!(
         metrics.sum("porthole_app_errors_total", &[("side", "client"), ("error_class", "server")]),
         4.0
     );
-    assert_eq!(metrics.sum("porthole_app_request_duration_seconds_count", &app), 11.0);
-    assert_eq!(metrics.sum("porthole_capture_completeness_ratio", &[("tenant", "acme")]), 0.75);
+    assert_eq!(metrics.sum("porthole_app_request_duration_seconds_count", &app), 14.0);
+    // Of 20 messages, and 2 lost records that may have held one each.
+    assert_eq!(metrics.sum("porthole_capture_completeness_ratio", &[("tenant", "acme")]), 15.0 / 22.0);
     assert_eq!(metrics.sum("porthole_agent_events_lost_total", &[]), 2.0);
     assert_eq!(metrics.sum("porthole_sandboxes", &[("state", "watching")]), 2.0);
+    // What intake costs is shown by tenant, and by sandbox.
+    let listed = exporter.sandbox("shop-1").await.expect("listed");
+    for (metric, member) in [
+        ("porthole_tenant_ingest_bytes_total", "ingest_bytes"),
+        ("porthole_tenant_ingest_cpu_seconds_total", "ingest_cpu_seconds"),
+        ("porthole_tenant_resident_bytes", "resident_bytes"),
+        ("porthole_tenant_exposed_bytes", "exposed_bytes"),
+    ] {
+        assert!(metrics.sum(metric, &[("tenant", "acme")]) > 0.0, "{metric}");
+        assert!(listed[member].as_f64().is_some_and(|value| value > 0.0), "{member}: {listed}");
+    }
     exporter.stop().await;
 }
 
@@ -128,7 +206,7 @@ async fn an_agents_restart_adds_to_what_was_counted() {
 async fn an_ended_sandbox_stays_for_two_scrapes_and_in_the_totals_for_good() {
     let host = Host::new();
     let Shop { agent, exporter, companion, .. } = host.shop().await;
-    // Told just before the end: still counted.
+    // Sent just before the end: still counted.
     agent.tell(vec![http(1, "shop-1", "/", "200", 8, 1)]);
     companion.end();
     agent.stop().await;
@@ -251,7 +329,7 @@ async fn what_a_dead_companion_left_is_counted_and_removed() {
     let host = Host::new();
     let Shop { agent, exporter, companion, .. } = host.shop().await;
     companion.die();
-    // As long as the agent speaks the sandbox is watched.
+    // As long as the agent sends, the sandbox is watched.
     agent.tell(vec![http(1, "shop-1", "/", "200", 6, 1)]);
     exporter.wait_for_requests("shop", 6).await;
     agent.stop().await;
@@ -269,7 +347,7 @@ async fn what_kept_an_agent_from_being_heard_is_no_error_once_it_is_heard() {
     let exporter = host.start();
     let _companion = host.companion(&record("shop-1", "acme", "shop", &socket));
     exporter
-        .wait_for_sandbox("shop-1", "nobody listens", |row| row["connection"]["last_error"].is_string())
+        .wait_for_sandbox("shop-1", "no agent listens", |row| row["connection"]["last_error"].is_string())
         .await;
     let _agent = TestAgent::start(&socket, 7).await;
     exporter.wait_for_sandbox("shop-1", "it is heard", |row| row["connection"]["state"] == "connected").await;

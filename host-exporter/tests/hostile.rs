@@ -1,4 +1,4 @@
-//! Guests that lie, flood, or fall silent: they hurt nobody else, and what they sent is counted as refused.
+//! Guests that send wrong numbers, too many, or nothing: other tenants are not affected, and what is rejected is counted.
 
 #![allow(clippy::float_cmp, reason = "counts are exact in f64")]
 
@@ -115,7 +115,7 @@ async fn endless_series_meet_the_tenants_budget_and_nobody_elses() {
     let metrics = exporter.metrics().await;
     let count = "http_server_request_duration_seconds_count";
     assert_eq!(metrics.select(count, &[("tenant", "evil")]).len(), 2_001, "the budget, and other");
-    assert_eq!(metrics.sum(count, &[("tenant", "evil")]), ALL, "folded, not lost");
+    assert_eq!(metrics.sum(count, &[("tenant", "evil")]), ALL, "overflowed, not lost");
     assert_eq!(metrics.select(count, &[("tenant", "good")]).len(), 50);
     assert_eq!(metrics.sum("porthole_tenant_series", &[("tenant", "evil")]), 2_001.0);
     exporter.stop().await;

@@ -1,4 +1,4 @@
-//! Who is talking: only the agent that holds the sandbox's secret is counted, and only while its companion vouches for
+//! Only the agent that holds the sandbox's secret is counted, and only while its companion vouches for
 //! its channel.
 
 mod support;
@@ -15,13 +15,18 @@ fn secret() -> AgentSecret {
     AgentSecret::random().expect("random numbers")
 }
 
-/// The listing names the impostor, and nothing that it said was taken.
+/// The listing names the impostor, and nothing that it sent was counted.
 async fn is_refused(exporter: &Exporter, id: &str, service: &str) {
     exporter
         .wait_for_sandbox(id, "the impostor is named", |row| {
             row["reason"]["code"] == "agent_impostor" && row["state"] == "unmonitored"
         })
         .await;
+    let unmonitored = [("state", "unmonitored"), ("reason", "agent_impostor")];
+    assert!(
+        exporter.metrics().await.sum("porthole_sandboxes", &unmonitored) >= 1.0,
+        "the metric says so, too"
+    );
     assert_eq!(exporter.requests(service).await, 0);
     let row = exporter.sandbox(id).await.expect("listed");
     assert!(row["agent"].is_null(), "nothing that it says about itself is taken: {row}");
@@ -91,8 +96,8 @@ async fn a_link_ends_with_the_state_that_says_that_there_is_an_agent() {
         .await;
     let watches = agent.watches();
     agent.tell(vec![http(1, "shop-1", "/", "200", 500, 1)]);
-    // Its companion brings it back: it is heard again, on one connection.
-    assert_eq!(exporter.requests("shop").await, 5, "nobody listens to it");
+    // Its companion brings it back: it is connected again, once.
+    assert_eq!(exporter.requests("shop").await, 5, "nothing of it counts");
     companion.rewrite(|record| record.state = SandboxState::Watching);
     exporter.wait_for_requests("shop", 500).await;
     assert_eq!(agent.watches(), watches + 1);

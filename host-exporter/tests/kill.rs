@@ -3,33 +3,28 @@
 
 #![allow(clippy::float_cmp, reason = "counts are exact in f64")]
 
+mod program;
 mod support;
 
-use std::{
-    collections::BTreeMap,
-    fs,
-    net::{SocketAddr, TcpListener},
-    path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
-    time::Duration,
-};
+use std::{collections::BTreeMap, time::Duration};
 
+use porthole_agent_api::agent::Batch;
+use program::{Program, scrape};
 use support::{
     Companion, Host,
     agent::{TestAgent, http},
     exposition::{Exposition, Labels},
-    record, wait_for,
+    leave, record, wait_for,
 };
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
-    time::Instant,
-};
+use tokio::time::Instant;
 
 const KILLS: u64 = 200;
 
 /// Longest life of an exporter, milliseconds.
 const LIFE_MAX: u64 = 150;
+
+/// One in so many exporters is not killed before a scrape of it was taken, however slow the machine is.
+const SCRAPED_KILLS: u64 = 3;
 
 /// Applications, each with one sandbox at a time.
 const APPLICATIONS: [&str; 3] = ["shop", "blog", "cart"];
@@ -40,7 +35,7 @@ const SANDBOX_KILLS: u64 = 10;
 #[tokio::test(flavor = "multi_thread")]
 async fn totals_never_go_back_and_are_exact_at_the_end() {
     let host = Host::new();
-    let program = Program::new(&host);
+    let program = Program::new(&host, "reconnect_first_seconds = 0.01\n");
     let mut random = fastrand::Rng::with_seed(7);
     let mut sandboxes = Vec::new();
     for service in APPLICATIONS {
@@ -49,8 +44,15 @@ async fn totals_never_go_back_and_are_exact_at_the_end() {
     let mut ended = BTreeMap::<&str, u64>::new();
     let mut totals = Totals::default();
     for kill in 0..KILLS {
-        let until = Instant::now() + Duration::from_millis(random.u64(0..LIFE_MAX));
         let exporter = program.start();
+        if kill % SCRAPED_KILLS == 0 {
+            wait_for("a scrape", async || {
+                let exposition = scrape(program.address).await;
+                exposition.is_some_and(|exposition| totals.take(&exposition))
+            })
+            .await;
+        }
+        let until = Instant::now() + Duration::from_millis(random.u64(0..LIFE_MAX));
         let killed = async {
             tokio::time::sleep_until(until).await;
             drop(exporter);
@@ -61,14 +63,25 @@ async fn totals_never_go_back_and_are_exact_at_the_end() {
                     sandbox.serve(1 + random.u64(0..5));
                 }
                 match scrape(program.address).await {
-                    Some(exposition) => totals.take(&exposition),
+                    Some(exposition) => {
+                        totals.take(&exposition);
+                    }
                     None => tokio::task::yield_now().await,
                 }
             }
         };
         tokio::join!(killed, scraped);
-        // Now and then a sandbox ends, after its last requests were scraped, and another one takes its place.
-        if kill % SANDBOX_KILLS == SANDBOX_KILLS - 1 {
+        // Now and then a sandbox ends, after its last requests were scraped or with its agent's last state, and another one
+        // takes its place.
+        if kill % (2 * SANDBOX_KILLS) == SANDBOX_KILLS - 1 {
+            let mut sandbox = sandboxes.remove(random.usize(0..sandboxes.len()));
+            // Of these only the last state knows.
+            sandbox.requests += 3;
+            *ended.entry(sandbox.service).or_default() += sandbox.requests;
+            let service = sandbox.service;
+            sandbox.end_with_last_state(&host).await;
+            sandboxes.push(Sandbox::start(&host, service, kill).await);
+        } else if kill % (2 * SANDBOX_KILLS) == 2 * SANDBOX_KILLS - 1 {
             let at = random.usize(0..sandboxes.len());
             let sandbox = sandboxes.remove(at);
             let all = ended.entry(sandbox.service).or_default();
@@ -98,7 +111,7 @@ async fn totals_never_go_back_and_are_exact_at_the_end() {
         })
         .await;
     }
-    assert!(totals.scrapes > KILLS / 4, "{} scrapes", totals.scrapes);
+    assert!(totals.scrapes > KILLS / SCRAPED_KILLS, "{} scrapes", totals.scrapes);
 }
 
 const REQUESTS: &str = "porthole_app_requests_total";
@@ -131,59 +144,17 @@ impl Sandbox {
         self.agent.tell(vec![http(1, &self.id, "/", "200", self.requests, 1)]);
     }
 
+    async fn end_with_last_state(self, host: &Host) {
+        let series = vec![http(1, &self.id, "/", "200", self.requests, 1)];
+        let batch = Batch { epoch: self.agent.epoch(), sequence: 1, series, ..Batch::default() };
+        leave(host, &self.companion.record, &[batch]);
+        self.end().await;
+    }
+
     async fn end(self) {
         self.companion.end();
         self.agent.stop().await;
     }
-}
-
-/// The real program, with a configuration of its own.
-struct Program {
-    configuration: PathBuf,
-    address: SocketAddr,
-}
-
-impl Program {
-    fn new(host: &Host) -> Self {
-        let address =
-            TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).expect("an address");
-        let configuration = host.socket("porthole.toml");
-        let path = |path: &Path| path.display().to_string();
-        let text = format!(
-            "[registry]\ndirectory = {:?}\n[exporter]\nlisten = \"{address}\"\nstate_directory = {:?}\n\
-             reconnect_first_seconds = 0.01\n",
-            path(&host.registry()),
-            path(&host.state())
-        );
-        fs::write(&configuration, text).expect("written");
-        Self { configuration, address }
-    }
-
-    fn start(&self) -> Process {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_porthole-exporter"));
-        command.arg("--config").arg(&self.configuration);
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        Process(command.spawn().expect("started"))
-    }
-}
-
-/// A running exporter; it is killed when it is dropped.
-struct Process(Child);
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        self.0.kill().and_then(|()| self.0.wait()).expect("killed");
-    }
-}
-
-/// One whole exposition; none while nobody listens, or when the connection breaks.
-async fn scrape(address: SocketAddr) -> Option<Exposition> {
-    let mut stream = TcpStream::connect(address).await.ok()?;
-    stream.write_all(b"GET /metrics HTTP/1.0\r\nHost: localhost\r\n\r\n").await.ok()?;
-    let mut response = String::new();
-    stream.read_to_string(&mut response).await.ok()?;
-    let (head, body) = response.split_once("\r\n\r\n")?;
-    (head.split(' ').nth(1) == Some("200") && body.ends_with("# EOF\n")).then(|| Exposition::parse(body))
 }
 
 /// The largest value of each application's total so far.
@@ -194,8 +165,8 @@ struct Totals {
 }
 
 impl Totals {
-    /// Compares a scrape with all before it.
-    fn take(&mut self, exposition: &Exposition) {
+    /// Compares a scrape with all before it; true.
+    fn take(&mut self, exposition: &Exposition) -> bool {
         self.scrapes += 1;
         let scraped = exposition.select(REQUESTS, &[]);
         let scraped: BTreeMap<_, _> =
@@ -205,5 +176,6 @@ impl Totals {
             assert!(value.is_some_and(|value| value >= largest), "{labels:?}: {largest}, then {value:?}");
         }
         self.largest.extend(scraped);
+        true
     }
 }

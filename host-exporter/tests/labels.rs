@@ -1,4 +1,4 @@
-//! The labels of every protocol's series, names and values: what `l7` says of an exchange, and what Prometheus gets.
+//! The labels of every protocol's series, names and values: what `l7` makes of an exchange, and what Prometheus gets.
 
 mod support;
 
@@ -60,7 +60,11 @@ const CASES: &[Case] = &[
         exchange: ["POST", "/shop.Cart/Add", "0"],
         error: ErrorClass::None,
         family: RPC,
-        labels: &[("rpc_system_name", "grpc"), ("rpc_method", "shop.Cart/Add"), ("rpc_status_code", "OK")],
+        labels: &[
+            ("rpc_system_name", "grpc"),
+            ("rpc_method", "shop.Cart/Add"),
+            ("rpc_response_status_code", "OK"),
+        ],
         error_type: ["", ""],
     },
     Case {
@@ -71,7 +75,7 @@ const CASES: &[Case] = &[
         labels: &[
             ("rpc_system_name", "grpc"),
             ("rpc_method", "shop.Cart/Missing"),
-            ("rpc_status_code", "NOT_FOUND"),
+            ("rpc_response_status_code", "NOT_FOUND"),
         ],
         error_type: ["", "NOT_FOUND"],
     },
@@ -83,7 +87,7 @@ const CASES: &[Case] = &[
         labels: &[
             ("rpc_system_name", "grpc"),
             ("rpc_method", "shop.Cart/Slow"),
-            ("rpc_status_code", "DEADLINE_EXCEEDED"),
+            ("rpc_response_status_code", "DEADLINE_EXCEEDED"),
         ],
         error_type: ["DEADLINE_EXCEEDED", "DEADLINE_EXCEEDED"],
     },

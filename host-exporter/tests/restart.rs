@@ -107,3 +107,25 @@ async fn an_ended_sandbox_that_was_not_scraped_is_still_exposed_after_a_restart(
     assert_eq!(metrics.sum(APP, &[]), 5.0);
     exporter.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_series_of_a_live_sandbox_keep_what_earlier_runs_of_its_agent_counted() {
+    let host = Host::new();
+    let Shop { agent, socket, exporter, companion: _companion } = host.shop().await;
+    agent.stop().await;
+    let agent = TestAgent::start(&socket, 8).await;
+    agent.tell(vec![http(1, "shop-1", "/", "200", 3, 1)]);
+    exporter.wait_for_requests("shop", 8).await;
+    assert_eq!(exporter.metrics().await.sum(INSTANCE, &[]), 8.0);
+    exporter.stop().await;
+    let exporter = host.start();
+    wait_for("the agent's values", async || {
+        let shown = exporter.metrics().await.sum(INSTANCE, &[]);
+        // Three alone would look like a reset, and be counted once more.
+        assert!(shown == 0.0 || shown == 8.0, "{shown}");
+        shown == 8.0
+    })
+    .await;
+    assert_eq!(exporter.requests("shop").await, 8);
+    exporter.stop().await;
+}

@@ -1,7 +1,6 @@
 //! `[microvm]` of the configuration.
 
 use std::{
-    os::unix::fs::{DirBuilderExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -12,6 +11,18 @@ use serde::Deserialize;
 
 /// Where sandboxes keep their state unless configured otherwise.
 pub const DEFAULT_STATE_DIRECTORY: &str = "/run/porthole/microvm";
+
+/// How long containers wait for the agent where KVM runs the guest.
+const AGENT_WAIT_KVM: Duration = Duration::from_millis(500);
+
+/// The same under emulation, where everything takes some twenty times as long.
+const AGENT_WAIT_EMULATED: Duration = Duration::from_secs(10);
+
+/// The longest wait that can be set: the host's call for a container's start has a deadline.
+const AGENT_WAIT_MAX: Duration = Duration::from_secs(20);
+
+/// The longest that can be set for the agent's last batch: the sandbox's end waits for it.
+const LINGER_MAX: Duration = Duration::from_secs(10);
 
 /// What runs guest instructions.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -53,10 +64,15 @@ pub struct Microvm {
     pub user_base: u32,
     /// Added to the kernel's command line.
     pub kernel_parameters: String,
+    /// Further arguments of the agent that the guest's image carries.
+    pub agent_arguments: Vec<String>,
+    /// How long the start of a sandbox's first container may wait until the guest's agent is attached, milliseconds;
+    /// unless set, what suits the accelerator.
+    pub agent_wait_ms: Option<u64>,
     /// How long a guest may take to come up, seconds.
     pub boot_timeout_seconds: u64,
-    /// How long other containers of a sandbox run on when its own has ended, milliseconds: the agent
-    /// sends its last batch in that time.
+    /// How long the agent may take to send its last batch when the sandbox's own container has ended, milliseconds. The
+    /// sandbox ends as soon as it has.
     pub linger_ms: u64,
     /// Bound on the file that keeps the guest's console, KiB.
     pub console_log_kib: u64,
@@ -76,8 +92,10 @@ impl Default for Microvm {
             state_directory: DEFAULT_STATE_DIRECTORY.into(),
             user_base: 0x7000_0000,
             kernel_parameters: String::new(),
+            agent_arguments: Vec::new(),
+            agent_wait_ms: None,
             boot_timeout_seconds: 60,
-            linger_ms: 400,
+            linger_ms: 1000,
             console_log_kib: 256,
         }
     }
@@ -88,27 +106,26 @@ impl Section for Microvm {
 }
 
 impl Microvm {
+    /// How long the first container's start waits for the agent. The bound is for an agent that hangs: it is attached
+    /// sooner, or ends, which ends the wait.
+    pub fn agent_wait(&self, kvm: bool) -> Duration {
+        let default = if kvm { AGENT_WAIT_KVM } else { AGENT_WAIT_EMULATED };
+        self.agent_wait_ms.map_or(default, Duration::from_millis).min(AGENT_WAIT_MAX)
+    }
+
     /// How long a guest may take to come up.
     pub fn boot_timeout(&self) -> Duration {
         Duration::from_secs(self.boot_timeout_seconds)
     }
 
-    /// How long other containers run on after the sandbox's own.
+    /// How long the agent may take to send its last batch.
     pub fn linger(&self) -> Duration {
-        Duration::from_millis(self.linger_ms)
+        Duration::from_millis(self.linger_ms).min(LINGER_MAX)
     }
 
     /// The state directory of one sandbox: paths of sockets below it have to stay short.
     pub fn sandbox_directory(&self, sandbox: &SandboxKey) -> PathBuf {
         self.state_directory.join(sandbox.digest())
-    }
-
-    /// Makes the directory of all sandboxes, for root only: containers' files are visible below it.
-    pub fn create_state_directory(&self) -> std::io::Result<()> {
-        let directory = &self.state_directory;
-        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
-        // It may be there already with other permissions.
-        std::fs::set_permissions(directory, std::fs::Permissions::from_mode(0o700))
     }
 
     /// QEMU's program.

@@ -1,7 +1,7 @@
 //! Standard streams over vsock.
 //!
 //! A stream is a sequence of frames, each a length (two bytes, little endian) and so many bytes; a frame of length zero
-//! ends the stream. The end is marked in the stream because a half-closed vsock connection does not say the same thing on
+//! ends the stream. The end is marked in the stream because a half-closed vsock connection does not mean the same on
 //! every vsock implementation, and some drop what was still under way.
 
 use std::io;

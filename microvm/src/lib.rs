@@ -4,7 +4,7 @@
 //! machine as [`config`] has it. `porthole-init` is the guest's first process: [`guest`] runs the containers. Between them goes
 //! the ttrpc service of `proto/guest.proto` ([`wire`]) and one vsock connection for each standard stream ([`frames`]).
 //!
-//! Invariants: the host dials, the guest listens and accepts nobody but the host; what a guest answers is data, never a
+//! Invariants: the host dials, the guest listens and accepts the host only; what a guest answers is data, never a
 //! path or a command on the host; whatever the host has made for a sandbox is on record in its state directory before
 //! it exists, so that `delete` finds it when the shim was killed.
 

@@ -1,6 +1,6 @@
 //! What the two sides agree on.
 
-#[allow(missing_docs, clippy::all, clippy::pedantic, unsafe_op_in_unsafe_fn)]
+#[allow(missing_docs, clippy::all, clippy::pedantic, clippy::unwrap_used, unsafe_op_in_unsafe_fn)]
 mod generated {
     include!(concat!(env!("OUT_DIR"), "/mod.rs"));
 }

@@ -1,4 +1,4 @@
-//! What `docs/operations.md` says of the embedded runtime's section is so.
+//! `docs/operations.md` matches the embedded runtime's section.
 #![cfg(feature = "shim")]
 
 #[path = "../../libs/config/tests/support/reference.rs"]

@@ -1,4 +1,4 @@
-//! The bootstrap address: what a delegate's `start` prints, where its shim listens and which API it speaks.
+//! The bootstrap address: what a delegate's `start` prints, where its shim listens, and its API.
 //!
 //! A plain `unix://…` (containerd 1.6 and before; Kata), or, when containerd or the shim is newer, the JSON of
 //! `BootstrapParams` (containerd: `core/runtime/v2/shim.go`): `{"version":3,"address":"unix://…","protocol":"ttrpc"}`.
@@ -37,7 +37,7 @@ impl TaskApi {
     }
 }
 
-/// Where the delegate's shim listens, and what it speaks.
+/// Where the delegate's shim listens, and by which protocol.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BootstrapAddress {
     /// `unix:///path` or `unix://@abstract`.
@@ -53,7 +53,7 @@ pub enum BootstrapError {
     #[error("the delegate's `start` printed no address: `{0}`")]
     NotAnAddress(String),
     /// Bootstrap parameters for something else than task v2 or v3 over ttrpc.
-    #[error("the delegate speaks task version {version} over {protocol}, not 2 or 3 over ttrpc")]
+    #[error("the delegate's shim serves task version {version} over {protocol}, not 2 or 3 over ttrpc")]
     Unsupported {
         /// Task API version.
         version: u32,
@@ -106,7 +106,7 @@ impl BootstrapAddress {
         path.strip_prefix('@').map_or_else(|| path.into(), |name| format!("\0{name}").into())
     }
 
-    /// Whether somebody accepts connections there. Does not block, even when its backlog is full.
+    /// Whether a process accepts connections there. Does not block, even when its backlog is full.
     pub fn listens(&self) -> bool {
         let path = self.socket();
         let address = match path.as_os_str().as_bytes() {

@@ -1,4 +1,4 @@
-//! What a container's bundle says about it: the annotations of its `config.json`.
+//! What a container's bundle has about it: annotations and network namespace of its `config.json`.
 
 use std::{
     collections::BTreeMap,
@@ -22,6 +22,10 @@ pub const CONTAINER_NAME: &str = "io.kubernetes.cri.container-name";
 pub const SANDBOX_NAMESPACE: &str = "io.kubernetes.cri.sandbox-namespace";
 /// Annotation: the pod's name.
 pub const SANDBOX_NAME: &str = "io.kubernetes.cri.sandbox-name";
+/// Annotation that names the application, where `[names]` has no other.
+pub const SERVICE: &str = "io.porthole.service";
+/// Annotation that names the tenant, where `[tenants] trust_annotation` is set.
+pub const TENANT: &str = "io.porthole.tenant";
 
 /// A bundle whose `config.json` cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -31,7 +35,7 @@ pub enum BundleError {
     Read {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: std::io::Error,
     },
     /// The file is no OCI runtime configuration.
@@ -39,7 +43,7 @@ pub enum BundleError {
     Malformed {
         /// The file.
         path: PathBuf,
-        /// What the parser said.
+        /// The parser's error.
         source: serde_json::Error,
     },
 }
@@ -63,19 +67,46 @@ pub struct Annotations(BTreeMap<String, String>);
 struct Config {
     #[serde(default)]
     annotations: Option<Annotations>,
+    #[serde(default)]
+    linux: Option<Linux>,
 }
 
-impl Annotations {
-    /// Reads them from the bundle.
-    pub fn read(bundle: &Path) -> Result<Self, BundleError> {
+#[derive(Deserialize)]
+struct Linux {
+    #[serde(default)]
+    namespaces: Option<Vec<Namespace>>,
+}
+
+#[derive(Deserialize)]
+struct Namespace {
+    #[serde(rename = "type")]
+    kind: String,
+    #[serde(default)]
+    path: PathBuf,
+}
+
+impl Config {
+    fn read(bundle: &Path) -> Result<Self, BundleError> {
         let path = bundle.join("config.json");
         let mut text = Vec::new();
         std::fs::File::open(&path)
             .and_then(|file| file.take(CONFIG_BYTES_MAX).read_to_end(&mut text))
             .map_err(|source| BundleError::Read { path: path.clone(), source })?;
-        let config: Config =
-            serde_json::from_slice(&text).map_err(|source| BundleError::Malformed { path, source })?;
-        Ok(config.annotations.unwrap_or_default())
+        serde_json::from_slice(&text).map_err(|source| BundleError::Malformed { path, source })
+    }
+}
+
+/// The network namespace that the container joins; none where it gets a new one, or has the host's.
+pub fn network_namespace(bundle: &Path) -> Option<PathBuf> {
+    let namespaces = Config::read(bundle).ok()?.linux?.namespaces?;
+    let network = namespaces.into_iter().find(|namespace| namespace.kind == "network")?;
+    (!network.path.as_os_str().is_empty()).then_some(network.path)
+}
+
+impl Annotations {
+    /// Reads them from the bundle.
+    pub fn read(bundle: &Path) -> Result<Self, BundleError> {
+        Ok(Config::read(bundle)?.annotations.unwrap_or_default())
     }
 
     /// One annotation; an empty one counts as absent.

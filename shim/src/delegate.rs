@@ -19,7 +19,7 @@ pub enum DelegateError {
     Unusable {
         /// The path.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
     /// The name leads back to this program.

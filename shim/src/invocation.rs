@@ -11,7 +11,7 @@ use std::{
 
 use porthole_registry::{Namespace, SandboxKey};
 
-/// What containerd asks for.
+/// What containerd calls the shim for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
     /// Make or find the shim of a container and print its address.

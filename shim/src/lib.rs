@@ -11,17 +11,19 @@
 //! - The **companion** ([`companion`]) lives as long as the sandbox, detached from containerd and from the wrapper.
 //!
 //! Invariants: nothing of ours reaches stdout or stderr (containerd reads both); whatever fails on our side leaves
-//! the delegate's call and the workload as they would be without us, and says why in the log and the record.
+//! the delegate's call and the workload as they would be without us, with the reason in the log and the record.
 
 pub mod bootstrap;
 pub mod bundle;
 pub mod companion;
 pub mod delegate;
+pub mod deployment;
 pub mod identity;
 pub mod invocation;
 pub mod label;
 pub mod log;
 pub mod message;
+pub mod names;
 pub mod settings;
 pub mod state;
 pub mod wrapper;

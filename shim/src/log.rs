@@ -5,7 +5,7 @@
 use std::{
     fs::{File, OpenOptions},
     io::{self, Write},
-    os::{fd::AsRawFd, unix::fs::MetadataExt, unix::fs::OpenOptionsExt},
+    os::unix::fs::{MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
 };
 
@@ -15,7 +15,7 @@ use tracing_subscriber::{filter::Targets, fmt::MakeWriter, layer::SubscriberExt,
 /// Size at which the log becomes `<log>.1` and begins anew, in bytes.
 pub const LOG_BYTES_MAX: u64 = 4 * 1024 * 1024;
 
-/// Makes a panic say nothing; [`init`] makes it go to the log.
+/// Makes a panic print nothing; [`init`] makes it go to the log.
 pub fn silence_panics() {
     std::panic::set_hook(Box::new(|_| {}));
 }
@@ -74,10 +74,7 @@ fn open(path: &Path) -> io::Result<File> {
 
 /// Renames the log, unless another process did so between our opening and our locking it.
 fn rotate(file: &File, path: &Path) -> io::Result<()> {
-    // SAFETY: flock(2) on an open descriptor has no memory effects.
-    if unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX) } != 0 {
-        return Err(io::Error::last_os_error());
-    }
+    file.lock()?;
     let (mine, current) = (file.metadata()?, std::fs::metadata(path)?);
     if (mine.dev(), mine.ino()) == (current.dev(), current.ino()) {
         let mut previous = path.as_os_str().to_owned();

@@ -19,7 +19,7 @@ pub fn one_line(text: &str) -> String {
 }
 
 /// The text on one line of at most [`MESSAGE_CHARS_MAX`] characters, without backtrace. Of a chain of causes that is
-/// too long, the first link, which says what was attempted, and the last one, which says what was wrong, are kept.
+/// too long, the first link, which is what was attempted, and the last one, which is the cause, are kept.
 pub fn brief(text: &str) -> String {
     let text = &without_debug_form(text);
     let lower = text.to_ascii_lowercase();

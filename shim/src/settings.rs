@@ -1,4 +1,4 @@
-//! `[shim]`, `[tenants]` and `[registry]` of the host's configuration.
+//! `[shim]`, `[tenants]`, `[names]` and `[registry]` of the host's configuration.
 //!
 //! A configuration that cannot be used must not stop a workload: [`Settings::load`] always answers, with the delegate
 //! that is named if that much can be read, and keeps what is wrong for the log and the record.
@@ -9,10 +9,23 @@ use porthole_config::{ConfigFile, Section};
 use porthole_registry::{RegistrySettings, SandboxKey};
 use serde::Deserialize;
 
-use crate::{label::is_label_value, message::one_line};
+use crate::{label::is_label_value, message::one_line, names::Names};
 
 /// The delegate unless configured otherwise: the embedded runtime.
 pub const DEFAULT_DELEGATE: &str = "containerd-shim-porthole-microvm-v2";
+
+/// Which agent monitors a sandbox.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum AgentChoice {
+    /// The one that the guest's image carries, and where it carries none the sidecar.
+    #[default]
+    Auto,
+    /// The one that the guest's image carries, or none.
+    BuiltIn,
+    /// The sidecar; no connection to the guest is tried.
+    Sidecar,
+}
 
 /// `[shim]`
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -22,6 +35,8 @@ pub struct Shim {
     pub enabled: bool,
     /// The real runtime's shim: an absolute path, or a name that is looked up beside this program, then in `PATH`.
     pub delegate: String,
+    /// Which agent monitors a sandbox.
+    pub agent: AgentChoice,
     /// Root file system of the sidecar; `/porthole-agent` in it is the agent.
     pub sidecar_rootfs: PathBuf,
     /// The log file. It is kept below 8 MiB with its predecessor.
@@ -39,7 +54,7 @@ pub struct Shim {
     pub agent_restarts: u32,
     /// Least time between two starts of the agent in one sandbox, seconds.
     pub agent_restart_interval_s: u64,
-    /// Further arguments of the agent.
+    /// Further arguments of the sidecar's agent.
     pub agent_arguments: Vec<String>,
 }
 
@@ -48,6 +63,7 @@ impl Default for Shim {
         Self {
             enabled: true,
             delegate: DEFAULT_DELEGATE.into(),
+            agent: AgentChoice::Auto,
             sidecar_rootfs: "/usr/lib/porthole/sidecar/rootfs".into(),
             log: "/var/log/porthole/shim.log".into(),
             monitor_sockets: [
@@ -101,8 +117,8 @@ pub struct Tenants {
     /// Tenant by Kubernetes namespace, or by containerd's for plain containers. A namespace that is not listed is its
     /// own tenant.
     pub by_namespace: BTreeMap<String, String>,
-    /// containerd's namespaces in which containers are made by CRI. Elsewhere CRI's annotations come from whoever runs the
-    /// container, and name neither a tenant nor a pod.
+    /// containerd's namespaces in which containers are made by CRI. In other namespaces CRI's annotations come from
+    /// the user who runs the container, and name neither a tenant nor a pod.
     pub cri_namespaces: Vec<String>,
     /// Whether the annotation `io.porthole.tenant` may name the tenant.
     pub trust_annotation: bool,
@@ -138,6 +154,8 @@ pub struct Settings {
     pub shim: Shim,
     /// `[tenants]`
     pub tenants: Tenants,
+    /// `[names]`
+    pub names: Names,
     /// `[registry]`
     pub registry: RegistrySettings,
     /// Why the configuration cannot be used as it stands, one line. Sandboxes then run unmonitored.
@@ -167,10 +185,15 @@ impl Settings {
                 ..Shim::default()
             }
         });
-        let tenants = file.section().unwrap_or_else(|error| {
+        let tenants: Tenants = file.section().unwrap_or_else(|error| {
             problems.push(error.to_string());
             Tenants::default()
         });
+        let names: Names = file.section().unwrap_or_else(|error| {
+            problems.push(error.to_string());
+            Names::default()
+        });
+        problems.extend(names.problem(tenants.trust_annotation));
         let registry = file.section().unwrap_or_else(|error| {
             problems.push(error.to_string());
             RegistrySettings::default()
@@ -182,7 +205,7 @@ impl Settings {
                 .push(format!("[tenants.by_namespace] {namespace:?}: {tenant:?} cannot be a tenant's name"));
         }
         let problem = (!problems.is_empty()).then(|| one_line(&problems.join("; ")));
-        Self { shim, tenants, registry, problem }
+        Self { shim, tenants, names, registry, problem }
     }
 }
 
@@ -200,6 +223,14 @@ mod tests {
     fn an_empty_file_means_defaults() {
         let settings = settings("");
         assert_eq!((settings.shim, settings.problem), (Shim::default(), None));
+    }
+
+    #[test]
+    fn the_agent_is_one_of_three() {
+        let choice = |text: &str| settings(&format!("[shim]\nagent = \"{text}\"\n"));
+        assert_eq!(choice("built-in").shim.agent, AgentChoice::BuiltIn);
+        assert_eq!(choice("sidecar").shim.agent, AgentChoice::Sidecar);
+        assert!(choice("built_in").problem.expect("problem").contains("built-in"));
     }
 
     #[test]

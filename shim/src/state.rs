@@ -8,11 +8,12 @@
 
 use std::{
     io,
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
 };
 
 use nix::mount::MntFlags;
+use porthole_confinement::capabilities::{self, Named};
 use porthole_registry::SandboxKey;
 use serde::{Deserialize, Serialize};
 
@@ -69,7 +70,7 @@ impl StateDirectory {
 
     /// Makes the directory, readable by root only.
     pub fn create(&self) -> io::Result<()> {
-        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.0)
+        porthole_registry::create_directory(&self.0)
     }
 
     /// Writes the state so that a reader sees the old or the new one.
@@ -103,7 +104,8 @@ pub fn remove_tree(path: &Path) -> io::Result<()> {
     let mounts = || mounts_below(&std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default(), &real);
     // Deepest first; one mount point may carry several mounts.
     for mount in mounts().iter().rev() {
-        if let Err(error) = nix::mount::umount2(mount, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW) {
+        let unmount = || nix::mount::umount2(mount, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW);
+        if let Err(error) = capabilities::while_effective(Named::CAP_SYS_ADMIN, unmount) {
             tracing::warn!(mount = %mount.display(), %error, "cannot unmount");
         }
     }
@@ -117,6 +119,7 @@ pub fn remove_tree(path: &Path) -> io::Result<()> {
 }
 
 /// Mount points at or below `root` in a mountinfo (proc(5)), in the order in which they were mounted.
+/// procfs leaves spaces in mount points escaped; a mount that is not found would be deleted through.
 fn mounts_below(mountinfo: &str, root: &Path) -> Vec<PathBuf> {
     let points = mountinfo.lines().filter_map(|line| line.split(' ').nth(4));
     points.map(|point| PathBuf::from(unescape(point))).filter(|point| point.starts_with(root)).collect()

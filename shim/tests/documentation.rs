@@ -1,4 +1,4 @@
-//! What `docs/operations.md` says is what the shim has: keys, defaults, reasons.
+//! `docs/operations.md` matches the shim: keys, defaults, reasons.
 
 #[path = "../../libs/config/tests/support/reference.rs"]
 mod reference;
@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 
 use porthole_shim::{
     companion::reason::ReasonCode,
+    names::Names,
     settings::{Shim, Tenants},
 };
 
@@ -16,6 +17,7 @@ const OPERATIONS: &str = include_str!("../../docs/operations.md");
 fn every_key_is_documented_with_its_default() {
     assert_eq!(reference::section::<Shim>(OPERATIONS), Shim::default());
     assert_eq!(reference::section::<Tenants>(OPERATIONS), Tenants::default());
+    assert_eq!(reference::section::<Names>(OPERATIONS), Names::default());
 }
 
 #[test]

@@ -150,7 +150,7 @@ fn whatever_is_wrong_on_our_side_the_call_goes_through_in_silence() {
 fn a_configuration_that_is_no_toml_leaves_the_default_delegate() {
     let setup = Setup::new();
     let bundle = setup.bundle("s1", &[]);
-    // The program beside which the default delegate lies is a copy: the tests' own directory stays as it is.
+    // The program beside the default delegate is a copy: the tests' own directory stays as it is.
     std::fs::copy(PROGRAM, setup.path("wrapper")).expect("copied");
     std::fs::copy(setup.path("delegate"), setup.path("containerd-shim-porthole-microvm-v2")).expect("copied");
     setup.configure("[shim\n");

@@ -1,4 +1,4 @@
-"""Serves as many requests as its argument says, each on its own connection, and exits at once."""
+"""Serves as many requests as its argument gives, each on its own connection, and exits at once."""
 
 import socket
 import sys

@@ -1,4 +1,4 @@
-//! Commands with a deadline, whose failure says what was run and what it printed.
+//! Commands with a deadline. An error has the command line and the output.
 
 use std::{
     ffi::OsStr,

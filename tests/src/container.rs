@@ -47,6 +47,8 @@ pub struct Launch<'a> {
     pub annotations: &'a [(&'a str, &'a str)],
     /// Whether it has every capability, as one who has taken over the guest's kernel would.
     pub privileged: bool,
+    /// Further options of `ctr run`.
+    pub options: &'a [&'a str],
     /// What it is made from.
     pub image: Image,
     /// Program and arguments.
@@ -63,6 +65,7 @@ impl<'a> Launch<'a> {
             network: None,
             annotations: &[],
             privileged: false,
+            options: &[],
             image: image::DEMO,
             command,
         }
@@ -92,7 +95,13 @@ impl<'a> Launch<'a> {
         Self { privileged: true, ..self }
     }
 
-    /// `ctr run` with everything but the options that say how to attach.
+    /// The same with further options of `ctr run`.
+    #[must_use]
+    pub fn with_options(self, options: &'a [&'a str]) -> Self {
+        Self { options, ..self }
+    }
+
+    /// `ctr run` with everything but the options of the attachment.
     fn command(&self, containerd: &Containerd, how: &[&str]) -> Command {
         let mut command = containerd.ctr(self.namespace);
         command.args(["run", "--runtime", self.runtime]).args(how);
@@ -102,6 +111,7 @@ impl<'a> Launch<'a> {
         if self.privileged {
             command.arg("--privileged");
         }
+        command.args(self.options);
         for (name, value) in self.annotations {
             command.arg("--annotation").arg(format!("{name}={value}"));
         }
@@ -111,10 +121,15 @@ impl<'a> Launch<'a> {
 
     /// Runs in the foreground to the end and removes the container: output and exit code are the container's.
     pub fn run(&self, containerd: &Containerd) -> Result<Finished> {
-        command::run(&mut self.command(containerd, &["--rm"]), CALL_DEADLINE)
+        self.run_within(CALL_DEADLINE, containerd)
     }
 
-    /// Starts and returns when containerd says that it runs.
+    /// The same for one that takes longer.
+    pub fn run_within(&self, deadline: Duration, containerd: &Containerd) -> Result<Finished> {
+        command::run(&mut self.command(containerd, &["--rm"]), deadline)
+    }
+
+    /// Starts and returns when containerd lists it as running.
     pub fn start(&self, containerd: &Arc<Containerd>) -> Result<Container> {
         let start = Instant::now();
         // Made before the call, so that a start that half succeeds is removed too.
@@ -151,7 +166,7 @@ pub struct Container {
 }
 
 impl Container {
-    /// What containerd says that the task is doing; none when it has no task.
+    /// The task's status in containerd; none when it has no task.
     pub fn status(&self) -> Result<Option<String>> {
         let listing =
             command::try_quietly(self.containerd.ctr(&self.namespace).args(["tasks", "ls"]), CALL_DEADLINE)?;
@@ -172,10 +187,15 @@ impl Container {
 
     /// Runs a program in the container.
     pub fn exec(&self, command: &[&str]) -> Result<Finished> {
+        self.exec_within(CALL_DEADLINE, command)
+    }
+
+    /// The same for one that takes longer.
+    pub fn exec_within(&self, deadline: Duration, command: &[&str]) -> Result<Finished> {
         let id = format!("exec-{}", EXECS.fetch_add(1, Ordering::Relaxed));
         let mut call = self.containerd.ctr(&self.namespace);
         call.args(["tasks", "exec", "--exec-id", &id, &self.id]).args(command);
-        command::run(&mut call, CALL_DEADLINE)
+        command::run(&mut call, deadline)
     }
 
     /// Sends a signal to the first process.
@@ -197,7 +217,7 @@ impl Container {
             let killed = self.kill("SIGKILL")?;
             ensure!(killed.status.success(), "ctr tasks kill {}: {killed}", self.id);
         }
-        self.wait_stopped(Duration::from_secs(30))?;
+        self.wait_stopped(wait::SOON)?;
         if self.status()?.is_some() {
             let deleted = self.containerd.attempt(&self.namespace, &["tasks", "delete", &self.id])?;
             // ctr hands on the task's exit code.
@@ -220,6 +240,6 @@ pub(crate) fn remove_quietly(containerd: &Containerd, namespace: &str, id: &str)
     let attempts: [&[&str]; 2] = [&["tasks", "delete", "--force", id], &["containers", "delete", id]];
     for arguments in attempts {
         // The sweep takes away what this does not.
-        let _ = command::try_quietly(containerd.ctr(namespace).args(arguments), Duration::from_secs(30));
+        let _ = command::try_quietly(containerd.ctr(namespace).args(arguments), wait::SOON);
     }
 }

@@ -1,8 +1,10 @@
 //! A containerd of our own: its root, state, sockets and configuration are in the environment's directory.
 
 use std::{
+    ffi::{OsStr, OsString},
     path::{Path, PathBuf},
     process::Command,
+    sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -20,41 +22,65 @@ pub const CALL_DEADLINE: Duration = Duration::from_mins(2);
 /// A running containerd.
 #[derive(Debug)]
 pub struct Containerd {
-    daemon: Daemon,
+    daemon: Mutex<Daemon>,
     directory: PathBuf,
+    environment: Vec<(String, String)>,
+    search_path: OsString,
 }
 
 impl Containerd {
     /// Starts containerd below `directory`. `environment` is handed on to the shims.
-    pub fn start(
-        directory: &Path,
-        environment: &[(String, String)],
-        search_path: &std::ffi::OsStr,
-    ) -> Result<Self> {
+    pub fn start(directory: &Path, environment: &[(String, String)], search_path: &OsStr) -> Result<Self> {
         let home = directory.join("containerd");
         std::fs::create_dir_all(&home).context("make containerd's directory")?;
-        let config = home.join("config.toml");
-        std::fs::write(&config, configuration(&home)).context("write containerd's configuration")?;
-        let mut command = Command::new("containerd");
-        command
-            .arg("--config")
-            .arg(&config)
-            .env("PATH", search_path)
-            .envs(environment.iter().map(|(name, value)| (name, value)));
-        let daemon = Daemon::spawn("containerd", &mut command, &directory.join("log/containerd.log"))?;
-        let mut containerd = Self { daemon, directory: home };
-        wait::until("containerd answers", Duration::from_secs(30), || {
-            containerd.daemon.check()?;
-            let finished = command::run(containerd.ctr("default").arg("version"), Duration::from_secs(10))?;
-            Ok(finished.status.success().then_some(()))
-        })?;
+        std::fs::write(home.join("config.toml"), configuration(&home))
+            .context("write containerd's configuration")?;
+        let daemon = spawn(&home, environment, search_path)?;
+        let containerd = Self {
+            daemon: Mutex::new(daemon),
+            directory: home,
+            environment: environment.to_vec(),
+            search_path: search_path.to_owned(),
+        };
+        containerd.wait_answers()?;
         Ok(containerd)
+    }
+
+    fn wait_answers(&self) -> Result<()> {
+        wait::until("containerd answers", wait::SOON, || {
+            self.daemon().check()?;
+            let finished = command::run(self.ctr("default").arg("version"), Duration::from_secs(10))?;
+            Ok(finished.status.success().then_some(()))
+        })
+    }
+
+    fn daemon(&self) -> MutexGuard<'_, Daemon> {
+        self.daemon.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Stops containerd and starts it again; shims and guests live on, as they do when the machine's is upgraded.
+    pub fn restart(&self) -> Result<()> {
+        let mut daemon = self.daemon();
+        daemon.stop()?;
+        *daemon = spawn(&self.directory, &self.environment, &self.search_path)?;
+        drop(daemon);
+        self.wait_answers()
+    }
+
+    /// Its socket.
+    pub fn address(&self) -> PathBuf {
+        self.directory.join("c.sock")
+    }
+
+    /// The socket that takes the events of shims.
+    pub fn ttrpc_address(&self) -> PathBuf {
+        self.directory.join("c.sock.ttrpc")
     }
 
     /// `ctr` for a containerd namespace; add the subcommand.
     pub fn ctr(&self, namespace: &str) -> Command {
         let mut command = Command::new("ctr");
-        command.arg("--address").arg(self.directory.join("c.sock")).args(["--namespace", namespace]);
+        command.arg("--address").arg(self.address()).args(["--namespace", namespace]);
         command
     }
 
@@ -81,22 +107,17 @@ impl Containerd {
 
     /// What containerd logged so far.
     pub fn log(&self) -> String {
-        self.daemon.output()
+        self.daemon().output()
     }
 
     /// Its process id.
     pub fn pid(&self) -> i32 {
-        self.daemon.pid().as_raw()
+        self.daemon().pid().as_raw()
     }
 
     /// The state directory: what is left in it when all containers are gone is a leak.
     pub fn state(&self) -> PathBuf {
         self.directory.join("state")
-    }
-
-    /// Stops containerd; shims and guests live on, as they do when the machine's containerd is restarted.
-    pub fn stop(&mut self) -> Result<()> {
-        self.daemon.stop().map(drop)
     }
 
     /// Namespaces, and the containers in them.
@@ -113,8 +134,20 @@ impl Containerd {
     }
 }
 
+fn spawn(home: &Path, environment: &[(String, String)], search_path: &OsStr) -> Result<Daemon> {
+    let mut command = Command::new("containerd");
+    command
+        .arg("--config")
+        .arg(home.join("config.toml"))
+        .env("PATH", search_path)
+        .envs(environment.iter().map(|(name, value)| (name, value)));
+    Daemon::spawn("containerd", &mut command, &home.with_file_name("log/containerd.log"))
+}
+
 fn configuration(home: &Path) -> String {
     let home = home.display();
+    // On a busy machine a shim takes longer than the few seconds that it has by default, and containerd would take one that lives
+    // for dead.
     // cri and opt would touch /etc/cni and /opt; the snapshotters other than overlayfs only complain.
     format!(
         r#"version = 2
@@ -131,6 +164,11 @@ address = "{home}/c.sock"
 address = "{home}/c.sock.ttrpc"
 [debug]
 level = "info"
+[timeouts]
+"io.containerd.timeout.shim.cleanup" = "60s"
+"io.containerd.timeout.shim.load" = "60s"
+"io.containerd.timeout.shim.shutdown" = "30s"
+"io.containerd.timeout.task.state" = "30s"
 "#
     )
 }

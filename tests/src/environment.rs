@@ -11,6 +11,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, anyhow, ensure};
+use porthole_registry::last_state;
 
 use crate::{
     container,
@@ -26,6 +27,9 @@ use crate::{
 };
 
 pub use configuration::Settings;
+
+/// Where the embedded runtime keeps the state of its sandboxes, of all environments.
+pub const MICROVM_STATE: &str = "/run/porthole/microvm";
 
 /// A containerd with everything around it. Fields are dropped in this order.
 #[derive(Debug)]
@@ -45,14 +49,16 @@ pub struct Environment {
     settings: Settings,
     exporter_address: SocketAddr,
     footprint: Footprint,
+    /// Directories for all environments that were not there.
+    missing: Vec<PathBuf>,
     scratch: Scratch,
 }
 
-/// Tells what is being done, so that nobody waits without knowing for what.
+/// Prints what is being done, so that a wait is explained.
 pub type Progress<'a> = &'a dyn Fn(&str);
 
 impl Environment {
-    /// Starts containerd, the exporter and, if asked, Prometheus, and imports the image into the namespaces.
+    /// Starts containerd, the exporter and, if `prometheus`, Prometheus, and imports the image into the namespaces.
     pub fn start(
         dist: Dist,
         settings: &Settings,
@@ -65,6 +71,8 @@ impl Environment {
         }
         let archive = image::DEMO.build(&dist.cache)?;
         let scratch = Scratch::create()?;
+        let missing = Path::new(MICROVM_STATE).ancestors().filter(|path| !path.exists());
+        let missing = missing.map(Path::to_owned).collect();
         let directory = scratch.path();
         progress("starting containerd");
         let address = exporter::free_address()?;
@@ -78,7 +86,7 @@ impl Environment {
             containerd.import(namespace, &archive)?;
         }
         progress("starting the exporter");
-        let exporter = Exporter::start(&dist, directory, &configuration, address)?;
+        let exporter = Exporter::start(dist.program(exporter::PROGRAM), directory, &configuration, address)?;
         let prometheus = if with_prometheus {
             progress("starting Prometheus");
             Some(Prometheus::start(directory, address)?)
@@ -96,13 +104,14 @@ impl Environment {
             settings: settings.clone(),
             exporter_address: address,
             footprint,
+            missing,
             scratch,
         })
     }
 
     /// The exporter.
     pub fn exporter(&self) -> Result<MutexGuard<'_, Exporter>> {
-        self.exporter.lock().map_err(|_| anyhow!("somebody panicked while using the exporter"))
+        self.exporter.lock().map_err(|_| anyhow!("a test panicked while using the exporter"))
     }
 
     /// The environment's directory.
@@ -189,7 +198,8 @@ impl Environment {
     pub fn finish(self) -> Result<()> {
         interrupt::heed();
         self.remove_containers();
-        self.wait_quiet(Duration::from_secs(30))?;
+        self.wait_quiet(wait::SOON)?;
+        self.wait_taken()?;
         let (mark, directory) = (self.scratch.mark().to_owned(), self.directory().to_owned());
         let left = Footprint::take(&[&mark], &[&directory])?.beyond(&self.footprint);
         // The exporter may have been restarted since the environment began.
@@ -198,8 +208,30 @@ impl Environment {
         let kept = |line: &String| is_ours_to_keep(line, &directory) || is_own(line);
         let leaks: Vec<_> = left.into_iter().filter(|line| !kept(line)).collect();
         ensure!(leaks.is_empty(), "left behind by sandboxes that are gone:\n  {}", leaks.join("\n  "));
+        let missing = self.missing.clone();
         drop(self);
-        footprint::gone(&[&mark], &[&directory], &Footprint::default(), Duration::from_secs(10))
+        footprint::gone(&[&mark], &[&directory], &Footprint::default(), wait::SOON)?;
+        wait::until("directories of the first sandbox go with the last", wait::SOON, || {
+            // Another environment may use them.
+            let is_empty =
+                |path: &&PathBuf| fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_none());
+            match missing.iter().find(is_empty) {
+                Some(empty) => Err(anyhow!("{} is empty", empty.display())),
+                None => Ok(Some(())),
+            }
+        })
+    }
+
+    /// Waits until the exporter, if it runs, has taken what companions left last: it removes a last state when its ledger holds it.
+    fn wait_taken(&self) -> Result<()> {
+        if self.exporter()?.pid().is_none() {
+            return Ok(());
+        }
+        // It writes its ledger for each, on a disk that others use too.
+        wait::until("the exporter takes the last states", Duration::from_mins(3), || {
+            let left = last_state::list(&self.registry()).context("read the registry")?;
+            Ok(left.is_empty().then_some(()))
+        })
     }
 
     fn remove_containers(&self) {
@@ -218,7 +250,7 @@ impl Environment {
 impl Drop for Environment {
     fn drop(&mut self) {
         self.remove_containers();
-        if let Err(error) = self.wait_quiet(Duration::from_secs(15)) {
+        if let Err(error) = self.wait_quiet(wait::SOON) {
             eprintln!("teardown: {error:#}");
         }
     }

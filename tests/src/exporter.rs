@@ -1,24 +1,28 @@
 //! The exporter under test, on a port of its own.
 
 use std::{
-    net::{Ipv4Addr, SocketAddr, TcpListener},
+    collections::BTreeMap,
+    net::SocketAddr,
     path::{Path, PathBuf},
     process::Command,
-    time::Duration,
 };
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
+use nix::sys::signal::Signal;
+pub use porthole_trials::ports::free_address;
 use serde_json::Value;
 
 use crate::{
     daemon::Daemon,
-    dist::Dist,
     exposition::{self, Sample},
     http, wait,
 };
 
-/// What Prometheus asks for when it prefers OpenMetrics.
+/// Prometheus' `Accept` header when it prefers OpenMetrics.
 const ACCEPT: &str = "Accept: application/openmetrics-text;version=1.0.0\r\nConnection: close\r\n";
+
+/// Its program.
+pub const PROGRAM: &str = "porthole-exporter";
 
 /// A running exporter, or one that was stopped and can be started again at the same address.
 #[derive(Debug)]
@@ -31,18 +35,17 @@ pub struct Exporter {
     pub address: SocketAddr,
 }
 
-/// A port that was free a moment ago.
-pub fn free_address() -> Result<SocketAddr> {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("find a free port")?;
-    listener.local_addr().context("address of a listener")
-}
-
 impl Exporter {
-    /// Starts the exporter with this configuration file, which must tell it to listen at `address`.
-    pub fn start(dist: &Dist, directory: &Path, configuration: &Path, address: SocketAddr) -> Result<Self> {
+    /// Starts the exporter's program with this configuration file, which must have `listen` = `address`.
+    pub fn start(
+        program: PathBuf,
+        directory: &Path,
+        configuration: &Path,
+        address: SocketAddr,
+    ) -> Result<Self> {
         let mut exporter = Self {
             daemon: None,
-            program: dist.program("porthole-exporter"),
+            program,
             configuration: configuration.to_owned(),
             log: directory.join("log/exporter.log"),
             address,
@@ -58,7 +61,7 @@ impl Exporter {
         command.arg("--config").arg(&self.configuration);
         let mut daemon = Daemon::spawn("porthole-exporter", &mut command, &self.log)?;
         let address = self.address;
-        wait::until("the exporter answers", Duration::from_secs(10), || {
+        wait::until("the exporter answers", wait::SOON, || {
             daemon.check()?;
             Ok((http::get(address, "/healthz")?.status == 200).then_some(()))
         })?;
@@ -71,6 +74,15 @@ impl Exporter {
         if let Some(mut daemon) = self.daemon.take() {
             let status = daemon.stop()?;
             ensure!(status.success(), "the exporter ended with {status}:\n{}", self.log_text());
+        }
+        Ok(())
+    }
+
+    /// Kills it, if it runs: it writes nothing more.
+    pub fn kill(&mut self) -> Result<()> {
+        if let Some(mut daemon) = self.daemon.take() {
+            daemon.signal(Signal::SIGKILL)?;
+            daemon.stop()?;
         }
         Ok(())
     }
@@ -99,9 +111,38 @@ impl Exporter {
         self.list("/api/v1/sandboxes", "sandboxes")
     }
 
+    /// Its list of applications.
+    pub fn applications(&self) -> Result<Vec<Value>> {
+        self.list("/api/v1/applications", "applications")
+    }
+
     /// Spans, the newest first, filtered by a query string.
     pub fn spans(&self, query: &str) -> Result<Vec<Value>> {
         self.list(&format!("/api/v1/spans?{query}"), "spans")
+    }
+
+    /// Traces, the newest first, filtered by a query string.
+    pub fn traces(&self, query: &str) -> Result<Vec<Value>> {
+        self.list(&format!("/api/v1/traces?{query}"), "traces")
+    }
+
+    /// The spans of a tenant's trace, depth first.
+    pub fn tree(&self, tenant: &str, id: &str) -> Result<Vec<Value>> {
+        let traces = self.list(&format!("/api/v1/traces/{id}?tenant={tenant}"), "traces")?;
+        let [trace] = &traces[..] else { bail!("{} traces have the id {id}", traces.len()) };
+        trace["tree"].as_array().cloned().context("the tree of a trace")
+    }
+
+    /// The edges of a tenant's calls in the last hour: from, to, and requests.
+    pub fn edges(&self, tenant: &str) -> Result<BTreeMap<(String, String), u64>> {
+        let edges = self.list(&format!("/api/v1/topology?tenant={tenant}&seconds=3600"), "edges")?;
+        let mut counts = BTreeMap::new();
+        for edge in edges {
+            let end = |name: &str| edge[name].as_str().map(str::to_owned).context("an edge's end");
+            let requests = edge["requests"].as_u64().context("an edge's requests")?;
+            *counts.entry((end("from")?, end("to")?)).or_default() += requests;
+        }
+        Ok(counts)
     }
 
     fn list(&self, path: &str, name: &str) -> Result<Vec<Value>> {

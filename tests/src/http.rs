@@ -8,7 +8,15 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-const DEADLINE: Duration = Duration::from_secs(30);
+use crate::wait;
+
+const DEADLINE: Duration = wait::SOON;
+
+/// How long a server may take to listen: its guest boots meanwhile, emulated and perhaps beside others.
+const LISTENS: Duration = Duration::from_mins(2);
+
+/// Limit of one attempt to connect to a server that may not listen yet.
+const ATTEMPT: Duration = Duration::from_secs(1);
 
 /// A response: its status and body.
 #[derive(Clone, Debug)]
@@ -46,7 +54,17 @@ pub struct Connection {
 impl Connection {
     /// Connects. Call it on a thread in the hub to reach a sandbox.
     pub fn open(to: SocketAddr) -> Result<Self> {
-        let stream = TcpStream::connect_timeout(&to, DEADLINE).with_context(|| format!("connect to {to}"))?;
+        Self::open_within(to, DEADLINE)
+    }
+
+    /// Connects once the server listens, which in a guest can be after its agent is attached. Connecting sends no byte, so
+    /// that no attempt is counted anywhere.
+    pub fn open_once_listening(to: SocketAddr) -> Result<Self> {
+        wait::until(&format!("{to} listens"), LISTENS, || Self::open_within(to, ATTEMPT).map(Some))
+    }
+
+    fn open_within(to: SocketAddr, limit: Duration) -> Result<Self> {
+        let stream = TcpStream::connect_timeout(&to, limit).with_context(|| format!("connect to {to}"))?;
         stream.set_read_timeout(Some(DEADLINE)).context("set a deadline")?;
         stream.set_write_timeout(Some(DEADLINE)).context("set a deadline")?;
         stream.set_nodelay(true).context("set TCP_NODELAY")?;
@@ -70,7 +88,7 @@ impl Connection {
         self.stream.get_mut().write_all(bytes).with_context(|| format!("send to {}", self.host))
     }
 
-    /// Says that nothing more will be sent.
+    /// Ends the sending direction.
     pub fn finish(&mut self) -> Result<()> {
         self.stream.get_mut().shutdown(Shutdown::Write).context("end the sending side")
     }

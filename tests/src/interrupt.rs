@@ -11,10 +11,10 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 static REQUESTED: OnceLock<Arc<AtomicBool>> = OnceLock::new();
 
-/// Whether the end that was asked for is under way, which has waits of its own.
+/// Whether the requested end is under way, which has waits of its own.
 static HEEDED: AtomicBool = AtomicBool::new(false);
 
-/// From now on the first SIGINT, SIGTERM or SIGHUP asks for an orderly end; a second one ends at once.
+/// From now on the first SIGINT, SIGTERM or SIGHUP starts an orderly end; a second one ends at once.
 pub fn install() -> Result<()> {
     let flag = REQUESTED.get_or_init(Arc::default);
     for signal in [SIGINT, SIGTERM, SIGHUP] {
@@ -26,7 +26,7 @@ pub fn install() -> Result<()> {
     Ok(())
 }
 
-/// Whether somebody asked for the end.
+/// Whether an end was requested.
 pub fn requested() -> bool {
     REQUESTED.get().is_some_and(|flag| flag.load(Ordering::Relaxed))
 }
@@ -36,7 +36,7 @@ pub fn heed() {
     HEEDED.store(true, Ordering::Relaxed);
 }
 
-/// An error when somebody asked for the end and it is not under way yet.
+/// An error when an end was requested and is not under way yet.
 pub fn check() -> Result<()> {
     if requested() && !HEEDED.load(Ordering::Relaxed) {
         bail!("interrupted");

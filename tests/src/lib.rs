@@ -1,7 +1,7 @@
 //! The end-to-end harness: everything real, nothing of the machine's own.
 //!
 //! An [`environment::Environment`] is a directory, a containerd with its own root, state and socket, network
-//! namespaces, an exporter and a Prometheus; [`scenario`] is what the demo and the tests run in it. The order in
+//! namespaces, an exporter and a Prometheus; [`scenario`] and [`starts`] are what the demo, the tests and a benchmark run in it. The order in
 //! which things are made is the order in which they can depend on each other; they go in reverse.
 //!
 //! Invariants:
@@ -27,5 +27,6 @@ pub mod network;
 pub mod prometheus;
 pub mod scenario;
 pub mod shim;
+pub mod starts;
 pub mod sweep;
 pub mod wait;

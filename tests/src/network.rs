@@ -20,12 +20,12 @@ use std::{
 use anyhow::{Context, Result, anyhow};
 use nix::sched::{CloneFlags, setns};
 
-use crate::command;
+use crate::{command, wait};
 
 /// Where `ip netns` keeps its names.
 pub const NETNS_DIRECTORY: &str = "/run/netns";
 
-const DEADLINE: Duration = Duration::from_secs(20);
+const DEADLINE: Duration = wait::SOON;
 
 /// The hub's address on the bridge; clients in the hub have it as their source.
 pub const HUB: Ipv4Addr = Ipv4Addr::new(10, 231, 0, 1);
@@ -77,7 +77,11 @@ impl Network {
         };
         let Endpoint { name: namespace, hub, interface, address } = &endpoint;
         ip(&format!("netns add {namespace}"))?;
-        ip(&format!("-n {hub} link add {interface} type veth peer name eth0 netns {namespace}"))?;
+        // A hub that still knows the one that had the address before reaches this one too.
+        let mac = format!("02:00:0a:e7:00:{host:02x}");
+        ip(&format!(
+            "-n {hub} link add {interface} type veth peer name eth0 address {mac} netns {namespace}"
+        ))?;
         ip(&format!("-n {hub} link set {interface} master br0 up"))?;
         ip(&format!("-n {namespace} link set lo up"))?;
         ip(&format!("-n {namespace} addr add {address}/16 dev eth0"))?;
@@ -194,8 +198,7 @@ impl Drop for Forward {
 fn relay(inbound: &TcpStream, namespace: &Path, to: SocketAddr) -> Result<()> {
     // Sockets belong to the namespace of the thread that made them: this thread makes only the outbound one.
     enter(namespace)?;
-    let outbound =
-        TcpStream::connect_timeout(&to, Duration::from_secs(10)).context("connect to the sandbox")?;
+    let outbound = TcpStream::connect_timeout(&to, wait::SOON).context("connect to the sandbox")?;
     thread::scope(|scope| {
         scope.spawn(|| pump(inbound, &outbound));
         pump(&outbound, inbound);

@@ -12,6 +12,9 @@ use crate::{daemon::Daemon, exporter, http, wait};
 /// Time between two scrapes.
 pub const SCRAPE_INTERVAL: Duration = Duration::from_secs(1);
 
+/// The rules that users get.
+const RULES: &str = include_str!("../../deploy/prometheus/porthole.rules.yml");
+
 /// A running Prometheus.
 #[derive(Debug)]
 pub struct Prometheus {
@@ -43,11 +46,13 @@ impl Prometheus {
         fs::create_dir_all(&home).context("make Prometheus' directory")?;
         let configuration = home.join("prometheus.yml");
         let text = format!(
-            "global: {{ scrape_interval: {0}ms, scrape_timeout: {0}ms }}\n\
+            "global: {{ scrape_interval: {0}ms, scrape_timeout: {0}ms, evaluation_interval: 5s }}\n\
+             rule_files: [porthole.rules.yml]\n\
              scrape_configs:\n- job_name: porthole\n  honor_labels: true\n  static_configs:\n  - targets: ['{target}']\n",
             SCRAPE_INTERVAL.as_millis()
         );
         fs::write(&configuration, text).context("write Prometheus' configuration")?;
+        fs::write(home.join("porthole.rules.yml"), RULES).context("write Prometheus' rules")?;
         let address = exporter::free_address()?;
         let mut command = Command::new("prometheus");
         command
@@ -57,7 +62,7 @@ impl Prometheus {
             .current_dir(&home);
         let daemon = Daemon::spawn("prometheus", &mut command, &directory.join("log/prometheus.log"))?;
         let mut prometheus = Self { daemon, address };
-        wait::until("Prometheus is ready", Duration::from_secs(30), || {
+        wait::until("Prometheus is ready", wait::SOON, || {
             prometheus.daemon.check()?;
             Ok((http::get(address, "/-/ready")?.status == 200).then_some(()))
         })?;
@@ -86,11 +91,10 @@ impl Prometheus {
             // The time of the newest sample, in seconds.
             Ok(self.query("timestamp(up)")?.first().map_or(0.0, |element| element.value))
         };
-        let before = wait::until("a first scrape", Duration::from_secs(15), || {
-            Ok(Some(scrapes()?).filter(|time| *time > 0.0))
-        })?;
+        let before =
+            wait::until("a first scrape", wait::SOON, || Ok(Some(scrapes()?).filter(|time| *time > 0.0)))?;
         // The scrape after the next began after now in any case.
-        wait::until("a scrape", Duration::from_secs(15), || {
+        wait::until("a scrape", wait::SOON, || {
             Ok((scrapes()? >= before + 2.0 * SCRAPE_INTERVAL.as_secs_f64() - 0.1).then_some(()))
         })
     }

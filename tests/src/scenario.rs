@@ -4,6 +4,7 @@
 //! another nginx. The requests come in two rounds: in the second, `catalog` has been stopped.
 
 pub mod counted;
+pub mod orders;
 
 use std::{
     collections::BTreeMap,
@@ -72,7 +73,7 @@ pub const APPLICATIONS: [Application; 3] = [CATALOG, SHOP, BLOG];
 /// The tenants' containerd namespaces.
 pub const NAMESPACES: [&str; 2] = ["acme", "globex"];
 
-/// Which end of a request somebody sees.
+/// Which end of a request an agent sees.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Side {
     /// It received the request.
@@ -138,7 +139,16 @@ const FIRST_ROUND: [Request; 11] = [
 const SECOND_ROUND: [Request; 2] =
     [plain(SHOP, "GET", "/items/7", "/items/{}", 502, 5), plain(SHOP, "GET", "/", "/", 200, 3)];
 
-/// What tells one count from another.
+/// Sent again and again while the demo stays up.
+const A_FEW: [Request; 5] = [
+    plain(SHOP, "GET", "/", "/", 200, 2),
+    proxied("/items/7", 200, 3),
+    proxied("/items/4711", 404, 1),
+    plain(BLOG, "GET", "/", "/", 200, 2),
+    plain(BLOG, "GET", "/posts/2024-05-01", "/posts/{}", 200, 1),
+];
+
+/// What distinguishes one count from another.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Key {
     /// Whose.
@@ -157,7 +167,7 @@ pub struct Key {
     pub status: String,
 }
 
-/// How many requests were sent, by what must tell them apart in the metrics.
+/// How many requests were sent, by what must distinguish them in the metrics.
 pub type Sent = BTreeMap<Key, u64>;
 
 /// The applications, running.
@@ -210,7 +220,13 @@ impl Running {
         self.wait_listening(application)?;
         if runtime == PORTHOLE {
             wait_watched(&self.environment, id)?;
-            progress(&format!("{tenant}/{service}: watched after {:.1} s", begin.elapsed().as_secs_f64()));
+            let gap = unattached(&self.environment, id)?;
+            progress(&format!(
+                "{tenant}/{service}: watched after {:.1} s; its first process ran {} ms before the agent was attached",
+                begin.elapsed().as_secs_f64(),
+                gap.as_millis()
+            ));
+            ensure!(gap.is_zero(), "{service}: the agent came {gap:?} late");
         }
         Ok(())
     }
@@ -232,6 +248,24 @@ impl Running {
         self.sent.iter().filter(|(key, _)| of(key)).map(|(_, times)| times).sum()
     }
 
+    /// What was sent to an application's instance, or by it, by method and route.
+    pub fn sent_by_route(&self, application: Application, side: Side) -> BTreeMap<(String, String), u64> {
+        let mut sums = BTreeMap::new();
+        for (key, times) in self.sent.iter().filter(|(key, _)| {
+            key.side == side
+                && key.instance == self.instance(application)
+                && key.service == application.service
+        }) {
+            *sums.entry((key.method.clone(), key.route.clone())).or_default() += times;
+        }
+        sums
+    }
+
+    /// The sandbox of an application; empty before it was started.
+    pub fn instance(&self, application: Application) -> &str {
+        self.instances.get(application.service).map_or("", String::as_str)
+    }
+
     /// Sends both rounds and stops `catalog` between them, which is started first if it does not run. Every response
     /// must be the expected one.
     pub fn send_everything(&mut self, progress: &dyn Fn(&str)) -> Result<()> {
@@ -251,6 +285,11 @@ impl Running {
     /// Sends requests for `blog`'s first page.
     pub fn send_to_blog(&mut self, times: usize) -> Result<()> {
         self.send(&[plain(BLOG, "GET", "/", "/", 200, times)])
+    }
+
+    /// Sends a few requests to everything that runs.
+    pub fn send_a_few(&mut self) -> Result<()> {
+        self.send(&A_FEW)
     }
 
     /// Stops the upstream, as an operator would.
@@ -340,8 +379,8 @@ pub fn record(environment: &Environment, id: &str) -> Result<SandboxRecord> {
     Ok(SandboxRecord::read(&registry::record_path(&directory, &key))?)
 }
 
-/// Waits until the companion has put the agent into the sandbox and the exporter hears it: from then on every request
-/// is seen.
+/// Waits until the companion has put the agent into the sandbox and the exporter is connected: from then on every
+/// request is seen.
 pub fn wait_watched(environment: &Environment, id: &str) -> Result<()> {
     wait::until(&format!("{id} is watched"), Duration::from_mins(1), || {
         let record = record(environment, id)?;
@@ -355,6 +394,13 @@ pub fn wait_watched(environment: &Environment, id: &str) -> Result<()> {
         );
         Ok(Some(()))
     })
+}
+
+/// For how long containers of a sandbox ran before its agent was attached, as the exporter lists it.
+pub fn unattached(environment: &Environment, id: &str) -> Result<Duration> {
+    let sandbox = environment.exporter()?.sandbox(id)?.context("the exporter does not know it")?;
+    let ns = sandbox["counters"]["unattached_start_ns"].as_u64().context("no such count")?;
+    Ok(Duration::from_nanos(ns))
 }
 
 /// Waits until the companion has given up on a sandbox; returns why.

@@ -1,13 +1,13 @@
-//! Speaks to a sandbox's shim as the companion does, for what containerd does not know of: the sidecar.
+//! Calls a sandbox's shim as the companion does, for what containerd does not list: the sidecar.
 
-use std::{fs, time::Duration};
+use std::fs;
 
 use anyhow::{Context, Result};
 use containerd_shim_protos::{api::KillRequest, shim::shim_ttrpc::TaskClient};
 
 use porthole_registry::SandboxKey;
 
-use crate::environment::Environment;
+use crate::{environment::Environment, wait};
 
 /// Id of a sandbox's sidecar container: its bundle is the only directory in the companion's own.
 pub fn sidecar(environment: &Environment, sandbox: &SandboxKey) -> Result<String> {
@@ -22,7 +22,7 @@ pub fn sidecar(environment: &Environment, sandbox: &SandboxKey) -> Result<String
 pub fn kill(socket: &str, container: &str, signal: u32) -> Result<()> {
     let client = ttrpc::Client::connect(&format!("unix://{socket}")).context("connect to the shim")?;
     let request = KillRequest { id: container.to_owned(), signal, all: true, ..Default::default() };
-    let deadline = Duration::from_secs(10);
+    let deadline = wait::SOON;
     let context = ttrpc::context::with_timeout(deadline.as_nanos().try_into().unwrap_or(i64::MAX));
     TaskClient::new(client).kill(context, &request).with_context(|| format!("kill {container}"))?;
     Ok(())

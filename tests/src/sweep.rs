@@ -24,7 +24,7 @@ const PREFIX: &str = "/run/porthole-test-";
 /// Names of network namespaces begin with this and the directory's own suffix.
 const TAG_PREFIX: &str = "pt-";
 
-/// A directory of our own with a lock that says that its owner lives.
+/// A directory of our own with a lock that is held while its owner lives.
 #[derive(Debug)]
 pub struct Scratch {
     directory: PathBuf,
@@ -43,7 +43,7 @@ impl Scratch {
         for part in ["log", "registry"] {
             fs::create_dir(directory.join(part)).with_context(|| format!("make {part}"))?;
         }
-        let lock = lock(&directory)?.context("somebody else has the lock of a new directory")?;
+        let lock = lock(&directory)?.context("another process has the lock of a new directory")?;
         Ok(Self { directory, _lock: lock })
     }
 

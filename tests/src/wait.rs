@@ -9,6 +9,9 @@ use anyhow::{Context, Result, bail};
 
 use crate::interrupt;
 
+/// Longest wait for what should happen soon: far longer than it takes on a busy machine.
+pub const SOON: Duration = Duration::from_mins(2);
+
 /// Time between two looks at a condition.
 const PAUSE: Duration = Duration::from_millis(20);
 
@@ -31,7 +34,29 @@ pub fn until<T>(what: &str, deadline: Duration, mut probe: impl FnMut() -> Resul
     }
 }
 
-/// Waits while nobody interrupts, up to `duration`; for holding a state on purpose, not for hoping.
+/// Looks until the probe gives the same value twice, with this time in between, in which a change would have shown.
+pub fn unchanged<T: PartialEq>(
+    what: &str,
+    quiet: Duration,
+    deadline: Duration,
+    mut probe: impl FnMut() -> Result<T>,
+) -> Result<T> {
+    let mut last = None;
+    until(what, deadline, || {
+        if last.is_some() {
+            hold(quiet)?;
+        }
+        let now = probe()?;
+        Ok(if last.as_ref() == Some(&now) {
+            Some(now)
+        } else {
+            last = Some(now);
+            None
+        })
+    })
+}
+
+/// Waits unless it is interrupted, up to `duration`; for holding a state on purpose, not for hoping.
 pub fn hold(duration: Duration) -> Result<()> {
     let start = Instant::now();
     while start.elapsed() < duration {

@@ -9,11 +9,13 @@ use std::collections::BTreeMap;
 enum Entry {
     Directory { mode: u32 },
     File { mode: u32, data: Vec<u8> },
+    Link { target: String },
     Device { mode: u32, major: u32, minor: u32 },
 }
 
 const S_IFDIR: u32 = 0o040_000;
 const S_IFREG: u32 = 0o100_000;
+const S_IFLNK: u32 = 0o120_000;
 const S_IFCHR: u32 = 0o020_000;
 
 /// Name of the entry that ends an archive.
@@ -41,6 +43,12 @@ impl Archive {
         self.entries.insert(path.to_owned(), Entry::File { mode, data });
     }
 
+    /// Adds a symbolic link.
+    pub fn symbolic_link(&mut self, path: &str, target: &str) {
+        self.parents(path);
+        self.entries.insert(path.to_owned(), Entry::Link { target: target.to_owned() });
+    }
+
     /// Adds a character device.
     pub fn character_device(&mut self, path: &str, mode: u32, major: u32, minor: u32) {
         self.parents(path);
@@ -61,6 +69,7 @@ impl Archive {
             let (mode, major, minor, data): (u32, u32, u32, &[u8]) = match entry {
                 Entry::Directory { mode } => (S_IFDIR | mode, 0, 0, &[]),
                 Entry::File { mode, data } => (S_IFREG | mode, 0, 0, data),
+                Entry::Link { target } => (S_IFLNK | 0o777, 0, 0, target.as_bytes()),
                 Entry::Device { mode, major, minor } => (S_IFCHR | mode, *major, *minor, &[]),
             };
             append(&mut out, name, inode, mode, (major, minor), data);

@@ -44,7 +44,7 @@ fn payload(bzimage: &[u8]) -> Option<&[u8]> {
         return None;
     }
     let setup_sectors = match *bzimage.get(0x1f1)? {
-        0 => 4, // As the boot protocol says, for historical reasons.
+        0 => 4, // The boot protocol's default.
         sectors => usize::from(sectors),
     };
     let start = ((setup_sectors + 1) * 512).checked_add(word(bzimage, 0x248)?)?;

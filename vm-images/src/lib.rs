@@ -3,7 +3,8 @@
 //! Debian's cloud kernel package is downloaded into a cache and unpacked there; nothing is installed on the host.
 //! The way: [`package`] finds and fetches the `.deb`, [`kernel`] takes the kernel out of its self-extracting wrapper,
 //! [`modules`] picks the modules that a guest needs in the order in which they load, [`initrd`] packs them with the
-//! guest's init, [`sidecar`] lays out the agent's root filesystem.
+//! guest's init and the agent, [`sidecar`] lays out the agent's root filesystem. [`kata`] adds the agent to images that Kata's
+//! project has made.
 //!
 //! Invariants: the same inputs give the same bytes (entries sorted, no times, no owners); every output is written
 //! beside its place and renamed, so that a build that was interrupted leaves the previous images whole.
@@ -15,6 +16,7 @@ use std::{
 
 pub mod cpio;
 pub mod initrd;
+pub mod kata;
 pub mod kernel;
 pub mod modules;
 pub mod package;
@@ -32,7 +34,7 @@ pub enum ImageError {
         what: &'static str,
         /// To what.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: std::io::Error,
     },
     /// A tool of the distribution failed.
@@ -40,7 +42,7 @@ pub enum ImageError {
     Command {
         /// The command line.
         command: String,
-        /// What it said.
+        /// Its output.
         output: String,
     },
     /// The package index has no kernel.
@@ -84,6 +86,8 @@ impl ImageError {
 pub struct GuestInputs {
     /// The static `porthole-init`.
     pub init: PathBuf,
+    /// The static `porthole-agent`.
+    pub agent: PathBuf,
     /// Directory that keeps the downloaded package; with it filled, no network is needed.
     pub cache: PathBuf,
     /// Directory that gets `guest/vmlinuz` and `guest/initrd.img`.
@@ -97,7 +101,7 @@ pub struct GuestImage {
     pub kernel: PathBuf,
     /// The initrd.
     pub initrd: PathBuf,
-    /// Release of the kernel, as `uname -r` will say in the guest.
+    /// Release of the kernel, as `uname -r` prints it in the guest.
     pub release: String,
 }
 
@@ -115,10 +119,12 @@ pub fn build_guest(inputs: &GuestInputs, progress: &mut dyn FnMut(&str)) -> Resu
     write_whole(&kernel_path, &kernel.bytes)?;
 
     let init = std::fs::read(&inputs.init).map_err(ImageError::io("read", &inputs.init))?;
+    let agent = std::fs::read(&inputs.agent).map_err(ImageError::io("read", &inputs.agent))?;
     let modules = modules::in_load_order(&contents.modules, modules::GUEST_MODULES, &contents.builtin)?;
-    progress(&format!("initrd: init {} KiB, {} modules", init.len() >> 10, modules.len()));
+    let (init_kib, agent_kib) = (init.len() >> 10, agent.len() >> 10);
+    progress(&format!("initrd: init {init_kib} KiB, agent {agent_kib} KiB, {} modules", modules.len()));
     let initrd_path = guest.join("initrd.img");
-    write_whole(&initrd_path, &initrd::pack(&init, &modules))?;
+    write_whole(&initrd_path, &initrd::pack(&init, &agent, &modules))?;
     Ok(GuestImage { kernel: kernel_path, initrd: initrd_path, release: contents.release })
 }
 

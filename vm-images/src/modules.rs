@@ -9,7 +9,7 @@ use object::{Object as _, ObjectSection as _};
 
 use crate::ImageError;
 
-/// What a guest uses, in the order in which it wants them: the bus, the host's channel, files, the network; overlay for
+/// What a guest uses, in the order in which it needs them: the bus, the host's channel, files, the network; overlay for
 /// what runs inside containers. A module that the kernel has built in is left out.
 pub const GUEST_MODULES: &[&str] =
     &["virtio_pci", "vmw_vsock_virtio_transport", "virtiofs", "virtio_net", "af_packet", "overlay"];

@@ -1,5 +1,7 @@
 //! `cargo xtask build`: everything into `target/dist`.
 
+mod bpf_object;
+
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -12,6 +14,7 @@ use porthole_vm_images::GuestInputs;
 use crate::{
     report,
     setup::{self, Need},
+    web,
     workspace::{Workspace, run as execute},
 };
 
@@ -54,8 +57,8 @@ pub fn everything(workspace: &Workspace) -> Result<()> {
     })?;
     host_programs(workspace)?;
     let built = workspace.target.join(&workspace.triple).join("release");
-    report::step("build the guest's images", || guest_images(workspace, &built.join("porthole-init")))?;
-    let agent = built.join("porthole-agent");
+    let (init, agent) = (built.join("porthole-init"), built.join("porthole-agent"));
+    report::step("build the guest's images", || guest_images(workspace, &init, &agent))?;
     porthole_vm_images::build_sidecar(&agent, &dist.root).context("lay out the sidecar")?;
     Ok(())
 }
@@ -69,15 +72,15 @@ pub fn agent(workspace: &Workspace) -> Result<PathBuf> {
     Ok(workspace.target.join(&workspace.triple).join("release/porthole-agent"))
 }
 
-/// Builds a package of one program that runs in a guest and needs no probes; gives the static program.
-pub fn static_package(workspace: &Workspace, package: &str) -> Result<PathBuf> {
-    report::step(&format!("build {package}"), || {
-        static_program(workspace, &["--package", package], Path::new(""))
+/// Builds a program of a package that runs in a guest and needs no probes; gives the static program.
+pub fn static_package(workspace: &Workspace, package: &str, program: &str) -> Result<PathBuf> {
+    report::step(&format!("build {program}"), || {
+        static_program(workspace, &["--package", package, "--bin", program], Path::new(""))
     })?;
-    Ok(workspace.target.join(&workspace.triple).join("release").join(package))
+    Ok(workspace.target.join(&workspace.triple).join("release").join(program))
 }
 
-/// Builds everything and says where it is.
+/// Builds everything and prints where it is.
 pub fn run(workspace: &Workspace, _options: &Options) -> Result<ExitCode> {
     everything(workspace)?;
     println!("{}", workspace.dist().root.display());
@@ -110,8 +113,12 @@ pub fn bpf_cargo(workspace: &Workspace, subcommand: &str) -> Command {
 /// The eBPF object in `dist/bpf`.
 fn bpf_object(workspace: &Workspace) -> Result<PathBuf> {
     run_quiet(&mut bpf_cargo(workspace, "build"))?;
+    let built = workspace.target.join("bpf/bpfel-unknown-none/release/porthole-bpf");
+    let linked = fs::read(&built).with_context(|| format!("read {}", built.display()))?;
     let object = workspace.dist().root.join("bpf/porthole.bpf.o");
-    copy_if_changed(&workspace.target.join("bpf/bpfel-unknown-none/release/porthole-bpf"), &object)?;
+    let needed = bpf_object::without_debug_information(&linked)
+        .with_context(|| format!("take the debug information out of {}", built.display()))?;
+    write_if_changed(&needed, &object)?;
     Ok(object)
 }
 
@@ -129,12 +136,13 @@ fn static_program(workspace: &Workspace, what: &[&str], object: &Path) -> Result
 
 /// Builds the exporter and the other programs of the host.
 pub fn host_programs(workspace: &Workspace) -> Result<()> {
-    report::step("build the host's programs", || build_host_programs(workspace))
+    let bundle = web::bundle(workspace)?;
+    report::step("build the host's programs", || build_host_programs(workspace, &bundle))
 }
 
-fn build_host_programs(workspace: &Workspace) -> Result<()> {
+fn build_host_programs(workspace: &Workspace, bundle: &Path) -> Result<()> {
     let mut command = workspace.cargo();
-    command.args(["build", "--release", "--locked"]);
+    command.env(web::BUNDLE_ENV, bundle).args(["build", "--release", "--locked"]);
     for (package, program) in HOST_PROGRAMS {
         command.args(["--package", package, "--bin", program]);
     }
@@ -146,17 +154,18 @@ fn build_host_programs(workspace: &Workspace) -> Result<()> {
     Ok(())
 }
 
-/// Kernel and initrd, unless those that are there were made from the same init by the same builder.
-fn guest_images(workspace: &Workspace, init: &Path) -> Result<()> {
+/// Kernel and initrd, unless those that are there were made from the same programs by the same builder.
+fn guest_images(workspace: &Workspace, init: &Path, agent: &Path) -> Result<()> {
     let dist = workspace.dist();
     let stamp = dist.root.join("guest/made-from");
     let builder = std::env::current_exe().context("find this program")?;
-    let inputs = format!("{}\n{}\n", fingerprint(init)?, fingerprint(&builder)?);
+    let inputs = format!("{}\n{}\n{}\n", fingerprint(init)?, fingerprint(agent)?, fingerprint(&builder)?);
     let complete = dist.kernel().exists() && dist.initrd().exists();
     if complete && fs::read_to_string(&stamp).is_ok_and(|made_from| made_from == inputs) {
         return Ok(());
     }
-    let guest = GuestInputs { init: init.to_owned(), cache: dist.cache.join("packages"), out: dist.root };
+    let (init, agent) = (init.to_owned(), agent.to_owned());
+    let guest = GuestInputs { init, agent, cache: dist.cache.join("packages"), out: dist.root };
     let image =
         porthole_vm_images::build_guest(&guest, &mut report::note).context("build the guest's images")?;
     report::note(&format!("guest kernel {}, initrd {}", image.release, workspace.shown(&image.initrd)));
@@ -174,13 +183,22 @@ fn fingerprint(path: &Path) -> Result<String> {
 /// replaced, not overwritten.
 fn copy_if_changed(from: &Path, to: &Path) -> Result<()> {
     let new = fs::read(from).with_context(|| format!("read {}", from.display()))?;
+    replace_if_changed(&new, to, |staged| fs::copy(from, staged).map(drop))
+}
+
+/// The same of bytes in memory.
+fn write_if_changed(new: &[u8], to: &Path) -> Result<()> {
+    replace_if_changed(new, to, |staged| fs::write(staged, new))
+}
+
+fn replace_if_changed(new: &[u8], to: &Path, write: impl FnOnce(&Path) -> std::io::Result<()>) -> Result<()> {
     if fs::read(to).is_ok_and(|old| old == new) {
         return Ok(());
     }
     let directory = to.parent().context("a file in a directory")?;
     fs::create_dir_all(directory).with_context(|| format!("make {}", directory.display()))?;
     let staged = to.with_extension("new");
-    fs::copy(from, &staged).with_context(|| format!("write {}", staged.display()))?;
+    write(&staged).with_context(|| format!("write {}", staged.display()))?;
     fs::rename(&staged, to).with_context(|| format!("write {}", to.display()))
 }
 

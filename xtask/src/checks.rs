@@ -2,27 +2,41 @@
 
 use anyhow::Result;
 
-use crate::{bench, fuzz, report, workspace::Workspace};
+use crate::{attack, bench, fuzz, kata, report, web, workspace::Workspace};
 
 /// A check by its name, for the filter of `cargo xtask test`.
 type Check = (&'static str, fn(&Workspace) -> Result<()>);
 
-const CHECKS: [Check; 2] = [("instructions", bench::check_instructions), ("fuzz", fuzz::check)];
+const CHECKS: [Check; 5] = [
+    ("web", web::check),
+    ("instructions", bench::check_instructions),
+    ("fuzz", fuzz::check),
+    ("attack", attack::check),
+    ("kata_initrd_boots", kata::check),
+];
 
-/// Runs the checks whose name contains the filter; how many passed, and how many failed.
-pub fn run(workspace: &Workspace, filter: Option<&str>) -> (u64, u64) {
-    let (mut passed, mut failed) = (0, 0);
+/// What became of the checks.
+#[derive(Default)]
+pub struct Checked {
+    pub passed: u64,
+    /// Names with their errors.
+    pub failed: Vec<(&'static str, anyhow::Error)>,
+}
+
+/// Runs the checks whose name contains the filter.
+pub fn run(workspace: &Workspace, filter: Option<&str>) -> Checked {
+    let mut checked = Checked::default();
     for (name, check) in CHECKS {
         if filter.is_some_and(|filter| !name.contains(filter)) {
             continue;
         }
         match report::step(name, || check(workspace)) {
-            Ok(()) => passed += 1,
+            Ok(()) => checked.passed += 1,
             Err(error) => {
                 eprintln!("error: {name}: {error:#}");
-                failed += 1;
+                checked.failed.push((name, error));
             }
         }
     }
-    (passed, failed)
+    checked
 }

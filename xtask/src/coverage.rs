@@ -40,14 +40,7 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> {
     report::step("run the tests", || {
         let mut command = std::process::Command::new(tool);
         command.current_dir(&workspace.root).env("CARGO_TARGET_DIR", workspace.target.join("coverage"));
-        command.args([
-            "llvm-cov",
-            "--quiet",
-            "--locked",
-            "--workspace",
-            "--no-fail-fast",
-            "--ignore-run-fail",
-        ]);
+        command.args(["llvm-cov", "--quiet", "--locked", "--workspace", "--ignore-run-fail"]);
         command.args(["--json", "--summary-only", "--output-path"]).arg(&result);
         if !options.all {
             command.args(["--lib", "--bins"]);

@@ -6,9 +6,13 @@ use anyhow::{Context, Result};
 use porthole_testbed::{
     container::PORTHOLE,
     environment::{Environment, Settings},
-    interrupt,
+    image, interrupt,
     network::Forward,
-    scenario::{APPLICATIONS, NAMESPACES, Running, counted::Comparison},
+    scenario::{
+        APPLICATIONS, NAMESPACES, Running,
+        counted::Comparison,
+        orders::{self, Orders, Table},
+    },
     wait,
 };
 
@@ -26,8 +30,8 @@ Examples:
 
 The demo has its own containerd, network, exporter and Prometheus, and takes them down at the end.";
 
-/// How long the demo stays up between two looks whether somebody ended it.
-const DAY: Duration = Duration::from_hours(24);
+/// Time between two rounds of requests while the demo stays up.
+const ROUND: Duration = Duration::from_secs(2);
 
 /// Options of `cargo xtask demo`.
 #[derive(clap::Args)]
@@ -49,7 +53,7 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> {
     let environment = Arc::new(environment);
     let exact = show(&environment, options);
     let finished = report::step("take everything down", || {
-        Arc::into_inner(environment).context("nobody else has the environment")?.finish()
+        Arc::into_inner(environment).context("the environment has one owner")?.finish()
     });
     let exact = match exact {
         Err(_) if !options.once && interrupt::requested() => true,
@@ -61,49 +65,76 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> {
 
 /// Runs the applications, sends the requests, prints the comparison; whether every count was exact.
 fn show(environment: &Arc<Environment>, options: &Options) -> Result<bool> {
+    report::step("make the databases' image (once) and import it", || {
+        let archive = image::STORES.build(&environment.dist.cache)?;
+        environment.containerd.import(orders::NAMESPACE, &archive)
+    })?;
     let mut running =
         report::step("start three applications of two tenants, each in a guest of its own", || {
             Running::start(environment, PORTHOLE, &report::note)
         })?;
+    let orders = report::step("start a third tenant with databases, each in a guest of its own", || {
+        Orders::start(environment, &report::note)
+    })?;
     report::step("send requests; stop catalog; send more", || running.send_everything(&report::note))?;
+    report::step("read orders from the cache and the databases; pay a service that is down", || {
+        orders.send()
+    })?;
     let prometheus = environment.prometheus.as_ref().context("the demo has Prometheus")?;
-    let comparison = report::step("ask Prometheus", || Comparison::settle(prometheus, running.sent()))?;
-    println!("\n{comparison}");
+    let (comparison, table) = report::step("ask Prometheus", || {
+        Ok((Comparison::settle(prometheus, running.sent())?, Table::settle(prometheus)?))
+    })?;
+    let missed =
+        report::step("wait until the objective of orders is judged", || orders.wait_objective_missed())?;
+    println!("\n{comparison}\n{table}");
     for (tenant, service, requests, errors) in comparison.totals() {
         println!("{tenant}/{service}: {requests} requests served, {errors} errors (4xx and 5xx)");
     }
-    let differences = comparison.differences().len();
+    println!(
+        "{}/orders: misses its objective of availability: {:.1} % of the requests of the last 5 minutes failed",
+        orders::NAMESPACE,
+        100.0 * missed
+    );
+    let differences = comparison.differences().len() + table.differences();
     if differences == 0 {
         println!(
             "\nEvery count equals what was sent: {} requests seen from their ends.",
-            running.sent().values().sum::<u64>()
+            running.sent().values().sum::<u64>() + table.sent()
         );
     } else {
         println!("\n{differences} counts differ from what was sent.");
     }
     if !options.once {
-        stay(environment, &mut running)?;
+        stay(environment, &mut running, &orders)?;
     }
     Ok(differences == 0)
 }
 
-/// Prints where to look and waits for Ctrl-C.
-fn stay(environment: &Environment, running: &mut Running) -> Result<()> {
+/// Prints where to look, and sends a few requests again and again until Ctrl-C.
+fn stay(environment: &Environment, running: &mut Running, orders: &Orders) -> Result<()> {
     running.restart_catalog(&report::note)?;
     let forwards = APPLICATIONS
         .iter()
         .map(|application| Ok((application, environment.network.forward(running.at(*application)?)?)))
         .collect::<Result<Vec<(_, Forward)>>>()?;
     println!("\nLook around; Ctrl-C ends it.");
-    println!("  exporter    http://{}/metrics", environment.exporter()?.address);
+    let exporter = environment.exporter()?.address;
+    println!("  dashboards  http://{exporter}/");
+    println!("  metrics     http://{exporter}/metrics");
     if let Some(prometheus) = &environment.prometheus {
         println!(
             "  Prometheus  http://{}/graph?g0.expr=porthole_app_requests_total&g0.tab=1",
             prometheus.address
         );
+        println!("  alerts      http://{}/alerts", prometheus.address);
     }
     for (application, forward) in &forwards {
         println!("  {:10}  http://{}/", application.service, forward.address);
     }
-    wait::hold(DAY)
+    for number in 0.. {
+        running.send_a_few()?;
+        orders.send_one(number)?;
+        wait::hold(ROUND)?;
+    }
+    Ok(())
 }

@@ -4,16 +4,21 @@
 //! rest uses them. Invariant: what is there already is not fetched again, so that everything works offline once it
 //! has worked.
 
+mod attack;
 mod bench;
 mod build;
 mod checks;
 mod coverage;
 mod demo;
+mod docs;
 mod fuzz;
+mod graph;
+mod kata;
 mod lint;
 mod report;
 mod setup;
 mod tests;
+mod web;
 mod workspace;
 
 use std::process::ExitCode;
@@ -22,7 +27,7 @@ use clap::{Parser, Subcommand};
 
 use crate::workspace::Workspace;
 
-/// Porthole's development commands. Each sets up what it needs and says what it is going to install.
+/// Porthole's development commands. Each sets up what it needs and prints what it is going to install.
 #[derive(Parser)]
 #[command(bin_name = "cargo xtask", after_help = EXAMPLES, disable_help_subcommand = true)]
 struct Arguments {
@@ -32,7 +37,7 @@ struct Arguments {
 
 const EXAMPLES: &str = "\
 Examples:
-  sudo -E cargo xtask demo           run three applications of two tenants and look at their metrics
+  sudo -E cargo xtask demo           run eight applications of three tenants and look at their metrics
   sudo -E cargo xtask demo --once    the same, check every count, leave nothing behind
   sudo -E cargo xtask test           set up, build and run all tests, the end-to-end ones too
   cargo xtask lint                   what has to pass before a commit
@@ -50,18 +55,30 @@ enum Command {
     /// Run all tests.
     #[command(after_help = tests::EXAMPLES)]
     Test(tests::Options),
-    /// Say which share of each crate's lines the tests run.
+    /// Print which share of each crate's lines the tests run.
     #[command(after_help = coverage::EXAMPLES)]
     Coverage(coverage::Options),
     /// Build the fuzz targets and run each, beginning with the recordings.
     #[command(after_help = fuzz::EXAMPLES)]
     Fuzz(fuzz::Options),
+    /// Draw which crates, or which modules of a crate, use which.
+    #[command(after_help = graph::EXAMPLES)]
+    Graph(graph::Options),
+    /// Attack the exporter with hostile agents and clients, and the host from a guest, and print what others notice.
+    #[command(after_help = attack::EXAMPLES)]
+    Attack(attack::Options),
     /// Measure what Porthole costs.
     #[command(after_help = bench::EXAMPLES)]
     Bench(bench::Options),
     /// Show Porthole at work: real containerd, guests, applications and Prometheus.
     #[command(after_help = demo::EXAMPLES)]
     Demo(demo::Options),
+    /// Write the generated parts of the documents.
+    #[command(after_help = docs::EXAMPLES)]
+    Docs,
+    /// Take the documents' pictures of the dashboards of a running demo.
+    #[command(after_help = web::EXAMPLES)]
+    Screenshots(web::Screenshots),
 }
 
 fn main() -> ExitCode {
@@ -72,8 +89,12 @@ fn main() -> ExitCode {
         Command::Test(options) => tests::run(&workspace, options),
         Command::Coverage(options) => coverage::run(&workspace, options),
         Command::Fuzz(options) => fuzz::run(&workspace, options),
+        Command::Graph(options) => graph::run(&workspace, options),
+        Command::Attack(options) => attack::run(&workspace, options),
         Command::Bench(options) => bench::run(&workspace, options),
         Command::Demo(options) => demo::run(&workspace, options),
+        Command::Docs => docs::run(&workspace),
+        Command::Screenshots(options) => web::screenshots(&workspace, options),
     });
     match outcome {
         Ok(code) => code,

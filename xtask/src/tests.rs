@@ -1,6 +1,7 @@
 //! `cargo xtask test`: set-up, build, all tests, one line at the end. An ignored test fails the command unless its reason
 //! is accepted.
 
+mod failures;
 mod verdict;
 
 use std::{
@@ -14,10 +15,14 @@ use anyhow::{Context, Result};
 use porthole_testbed::dist::{CACHE_ENV, DIST_ENV};
 use porthole_trials::{needs::ALL_ENV, report::REPORT_ENV};
 
-use self::verdict::{Ignored, Totals};
+use self::{
+    failures::Failures,
+    verdict::{Ignored, Totals},
+};
 use crate::{
     build, checks, report,
     setup::{self, Need},
+    web,
     workspace::{Workspace, require_root},
 };
 
@@ -31,13 +36,16 @@ Examples:
 A test that cannot run although everything was set up counts as failed, unless its reason is accepted
 (libs/trials/src/reasons.rs): the slow ones without `--all`, and what this machine's kernel lacks.
 Behind the output of the test programs come the slowest tests, the ignored ones with their reasons,
-and as the last line `N passed, N failed`, summed over all test programs.";
+the failed ones with the first lines that they printed, and as the last line `N passed, N failed`, summed over all test programs.";
 
-/// Tells tests that root, containerd and guests are theirs to use.
+/// Set for tests that may use root, containerd and guests.
 const E2E_ENV: &str = "PORTHOLE_E2E";
 
-/// Names the folder with a Kafka broker's jars, and Jedis.
+/// Names the folders with the jars of Kafka brokers, and Jedis.
 const KAFKA_ENV: &str = "PORTHOLE_KAFKA_JARS";
+
+/// Names the folder with a Collector of OpenTelemetry, and Jaeger.
+const COLLECTOR_ENV: &str = "PORTHOLE_COLLECTOR";
 
 /// Options of `cargo xtask test`.
 #[derive(clap::Args)]
@@ -63,9 +71,12 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> {
         fs::remove_file(&report).context("remove the last test report")?;
     }
     let mut totals = Totals::default();
-    let succeeded = report::step("test", || test(workspace, options, &report, &mut totals))?;
+    let mut failures = Failures::default();
+    let succeeded = report::step("test", || test(workspace, options, &report, &mut totals, &mut failures))?;
+    failures.end();
+    totals.failed += failures.killed;
     if !succeeded && totals.failed == 0 {
-        eprintln!("error: a test program did not build, or ended without its closing line");
+        failures.push("build", "a test program did not build");
         totals.failed = 1;
     }
     let trials = porthole_trials::report::read(&report)?;
@@ -76,25 +87,45 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> {
     }
     totals.failed += ignored.refused();
     println!("{} ignored", totals.ignored);
-    let (passed, failed) = checks::run(workspace, options.filter.as_deref());
-    totals = Totals { passed: totals.passed + passed, failed: totals.failed + failed, ..totals };
+    for (name, reason) in ignored.names_of_refused() {
+        failures.push(name, reason);
+    }
+    let checked = checks::run(workspace, options.filter.as_deref());
+    totals.passed += checked.passed;
+    for (name, error) in checked.failed {
+        failures.push(name, format!("{error:#}"));
+        totals.failed += 1;
+    }
+    for line in failures.lines() {
+        println!("{line}");
+    }
     println!("{} passed, {} failed", totals.passed, totals.failed);
     Ok(if succeeded && totals.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// Runs cargo's tests, passing its output on; whether it succeeded.
-fn test(workspace: &Workspace, options: &Options, report: &Path, totals: &mut Totals) -> Result<bool> {
+fn test(
+    workspace: &Workspace,
+    options: &Options,
+    report: &Path,
+    totals: &mut Totals,
+    failures: &mut Failures,
+) -> Result<bool> {
     let dist = workspace.dist();
     let mut command = workspace.cargo();
-    // Cargo itself says which program runs, the programs how long they took.
+    // Cargo prints which program runs, the programs how long they took.
     command
         .args(["test", "--locked", "--workspace", "--no-fail-fast"])
         .env(E2E_ENV, "1")
         .env(DIST_ENV, &dist.root)
         .env(CACHE_ENV, &dist.cache)
         .env(REPORT_ENV, report)
+        .env(web::BUNDLE_ENV, web::folder(workspace))
         .env("PORTHOLE_BPF_OBJECT", dist.root.join("bpf/porthole.bpf.o"))
         .stdout(Stdio::piped());
+    if let Some(programs) = setup::collector(workspace)? {
+        command.env(COLLECTOR_ENV, programs);
+    }
     if options.all {
         command.env(ALL_ENV, "1").env(KAFKA_ENV, setup::kafka_jars(workspace)?);
     }
@@ -105,6 +136,7 @@ fn test(workspace: &Workspace, options: &Options, report: &Path, totals: &mut To
         let line = String::from_utf8_lossy(&line.context("read the output of cargo test")?).into_owned();
         println!("{line}");
         totals.add(&line);
+        failures.add(&line);
     }
     Ok(child.wait().context("wait for cargo test")?.success())
 }

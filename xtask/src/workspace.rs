@@ -20,7 +20,7 @@ pub struct Workspace {
 }
 
 impl Workspace {
-    /// Asks cargo.
+    /// Reads `cargo metadata`.
     pub fn find() -> Result<Self> {
         let metadata = output(cargo().args(["metadata", "--format-version=1", "--no-deps", "--offline"]))?;
         let metadata: serde_json::Value = serde_json::from_str(&metadata).context("read cargo metadata")?;
@@ -30,7 +30,7 @@ impl Workspace {
         Ok(Self {
             root: path("workspace_root")?,
             target: path("target_directory")?,
-            triple: triple.context("rustc does not say its host")?.to_owned(),
+            triple: triple.context("rustc prints no host")?.to_owned(),
         })
     }
 
@@ -82,7 +82,7 @@ pub fn output(command: &mut Command) -> Result<String> {
     String::from_utf8(output.stdout).with_context(|| format!("output of `{line}`"))
 }
 
-/// An error that says how to become root, unless we are.
+/// An error with the command for root, unless we are root.
 pub fn require_root(why: &str) -> Result<()> {
     ensure!(
         nix::unistd::geteuid().is_root(),

@@ -1,7 +1,7 @@
 //! The configuration file, key by key.
 //!
-//! Each part knows its own section. What all of them know is written in `docs/operations.md`, and each part's tests hold
-//! that page to the part's code; so the page is built in, and says here which keys there are and of which type.
+//! Each part reads its own section. All keys are listed in `docs/operations.md`, and each part's tests hold
+//! that page to the part's code; so the page is built in, and gives the keys and their types.
 
 use std::{
     collections::BTreeMap,
@@ -142,7 +142,7 @@ fn one_line(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
-/// Sections, keys, and defaults; no default where the reference says `unset`.
+/// Sections, keys, and defaults; no default where the reference has `unset`.
 fn reference() -> BTreeMap<&'static str, BTreeMap<String, Option<Value>>> {
     let mut sections = BTreeMap::new();
     for part in REFERENCE.split("\n### ").skip(1) {
@@ -175,7 +175,7 @@ mod tests {
     fn the_reference_names_every_section_with_its_defaults() {
         let reference = reference();
         let names: Vec<_> = reference.keys().copied().collect();
-        assert_eq!(names, ["exporter", "microvm", "registry", "shim", "tenants"]);
+        assert_eq!(names, ["exporter", "microvm", "names", "objectives", "registry", "shim", "tenants"]);
         assert_eq!(reference["microvm"]["memory_mib"], Some(Value::Integer(512)));
         assert_eq!(reference["microvm"]["qemu"], None);
         assert_eq!(
@@ -194,8 +194,9 @@ mod tests {
 
     #[test]
     fn what_the_parts_know_is_right() {
-        let text = "[shim]\ndelegate = \"x\"\n[tenants.by_namespace]\na = \"b\"\n[microvm]\nqemu = \"/q\"\n\
-                    [exporter]\nrescan_seconds = 5\n[registry]\ndirectory = \"/r\"\n";
+        let text = "[shim]\ndelegate = \"x\"\n[tenants.by_namespace]\na = \"b\"\n[names]\ntenant = [\"{namespace}\"]\n[microvm]\nqemu = \"/q\"\n\
+                    [exporter]\nrescan_seconds = 5\n[registry]\ndirectory = \"/r\"\n\
+                    [[objectives.override]]\ntenant = \"acme\"\navailability = 0.999\n";
         assert_eq!(found(text), Vec::<String>::new());
     }
 }

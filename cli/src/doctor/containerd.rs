@@ -1,6 +1,6 @@
-//! containerd: whether it runs, and whether pods can ask for Porthole.
+//! containerd: whether it runs, and whether pods can use Porthole.
 
-use std::{os::unix::net::UnixStream, path::Path, process::Command};
+use std::{ffi::OsStr, os::unix::net::UnixStream, path::Path, process::Command};
 
 use toml::{Table, Value};
 
@@ -66,9 +66,8 @@ fn service_path(socket: &Path) -> Option<String> {
     use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
     let stream = UnixStream::connect(socket).ok()?;
     let pid = getsockopt(&stream, PeerCredentials).ok()?.pid();
-    let environment = std::fs::read(format!("/proc/{pid}/environ")).ok()?;
-    let value = environment.split(|byte| *byte == 0).find_map(|variable| variable.strip_prefix(b"PATH="))?;
-    Some(String::from_utf8_lossy(value).into_owned())
+    let environment = procfs::process::Process::new(pid).and_then(|process| process.environ()).ok()?;
+    environment.get(OsStr::new("PATH")).map(|value| value.to_string_lossy().into_owned())
 }
 
 fn runtime_class(config: &Path) -> Check {

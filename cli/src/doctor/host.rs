@@ -1,9 +1,13 @@
 //! Devices, programs, images and directories.
 
 use std::{
+    net::TcpStream,
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
 };
+
+use anyhow::Context as _;
+use procfs::{CpuInfo, Current as _};
 
 use super::{Check, configuration::Settings, device, kata, program};
 use crate::exporter::{self, Client};
@@ -63,11 +67,10 @@ fn sidecar(settings: &Settings) -> Check {
     Check::ok(NAME, agent.display().to_string())
 }
 
-/// Intel and AMD say so in their flags. The device alone says little: nested hosts offer it without the processor's
-/// virtualisation behind it, and a guest started on it hangs.
-fn processor_virtualises(cpuinfo: &str) -> bool {
-    let flags = cpuinfo.lines().filter(|line| line.starts_with("flags"));
-    flags.flat_map(str::split_whitespace).any(|flag| flag == "vmx" || flag == "svm")
+/// Whether a processor's flags include Intel's or AMD's virtualization. That the device exists is not enough: nested hosts
+/// have it without the processor's virtualization, and a guest started on it hangs.
+fn processor_virtualises(cpuinfo: &CpuInfo) -> bool {
+    cpuinfo.flags(0).is_some_and(|flags| flags.iter().any(|flag| ["vmx", "svm"].contains(flag)))
 }
 
 fn kvm(settings: &Settings) -> Check {
@@ -76,9 +79,11 @@ fn kvm(settings: &Settings) -> Check {
     if accelerator == "tcg" {
         return Check::ok(NAME, "not used: [microvm] accelerator is \"tcg\"");
     }
-    let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let cpuinfo = CpuInfo::current();
     let problem = match device::usable("/dev/kvm") {
-        Ok(()) if processor_virtualises(&cpuinfo) => return Check::ok(NAME, "/dev/kvm can be used"),
+        Ok(()) if cpuinfo.is_ok_and(|cpuinfo| processor_virtualises(&cpuinfo)) => {
+            return Check::ok(NAME, "/dev/kvm can be used");
+        }
         Ok(()) => "/dev/kvm is there, but the processor has no virtualization (vmx, svm)".to_owned(),
         Err(error) => format!("/dev/kvm: {error}"),
     };
@@ -145,7 +150,7 @@ fn image(settings: &Settings, check: &'static str, key: &str) -> Check {
     }
 }
 
-/// Records say whose numbers they are: only root may write them.
+/// Records name the tenant of a sandbox: only root may write them.
 fn registry(settings: &Settings) -> Check {
     const NAME: &str = "registry";
     let path = PathBuf::from(settings.text("registry", "directory").unwrap_or_default());
@@ -182,12 +187,18 @@ fn registry(settings: &Settings) -> Check {
 pub fn exporter(settings: &Settings, checks: &mut Vec<Check>) {
     const NAME: &str = "exporter";
     let listen = settings.text("exporter", "listen").unwrap_or_default();
+    let has_tls = settings.text("exporter", "tls_certificate").is_some();
     let asked = exporter::reachable(&listen).and_then(|address| {
+        if has_tls {
+            // Which authority its certificate has is known to its clients alone.
+            TcpStream::connect(&address).with_context(|| format!("connect to the exporter at {address}"))?;
+            return Ok(format!("accepts connections at https://{address}"));
+        }
         let client = Client::at(address)?;
-        client.bytes("/healthz").map(|_| client.address().to_owned())
+        client.bytes("/healthz").map(|_| format!("serves http://{}/metrics", client.address()))
     });
     checks.push(match asked {
-        Ok(address) => Check::ok(NAME, format!("serves http://{address}/metrics")),
+        Ok(found) => Check::ok(NAME, found),
         Err(error) => Check::warn(
             NAME,
             format!("{error:#}"),
@@ -198,12 +209,15 @@ pub fn exporter(settings: &Settings, checks: &mut Vec<Check>) {
 
 #[cfg(test)]
 mod tests {
+    use procfs::FromRead as _;
+
     use super::*;
 
     #[test]
     fn only_the_processors_flags_say_that_it_virtualises() {
-        assert!(processor_virtualises("model name : x\nflags\t\t: fpu vmx sse\n"));
-        assert!(processor_virtualises("flags\t\t: svm\n"));
-        assert!(!processor_virtualises("model name : vmx\nflags\t\t: fpu vmxe\n"));
+        let of = |text: &str| processor_virtualises(&CpuInfo::from_read(text.as_bytes()).expect("cpuinfo"));
+        assert!(of("processor\t: 0\nmodel name\t: x\nflags\t\t: fpu vmx sse\n\n"));
+        assert!(of("processor\t: 0\nflags\t\t: svm\n\n"));
+        assert!(!of("processor\t: 0\nmodel name\t: vmx\nflags\t\t: fpu vmxe\n\n"));
     }
 }

@@ -1,4 +1,4 @@
-//! Programs: where they are, and what they say.
+//! Programs: where they are, and what they print.
 
 use std::{
     io::Read as _,
@@ -10,10 +10,10 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-/// Longest that a program may take to say its version or its configuration.
+/// Longest that a program may take to print its version or its configuration.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Most that is kept of what it says.
+/// Most bytes of its output that are kept.
 const OUTPUT_BYTES_MAX: u64 = 4 << 20;
 
 /// A program that has ended.
@@ -86,7 +86,7 @@ fn read(source: Option<impl std::io::Read>) -> String {
 pub fn version(path: &Path) -> Result<String> {
     let finished = run(Command::new(path).arg("--version"))?;
     if !finished.success {
-        bail!("--version fails: {}", finished.errors.lines().next().unwrap_or("without a word"));
+        bail!("--version fails: {}", finished.errors.lines().next().unwrap_or("no output"));
     }
     let said = if finished.output.trim().is_empty() { finished.errors } else { finished.output };
     Ok(said.lines().next().unwrap_or_default().trim().to_owned())

@@ -1,10 +1,10 @@
-//! `porthole install` and `porthole uninstall`: the built parts into their places, and away again.
+//! `porthole install` and `porthole uninstall`: put the built parts in place and remove them.
 //!
 //! ```text
 //! dist directory → plan (what goes where) → manifest (written first) → files, directories, containerd's block
 //! ```
 //!
-//! [`plan`] says what goes where, [`containerd`] edits containerd's configuration, [`manifest`] records what was
+//! [`plan`] lists what goes where, [`containerd`] edits containerd's configuration, [`manifest`] records what was
 //! written. Invariants: nothing that install did not write is overwritten or removed; what was changed since is left
 //! and named; an installation that was interrupted can be uninstalled, and repeated.
 
@@ -33,7 +33,7 @@ pub struct Places {
     /// containerd's configuration file, below the root
     #[arg(long, value_name = "FILE", default_value = "/etc/containerd/config.toml")]
     containerd_config: PathBuf,
-    /// Say what would be done, and do nothing
+    /// Print what would be done, and do nothing
     #[arg(long)]
     dry_run: bool,
 }
@@ -196,7 +196,7 @@ pub fn uninstall(options: &UninstallOptions) -> Result<()> {
     Ok(())
 }
 
-/// Removes a file that is as it was written; says whether it is gone.
+/// Removes a file that is as it was written; returns whether it is gone.
 fn remove_if_ours(root: &Path, manifest: &Manifest, path: &Path, force: bool) -> Result<bool> {
     let target = below(root, path);
     match fs::read(&target) {

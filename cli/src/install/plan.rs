@@ -110,7 +110,7 @@ impl Plan {
     }
 }
 
-/// A configuration that says only what differs from the defaults.
+/// A configuration with only what differs from the defaults.
 fn configuration(prefix: &Path) -> String {
     let mut text = String::from(
         "# Porthole's configuration. What is not said here has its default; docs/operations.md lists every key.\n",

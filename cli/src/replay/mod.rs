@@ -1,6 +1,6 @@
 //! `porthole replay`: a capture file through the parsers that run in the guests.
 //!
-//! [`report`] is what comes out, [`text`] how people read it; [`compare`] holds many files against another program.
+//! [`report`] is what comes out, [`text`] how people read it; [`compare`] compares many files with another program.
 
 mod compare;
 mod report;
@@ -49,7 +49,10 @@ pub fn run(options: &Options) -> Result<()> {
 /// What a capture has in it, and whether it could be read to its end.
 fn replay(source: Box<dyn Read + Send>) -> Result<(Report, Result<()>)> {
     let mut capture = Capture::open(source)?;
-    let mut flows = Replay::new(ParserContext::new(ParserLimits::default()), Limits::default());
+    let mut context = ParserContext::new(ParserLimits::default());
+    // Who has the file may see its paths.
+    context.set_trusts_paths(true);
+    let mut flows = Replay::new(context, Limits::default());
     let mut found = Vec::new();
     let ended = loop {
         let more = capture.next(&mut |packet| {

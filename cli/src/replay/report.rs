@@ -56,9 +56,9 @@ pub struct Summary {
     pub requests: u64,
     /// Requests with a response.
     pub responses: u64,
-    /// Responses that say that the request was at fault.
+    /// Responses with an error of the client.
     pub client_errors: u64,
-    /// Responses that say that the server was at fault.
+    /// Responses with an error of the server.
     pub server_errors: u64,
     /// Sum of the durations of requests with a response, microseconds.
     pub duration_sum_us: f64,
@@ -82,7 +82,7 @@ pub struct Completeness {
     /// Requests that were begun.
     pub messages_seen: u64,
     /// Of these, those that could not be followed to their end.
-    pub not_understood: u64,
+    pub unparsed: u64,
     /// Connections of no known protocol.
     pub unidentified: u64,
 }
@@ -138,7 +138,7 @@ impl Report {
                 connections: packets.flows,
                 lost_bytes: packets.lost_bytes,
                 messages_seen: tally.messages_seen,
-                not_understood: tally.unparsed,
+                unparsed: tally.unparsed,
                 unidentified: tally.unidentified,
             },
         }

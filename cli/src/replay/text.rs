@@ -55,7 +55,7 @@ pub fn print(report: &Report, out: &mut dyn Write) -> io::Result<()> {
     let lacks = [
         (capture.lost_bytes, "bytes of streams are not in the capture"),
         (capture.fragments_dropped, "fragments could not be joined"),
-        (capture.not_understood, "requests could not be followed to their end"),
+        (capture.unparsed, "requests were not parsed to their end"),
     ];
     for (count, what) in lacks {
         if count > 0 {

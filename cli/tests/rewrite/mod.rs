@@ -159,7 +159,7 @@ impl Frame {
     }
 }
 
-/// Swaps segments that follow each other, of which both have bytes, whoever sent them.
+/// Swaps segments that follow each other, of which both have bytes, from either end.
 pub fn swap_neighbours(mut frames: Vec<Frame>) -> Vec<Frame> {
     let mut at = 0;
     while at + 1 < frames.len() {
@@ -187,7 +187,7 @@ pub fn fragment(frame: &Frame) -> Vec<Frame> {
             let more = if number == last { 0 } else { 0x2000 };
             let place = u16::try_from(number * PIECE / 8).expect("small") | more;
             ip[6..8].copy_from_slice(&place.to_be_bytes());
-            // Identical datagrams of one capture need identifications of their own; the time tells them apart.
+            // Identical datagrams of one capture need identifications of their own; the time distinguishes them.
             let identification = u16::try_from(frame.nanos / 1000 % 65_536).expect("small");
             ip[4..6].copy_from_slice(&identification.to_be_bytes());
             Frame { nanos: frame.nanos, ip }

@@ -1,7 +1,7 @@
 //! The few commands of bpf(2) that loading takes.
 //!
 //! aya's own loader reads all of the kernel's type information and tries out a dozen features before it loads
-//! anything, half a second in an emulated guest during which requests go unseen; so the object is parsed and
+//! anything, half a second in an emulated guest during which requests are not captured; so the object is parsed and
 //! relocated by aya's `aya-obj` and loaded here.
 
 // The kernel's structs have 32-bit lengths for what is far smaller here.
@@ -14,8 +14,8 @@ use std::{
 };
 
 use aya_obj::generated::{
-    BPF_DW, BPF_IMM, BPF_LD, BPF_PSEUDO_MAP_FD, bpf_attach_type, bpf_attr, bpf_cmd, bpf_map_type,
-    bpf_prog_info, bpf_prog_type,
+    BPF_DW, BPF_IMM, BPF_LD, BPF_PSEUDO_MAP_FD, bpf_attach_type, bpf_attr, bpf_btf_info, bpf_cmd,
+    bpf_map_type, bpf_prog_info, bpf_prog_type,
 };
 
 /// What a program hooks into.
@@ -31,6 +31,10 @@ pub enum Hook {
     PacketsIn,
     /// Packets that they send.
     PacketsOut,
+    /// Datagrams over IPv4 that they receive, with their sender.
+    DatagramsV4,
+    /// The same over IPv6.
+    DatagramsV6,
 }
 
 impl Hook {
@@ -50,6 +54,14 @@ impl Hook {
             Self::PacketsOut => {
                 (bpf_prog_type::BPF_PROG_TYPE_CGROUP_SKB, bpf_attach_type::BPF_CGROUP_INET_EGRESS as u32)
             }
+            Self::DatagramsV4 => (
+                bpf_prog_type::BPF_PROG_TYPE_CGROUP_SOCK_ADDR,
+                bpf_attach_type::BPF_CGROUP_UDP4_RECVMSG as u32,
+            ),
+            Self::DatagramsV6 => (
+                bpf_prog_type::BPF_PROG_TYPE_CGROUP_SOCK_ADDR,
+                bpf_attach_type::BPF_CGROUP_UDP6_RECVMSG as u32,
+            ),
         }
     }
 }
@@ -60,7 +72,7 @@ impl Hook {
 ///
 /// The pointers in `attr` must be valid for what `command` does with them.
 unsafe fn bpf(command: bpf_cmd, attr: &mut bpf_attr) -> io::Result<i64> {
-    // SAFETY: as the caller says.
+    // SAFETY: the caller guarantees that the pointers in `attr` are valid for this command.
     let rc = unsafe { libc::syscall(libc::SYS_bpf, command as u32, &raw mut *attr, size_of::<bpf_attr>()) };
     if rc < 0 { Err(io::Error::last_os_error()) } else { Ok(rc) }
 }
@@ -71,40 +83,41 @@ unsafe fn bpf(command: bpf_cmd, attr: &mut bpf_attr) -> io::Result<i64> {
 ///
 /// As for [`bpf`], and `command` must be one that gives a new descriptor.
 unsafe fn bpf_fd(command: bpf_cmd, attr: &mut bpf_attr) -> io::Result<OwnedFd> {
-    // SAFETY: as the caller says.
+    // SAFETY: the caller guarantees what `bpf` requires.
     let fd = unsafe { bpf(command, attr)? };
     let fd = RawFd::try_from(fd).map_err(|_| io::Error::from(io::ErrorKind::InvalidData))?;
-    // SAFETY: the kernel gave it to us alone.
+    // SAFETY: the command made a new descriptor, which nothing else owns.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
 fn attr() -> bpf_attr {
-    // SAFETY: a union of plain structs of integers; unused fields must be zero.
+    // SAFETY: a union of structs of integers, for which all zero is valid; the kernel requires unused fields to be
+    // zero.
     unsafe { std::mem::zeroed() }
 }
 
 /// Makes a map.
 pub fn create_map(map: &aya_obj::Map) -> io::Result<OwnedFd> {
     let mut attr = attr();
-    // SAFETY: the variant of this command; all of it is zero.
+    // SAFETY: every byte of the union is zero, which is valid for each of its variants.
     let create = unsafe { &mut attr.__bindgen_anon_1 };
     create.map_type = map.map_type();
     create.key_size = map.key_size();
     create.value_size = map.value_size();
     create.max_entries = map.max_entries();
     create.map_flags = map.map_flags();
-    // SAFETY: no pointers.
+    // SAFETY: this command's attributes have no pointers.
     unsafe { bpf_fd(bpf_cmd::BPF_MAP_CREATE, &mut attr) }
 }
 
 /// Makes an array of one program.
 pub fn create_program_array() -> io::Result<OwnedFd> {
     let mut attr = attr();
-    // SAFETY: the variant of this command; all of it is zero.
+    // SAFETY: every byte of the union is zero, which is valid for each of its variants.
     let create = unsafe { &mut attr.__bindgen_anon_1 };
     create.map_type = bpf_map_type::BPF_MAP_TYPE_PROG_ARRAY as u32;
     (create.key_size, create.value_size, create.max_entries) = (4, 4, 1);
-    // SAFETY: no pointers.
+    // SAFETY: this command's attributes have no pointers.
     unsafe { bpf_fd(bpf_cmd::BPF_MAP_CREATE, &mut attr) }
 }
 
@@ -123,7 +136,7 @@ pub fn retarget(function: &mut aya_obj::Function, from: RawFd, to: RawFd) {
 fn set_first(map: BorrowedFd<'_>, value: &[u8]) -> io::Result<()> {
     let key = 0_u32;
     let mut update = attr();
-    // SAFETY: the variant of this command; all of it is zero.
+    // SAFETY: every byte of the union is zero, which is valid for each of its variants.
     let element = unsafe { &mut update.__bindgen_anon_2 };
     element.map_fd = map.as_raw_fd().cast_unsigned();
     element.key = (&raw const key) as u64;
@@ -142,7 +155,7 @@ pub fn fill_and_freeze(map: BorrowedFd<'_>, contents: &[u8]) -> io::Result<()> {
     set_first(map, contents)?;
     let mut freeze = attr();
     freeze.__bindgen_anon_2.map_fd = map.as_raw_fd().cast_unsigned();
-    // SAFETY: no pointers.
+    // SAFETY: this command's attributes have no pointers.
     unsafe { bpf(bpf_cmd::BPF_MAP_FREEZE, &mut freeze)? };
     Ok(())
 }
@@ -150,18 +163,58 @@ pub fn fill_and_freeze(map: BorrowedFd<'_>, contents: &[u8]) -> io::Result<()> {
 /// Loads type information of programs.
 pub fn load_types(types: &[u8]) -> io::Result<OwnedFd> {
     let mut attr = attr();
-    // SAFETY: the variant of this command; all of it is zero.
+    // SAFETY: every byte of the union is zero, which is valid for each of its variants.
     let load = unsafe { &mut attr.__bindgen_anon_7 };
     load.btf = types.as_ptr() as u64;
     load.btf_size = types.len() as u32;
-    // SAFETY: the bytes live until after the call.
+    // SAFETY: `attr` points to the bytes with their length, and they live until after the call.
     unsafe { bpf_fd(bpf_cmd::BPF_BTF_LOAD, &mut attr) }
 }
 
-/// Bytes for what the verifier has to say about a program that it refuses.
+/// The kernel's own type information: the first that a kernel has (`btf_parse_vmlinux` in `kernel/bpf/btf.c`). It takes
+/// `CAP_SYS_ADMIN`.
+pub fn kernel_types() -> io::Result<Vec<u8>> {
+    const NAME: &[u8] = b"vmlinux\0";
+    let mut by_id = attr();
+    by_id.__bindgen_anon_6.__bindgen_anon_1.btf_id = 1;
+    // SAFETY: this command's attributes have no pointers.
+    let types = unsafe { bpf_fd(bpf_cmd::BPF_BTF_GET_FD_BY_ID, &mut by_id)? };
+    let mut name = [0_u8; 16];
+    let mut bytes = Vec::new();
+    // First the size, then the bytes.
+    for _ in 0..2 {
+        // SAFETY: a struct of integers, for which all zero is valid.
+        let mut about: bpf_btf_info = unsafe { std::mem::zeroed() };
+        about.name = name.as_mut_ptr() as u64;
+        about.name_len = name.len() as u32;
+        about.btf = bytes.as_mut_ptr() as u64;
+        about.btf_size = bytes.capacity() as u32;
+        let mut attr = attr();
+        attr.info.bpf_fd = types.as_raw_fd().cast_unsigned();
+        attr.info.info_len = size_of::<bpf_btf_info>() as u32;
+        attr.info.info = (&raw mut about) as u64;
+        // SAFETY: the struct has the length that is passed, and its buffers those that it has; all live until after the
+        // call.
+        unsafe { bpf(bpf_cmd::BPF_OBJ_GET_INFO_BY_FD, &mut attr)? };
+        if about.kernel_btf == 0 || !name.starts_with(NAME) {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        let size = about.btf_size as usize;
+        if bytes.capacity() >= size {
+            // SAFETY: the kernel wrote as many bytes, as there was room for them.
+            unsafe { bytes.set_len(size) };
+            return Ok(bytes);
+        }
+        bytes.reserve_exact(size);
+    }
+    Err(io::ErrorKind::InvalidData.into())
+}
+
+/// Bytes for the verifier's log of a program that it refuses.
 const LOG_BYTES: usize = 1 << 20;
 
-/// Loads a program, with the type information that says where its functions begin if it has several; on refusal the error carries the end of the verifier's log.
+/// Loads a program. One of several functions needs type information with their beginnings. On refusal the error carries
+/// the end of the verifier's log.
 pub fn load_program(
     function: &aya_obj::Function,
     name: &str,
@@ -173,7 +226,7 @@ pub fn load_program(
     let mut log = Vec::new();
     let load = |log: &mut Vec<u8>| {
         let mut attr = attr();
-        // SAFETY: the variant of this command; all of it is zero.
+        // SAFETY: every byte of the union is zero, which is valid for each of its variants.
         let load = unsafe { &mut attr.__bindgen_anon_3 };
         let (program, attachment) = hook.kinds();
         load.prog_type = program as u32;
@@ -198,11 +251,11 @@ pub fn load_program(
             load.log_buf = log.as_mut_ptr() as u64;
             load.log_size = log.len() as u32;
         }
-        // SAFETY: all buffers live until after the call and are as long as is said.
+        // SAFETY: all buffers live until after the call and have the lengths that the attribute gives.
         unsafe { bpf_fd(bpf_cmd::BPF_PROG_LOAD, &mut attr) }
     };
     load(&mut log).or_else(|_| {
-        // Once more, to hear why.
+        // Once more, with a log, for the reason.
         log.resize(LOG_BYTES, 0);
         load(&mut log).map_err(|error| (error, log_end(&log)))
     })
@@ -222,7 +275,7 @@ pub fn attach(program: BorrowedFd<'_>, tracepoint: Option<&CStr>) -> io::Result<
     let mut attr = attr();
     attr.raw_tracepoint.name = tracepoint.map_or(0, |name| name.as_ptr() as u64);
     attr.raw_tracepoint.prog_fd = program.as_raw_fd().cast_unsigned();
-    // SAFETY: the name lives until after the call.
+    // SAFETY: the name is a C string that lives until after the call.
     unsafe { bpf_fd(bpf_cmd::BPF_RAW_TRACEPOINT_OPEN, &mut attr) }
 }
 
@@ -232,11 +285,11 @@ pub fn attach_to_cgroup(program: BorrowedFd<'_>, cgroup: BorrowedFd<'_>, hook: H
     attr.link_create.__bindgen_anon_1.prog_fd = program.as_raw_fd().cast_unsigned();
     attr.link_create.__bindgen_anon_2.target_fd = cgroup.as_raw_fd().cast_unsigned();
     attr.link_create.attach_type = hook.kinds().1;
-    // SAFETY: no pointers.
+    // SAFETY: this command's attributes have no pointers.
     unsafe { bpf_fd(bpf_cmd::BPF_LINK_CREATE, &mut attr) }
 }
 
-/// What the kernel says of a program's runs.
+/// The kernel's account of a program's runs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Runs {
     /// Runs that were left out because the program was running on that CPU already.
@@ -247,15 +300,26 @@ pub struct Runs {
     pub ns: u64,
 }
 
-/// Asks for a program's runs.
+/// Reads the kernel's account of a program's runs.
 pub fn runs(program: BorrowedFd<'_>) -> io::Result<Runs> {
-    // SAFETY: plain integers.
+    let about = about(program)?;
+    Ok(Runs { skipped: about.recursion_misses, count: about.run_cnt, ns: about.run_time_ns })
+}
+
+/// Instructions that the verifier went through: those of a loop as often as it runs (Linux 5.16).
+pub fn verified(program: BorrowedFd<'_>) -> io::Result<u32> {
+    Ok(about(program)?.verified_insns)
+}
+
+/// The kernel's account of a program.
+fn about(program: BorrowedFd<'_>) -> io::Result<bpf_prog_info> {
+    // SAFETY: a struct of integers, for which all zero is valid.
     let mut about: bpf_prog_info = unsafe { std::mem::zeroed() };
     let mut attr = attr();
     attr.info.bpf_fd = program.as_raw_fd().cast_unsigned();
     attr.info.info_len = size_of::<bpf_prog_info>() as u32;
     attr.info.info = (&raw mut about) as u64;
-    // SAFETY: the struct is as long as is said and lives until after the call.
+    // SAFETY: the struct has the length that is passed and lives until after the call.
     unsafe { bpf(bpf_cmd::BPF_OBJ_GET_INFO_BY_FD, &mut attr)? };
-    Ok(Runs { skipped: about.recursion_misses, count: about.run_cnt, ns: about.run_time_ns })
+    Ok(about)
 }

@@ -11,10 +11,12 @@ use porthole_bpf_types::{
     syscall::{FUNCTION_PREFIX, FUNCTIONS},
 };
 
+use super::bpf;
+
 /// Where the kernel offers its own type information.
 pub const VMLINUX: &str = "/sys/kernel/btf/vmlinux";
 
-/// Type information that does not tell what is wanted.
+/// Type information that lacks what is needed.
 #[derive(Debug, thiserror::Error)]
 pub enum BtfError {
     /// The kernel offers none.
@@ -22,7 +24,7 @@ pub enum BtfError {
     Read {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
     /// Not in the format.
@@ -43,10 +45,12 @@ pub enum BtfError {
 pub struct Kernel {
     /// Offsets of everything that the programs read.
     pub offsets: KernelOffsets,
-    /// The functions of the system calls that are looked at; or why they cannot be told.
+    /// The functions of the system calls that are looked at; or why they are not known.
     pub calls: Result<Vec<CallFunction>, String>,
-    /// The tracepoints of sockets; or why they cannot be told.
+    /// The tracepoints of sockets; or why they are not known.
     pub sockets: Result<SocketTracepoints, String>,
+    /// The tracepoint of TCP's changes of state, `inet_sock_set_state`, by its number.
+    pub state_changes: Option<u32>,
 }
 
 /// The tracepoints of sockets, by their numbers in the kernel's type information.
@@ -74,7 +78,8 @@ pub struct CallFunction {
 /// What the programs must know of the running kernel.
 pub fn kernel() -> Result<Kernel, BtfError> {
     let read = |source| BtfError::Read { path: VMLINUX.into(), source };
-    resolve(&fs::read(VMLINUX).map_err(read)?)
+    // The file is read in pages, with a system call and two copies each.
+    resolve(&bpf::kernel_types().or_else(|_| fs::read(VMLINUX)).map_err(read)?)
 }
 
 /// The same from type information in memory.
@@ -88,6 +93,7 @@ pub fn resolve(bytes: &[u8]) -> Result<Kernel, BtfError> {
         offsets: KernelOffsets::from_array(offsets),
         calls: btf.calls(),
         sockets: btf.socket_tracepoints(),
+        state_changes: btf.tracepoints[STATE_CHANGES],
     })
 }
 
@@ -97,9 +103,16 @@ const KIND_UNION: u32 = 5;
 const KIND_TYPEDEF: u32 = 8;
 const KIND_FUNCTION: u32 = 12;
 /// What the names of tracepoints' types begin with (`include/trace/bpf_probe.h`).
-const TRACEPOINT_PREFIX: &str = "btf_trace_";
+const TRACEPOINT_PREFIX: [u8; 10] = *b"btf_trace_";
+/// What the names of system calls' functions begin with.
+const CALL_PREFIX: [u8; FUNCTION_PREFIX.len()] = match FUNCTION_PREFIX.as_bytes().first_chunk() {
+    Some(prefix) => *prefix,
+    None => panic!("as long as itself"),
+};
 /// In the order of [`SocketTracepoints`].
 const TRACEPOINTS: [&str; 3] = ["sock_send_length", "sock_recv_length", "inet_sock_set_state"];
+/// Index of the changes of state among [`TRACEPOINTS`].
+const STATE_CHANGES: usize = 2;
 /// Qualifiers and type tags, through which a member's type is looked for.
 const KINDS_TRANSPARENT: [u32; 5] = [8, 9, 10, 11, 18];
 /// Anonymous structs in structs are nested no deeper than this.
@@ -167,29 +180,33 @@ impl<'a> Btf<'a> {
         }
         btf.positions.push(0);
         let mut position = 0;
-        while position < btf.types.len() {
+        while let Some(rest) = btf.types.get(position..).filter(|rest| !rest.is_empty()) {
+            let [name, info, target] = words(rest.first_chunk().ok_or(malformed("cut short"))?);
             let number = u32::try_from(btf.positions.len()).map_err(|_| malformed("too many types"))?;
             btf.positions.push(u32::try_from(position).map_err(|_| malformed("too large"))?);
-            let info = word(btf.types, position + 4)?;
             let kind = info >> 24 & 0x1f;
             if kind == KIND_FUNCTION {
-                let name = btf.strings.get(word(btf.types, position)? as usize..).unwrap_or_default();
-                if let Some(rest) = name.strip_prefix(FUNCTION_PREFIX.as_bytes()) {
-                    let call = terminated(rest);
+                let name = btf.strings.get(name as usize..).unwrap_or_default();
+                // Of a length that the compiler knows, a comparison takes two instructions and no call.
+                if name.first_chunk() == Some(&CALL_PREFIX) {
+                    let call = terminated(&name[CALL_PREFIX.len()..]);
                     let wanted = FUNCTIONS.iter().find(|name| name.as_bytes() == call);
-                    let prototype = word(btf.types, position + 8)?;
-                    btf.functions.extend(wanted.map(|&name| CallFunction { name, number, prototype }));
+                    btf.functions.extend(wanted.map(|&name| CallFunction {
+                        name,
+                        number,
+                        prototype: target,
+                    }));
                 }
             } else if kind == KIND_TYPEDEF {
-                let name = btf.strings.get(word(btf.types, position)? as usize..).unwrap_or_default();
-                if let Some(rest) = name.strip_prefix(TRACEPOINT_PREFIX.as_bytes()) {
-                    let tracepoint = terminated(rest);
+                let name = btf.strings.get(name as usize..).unwrap_or_default();
+                if name.first_chunk() == Some(&TRACEPOINT_PREFIX) {
+                    let tracepoint = terminated(&name[TRACEPOINT_PREFIX.len()..]);
                     if let Some(at) = TRACEPOINTS.iter().position(|name| name.as_bytes() == tracepoint) {
                         btf.tracepoints[at] = Some(number);
                     }
                 }
             } else if kind == KIND_STRUCT {
-                let name = btf.strings.get(word(btf.types, position)? as usize..).unwrap_or_default();
+                let name = btf.strings.get(name as usize..).unwrap_or_default();
                 if name.first().is_some_and(|&initial| initials[usize::from(initial)]) {
                     let is = |wanted: &&&str| {
                         name.strip_prefix(wanted.as_bytes()).is_some_and(|rest| rest.first() == Some(&0))
@@ -216,7 +233,7 @@ impl<'a> Btf<'a> {
         let find = |at: usize| {
             self.tracepoints[at].ok_or_else(|| format!("this kernel has no tracepoint {}", TRACEPOINTS[at]))
         };
-        Ok(SocketTracepoints { sent: find(0)?, received: find(1)?, state: find(2)? })
+        Ok(SocketTracepoints { sent: find(0)?, received: find(1)?, state: find(STATE_CHANGES)? })
     }
 
     /// Text at `offset`, without its terminating zero.
@@ -290,18 +307,30 @@ fn terminated(text: &[u8]) -> &[u8] {
     &text[..text.iter().position(|&byte| byte == 0).unwrap_or(text.len())]
 }
 
+/// The three words that every type begins with.
+fn words(bytes: &[u8; 12]) -> [u32; 3] {
+    let (words, _) = bytes.as_chunks::<4>();
+    [0, 1, 2].map(|index| words.get(index).map_or(0, |word| u32::from_ne_bytes(*word)))
+}
+
 /// Bytes that follow a type's common part.
+#[inline]
 fn trailer(info: u32) -> Option<usize> {
     let members = info as usize & 0xffff;
-    Some(match info >> 24 & 0x1f {
-        1 | 14 | 17 => 4,
-        2 | 7..=12 | 16 | 18 => 0,
-        3 => 12,
-        4 | 5 | 15 | 19 => members * 12,
-        6 | 13 => members * 8,
-        _ => return None,
-    })
+    let (fixed, each) = *TRAILERS.get((info >> 24 & 0x1f) as usize)?;
+    (fixed != u8::MAX).then(|| usize::from(fixed) + members * usize::from(each))
 }
+
+/// By kind of type: bytes that follow its common part, and those of each member. A table, because a hundred thousand types
+/// are looked up.
+const TRAILERS: [(u8, u8); 20] = {
+    let mut trailers = [(0, 0); 20];
+    trailers[0].0 = u8::MAX;
+    (trailers[1].0, trailers[3].0, trailers[14].0, trailers[17].0) = (4, 12, 4, 4);
+    (trailers[4].1, trailers[5].1, trailers[15].1, trailers[19].1) = (12, 12, 12, 12);
+    (trailers[6].1, trailers[13].1) = (8, 8);
+    trailers
+};
 
 #[cfg(test)]
 #[allow(clippy::cast_possible_truncation)]
@@ -347,7 +376,7 @@ mod tests {
             put(&mut types, &[function, KIND_FUNCTION << 24, 77]);
         }
         for tracepoint in TRACEPOINTS {
-            let typedef = name(&format!("{TRACEPOINT_PREFIX}{tracepoint}"));
+            let typedef = name(&format!("btf_trace_{tracepoint}"));
             put(&mut types, &[typedef, KIND_TYPEDEF << 24, 1]);
         }
         let mut bytes = Vec::new();
@@ -395,6 +424,7 @@ mod tests {
         let mut bytes = synthetic();
         let found = resolve(&bytes).expect("resolved").sockets.expect("all there");
         assert_eq!((found.received, found.state), (found.sent + 1, found.sent + 2));
+        assert_eq!(resolve(&bytes).expect("resolved").state_changes, Some(found.state));
         let at = bytes.windows(17).position(|window| window == b"sock_recv_length\0").expect("there");
         bytes[at] = b'x';
         let error = resolve(&bytes).expect("resolved").sockets.expect_err("missing");

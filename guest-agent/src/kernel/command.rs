@@ -1,17 +1,23 @@
-//! What the agent tells the programs in the kernel.
+//! Commands of the agent to the programs in the kernel.
 
 use porthole_bpf_types::{
     kernel_key::{KernelKey, RequestKey},
     offload::{StatementKey, side},
 };
+use porthole_framing::Framing;
 use porthole_l7::{Side, offload::IdleConnection};
 
-/// What the agent tells the programs.
+/// A command to the programs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Command {
     /// This connection is worth following.
-    Follow(u64),
-    /// This connection speaks no known protocol.
+    Follow {
+        /// The connection.
+        connection: u64,
+        /// How its messages are found.
+        framing: Framing,
+    },
+    /// This connection has no known protocol.
     Ignore(u64),
     /// This connection ended.
     Forget(u64),
@@ -33,7 +39,7 @@ pub enum Command {
         /// The entry's index.
         index: u32,
     },
-    /// What executions of a prepared statement ask for.
+    /// The request of a prepared statement's executions.
     NameStatement {
         /// The statement.
         key: StatementKey,

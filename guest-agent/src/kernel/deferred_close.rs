@@ -1,4 +1,4 @@
-//! Descriptors whose closing nobody waits for.
+//! Descriptors that are closed in the background.
 //!
 //! The kernel takes about 100 ms to detach a program from a function (it waits until no task can be in the middle of its
 //! entry), and does so one by one when the agent's descriptors are closed: an agent that was killed ended after one or two

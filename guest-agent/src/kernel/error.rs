@@ -15,7 +15,7 @@ pub enum ProbeError {
     Map {
         /// The map.
         name: String,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
     /// A map cannot be used.
@@ -29,7 +29,7 @@ pub enum ProbeError {
     Load {
         /// The program.
         name: String,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
         /// The end of the verifier's log.
         log: String,
@@ -40,7 +40,7 @@ pub enum ProbeError {
          build both from one source (`cargo xtask build`)"
     )]
     Layout {
-        /// What the object says.
+        /// The error of reading the object.
         found: String,
         /// What the agent was built with.
         expected: u64,
@@ -48,7 +48,7 @@ pub enum ProbeError {
     /// There is no way to end without waiting.
     #[error("io_uring, without which detaching from functions would delay the agent's end: {0}")]
     DeferredClose(io::Error),
-    /// The kernel refuses the hooks that were asked for.
+    /// The kernel refuses the hooks that `--hooks` demands.
     #[error("hooks on system calls: {0}")]
     Hooks(String),
     /// The kernel has no such hook.
@@ -56,7 +56,7 @@ pub enum ProbeError {
     Attach {
         /// The tracepoint, or the system call.
         name: String,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
 }

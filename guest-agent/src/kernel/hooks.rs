@@ -6,7 +6,7 @@
 //! |---|---|---|---|---|---|
 //! | none | 420 | 430 | 720 | 8700 | |
 //! | raw tracepoint `sys_exit` | 650 | 650 | 1370 | 12500 | 144 ms |
-//! | exits of the calls' functions | 420 | 430 | 1350 | 12400 | 266 ms |
+//! | exits of the calls' functions | 420 | 430 | 1350 | 12400 | 245 ms |
 //!
 //! So exits of functions are better than the raw tracepoint, where they can be had: calls that are not looked at cost
 //! nothing, the others the same. The raw tracepoint sends every call the slow way out of the kernel. Attaching to a function
@@ -17,19 +17,24 @@
 //! 3200 ns of programs per request, where the raw tracepoint takes 3400 to 4100.
 
 use std::{
+    cell::RefCell,
     ffi::{CStr, CString},
     fmt, io,
     os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
+    sync::mpsc,
+    thread::ScopedJoinHandle,
+    time::{Duration, Instant},
 };
 
-use aya_obj::{Function, Object, ProgramSection};
+use aya_obj::{Function, ProgramSection};
 
 use super::{
     ProbeError,
     bpf::{self, Hook, Runs},
     btf::{CallFunction, Kernel, SocketTracepoints},
     deferred_close::DeferredClose,
-    preemption,
+    object::{self, Linker},
+    packet_probes, preemption,
 };
 
 /// The program on every system call's end.
@@ -38,12 +43,22 @@ const ANY_CALL: &str = "sys_exit";
 const CALL_STUB: &str = "call_exit";
 /// The program that the stubs go on with.
 const CALL_CORE: &str = "call_core";
+/// The system calls that make connections and move nothing.
+const OPENING_CALLS: [&str; 3] = ["accept", "accept4", "connect"];
+/// The system call that is the rarest of them on sockets.
+const RARE_CALL: &str = "splice";
 /// The stubs on what sockets report, and the program that they go on with.
 const SOCKET_SENT: &str = "socket_sent";
 const SOCKET_RECEIVED: &str = "socket_received";
 const SOCKET_CORE: &str = "socket_core";
 /// The program on the beginnings of TCP connections.
 const SOCKET_MADE: &str = "socket_made";
+/// The programs that learn from whom sockets of datagrams receive, where sockets report what moves.
+const SENDERS: [(&str, Hook); 2] =
+    [("datagram_from_v4", Hook::DatagramsV4), ("datagram_from_v6", Hook::DatagramsV6)];
+/// How long the first attachment to a function may take before the core is loaded beside it: several times what it takes where
+/// it need not wait for other threads.
+const FIRST_LINK: Duration = Duration::from_millis(20);
 /// The array in which stubs look for what they go on with.
 pub const CORE_MAP: &str = "CORE";
 
@@ -84,11 +99,19 @@ impl fmt::Display for Hooks {
 
 /// What keeps a program running while it is open.
 enum Open {
-    /// Its attachment, or the array in which other programs look for it, which the kernel empties when nobody has it open.
+    /// Its attachment, or the array in which other programs look for it, which the kernel empties when no descriptor of
+    /// it is open.
     Descriptor(#[expect(dead_code, reason = "held open")] OwnedFd),
     /// Where the attachments of several programs are kept.
     DeferredClose(#[expect(dead_code, reason = "held open")] Box<DeferredClose>),
 }
+
+fn join<T>(thread: ScopedJoinHandle<'_, T>) -> T {
+    thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}
+
+/// The programs that learn who sends datagrams, held open; or why they cannot be had.
+pub type Senders = Result<Vec<OwnedFd>, String>;
 
 /// A loaded and attached program.
 #[allow(missing_debug_implementations)]
@@ -101,7 +124,7 @@ pub struct Attached {
 }
 
 impl Attached {
-    /// What the kernel says of its runs; nothing where the kernel does not say.
+    /// The kernel's account of its runs; none where the kernel keeps none.
     pub fn runs(&self) -> Runs {
         bpf::runs(self.program.as_fd()).unwrap_or_default()
     }
@@ -110,13 +133,15 @@ impl Attached {
 /// The object's programs, and what loading takes.
 #[derive(Clone, Copy)]
 pub struct Programs<'a> {
-    /// The object, relocated.
-    pub object: &'a Object,
+    /// The object's programs.
+    pub linker: &'a RefCell<Linker>,
     /// Its type information in the kernel.
     pub types: BorrowedFd<'a>,
+    /// The root of the control groups, if there is one.
+    pub cgroups: Option<BorrowedFd<'a>>,
 }
 
-impl<'a> Programs<'a> {
+impl Programs<'_> {
     /// Loads and attaches what runs whatever the hooks, then those, the best first.
     pub fn attach(
         self,
@@ -125,10 +150,9 @@ impl<'a> Programs<'a> {
         core: BorrowedFd<'_>,
     ) -> Result<(Vec<Attached>, Hooks), ProbeError> {
         let mut attached = Vec::new();
-        for (name, program) in &self.object.programs {
-            if matches!(program.section, ProgramSection::RawTracePoint) && name != ANY_CALL {
-                attached.push(self.raw_tracepoint(name)?);
-            }
+        let names = self.linker.borrow().names(|section| matches!(section, ProgramSection::RawTracePoint));
+        for name in names.iter().filter(|name| *name != ANY_CALL) {
+            attached.push(self.raw_tracepoint(name)?);
         }
         // With them records begin to come, so they are last.
         let mut why = None;
@@ -175,28 +199,43 @@ impl<'a> Programs<'a> {
             return Err("this kernel may preempt programs on functions".to_owned());
         }
         let calls = kernel.calls.as_deref().map_err(Clone::clone)?;
-        self.function_exits(calls, core).map_err(|error| error.to_string())
+        // Where the tracepoint shows how TCP connections begin, these functions need no program.
+        let made = kernel.state_changes.map(|tracepoint| self.made(tracepoint));
+        let (calls, made): (Vec<_>, _) = match made {
+            Some(Ok(made)) => {
+                (calls.iter().filter(|call| !OPENING_CALLS.contains(&call.name)).collect(), Some(made))
+            }
+            _ => (calls.iter().collect(), None),
+        };
+        let mut attached = self.function_exits(calls, core).map_err(|error| error.to_string())?;
+        attached.extend(made);
+        Ok(attached)
     }
 
     /// All or none.
     fn sockets(self, tracepoints: SocketTracepoints, array: OwnedFd) -> Result<Vec<Attached>, ProbeError> {
         let core = self.load(SOCKET_CORE, Hook::Tracepoint(tracepoints.sent))?;
         bpf::put_program(array.as_fd(), core.as_fd()).map_err(Self::no_array)?;
-        let mut attached = vec![Attached {
-            name: SOCKET_CORE.to_owned(),
-            program: core,
-            open: Some(Open::Descriptor(array)),
-        }];
-        let stubs = [
-            (SOCKET_MADE, tracepoints.state),
-            (SOCKET_RECEIVED, tracepoints.received),
-            (SOCKET_SENT, tracepoints.sent),
-        ];
+        let core =
+            Attached { name: SOCKET_CORE.to_owned(), program: core, open: Some(Open::Descriptor(array)) };
+        let mut attached = vec![core, self.made(tracepoints.state)?];
+        let stubs = [(SOCKET_RECEIVED, tracepoints.received), (SOCKET_SENT, tracepoints.sent)];
         for (name, tracepoint) in stubs {
             let program = self.load(name, Hook::Tracepoint(tracepoint))?;
             attached.push(Self::attached(name, program, None)?);
         }
         Ok(attached)
+    }
+
+    /// What else the hooks of sockets take. Without it who sends to a socket that is not connected is not known.
+    pub fn attach_senders(self) -> Senders {
+        let cgroups = self.cgroups.ok_or("no cgroup2 file system is mounted")?;
+        let mut open = Vec::new();
+        for (name, hook) in SENDERS {
+            let attached = packet_probes::attach(&mut self.linker.borrow_mut(), name, hook, cgroups);
+            open.extend(attached.map_err(|error| error.to_string())?);
+        }
+        Ok(open)
     }
 
     fn raw_tracepoint(self, name: &str) -> Result<Attached, ProbeError> {
@@ -217,18 +256,26 @@ impl<'a> Programs<'a> {
         Ok(Attached { name: name.to_owned(), program, open: Some(Open::Descriptor(link)) })
     }
 
+    /// The program on the beginnings of TCP connections.
+    fn made(self, tracepoint: u32) -> Result<Attached, ProbeError> {
+        let program = self.load(SOCKET_MADE, Hook::Tracepoint(tracepoint))?;
+        Self::attached(SOCKET_MADE, program, None)
+    }
+
     /// All or none.
-    fn function_exits(self, calls: &[CallFunction], array: OwnedFd) -> Result<Vec<Attached>, ProbeError> {
+    fn function_exits(
+        self,
+        mut calls: Vec<&CallFunction>,
+        array: OwnedFd,
+    ) -> Result<Vec<Attached>, ProbeError> {
         let deferred = DeferredClose::new().map_err(ProbeError::DeferredClose)?;
         let mut cores: Vec<(OwnedFd, &CallFunction)> = Vec::new();
         let mut stubs = Vec::with_capacity(calls.len());
-        let (stub, license) = self.function(CALL_STUB)?;
-        let mut stub = stub.clone();
+        let (mut stub, license) = self.function(CALL_STUB)?;
         let mut aimed_at = array.as_raw_fd();
         let mut array = Some(array);
-        let mut by_prototype: Vec<&CallFunction> = calls.iter().collect();
-        by_prototype.sort_by_key(|call| call.prototype);
-        for call in by_prototype {
+        calls.sort_by_key(|call| call.prototype);
+        for call in calls {
             if cores.last().is_none_or(|(_, first)| first.prototype != call.prototype) {
                 let array = match array.take() {
                     Some(array) => array,
@@ -240,24 +287,47 @@ impl<'a> Programs<'a> {
             }
             stubs.push((
                 call.name,
-                self.load_function(&stub, license, call.name, Hook::FunctionExit(call.number))?,
+                Self::load_function(self.types, &stub, &license, call.name, Hook::FunctionExit(call.number))?,
             ));
         }
-        let mut attached = Vec::with_capacity(stubs.len() + cores.len() + 1);
-        for (array, call) in cores {
-            let core = self.load(CALL_CORE, Hook::FunctionExit(call.number))?;
-            bpf::put_program(array.as_fd(), core.as_fd()).map_err(Self::no_array)?;
-            attached.push(Attached {
-                name: CALL_CORE.to_owned(),
-                program: core,
-                open: Some(Open::Descriptor(array)),
+        // The first attachment replaces the kernel's table of such functions and waits until no task uses the one before
+        // (`register_ftrace_direct` in `kernel/trace/ftrace.c`). The kernel waits for the threads that it finds running, and
+        // looks at them again every 100 ms (`rcu_tasks_wait_gp` in `kernel/rcu/tasks.h`). So this thread sleeps until it has
+        // looked, and the core is loaded by a thread that begins afterwards: the other functions are attached meanwhile, or need
+        // not wait. What ends in the first stub before the core is there is not seen.
+        if let Some(rare) = stubs.iter().position(|(name, _)| *name == RARE_CALL) {
+            stubs.swap(0, rare);
+        }
+        let core = self.function(CALL_CORE)?;
+        let types = self.types;
+        let (others, first) = std::thread::scope(|scope| {
+            let (linked, has_linked) = mpsc::channel();
+            let first = stubs.first().map(|(name, stub)| {
+                scope.spawn(move || {
+                    let link = Self::link(name, stub, None);
+                    let _ = linked.send(());
+                    link
+                })
             });
-        }
-        let mut links = Vec::with_capacity(stubs.len());
-        for (name, stub) in stubs {
-            links.push(Self::link(name, &stub, None)?);
-            attached.push(Attached { name: name.to_owned(), program: stub, open: None });
-        }
+            let _ = has_linked.recv_timeout(FIRST_LINK);
+            let cores = join(scope.spawn(|| Self::load_cores(types, &core, cores)));
+            let others = cores.and_then(|cores| {
+                let links = stubs.iter().skip(1).map(|(name, stub)| {
+                    // The kernel may wait for this thread too, until it has given way.
+                    std::thread::yield_now();
+                    Self::link(name, stub, None)
+                });
+                Ok((cores, links.collect::<Result<Vec<_>, _>>()?))
+            });
+            (others, first.map(join))
+        });
+        let (mut attached, mut links) = others?;
+        links.extend(first.transpose()?);
+        attached.extend(stubs.into_iter().map(|(name, program)| Attached {
+            name: name.to_owned(),
+            program,
+            open: None,
+        }));
         deferred.keep(&links).map_err(ProbeError::DeferredClose)?;
         if let Some(last) = attached.last_mut() {
             last.open = Some(Open::DeferredClose(Box::new(deferred)));
@@ -265,33 +335,54 @@ impl<'a> Programs<'a> {
         Ok(attached)
     }
 
+    /// Loads the core once for each prototype, and puts it where the stubs of that prototype look for it.
+    fn load_cores(
+        types: BorrowedFd<'_>,
+        (function, license): &object::Program,
+        cores: Vec<(OwnedFd, &CallFunction)>,
+    ) -> Result<Vec<Attached>, ProbeError> {
+        let load = |(array, call): (OwnedFd, &CallFunction)| {
+            let core =
+                Self::load_function(types, function, license, CALL_CORE, Hook::FunctionExit(call.number))?;
+            bpf::put_program(array.as_fd(), core.as_fd()).map_err(Self::no_array)?;
+            Ok(Attached { name: CALL_CORE.to_owned(), program: core, open: Some(Open::Descriptor(array)) })
+        };
+        cores.into_iter().map(load).collect()
+    }
+
     fn no_array(source: io::Error) -> ProbeError {
         ProbeError::Map { name: CORE_MAP.to_owned(), source }
     }
 
     /// A program's code and license.
-    fn function(self, program: &str) -> Result<(&'a Function, &'a CStr), ProbeError> {
-        let missing = || ProbeError::Object(format!("no program {program}"));
-        let found = self.object.programs.get(program).ok_or_else(missing)?;
-        let function = self.object.functions.get(&found.function_key()).ok_or_else(missing)?;
-        Ok((function, &found.license))
+    fn function(self, program: &str) -> Result<object::Program, ProbeError> {
+        self.linker.borrow_mut().get(program).cloned()
     }
 
     fn load(self, program: &str, hook: Hook) -> Result<OwnedFd, ProbeError> {
         let (function, license) = self.function(program)?;
-        self.load_function(function, license, program, hook)
+        Self::load_function(self.types, &function, &license, program, hook)
     }
 
     fn load_function(
-        self,
+        types: BorrowedFd<'_>,
         function: &Function,
         license: &CStr,
         name: &str,
         hook: Hook,
     ) -> Result<OwnedFd, ProbeError> {
-        let loaded = bpf::load_program(function, name, hook, license, Some(self.types))
+        let started = Instant::now();
+        let loaded = bpf::load_program(function, name, hook, license, Some(types))
             .map_err(|(source, log)| ProbeError::Load { name: name.to_owned(), source, log })?;
-        tracing::debug!(name, "a program is loaded");
+        let microseconds = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX);
+        let verified = bpf::verified(loaded.as_fd()).unwrap_or_default();
+        tracing::debug!(
+            name,
+            instructions = function.instructions.len(),
+            verified,
+            microseconds,
+            "a program is loaded"
+        );
         Ok(loaded)
     }
 }

@@ -1,4 +1,4 @@
-//! The eBPF programs in the kernel: loading, attaching, what the agent tells them, and what it reads from them.
+//! The eBPF programs in the kernel: loading, attaching, commands to them, and reading what they aggregate.
 //!
 //! ```text
 //! object file ──► object: layout, globals, maps ──► hooks: programs loaded and attached ──► Probes, or PacketProbes
@@ -7,12 +7,12 @@
 //! ```
 //!
 //! - [`probes`] has the programs on system calls, [`packet_probes`] those on packets.
-//! - [`command`] is what the agent tells the programs; [`slots`] is what they aggregate.
+//! - [`command`] has the agent's commands to the programs; [`slots`] is what they aggregate.
 //! - [`hooks`] decides on what they are attached, [`preemption`] whether function exits are safe.
 //! - [`deferred_close`] keeps the end of the agent from waiting for slow detachments.
 //!
-//! Invariants: nothing here reads what the workload sent; a kernel that refuses something is told from a fault of ours by
-//! its error, which names the program or map.
+//! Invariants: nothing here reads what the workload sent; the error of a refusal by the kernel names
+//! the program or map, which distinguishes it from a fault of ours.
 
 mod bpf;
 pub mod btf;

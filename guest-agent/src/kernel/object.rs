@@ -2,11 +2,12 @@
 
 use std::{
     collections::{HashMap, HashSet},
+    ffi::CString,
     os::fd::{AsFd, AsRawFd, OwnedFd},
 };
 
 use aya::maps::{MapData, RingBuf};
-use aya_obj::Object;
+use aya_obj::{Function, Object, ProgramSection};
 use object::{Object as _, ObjectSection as _};
 use porthole_bpf_types::layout;
 
@@ -15,6 +16,9 @@ use crate::recorder::SpanPolicy;
 
 /// The records that the programs send.
 pub type Records = RingBuf<MapData>;
+
+/// The map that is the section of the programs' settings.
+pub const SETTINGS_MAP: &str = ".bss.settings";
 
 /// Bounds of what the programs may use.
 #[derive(Clone, Copy, Debug)]
@@ -58,8 +62,54 @@ fn check_layout(file: &[u8]) -> Result<(), ProbeError> {
     Err(ProbeError::Layout { found, expected: layout::HASH })
 }
 
-/// Makes the object's maps and puts them into its programs. `size` sets what is not for the object to say; maps to which
-/// it says no are not made, and no program that is left in the object may use them.
+/// A program's code with all that it calls, and its license.
+pub type Program = (Function, CString);
+
+/// An object whose programs are joined with the functions that they call when they are used: of those for all kinds of
+/// hooks few are, and each of the large ones takes milliseconds in an emulated guest.
+#[allow(missing_debug_implementations)]
+pub struct Linker {
+    object: Object,
+    joined: HashMap<String, Program>,
+}
+
+impl Linker {
+    /// The programs of an object whose maps were made.
+    pub fn new(object: Object) -> Self {
+        Self { object, joined: HashMap::new() }
+    }
+
+    /// Names of the programs of a kind.
+    pub fn names(&self, is_wanted: impl Fn(&ProgramSection) -> bool) -> Vec<String> {
+        let wanted = self.object.programs.iter().filter(|(_, program)| is_wanted(&program.section));
+        wanted.map(|(name, _)| name.clone()).collect()
+    }
+
+    /// A program.
+    pub fn get(&mut self, name: &str) -> Result<&Program, ProbeError> {
+        if !self.joined.contains_key(name) {
+            let missing = || malformed(&format!("no program {name}"));
+            let (name, program) = self.object.programs.remove_entry(name).ok_or_else(missing)?;
+            let (key, license) = (program.function_key(), program.license.clone());
+            let others = std::mem::replace(&mut self.object.programs, [(name.clone(), program)].into());
+            let text = text_sections(&self.object);
+            let joined = self.object.relocate_calls(&text).map_err(|error| malformed(&error));
+            self.object.programs = others;
+            joined?;
+            let function = self.object.functions.get(&key).ok_or_else(|| malformed(&"no code"))?.clone();
+            self.joined.insert(name, (function, license));
+        }
+        self.joined.get(name).ok_or_else(|| malformed(&"no program"))
+    }
+}
+
+/// Numbers of the sections that have code.
+fn text_sections(object: &Object) -> HashSet<usize> {
+    object.functions.keys().map(|(section, _)| *section).collect()
+}
+
+/// Makes the object's maps and puts them into its programs. `size` sets sizes that depend on the machine; maps for
+/// which it returns none are not made, and no program that is left in the object may use them.
 pub fn create_maps(
     object: &mut Object,
     size: impl Fn(&str, &mut aya_obj::Map) -> bool,
@@ -76,11 +126,10 @@ pub fn create_maps(
         }
         maps.push((name, fd, map));
     }
-    let text: HashSet<usize> = object.functions.keys().map(|(section, _)| *section).collect();
+    let text = text_sections(object);
     object
         .relocate_maps(maps.iter().map(|(name, fd, map)| (name.as_str(), fd.as_raw_fd(), map)), &text)
         .map_err(|error| malformed(&error))?;
-    object.relocate_calls(&text).map_err(|error| malformed(&error))?;
     Ok(maps.into_iter().map(|(name, fd, _)| (name, fd)).collect())
 }
 

@@ -3,16 +3,15 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use aya::maps::{Array, Map, MapData, PerCpuArray};
-use aya_obj::Object;
 use porthole_bpf_types::{
-    connection::state,
-    record::{Counters, HEAD_MAX, Settings},
+    connection::Verdict,
+    record::{Counters, Settings},
 };
 
 use super::{
     ProbeError, ProbeLimits, Records,
     bpf::{self, Hook},
-    object,
+    object::{self, Linker, SETTINGS_MAP},
 };
 
 /// The programs, and where they hang.
@@ -44,30 +43,31 @@ impl PacketProbes {
             match name {
                 "RECORDS" => map.set_max_entries(limits.ring_bytes),
                 "VERDICTS" => map.set_max_entries(limits.connections),
-                "SETTINGS" | "COUNTERS" => {}
+                SETTINGS_MAP | "COUNTERS" => {}
                 _ => return false,
             }
             true
         })?;
+        let mut linker = Linker::new(object);
         let mut take = |name: &str| object::take_map(&mut maps, name);
         let mut probes = Self {
             open: Vec::new(),
-            settings: Map::Array(take("SETTINGS")?).try_into()?,
+            settings: Map::Array(take(SETTINGS_MAP)?).try_into()?,
             counters: Map::PerCpuArray(take("COUNTERS")?).try_into()?,
             verdicts: Map::LruHashMap(take("VERDICTS")?).try_into()?,
-            current: Settings { head: HEAD_MAX, paused: 0, offload: 0, offers: 0 },
+            current: Settings { reserved: 0, paused: 0, offload: 0, offers: 0 },
         };
         probes.settings.set(0, probes.current, 0)?;
         let records = Map::RingBuf(take("RECORDS")?).try_into()?;
         for (name, hook) in PROGRAMS {
-            probes.open.extend(attach(&object, name, hook, cgroup)?);
+            probes.open.extend(attach(&mut linker, name, hook, cgroup)?);
         }
         Ok((probes, records))
     }
 
-    /// Tells the programs that nobody understands what a socket says.
+    /// Marks a socket as ignored: its protocol has no parser.
     pub fn ignore(&mut self, cookie: u64) -> Result<(), ProbeError> {
-        Ok(self.verdicts.insert(cookie, state::IGNORED, 0)?)
+        Ok(self.verdicts.insert(cookie, Verdict::IGNORED.0, 0)?)
     }
 
     /// Stops or resumes capturing.
@@ -82,17 +82,15 @@ impl PacketProbes {
     }
 }
 
-/// Loads and attaches a program; gives what must stay open.
-fn attach(
-    object: &Object,
+/// Loads a program and attaches it to a control group; gives what must stay open.
+pub fn attach(
+    linker: &mut Linker,
     name: &str,
     hook: Hook,
     cgroup: BorrowedFd<'_>,
 ) -> Result<[OwnedFd; 2], ProbeError> {
-    let missing = || ProbeError::Object(format!("no program {name}"));
-    let program = object.programs.get(name).ok_or_else(missing)?;
-    let function = object.functions.get(&program.function_key()).ok_or_else(missing)?;
-    let loaded = bpf::load_program(function, name, hook, &program.license, None)
+    let (function, license) = linker.get(name)?;
+    let loaded = bpf::load_program(function, name, hook, license, None)
         .map_err(|(source, log)| ProbeError::Load { name: name.to_owned(), source, log })?;
     let link = bpf::attach_to_cgroup(loaded.as_fd(), cgroup, hook)
         .map_err(|source| ProbeError::Attach { name: name.to_owned(), source })?;

@@ -1,13 +1,13 @@
 //! Whether the kernel may take the CPU from a program that runs at the exit of a function.
 //!
 //! Raw tracepoints run without preemption. Programs at functions do not: on a kernel that preempts itself, a task can be
-//! set aside in the middle of one for as long as others have to run, and their calls on that CPU go unseen meanwhile. In
+//! set aside in the middle of one for as long as others have to run, and calls on that CPU are not captured meanwhile. In
 //! a busy guest with `preempt=full` that was two calls of five; with `preempt=voluntary`, none.
 
 use std::fs;
 
-/// Whether the running kernel preempts itself, as far as it can be told: kernels that decide when they start say how only
-/// if their command line does.
+/// Whether the running kernel preempts itself, as far as it can be known: kernels that decide when they start show how
+/// only if their command line does.
 pub fn may_preempt() -> bool {
     // procfs parses the version, too, but does not take `PREEMPT_DYNAMIC` for a flag.
     let version = fs::read_to_string("/proc/sys/kernel/version").unwrap_or_default();

@@ -1,6 +1,11 @@
-//! The programs on system calls: what the agent tells them, and what they count.
+//! The programs on system calls: commands to them, and their counters.
 
-use std::{collections::HashMap, io, os::fd::AsFd};
+use std::{
+    cell::RefCell,
+    collections::HashMap,
+    io,
+    os::fd::{AsFd, BorrowedFd},
+};
 
 use aya::maps::{Array, Map, MapData, MapError, PerCpuArray};
 use aya_obj::{
@@ -8,11 +13,11 @@ use aya_obj::{
     generated::{BPF_NOEXIST, bpf_map_type},
 };
 use porthole_bpf_types::{
-    connection::{Connection, state},
+    connection::{Connection, Verdict},
     kernel_key::{KernelKey, RequestKey, SLOTS_MAX, SpanSampling},
     offload::{OFFERED, OffloadedConnection, StatementKey},
     offset::KernelOffsets,
-    record::{Counters, HEAD_MAX, Settings},
+    record::{Counters, Settings},
     redis::{HASH_START, RedisCommand, command_flag, hash_byte},
 };
 
@@ -20,8 +25,8 @@ use super::{
     HookChoice, Hooks, ProbeError, ProbeLimits, Records, bpf,
     btf::Kernel,
     command::{Command, Offer},
-    hooks::{Attached, CORE_MAP, Programs},
-    object::{self, malformed},
+    hooks::{Attached, CORE_MAP, Programs, Senders},
+    object::{self, Linker, SETTINGS_MAP, malformed},
     slots::{self, Slots},
 };
 use crate::recorder::SpanPolicy;
@@ -30,9 +35,11 @@ use crate::recorder::SpanPolicy;
 #[allow(missing_debug_implementations)]
 pub struct Probes {
     attached: Vec<Attached>,
-    /// Runs that the kernel had left out when it was last asked.
+    /// Runs that the kernel had left out at the last reading.
     skipped: u64,
     hooks: Hooks,
+    /// Where sockets report what moves.
+    senders: Option<Senders>,
     settings: Array<MapData, Settings>,
     counters: PerCpuArray<MapData, Counters>,
     verdicts: aya::maps::HashMap<MapData, u64, u8>,
@@ -48,12 +55,13 @@ pub struct Probes {
 
 impl Probes {
     /// Loads and attaches the programs of an object file. `self_tgid` is this process in the outermost pid namespace:
-    /// what it does on sockets is not looked at.
+    /// what it does on sockets is not looked at. `cgroups` is the root of the control groups.
     pub fn load(
         object: &[u8],
         kernel: &Kernel,
         choice: HookChoice,
         self_tgid: u32,
+        cgroups: Option<BorrowedFd<'_>>,
         limits: ProbeLimits,
     ) -> Result<(Self, Records), ProbeError> {
         let mut object = object::parse(object)?;
@@ -68,7 +76,7 @@ impl Probes {
             ("SPAN_SAMPLING", (&sampling[..], true)),
         ]);
         object.patch_map_data(globals).map_err(|error| malformed(&error))?;
-        // Type information serves only to tell the verifier where functions begin, so the newer kinds are not wanted.
+        // The verifier needs type information only for where functions begin, so the newer kinds are left out.
         let features = BtfFeatures::new(true, true, true, true, true, false, false, false);
         let types = object
             .fixup_and_sanitize_btf(&features)
@@ -108,7 +116,8 @@ impl Probes {
             attached: Vec::new(),
             skipped: 0,
             hooks: Hooks::FunctionExits,
-            settings: take("SETTINGS")?.try_into()?,
+            senders: None,
+            settings: take(SETTINGS_MAP)?.try_into()?,
             counters: take("COUNTERS")?.try_into()?,
             verdicts: take("VERDICTS")?.try_into()?,
             connections: take("CONNECTIONS")?.try_into()?,
@@ -118,15 +127,19 @@ impl Probes {
             key_indexes: take("KEY_INDEXES")?.try_into()?,
             kernel_keys: take("KERNEL_KEYS")?.try_into()?,
             slots,
-            current: Settings { head: HEAD_MAX, paused: 0, offload: u32::from(limits.offload), offers: 0 },
+            current: Settings { reserved: 0, paused: 0, offload: u32::from(limits.offload), offers: 0 },
         };
         probes.settings.set(0, probes.current, 0)?;
         let records = take("RECORDS")?.try_into()?;
         // The descriptors of all maps must be open until the programs that use them are loaded.
         let mut commands = take("COMMANDS")?.try_into()?;
         list_commands(&mut commands)?;
-        let programs = Programs { object: &object, types: types.as_fd() };
+        let linker = RefCell::new(Linker::new(object));
+        let programs = Programs { linker: &linker, types: types.as_fd(), cgroups };
         (probes.attached, probes.hooks) = programs.attach(choice, kernel, core.as_fd())?;
+        if probes.hooks == Hooks::Sockets {
+            probes.senders = Some(programs.attach_senders());
+        }
         Ok((probes, records))
     }
 
@@ -140,11 +153,11 @@ impl Probes {
         &self.slots
     }
 
-    /// Tells the programs something.
+    /// Applies a command to the programs' maps.
     pub fn apply(&mut self, command: Command) -> Result<(), ProbeError> {
         match command {
-            Command::Follow(connection) => Ok(self.verdicts.insert(connection, state::FOLLOWED, 0)?),
-            Command::Ignore(connection) => Ok(self.verdicts.insert(connection, state::IGNORED, 0)?),
+            Command::Follow { connection, framing } => self.decide(connection, Verdict::followed(framing)),
+            Command::Ignore(connection) => self.decide(connection, Verdict::IGNORED),
             Command::Forget(connection) => {
                 self.forget(connection);
                 Ok(())
@@ -167,6 +180,10 @@ impl Probes {
                 Ok(())
             }
         }
+    }
+
+    fn decide(&mut self, connection: u64, verdict: Verdict) -> Result<(), ProbeError> {
+        Ok(self.verdicts.insert(connection, verdict.0, 0)?)
     }
 
     /// The programs may read the entry meanwhile, so a new slot is there before it is used.
@@ -195,7 +212,7 @@ impl Probes {
         }
     }
 
-    /// Tells the programs whether to look for offers.
+    /// Sets whether the programs look for offers.
     pub fn set_offers(&mut self, offers: bool) -> Result<(), ProbeError> {
         let offers = u32::from(offers);
         if std::mem::replace(&mut self.current.offers, offers) == offers {
@@ -247,7 +264,12 @@ impl Probes {
         &self.hooks
     }
 
-    /// Asks the kernel how often it left programs out, which takes a call for each of them: seldom. What it says is part of
+    /// Why the senders of datagrams are not known, where that is so.
+    pub fn why_no_senders(&self) -> Option<&str> {
+        self.senders.as_ref()?.as_ref().err().map(|why| why.lines().next().unwrap_or_default())
+    }
+
+    /// Reads how often the kernel left programs out, which takes a call for each of them: seldom. The number is part of
     /// [`Self::counters`] from then on.
     pub fn count_skipped(&mut self) {
         self.skipped = self.attached.iter().map(|program| program.runs().skipped).sum();
@@ -260,18 +282,18 @@ impl Probes {
             sum.lost += cpu.lost;
             sum.exhausted += cpu.exhausted;
             sum.unreadable += cpu.unreadable;
-            sum.beyond += cpu.beyond;
             sum.table_full += cpu.table_full;
             sum.compat += cpu.compat;
             sum.offloaded += cpu.offloaded;
             sum.offloaded_ended += cpu.offloaded_ended;
             sum.skipped += cpu.skipped;
+            sum.beyond_limit += cpu.beyond_limit;
         }
         sum.skipped += self.skipped;
         Ok(sum)
     }
 
-    /// Says in the log what the kernel knows of the programs' runs, if it takes note (`kernel.bpf_stats_enabled`).
+    /// Logs the kernel's account of the programs' runs, if it keeps one (`kernel.bpf_stats_enabled`).
     pub fn log_runs(&self) {
         for program in &self.attached {
             let runs = program.runs();
@@ -283,7 +305,7 @@ impl Probes {
     }
 }
 
-/// The fields of [`SpanSampling`] that say the same as a policy.
+/// The fields of [`SpanSampling`] that are equivalent to a policy.
 fn span_sampling(policy: &SpanPolicy) -> [u64; size_of::<SpanSampling>() / 8] {
     let never = policy.per_second == 0;
     [policy.slow_ns, policy.failures_interval_ns, policy.interval_ns]
@@ -295,7 +317,7 @@ fn cpus() -> usize {
     aya::util::nr_cpus().unwrap_or(1)
 }
 
-/// Tells the programs which Redis commands they can follow, as they are usually written.
+/// Gives the programs the Redis commands that they can follow, as they are usually written.
 fn list_commands(map: &mut aya::maps::HashMap<MapData, u64, RedisCommand>) -> Result<(), MapError> {
     for (id, name, mind_argument) in porthole_l7::redis_commands() {
         let flags = if mind_argument { command_flag::CHECK_ARGUMENT } else { 0 };

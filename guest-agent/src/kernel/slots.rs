@@ -18,7 +18,7 @@ pub struct Slots {
     _map: OwnedFd,
 }
 
-// SAFETY: it is only read, by volatile loads, wherever the reader runs.
+// SAFETY: the mapping is not bound to a thread, and it is only read, by volatile loads.
 unsafe impl Send for Slots {}
 
 /// Sums over the stripes of one slot; they wrap as the slot's do.
@@ -84,7 +84,7 @@ impl Slots {
     pub fn has_changed(&self, slot: u32, marks: &mut Marks) -> bool {
         let mut changed = false;
         for (stripe, mark) in marks.iter_mut().enumerate().take(self.stripes) {
-            // SAFETY: as `slot` says within the mapping, which is page-aligned; the programs write whole words.
+            // SAFETY: `slot` points into the mapping, which is page-aligned; the programs write whole words.
             let last = unsafe { (&raw const (*self.slot(stripe, slot)).last).read_volatile() };
             changed |= std::mem::replace(mark, last) != last;
         }
@@ -96,8 +96,8 @@ impl Slots {
         let mut sums = SlotSums::default();
         for stripe in 0..self.stripes {
             let slot = self.slot(stripe, slot);
-            // SAFETY: as `slot` says within the mapping, which is page-aligned; the programs write whole words. What is added
-            // between two reads is found by the next one.
+            // SAFETY: `slot` points into the mapping, which is page-aligned; the programs write whole words. What is
+            // added between two reads is found by the next one.
             unsafe {
                 for (bucket, sum) in sums.buckets.iter_mut().enumerate() {
                     let count = (&raw const (*slot).buckets).cast::<u32>().add(bucket).read_volatile();

@@ -1,16 +1,14 @@
-//! Packet mode: for kernels that do not let programs look at system calls.
+//! Packet mode: for kernels that do not let programs trace system calls.
 //!
 //! ```text
 //! record of a packet ──► PacketSource ──► FlowTable (libs/packet) ──► l7 ──► exchanges ──► series
 //! ```
 //!
-//! - [`source`]: from the programs' records to exchanges.
-//! - [`cgroups`]: which container a socket belongs to.
+//! - [`source`]: from the programs' records to exchanges. Which container a socket belongs to is in [`crate::cgroups`].
 //!
 //! What packets do not have is absent: processes, unix-domain sockets, the end of a container. Addresses are taken as one
 //! set: connections of two network namespaces between the same addresses and ports at the same time are one.
 
-pub mod cgroups;
 pub mod source;
 
 /// What packets do not show, one sentence each.

@@ -7,9 +7,9 @@ use porthole_packet::{
     flows::{Captured, Ends, FlowTable, Observer, Vantage},
 };
 
-use super::cgroups::Tree;
 use crate::{
-    capture::event_source::EventSource,
+    capture::{event_source::EventSource, parsed},
+    cgroups::Tree,
     kernel::{ProbeError, packet_probes::PacketProbes},
     recorder::{
         Details, Origin, Recorder,
@@ -35,7 +35,7 @@ const LIMITS: Limits = Limits {
 pub struct PacketSource {
     probes: PacketProbes,
     flows: PacketFlows,
-    /// Packets that the kernel had no room for, when it was last asked.
+    /// Packets that the kernel had no room for, at the last reading.
     lost: u64,
 }
 
@@ -52,16 +52,14 @@ impl EventSource for PacketSource {
     }
 
     fn end_batch(&mut self, _: bool, state: &mut State) {
-        let (packets, parsers) = (self.flows.table.tally(), self.flows.table.context().tally());
+        let packets = self.flows.table.tally();
         state.connections = self.flows.table.open_flows() as u64;
         let counters = &mut state.counters;
         counters.events_captured = packets.packets;
         counters.bytes_copied = self.flows.bytes;
         counters.connections_seen = packets.flows;
         counters.connections_ignored = packets.ignored;
-        counters.messages_seen = parsers.messages_seen;
-        counters.not_understood = parsers.unparsed;
-        counters.folded = parsers.overflowed_names;
+        parsed::fill(counters, self.flows.table.context());
     }
 
     fn apply_commands(&mut self, _: bool) {
@@ -89,6 +87,7 @@ impl EventSource for PacketSource {
         vec![
             (packets.lost_bytes, "bytes of streams were not seen"),
             (packets.evicted, "connections made room for newer ones"),
+            (self.flows.containers.displaced(), "containers made room for newer ones"),
         ]
     }
 
@@ -103,7 +102,7 @@ pub struct PacketFlows {
     table: FlowTable<ContainerIndex>,
     tree: Tree,
     containers: Containers,
-    /// Cookies of ignored sockets, of which the programs are to be told.
+    /// Cookies of ignored sockets that are still to be reported to the programs.
     ignored: Vec<u64>,
     bytes: u64,
     /// Records that are no packet.

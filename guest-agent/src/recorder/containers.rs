@@ -1,10 +1,9 @@
 //! Containers: which one a process belongs to, by the name of its control group.
 //!
 //! The programs send the last components of a control group's path once, so this works for processes that are
-//! gone by the time anybody looks.
+//! gone when it is looked up.
 
-use std::collections::{HashMap, HashSet};
-
+use foldhash::{HashMap, HashSet};
 use porthole_bpf_types::record::{CGROUP_DEPTH_MAX, CGROUP_NAME_MAX};
 use porthole_registry::ContainerId;
 
@@ -27,6 +26,8 @@ pub struct Containers {
     last: u32,
     /// Counts uses of control groups.
     uses: u64,
+    /// Containers that made room for others.
+    displaced: u64,
 }
 
 #[derive(Debug)]
@@ -66,6 +67,11 @@ impl Containers {
         self.ids.get(&container).map_or("", |id| id)
     }
 
+    /// Containers that made room for others: what their connections carry from then on has no container.
+    pub fn displaced(&self) -> u64 {
+        self.displaced
+    }
+
     fn index_of(&mut self, id: &str) -> ContainerIndex {
         if let Some((&known, _)) = self.ids.iter().find(|(_, known)| *known == id) {
             return known;
@@ -87,7 +93,9 @@ impl Containers {
         self.by_cgroup.retain(|_, cgroup| cgroup.used > oldest);
         let in_use: HashSet<ContainerIndex> =
             self.by_cgroup.values().map(|cgroup| cgroup.container).collect();
+        let before = self.ids.len();
         self.ids.retain(|container, _| in_use.contains(container));
+        self.displaced += (before - self.ids.len()) as u64;
     }
 
     /// Forgets the container that was not used for longest.
@@ -100,6 +108,7 @@ impl Containers {
         let oldest = newest.into_iter().min_by_key(|(_, used)| *used).map(|(container, _)| container);
         if let Some(oldest) = oldest {
             self.ids.remove(&oldest);
+            self.displaced += 1;
             self.by_cgroup.retain(|_, cgroup| cgroup.container != oldest);
         }
     }
@@ -110,11 +119,16 @@ fn component(name: &[u8]) -> &str {
     std::str::from_utf8(&name[..len]).unwrap_or_default()
 }
 
+/// Whether the last component of a control group's path names a container.
+pub fn is_container(component: &str) -> bool {
+    container_of(component).is_some()
+}
+
 /// The container that a component of a path names, if it can be one.
 ///
 /// containerd and Kata name the directory after the container's id; with systemd's driver it is
-/// `cri-containerd-<id>.scope`. Units of a systemd inside the container lie below that, slices and pods above.
-fn container_of(component: &str) -> Option<String> {
+/// `cri-containerd-<id>.scope`. Units of a systemd inside the container are below that, slices and pods above.
+pub fn container_of(component: &str) -> Option<String> {
     let id = match component.strip_suffix(".scope") {
         Some(scope) => {
             let (prefix, id) = scope.rsplit_once('-')?;

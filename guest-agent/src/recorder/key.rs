@@ -42,7 +42,8 @@ impl Key {
         };
         let coarsest = Self {
             operation: Symbol::OTHER,
-            status: Status::None,
+            // What is not known must not become a success.
+            status: if self.status == Status::UNKNOWN { Status::UNKNOWN } else { Status::None },
             peer: if self.peer == PeerIndex::NONE { PeerIndex::NONE } else { PeerIndex::OTHER },
             ..no_resource
         };

@@ -36,6 +36,25 @@ pub(super) fn labels(key: &Key, origin: &Origin<'_>, context: &ParserContext) ->
     }
 }
 
+/// The labels of a key's coarser form ([`Key::coarser`]), from those of the key.
+pub(super) fn coarsened(labels: &agent::SeriesKey, key: &Key, coarser: &Key) -> agent::SeriesKey {
+    let other = || "other".to_owned();
+    let mut labels = labels.clone();
+    if coarser.resource != key.resource {
+        labels.resource = other();
+    }
+    if coarser.operation != key.operation {
+        labels.operation = other();
+    }
+    if coarser.status != key.status {
+        labels.status = String::new();
+    }
+    if coarser.peer != key.peer {
+        labels.peer = other();
+    }
+    labels
+}
+
 /// Cuts a label's value to what the contract allows.
 pub(super) fn cut(value: String) -> String {
     cut_to(value, KEY_STRING_MAX)

@@ -1,5 +1,7 @@
 //! Where an exchange was seen.
 
+use porthole_agent_api::agent::ParentCertainty;
+
 use super::{containers::ContainerIndex, peer::Peer};
 
 /// Where an exchange was seen.
@@ -9,7 +11,7 @@ pub struct Origin<'a> {
     pub container: ContainerIndex,
     /// That container's id.
     pub container_id: &'a str,
-    /// The other end of the connection.
+    /// The other end of the connection; an exchange may have one of its own.
     pub peer: &'a Peer,
     /// What else is known of it.
     pub details: Details<'a>,
@@ -26,4 +28,37 @@ pub struct Details<'a> {
     pub thread: u32,
     /// The programs in the kernel sampled it as a span.
     pub sampled: bool,
+    /// What the thread served meanwhile.
+    pub serving: Serving,
+}
+
+/// What the thread that moved all of an exchange served meanwhile.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Serving {
+    /// Nothing, several requests, or that is not known.
+    #[default]
+    Unknown,
+    /// One request: this server's exchange, or the one that this client's is made for.
+    One {
+        /// It never serves several.
+        always: bool,
+        /// The programs in the kernel sample the server's exchange.
+        sampled: bool,
+    },
+}
+
+impl Serving {
+    /// Whether it serves one request, which is sampled.
+    pub fn is_sampled(self) -> bool {
+        matches!(self, Self::One { sampled: true, .. })
+    }
+
+    /// How it is known that calls that are made meanwhile are made for this request, if it is.
+    pub fn certainty(self) -> Option<ParentCertainty> {
+        match self {
+            Self::Unknown => None,
+            Self::One { always: true, .. } => Some(ParentCertainty::PARENT_CERTAINTY_THREAD),
+            Self::One { always: false, .. } => Some(ParentCertainty::PARENT_CERTAINTY_TASK),
+        }
+    }
 }

@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use porthole_bpf_types::record::{Open, UNIX_PATH_MAX};
+use porthole_l7::ClientId;
 
 const AF_UNIX: u16 = 1;
 const AF_INET: u16 = 2;
@@ -25,17 +26,27 @@ impl Peer {
         if open.family == AF_UNIX {
             Self::unix(open)
         } else {
-            Self::internet(open, open.remote, open.remote_port)
+            Self::internet(open.family, open.remote, open.remote_port)
+        }
+    }
+
+    /// The peer as a client, whose ports do not matter.
+    pub fn client(&self) -> ClientId {
+        match self {
+            Self::Unknown => ClientId::default(),
+            Self::Internet(address) => ClientId::of(address.ip()),
+            Self::Unix(path) => ClientId::of(path),
         }
     }
 
     /// The local end of a connection that was announced; unix sockets have one name for both.
     pub fn local_of(open: &Open) -> Self {
-        Self::internet(open, open.local, open.local_port)
+        Self::internet(open.family, open.local, open.local_port)
     }
 
-    fn internet(open: &Open, address: [u8; 16], port: u16) -> Self {
-        let ip = match open.family {
+    /// An address of a family, and its port.
+    pub fn internet(family: u16, address: [u8; 16], port: u16) -> Self {
+        let ip = match family {
             AF_INET => {
                 let [a, b, c, d, ..] = address;
                 IpAddr::V4(Ipv4Addr::new(a, b, c, d))

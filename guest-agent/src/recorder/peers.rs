@@ -1,6 +1,6 @@
 //! The peers that are distinguished: bounded, and those of which nothing came for a while are forgotten for new ones.
 
-use std::collections::HashMap;
+use foldhash::HashMap;
 
 use super::{key::PeerIndex, peer::Peer};
 

@@ -2,19 +2,20 @@
 //!
 //! A key is a few small integers; its labels are written once, when the series is made. The number of series is
 //! bounded: what has no room goes into overflow series, whose resource, then also whose operation, status and peer are
-//! `other`.
+//! `other`. When many were not used for a while the table begins anew, in a new epoch ([`SeriesTable::renew`]).
 
-use std::collections::HashMap;
-
+use foldhash::{HashMap, HashMapExt as _};
 use porthole_agent_api::{agent, limits::SANDBOX_SERIES_MAX};
 use porthole_histogram::Histogram;
-use porthole_l7::{Exchange, ParserContext, Side};
+use porthole_l7::{Exchange, ParserContext, Side, Status, Symbol};
 use protobuf::MessageField;
 
 use super::{
     Origin,
+    containers::ContainerIndex,
     key::{Key, PeerIndex},
     labels,
+    marks::Marks,
     peers::Peers,
 };
 
@@ -24,8 +25,21 @@ pub const SERIES_MAX: usize = SANDBOX_SERIES_MAX / 2;
 /// Most series in all, overflow series included.
 pub const SERIES_WITH_OVERFLOW_MAX: usize = SERIES_MAX + SERIES_MAX / 4;
 
+/// How long a series must not have been used to make room for others, nanoseconds.
+const UNUSED_NS: u64 = 10_000_000_000;
+
+/// Least time between two beginnings, nanoseconds: the host gets all series anew.
+pub const RENEWAL_INTERVAL_NS: u64 = 30_000_000_000;
+
+/// From this number of series on it is worth to begin anew.
+const CROWDED: usize = SERIES_MAX - SERIES_MAX / 8;
+
+/// Unused series for which it is worth to begin anew.
+const UNUSED_MIN: usize = SERIES_MAX / 4;
+
 #[derive(Debug)]
 struct Entry {
+    key: Key,
     labels: agent::SeriesKey,
     duration: Histogram,
     request_bytes: u64,
@@ -48,6 +62,36 @@ pub struct Increment<B> {
     pub buckets: B,
 }
 
+/// What a series is called, beyond the table that it is in.
+#[derive(Clone, Debug)]
+pub struct NamedSeries {
+    key: Key,
+    labels: agent::SeriesKey,
+}
+
+/// Names that the exchanges of a series have, and the container that has them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SeriesNames {
+    /// The container.
+    pub container: ContainerIndex,
+    /// Operation, resource, and the status where it is a word.
+    pub symbols: [Symbol; 3],
+}
+
+impl SeriesNames {
+    fn of(key: &Key) -> Self {
+        let status = if let Status::Word(word) = key.status { word } else { Symbol::NONE };
+        Self { container: key.container, symbols: [key.operation, key.resource, status] }
+    }
+}
+
+impl NamedSeries {
+    /// Its names.
+    pub fn names(&self) -> SeriesNames {
+        SeriesNames::of(&self.key)
+    }
+}
+
 /// All series of this agent.
 #[derive(Debug)]
 pub struct SeriesTable {
@@ -55,9 +99,14 @@ pub struct SeriesTable {
     entries: Vec<Entry>,
     peers: Peers,
     version: u64,
+    marks: Marks,
+    /// When it began anew, nanoseconds; and since 1970.
+    renewed_ns: u64,
+    renewed_unix_ns: u64,
     overflowed: u64,
     dropped: u64,
     recorded: u64,
+    bytes: u64,
 }
 
 impl Default for SeriesTable {
@@ -67,9 +116,13 @@ impl Default for SeriesTable {
             entries: Vec::new(),
             peers: Peers::default(),
             version: 1,
+            marks: Marks::default(),
+            renewed_ns: 0,
+            renewed_unix_ns: 0,
             overflowed: 0,
             dropped: 0,
             recorded: 0,
+            bytes: 0,
         }
     }
 }
@@ -88,6 +141,7 @@ impl SeriesTable {
             Side::Server => PeerIndex::NONE,
             Side::Client => self.peers.index(origin.peer, exchange.end.0),
         };
+        self.overflowed += u64::from(peer == PeerIndex::OTHER);
         let key = Key {
             container: origin.container,
             protocol: exchange.protocol,
@@ -98,18 +152,27 @@ impl SeriesTable {
             error: exchange.error,
             peer,
         };
-        let Some(at) = self.find_or_make(key, origin, context, now_unix_ns) else {
+        let labels = |key: &Key| labels::labels(key, &origin, context);
+        let Some(at) = self.find_or_make(key, now_unix_ns, labels) else {
             self.dropped += 1;
             return None;
         };
         self.version += 1;
         self.recorded += 1;
+        self.bytes = self.bytes.saturating_add(exchange.bytes());
         let entry = &mut self.entries[at];
         entry.duration.record(exchange.duration_ns());
         entry.request_bytes = entry.request_bytes.saturating_add(exchange.request_bytes);
         entry.response_bytes = entry.response_bytes.saturating_add(exchange.response_bytes);
         entry.changed = self.version;
         Some(at)
+    }
+
+    /// Exchanges of a series for which there is no room; gives their number.
+    pub fn drop_exchanges(&mut self, increment: Increment<impl Iterator<Item = (i32, u64)>>) -> u64 {
+        let exchanges = increment.buckets.map(|(_, count)| count).sum();
+        self.dropped += exchanges;
+        exchanges
     }
 
     /// Adds exchanges to a series; gives their number.
@@ -125,22 +188,24 @@ impl SeriesTable {
         entry.response_bytes = entry.response_bytes.saturating_add(increment.response_bytes);
         self.version += 1;
         self.recorded += exchanges;
+        self.bytes =
+            self.bytes.saturating_add(increment.request_bytes).saturating_add(increment.response_bytes);
         entry.changed = self.version;
         exchanges
     }
 
+    /// The series of a key; `labels` are written for the key that it gets when it is made.
     fn find_or_make(
         &mut self,
         key: Key,
-        origin: Origin<'_>,
-        context: &ParserContext,
         now_unix_ns: u64,
+        labels: impl Fn(&Key) -> agent::SeriesKey,
     ) -> Option<usize> {
         if let Some(&at) = self.index.get(&key) {
             return Some(at as usize);
         }
         if self.entries.len() < SERIES_MAX {
-            return Some(self.make(key, origin, context, now_unix_ns));
+            return Some(self.make(key, labels(&key), now_unix_ns));
         }
         self.overflowed += 1;
         let [_, no_resource, coarsest] = key.coarser();
@@ -151,16 +216,17 @@ impl SeriesTable {
                 return Some(at as usize);
             }
             if self.entries.len() < limit {
-                return Some(self.make(candidate, origin, context, now_unix_ns));
+                return Some(self.make(candidate, labels(&candidate), now_unix_ns));
             }
         }
         None
     }
 
-    fn make(&mut self, key: Key, origin: Origin<'_>, context: &ParserContext, now_unix_ns: u64) -> usize {
+    fn make(&mut self, key: Key, labels: agent::SeriesKey, now_unix_ns: u64) -> usize {
         let at = self.entries.len();
         self.entries.push(Entry {
-            labels: labels::labels(&key, &origin, context),
+            key,
+            labels,
             duration: Histogram::default(),
             request_bytes: 0,
             response_bytes: 0,
@@ -169,6 +235,50 @@ impl SeriesTable {
         });
         self.index.insert(key, u32::try_from(at).unwrap_or(u32::MAX));
         at
+    }
+
+    /// What a series is called.
+    pub fn named(&self, series: usize) -> Option<NamedSeries> {
+        self.entries.get(series).map(|entry| NamedSeries { key: entry.key, labels: entry.labels.clone() })
+    }
+
+    /// The series of that name, which an earlier table had; none when there is no room.
+    pub fn again(&mut self, named: &NamedSeries) -> Option<usize> {
+        self.find_or_make(named.key, self.renewed_unix_ns, |key| {
+            labels::coarsened(&named.labels, &named.key, key)
+        })
+    }
+
+    /// The names of a series, and the container that has them.
+    pub fn names(&self, series: usize) -> Option<SeriesNames> {
+        self.entries.get(series).map(|entry| SeriesNames::of(&entry.key))
+    }
+
+    /// Whether it is crowded, while many series were not used for a while. Call it every few seconds.
+    pub fn is_worth_renewal(&mut self, now_ns: u64) -> bool {
+        self.marks.observe(self.version, now_ns, UNUSED_NS);
+        let unused = || self.entries.iter().filter(|entry| entry.changed <= self.marks.older).count();
+        self.entries.len() >= CROWDED
+            && now_ns.saturating_sub(self.renewed_ns) >= RENEWAL_INTERVAL_NS
+            && unused() >= UNUSED_MIN
+    }
+
+    /// Begins anew, without series: of those that are still used there will be others. Gives the table before. The counts of all
+    /// exchanges and the version go on.
+    #[must_use]
+    pub fn renew(&mut self, now_ns: u64, now_unix_ns: u64) -> Self {
+        let new = Self {
+            peers: std::mem::take(&mut self.peers),
+            version: self.version,
+            renewed_ns: now_ns,
+            renewed_unix_ns: now_unix_ns,
+            overflowed: self.overflowed,
+            dropped: self.dropped,
+            recorded: self.recorded,
+            bytes: self.bytes,
+            ..Self::default()
+        };
+        std::mem::replace(self, new)
     }
 
     /// Changes with every exchange; see [`Self::changed_since`].
@@ -223,6 +333,11 @@ impl SeriesTable {
         self.recorded
     }
 
+    /// Bytes of requests and responses of these.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
     /// Exchanges that went into an overflow series.
     pub fn overflowed(&self) -> u64 {
         self.overflowed
@@ -237,29 +352,13 @@ impl SeriesTable {
 #[cfg(test)]
 #[allow(clippy::cast_possible_truncation)]
 mod tests {
-    use porthole_l7::{ErrorClass, Limits, Protocol, Status, Timestamp};
+    use porthole_l7::{Limits, Status};
 
     use super::*;
-    use crate::recorder::{Details, containers::ContainerIndex, peer::Peer};
-
-    fn exchange(context: &mut ParserContext, side: Side, resource: &str, status: u32) -> Exchange {
-        Exchange {
-            protocol: Protocol::Http1,
-            side,
-            operation: context.intern("GET"),
-            resource: context.intern(resource),
-            status: Status::Code(status),
-            error: ErrorClass::None,
-            start: Timestamp(1_000),
-            end: Timestamp(2_000_000),
-            request_bytes: 10,
-            response_bytes: 20,
-        }
-    }
-
-    fn origin(peer: &Peer) -> Origin<'_> {
-        Origin { container: ContainerIndex(1), container_id: "shop-1", peer, details: Details::default() }
-    }
+    use crate::recorder::{
+        peer::Peer,
+        testing::{exchange, origin},
+    };
 
     #[test]
     fn equal_exchanges_are_one_series_with_its_labels() {
@@ -306,6 +405,56 @@ mod tests {
         let (first, rest) = table.changed_since(0, 0, 1);
         let (second, end) = table.changed_since(0, rest.expect("another"), 1);
         assert_eq!((&first[0].key.resource[..], &second[0].key.resource[..], end), ("/a", "/b", None));
+    }
+
+    #[test]
+    fn a_crowded_table_begins_anew_when_many_series_are_unused() {
+        let (mut table, mut context) = (SeriesTable::default(), ParserContext::new(Limits::default()));
+        let base = exchange(&mut context, Side::Server, "/a", 200);
+        let record = |table: &mut SeriesTable, code| {
+            let exchange = Exchange { status: Status::Code(code), ..base };
+            table.record(&exchange, origin(&Peer::Unknown), &context, 0).expect("room")
+        };
+        let kept = record(&mut table, 0);
+        let named = table.named(kept).expect("a series");
+        for code in 1..SERIES_MAX as u32 + 9 {
+            record(&mut table, code);
+        }
+        let before = (table.overflowed(), table.recorded(), table.bytes());
+        assert_eq!(before.0, 9);
+        let mut now = RENEWAL_INTERVAL_NS;
+        assert!(!table.is_worth_renewal(now), "all were used just now");
+        now += UNUSED_NS;
+        assert!(table.is_worth_renewal(now));
+        let ended = table.renew(now, 0);
+        assert_eq!((ended.len(), table.len(), table.is_worth_renewal(now)), (SERIES_MAX + 9, 0, false));
+        assert_eq!((table.overflowed(), table.recorded(), table.bytes()), before);
+        // What the programs in the kernel still aggregate, and what is new, have series of their own.
+        let again = table.again(&named).expect("room");
+        assert_eq!(record(&mut table, 0), again);
+        record(&mut table, SERIES_MAX as u32 + 9);
+        let series = table.all();
+        let statuses: Vec<&str> = series.iter().map(|series| &series.key.status[..]).collect();
+        assert_eq!(statuses, ["0", "2057"]);
+    }
+
+    #[test]
+    fn a_series_that_finds_no_room_again_is_an_overflow_series() {
+        let (mut table, mut context) = (SeriesTable::default(), ParserContext::new(Limits::default()));
+        let base = exchange(&mut context, Side::Server, "/a", 200);
+        let fill = |table: &mut SeriesTable, codes: std::ops::Range<u32>| {
+            for code in codes {
+                let exchange = Exchange { status: Status::Code(code), ..base };
+                table.record(&exchange, origin(&Peer::Unknown), &context, 0).expect("room");
+            }
+        };
+        fill(&mut table, 0..1);
+        let named = table.named(0).expect("a series");
+        let _ = table.renew(0, 0);
+        fill(&mut table, 1..SERIES_MAX as u32 + 1);
+        let again = table.again(&named).expect("room");
+        let other = table.named(again).expect("a series").labels;
+        assert_eq!((&other.operation[..], &other.resource[..], &other.status[..]), ("GET", "other", "0"));
     }
 
     #[test]

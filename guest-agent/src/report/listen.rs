@@ -1,8 +1,14 @@
 //! Where the agent listens: a vsock port to which only the host gets through, or a unix socket.
+//!
+//! In a guest whose image carries the agent, its supervisor listens on the port from the guest's boot to its end, and the
+//! agent inherits the listener: no process of a container can take the port between two agents.
 
 use std::{
     fs, io,
-    os::unix::fs::PermissionsExt,
+    os::{
+        fd::{AsRawFd, FromRawFd, OwnedFd, RawFd},
+        unix::fs::PermissionsExt,
+    },
     path::{Path, PathBuf},
     pin::Pin,
     str::FromStr,
@@ -28,13 +34,15 @@ pub const CONNECTIONS_MAX: usize = 8;
 pub enum ListenAddress {
     /// `vsock://:<port>`.
     Vsock(u32),
+    /// `vsock-fd://<number>`: a descriptor that this process inherited, which listens on a vsock port.
+    VsockDescriptor(RawFd),
     /// `unix://<absolute path>`.
     Unix(PathBuf),
 }
 
 /// A text that is no address to listen on.
 #[derive(Debug, thiserror::Error)]
-#[error("`{0}` is no address to listen on: expected vsock://:PORT or unix:///PATH")]
+#[error("`{0}` is no address to listen on: expected vsock://:PORT, vsock-fd://NUMBER or unix:///PATH")]
 pub struct ListenAddressParseError(String);
 
 impl FromStr for ListenAddress {
@@ -44,6 +52,10 @@ impl FromStr for ListenAddress {
         let bad = || ListenAddressParseError(text.to_owned());
         if let Some(port) = text.strip_prefix("vsock://:") {
             return Ok(Self::Vsock(port.parse().map_err(|_| bad())?));
+        }
+        if let Some(number) = text.strip_prefix("vsock-fd://") {
+            let number = number.parse().ok().filter(|number| *number > libc::STDERR_FILENO);
+            return Ok(Self::VsockDescriptor(number.ok_or_else(bad)?));
         }
         let path = text.strip_prefix("unix://").filter(|path| path.starts_with('/')).ok_or_else(bad)?;
         Ok(Self::Unix(path.into()))
@@ -70,22 +82,10 @@ pub fn listen(address: &ListenAddress) -> io::Result<(ttrpc::r#async::transport:
     match address {
         ListenAddress::Vsock(port) => {
             let listener = VsockListener::bind(VsockAddr::new(VMADDR_CID_ANY, *port))?;
-            let accepted = stream::unfold((listener, permits), |(listener, permits)| async {
-                loop {
-                    match listener.accept().await {
-                        Ok((_, peer)) if peer.cid() != HOST_CID => {
-                            tracing::warn!(cid = peer.cid(), "refused a peer that is not the host");
-                        }
-                        Ok((io, _)) => {
-                            if let Some(guarded) = Guarded::new(io, &permits) {
-                                return Some((Ok(guarded), (listener, permits)));
-                            }
-                        }
-                        Err(error) => accept_failed(&error).await,
-                    }
-                }
-            });
-            Ok((ttrpc::r#async::transport::Listener::new(accepted), Listening { file: None }))
+            Ok((accept_host(listener, permits), Listening { file: None }))
+        }
+        ListenAddress::VsockDescriptor(number) => {
+            Ok((accept_host(inherited(*number)?, permits), Listening { file: None }))
         }
         ListenAddress::Unix(path) => {
             remove_stale(path)?;
@@ -107,6 +107,46 @@ pub fn listen(address: &ListenAddress) -> io::Result<(ttrpc::r#async::transport:
             Ok((ttrpc::r#async::transport::Listener::new(accepted), listening))
         }
     }
+}
+
+/// A descriptor that the supervisor has opened.
+fn inherited(number: RawFd) -> io::Result<VsockListener> {
+    // By libc, because nix takes only descriptors that are known to be open.
+    // SAFETY: fcntl(2) with these commands touches no memory, whatever the descriptor is.
+    let flags = unsafe { libc::fcntl(number, libc::F_GETFL) };
+    // SAFETY: as above: no memory is touched.
+    if flags < 0 || unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: F_GETFL succeeded, so it is open, and the command line passed it to this listener alone.
+    let listener = unsafe { OwnedFd::from_raw_fd(number) };
+    // SAFETY: as above.
+    if unsafe { libc::fcntl(listener.as_raw_fd(), libc::F_SETFL, flags | libc::O_NONBLOCK) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(VsockListener::from(listener))
+}
+
+/// Accepts connections of the host only.
+fn accept_host(listener: VsockListener, permits: Arc<Semaphore>) -> ttrpc::r#async::transport::Listener {
+    ttrpc::r#async::transport::Listener::new(stream::unfold(
+        (listener, permits),
+        |(listener, permits)| async {
+            loop {
+                match listener.accept().await {
+                    Ok((_, peer)) if peer.cid() != HOST_CID => {
+                        tracing::warn!(cid = peer.cid(), "refused a peer that is not the host");
+                    }
+                    Ok((io, _)) => {
+                        if let Some(guarded) = Guarded::new(io, &permits) {
+                            return Some((Ok(guarded), (listener, permits)));
+                        }
+                    }
+                    Err(error) => accept_failed(&error).await,
+                }
+            }
+        },
+    ))
 }
 
 /// Removes the socket of an agent that is gone; one that is still listened on stays.
@@ -174,7 +214,10 @@ mod tests {
         assert_eq!("vsock://:10260".parse::<ListenAddress>().expect("address"), ListenAddress::Vsock(10260));
         let unix = "unix:///run/a.sock".parse::<ListenAddress>().expect("address");
         assert_eq!(unix, ListenAddress::Unix("/run/a.sock".into()));
-        for text in ["vsock://3:1", "vsock://:", "unix://rel", "tcp://:1", ""] {
+        let inherited = "vsock-fd://7".parse::<ListenAddress>().expect("address");
+        assert_eq!(inherited, ListenAddress::VsockDescriptor(7));
+        for text in ["vsock://3:1", "vsock://:", "vsock-fd://2", "vsock-fd://x", "unix://rel", "tcp://:1", ""]
+        {
             assert!(text.parse::<ListenAddress>().is_err(), "{text}");
         }
     }
@@ -186,7 +229,7 @@ mod tests {
         drop(std::os::unix::net::UnixListener::bind(&path).expect("bound"));
         let address = ListenAddress::Unix(path.clone());
         let (listener, listening) = listen(&address).expect("the stale one is replaced");
-        assert!(listen(&address).is_err(), "somebody listens");
+        assert!(listen(&address).is_err(), "the port is taken");
         drop(listener);
         drop(listening);
         assert!(!path.exists());

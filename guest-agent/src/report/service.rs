@@ -14,48 +14,50 @@ use std::{
 use async_trait::async_trait;
 use futures_util::FutureExt;
 use porthole_agent_api::{
-    agent::Batch, agent::CaptureMode, agent::HelloRequest, agent::HelloResponse, agent::Placement,
-    agent::Series, agent::StatsRequest, agent::StatsResponse, agent::WatchRequest, agent_ttrpc::Agent,
-    limits::BATCH_BYTES_MAX, limits::BATCH_SERIES_MAX, limits::BATCH_SPANS_MAX, limits::CONTRACT_VERSION,
-    limits::KEY_STRING_MAX, limits::WATCH_INTERVAL, proof,
+    agent::Batch, agent::CaptureMode, agent::EnrollRequest, agent::EnrollResponse, agent::HelloRequest,
+    agent::HelloResponse, agent::KeepRequest, agent::Kept, agent::Placement, agent::Series,
+    agent::StatsRequest, agent::StatsResponse, agent::WatchRequest, agent_ttrpc::Agent,
+    limits::BATCH_BYTES_MAX, limits::BATCH_DEPENDENCIES_MAX, limits::BATCH_SERIES_MAX,
+    limits::BATCH_SPANS_MAX, limits::CONTRACT_VERSION, limits::KEY_STRING_MAX, limits::WATCH_INTERVAL, proof,
 };
-use porthole_registry::AgentSecret;
 use protobuf::{EnumOrUnknown, Message as _, MessageField};
 use tokio::{
-    sync::oneshot,
+    sync::{oneshot, watch},
     time::{Instant, sleep, sleep_until},
 };
 use ttrpc::r#async::{ServerStreamSender, TtrpcContext};
 
 use super::{
+    epochs::Epoch,
     nonce::nonce,
-    state::{Shared, Signal},
+    state::{Shared, Signal, State},
 };
-use crate::usage;
+use crate::{
+    enrolment::{Credential, EnrolError, NotEnrolled},
+    usage,
+};
 
-/// Most streams at a time. One more ends the oldest: its host may be gone without a word.
+/// Most streams at a time. One more ends the oldest: its host may have gone without closing it.
 pub const WATCHES_MAX: usize = 4;
 
 /// Most bytes of series in one batch: beside them fit the largest number of spans with both ends at their bound, the
 /// counters and a container's id.
 const SERIES_BYTES_MAX: usize = BATCH_BYTES_MAX - BATCH_SPANS_MAX * (2 * KEY_STRING_MAX + 96) - 1024;
 
-/// Shortest interval that a host may ask for.
+/// Shortest interval that a host may request.
 const INTERVAL_MIN: Duration = Duration::from_millis(50);
 
-/// Longest silence on a stream: a batch without series shows whether anybody is still there.
-const HEARTBEAT: Duration = Duration::from_secs(10);
+/// Longest silence on a stream: a batch without series shows whether the host is still there.
+pub(super) const HEARTBEAT: Duration = Duration::from_secs(10);
 
 /// Least time between batches after a container's exit: its connections close right behind it.
-const AFTER_EXIT: Duration = Duration::from_millis(20);
+pub(super) const AFTER_EXIT: Duration = Duration::from_millis(20);
 
-/// What does not change while the agent runs.
-#[derive(Clone, Debug)]
+/// What does not change while the agent runs, but for the secret that it gets once.
+#[derive(Debug)]
 pub struct Identity {
-    /// Random, per start.
-    pub epoch: u64,
-    /// When it started, nanoseconds since 1970.
-    pub start_unix_ns: u64,
+    /// Its first epoch.
+    pub epoch: Epoch,
     /// The kernel's release.
     pub kernel_release: String,
     /// How bytes are captured.
@@ -66,22 +68,53 @@ pub struct Identity {
     pub placement: Placement,
     /// The guest's procfs.
     pub proc: PathBuf,
-    /// What it proves to hold; none outside a sandbox.
-    pub secret: Option<AgentSecret>,
+    /// What it proves to hold.
+    pub credential: Credential,
 }
 
 /// The service.
 #[derive(Debug)]
 pub struct Service {
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
     identity: Identity,
     watches: Mutex<VecDeque<oneshot::Sender<()>>>,
+    /// Streams of `Watch` that are open.
+    pub(super) watching: watch::Sender<usize>,
+    /// Ends the stream of `Keep`.
+    pub(super) keep: Mutex<Option<oneshot::Sender<()>>>,
+}
+
+/// A stream of `Watch` that is open.
+struct Watching<'a>(&'a watch::Sender<usize>);
+
+impl<'a> Watching<'a> {
+    fn begin(streams: &'a watch::Sender<usize>) -> Self {
+        streams.send_modify(|streams| *streams += 1);
+        Self(streams)
+    }
+}
+
+impl Drop for Watching<'_> {
+    fn drop(&mut self) {
+        self.0.send_modify(|streams| *streams = streams.saturating_sub(1));
+    }
 }
 
 impl Service {
     /// A service of `shared`.
     pub fn new(shared: Arc<Shared>, identity: Identity) -> Self {
-        Self { shared, identity, watches: Mutex::default() }
+        let watching = watch::Sender::new(0);
+        shared.lock().set_epoch(identity.epoch);
+        Self { shared, identity, watches: Mutex::default(), watching, keep: Mutex::default() }
+    }
+
+    /// Where a stream of an epoch begins; 0 for the one that is offered.
+    fn position(&self, epoch: u64) -> ttrpc::Result<Position> {
+        let mut state = self.shared.lock();
+        let epoch = if epoch == 0 { state.offered().epoch.id } else { epoch };
+        let gone = || status(ttrpc::Code::FAILED_PRECONDITION, &"the epoch is over");
+        let unsent = state.of_epoch(epoch).ok_or_else(gone)?.recorder.spans.unsent();
+        Ok(Position::beginning(&state, epoch, Some(unsent)))
     }
 
     /// Registers a stream; the receiver resolves when it must end for a newer one.
@@ -98,17 +131,18 @@ impl Service {
         ended
     }
 
-    async fn stream(&self, interval: Duration, out: ServerStreamSender<Batch>) -> ttrpc::Result<()> {
+    async fn stream(
+        &self,
+        mut at: Position,
+        interval: Duration,
+        out: ServerStreamSender<Batch>,
+    ) -> ttrpc::Result<()> {
         let mut ended = self.enter();
+        let _watching = Watching::begin(&self.watching);
         let mut signal = self.shared.subscribe();
-        let (mut sent, mut spans) = {
-            let state = self.shared.lock();
-            (Signal { exits: state.signal().exits, ..Signal::default() }, state.recorder.spans.unsent())
-        };
-        let mut sequence = 0;
         loop {
             signal.mark_unchanged();
-            let batches = self.batches(&mut sent, &mut spans, &mut sequence);
+            let batches = self.batches(&mut at);
             let exited = batches.iter().any(|batch| !batch.exited_container_id.is_empty());
             for batch in batches {
                 tokio::select! {
@@ -116,19 +150,24 @@ impl Service {
                     _ = &mut ended => return Ok(()),
                 }
             }
-            if sent.ending {
+            if at.epoch_is_over {
+                // The host comes back for the next one.
+                self.shared.lock().delivered(at.epoch);
+                return Ok(());
+            }
+            if at.sent.ending {
                 return Ok(());
             }
             let next = Instant::now() + if exited { AFTER_EXIT } else { interval };
             tokio::select! {
                 () = sleep_until(next) => {}
-                changed = signal.wait_for(|signal| signal.exits != sent.exits || signal.ending) => {
+                changed = signal.wait_for(|signal| signal.exits != at.sent.exits || signal.ending) => {
                     if changed.is_err() { return Ok(()) }
                 }
                 _ = &mut ended => return Ok(()),
             }
             tokio::select! {
-                changed = signal.wait_for(|signal| *signal != sent) => {
+                changed = signal.wait_for(|signal| *signal != at.sent) => {
                     if changed.is_err() { return Ok(()) }
                 }
                 () = sleep(HEARTBEAT) => {}
@@ -137,72 +176,145 @@ impl Service {
         }
     }
 
-    /// What changed since what was sent; at least one batch, and one for each container that exited.
-    fn batches(&self, sent: &mut Signal, next_span: &mut u64, sequence: &mut u64) -> Vec<Batch> {
+    /// What changed since what was sent; at least one batch, and one for each container that exited. Of an epoch that is over, the
+    /// rest.
+    pub(super) fn batches(&self, at: &mut Position) -> Vec<Batch> {
         let mut state = self.shared.lock();
         let now = state.signal();
+        let exits = state.exits_after(at.sent.exits);
         let mut batches = Vec::new();
+        let Some(of) = state.of_epoch(at.epoch) else {
+            at.epoch_is_over = true;
+            return batches;
+        };
         let mut from = Some(0);
-        while let Some(at) = from {
-            let (series, rest) = state.recorder.series.changed_since(sent.version, at, BATCH_SERIES_MAX);
+        while let Some(next) = from {
+            let (series, rest) = of.recorder.series.changed_since(at.sent.version, next, BATCH_SERIES_MAX);
             let parts = split_by_bytes(series);
-            batches.extend(parts.map(|series| Batch { series, ..self.batch(&state.counters, sequence) }));
+            batches.extend(parts.map(|series| Batch { series, ..at.batch(&of.counters) }));
             from = rest;
         }
         // Behind the last batch with series, so that those of the spans are known.
-        let (spans, next) = state.recorder.spans.take_from(*next_span);
-        *next_span = next;
+        let spans = at.next_span.as_mut().map(|from| {
+            let (spans, next) = of.recorder.spans.take_from(*from);
+            *from = next;
+            spans
+        });
+        let spans = spans.unwrap_or_default();
         for (index, some) in spans.chunks(BATCH_SPANS_MAX).enumerate() {
             if index > 0 {
-                batches.push(self.batch(&state.counters, sequence));
+                batches.push(at.batch(&of.counters));
             }
             if let Some(last) = batches.last_mut() {
                 last.spans = some.to_vec();
             }
         }
-        for (index, exited) in state.exits_after(sent.exits).into_iter().enumerate() {
+        at.epoch_is_over = of.is_over;
+        if at.epoch_is_over && at.next_span.is_none() {
+            // The stream goes on, and reports the exits behind the next epoch's series.
+            return batches;
+        }
+        let counters = of.counters;
+        // The companion keeps those of an end alone: it keeps every batch, and these come every few seconds.
+        let is_wanted = at.next_span.is_some() || !exits.is_empty() || now.ending;
+        if is_wanted {
+            let changed = state.recorder.dependencies.changed_since(at.sent.dependencies);
+            for some in changed.chunks(BATCH_DEPENDENCIES_MAX) {
+                batches.push(Batch { dependencies: some.to_vec(), ..at.batch(&counters) });
+            }
+            let resources = state.resources_after(at.sent.samples);
+            if !resources.is_empty() {
+                // A batch may be full of series and spans.
+                let mut batch = at.batch(&counters);
+                batch.resources = resources.to_vec();
+                batches.push(batch);
+            }
+        }
+        for (index, exited) in exits.into_iter().enumerate() {
             if index > 0 {
-                batches.push(self.batch(&state.counters, sequence));
+                batches.push(at.batch(&counters));
             }
             if let Some(last) = batches.last_mut() {
                 last.exited_container_id = exited;
             }
         }
-        *sent = now;
+        let dependencies = if is_wanted { now.dependencies } else { at.sent.dependencies };
+        at.sent = Signal { dependencies, ..now };
         batches
     }
 
-    fn batch(&self, counters: &porthole_agent_api::agent::Counters, sequence: &mut u64) -> Batch {
-        *sequence += 1;
-        Batch {
-            epoch: self.identity.epoch,
-            sequence: *sequence,
-            counters: MessageField::some(counters.clone()),
-            ..Batch::default()
-        }
-    }
-
     /// A nonce and the proof under it; both empty without a secret.
-    fn prove(&self, host_nonce: &[u8]) -> (Vec<u8>, Vec<u8>) {
+    fn prove(&self, host_nonce: &[u8]) -> ttrpc::Result<(Vec<u8>, Vec<u8>)> {
         let nonce = nonce();
-        let secret = self.identity.secret.as_ref();
+        let secret = self.identity.credential.secret().map_err(not_enrolled)?;
         let proof = secret.and_then(|secret| proof::prove(secret.bytes(), host_nonce, &nonce));
-        proof.map(|proof| (nonce.to_vec(), proof)).unwrap_or_default()
+        Ok(proof.map(|proof| (nonce.to_vec(), proof)).unwrap_or_default())
     }
 
     fn stats_now(&self) -> StatsResponse {
         let resident_bytes = usage::resident_bytes(&self.identity.proc);
-        let state = self.shared.lock();
-        StatsResponse {
-            counters: MessageField::some(state.counters.clone()),
+        let mut state = self.shared.lock();
+        let counters = state.offered().counters;
+        let mut response = StatsResponse {
+            counters: MessageField::some(counters),
             resident_bytes,
             cpu_ns: u64::try_from(usage::cpu_time().as_nanos()).unwrap_or(u64::MAX),
             connections: state.connections,
             series: state.recorder.series.len() as u64,
             limitations: state.limitations.clone(),
             load_ns: self.identity.load_ns,
+            unix_ns: usage::unix_ns(),
             ..StatsResponse::default()
+        };
+        state.milestones.report(&mut response);
+        response
+    }
+}
+
+/// How far a stream is.
+#[derive(Debug)]
+pub(super) struct Position {
+    /// The epoch that it is in.
+    pub epoch: u64,
+    /// Nothing is to be sent of that epoch any more.
+    pub epoch_is_over: bool,
+    /// What there was when it was sent last.
+    pub sent: Signal,
+    /// The next span to send; none of a stream without spans.
+    pub next_span: Option<u64>,
+    sequence: u64,
+}
+
+impl Position {
+    /// A stream begins with this epoch. Containers that have exited are not reported.
+    pub(super) fn beginning(state: &State, epoch: u64, next_span: Option<u64>) -> Self {
+        let sent = Signal { exits: state.signal().exits, ..Signal::default() };
+        Self { epoch, epoch_is_over: false, sent, next_span, sequence: 0 }
+    }
+
+    /// The stream goes on with another epoch, of which nothing was sent.
+    pub(super) fn resume_in(&mut self, epoch: u64) {
+        self.epoch = epoch;
+        self.epoch_is_over = false;
+        self.sent.version = 0;
+    }
+
+    fn batch(&mut self, counters: &porthole_agent_api::agent::Counters) -> Batch {
+        self.sequence += 1;
+        Batch {
+            epoch: self.epoch,
+            sequence: self.sequence,
+            counters: MessageField::some(counters.clone()),
+            ..Batch::default()
         }
+    }
+}
+
+/// The least time between two batches that a host requests.
+fn interval(milliseconds: u32) -> Duration {
+    match milliseconds {
+        0 => WATCH_INTERVAL,
+        ms => Duration::from_millis(ms.into()).max(INTERVAL_MIN),
     }
 }
 
@@ -227,14 +339,38 @@ fn split_by_bytes(series: Vec<Series>) -> impl Iterator<Item = Vec<Series>> {
 
 /// The error that a panic becomes.
 fn panicked(_: Box<dyn std::any::Any + Send>) -> ttrpc::Error {
-    ttrpc::Error::RpcStatus(ttrpc::get_status(ttrpc::Code::INTERNAL, "the handler panicked"))
+    status(ttrpc::Code::INTERNAL, &"the handler panicked")
+}
+
+/// Refuses every other call before the agent has its secret.
+fn not_enrolled(error: NotEnrolled) -> ttrpc::Error {
+    status(ttrpc::Code::FAILED_PRECONDITION, &error)
+}
+
+fn status(code: ttrpc::Code, error: &dyn std::fmt::Display) -> ttrpc::Error {
+    ttrpc::Error::RpcStatus(ttrpc::get_status(code, error.to_string()))
 }
 
 #[async_trait]
 impl Agent for Service {
+    async fn enroll(&self, _ctx: &TtrpcContext, request: EnrollRequest) -> ttrpc::Result<EnrollResponse> {
+        self.identity.credential.enrol(&request.secret).map_err(|error| {
+            let code = match error {
+                EnrolError::Already => ttrpc::Code::ALREADY_EXISTS,
+                EnrolError::NotWanted => ttrpc::Code::FAILED_PRECONDITION,
+                EnrolError::Length => ttrpc::Code::INVALID_ARGUMENT,
+                EnrolError::File(_) => ttrpc::Code::INTERNAL,
+            };
+            status(code, &error)
+        })?;
+        tracing::info!("enrolled");
+        Ok(EnrollResponse::default())
+    }
+
     async fn hello(&self, _ctx: &TtrpcContext, request: HelloRequest) -> ttrpc::Result<HelloResponse> {
         let meets = (request.version_min..=request.version_max).contains(&CONTRACT_VERSION);
-        let (agent_nonce, proof) = self.prove(&request.host_nonce);
+        let (agent_nonce, proof) = self.prove(&request.host_nonce)?;
+        let Epoch { id: epoch, start_unix_ns } = self.shared.lock().offered().epoch;
         Ok(HelloResponse {
             agent_nonce,
             proof,
@@ -244,8 +380,8 @@ impl Agent for Service {
             capture_mode: EnumOrUnknown::new(self.identity.capture_mode),
             placement: EnumOrUnknown::new(self.identity.placement),
             capabilities: vec!["unix_sockets".to_owned()],
-            epoch: self.identity.epoch,
-            start_unix_ns: self.identity.start_unix_ns,
+            epoch,
+            start_unix_ns,
             ..HelloResponse::default()
         })
     }
@@ -256,14 +392,25 @@ impl Agent for Service {
         request: WatchRequest,
         out: ServerStreamSender<Batch>,
     ) -> ttrpc::Result<()> {
-        let interval = match request.interval_ms {
-            0 => WATCH_INTERVAL,
-            ms => Duration::from_millis(ms.into()).max(INTERVAL_MIN),
-        };
-        AssertUnwindSafe(self.stream(interval, out)).catch_unwind().await.map_err(panicked)?
+        self.identity.credential.secret().map_err(not_enrolled)?;
+        let at = self.position(request.epoch)?;
+        let stream = self.stream(at, interval(request.interval_ms), out);
+        AssertUnwindSafe(stream).catch_unwind().await.map_err(panicked)?
+    }
+
+    async fn keep(
+        &self,
+        _ctx: &TtrpcContext,
+        request: KeepRequest,
+        out: ServerStreamSender<Kept>,
+    ) -> ttrpc::Result<()> {
+        self.identity.credential.secret().map_err(not_enrolled)?;
+        let stream = self.keep_stream(interval(request.interval_ms), out);
+        AssertUnwindSafe(stream).catch_unwind().await.map_err(panicked)?
     }
 
     async fn stats(&self, _ctx: &TtrpcContext, _request: StatsRequest) -> ttrpc::Result<StatsResponse> {
+        self.identity.credential.secret().map_err(not_enrolled)?;
         std::panic::catch_unwind(AssertUnwindSafe(|| self.stats_now())).map_err(panicked)
     }
 }

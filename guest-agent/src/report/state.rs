@@ -8,12 +8,16 @@ use std::{
 use porthole_agent_api::agent;
 use tokio::sync::watch;
 
-use crate::recorder::Recorder;
+use super::epochs::{EndedEpoch, Epoch, counted_since};
+use crate::{
+    milestones::Milestones,
+    recorder::{Recorder, SeriesTable, series::RENEWAL_INTERVAL_NS},
+};
 
 /// Exits that a slow watcher still gets one by one.
 const EXITS_MAX: usize = 64;
 
-/// Says that something changed.
+/// Marks a change.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Signal {
     /// [`crate::recorder::SeriesTable::version`].
@@ -22,6 +26,12 @@ pub struct Signal {
     pub exits: u64,
     /// The agent ends: what is not sent now is lost.
     pub ending: bool,
+    /// The epoch that runs.
+    pub epoch: u64,
+    /// How often resources were measured.
+    pub samples: u64,
+    /// [`crate::recorder::Dependencies::version`].
+    pub dependencies: u64,
 }
 
 /// What is known at a moment.
@@ -29,8 +39,15 @@ pub struct Signal {
 pub struct State {
     /// Series and spans.
     pub recorder: Recorder,
-    /// What was seen, lost and not parsed.
+    /// What was seen, lost and not parsed since the agent's start.
     pub counters: agent::Counters,
+    epoch: Epoch,
+    /// [`Self::counters`] when the epoch began.
+    counters_before: agent::Counters,
+    /// The last epoch before.
+    ended: Option<EndedEpoch>,
+    /// What the containers have reached.
+    pub milestones: Milestones,
     /// Connections that are followed.
     pub connections: u64,
     /// What this kernel or configuration does not allow, one sentence each.
@@ -39,9 +56,88 @@ pub struct State {
     exits: VecDeque<(u64, String)>,
     exits_seen: u64,
     ending: bool,
+    /// What guest and containers took when it was measured last.
+    resources: Vec<agent::Resources>,
+    samples: u64,
+}
+
+/// What belongs to one epoch.
+#[derive(Debug)]
+pub struct OfEpoch<'a> {
+    /// Which one.
+    pub epoch: Epoch,
+    /// It is over: nothing is added.
+    pub is_over: bool,
+    /// Its series and spans.
+    pub recorder: &'a mut Recorder,
+    /// Its counts.
+    pub counters: agent::Counters,
 }
 
 impl State {
+    /// Sets the first epoch.
+    pub fn set_epoch(&mut self, epoch: Epoch) {
+        self.epoch = epoch;
+    }
+
+    /// Whether the next epoch should begin: many series are not used, and the last epoch that ended is no longer wanted. Call it
+    /// every few seconds.
+    pub fn wants_epoch(&mut self, now_ns: u64) -> bool {
+        let lasted = |ended: &mut EndedEpoch| now_ns.saturating_sub(ended.ended_ns) >= RENEWAL_INTERVAL_NS;
+        // Its other streams have had the time to send it, too.
+        drop(self.ended.take_if(|ended| ended.delivered && lasted(ended)));
+        self.recorder.series.is_worth_renewal(now_ns) && self.ended.is_none()
+    }
+
+    /// Begins the next epoch; gives the series of the one before.
+    pub fn begin_epoch(&mut self, epoch: Epoch, now_ns: u64) -> &SeriesTable {
+        let counters = counted_since(&self.counters, &self.counters_before);
+        self.counters_before.clone_from(&self.counters);
+        let ended = EndedEpoch {
+            epoch: std::mem::replace(&mut self.epoch, epoch),
+            recorder: self.recorder.renew(now_ns),
+            counters,
+            ended_ns: now_ns,
+            delivered: false,
+        };
+        &self.ended.insert(ended).recorder.series
+    }
+
+    /// The epoch that a host should be sent first: the one that is over, until a host has it.
+    pub fn offered(&mut self) -> OfEpoch<'_> {
+        let offered = match &self.ended {
+            Some(ended) if !ended.delivered => ended.epoch,
+            _ => self.epoch,
+        };
+        self.of_epoch(offered.id).expect("it is either of the two")
+    }
+
+    /// What belongs to an epoch: the one that runs, or the one before.
+    pub fn of_epoch(&mut self, id: u64) -> Option<OfEpoch<'_>> {
+        if id == self.epoch.id {
+            return Some(OfEpoch {
+                epoch: self.epoch,
+                is_over: false,
+                recorder: &mut self.recorder,
+                counters: counted_since(&self.counters, &self.counters_before),
+            });
+        }
+        let ended = self.ended.as_mut().filter(|ended| ended.epoch.id == id)?;
+        Some(OfEpoch {
+            epoch: ended.epoch,
+            is_over: true,
+            recorder: &mut ended.recorder,
+            counters: ended.counters.clone(),
+        })
+    }
+
+    /// A host has all of an epoch that is over.
+    pub fn delivered(&mut self, id: u64) {
+        if let Some(ended) = self.ended.as_mut().filter(|ended| ended.epoch.id == id) {
+            ended.delivered = true;
+        }
+    }
+
     /// The agent ends.
     pub fn end(&mut self) {
         self.ending = true;
@@ -61,9 +157,27 @@ impl State {
         self.exits.iter().filter(|(at, _)| *at > number).map(|(_, id)| id.clone()).collect()
     }
 
-    /// What [`Shared::subscribe`] would say now.
+    /// Takes what guest and containers take.
+    pub fn measured(&mut self, resources: Vec<agent::Resources>) {
+        self.resources = resources;
+        self.samples += 1;
+    }
+
+    /// What guest and containers took when it was measured last, unless that was no later than this sample.
+    pub fn resources_after(&self, sample: u64) -> &[agent::Resources] {
+        if self.samples > sample { &self.resources } else { &[] }
+    }
+
+    /// The current value of [`Shared::subscribe`].
     pub fn signal(&self) -> Signal {
-        Signal { version: self.recorder.series.version(), exits: self.exits_seen, ending: self.ending }
+        Signal {
+            version: self.recorder.series.version(),
+            exits: self.exits_seen,
+            ending: self.ending,
+            epoch: self.epoch.id,
+            samples: self.samples,
+            dependencies: self.recorder.dependencies.version(),
+        }
     }
 }
 
@@ -87,7 +201,7 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Tells the watchers if something changed.
+    /// Notifies the watchers of a change.
     pub fn publish(&self, signal: Signal) {
         self.signal.send_if_modified(|last| std::mem::replace(last, signal) != signal);
     }
@@ -97,7 +211,12 @@ impl Shared {
         self.signal.closed().await;
     }
 
-    /// Hears of changes.
+    /// Whether a host has a stream open.
+    pub fn is_watched(&self) -> bool {
+        self.signal.receiver_count() > 0
+    }
+
+    /// Is notified of changes.
     pub fn subscribe(&self) -> watch::Receiver<Signal> {
         self.signal.subscribe()
     }

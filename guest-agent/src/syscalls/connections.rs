@@ -1,14 +1,19 @@
 //! The table of connections: bounded, with the counts that depend on who follows each.
 
-use std::collections::{HashMap, hash_map};
+use std::collections::{VecDeque, hash_map};
 
-use porthole_bpf_types::connection::transport;
-use porthole_l7::{Connection, Verdict};
+use foldhash::HashMap;
+use porthole_bpf_types::{
+    connection::{direction, transport},
+    record::Chunk,
+    thread::serving,
+};
+use porthole_l7::{Connection, Exchange, Side, Verdict};
 
-use super::{numbered::Numbered, offers::Offering, record_order::Sequence};
+use super::{numbered::Numbered, offers::Offering, pieces::Pieces, record_order::Sequence};
 use crate::{
     kernel::command::Offer,
-    recorder::{Details, Origin, containers::ContainerIndex, containers::Containers, peer::Peer},
+    recorder::{Details, Origin, Serving, containers::ContainerIndex, containers::Containers, peer::Peer},
 };
 
 /// Most connections that are followed at a time.
@@ -24,6 +29,7 @@ const IDLE_TCP_NS: u64 = 4 * 3600 * 1_000_000_000;
 #[derive(Debug)]
 pub(super) struct Tracked {
     pub l7: Connection,
+    pub pieces: Pieces,
     pub sequence: Sequence<Numbered<'static>>,
     pub container: ContainerIndex,
     pub peer: Peer,
@@ -31,6 +37,8 @@ pub(super) struct Tracked {
     /// Key in the kernel's table.
     pub socket: u64,
     pub transport: u8,
+    /// A process accepted it.
+    pub is_accepted: bool,
     /// The programs follow it.
     pub offloaded: bool,
     pub offering: Offering,
@@ -42,7 +50,23 @@ pub(super) struct Tracked {
     pub last_ns: u64,
     /// When the first held record came, nanoseconds.
     pub waiting_since_ns: u64,
+    /// What the client's threads served when they sent, the newest last; empty before one that served one request.
+    pub calls: VecDeque<Call>,
 }
+
+/// When a thread of a client sent something, one call after the other, and what it served all the while.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Call {
+    pub process: u32,
+    pub thread: u32,
+    pub serving: Serving,
+    /// The first one and the last one, nanoseconds.
+    pub first_ns: u64,
+    pub last_ns: u64,
+}
+
+/// Most of one connection that are kept: those of pipelined and of multiplexed requests of several threads.
+const CALLS_MAX: usize = 32;
 
 impl Tracked {
     /// Where its exchanges are seen.
@@ -55,10 +79,56 @@ impl Tracked {
         }
     }
 
+    /// Keeps what a client's thread served when it sent this. A long request is sent by many calls, and its first one counts.
+    pub fn sent(&mut self, chunk: &Chunk) {
+        if chunk.direction != direction::EGRESS {
+            return;
+        }
+        let serving = serving(chunk.serving);
+        let (process, thread, at_ns) = (chunk.tgid, chunk.tid, chunk.timestamp);
+        if let Some(last) = self.calls.back_mut()
+            && (last.process, last.thread, last.serving) == (process, thread, serving)
+        {
+            last.last_ns = at_ns;
+            return;
+        }
+        if self.calls.is_empty() && serving == Serving::Unknown {
+            return;
+        }
+        if self.calls.len() >= CALLS_MAX {
+            self.calls.pop_front();
+        }
+        self.calls.push_back(Call { process, thread, serving, first_ns: at_ns, last_ns: at_ns });
+    }
+
+    /// The details of a client's exchange: with the thread that sent the request, where that served one alone.
+    pub fn details_of<'a>(&self, exchange: &Exchange, details: Details<'a>) -> Details<'a> {
+        if exchange.side != Side::Client {
+            return details;
+        }
+        let is_in = |call: &&Call| (call.first_ns..=call.last_ns).contains(&exchange.start.0);
+        match self.calls.iter().rev().find(is_in) {
+            Some(&Call { process, thread, serving, .. }) if serving != Serving::Unknown => {
+                Details { process, thread, serving, ..details }
+            }
+            _ => details,
+        }
+    }
+
     /// Whether it has been silent too long. What the programs aggregate is silent as a rule.
     pub fn is_stale(&self, now_ns: u64) -> bool {
         let limit = if self.transport == transport::TCP { IDLE_TCP_NS } else { IDLE_NS };
         !self.offloaded && now_ns.saturating_sub(self.last_ns) > limit
+    }
+}
+
+/// What the programs know of a thread, by their number.
+pub(super) fn serving(number: u8) -> Serving {
+    let sampled = number & serving::REPORTED != 0;
+    match number & !serving::REPORTED {
+        serving::ALONE => Serving::One { always: true, sampled },
+        serving::ONLY => Serving::One { always: false, sampled },
+        _ => Serving::Unknown,
     }
 }
 
@@ -106,7 +176,7 @@ impl Connections {
         Some(tracked)
     }
 
-    /// The programs follow the connection from now on, or do not; says whether that is new.
+    /// The programs follow the connection from now on, or do not; returns whether that is new.
     pub fn set_offloaded(&mut self, id: u64, offloaded: bool) -> bool {
         let Some(tracked) = self.table.get_mut(&id) else { return false };
         if std::mem::replace(&mut tracked.offloaded, offloaded) == offloaded {

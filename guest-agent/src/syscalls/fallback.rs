@@ -7,7 +7,7 @@ use porthole_bpf_types::{
     },
 };
 use porthole_l7::{
-    Connection, ParserContext, ScopeId, Side, Timestamp,
+    ClientId, Connection, ParserContext, ScopeId, Side, Timestamp,
     offload::{
         BufferedBytes, ConnectionState, DirectionState, ExchangeDetail, FramingState, OffloadedExchange,
         ResultPhase, ResultState,
@@ -21,6 +21,7 @@ use super::kernel_keys::KernelKeys;
 /// An exchange that the programs paired; `None` when it is of no known protocol.
 pub fn exchange<'a>(
     scope: ScopeId,
+    client: ClientId,
     completed: &Completed,
     name: &'a [u8],
     text: &'a [u8],
@@ -41,6 +42,7 @@ pub fn exchange<'a>(
     Some(OffloadedExchange {
         detail,
         scope,
+        client,
         side: side_of(u16::try_from(completed.key.side).ok()?),
         start: Timestamp(completed.start),
         end: Timestamp(completed.end),

@@ -1,7 +1,7 @@
 //! Kernel keys: what the exchanges have in common that the programs aggregate, and the slots for their sums.
 //!
 //! ```text
-//! Name ──────► request_names               Completed ──► exchange with its name ──► series
+//! UnnamedRequest ► request_names           Completed ──► exchange with its name ──► series
 //!                                               └──► its key and status get a slot: the programs aggregate the next ones
 //! slots ─────► what was added since ──► series
 //! ```
@@ -10,18 +10,19 @@
 //! the key first, then what is under way there is not aggregated any more, and then its slots are free
 //! ([`KernelKeys::make_room`]).
 
-use std::collections::HashMap;
-
+use foldhash::HashMap;
 use porthole_bpf_types::kernel_key::{KERNEL_KEYS_MAX, KernelKey, RequestKey, SLOTS_MAX, STATUSES_MAX};
-use porthole_protocol::Offload;
 
-use super::request_names::{RequestName, RequestNames, is_numbered};
+use super::{
+    request_names::{RequestName, RequestNames},
+    request_numbers::{is_numbered, numbered_name},
+};
 use crate::{
     kernel::{
         command::Command,
         slots::{Marks, SlotSums, Slots},
     },
-    recorder::SeriesTable,
+    recorder::{Increment, NamedSeries, SeriesTable, series::SeriesNames},
 };
 
 /// How long a key must not have been used to make room for another, nanoseconds.
@@ -53,10 +54,10 @@ struct KeySlot {
     stage: Stage,
 }
 
-/// Since when, as far as anybody has asked for the time, nanoseconds.
+/// Since when, by the last time that was read, nanoseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
-    /// The programs find it by its key; 0 when nobody has asked since.
+    /// The programs find it by its key; 0 when it was not set since.
     Used(u64),
     /// They do not; requests that found it before and were not answered yet are aggregated here still.
     Leaving(u64),
@@ -66,12 +67,39 @@ enum Stage {
     Free,
 }
 
-/// The series of a slot.
+/// The series of a slot's exchanges.
+#[derive(Debug)]
+enum SlotSeries {
+    /// By its place in the table.
+    At(usize),
+    /// The table has begun anew, and does not have it yet.
+    Named(Box<NamedSeries>),
+}
+
+/// What is known of a slot.
 #[derive(Debug)]
 struct SlotUse {
-    series: usize,
+    series: SlotSeries,
     marks: Marks,
     taken: Box<SlotSums>,
+}
+
+impl SlotSeries {
+    /// Adds exchanges to the series; gives their number.
+    fn add(
+        &mut self,
+        increment: Increment<impl Iterator<Item = (i32, u64)>>,
+        table: &mut SeriesTable,
+    ) -> u64 {
+        if let Self::Named(named) = self {
+            match table.again(named) {
+                Some(at) => *self = Self::At(at),
+                None => return table.drop_exchanges(increment),
+            }
+        }
+        let Self::At(at) = self else { return 0 };
+        table.add(*at, increment)
+    }
 }
 
 impl KernelKeys {
@@ -80,9 +108,14 @@ impl KernelKeys {
         self.names.learn(hash, name, commands);
     }
 
-    /// What executions of a prepared statement ask for; `None` when there is no room for its name.
-    pub fn prepared(&mut self, operation: &str, table: &str) -> Option<u64> {
+    /// The request of a prepared statement's executions.
+    pub fn prepared(&mut self, operation: &str, table: &str) -> u64 {
         self.names.prepared(operation, table)
+    }
+
+    /// Names of prepared statements that made room for others.
+    pub fn names_displaced(&self) -> u64 {
+        self.names.displaced()
     }
 
     /// Whether a request came so often that the programs are to know its key.
@@ -93,11 +126,7 @@ impl KernelKeys {
     /// What a request is called: a line, a statement's name, or a MySQL command's number; empty when it is not known.
     pub fn name(&self, key: &RequestKey) -> &[u8] {
         if is_numbered(key) {
-            let number = usize::try_from(key.request).unwrap_or(usize::MAX);
-            return BYTES
-                .get(number..=number)
-                .filter(|_| key.protocol == u32::from(Offload::Mysql.number()))
-                .unwrap_or_default();
+            return numbered_name(key);
         }
         let of_key = || self.keys.get(*self.indexes.get(key)? as usize)?.name.as_ref();
         self.names.get(key.request).or_else(of_key).map(RequestName::as_bytes).unwrap_or_default()
@@ -127,8 +156,12 @@ impl KernelKeys {
         let slot = self.free_slots.pop().unwrap_or(new);
         match self.slots.get_mut(slot as usize) {
             // What was aggregated there before was taken.
-            Some(free) => free.series = series,
-            None => self.slots.push(SlotUse { series, marks: Marks::default(), taken: Box::default() }),
+            Some(free) => free.series = SlotSeries::At(series),
+            None => self.slots.push(SlotUse {
+                series: SlotSeries::At(series),
+                marks: Marks::default(),
+                taken: Box::default(),
+            }),
         }
         entry.statuses[used] = status;
         entry.slots[used] = slot;
@@ -156,7 +189,7 @@ impl KernelKeys {
     }
 
     /// Takes the entries of keys that were not used for a while, if others have found no room. `forget` makes the programs
-    /// forget a key, and says whether it did. Call it every few seconds, and between two calls [`Self::harvest`].
+    /// forget a key, and returns whether it did. Call it every few seconds, and between two calls [`Self::harvest`].
     pub fn make_room(
         &mut self,
         now_ns: u64,
@@ -206,10 +239,31 @@ impl KernelKeys {
                 continue;
             }
             let now = slots.sums(slot);
-            exchanges += series.add(used.series, now.since(&used.taken));
+            exchanges += used.series.add(now.since(&used.taken), series);
             *used.taken = now;
         }
         exchanges
+    }
+
+    /// The names of the series to which the programs added something since that time, nanoseconds.
+    pub fn names_in_use(&self, since_ns: u64, table: &SeriesTable) -> impl Iterator<Item = SeriesNames> {
+        let in_use = move |used: &&SlotUse| used.marks.iter().any(|mark| *mark >= since_ns);
+        self.slots.iter().filter(in_use).filter_map(|used| match &used.series {
+            SlotSeries::At(series) => table.names(*series),
+            SlotSeries::Named(named) => Some(named.names()),
+        })
+    }
+
+    /// The table of series begins anew: what is aggregated from now on is of series in the new one. Call it right behind
+    /// [`Self::harvest`].
+    pub fn series_renewed(&mut self, before: &SeriesTable) {
+        for used in &mut self.slots {
+            if let SlotSeries::At(series) = used.series
+                && let Some(named) = before.named(series)
+            {
+                used.series = SlotSeries::Named(Box::new(named));
+            }
+        }
     }
 
     /// Number of keys that the programs know.
@@ -223,22 +277,18 @@ impl KernelKeys {
     }
 }
 
-/// Every byte, at its place.
-static BYTES: [u8; 256] = {
-    let mut bytes = [0; 256];
-    let mut byte = u8::MAX;
-    while byte > 0 {
-        bytes[byte as usize] = byte;
-        byte -= 1;
-    }
-    bytes
-};
-
 #[cfg(test)]
 mod tests {
+    use porthole_l7::{Limits, ParserContext, Side};
+    use porthole_protocol::Offload;
+
     use super::{
         super::request_names::{NAMES_MAX, RECURRING},
         *,
+    };
+    use crate::recorder::{
+        peer::Peer,
+        testing::{exchange, origin},
     };
 
     /// A key that needs no name.
@@ -307,7 +357,7 @@ mod tests {
         for request in 0..KERNEL_KEYS_MAX.into() {
             keys.learn(&key(request), 0, 0, &mut Vec::new());
         }
-        keys.make_room(SECOND, |_| panic!("nobody waits"), &mut Vec::new());
+        keys.make_room(SECOND, |_| panic!("no key waits"), &mut Vec::new());
         (keys, SECOND + UNUSED_NS)
     }
 
@@ -315,7 +365,7 @@ mod tests {
     fn keys_that_are_not_used_make_room() {
         let (mut keys, now) = full();
         let mut commands = Vec::new();
-        keys.make_room(now, |_| panic!("nobody waits"), &mut commands);
+        keys.make_room(now, |_| panic!("no key waits"), &mut commands);
         let new = key(KERNEL_KEYS_MAX.into());
         keys.learn(&new, 0, 7, &mut commands);
         keys.slots[3].marks[1] = now - SECOND;
@@ -343,8 +393,33 @@ mod tests {
             panic!("{commands:?}")
         };
         assert_eq!((key, index, entry.generation, entry.used), (new, same, 2, 1));
-        assert_eq!(keys.slots[entry.slots[0] as usize].series, 7);
+        assert!(matches!(keys.slots[entry.slots[0] as usize].series, SlotSeries::At(7)));
         assert_eq!((keys.len(), keys.slots.len()), (2, SLOTS_MAX as usize));
+    }
+
+    #[test]
+    fn what_is_aggregated_after_the_series_began_anew_is_in_the_new_ones() {
+        let (mut table, mut context) = (SeriesTable::default(), ParserContext::new(Limits::default()));
+        let exchange = exchange(&mut context, Side::Server, "/", 200);
+        let origin = origin(&Peer::Unknown);
+        let series = table.record(&exchange, origin, &context, 0).expect("room");
+        let mut keys = KernelKeys::default();
+        keys.learn(&key(1), 0, series, &mut Vec::new());
+        let sums = |count| {
+            let buckets = [(0, count)].into_iter();
+            Increment { duration_ns: 1, request_bytes: 0, response_bytes: 0, buckets }
+        };
+        assert_eq!(keys.slots[0].series.add(sums(2), &mut table), 2);
+        for _ in 0..2 {
+            let ended = table.renew(0, 7);
+            keys.series_renewed(&ended);
+        }
+        assert_eq!(keys.slots[0].series.add(sums(3), &mut table), 3);
+        assert_eq!(keys.slots[0].series.add(sums(4), &mut table), 4);
+        let series = table.all();
+        let [series] = &series[..] else { panic!("{series:?}") };
+        assert_eq!((&series.key.operation[..], series.duration.count, series.start_unix_ns), ("GET", 7, 7));
+        assert_eq!((series.key.container_id.as_str(), table.recorded()), ("shop-1", 10));
     }
 
     #[test]

@@ -47,12 +47,13 @@ impl Offering {
         self.valid_until_ns = if is_lasting { now_ns.saturating_add(LASTS_NS) } else { 0 };
     }
 
-    /// Something moved on the connection, for which an offer came too late unless it lasts; says whether one was out.
+    /// Something moved on the connection, for which an offer came too late unless it lasts; returns whether one was
+    /// open.
     pub fn moved(&mut self, now_ns: u64) -> bool {
         now_ns >= self.valid_until_ns && self.answer(now_ns)
     }
 
-    /// An offer is answered; says whether one was out.
+    /// An offer is answered; returns whether one was open.
     pub fn answer(&mut self, now_ns: u64) -> bool {
         self.due_ns = self.due_ns.max(now_ns.saturating_add(if self.out { AGAIN_NS } else { 0 }));
         std::mem::take(&mut self.out)

@@ -1,8 +1,7 @@
 //! What the requests are called that the programs know by a hash.
 
-use std::collections::HashMap;
-
-use porthole_bpf_types::{kernel_key::RequestKey, sql};
+use foldhash::HashMap;
+use porthole_bpf_types::sql;
 use porthole_l7::sql::{
     Dialect,
     name::{prepared_name, statement_name},
@@ -67,6 +66,10 @@ pub struct RequestNames {
     older: HashMap<u64, Known>,
     /// Names of prepared statements.
     prepared: HashMap<u64, RequestName>,
+    /// Those that were known before `prepared` was last emptied.
+    older_prepared: HashMap<u64, RequestName>,
+    /// Those that were not used since then and made room.
+    displaced: u64,
 }
 
 impl RequestNames {
@@ -88,27 +91,41 @@ impl RequestNames {
         self.recent.insert(hash, Known { name, uses: 0, reported: false });
     }
 
-    /// What executions of a prepared statement ask for; `None` when there is no room for its name.
-    pub fn prepared(&mut self, operation: &str, table: &str) -> Option<u64> {
+    /// The request of a prepared statement's executions.
+    pub fn prepared(&mut self, operation: &str, table: &str) -> u64 {
         let name = RequestName(prepared_name(operation, table));
         let (hash, _) = sql::hash(Offload::Mysql.number(), &name.0);
-        if !self.prepared.contains_key(&hash) {
-            if self.prepared.len() >= NAMES_MAX {
-                return None;
-            }
-            self.prepared.insert(hash, name);
+        self.keep_prepared(hash, name);
+        hash
+    }
+
+    /// Keeps a prepared statement's name as one that is used.
+    fn keep_prepared(&mut self, hash: u64, name: RequestName) {
+        if self.prepared.len() >= NAMES_MAX && !self.prepared.contains_key(&hash) {
+            let older = std::mem::replace(&mut self.older_prepared, std::mem::take(&mut self.prepared));
+            self.displaced += older.len() as u64;
         }
-        Some(hash)
+        self.older_prepared.remove(&hash);
+        self.prepared.insert(hash, name);
+    }
+
+    /// Names of prepared statements that made room for others.
+    pub fn displaced(&self) -> u64 {
+        self.displaced
     }
 
     /// Whether it is a prepared statement's hash.
     pub fn is_prepared(&self, hash: u64) -> bool {
-        self.prepared.contains_key(&hash)
+        self.prepared.contains_key(&hash) || self.older_prepared.contains_key(&hash)
     }
 
-    /// Counts an exchange of a hash; says whether such requests recur.
+    /// Counts an exchange of a hash; returns whether such requests recur.
     pub fn recurs(&mut self, hash: u64) -> bool {
-        if self.is_prepared(hash) {
+        if let Some(name) = self.older_prepared.remove(&hash) {
+            self.keep_prepared(hash, name);
+            return true;
+        }
+        if self.prepared.contains_key(&hash) {
             return true;
         }
         let Some(known) = self.recent.get_mut(&hash).or_else(|| self.older.get_mut(&hash)) else {
@@ -121,7 +138,7 @@ impl RequestNames {
     /// The name of a hash.
     pub fn get(&self, hash: u64) -> Option<&RequestName> {
         let known = self.recent.get(&hash).or_else(|| self.older.get(&hash)).map(|known| &known.name);
-        known.or_else(|| self.prepared.get(&hash))
+        known.or_else(|| self.prepared.get(&hash)).or_else(|| self.older_prepared.get(&hash))
     }
 
     /// Keeps the name of a key that the programs forget: such requests may come again.
@@ -131,19 +148,16 @@ impl RequestNames {
         }
     }
 
+    /// Names of prepared statements that are kept.
+    #[cfg(test)]
+    pub fn kept_prepared(&self) -> usize {
+        self.prepared.len() + self.older_prepared.len()
+    }
+
     /// Names that are kept, but for prepared statements'.
     #[cfg(test)]
     pub fn kept(&self) -> usize {
         self.recent.len() + self.older.len()
-    }
-}
-
-/// Whether a request is known by a number, and not by a hash: a Redis command, or a MySQL command without a statement.
-pub fn is_numbered(key: &RequestKey) -> bool {
-    match u16::try_from(key.protocol).ok().and_then(Offload::from_number) {
-        Some(Offload::Redis) => true,
-        Some(Offload::Mysql) => key.request < porthole_bpf_types::kernel_key::COMMANDS_MAX,
-        Some(Offload::Http1 | Offload::Postgresql) | None => false,
     }
 }
 
@@ -196,7 +210,7 @@ mod tests {
             "'b'",
             "'c'",
         ];
-        let mut seen: HashMap<u64, (RequestName, String)> = HashMap::new();
+        let mut seen: HashMap<u64, (RequestName, String)> = HashMap::default();
         let (mut random, mut met) = (0x9e37_79b9_7f4a_7c15_u64, 0);
         for _ in 0..300_000 {
             let mut statement = String::new();

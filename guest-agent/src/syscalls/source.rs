@@ -1,4 +1,4 @@
-//! The programs on system calls and the tracker, as the capture loop knows them.
+//! The programs on system calls and the tracker, as the capture loop uses them.
 
 use tokio::time::{Duration, Instant};
 
@@ -7,16 +7,17 @@ use porthole_bpf_types::record;
 
 use super::tracker::{Event, Tracker};
 use crate::{
-    capture::event_source::EventSource,
+    capture::{event_source::EventSource, parsed},
     kernel::{ProbeError, probes::Probes},
+    recorder::SeriesTable,
     report::state::State,
     usage,
 };
 
-/// How often the kernel is asked what it lost while the ring buffer is being emptied.
+/// How often the number of lost records is read while the ring buffer is being emptied.
 const LOST_INTERVAL: Duration = Duration::from_millis(2);
 
-/// How often the kernel is asked for runs that it skipped.
+/// How often the number of skipped runs is read.
 const SKIPPED_INTERVAL: Duration = Duration::from_secs(1);
 
 /// In how many calls of [`EventSource::idle`] the kernel's tables are compared once.
@@ -27,7 +28,7 @@ const SWEEP_EVERY: u32 = 12;
 pub struct SyscallSource {
     probes: Probes,
     tracker: Tracker,
-    /// The kernel's counts when they were last asked for.
+    /// The kernel's counts at the last reading.
     kernel: record::Counters,
     skipped_at: Instant,
     lost_at: Instant,
@@ -51,29 +52,33 @@ impl SyscallSource {
         }
     }
 
-    /// What is known without asking the kernel.
+    /// What is known without a call to the kernel.
     fn fill_counters(&self, counters: &mut agent::Counters) {
-        let (counts, tally) = (self.tracker.counts(), self.tracker.context().tally());
+        let counts = self.tracker.counts();
         counters.events_captured = counts.records;
         counters.bytes_copied = counts.bytes;
         counters.connections_ignored = counts.ignored;
-        counters.messages_seen = tally.messages_seen;
-        counters.not_understood = tally.unparsed;
-        counters.folded = tally.overflowed_names;
+        parsed::fill(counters, self.tracker.context());
     }
 
     /// Every reason for which bytes of a connection that might have been understood did not come.
     fn events_lost(&self) -> u64 {
         let kernel = &self.kernel;
-        kernel.lost + kernel.exhausted + kernel.table_full + kernel.skipped + self.tracker.counts().malformed
+        let counts = self.tracker.counts();
+        let in_kernel = kernel.lost + kernel.exhausted + kernel.table_full + kernel.skipped;
+        in_kernel + counts.malformed + counts.late
     }
 }
 
 impl EventSource for SyscallSource {
     fn record(&mut self, record: &[u8], state: &mut State) {
-        if let Event::ContainerExit(id) = self.tracker.record(record, &mut state.recorder) {
-            self.tracker.harvest(self.probes.slots(), &mut state.recorder);
-            state.container_exited(id);
+        match self.tracker.record(record, &mut state.recorder) {
+            Event::None => {}
+            Event::ContainerExit(id) => {
+                self.tracker.harvest(self.probes.slots(), &mut state.recorder);
+                state.container_exited(id);
+            }
+            Event::Listen(at) => state.milestones.listens(at.0),
         }
     }
 
@@ -134,22 +139,28 @@ impl EventSource for SyscallSource {
         self.tracker.reclaim_keys(now_ns, |key| self.probes.forget_key(key).is_ok());
     }
 
+    fn series_renewed(&mut self, before: &SeriesTable) {
+        self.tracker.series_renewed(before);
+    }
+
     fn observed_limitations(&self) -> Vec<(u64, &'static str)> {
         let kernel = &self.kernel;
-        vec![
+        let mut limitations = vec![
             (kernel.compat, "socket calls of 32-bit programs were not looked at"),
             (kernel.unreadable, "calls moved bytes in memory that could not be read"),
             (
                 kernel.skipped,
                 "calls ended while their CPU was in the middle of another, and were not looked at",
             ),
-            (kernel.beyond, "messages of large sendmmsg or recvmmsg calls were not looked at"),
+            (kernel.beyond_limit, "bytes of very large calls were not looked at"),
             (
                 kernel.exhausted,
                 "calls came before the protocol of their connection was detected, too many to keep",
             ),
-            (self.tracker.counts().evicted + self.swept, "connections made room for newer ones"),
-        ]
+            (self.swept, "connections that were aggregated in the kernel made room for newer ones"),
+        ];
+        limitations.extend(self.tracker.bounds_met());
+        limitations
     }
 
     fn pause(&mut self, paused: bool) -> Result<(), ProbeError> {

@@ -1,14 +1,15 @@
 //! From the programs' records to exchanges.
 
+use std::{borrow::Cow, collections::VecDeque, net::SocketAddr};
+
 use porthole_bpf_types::{
-    connection::{direction, role, transport},
+    connection::{role, transport},
     kernel_key::{Completed, RequestKey},
     offload::{OffloadedConnection, StatementKey},
     record::{self, Open, Record, kind},
 };
-use porthole_l7::{
-    Chunk, Connection, Direction, Exchange, ParserContext, ScopeId, Symbol, Timestamp, Verdict,
-};
+use porthole_framing::Framing;
+use porthole_l7::{Connection, Exchange, ParserContext, ScopeId, Symbol, Timestamp, Verdict};
 
 use super::{
     connections::{Connections, Tracked},
@@ -16,15 +17,17 @@ use super::{
     kernel_keys::KernelKeys,
     numbered::Numbered,
     offers::Offering,
+    pieces::{self, Pieces},
     record_order::{Order, Sequence},
     request_names::RequestName,
+    threads::Threads,
 };
 use crate::{
     kernel::{
         command::{Command, Offer},
         slots::Slots,
     },
-    recorder::{Details, Recorder, containers::Containers, peer::Peer},
+    recorder::{Details, Recorder, SeriesTable, containers::Containers, peer::Peer},
 };
 
 /// What came of a record besides exchanges.
@@ -34,6 +37,8 @@ pub enum Event {
     None,
     /// The last process of this container exits; its numbers must not wait.
     ContainerExit(String),
+    /// A process of a container accepts connections from this time of the monotonic clock on.
+    Listen(Timestamp),
 }
 
 /// Counts of what went in.
@@ -51,6 +56,8 @@ pub struct TrackerCounts {
     pub ignored: u64,
     /// Records that are missing in a connection's sequence.
     pub missing: u64,
+    /// Records that came when those behind them had been taken, and were dropped.
+    pub late: u64,
     /// Connections for which there was no room any more.
     pub evicted: u64,
     /// Offers that the programs accepted.
@@ -67,6 +74,7 @@ pub struct Tracker {
     connections: Connections,
     containers: Containers,
     keys: KernelKeys,
+    threads: Threads,
     /// Connections that hold early records.
     waiting: Vec<u64>,
     /// Whether connections are offered to the programs.
@@ -74,6 +82,8 @@ pub struct Tracker {
     /// Connections that were idle when something was last seen of them.
     offerable: Vec<u64>,
     commands: Vec<Command>,
+    /// When the names of what the programs aggregate were last kept, nanoseconds.
+    names_kept_ns: u64,
     counts: TrackerCounts,
 }
 
@@ -85,10 +95,12 @@ impl Tracker {
             connections: Connections::default(),
             containers: Containers::default(),
             keys: KernelKeys::default(),
+            threads: Threads::default(),
             waiting: Vec::new(),
             offers: false,
             offerable: Vec::new(),
             commands: Vec::new(),
+            names_kept_ns: 0,
             counts: TrackerCounts::default(),
         }
     }
@@ -113,9 +125,8 @@ impl Tracker {
             }
             let (context, keys, commands) = (&self.context, &mut self.keys, &mut self.commands);
             tracked.l7.export_statements(|number, operation, table| {
-                let unnamed = operation == Symbol::OTHER || table == Symbol::OTHER;
-                let request = keys.prepared(context.name(operation), context.name(table));
-                if let Some(request) = request.filter(|_| !unnamed) {
+                if operation != Symbol::OTHER && table != Symbol::OTHER {
+                    let request = keys.prepared(context.name(operation), context.name(table));
                     let key = StatementKey { connection: id, id: number.into() };
                     commands.push(Command::NameStatement { key, request });
                 }
@@ -151,10 +162,21 @@ impl Tracker {
                     return Event::ContainerExit(container.to_owned());
                 }
             }
+            Record::ClientSocket(socket) => {
+                let container = self.containers.of_cgroup(socket.cgroup);
+                let id = self.containers.id(container);
+                recorder.dependencies.record(&socket, container, id);
+            }
+            Record::Listen(listen) => {
+                let container = self.containers.of_cgroup(listen.cgroup);
+                if !self.containers.id(container).is_empty() {
+                    return Event::Listen(Timestamp(listen.timestamp));
+                }
+            }
             Record::Open(open) => self.open(&open, recorder),
-            Record::Name(chunk, request) => {
-                let name = RequestName::of(chunk.sequence, request);
-                self.keys.learn_name(chunk.offset, name, &mut self.commands);
+            Record::UnnamedRequest(unnamed, request) => {
+                let name = RequestName::of(unnamed.protocol, request);
+                self.keys.learn_name(unnamed.hash, name, &mut self.commands);
             }
             _ => self.counts.malformed += 1,
         }
@@ -178,20 +200,25 @@ impl Tracker {
         // The programs count those that they follow.
         self.counts.connections += u64::from(!offloaded);
         let is_datagram = open.transport == transport::UDP;
+        let peer = Peer::of(open);
+        let l7 = if is_datagram { Connection::datagram(scope) } else { Connection::new(scope) };
         let tracked = Tracked {
-            l7: if is_datagram { Connection::datagram(scope) } else { Connection::new(scope) },
+            l7: l7.of_client(peer.client()),
+            pieces: Pieces::default(),
             sequence: Sequence::starting_at(open.sequence + 1),
             container,
-            peer: Peer::of(open),
+            peer,
             local: Peer::local_of(open),
             socket: open.socket,
             transport: open.transport,
+            is_accepted: open.role & !role::OFFLOADED == role::ACCEPTED,
             offloaded,
             offering: Offering::default(),
             offerable: None,
             verdict: Verdict::Detecting,
             last_ns: open.timestamp,
             waiting_since_ns: 0,
+            calls: VecDeque::new(),
         };
         self.connections.insert(open.connection, tracked);
     }
@@ -201,7 +228,7 @@ impl Tracker {
         // A connection that is ignored by now.
         let Some(tracked) = self.connections.get_mut(id) else { return };
         match tracked.sequence.take(number) {
-            Order::Late => {}
+            Order::Late => self.counts.late += 1,
             Order::Early => {
                 if !tracked.sequence.is_waiting() {
                     // A fallback has no time of its own; the connection's last will do.
@@ -229,32 +256,56 @@ impl Tracker {
 
     /// Takes the record that comes next.
     fn take(&mut self, id: u64, record: Numbered<'_>, recorder: &mut Recorder) {
+        if !matches!(record, Numbered::Chunk(..)) {
+            self.release_pieces(id, recorder);
+        }
         match record {
-            Numbered::Chunk(chunk, head) => self.chunk(id, &chunk, &head, recorder),
+            // Datagrams come whole.
+            Numbered::Chunk(chunk, head, peer @ Some(_)) => self.chunk(id, &chunk, &head, peer, recorder),
+            Numbered::Chunk(chunk, head, None) => self.piece(id, chunk, head, recorder),
             Numbered::Completed(completed) => self.completed(id, &completed, recorder),
             Numbered::Fallback(offloaded) => self.fallback(id, &offloaded),
             Numbered::OfferAccepted(at) => self.offer_accepted(id, at, recorder),
-            Numbered::Close(at) => self.close(id, at, recorder),
+            Numbered::Close(at, moved) => self.close(id, at, moved, recorder),
             Numbered::Reopened(_) => {}
         }
     }
 
-    fn chunk(&mut self, id: u64, chunk: &record::Chunk, head: &[u8], recorder: &mut Recorder) {
+    fn piece(&mut self, id: u64, chunk: record::Chunk, head: Cow<'_, [u8]>, recorder: &mut Recorder) {
+        let Some(tracked) = self.connections.get_mut(id) else { return };
+        for (chunk, head) in tracked.pieces.join(chunk, head).into_iter().flatten() {
+            self.chunk(id, &chunk, &head, None, recorder);
+        }
+    }
+
+    /// Takes what there is of calls whose last record did not come.
+    fn release_pieces(&mut self, id: u64, recorder: &mut Recorder) {
+        let Some(tracked) = self.connections.get_mut(id) else { return };
+        for (chunk, head) in tracked.pieces.take() {
+            self.chunk(id, &chunk, &head, None, recorder);
+        }
+    }
+
+    fn chunk(
+        &mut self,
+        id: u64,
+        chunk: &record::Chunk,
+        head: &[u8],
+        peer: Option<SocketAddr>,
+        recorder: &mut Recorder,
+    ) {
         self.connections.answer_offer(id, |offering| offering.moved(chunk.timestamp));
-        // The fallback came before the programs said that they accepted: two CPUs did so at once.
+        // The fallback came before the record of the acceptance: two CPUs sent them at once.
         self.connections.set_offloaded(id, false);
         let Some(tracked) = self.connections.get_mut(id) else { return };
         tracked.last_ns = chunk.timestamp;
-        let is_egress = chunk.direction == direction::EGRESS;
-        let piece = Chunk {
-            direction: if is_egress { Direction::Egress } else { Direction::Ingress },
-            timestamp: Timestamp(chunk.timestamp),
-            offset: chunk.offset,
-            bytes: head,
-            total: chunk.total,
-        };
+        tracked.sent(chunk);
+        if tracked.is_accepted {
+            self.threads.served((chunk.tgid, chunk.tid), chunk.timestamp);
+        }
+        let piece = pieces::chunk(chunk, head);
         let mut done = Vec::new();
-        tracked.l7.chunk(&piece, &mut self.context, &mut |exchange| done.push(exchange));
+        tracked.l7.datagram_of(peer, &piece, &mut self.context, &mut |exchange| done.push(exchange));
         let details = Details { process: chunk.tgid, thread: chunk.tid, ..Details::default() };
         self.record_all(id, &done, details, recorder);
         self.list_offerable(id);
@@ -285,9 +336,10 @@ impl Tracker {
         self.report_verdict(id);
     }
 
-    fn close(&mut self, id: u64, at: Timestamp, recorder: &mut Recorder) {
+    fn close(&mut self, id: u64, at: Timestamp, moved: [u64; 2], recorder: &mut Recorder) {
         let Some(tracked) = self.connections.get_mut(id) else { return };
         let mut done = Vec::new();
+        tracked.l7.moved(moved, at, &mut self.context, &mut |exchange| done.push(exchange));
         tracked.l7.close(at, &mut self.context, &mut |exchange| done.push(exchange));
         self.record_all(id, &done, Details::default(), recorder);
         self.connections.remove(id);
@@ -301,12 +353,15 @@ impl Tracker {
         let scope = ScopeId(tracked.container.0);
         let name = self.keys.name(&completed.key);
         let text = fallback::text(completed);
-        let Some(exchange) = fallback::exchange(scope, completed, name, &text) else { return };
+        let Some(exchange) = fallback::exchange(scope, tracked.peer.client(), completed, name, &text) else {
+            return;
+        };
         let Some(named) = self.context.name_offloaded(&exchange) else { return };
         let details = Details {
             process: completed.tgid,
             thread: completed.tid,
             sampled: completed.kind == kind::SAMPLED,
+            serving: self.threads.serving(completed),
             ..Details::default()
         };
         let origin = tracked.origin(&self.containers, details);
@@ -316,9 +371,10 @@ impl Tracker {
         }
     }
 
-    fn record_all(&self, id: u64, done: &[Exchange], details: Details<'_>, recorder: &mut Recorder) {
-        let Some(tracked) = self.connections.get(id) else { return };
+    fn record_all(&mut self, id: u64, done: &[Exchange], details: Details<'_>, recorder: &mut Recorder) {
+        let Some(tracked) = self.connections.get_mut(id) else { return };
         for exchange in done {
+            let details = tracked.details_of(exchange, details);
             recorder.record(exchange, tracked.origin(&self.containers, details), &self.context);
         }
     }
@@ -337,7 +393,7 @@ impl Tracker {
         }
     }
 
-    /// Tells the programs what a connection turned out to be.
+    /// Reports to the programs which protocol was detected on a connection.
     fn report_verdict(&mut self, id: u64) {
         let Some(tracked) = self.connections.get_mut(id) else { return };
         let verdict = tracked.l7.verdict();
@@ -346,7 +402,10 @@ impl Tracker {
         }
         match verdict {
             Verdict::Detecting => {}
-            Verdict::Known(_) => self.commands.push(Command::Follow(id)),
+            Verdict::Known(protocol) => {
+                let framing = Framing::of(protocol);
+                self.commands.push(Command::Follow { connection: id, framing });
+            }
             Verdict::Ignored => {
                 self.counts.ignored += 1;
                 self.commands.push(Command::Ignore(id));
@@ -362,8 +421,13 @@ impl Tracker {
         self.context.count_offloaded(exchanges);
     }
 
+    /// The series begin anew. Call it right behind [`Self::harvest`].
+    pub fn series_renewed(&mut self, before: &SeriesTable) {
+        self.keys.series_renewed(before);
+    }
+
     /// Takes the entries of kernel keys that are not used, if others need them. Call it every few seconds; `forget` makes
-    /// the programs forget a key, and says whether it did.
+    /// the programs forget a key, and returns whether it did.
     pub fn reclaim_keys(&mut self, now_ns: u64, forget: impl FnMut(&RequestKey) -> bool) {
         self.keys.make_room(now_ns, forget, &mut self.commands);
     }
@@ -388,6 +452,14 @@ impl Tracker {
     /// Ends what waits only for time to pass, and drops connections that have been silent too long. Call it every few
     /// seconds.
     pub fn idle(&mut self, now_ns: u64, recorder: &mut Recorder) {
+        let cut: Vec<u64> =
+            self.connections.iter_mut().filter(|(_, it)| it.pieces.any()).map(|(&id, _)| id).collect();
+        for id in cut {
+            self.release_pieces(id, recorder);
+        }
+        recorder.dependencies.observe(now_ns);
+        recorder.spans.release(now_ns);
+        self.keep_names(now_ns, &recorder.series);
         let mut stale = Vec::new();
         let mut done: Vec<Exchange> = Vec::new();
         for (&id, tracked) in self.connections.iter_mut() {
@@ -405,6 +477,15 @@ impl Tracker {
         }
     }
 
+    /// Names that only the programs' slots use are used.
+    fn keep_names(&mut self, now_ns: u64, series: &SeriesTable) {
+        let since_ns = std::mem::replace(&mut self.names_kept_ns, now_ns);
+        for names in self.keys.names_in_use(since_ns, series) {
+            let scope = ScopeId(names.container.0);
+            self.context.keep_names(scope, names.symbols, Timestamp(now_ns));
+        }
+    }
+
     fn evict(&mut self, id: u64) {
         if let Some(tracked) = self.connections.remove(id) {
             self.counts.evicted += 1;
@@ -412,7 +493,7 @@ impl Tracker {
         }
     }
 
-    /// What the programs are to be told since the last call.
+    /// Commands to the programs since the last call.
     pub fn take_commands(&mut self) -> Vec<Command> {
         std::mem::take(&mut self.commands)
     }
@@ -425,6 +506,15 @@ impl Tracker {
     /// Counts of what went in.
     pub fn counts(&self) -> TrackerCounts {
         self.counts
+    }
+
+    /// Bounds of tables here that were met: how often, and what it means.
+    pub fn bounds_met(&self) -> [(u64, &'static str); 3] {
+        [
+            (self.counts.evicted, "connections made room for newer ones"),
+            (self.containers.displaced(), "containers made room for newer ones"),
+            (self.keys.names_displaced(), "names of prepared statements made room for newer ones"),
+        ]
     }
 
     /// Number of connections that are followed here, and not by the programs.

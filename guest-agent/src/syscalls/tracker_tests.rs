@@ -1,17 +1,20 @@
 //! Records in, exchanges and commands out.
 
-use porthole_bpf_types::record::Close;
+use std::mem::offset_of;
+
+use porthole_bpf_types::{connection::direction, record::Close, thread::serving};
+use porthole_protocol::Offload;
 
 use super::super::connections::CONNECTIONS_MAX;
 use super::*;
-use crate::recorder::peer::tests::open;
+use crate::recorder::{SpanPolicy, peer::tests::open};
 
 fn tracker() -> Tracker {
     Tracker::new(ParserContext::new(porthole_l7::Limits::default()))
 }
 
 fn bytes_of<T: record::Plain>(value: &T) -> Vec<u8> {
-    // SAFETY: the trait's types have no padding.
+    // SAFETY: the value is borrowed for its whole length, and types of the trait have no padding.
     unsafe { std::slice::from_raw_parts((&raw const *value).cast::<u8>(), size_of::<T>()) }.to_vec()
 }
 
@@ -71,6 +74,7 @@ impl Wire {
             connection: self.connection,
             sequence: self.number(),
             timestamp: self.now + 1,
+            moved: self.offset,
             ..Close::default()
         })
     }
@@ -87,7 +91,10 @@ fn a_conversation_becomes_a_series_and_commands() {
         assert_eq!(tracker.record(&bytes, &mut recorder), Event::None);
     }
     assert_eq!(count(&recorder), 1);
-    assert_eq!(tracker.take_commands(), [Command::Follow(5), Command::Forget(5)]);
+    assert_eq!(
+        tracker.take_commands(),
+        [Command::Follow { connection: 5, framing: Framing::Text }, Command::Forget(5)]
+    );
     assert_eq!(tracker.connections(), 0);
 }
 
@@ -135,6 +142,21 @@ fn a_lost_record_is_given_up_after_a_while_and_counted() {
         tracker.record(&bytes, &mut recorder);
     }
     assert_eq!(count(&recorder), before + 1, "counting goes on");
+}
+
+#[test]
+fn what_was_lost_at_the_very_end_is_not_accounted_for() {
+    let (mut tracker, mut recorder, mut wire) = (tracker(), Recorder::default(), Wire::new(5));
+    for bytes in [wire.open(), wire.request(), wire.response()] {
+        tracker.record(&bytes, &mut recorder);
+    }
+    let before = wire.offset;
+    let _lost = [wire.request(), wire.response()];
+    let missing: u64 = wire.offset.iter().zip(before).map(|(after, before)| after - before).sum();
+    tracker.record(&wire.close(), &mut recorder);
+    tracker.skip_missing(wire.now + 2 * EARLY_WAIT_NS, &mut recorder);
+    assert_eq!(tracker.connections(), 0);
+    assert_eq!((tracker.context().unaccounted().sum(), count(&recorder)), (missing, 1));
 }
 
 #[test]
@@ -193,4 +215,64 @@ fn garbage_is_counted_and_harmless() {
     }
     assert!(tracker.counts().malformed > 0);
     assert!(recorder.series.is_empty());
+}
+
+/// Of a call that a client of the agent sends piece by piece, and of the request that its thread serves meanwhile, which the programs
+/// paired: thread, number and parent of their spans. Each piece has what the thread serves then.
+fn spans_of_call(pieces: &[(&[u8], u8)]) -> Vec<(u32, u64, u64)> {
+    let (mut tracker, mut recorder) = (tracker(), Recorder::default());
+    recorder.spans.set_policy(SpanPolicy::default());
+    let mut call = Wire::new(5);
+    let by_thread = |mut bytes: Vec<u8>, tid: u32, serving: u8| {
+        bytes[offset_of!(record::Chunk, tid)..][..4].copy_from_slice(&tid.to_ne_bytes());
+        bytes[offset_of!(record::Chunk, serving)] = serving;
+        bytes
+    };
+    let sequence = call.number();
+    let opened = bytes_of(&Open { sequence, role: role::CONNECTED, ..open(5) });
+    let sent_ns = call.now + 1;
+    let sent: Vec<_> = pieces
+        .iter()
+        .map(|(bytes, serving)| by_thread(call.chunk(direction::EGRESS, bytes), 8, *serving))
+        .collect();
+    let received = call.chunk(direction::INGRESS, b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
+    // Another thread reads the response: the one that sent the request counts.
+    for bytes in [opened].into_iter().chain(sent).chain([by_thread(received, 9, 0)]) {
+        tracker.record(&bytes, &mut recorder);
+    }
+    assert!(recorder.spans.take_from(0).0.is_empty(), "its request is served");
+    let served = open(6);
+    let role = role::OFFLOADED | role::ACCEPTED;
+    tracker.record(&bytes_of(&Open { role, sequence: 0, ..served }), &mut recorder);
+    let completed = Completed {
+        kind: kind::SAMPLED,
+        connection: 6,
+        sequence: 1,
+        start: sent_ns - 1,
+        end: call.now + 1,
+        tid: 8,
+        serving: (serving::ALONE | serving::REPORTED).into(),
+        key: RequestKey { protocol: Offload::Redis.number().into(), ..RequestKey::default() },
+        ..Completed::default()
+    };
+    tracker.record(&bytes_of(&completed), &mut recorder);
+    let (spans, _) = recorder.spans.take_from(0);
+    spans.iter().map(|span| (span.thread_id, span.number, span.parent)).collect()
+}
+
+const REPORTED: u8 = serving::ALONE | serving::REPORTED;
+
+#[test]
+fn a_call_that_the_agent_follows_is_below_the_request_that_the_programs_paired() {
+    let request = b"GET /a HTTP/1.1\r\nHost: x\r\n\r\n";
+    assert_eq!(spans_of_call(&[(request, REPORTED)]), [(8, 1, 2), (8, 2, 0)]);
+}
+
+#[test]
+fn a_call_is_below_its_request_however_many_times_its_thread_sent() {
+    let mut pieces = vec![(&b"POST /a HTTP/1.1\r\nContent-Length: 6400\r\n\r\n"[..], REPORTED)];
+    // By then no more calls are sampled.
+    pieces
+        .extend((0..64).map(|index| (&[b'x'; 100][..], if index < 62 { REPORTED } else { serving::ALONE })));
+    assert_eq!(spans_of_call(&pieces), [(8, 1, 2), (8, 2, 0)]);
 }

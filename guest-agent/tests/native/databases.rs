@@ -29,16 +29,16 @@ fn found(agent: &Agent, table: &str, protocol: Protocol) -> Vec<(Side, String, S
     found
 }
 
-/// Asserts that everything was counted on both sides, or that the agent says what is missing.
+/// Asserts that everything was counted on both sides, or that the agent reports what is missing.
 fn assert_found(agent: &Agent, table: &str, protocol: Protocol, expected: &[(&str, &str, ErrorClass, u64)]) {
     let (found, expected) = (found(agent, table, protocol), both(expected));
     let counters = &agent.counters;
-    if counters.events_lost == 0 && counters.not_understood == 0 {
+    if counters.events_lost == 0 && counters.unparsed == 0 {
         assert_eq!(found, expected, "{table}");
     }
     let sum = |all: &[(Side, String, String, ErrorClass, u64)]| all.iter().map(|one| one.4).sum::<u64>();
     let missing = sum(&expected) - sum(&found);
-    assert!(missing <= counters.events_lost + counters.not_understood, "{missing} missing, {counters:?}");
+    assert!(missing <= counters.events_lost + counters.unparsed, "{missing} missing, {counters:?}");
     for (side, operation, status, error, count) in found {
         let most = expected
             .iter()

@@ -1,9 +1,9 @@
 //! Clients of databases, caches and brokers by the drivers that programs of each language really use: exact counts on
 //! both sides.
 //!
-//! The programs are in `drivers/`. Each makes a table with a name of its own, inserts five rows, asks seven times and
-//! fails once; those of Redis, Kafka and HTTP do the like. Drivers that are large, or that come from a registry, run with
-//! `cargo xtask test --all`.
+//! The programs are in `drivers/`. Each makes a table with a name of its own, inserts five rows, selects seven times
+//! and fails once; those of Redis, Kafka and HTTP do the like. Drivers that are large, or that come from a registry,
+//! run with `cargo xtask test --all`.
 
 use std::{
     collections::BTreeMap,
@@ -16,7 +16,8 @@ use std::{
 
 use porthole_agent_api::{agent::Protocol, agent::Side};
 
-use self::way::{Way, source};
+use self::way::Way;
+pub use self::way::{PYTHON, pip, source};
 use porthole_trials::{CannotRun, Outcome, Trial, needs};
 
 use crate::{
@@ -30,7 +31,7 @@ mod way;
 struct Driver {
     /// Of the language; also the name of the table.
     name: &'static str,
-    /// What the program is to speak.
+    /// The protocol that the program uses.
     protocol: &'static str,
     way: Way,
     /// What must be there.
@@ -39,7 +40,7 @@ struct Driver {
     large: bool,
 }
 
-const PYTHON: Way = Way::Script("/usr/bin/python3", "db.py");
+const BY_PYTHON: Way = Way::Script(PYTHON, "db.py");
 const PHP: Way = Way::Script("/usr/bin/php", "db.php");
 const RUBY: Way = Way::Script("/usr/bin/ruby", "db.rb");
 const C: Way = Way::Compiled(
@@ -88,7 +89,7 @@ impl Driver {
         Ok(())
     }
 
-    /// Lets a page ask, behind nginx and FPM.
+    /// Lets a PHP page send the statements, behind nginx and FPM.
     fn ask_page(&self, directory: &tempfile::TempDir, port: &str) -> Result<(), CannotRun> {
         let versions = ["/usr/sbin/php-fpm8.2", "/usr/sbin/php-fpm8.4"];
         let fpm = versions.into_iter().find(|path| Path::new(path).exists());
@@ -138,7 +139,7 @@ struct Suite {
     start: fn() -> Result<Running, CannotRun>,
     /// The resource under which a driver's exchanges are found.
     resource: fn(&str) -> String,
-    /// What each program is known to ask: operation, status, how often.
+    /// The requests that each program sends: operation, status, number.
     expected: &'static [(&'static str, &'static str, u64)],
     drivers: Vec<Driver>,
 }
@@ -169,7 +170,7 @@ impl Suite {
     }
 }
 
-/// Runs a driver, and compares what was counted of it with what it is known to ask.
+/// Runs a driver, and compares what was counted of it with what it sends.
 fn assert_counted(
     driver: &Driver,
     server: &Running,
@@ -202,8 +203,8 @@ fn mysql() -> Suite {
         resource: str::to_owned,
         expected: &[("CREATE", "", 1), ("INSERT", "", 5), ("SELECT", "", 7), ("UPDATE", "1054", 1)],
         drivers: vec![
-            small("python", "mysql", PYTHON, &["/usr/lib/python3/dist-packages/pymysql"]),
-            large("mysqlclient", "mysqlclient", PYTHON, &["/usr/lib/python3/dist-packages/MySQLdb"]),
+            small("python", "mysql", BY_PYTHON, &["/usr/lib/python3/dist-packages/pymysql"]),
+            large("mysqlclient", "mysqlclient", BY_PYTHON, &["/usr/lib/python3/dist-packages/MySQLdb"]),
             large("php", "mysql", PHP, &["/usr/bin/php", "/etc/php"]),
             large("fpm", "mysql", Way::Fpm, &[]),
             large("ruby", "mysql", RUBY, &["/usr/share/doc/ruby-mysql2"]),
@@ -229,7 +230,7 @@ fn postgresql() -> Suite {
         resource: str::to_owned,
         expected: &[("CREATE", "", 1), ("INSERT", "", 5), ("SELECT", "", 7), ("UPDATE", "42703", 1)],
         drivers: vec![
-            small("python", "postgresql", PYTHON, &["/usr/lib/python3/dist-packages/psycopg2"]),
+            small("python", "postgresql", BY_PYTHON, &["/usr/lib/python3/dist-packages/psycopg2"]),
             large("php", "postgresql", PHP, &["/usr/bin/php", "/etc/php"]),
             large("fpm", "postgresql", Way::Fpm, &[]),
             large("ruby", "postgresql", RUBY, &["/usr/share/doc/ruby-pg"]),
@@ -255,7 +256,7 @@ fn redis() -> Suite {
         resource: |_| String::new(),
         expected: &[("SET", "", 5), ("GET", "", 7), ("LPUSH", "WRONGTYPE", 1)],
         drivers: vec![
-            small("python", "redis", PYTHON, &["/usr/lib/python3/dist-packages/redis"]),
+            small("python", "redis", BY_PYTHON, &["/usr/lib/python3/dist-packages/redis"]),
             large("php", "redis", PHP, &["/usr/bin/php", "/etc/php"]),
             large("fpm", "redis", Way::Fpm, &[]),
             large("ruby", "redis", RUBY, &["/usr/share/doc/ruby-redis"]),
@@ -281,7 +282,7 @@ fn kafka() -> Suite {
         resource: str::to_owned,
         expected: &[("Produce", "", 5)],
         drivers: vec![
-            large("python", "kafka", PYTHON, &["/usr/lib/python3/dist-packages/kafka"]),
+            large("python", "kafka", BY_PYTHON, &["/usr/lib/python3/dist-packages/kafka"]),
             large(
                 "c",
                 "kafka",

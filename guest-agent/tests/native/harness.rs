@@ -1,17 +1,18 @@
-//! An agent under test, and what it tells.
+//! An agent under test, and what it reports.
 
 use std::{
     collections::HashMap,
     fs,
+    net::SocketAddr,
     path::PathBuf,
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
 
 use porthole_agent_api::{
-    agent::Batch, agent::CaptureMode, agent::Counters, agent::HelloRequest, agent::HelloResponse,
-    agent::Series, agent::Side, agent::Span, agent::StatsRequest, agent::StatsResponse, agent::WatchRequest,
-    agent_ttrpc::AgentClient,
+    agent::Batch, agent::CaptureMode, agent::Counters, agent::Dependency, agent::HelloRequest,
+    agent::HelloResponse, agent::Series, agent::Side, agent::Span, agent::StatsRequest, agent::StatsResponse,
+    agent::WatchRequest, agent_ttrpc::AgentClient,
 };
 use porthole_trials::{CannotRun, needs};
 use tokio::runtime::Runtime;
@@ -20,13 +21,16 @@ use ttrpc::r#async::ClientStreamReceiver;
 use crate::http;
 
 /// How long anything may take; far longer than it does on a busy machine.
-pub const DEADLINE: Duration = Duration::from_secs(30);
+pub const DEADLINE: Duration = Duration::from_mins(1);
 
 /// How long a request of the harness's own may take before it counts as lost.
-const SENTINEL_PATIENCE: Duration = Duration::from_secs(2);
+const SENTINEL_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The agent's arguments for the hooks to test on whatever kernel this is: the best that it has, and those that all have.
 pub const EVERY_HOOKS: [&[&str]; 2] = [&["--hooks", "auto"], &["--hooks", "raw-tracepoint"]];
+
+/// The agent's arguments for every way to capture.
+pub const EVERY_CAPTURE: [&[&str]; 3] = [EVERY_HOOKS[0], EVERY_HOOKS[1], &["--capture", "packets"]];
 
 /// Waits for a condition.
 pub fn wait_for<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
@@ -49,12 +53,13 @@ pub struct Agent {
     series: HashMap<u32, Series>,
     pub spans: Vec<Span>,
     pub counters: Counters,
+    dependencies: HashMap<String, Dependency>,
     pub exited: Vec<String>,
     directory: tempfile::TempDir,
 }
 
 /// The eBPF object, for a user that may load it.
-fn object() -> Result<PathBuf, CannotRun> {
+pub fn object() -> Result<PathBuf, CannotRun> {
     needs::root()?;
     let built = concat!(env!("CARGO_MANIFEST_DIR"), "/../target/dist/bpf/porthole.bpf.o");
     let named = std::env::var_os("PORTHOLE_BPF_OBJECT").filter(|path| !path.is_empty());
@@ -96,13 +101,25 @@ impl Agent {
             let batches = client.watch(ttrpc::context::Context::default(), &request).await.expect("watched");
             (client, batches)
         });
-        let (series, spans, counters, exited) = Default::default();
-        let mut agent = Self { child, runtime, client, batches, series, spans, counters, exited, directory };
+        let (series, spans, counters, dependencies, exited) = Default::default();
+        let mut agent = Self {
+            child,
+            runtime,
+            client,
+            batches,
+            series,
+            spans,
+            counters,
+            dependencies,
+            exited,
+            directory,
+        };
         agent.next_batch();
         Ok(agent)
     }
 
-    fn next_batch(&mut self) {
+    /// Receives a batch.
+    pub fn next_batch(&mut self) {
         assert!(self.receive(), "not the end");
     }
 
@@ -116,6 +133,9 @@ impl Agent {
             self.series.insert(series.id, series);
         }
         self.spans.extend(batch.spans);
+        for dependency in batch.dependencies {
+            self.dependencies.insert(dependency.peer.clone(), dependency);
+        }
         if !batch.exited_container_id.is_empty() {
             self.exited.push(batch.exited_container_id);
         }
@@ -135,10 +155,13 @@ impl Agent {
         }
     }
 
-    /// A path that no other agent's test asks for: all agents see all traffic.
+    /// A path that no other agent's test requests: all agents see all traffic.
     fn sentinel(&self) -> String {
-        let letter = |digit: u8| char::from(digit - b'0' + b'a');
-        format!("/sentinel-{}", self.child.id().to_string().bytes().map(letter).collect::<String>())
+        // Words of programs, which are part of a route from its first request on.
+        const WORDS: [&str; 10] = ["add", "app", "bar", "bit", "box", "bug", "bus", "car", "day", "dev"];
+        let word = |digit: u8| WORDS[usize::from(digit - b'0')];
+        let words: Vec<&str> = self.child.id().to_string().bytes().map(word).collect();
+        format!("/sentinel-{}", words.join("-"))
     }
 
     /// Waits until everything that was on the wire before this call has arrived: sends a request of its own and waits
@@ -153,7 +176,7 @@ impl Agent {
             server.get(&path, 1);
             drop(server);
             let asked = Instant::now();
-            while asked.elapsed() < SENTINEL_PATIENCE {
+            while asked.elapsed() < SENTINEL_TIMEOUT {
                 self.next_batch();
                 let now = both(self);
                 if now[0] > before[0] && now[1] > before[1] {
@@ -162,6 +185,11 @@ impl Agent {
             }
             assert!(Instant::now() < until, "no sentinel's request arrived within {DEADLINE:?}");
         }
+    }
+
+    /// Connections to an address, of the container that reported them last.
+    pub fn dependency(&self, address: SocketAddr) -> Option<&Dependency> {
+        self.dependencies.get(&address.to_string())
     }
 
     /// Series of a side and path.
@@ -203,7 +231,7 @@ impl Agent {
         (self.count(Side::SIDE_SERVER, path), self.count(Side::SIDE_CLIENT, path))
     }
 
-    /// How the agent says that it captures.
+    /// The capture mode that the agent reports.
     pub fn mode(&self) -> CaptureMode {
         self.hello(&[]).capture_mode.enum_value().expect("a known mode")
     }
@@ -238,7 +266,7 @@ impl Agent {
         line.split_whitespace().nth(1).unwrap_or_default().to_owned()
     }
 
-    /// Tells the agent to end, and receives what it still sends.
+    /// Ends the agent by a signal, and receives what it still sends.
     pub fn terminate_and_drain(&mut self) {
         let pid = libc::pid_t::try_from(self.child.id()).expect("a pid");
         // SAFETY: a child of ours that was not waited for.

@@ -43,7 +43,7 @@ pub fn exchange_slowly(stream: &mut (impl Read + Write), path: &str) {
 /// A header with which the server waits for [`SLOW`] before it answers.
 const SLOWLY: &str = "Slowly: please\r\n";
 
-/// How long the server takes when it is asked to be slow.
+/// How long the server takes for a slow response.
 pub const SLOW: Duration = Duration::from_millis(30);
 
 /// A server that answers everything until it is dropped; a thread for each connection.

@@ -123,7 +123,7 @@ fn fast_open(address: SocketAddr) -> TcpStream {
     to.sin_addr.s_addr = u32::from(*address.ip()).to_be();
     let len = libc::socklen_t::try_from(size_of_val(&to)).expect("small");
     let request = http::request("/fast-open");
-    // SAFETY: the buffers live until after the calls; the descriptor is nobody else's.
+    // SAFETY: the buffers live until after the calls; nothing else owns the descriptor.
     unsafe {
         let stream =
             TcpStream::from_raw_fd(libc::socket(libc::AF_INET, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, 0));

@@ -1,6 +1,6 @@
 //! HTTP servers and clients of several languages, each with what its people use: exact counts on both sides.
 //!
-//! The programs are in `languages/`; each serves and asks. Those whose toolchains are large run with
+//! The programs are in `languages/`; each has a server and a client. Those whose toolchains are large run with
 //! `cargo xtask test --all`, which installs them.
 
 use std::{
@@ -15,7 +15,10 @@ use porthole_agent_api::agent::Side;
 
 use porthole_trials::{CannotRun, Outcome, Trial, needs, trials};
 
-use crate::harness::{Agent, wait_for};
+use crate::{
+    harness::{Agent, wait_for},
+    running::free_port,
+};
 
 /// The tests of this file.
 pub fn tests() -> Vec<Trial> {
@@ -37,7 +40,7 @@ fn source(name: &str) -> PathBuf {
 }
 
 /// A server that ends with the test.
-struct Server(Child);
+pub struct Server(pub Child);
 
 impl Drop for Server {
     fn drop(&mut self) {
@@ -47,12 +50,12 @@ impl Drop for Server {
 }
 
 /// A toolchain that is large: it is there only where `--all` has installed it.
-fn large(toolchain: Result<(), CannotRun>) -> Result<(), CannotRun> {
+pub fn large(toolchain: Result<(), CannotRun>) -> Result<(), CannotRun> {
     toolchain.or_else(|missing| needs::time().and(Err(missing)))
 }
 
 /// Runs a compiler.
-fn compile(command: &mut Command) {
+pub fn compile(command: &mut Command) {
     let output = command.output().expect("a compiler");
     assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
 }
@@ -73,7 +76,7 @@ fn serve(command: &mut Command) -> (Server, String) {
     (server, port.trim().to_owned())
 }
 
-/// Lets the client ask, and asserts that the agent has counted what it is known to ask: seven times what is there, three
+/// Runs the client, and asserts that the agent has counted what it sends: seven times what is there, three
 /// times what is not.
 fn assert_counted(agent: &mut Agent, language: &str, client: &mut Command, port: &str) {
     let output = client.args(["client", port]).output().expect("a client");
@@ -172,8 +175,7 @@ fn php_is_counted() -> Outcome {
     large(needs::program("php"))?;
     let mut agent = Agent::start(&[])?;
     // The built-in server does not choose a port by itself.
-    let port = std::net::TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
-    let port = port.expect("a free port").port().to_string();
+    let port = free_port().to_string();
     let address = format!("127.0.0.1:{port}");
     let server = Command::new("php")
         .args(["-S", &address])

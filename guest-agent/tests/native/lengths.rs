@@ -25,7 +25,8 @@ pub fn tests() -> Vec<Trial> {
     ]
 }
 
-fn connected() -> (TcpStream, TcpStream) {
+/// Both ends of a connection.
+pub fn connected() -> (TcpStream, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("bound");
     let client = TcpStream::connect(listener.local_addr().expect("address")).expect("connected");
     (client, listener.accept().expect("accepted").0)
@@ -59,8 +60,8 @@ fn a_body_spliced_from_a_pipe_counts_in_length() -> Outcome {
     Ok(())
 }
 
-/// A DNS message with one question of type A; an answer when `flags` says so (RFC 1035, section 4).
-fn question(id: u16, flags: u16, name: &[&str]) -> Vec<u8> {
+/// A DNS message with one question of type A; an answer when `flags` has that bit (RFC 1035, section 4).
+pub fn question(id: u16, flags: u16, name: &[&str]) -> Vec<u8> {
     let mut message = Vec::new();
     for number in [id, flags, 1, 0, 0, 0] {
         message.extend(number.to_be_bytes());
@@ -86,7 +87,7 @@ fn several_datagrams_of_one_call_are_counted_one_by_one() -> Outcome {
             let mut asked: Vec<Vec<u8>> = (0..4).map(|i| question(round * 4 + i, 0x0100, &name)).collect();
             // One by one, as the C library does without an address, to have the answers come in one call.
             for message in &asked {
-                client.send_to(message, to).expect("asked");
+                client.send_to(message, to).expect("sent");
             }
             let mut from = None;
             for message in &mut asked {
@@ -176,7 +177,7 @@ fn datagrams_that_come_fewer_than_asked_for_are_counted_one_by_one() -> Outcome 
             let asked: Vec<Vec<u8>> =
                 (0..=round % 5).map(|i| question(round * 8 + i, 0x0100, &["fewer", "example"])).collect();
             for message in &asked {
-                client.send(message).expect("asked");
+                client.send(message).expect("sent");
             }
             // SAFETY: the buffers live until after the call.
             let received = unsafe {

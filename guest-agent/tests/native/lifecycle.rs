@@ -2,6 +2,8 @@
 
 use std::{
     fs,
+    io::{BufRead as _, BufReader, Write as _},
+    net::{Ipv4Addr, TcpListener},
     path::PathBuf,
     process::{Command, Stdio},
 };
@@ -16,6 +18,7 @@ use crate::{harness::Agent, http::Server};
 pub fn tests() -> Vec<Trial> {
     trials![
         a_container_that_exits_at_once_is_in_the_numbers_under_its_name,
+        the_first_process_and_the_first_listener_of_containers_are_reported_with_their_times,
         the_agent_keeps_no_capability_and_little_memory,
         it_proves_that_it_holds_its_secret_and_does_not_show_it,
         a_signal_ends_it_cleanly_while_it_is_watched,
@@ -64,6 +67,59 @@ fn a_container_that_exits_at_once_is_in_the_numbers_under_its_name() -> Outcome 
     assert_eq!((&series.key.container_id[..], series.duration.count), ("porthole-test-short", 5));
     let [answered] = agent.series(Side::SIDE_SERVER, "/short")[..] else { panic!("one series") };
     assert_eq!(answered.key.container_id, "", "the server is outside");
+    Ok(())
+}
+
+fn the_first_process_and_the_first_listener_of_containers_are_reported_with_their_times() -> Outcome {
+    let mut agent = Agent::start(&[])?;
+    let before = agent.stats();
+    assert!((1..before.unix_ns).contains(&before.booted_unix_ns));
+    // Outside of containers.
+    let _outside = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("bound");
+    agent.catch_up();
+    assert_eq!(agent.stats().first_listen_unix_ns, 0);
+    let cgroup = Cgroup::new("porthole-test-listens");
+    let script = format!(
+        "echo 0 > {}/cgroup.procs; exec python3 -c \"
+import socket, sys
+for _ in range(2):
+    listener = socket.create_server(('127.0.0.1', 0))
+    print('listens', flush=True)
+    sys.stdin.readline()\"",
+        cgroup.0.display()
+    );
+    let mut child = Command::new("sh")
+        .args(["-c", &script])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("it starts");
+    let (mut input, output) = (child.stdin.take().expect("piped"), child.stdout.take().expect("piped"));
+    let mut lines = BufReader::new(output).lines();
+    let mut listens = || assert_eq!(lines.next().expect("a line").expect("text"), "listens");
+    listens();
+    let late = before.counters.unattached_start_ns > 0;
+    let reported = agent.until("both are reported", |agent| {
+        let stats = agent.stats();
+        let complete = stats.first_process_unix_ns > 0 && (late || stats.first_listen_unix_ns > 0);
+        complete.then_some(stats)
+    });
+    assert!(before.booted_unix_ns < reported.first_process_unix_ns);
+    if late {
+        // Something runs in control groups of this machine that could be containers.
+        assert_eq!(reported.first_listen_unix_ns, 0);
+    } else {
+        assert!((before.unix_ns..reported.unix_ns).contains(&reported.first_listen_unix_ns));
+    }
+    writeln!(input).expect("sent");
+    listens();
+    agent.catch_up();
+    let after = agent.stats();
+    // The wall clock can be set a little meanwhile.
+    let apart = after.first_listen_unix_ns.abs_diff(reported.first_listen_unix_ns);
+    assert!(apart < 1_000_000, "the second listener is not the first: {apart}");
+    writeln!(input).expect("sent");
+    assert!(child.wait().expect("it ends").success());
     Ok(())
 }
 

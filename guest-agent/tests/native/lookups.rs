@@ -25,7 +25,7 @@ fn every_lookup_is_counted_from_packets() -> Outcome {
     look_up(&["--capture", "packets"])
 }
 
-/// Asks a name server under an agent with these arguments.
+/// Sends queries to a name server under an agent with these arguments.
 fn look_up(arguments: &[&str]) -> Outcome {
     const LOOKUPS: u64 = 100;
     needs::program("dig")?;

@@ -15,7 +15,8 @@ pub fn tests() -> Vec<Trial> {
     ]
 }
 
-/// An agent with a ring buffer of 4 KiB, and a server that was asked more than that tells of while the agent was held up.
+/// An agent with a ring buffer of 4 KiB, and a server that got more requests than fit there while the agent was
+/// stopped.
 fn overflown() -> Result<(Agent, Server), CannotRun> {
     let agent = Agent::start(&["--ring-kib", "4", "--no-offload"])?;
     let server = Server::start();
@@ -39,7 +40,7 @@ fn what_the_ring_buffer_has_no_room_for_is_reported() -> Outcome {
 fn after_a_loss_counting_goes_on() -> Outcome {
     let (mut agent, _server) = overflown()?;
     agent.until("the loss is reported", |agent| (agent.counters.events_lost > 0).then_some(()));
-    // So slowly that everything fits, but for what others on this machine may say at the same time.
+    // So slowly that everything fits, but for other traffic on this machine at the same time.
     for _ in 0..5 {
         agent.catch_up();
     }

@@ -4,7 +4,11 @@
 //! `cargo xtask test` sets both up. Without them every test here is ignored, as is one whose server or client is not
 //! installed.
 
+mod brokers;
+mod built_in;
 mod calls;
+mod clients;
+mod coverage;
 mod databases;
 mod drivers;
 mod harness;
@@ -14,11 +18,15 @@ mod languages;
 mod latency;
 mod lengths;
 mod lifecycle;
+mod live;
+mod long_calls;
 mod lookups;
 mod loss;
 mod offers;
 mod offload;
 mod packets;
+mod parents;
+mod peers;
 mod programs;
 mod running;
 mod sequence;
@@ -31,7 +39,11 @@ use std::process::ExitCode;
 
 fn main() -> ExitCode {
     let tests = [
+        brokers::tests(),
+        built_in::tests(),
         calls::tests(),
+        clients::tests(),
+        coverage::tests(),
         databases::tests(),
         drivers::tests(),
         identity::tests(),
@@ -39,11 +51,15 @@ fn main() -> ExitCode {
         latency::tests(),
         lengths::tests(),
         lifecycle::tests(),
+        live::tests(),
+        long_calls::tests(),
         lookups::tests(),
         loss::tests(),
         offers::tests(),
         offload::tests(),
         packets::tests(),
+        parents::tests(),
+        peers::tests(),
         programs::tests(),
         sequence::tests(),
         servers::tests(),

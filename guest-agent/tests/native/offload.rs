@@ -427,7 +427,8 @@ fn an_agent_that_is_stopped_misses_nothing() -> Outcome {
 
 fn keys_that_are_not_used_make_room() -> Outcome {
     const ROUND: u64 = 500;
-    /// Less than the ten seconds for which a key is kept after its last use, which lies before the first of these rounds.
+    /// Less than the ten seconds for which a key is kept after its last use, which was before the first of these
+    /// rounds.
     const KEPT: Duration = Duration::from_secs(5);
     let mut agent = Agent::start(&["--ring-kib", "16384", "--cpu-share", "0"])?;
     let mut ends = Ends::connect();
@@ -438,7 +439,9 @@ fn keys_that_are_not_used_make_room() -> Outcome {
     };
     ask("/wanted", 200);
     // More keys and statuses than there are slots, at both ends.
+    let mut filled = Instant::now();
     for _ in 0..4 {
+        filled = Instant::now();
         for (first, second) in ('a'..='h').flat_map(|first| ('a'..='h').map(move |second| (first, second))) {
             for status in 200..208 {
                 ask(&format!("/{first}-old/{second}-old"), status);
@@ -446,7 +449,7 @@ fn keys_that_are_not_used_make_room() -> Outcome {
         }
         agent.catch_up();
     }
-    let (mut done, filled) = (1, Instant::now());
+    let mut done = 1;
     loop {
         let before = agent.counters.bytes_copied;
         for _ in 0..ROUND {
@@ -455,7 +458,8 @@ fn keys_that_are_not_used_make_room() -> Outcome {
         done += ROUND;
         assert_eq!(agent.counts("/wanted"), (done, done));
         let copied = agent.counters.bytes_copied - before;
-        if copied < ROUND {
+        // A request that is a record takes a hundred bytes; catching up takes some hundred in all.
+        if copied < 2 * ROUND {
             break;
         }
         let waited = filled.elapsed();
@@ -473,7 +477,8 @@ fn keys_that_are_not_used_make_room() -> Outcome {
     };
     agent.catch_up();
     for side in [Side::SIDE_SERVER, Side::SIDE_CLIENT] {
-        assert_eq!((series(&agent, side), agent.counters.events_lost), (4 + ROUND, 0));
+        // What is lost may be another process's: the agent sees the whole machine, and this takes half a minute.
+        assert_eq!(series(&agent, side), 4 + ROUND, "{:?}", agent.counters);
     }
     Ok(())
 }

@@ -17,6 +17,7 @@ pub fn tests() -> Vec<Trial> {
     trials![
         curl_and_pythons_server_agree_with_the_agent,
         a_forked_process_that_serves_is_the_same_connection,
+        processes_that_share_a_port_serve_their_own_connections,
         a_descriptor_passed_to_another_process_is_the_same_connection,
     ]
 }
@@ -108,15 +109,49 @@ while True:
     os.wait()
 "#;
 
-fn a_forked_process_that_serves_is_the_same_connection() -> Outcome {
-    let mut agent = Agent::start(&[])?;
-    let (_server, port) = python(PREFORK_SERVER);
-    for _ in 0..6 {
-        let url = format!("http://127.0.0.1:{port}/forked");
-        curl(&[&url, "-o", "/dev/null", &url]);
+/// Sends two requests to a server of several processes on each of some connections, in every way of capture. Whichever
+/// process serves, each connection is one.
+fn each_connection_is_one(program: &str, path: &str) -> Outcome {
+    const WAYS: [&[&str]; 2] = [&[], &["--capture", "packets"]];
+    for arguments in WAYS {
+        let mut agent = Agent::start(arguments)?;
+        let (_server, port) = python(program);
+        for _ in 0..6 {
+            let url = format!("http://127.0.0.1:{port}{path}");
+            curl(&[&url, "-o", "/dev/null", &url]);
+        }
+        assert_eq!(agent.counts(path), (12, 12), "{arguments:?}");
     }
-    assert_eq!(agent.counts("/forked"), (12, 12));
     Ok(())
+}
+
+fn a_forked_process_that_serves_is_the_same_connection() -> Outcome {
+    each_connection_is_one(PREFORK_SERVER, "/forked")
+}
+
+const SHARED_PORT_SERVER: &str = r#"
+import os, socket
+listeners = [socket.create_server(("127.0.0.1", 0), reuse_port=True)]
+port = listeners[0].getsockname()[1]
+listeners += [socket.create_server(("127.0.0.1", port), reuse_port=True) for _ in range(3)]
+for listener in listeners[1:]:
+    if os.fork() == 0:
+        break
+else:
+    listener = listeners[0]
+    print(port)
+for other in listeners:
+    if other is not listener:
+        other.close()
+while True:
+    stream, _ = listener.accept()
+    while stream.recv(4096):
+        stream.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+    stream.close()
+"#;
+
+fn processes_that_share_a_port_serve_their_own_connections() -> Outcome {
+    each_connection_is_one(SHARED_PORT_SERVER, "/shared")
 }
 
 const PASSING_SERVER: &str = r#"
@@ -138,12 +173,5 @@ while True:
 "#;
 
 fn a_descriptor_passed_to_another_process_is_the_same_connection() -> Outcome {
-    let mut agent = Agent::start(&[])?;
-    let (_server, port) = python(PASSING_SERVER);
-    for _ in 0..6 {
-        let url = format!("http://127.0.0.1:{port}/passed");
-        curl(&[&url, "-o", "/dev/null", &url]);
-    }
-    assert_eq!(agent.counts("/passed"), (12, 12));
-    Ok(())
+    each_connection_is_one(PASSING_SERVER, "/passed")
 }

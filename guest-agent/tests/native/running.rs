@@ -2,18 +2,18 @@
 
 use std::{
     fs,
-    path::Path,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
 };
 
-use porthole_trials::{CannotRun, needs};
+use porthole_trials::{CannotRun, needs, ports::free_address};
 
 use crate::harness::wait_for;
 
 /// A server that ends with the test, and its directory with it.
 pub struct Running {
     child: Child,
-    /// How it is asked to end at once.
+    /// The signal that ends it at once.
     signal: libc::c_int,
     pub port: u16,
     pub directory: tempfile::TempDir,
@@ -62,8 +62,7 @@ pub fn quiet(program: &str, arguments: &[&str]) -> bool {
 
 /// A port on which nothing listens.
 pub fn free_port() -> u16 {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("bound");
-    listener.local_addr().expect("an address").port()
+    free_address().expect("an address").port()
 }
 
 /// A directory that this user owns.
@@ -120,7 +119,7 @@ pub fn mariadb() -> Result<Running, CannotRun> {
     Ok(running)
 }
 
-/// A database that trusts everybody, by TCP and by a socket in its directory.
+/// A database without authentication, by TCP and by a socket in its directory.
 pub fn postgres() -> Result<Running, CannotRun> {
     let initdb = postgres_program("initdb");
     needs::program(&postgres_program("postgres"))?;
@@ -179,33 +178,70 @@ pub fn dnsmasq(zone: &str) -> Result<Running, CannotRun> {
     Ok(running)
 }
 
-/// The folder with a Kafka broker's jars and those of clients in Java.
-pub fn kafka_jars() -> Result<String, CannotRun> {
+/// The folders with the jars of Kafka's releases, the newest first; beside that one's are those of clients in Java.
+pub fn kafka_releases() -> Result<Vec<PathBuf>, CannotRun> {
     needs::time()?;
-    std::env::var("PORTHOLE_KAFKA_JARS")
-        .map_err(|_| CannotRun::because("PORTHOLE_KAFKA_JARS names no folder with a broker's jars"))
+    let folders = std::env::var_os("PORTHOLE_KAFKA_JARS");
+    let folders: Vec<PathBuf> = folders.iter().flat_map(std::env::split_paths).collect();
+    if folders.is_empty() {
+        return Err(CannotRun::because("PORTHOLE_KAFKA_JARS names no folder with a broker's jars"));
+    }
+    Ok(folders)
 }
 
-/// A broker whose topics appear when they are asked for.
+/// The newest release's.
+pub fn kafka_jars() -> Result<String, CannotRun> {
+    Ok(kafka_releases()?[0].display().to_string())
+}
+
+/// A broker that creates topics on their first use.
 pub fn kafka() -> Result<Running, CannotRun> {
-    let jars = kafka_jars()?;
+    Ok(kafka_of(&kafka_releases()?[0], None))
+}
+
+/// A broker, and the port at which it requires a login: `shop` with the password `s3cret`, by PLAIN or SCRAM-SHA-256.
+pub struct Kafka {
+    pub server: Running,
+    pub login_port: u16,
+}
+
+/// A broker of this release that takes records of some megabytes.
+pub fn kafka_with_logins(jars: &Path) -> Result<Kafka, CannotRun> {
+    needs::program("java")?;
+    let login_port = free_port();
+    let server = kafka_of(jars, Some(login_port));
+    listens(login_port);
+    Ok(Kafka { server, login_port })
+}
+
+/// A broker of this release, with a port for logins if one is given.
+fn kafka_of(jars: &Path, login: Option<u16>) -> Running {
     let (directory, port, controller) = (tempfile::tempdir().expect("directory"), free_port(), free_port());
     let (root, properties) = (directory.path().display(), directory.path().join("server.properties"));
+    let logins = login.map(|port| format!(",SASL_PLAINTEXT://127.0.0.1:{port}")).unwrap_or_default();
+    let modules = "org.apache.kafka.common.security";
     let text = format!(
         "process.roles=broker,controller\nnode.id=1\ncontroller.quorum.voters=1@127.0.0.1:{controller}\n\
-         listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}\n\
-         advertised.listeners=PLAINTEXT://127.0.0.1:{port}\ncontroller.listener.names=CONTROLLER\n\
+         listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}{logins}\n\
+         advertised.listeners=PLAINTEXT://127.0.0.1:{port}{logins}\ncontroller.listener.names=CONTROLLER\n\
+         listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT,SASL_PLAINTEXT:SASL_PLAINTEXT\n\
+         sasl.enabled.mechanisms=PLAIN,SCRAM-SHA-256\n\
+         listener.name.sasl_plaintext.plain.sasl.jaas.config={modules}.plain.PlainLoginModule required \
+         user_shop=\"s3cret\";\n\
+         listener.name.sasl_plaintext.scram-sha-256.sasl.jaas.config={modules}.scram.ScramLoginModule required;\n\
          log.dirs={root}/logs\noffsets.topic.num.partitions=1\noffsets.topic.replication.factor=1\n\
          transaction.state.log.replication.factor=1\ntransaction.state.log.min.isr=1\n\
-         group.initial.rebalance.delay.ms=0\nauto.create.topics.enable=true\nnum.partitions=1\n"
+         group.initial.rebalance.delay.ms=0\nauto.create.topics.enable=true\nnum.partitions=1\n\
+         message.max.bytes=8000000\n"
     );
     fs::write(&properties, text).expect("written");
-    let (classes, properties) = (format!("{jars}/*"), properties.display().to_string());
+    let (classes, properties) = (format!("{}/*", jars.display()), properties.display().to_string());
+    let user = "SCRAM-SHA-256=[name=shop,password=s3cret]";
     let format = ["kafka.tools.StorageTool", "format", "-t", "MkU3OEVBNTcwNTJENDM2Qg", "-c", &properties];
-    assert!(quiet("java", &[&["-Xmx256m", "-cp", &classes][..], &format].concat()));
+    assert!(quiet("java", &[&["-Xmx256m", "-cp", &classes][..], &format, &["--add-scram", user]].concat()));
     let mut command = Command::new("java");
     command.args(["-Xmx512m", "-cp", &classes, "kafka.Kafka", &properties]);
     let running = Running::start(command, libc::SIGKILL, port, directory);
     listens(port);
-    Ok(running)
+    running
 }

@@ -1,5 +1,5 @@
-//! Requests with consecutive ids at full speed against real servers: what the agent has counted and what it says that
-//! it lost is what was asked, on both sides.
+//! Requests with consecutive ids at full speed against real servers: what the agent has counted and what it reports as
+//! lost add up to what was sent, on both sides.
 
 use std::{
     io::{Read, Write},
@@ -28,13 +28,13 @@ pub fn tests() -> Vec<Trial> {
     ]
 }
 
-/// Connections that ask at the same time.
+/// Connections at the same time.
 const CONNECTIONS: u32 = 4;
 
 /// Requests of all connections together.
 const REQUESTS: u32 = 100_000;
 
-/// What is asked, as the agent should name it.
+/// The requests, as the agent should name them.
 struct Sequence {
     protocol: Protocol,
     operation: &'static str,
@@ -52,12 +52,13 @@ impl Sequence {
         of_it.map(|series| series.duration.count).sum()
     }
 
-    /// Asks with the ids of a range on each connection; each call of a client asks for `depth` ids from this one on.
+    /// Sends requests with the ids of a range on each connection; each call of a client has `depth` ids from this one
+    /// on.
     fn run<C: FnMut(u32) + Send>(&self, agent: &mut Agent, connect: impl Fn() -> C + Sync) {
         let each = REQUESTS / CONNECTIONS / self.depth * self.depth;
         let all = u64::from(each * CONNECTIONS);
         agent.catch_up();
-        let before = (agent.counters.events_lost, agent.counters.not_understood);
+        let before = (agent.counters.events_lost, agent.counters.unparsed);
         let began = Instant::now();
         std::thread::scope(|scope| {
             for connection in 0..CONNECTIONS {
@@ -72,18 +73,18 @@ impl Sequence {
         let took = began.elapsed();
         agent.catch_up();
         let lost = agent.counters.events_lost - before.0;
-        let not_understood = agent.counters.not_understood - before.1;
+        let unparsed = agent.counters.unparsed - before.1;
         let [served, asked] = [Side::SIDE_SERVER, Side::SIDE_CLIENT].map(|side| self.counted(agent, side));
         let what = format!(
-            "{:?} by {}: {all} in {took:.2?}, counted {served} and {asked}, {lost} records lost, {not_understood} \
-             requests not understood",
+            "{:?} by {}: {all} in {took:.2?}, counted {served} and {asked}, {lost} records lost, {unparsed} \
+             requests unparsed",
             self.protocol, self.depth
         );
         eprintln!("{what}");
         assert!(served <= all && asked <= all, "{what}");
         // Who lost a record has lost a call, which carries at most so many requests.
         let missing = 2 * all - served - asked;
-        let reported = lost * u64::from(self.depth) + not_understood;
+        let reported = lost * u64::from(self.depth) + unparsed;
         assert!(missing <= reported, "{missing} are missing, {reported} reported: {what}");
     }
 }

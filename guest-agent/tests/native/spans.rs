@@ -3,7 +3,7 @@
 use std::{
     io::{Read, Write},
     net::{TcpListener, TcpStream},
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use porthole_agent_api::{agent::Side, agent::Span, agent::SpanReason};
@@ -11,7 +11,7 @@ use porthole_agent_api::{agent::Side, agent::Span, agent::SpanReason};
 use porthole_trials::{Outcome, Trial, trials};
 
 use crate::{
-    harness::Agent,
+    harness::{Agent, DEADLINE},
     http::{self, Server},
 };
 
@@ -21,6 +21,7 @@ pub fn tests() -> Vec<Trial> {
         counts_are_the_same_with_every_exchange_a_span_and_with_none,
         failed_and_slow_exchanges_are_sampled_with_both_ends,
         failures_among_many_successes_are_sampled_though_the_kernel_aggregates_both,
+        requests_that_overlap_in_one_thread_are_sampled_by_rate,
         the_budget_limits_spans_and_no_counts,
     ]
 }
@@ -92,9 +93,17 @@ fn ends() -> (TcpStream, TcpStream) {
 
 /// A whole exchange, moved by this thread.
 fn carry(client: &mut TcpStream, server: &mut TcpStream, path: &str, status: u16) {
+    request(client, server, path);
+    respond(client, server, status);
+}
+
+fn request(client: &mut TcpStream, server: &mut TcpStream, path: &str) {
     let request = http::request(path);
     client.write_all(&request).expect("sent");
     server.read_exact(&mut vec![0; request.len()]).expect("read");
+}
+
+fn respond(client: &mut TcpStream, server: &mut TcpStream, status: u16) {
     let response = format!("HTTP/1.1 {status} Reason\r\nContent-Length: 0\r\n\r\n");
     server.write_all(response.as_bytes()).expect("sent");
     client.read_exact(&mut vec![0; response.len()]).expect("read");
@@ -108,7 +117,7 @@ fn failures_among_many_successes_are_sampled_though_the_kernel_aggregates_both()
         let mut agent = Agent::start(&[&seldom, counts].concat())?;
         let (mut client, mut server) = ends();
         let mut failures = 0;
-        let until = Instant::now() + Duration::from_secs(30);
+        let until = Instant::now() + DEADLINE;
         // More than there would be by rate; both outcomes have a slot in the kernel long before.
         while sampled(&agent, "/among", "500") < 12 {
             assert!(
@@ -136,6 +145,37 @@ fn failures_among_many_successes_are_sampled_though_the_kernel_aggregates_both()
     Ok(())
 }
 
+fn requests_that_overlap_in_one_thread_are_sampled_by_rate() -> Outcome {
+    // Long compared with an exchange: what is due when the first request is read is not due again at the responses.
+    let mut agent = Agent::start(&["--span-interval-ms", "1000"])?;
+    let mut ends = [ends(), ends(), ends()];
+    let mut overlap = || {
+        for (client, server) in &mut ends {
+            request(client, server, "/among");
+        }
+        for (client, server) in &mut ends {
+            respond(client, server, 200);
+        }
+    };
+    for _ in 0..200 {
+        overlap();
+    }
+    agent.catch_up();
+    // By now the kernel aggregates these.
+    agent.spans.clear();
+    let until = Instant::now() + DEADLINE;
+    let by_rate = |agent: &Agent| {
+        let spans = of_path(agent, "/among");
+        spans.into_iter().filter(|span| is(span, SpanReason::SPAN_REASON_RATE)).count()
+    };
+    while by_rate(&agent) < 3 {
+        assert!(Instant::now() < until, "{} by rate", by_rate(&agent));
+        overlap();
+        agent.catch_up();
+    }
+    Ok(())
+}
+
 fn status_of<'a>(agent: &'a Agent, span: &Span) -> &'a str {
     let all = agent.all(Side::SIDE_SERVER);
     all.into_iter().find(|series| series.id == span.series_id).map_or("", |series| &series.key.status)
@@ -155,7 +195,7 @@ fn the_budget_limits_spans_and_no_counts() -> Outcome {
         carry(&mut client, &mut server, "/bounded", 200);
     }
     assert_eq!(agent.counts("/bounded"), (REQUESTS, REQUESTS));
-    // Two seconds' worth may be saved up. Whatever other tests' servers say is within the same budget.
+    // Two seconds' worth may be saved up. Spans of other tests' servers are within the same budget.
     let most = per_second * (2 + began.elapsed().as_secs() + 1);
     assert!((1..=most).contains(&(agent.spans.len() as u64)), "{} of {most}", agent.spans.len());
     assert!(agent.counters.spans_dropped >= 2 * REQUESTS - most, "{}", agent.counters.spans_dropped);

@@ -32,7 +32,7 @@ pub fn tests() -> Vec<Trial> {
 
 const RAW_TRACEPOINTS: &[&str] = &["--ring-kib", "16384", "--cpu-share", "0", "--hooks", "raw-tracepoint"];
 
-/// A connection that reads as much at once as the dice say.
+/// A connection that reads random amounts at once.
 struct Wire {
     stream: TcpStream,
     /// Without, it reads what there is.
@@ -76,7 +76,7 @@ trait Client {
     fn message(statement: &str) -> Vec<u8>;
     /// Reads an answer to its end.
     fn answer(&mut self);
-    /// Asks what only user space follows.
+    /// Sends what only user space follows.
     fn odd(&mut self);
     /// Executes a prepared statement that is kept.
     fn execute(&mut self, number: usize);
@@ -123,7 +123,7 @@ impl Mysql {
         prepared[1..5].try_into().expect("four")
     }
 
-    /// Reads one result; says whether another follows.
+    /// Reads one result; returns whether another follows.
     fn result(&mut self) -> bool {
         const MORE_RESULTS: u8 = 8;
         let is_end = |packet: &[u8]| packet[0] == 0xfe && packet.len() < 100;
@@ -282,7 +282,7 @@ impl Client for Postgres {
 
     fn own(number: usize) -> Vec<String> {
         vec![
-            // Only the server's tag says what these are.
+            // Only the server's tag has the operation of these.
             "ABORT".into(),
             "SET application_name = 'reports itself'".into(),
             format!("SELECT \"name\" FROM \"counted_t\" WHERE name = E'it\\'s {number}'"),
@@ -292,7 +292,7 @@ impl Client for Postgres {
     }
 }
 
-/// Asks one thing after the other on several connections; statements are the same each time.
+/// Sends one statement after the other on several connections; statements are the same each time.
 fn traffic<C: Client>(server: &Running, agent: &mut Agent) {
     let mut dice = Dice(99);
     let mut clients: Vec<C> = (1..9).map(|seed| C::login(Wire::connect(server, Some(Dice(seed))))).collect();
@@ -332,7 +332,7 @@ fn traffic<C: Client>(server: &Running, agent: &mut Agent) {
                 8 => client
                     .ask(&format!("SELECT a.* FROM counted_t a, counted_t b LIMIT {}", dice.below(2_000))),
                 9 => {
-                    // Ended before anybody else would have to wait for it.
+                    // Ended before another connection would have to wait for it.
                     for statement in ["BEGIN", "SELECT nothing FROM counted_t", "COMMIT"] {
                         client.ask(statement);
                     }
@@ -342,7 +342,7 @@ fn traffic<C: Client>(server: &Running, agent: &mut Agent) {
                 11 => client.ask(&format!("/* trace {number} */ SELECT name FROM counted_t WHERE id = 1")),
                 12 => client.ask(&format!("SELECT * FROM counted_t WHERE id < {}", dice.below(200))),
                 13..20 => {
-                    // A table that nobody else changes, so that nobody waits.
+                    // A table of this connection alone, so that none waits.
                     client.ask(&format!("SELECT count(*) FROM counted_t WHERE name = 'it''s {number}'"));
                 }
                 _ => client.ask(&format!("SELECT name FROM counted_t WHERE id = {}", number % 300)),
@@ -350,7 +350,7 @@ fn traffic<C: Client>(server: &Running, agent: &mut Agent) {
         }
     }
     for client in &mut clients {
-        // Says that the answer before has ended, where its end was not captured.
+        // Shows that the answer before has ended, where its end was not captured.
         client.ask("COMMIT");
     }
     agent.catch_up();
@@ -364,7 +364,7 @@ fn counted<C: Client>(
     let server = server()?;
     let mut agent = Agent::start(arguments)?;
     traffic::<C>(&server, &mut agent);
-    // Other tests ask their servers, too, while these start.
+    // Other tests send requests to their servers, too, while these start.
     let mut found = counts(&agent, |operation, resource| {
         let own = ["BEGIN", "COMMIT", "ROLLBACK", "DO", "SET"].contains(&operation);
         resource == "counted_t" || (resource.is_empty() && own)
@@ -401,7 +401,7 @@ fn kernel_and_user_space_count_the_same_postgresql_statements() -> Outcome {
     assert_counted_alike::<Postgres>(running::postgres)
 }
 
-/// Asks for one thing again and again, in one way or the other.
+/// Repeats one request, in one way or the other.
 fn assert_no_copies<C: Client>(server: &Running, ask: fn(&mut C, usize)) -> Outcome {
     const MANY: u64 = 5_000;
     let mut agent = Agent::start(KERNEL)?;
@@ -447,7 +447,7 @@ fn postgresql_statements_that_are_known_cost_no_copies() -> Outcome {
     assert_no_copies::<Postgres>(&server, query)
 }
 
-/// Ends the asking, whatever becomes of the test.
+/// Ends the client, whatever the test's outcome.
 struct Asking<'a>(&'a AtomicBool);
 
 impl Drop for Asking<'_> {
@@ -485,13 +485,13 @@ fn assert_busy_ones_are_taken<C: Client>(server: &Running) -> Outcome {
             (copied < exchanges).then_some(())
         });
         drop(asking);
-        clients.into_iter().map(|client| client.join().expect("asked")).sum()
+        clients.into_iter().map(|client| client.join().expect("sent")).sum()
     });
     agent.catch_up();
     for side in [Side::SIDE_SERVER, Side::SIDE_CLIENT] {
         let selects = agent.series(side, "counted_t").into_iter().filter(|one| one.key.operation == "SELECT");
         let counted = selects.map(|one| one.duration.count).sum::<u64>();
-        let lost = agent.counters.events_lost + agent.counters.not_understood;
+        let lost = agent.counters.events_lost + agent.counters.unparsed;
         let asked = asked as u64;
         assert!(counted <= asked && counted + lost >= asked, "{side:?}: {counted} of {asked}, {lost} lost");
     }

@@ -20,11 +20,11 @@ pub fn closed(sk: u64) {
     let (id, state) = unsafe { ((*connection).id, (*connection).state) };
     if state == state::OFFLOADED {
         offload::closed(connection, sk);
-    } else if CurrentSettings::get().is_some_and(CurrentSettings::has_offers) {
+    } else if CurrentSettings::get().has_offers() {
         offload::withdraw(connection);
     }
     // SAFETY: a value that a look-up gave: valid until the program ends (see `maps`).
-    let announced = unsafe { (*connection).announced };
+    let (announced, offset) = unsafe { ((*connection).announced, (*connection).offset) };
     if announced != 0 && state != state::IGNORED {
         ring::send_close(&Close {
             kind: kind::CLOSE,
@@ -33,6 +33,8 @@ pub fn closed(sk: u64) {
             sequence: next_sequence(connection),
             // SAFETY: a helper without preconditions.
             timestamp: unsafe { bpf_ktime_get_ns() },
+            // User space does not know the positions of one that was followed here.
+            moved: if state == state::OFFLOADED { [0; 2] } else { offset },
         });
     }
     let _ = CONNECTIONS.remove(sk);

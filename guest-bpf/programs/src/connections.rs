@@ -1,5 +1,7 @@
 //! The table of connections: finding, creating, announcing and ending them.
 
+use core::mem::MaybeUninit;
+
 use aya_ebpf::helpers::{
     bpf_get_current_pid_tgid,
     generated::{
@@ -11,12 +13,13 @@ use porthole_bpf_types::{
     record::{Open, UNIX_PATH_MAX, kind},
     redis::HASH_START,
 };
+use porthole_framing::Walk;
 
 use crate::{
     kernel::{self, Socket, TCP_CLOSE},
     maps::{CONNECTIONS, OPEN, count, offset},
     process, ring,
-    verifier::fetch_add,
+    verifier::{copy_words, fetch_add},
 };
 
 const AF_UNIX: u16 = 1;
@@ -30,14 +33,41 @@ const IPPROTO_UDP: u16 = 17;
 /// The connection of a socket; a new one when it has none yet and is of a kind that is captured.
 #[inline(always)]
 pub fn of(socket: Socket, role: u64) -> Option<*mut Connection> {
-    if let Some(connection) = known(socket.sk, || socket.inode()) {
-        return Some(connection);
-    }
-    create(socket.sk, socket.inode(), role);
-    let connection = CONNECTIONS.get_ptr_mut(socket.sk)?;
+    let connection = if let Some(connection) = known(socket.sk, || socket.inode()) {
+        connection
+    } else {
+        create(socket.sk, socket.inode(), role);
+        CONNECTIONS.get_ptr_mut(socket.sk)?
+    };
     // SAFETY: a value that a look-up gave: valid until the program ends (see `maps`).
-    unsafe { (*connection).cgroup = bpf_get_current_cgroup_id() };
+    if unsafe { (*connection).cgroup } == 0 {
+        adopt(socket.sk);
+    }
     Some(connection)
+}
+
+/// The first transfer on a connection sets its control group, and of a unix connection that did not show how it was made
+/// its role. A global function.
+#[inline(never)]
+#[unsafe(no_mangle)]
+pub extern "C" fn adopt(sk: u64) -> u64 {
+    let Some(connection) = CONNECTIONS.get_ptr_mut(sk) else { return 0 };
+    // SAFETY: a value that a look-up gave (see `maps`), and a helper without preconditions; of two CPUs at once both
+    // come to the same.
+    unsafe {
+        (*connection).cgroup = bpf_get_current_cgroup_id();
+        if (*connection).transport == transport::UNIX && (*connection).role == role::UNKNOWN {
+            // Who accepts has the name of the socket that listened.
+            let named =
+                |sk: u64| kernel::read::<u64>(sk + offset!(unix_addr) as u64).is_some_and(|name| name != 0);
+            if named(sk) {
+                (*connection).role = role::ACCEPTED;
+            } else if kernel::read(sk + offset!(unix_peer) as u64).is_some_and(named) {
+                (*connection).role = role::CONNECTED;
+            }
+        }
+    }
+    0
 }
 
 /// The connection of a socket if it is in the table.
@@ -58,28 +88,48 @@ pub extern "C" fn create(sk: u64, identity: u64, role: u64) -> u64 {
     let Some(transport) = transport_of(sk) else { return 0 };
     // SAFETY: helpers without preconditions.
     let (now, cpu) = unsafe { (bpf_ktime_get_ns(), u64::from(bpf_get_smp_processor_id())) };
-    let connection = Connection {
-        // A CPU makes no two in one nanosecond, and 2^56 ns are two years.
-        id: (now << 8) | (cpu & 0xff),
-        identity,
-        cgroup: 0,
-        offset: [0; 2],
-        sequence: 0,
-        budget: DETECTION_BUDGET,
-        state: state::DETECTING,
-        transport,
-        role: role as u8,
-        announced: 0,
-        retries: 0,
-        begin: [0; 2],
-        placed: 0,
-        history: 0,
+    let mut connection = MaybeUninit::<Connection>::uninit();
+    // SAFETY: both are as long as a connection and aligned as it is; then the copy is one.
+    let connection = unsafe {
+        copy_words::<{ size_of::<Connection>() / 8 }>(
+            connection.as_mut_ptr().cast(),
+            (&raw const NEW).cast(),
+        );
+        connection.assume_init_mut()
     };
-    if CONNECTIONS.insert(sk, connection, 0).is_err() {
+    // A CPU makes no two in one nanosecond, and 2^56 ns are two years.
+    connection.id = (now << 8) | (cpu & 0xff);
+    connection.identity = identity;
+    connection.transport = transport;
+    connection.role = role as u8;
+    #[allow(clippy::needless_borrows_for_generic_args)] // A copy would be made byte by byte.
+    let inserted = CONNECTIONS.insert(sk, &*connection, 0);
+    if inserted.is_err() {
         count!(table_full);
     }
     0
 }
+
+/// A connection at its beginning. Copied by words, as the compiler clears a struct by a function that writes byte by byte.
+static NEW: Connection = Connection {
+    id: 0,
+    identity: 0,
+    cgroup: 0,
+    offset: [0; 2],
+    sequence: 0,
+    budget: DETECTION_BUDGET,
+    state: state::DETECTING,
+    transport: 0,
+    role: 0,
+    announced: 0,
+    retries: 0,
+    begin: [0; 2],
+    placed: 0,
+    history: 0,
+    framing: 0,
+    reserved: [0; 7],
+    walks: [Walk { end: 0, buffered: 0, wanted: 0, buffered_len: 0, confirmed: 0, reserved: 0 }; 2],
+};
 
 /// What the socket's connection runs over; `None` for sockets that are not captured.
 #[inline(always)]
@@ -179,6 +229,23 @@ pub extern "C" fn announce(sk: u64, by: u32) -> u64 {
     // SAFETY: a value that a look-up gave: valid until the program ends (see `maps`).
     unsafe { (*connection).announced = 1 };
     1
+}
+
+/// Whether a socket is TCP's.
+#[inline(always)]
+pub fn is_tcp(sk: u64) -> bool {
+    kernel::read(sk + offset!(sock_protocol) as u64) == Some(IPPROTO_TCP)
+}
+
+/// Address, an IPv4 one in the first four bytes, and port of a socket's other end.
+#[inline(always)]
+pub fn remote_of(sk: u64, family: u16) -> ([u8; 16], u16) {
+    let mut remote = [0; 16];
+    let (address, len) =
+        if family == AF_INET { (offset!(sock_daddr), 4) } else { (offset!(sock_v6_daddr), 16) };
+    // SAFETY: the array has room for 16 bytes; the source is checked by the helper.
+    unsafe { bpf_probe_read_kernel(remote.as_mut_ptr().cast(), len, (sk + address as u64) as *const _) };
+    (remote, u16::from_be(kernel::read(sk + offset!(sock_dport) as u64).unwrap_or(0)))
 }
 
 #[inline(always)]

@@ -32,7 +32,7 @@ pub fn current() -> *mut task_struct {
 /// `base` must be a typed pointer of the verifier's, not null.
 #[inline(always)]
 pub unsafe fn load<T: Copy>(base: *const u8, offset: usize) -> T {
-    // SAFETY: as the caller says.
+    // SAFETY: the caller guarantees a typed pointer that is not null; the verifier checks the offset against its type.
     unsafe { read_volatile(base.add(offset).cast()) }
 }
 
@@ -40,11 +40,11 @@ pub unsafe fn load<T: Copy>(base: *const u8, offset: usize) -> T {
 #[inline(always)]
 pub fn read<T: Copy>(address: u64) -> Option<T> {
     let mut value = MaybeUninit::<T>::uninit();
-    // SAFETY: writes the size of `T` to where a `T` has room; the source is checked by the helper.
+    // SAFETY: the helper writes the size of a `T` to a place for one, and checks the source.
     let rc = unsafe {
         bpf_probe_read_kernel(value.as_mut_ptr().cast(), size_of::<T>() as u32, address as *const _)
     };
-    // SAFETY: written in full when the helper says so.
+    // SAFETY: the helper wrote all of it when it returns 0.
     if rc == 0 { Some(unsafe { value.assume_init() }) } else { None }
 }
 

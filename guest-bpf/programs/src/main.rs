@@ -8,6 +8,8 @@
 //!   what moved, and where, for [`transfer`].
 //! - [`offload`] parses connections of some protocols without user space: requests and responses are paired here, and
 //!   their durations are aggregated.
+//! - [`clients`] sends how connections are made and end.
+//! - [`datagrams`] sends what moves on sockets of datagrams, with the peer of each.
 //! - [`packets`] is packet mode, which shares only the ring buffer with the rest.
 //! - [`registers`] is what depends on the architecture, [`kernel`] reads the kernel's structs, [`connections`] keeps
 //!   the table, [`capture`] copies heads, [`ring`] sends records, [`process`] sees exits and control groups.
@@ -20,8 +22,10 @@
 
 mod calls;
 mod capture;
+mod clients;
 mod closing;
 mod connections;
+mod datagrams;
 mod kernel;
 mod maps;
 mod offload;
@@ -31,6 +35,7 @@ mod registers;
 mod ring;
 mod sockets;
 mod transfer;
+mod user_memory;
 mod verifier;
 mod window;
 
@@ -45,11 +50,12 @@ pub fn sys_exit(ctx: RawTracePointContext) -> i32 {
     0
 }
 
-/// A TCP socket changes its state: its end is the end of the connection.
+/// A TCP socket changes its state: its end is the end of the connection, and of an attempt to make one.
 #[raw_tracepoint(tracepoint = "inet_sock_set_state")]
 pub fn inet_sock_set_state(ctx: RawTracePointContext) -> i32 {
     let socket: u64 = ctx.arg(0);
-    let new_state: i32 = ctx.arg(2);
+    let (old_state, new_state): (i32, i32) = (ctx.arg(1), ctx.arg(2));
+    clients::changed(socket, old_state, new_state);
     if new_state == kernel::TCP_CLOSE {
         closing::closed(socket);
     }
@@ -63,7 +69,7 @@ pub fn sched_process_exit(_ctx: RawTracePointContext) -> i32 {
     0
 }
 
-/// Nothing here panics; the linker wants the symbol.
+/// Nothing here panics; the linker needs the symbol.
 #[panic_handler]
 fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
     loop {}

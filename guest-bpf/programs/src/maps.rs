@@ -1,4 +1,4 @@
-//! The maps and globals through which the programs and the agent see each other.
+//! The maps and globals that the programs and the agent share.
 //!
 //! What every `unsafe` block on a value of a map relies on:
 //!
@@ -23,10 +23,12 @@ use porthole_bpf_types::{
     offload::{OffloadedConnection, PENDING_MAX, ParseState, StatementKey},
     offset::KernelOffsets,
     path::PathHash,
-    record::{Cgroup, Chunk, Counters, HEAD_MAX, Open, Settings},
+    record::{Cgroup, Chunk, Counters, HEAD_MAX, Open, SOCKADDR_LEN, Settings},
     redis::RedisCommand,
     sql::SqlHash,
+    thread::{PROCESSES_MAX, ServingThread, THREADS_MAX},
 };
+use porthole_framing::Walk;
 
 /// Room for a head twice over: the verifier bounds position and length of a copy each by [`HEAD_MAX`].
 pub const HEAD_ROOM: usize = 2 * HEAD_MAX as usize;
@@ -46,12 +48,20 @@ pub struct Work {
     pub address: u64,
     /// Length of that array; [`NO_VECTOR`] for a buffer.
     pub count: u64,
+    /// The `struct msghdr` that the call was given; 0 when it was given none, [`NOT_WRITTEN`] when a sender's address would
+    /// be there, or in another argument, and is not yet.
+    pub message: u64,
+    /// The next `struct mmsghdr` of a call of several messages, and how many are left; zero for any other call.
+    pub next_message: u64,
+    pub messages_left: u64,
     /// Most bytes to capture; 0 when there is nothing that could be read.
     pub want: u64,
     /// Of a socket that reports what moves: TCP's sequence number behind the bytes; [`NO_PLACE`] where there is none.
     pub place: u64,
     /// The state of [`crate::offload`] while it parses the call.
     pub parse: Parse,
+    /// The state of [`crate::capture`] while it copies the call.
+    pub capture: Capture,
     /// Of the request line under inspection.
     pub path: PathHash,
     /// Of the statement under inspection.
@@ -61,6 +71,26 @@ pub struct Work {
     pub command: RedisCommand,
     /// An exchange under construction, with the key that is looked up; too large for the stack.
     pub completed: Completed,
+}
+
+/// What of a call is copied: the state of [`crate::capture`].
+#[repr(C)]
+pub struct Capture {
+    /// The direction's.
+    pub walk: Walk,
+    /// The connection's key.
+    pub socket: u64,
+    /// A number of [`porthole_framing::Framing`].
+    pub framing: u64,
+    /// Bytes of the call that are behind the pieces so far, and that it has.
+    pub at: u64,
+    pub total: u64,
+    /// Bytes that may still be copied.
+    pub limit: u64,
+    /// Index that was reached in the window.
+    pub index: u64,
+    /// Not zero: the agent is woken when the call's last piece is sent.
+    pub wake: u64,
 }
 
 /// The call of an offloaded connection that is being parsed.
@@ -76,6 +106,12 @@ pub struct Parse {
     pub cursor: u64,
     /// When the call ended.
     pub now: u64,
+    /// A number of [`porthole_protocol::Offload`].
+    pub protocol: u64,
+    /// Not zero: the call moved requests.
+    pub requests: u64,
+    /// 1 where the call's first byte was read by one before it, else 0.
+    pub first: u64,
     /// Of a call of several buffers: index of the one that was reached, and position of its first byte.
     pub buffer: u64,
     pub gathered: u64,
@@ -85,7 +121,7 @@ pub struct Parse {
     pub head_requests: u64,
     /// Of the request whose head was read: see [`porthole_bpf_types::offload::request_flag`].
     pub flags: u32,
-    /// Of a head: what it says about the body.
+    /// Of a head: the framing of the body.
     pub framing: u32,
     /// Of a response whose outcome was read in this call: position of the byte before the outcome's text.
     pub outcome_at: u64,
@@ -97,6 +133,12 @@ pub struct Parse {
     pub bulk_start: u64,
     /// Messages that end in this call.
     pub found: u64,
+    /// Of those, the ones that were pushed, or completed a request.
+    pub done: u64,
+    /// Not zero: the cursor is at the beginning of a line of a head.
+    pub line_begins: u64,
+    /// Not zero: the exchange that a response completes is a record in any case.
+    pub reported: u64,
     /// The messages.
     pub messages: [Message; PENDING_MAX],
 }
@@ -157,43 +199,35 @@ impl core::ops::DerefMut for Scratch {
     }
 }
 
-/// The value of [`SETTINGS`]. The agent writes it while the programs run, so there is no reference to it: each accessor
+/// What [`settings`] gives. The agent writes it while the programs run, so there is no reference to it: each accessor
 /// copies one field.
 #[derive(Clone, Copy)]
 pub struct CurrentSettings(*const Settings);
 
 impl CurrentSettings {
-    /// Never `None`, but the verifier requires the check.
     #[inline(always)]
-    pub fn get() -> Option<Self> {
-        SETTINGS.get_ptr(0).map(Self)
-    }
-
-    /// [`Settings::head`].
-    #[inline(always)]
-    pub fn head(self) -> u32 {
-        // SAFETY: a value that a look-up gave (see the module), and a field of one word, which is read as a whole.
-        unsafe { core::ptr::read_volatile(&raw const (*self.0).head) }
+    pub fn get() -> Self {
+        Self(settings())
     }
 
     /// [`Settings::paused`].
     #[inline(always)]
     pub fn is_paused(self) -> bool {
-        // SAFETY: as in `head`.
+        // SAFETY: the settings are there as long as a program runs, and the field is one word, which is read as a whole.
         unsafe { core::ptr::read_volatile(&raw const (*self.0).paused) != 0 }
     }
 
     /// [`Settings::offload`].
     #[inline(always)]
     pub fn allows_offload(self) -> bool {
-        // SAFETY: as in `head`.
+        // SAFETY: as in `is_paused`.
         unsafe { core::ptr::read_volatile(&raw const (*self.0).offload) != 0 }
     }
 
     /// [`Settings::offers`].
     #[inline(always)]
     pub fn has_offers(self) -> bool {
-        // SAFETY: as in `head`.
+        // SAFETY: as in `is_paused`.
         unsafe { core::ptr::read_volatile(&raw const (*self.0).offers) != 0 }
     }
 }
@@ -211,8 +245,24 @@ pub struct Batch {
 /// In [`Work::count`]: [`Work::address`] is a buffer.
 pub const NO_VECTOR: u64 = u64::MAX;
 
+/// In [`Work::message`]: the kernel has not written it yet.
+pub const NOT_WRITTEN: u64 = u64::MAX;
+
 /// In [`Work::place`]: not known.
 pub const NO_PLACE: u64 = u64::MAX;
+
+/// Who sent the datagram that a task is about to receive.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct DatagramSender {
+    /// The task; 0 once it was used.
+    pub task: u64,
+    /// The socket's cookie.
+    pub socket: u64,
+    /// As in a `struct sockaddr_in` or `struct sockaddr_in6`.
+    pub address: [u32; SOCKADDR_LEN / 4],
+    pub reserved: u32,
+}
 
 /// Offsets of fields in the kernel's structs; set by the agent before loading.
 #[unsafe(no_mangle)]
@@ -223,7 +273,7 @@ pub static OFFSETS: KernelOffsets = {
     offsets
 };
 
-// SAFETY: integers only.
+// SAFETY: a struct of integers, for which all zero is valid.
 const ZEROED: KernelOffsets = unsafe { core::mem::zeroed() };
 
 /// The agent's own process in the outermost namespace; set by the agent before loading.
@@ -275,7 +325,21 @@ pub static RECORDS: RingBuf = RingBuf::with_byte_size(1 << 20, 0);
 #[map]
 pub static CONNECTIONS: LruHashMap<u64, Connection> = LruHashMap::with_max_entries(8192, 0);
 
-/// What user space decided about a connection, by its id: one of `connection::state`.
+/// An attempt to make a connection.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct Attempt {
+    /// When it began.
+    pub began: u64,
+    /// The control group of the process that makes it.
+    pub cgroup: u64,
+}
+
+/// Attempts to make a connection, by address of their socket.
+#[map]
+pub static CONNECTING: LruHashMap<u64, Attempt> = LruHashMap::with_max_entries(2048, 0);
+
+/// What user space decided about a connection, by its id: a `connection::Verdict`.
 #[map]
 pub static VERDICTS: LruHashMap<u64, u8> = LruHashMap::with_max_entries(8192, 0);
 
@@ -316,13 +380,35 @@ pub static KERNEL_KEYS: Array<KernelKey> = Array::with_max_entries(KERNEL_KEYS_M
 #[map]
 pub static SLOTS: Array<Slot> = Array::with_max_entries(SLOTS_MAX, BPF_F_MMAPABLE);
 
+/// Threads that serve requests, by their numbers modulo [`THREADS_MAX`]: a look-up in an array costs least.
+#[map]
+pub static THREADS: Array<ServingThread> = Array::with_max_entries(THREADS_MAX, 0);
+
+/// Processes of whose threads one reads a request and another one answers it.
+#[map]
+pub static HANDED_ON: LruHashMap<u64, u8> = LruHashMap::with_max_entries(PROCESSES_MAX, 0);
+
 /// What went wrong, by CPU.
 #[map]
 pub static COUNTERS: PerCpuArray<Counters> = PerCpuArray::with_max_entries(1, 0);
 
-/// What user space can change; the programs read it through [`CurrentSettings`].
-#[map]
-static SETTINGS: Array<Settings> = Array::with_max_entries(1, 0);
+/// What user space can change; the programs read it through [`CurrentSettings`]. It takes no look-up: the section is a map of
+/// one value, whose address is in the code.
+#[cfg(target_arch = "bpf")]
+#[inline(always)]
+fn settings() -> *const Settings {
+    #[unsafe(link_section = ".bss.settings")]
+    static SETTINGS: aya_ebpf::Global<Settings> =
+        aya_ebpf::Global::new(Settings { reserved: 0, paused: 0, offload: 0, offers: 0 });
+    (&raw const SETTINGS).cast()
+}
+
+/// The same of this thread's machine.
+#[cfg(not(target_arch = "bpf"))]
+pub fn settings() -> *mut Settings {
+    static SETTINGS: Array<Settings> = Array::with_max_entries(1, 0);
+    SETTINGS.get_ptr_mut(0).unwrap_or_default()
+}
 
 /// Only the system call's program uses it, and that does not interrupt itself.
 #[map]
@@ -331,6 +417,10 @@ pub static WORK: PerCpuArray<Work> = PerCpuArray::with_max_entries(1, 0);
 /// Number of programs that use [`WORK`] on this CPU. A program that may interrupt another one checks it first.
 #[map]
 pub static RUNNING: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
+
+/// The sender of the datagram that was received last, until its bytes are reported.
+#[map]
+pub static SENDER: PerCpuArray<DatagramSender> = PerCpuArray::with_max_entries(1, 0);
 
 /// Progress of tasks in calls of several messages, by thread and process.
 #[map]
@@ -389,6 +479,6 @@ pub(crate) use count;
 #[inline(always)]
 #[allow(clippy::cast_ptr_alignment)] // All fields have the same type.
 pub unsafe fn add(counters: *mut Counters, offset: usize, n: u64) {
-    // SAFETY: as the caller says, a field of the map's value, all of which are words.
+    // SAFETY: the caller guarantees this CPU's value and the offset of one of its fields, all of which are words.
     unsafe { *counters.cast::<u8>().add(offset).cast::<u64>() += n }
 }

@@ -4,8 +4,9 @@
 //! socket's packet → TCP or UDP with something in it → head of the packet → ring buffer
 //! ```
 //!
-//! The programs hang on the root of the control groups and see every packet of every socket below it: on its way out at
-//! the socket that sends, on its way in at the socket that receives, so packets between two sockets of this kernel twice.
+//! The programs are attached to the root of the control groups and see every packet of every socket below it: on its
+//! way out at the socket that sends, on its way in at the socket that receives, so packets between two sockets of this
+//! kernel twice.
 //!
 //! Invariants: every packet passes, whatever happens here; nothing of the kernel's memory is read but the packet, and
 //! nothing is known of the kernel's types.
@@ -17,8 +18,8 @@ use aya_ebpf::{
     programs::SkBuffContext,
 };
 use porthole_bpf_types::{
-    connection::{direction, state},
-    packet::{PACKET_HEAD_MAX, Packet},
+    connection::{Verdict, direction},
+    packet::{PACKET_HEAD_MAX, PACKET_HEAD_SHORT, Packet},
 };
 
 use crate::{
@@ -70,15 +71,18 @@ fn seen(skb: *mut __sk_buff, direction: u8) {
     let cookie = unsafe { bpf_get_socket_cookie(skb.cast()) };
     if let Some(verdict) = VERDICTS.get_ptr(cookie)
         // SAFETY: a value that a look-up gave: valid until the program ends (see `maps`).
-        && unsafe { *verdict } == state::IGNORED
+        && Verdict(unsafe { *verdict }) == Verdict::IGNORED
         && tells == TCP
     {
         return;
     }
-    let Some(settings) = CurrentSettings::get() else { return };
-    if settings.is_paused() {
+    if CurrentSettings::get().is_paused() {
         count!(lost);
         return;
+    }
+    let mut head = if length > PACKET_HEAD_MAX { PACKET_HEAD_MAX } else { length };
+    if head > PACKET_HEAD_SHORT && !ring::has_room(u64::from(PACKET_HEAD_MAX)) {
+        head = PACKET_HEAD_SHORT;
     }
     let packet = Packet {
         cookie,
@@ -87,17 +91,25 @@ fn seen(skb: *mut __sk_buff, direction: u8) {
         // SAFETY: a helper without preconditions.
         timestamp: unsafe { bpf_ktime_get_ns() },
         length,
-        head: if length > PACKET_HEAD_MAX { PACKET_HEAD_MAX } else { length },
+        head,
         direction: u32::from(direction),
         reserved: 0,
     };
     // The verifier requires a constant size of a record.
-    let sent = if length < 256 {
+    let sent = if head < 256 {
         send::<256, 255>(skb, &packet)
-    } else if length < 1024 {
+    } else if head < 1024 {
         send::<1024, 1023>(skb, &packet)
-    } else {
+    } else if head < 4096 {
         send::<4096, 4095>(skb, &packet)
+    } else if head < 8192 {
+        send::<8192, 8191>(skb, &packet)
+    } else if head < 16_384 {
+        send::<16_384, 16_383>(skb, &packet)
+    } else if head < 32_768 {
+        send::<32_768, 32_767>(skb, &packet)
+    } else {
+        send::<65_536, 65_535>(skb, &packet)
     };
     if !sent {
         count!(lost);

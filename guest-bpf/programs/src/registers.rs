@@ -1,4 +1,4 @@
-//! The one place that knows the architecture: number and arguments of the system call that ends.
+//! The one place that depends on the architecture: number and arguments of the system call that ends.
 
 use core::ptr::read_volatile;
 

@@ -8,7 +8,7 @@ use aya_ebpf::{
 use porthole_bpf_types::{
     kernel_key::Completed,
     offload::OffloadedConnection,
-    record::{Cgroup, Chunk, Close, Exit, Open},
+    record::{Cgroup, Chunk, ClientSocket, Close, Exit, Listen, Open, UnnamedRequest},
 };
 
 use crate::{
@@ -36,11 +36,40 @@ fn try_send(data: *const u8, len: u64, flags: u64) -> bool {
     rc == 0
 }
 
+/// Sends what leaves room for ends of connections: they show how many bytes moved of which the records were lost.
+#[inline(always)]
+fn send_yielding(data: *const u8, len: u64) -> bool {
+    let (available, size) = levels();
+    let sent = available + len + HEADER <= size - (size >> ENDS_SHIFT)
+        && try_send(data, len, wake_at(len, available, size));
+    if !sent {
+        count!(lost);
+    }
+    sent
+}
+
+/// What the kernel puts before each record (`BPF_RINGBUF_HDR_SZ`).
+const HEADER: u64 = 8;
+
+/// The share of the ring that only ends of connections, their announcements and fallbacks may take: 1 / 2^5.
+const ENDS_SHIFT: u64 = 5;
+
+/// Bytes in the ring, and its size.
+#[inline(always)]
+fn levels() -> (u64, u64) {
+    (RECORDS.query(u64::from(BPF_RB_AVAIL_DATA)), RECORDS.query(u64::from(BPF_RB_RING_SIZE)))
+}
+
 /// Whether a record of this size fills up another quarter of the ring.
 #[inline(always)]
 pub fn wake_for(len: u64) -> u64 {
-    let available = RECORDS.query(u64::from(BPF_RB_AVAIL_DATA));
-    let quarter = RECORDS.query(u64::from(BPF_RB_RING_SIZE)) >> 2;
+    let (available, size) = levels();
+    wake_at(len, available, size)
+}
+
+#[inline(always)]
+fn wake_at(len: u64, available: u64, size: u64) -> u64 {
+    let quarter = size >> 2;
     // Only the record that crosses the mark wakes: the agent sleeps no longer than its timer anyway.
     if (available < quarter && available + len >= quarter)
         || (available < 3 * quarter && available + len >= 3 * quarter)
@@ -51,20 +80,32 @@ pub fn wake_for(len: u64) -> u64 {
     }
 }
 
-/// Sends the chunk in `work` with as much head as its header says, and wakes the agent if it must not wait.
+/// Whether a quarter of the ring remains for others when a record of this size is added.
 #[inline(always)]
-pub fn send_chunk(work: &Work, wake: bool) -> bool {
-    let head = bounded::<{ HEAD_ROOM as u64 - 1 }>(u64::from(work.header.head));
-    let len = size_of::<Chunk>() as u64 + head;
-    let flags = if wake { u64::from(BPF_RB_FORCE_WAKEUP) } else { wake_for(len) };
-    send((&raw const *work).cast(), len, flags)
+pub fn has_room(len: u64) -> bool {
+    let (available, size) = levels();
+    available + len <= size - (size >> 2)
 }
 
-/// Sends the head in `work` as a request without a name.
+/// Sends the chunk in `work` with as many bytes of the call as its header has, and wakes the agent if it must not wait.
 #[inline(always)]
-pub fn send_name(work: &Work) -> bool {
-    let head = bounded::<{ HEAD_ROOM as u64 - 1 }>(u64::from(work.header.head));
-    let len = size_of::<Chunk>() as u64 + head;
+pub fn send_chunk(work: &Work, wake: bool) -> bool {
+    send_window(work, u64::from(work.header.head), wake)
+}
+
+/// The same with this many bytes behind the header.
+#[inline(always)]
+pub fn send_window(work: &Work, bytes: u64, wake: bool) -> bool {
+    let len = size_of::<Chunk>() as u64 + bounded::<{ HEAD_ROOM as u64 - 1 }>(bytes);
+    let data = (&raw const *work).cast();
+    if wake { send(data, len, u64::from(BPF_RB_FORCE_WAKEUP)) } else { send_yielding(data, len) }
+}
+
+/// Sends the [`UnnamedRequest`] in the place of the header in `work`, with this much of the window.
+#[inline(always)]
+pub fn send_unnamed_request(work: &Work, window: u32) -> bool {
+    let window = bounded::<{ HEAD_ROOM as u64 - 1 }>(u64::from(window));
+    let len = size_of::<UnnamedRequest>() as u64 + window;
     send((&raw const *work).cast(), len, wake_for(len))
 }
 
@@ -94,6 +135,18 @@ pub fn send_open(open: &Open) -> bool {
 #[inline(always)]
 pub fn send_close(close: &Close) {
     send((&raw const *close).cast(), size_of::<Close>() as u64, u64::from(BPF_RB_NO_WAKEUP));
+}
+
+/// Sends what became of a connection that a process makes.
+#[inline(always)]
+pub fn send_client_socket(record: &ClientSocket) {
+    send_yielding((&raw const *record).cast(), size_of::<ClientSocket>() as u64);
+}
+
+/// Sends that a process begins to accept connections.
+#[inline(always)]
+pub fn send_listen(record: &Listen) {
+    send_yielding((&raw const *record).cast(), size_of::<Listen>() as u64);
 }
 
 /// Sends a control group's announcement.

@@ -19,22 +19,26 @@ use aya_ebpf::{
     bindings::tcp_sock,
     helpers::{
         bpf_get_current_pid_tgid,
-        generated::{bpf_get_current_cgroup_id, bpf_get_socket_cookie, bpf_skc_to_tcp_sock},
+        generated::{bpf_get_socket_cookie, bpf_skc_to_tcp_sock},
     },
     macros::btf_tracepoint,
     programs::BtfTracePointContext,
 };
 use porthole_bpf_types::{
-    connection::{Connection, direction, role, state, transport},
+    connection::{Connection, direction, role, state},
     syscall::{Call, NOT_CONSUMING, TRUNCATING, shape},
 };
 
 use crate::{
     connections,
     kernel::{self, current, load},
-    maps::{BATCHES, Batch, CONNECTIONS, CORE, NO_PLACE, NO_VECTOR, RUNNING, Scratch, WORK, count, offset},
+    maps::{
+        BATCHES, Batch, CONNECTIONS, CORE, NO_PLACE, NO_VECTOR, NOT_WRITTEN, RUNNING, Scratch, WORK, count,
+        offset,
+    },
     registers::Registers,
-    transfer::{self, msghdr},
+    transfer,
+    user_memory::msghdr,
     verifier::fetch_add,
 };
 
@@ -158,7 +162,7 @@ fn connection_of(mut work: Scratch, socket: *mut c_void) -> Option<*mut Connecti
     CONNECTIONS.get_ptr_mut(sk)
 }
 
-/// Puts what the registers say of the bytes into `work`.
+/// Puts the place of the bytes, from the registers, into `work`.
 #[inline(always)]
 fn described(mut work: Scratch, result: u64, discarded: bool) {
     let egress = work.header.direction == direction::EGRESS;
@@ -166,6 +170,7 @@ fn described(mut work: Scratch, result: u64, discarded: bool) {
     let call = if registers.is_compat() { Call::NONE } else { registers.call() };
     work.address = registers.argument::<1>();
     work.count = NO_VECTOR;
+    work.message = 0;
     work.header.total = result;
     work.want = result;
     // While a task is in a call, the kernel may use other sockets for itself: the call's buffers are not theirs.
@@ -180,6 +185,9 @@ fn described(mut work: Scratch, result: u64, discarded: bool) {
             transfer::message(work, registers.argument::<1>() + index * msghdr::MESSAGE_SIZE);
         }
         _ => work.want = 0,
+    }
+    if !egress {
+        work.message = NOT_WRITTEN;
     }
 }
 
@@ -219,21 +227,7 @@ fn carried(work: Scratch, connection: *mut Connection, sk: u64) {
 /// The first transfer on a connection sets its control group.
 #[inline(always)]
 fn adopt(connection: *mut Connection, sk: u64) {
-    // SAFETY: a value that a look-up gave (see `maps`), and a helper without preconditions; of two CPUs at once both
-    // come to the same.
-    unsafe {
-        (*connection).cgroup = bpf_get_current_cgroup_id();
-        if (*connection).transport == transport::UNIX {
-            // Who accepts has the name of the socket that listened.
-            let named =
-                |sk: u64| kernel::read::<u64>(sk + offset!(unix_addr) as u64).is_some_and(|name| name != 0);
-            if named(sk) {
-                (*connection).role = role::ACCEPTED;
-            } else if kernel::read(sk + offset!(unix_peer) as u64).is_some_and(named) {
-                (*connection).role = role::CONNECTED;
-            }
-        }
-    }
+    connections::adopt(sk);
     let file = kernel::read(sk + offset!(sock_socket) as u64)
         .and_then(|socket: u64| kernel::read::<u64>(socket + offset!(socket_file) as u64));
     if file == Some(0) {

@@ -1,36 +1,30 @@
 //! A system call's end: from its arguments to a record.
 
-use aya_ebpf::helpers::{
-    bpf_get_current_pid_tgid,
-    generated::{bpf_ktime_get_ns, bpf_probe_read_user},
-};
+use aya_ebpf::helpers::{bpf_get_current_pid_tgid, generated::bpf_ktime_get_ns};
 use porthole_bpf_types::{
-    connection::{Connection, RETRY_BUDGET, calls_until_retry, direction, role, spend, state, wakes},
-    record::{HEAD_MAX, MESSAGES_MAX, kind},
+    connection::{
+        Connection, RETRY_BUDGET, Verdict, calls_until_retry, detection_call_max, direction, role, spend,
+        state, transport, wakes,
+    },
+    record::{CALL_MAX, HEAD_MAX, MESSAGES_MAX, kind},
     syscall::{Call, NOT_CONSUMING, TRUNCATING, shape},
 };
+use porthole_framing::Framing;
 
 use crate::{
-    capture, connections,
+    capture, connections, datagrams,
     kernel::{self, Socket},
     maps::{CurrentSettings, NO_VECTOR, Scratch, VERDICTS, count, self_tgid},
     offload,
     registers::Registers,
-    ring,
+    user_memory::{msghdr, read_user},
+    verifier::rounds,
 };
 
 const EINPROGRESS: i64 = 115;
 
-/// Records of a followed connection between two look-ups of its verdict.
-const VERDICT_INTERVAL: u64 = 32;
-
-/// Positions in `struct msghdr` (`struct user_msghdr`, `include/linux/socket.h`) on a 64-bit machine.
-pub mod msghdr {
-    pub const IOV: u64 = 16;
-    pub const SIZE: u64 = 56;
-    /// `struct mmsghdr`: a header, then the length that was moved.
-    pub const MESSAGE_SIZE: u64 = 64;
-}
+/// Calls on a followed connection between two look-ups of its verdict.
+const VERDICT_INTERVAL: u32 = 32;
 
 /// Whether a call with this result may have moved something or begun a connection. Most calls of busy event loops fail.
 #[inline(always)]
@@ -92,6 +86,7 @@ fn moved(call: Call, shape: u8, registers: Registers, result: u64) {
     work.fd = registers.argument::<0>();
     work.address = address;
     work.count = NO_VECTOR;
+    work.message = 0;
     work.header.total = result;
     if call.has_receive_flags() {
         let flags =
@@ -120,8 +115,15 @@ fn moved(call: Call, shape: u8, registers: Registers, result: u64) {
     work.want = want;
     work.header.direction = direction;
     if shape == shape::MESSAGES {
-        messages();
+        work.next_message = address;
+        work.messages_left = result;
+        // Four in a round are cheaper to verify.
+        let mut left = rounds::<{ MESSAGES_MAX as u64 / 4 }>();
+        while left > 0 && transfer() > 0 && transfer() > 0 && transfer() > 0 && transfer() > 0 {
+            left -= 1;
+        }
     } else {
+        work.messages_left = 0;
         transfer();
     }
 }
@@ -129,55 +131,39 @@ fn moved(call: Call, shape: u8, registers: Registers, result: u64) {
 /// Puts the buffers of a `struct msghdr` into `work`.
 #[inline(always)]
 pub fn message(mut work: Scratch, address: u64) {
-    [work.address, work.count] = read_user::<[u64; 2]>(address + msghdr::IOV).unwrap_or([0, 0]);
+    work.message = address;
+    [work.address, work.count] = read_user::<[u64; 2]>(address + msghdr::IOV);
 }
 
-/// Several messages of one call: a record each.
-#[inline(never)]
-fn messages() -> u64 {
-    let Some(mut work) = Scratch::get() else { return 0 };
-    let (address, used) = (work.address, work.header.total);
-    let mut index = 0;
-    while index < u64::from(MESSAGES_MAX) {
-        if index >= used {
-            return 0;
-        }
-        let at = address + index * msghdr::MESSAGE_SIZE;
-        let len = u64::from(read_user::<u32>(at + msghdr::SIZE).unwrap_or(0));
-        work.header.total = len;
-        work.want = len;
-        message(work, at);
-        transfer();
-        index += 1;
-    }
-    if used > u64::from(MESSAGES_MAX) {
-        count!(beyond, used - u64::from(MESSAGES_MAX));
-    }
-    0
-}
-
+/// Puts the next message of a call of several into `work`.
 #[inline(always)]
-fn read_user<T: Copy>(address: u64) -> Option<T> {
-    let mut value = core::mem::MaybeUninit::<T>::uninit();
-    // SAFETY: writes the size of `T` to where a `T` has room; the source is checked by the helper.
-    let rc =
-        unsafe { bpf_probe_read_user(value.as_mut_ptr().cast(), size_of::<T>() as u32, address as *const _) };
-    // SAFETY: written in full when the helper says so.
-    if rc == 0 { Some(unsafe { value.assume_init() }) } else { None }
+fn next_message(mut work: Scratch) {
+    let at = work.next_message;
+    work.next_message = at + msghdr::MESSAGE_SIZE;
+    work.messages_left -= 1;
+    let len = u64::from(read_user::<u32>(at + msghdr::SIZE));
+    work.header.total = len;
+    work.want = len;
+    message(work, at);
 }
 
-/// The bytes in this CPU's [`WORK`] moved on what may be a socket. A global function.
+/// The bytes in this CPU's `WORK` moved on what may be a socket; of a call of several messages, those of the next one, which
+/// becomes a record of its own. How many messages are left. A global function, which takes the message by itself: what its
+/// caller does for each is verified as often as a call may have messages.
 #[inline(never)]
 #[unsafe(no_mangle)]
 pub extern "C" fn transfer() -> u64 {
     let Some(work) = Scratch::get() else { return 0 };
+    if work.messages_left > 0 {
+        next_message(work);
+    }
     let Some(socket) = Socket::of(kernel::current(), work.fd) else { return 0 };
     let Some(connection) = connections::of(socket, u64::from(role::UNKNOWN)) else { return 0 };
     carried(work, connection, socket.sk);
-    0
+    work.messages_left
 }
 
-/// The bytes in this CPU's [`WORK`] moved on a connection.
+/// The bytes in this CPU's `WORK` moved on a connection.
 #[inline(always)]
 fn carried(work: Scratch, connection: *mut Connection, sk: u64) {
     // SAFETY: a value that a look-up gave: valid until the program ends (see `maps`).
@@ -202,6 +188,7 @@ pub fn is_retried(connection: *mut Connection) -> bool {
         // Positions begin anew at TCP's present ones.
         (*connection).placed = 0;
         (*connection).budget = RETRY_BUDGET;
+        (*connection).framing = 0;
         (*connection).state = state::DETECTING;
     }
     true
@@ -212,7 +199,7 @@ pub fn is_retried(connection: *mut Connection) -> bool {
 pub fn record(mut work: Scratch, connection: *mut Connection, sk: u64) {
     // Positions advance even when the record is not sent, so that a loss shows.
     work.header.offset = connections::advance(connection, work.header.direction, work.header.total);
-    let Some(settings) = CurrentSettings::get() else { return };
+    let settings = CurrentSettings::get();
     // SAFETY: a value that a look-up gave: valid until the program ends (see `maps`).
     let (known, begun) = unsafe {
         (*connection).history = ((*connection).history << 1) | u16::from(work.header.direction & 1);
@@ -243,20 +230,7 @@ pub fn record(mut work: Scratch, connection: *mut Connection, sk: u64) {
         count!(lost);
         return;
     }
-    let most = u64::from(settings.head());
-    if work.want > most {
-        work.want = most;
-    }
-    if work.want > u64::from(HEAD_MAX) {
-        work.want = u64::from(HEAD_MAX);
-    }
-    // SAFETY: a value that a look-up gave: valid until the program ends (see `maps`).
-    let (known, sequence) = unsafe { ((*connection).state, (*connection).sequence) };
-    // User space may ignore a followed connection later; that need not take effect at once.
-    let mut may = CAPTURE;
-    if known != state::FOLLOWED || sequence % VERDICT_INTERVAL == 0 {
-        may = may_capture(connection, work.want as u32);
-    }
+    let may = may_capture(connection, work.want);
     if may == 0 {
         return;
     }
@@ -264,7 +238,6 @@ pub fn record(mut work: Scratch, connection: *mut Connection, sk: u64) {
     if unsafe { (*connection).announced } == 0 && connections::announce(sk, connections::BY_CALL) == 0 {
         return;
     }
-    capture::head(work);
     let task = bpf_get_current_pid_tgid();
     let header = &mut work.header;
     header.kind = kind::CHUNK;
@@ -274,35 +247,71 @@ pub fn record(mut work: Scratch, connection: *mut Connection, sk: u64) {
     header.tid = task as u32;
     // SAFETY: a helper without preconditions.
     header.timestamp = unsafe { bpf_ktime_get_ns() };
-    header.sequence = connections::next_sequence(connection);
-    ring::send_chunk(&work, may == CAPTURE_AND_WAKE);
+    // SAFETY: a value that a look-up gave: valid until the program ends (see `maps`).
+    let (known, framing, transport, role) =
+        unsafe { ((*connection).state, (*connection).framing, (*connection).transport, (*connection).role) };
+    let wake = may & CAPTURE_AND_WAKE == CAPTURE_AND_WAKE;
+    let calls = role != role::ACCEPTED && work.header.direction == direction::EGRESS;
+    work.header.serving = if calls { offload::call_serving() as u8 } else { 0 };
+    if transport == transport::UDP {
+        datagrams::send(sk, u64::from(wake));
+        return;
+    }
+    work.capture.framing = u64::from(framing);
+    if work.want <= u64::from(HEAD_MAX) {
+        capture::short(work, connection, Framing::has_layout(framing), wake);
+        return;
+    }
+    work.capture.limit = if known == state::FOLLOWED { CALL_MAX } else { may & !CAPTURE_AND_WAKE };
+    work.capture.wake = u64::from(wake);
+    capture::pieces(sk);
 }
 
-/// Results of [`may_capture`] besides 0, no.
+/// Results of [`may_capture`] besides 0, no: in the low bits; in the others, the limit of bytes while the protocol is being
+/// detected.
 const CAPTURE: u64 = 1;
-const CAPTURE_AND_WAKE: u64 = 2;
+const CAPTURE_AND_WAKE: u64 = 3;
 
-/// Whether a connection whose protocol is not known yet may be captured; applies user space's verdict.
+/// Whether a call of so many bytes may be captured; applies user space's verdict.
 #[inline(never)]
-fn may_capture(connection: *mut Connection, want: u32) -> u64 {
+fn may_capture(connection: *mut Connection, want: u64) -> u64 {
     // SAFETY: a value that a look-up gave (see `maps`); of two writers at once either may win.
     unsafe {
+        let decided = (*connection).state == state::FOLLOWED && (*connection).framing != 0;
+        // User space may ignore a followed connection later; that need not take effect at once.
+        if decided && (*connection).budget > 1 && (*connection).budget <= VERDICT_INTERVAL {
+            (*connection).budget -= 1;
+            return CAPTURE;
+        }
         if let Some(verdict) = VERDICTS.get_ptr((*connection).id) {
-            (*connection).state = *verdict;
-            if *verdict == state::FOLLOWED {
+            let verdict = Verdict(*verdict);
+            (*connection).state = verdict.state();
+            (*connection).framing = verdict.framing();
+            if verdict.state() == state::FOLLOWED {
+                (*connection).budget = VERDICT_INTERVAL;
                 return CAPTURE;
             }
             (*connection).budget = calls_until_retry((*connection).retries);
             (*connection).retries += 1;
             return 0;
         }
+        if decided {
+            // It made room for others.
+            (*connection).budget = VERDICT_INTERVAL;
+            return CAPTURE;
+        }
         let before = (*connection).budget;
+        let most = detection_call_max(before);
+        let want = if want < u64::from(most) { want as u32 } else { most };
         let Some(left) = spend(before, want) else {
             (*connection).state = state::EXHAUSTED;
-            count!(exhausted);
+            // With a retry it is as ignored as before until user space has decided.
+            if (*connection).retries == 0 {
+                count!(exhausted);
+            }
             return 0;
         };
         (*connection).budget = left;
-        if wakes(before, left) { CAPTURE_AND_WAKE } else { CAPTURE }
+        u64::from(most) | if wakes(before, left) { CAPTURE_AND_WAKE } else { CAPTURE }
     }
 }

@@ -11,6 +11,17 @@ pub fn bounded<const MASK: u64>(value: u64) -> u64 {
     value
 }
 
+/// A number that the verifier knows and the compiler does not: of the rounds of a loop that calls functions. The compiler
+/// would unroll it, and the verifier's check of the stack goes all ways through the calls of a program, whose number is the
+/// product of the calls in each function: more than a million, where three loops in one another have 32 calls each.
+#[inline(always)]
+pub fn rounds<const NUMBER: u64>() -> u64 {
+    let number: u64;
+    // SAFETY: changes the register only.
+    unsafe { asm!("{0} = {1}", out(reg) number, const NUMBER, options(pure, nomem, nostack)) };
+    number
+}
+
 /// Adds atomically; gives the value before. `core`'s atomics have no such operation on this target.
 ///
 /// # Safety
@@ -19,7 +30,7 @@ pub fn bounded<const MASK: u64>(value: u64) -> u64 {
 #[inline(always)]
 pub unsafe fn fetch_add(at: *mut u64, value: u64) -> u64 {
     let mut value = value;
-    // SAFETY: as the caller says.
+    // SAFETY: the caller guarantees a place in a map's value, aligned to 8.
     unsafe {
         asm!("{1} = atomic_fetch_add((u64 *)({0} + 0), {1})", in(reg) at, inout(reg) value);
     }
@@ -33,7 +44,7 @@ pub unsafe fn fetch_add(at: *mut u64, value: u64) -> u64 {
 /// `at` must point into a map's value, aligned to 4.
 #[inline(always)]
 pub unsafe fn add_u32(at: *mut u32, value: u64) {
-    // SAFETY: as the caller says.
+    // SAFETY: the caller guarantees a place in a map's value, aligned to 4.
     unsafe { asm!("lock *(u32 *)({0} + 0) += {1}", in(reg) at, in(reg) value) };
 }
 
@@ -45,7 +56,7 @@ pub unsafe fn add_u32(at: *mut u32, value: u64) {
 #[inline(always)]
 pub unsafe fn swap(at: *mut u64, value: u64) -> u64 {
     let mut value = value;
-    // SAFETY: as the caller says.
+    // SAFETY: the caller guarantees a place in a map's value, aligned to 8.
     unsafe {
         asm!("{1} = xchg_64({0} + 0, {1})", in(reg) at, inout(reg) value);
     }
@@ -53,7 +64,7 @@ pub unsafe fn swap(at: *mut u64, value: u64) -> u64 {
 }
 
 /// The eight bytes at an offset from an address that need not be aligned. The compiler would load them one by one,
-/// because the target says that it has no other way; the kernels of both architectures allow this one load
+/// because the target has no instruction for another way; the kernels of both architectures allow this one load
 /// (`CONFIG_HAVE_EFFICIENT_UNALIGNED_ACCESS`).
 ///
 /// # Safety
@@ -62,7 +73,7 @@ pub unsafe fn swap(at: *mut u64, value: u64) -> u64 {
 #[inline(always)]
 pub unsafe fn load<const OFFSET: u64>(from: *const u8) -> u64 {
     let value: u64;
-    // SAFETY: as the caller says; it changes the register only.
+    // SAFETY: the caller guarantees that eight bytes are readable; only the register changes.
     unsafe {
         asm!("{0} = *(u64 *)({1} + {2})", out(reg) value, in(reg) from, const OFFSET, options(pure, readonly, nostack));
     }
@@ -76,6 +87,21 @@ pub unsafe fn load<const OFFSET: u64>(from: *const u8) -> u64 {
 /// Eight bytes must be writable there.
 #[inline(always)]
 pub unsafe fn store(to: *mut u8, value: u64) {
-    // SAFETY: as the caller says.
+    // SAFETY: the caller guarantees that eight bytes are writable.
     unsafe { asm!("*(u64 *)({0} + 0) = {1}", in(reg) to, in(reg) value, options(nostack)) };
+}
+
+/// Copies words. The compiler would call a function that copies them byte by byte, as it has no other one.
+///
+/// # Safety
+///
+/// Both must be as long as that and aligned to 8, and must not overlap.
+#[inline(always)]
+pub unsafe fn copy_words<const WORDS: usize>(to: *mut u64, from: *const u64) {
+    let mut index = 0;
+    while index < WORDS {
+        // SAFETY: the caller guarantees length and alignment of both.
+        unsafe { to.add(index).write_volatile(from.add(index).read_volatile()) };
+        index += 1;
+    }
 }

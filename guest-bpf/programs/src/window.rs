@@ -13,7 +13,7 @@ use porthole_bpf_types::{
 
 use crate::{
     maps::{HEAD_ROOM, NO_VECTOR, Scratch, Work},
-    verifier::{bounded, load, store},
+    verifier::{bounded, load, rounds, store},
 };
 
 /// The result of functions that did not find what they search for.
@@ -72,7 +72,7 @@ pub extern "C" fn window_at(at: u64, need: u64) -> u64 {
     let len = if wish < left { wish } else { left };
     work.parse.from = at;
     work.parse.len = 0;
-    let complete = if work.count == NO_VECTOR { buffer(work, at, len) } else { vector(work, at, len) };
+    let complete = if work.count == NO_VECTOR { buffer(work, at, len) } else { vector(at, len) };
     if complete == 0 {
         work.parse.len = 0;
         return NONE;
@@ -87,8 +87,9 @@ pub extern "C" fn window_at(at: u64, need: u64) -> u64 {
 /// A window's usual length, bytes.
 const WINDOW: u64 = 1024;
 
+/// Copies `len` bytes from position `at` out of the call's only buffer; gives 0 when they could not be read.
 #[inline(always)]
-fn buffer(mut work: Scratch, at: u64, len: u64) -> u64 {
+pub fn buffer(mut work: Scratch, at: u64, len: u64) -> u64 {
     let len = bounded::<{ 2 * HEAD_MAX as u64 - 1 }>(len);
     let source = (work.address + at) as *const _;
     // SAFETY: the head has room for twice the largest length; the source is checked by the helper.
@@ -97,27 +98,40 @@ fn buffer(mut work: Scratch, at: u64, len: u64) -> u64 {
 }
 
 /// Copies `len` bytes from position `at` out of several buffers; gives 0 when not all of them could be read. How many
-/// were is in `parse.len`.
-#[inline(always)]
-pub fn vector(mut work: Scratch, at: u64, len: u64) -> u64 {
+/// were is in `parse.len`. A global function.
+#[inline(never)]
+#[unsafe(no_mangle)]
+pub extern "C" fn vector(at: u64, len: u64) -> u64 {
+    let Some(mut work) = Scratch::get() else { return 0 };
     work.parse.len = 0;
     if at < work.parse.gathered {
-        work.parse.gathered = 0;
-        work.parse.buffer = 0;
+        rewind(work);
     }
-    let mut rounds = 0;
-    while rounds < VECTOR_MAX / BUFFERS {
+    let mut left = rounds::<{ VECTOR_MAX as u64 / BUFFERS as u64 }>();
+    while left > 0 {
         match gather(at, len) {
             GATHER_FAILED => return 0,
             GATHERED => return 1,
-            _ => rounds += 1,
+            _ => left -= 1,
         }
     }
     0
 }
 
+/// The next buffer to be read of a call of several is the first one.
+#[inline(always)]
+pub fn rewind(work: Scratch) {
+    // SAFETY: a value that a look-up gave (see `maps`). The compiler would join plain writes into a call of a function that
+    // writes byte by byte.
+    unsafe {
+        let work = work.as_ptr();
+        (&raw mut (*work).parse.gathered).write_volatile(0);
+        (&raw mut (*work).parse.buffer).write_volatile(0);
+    }
+}
+
 /// Buffers that one call of [`gather`] goes through: the verifier goes through each of them.
-const BUFFERS: u32 = 16;
+const BUFFERS: u32 = 8;
 
 /// Results of [`gather`].
 const GATHER_FAILED: u64 = 0;
@@ -141,7 +155,7 @@ pub extern "C" fn gather(at: u64, len: u64) -> u64 {
         }
         let mut pair = MaybeUninit::<[u64; 2]>::uninit();
         let source = (work.address + work.parse.buffer * 16) as *const _;
-        // SAFETY: writes the size of `pair`; the source is checked by the helper, which also says whether it was read.
+        // SAFETY: writes the size of `pair`; the helper checks the source and returns whether it was read.
         let pair = unsafe {
             if bpf_probe_read_user(pair.as_mut_ptr().cast(), 16, source) != 0 {
                 return GATHER_FAILED;
@@ -210,7 +224,6 @@ pub const CONTINUES: u64 = 1 << 32;
 
 /// Bytes to find.
 pub const LINE_FEED: u64 = eight(b'\n');
-pub const SPACE: u64 = eight(b' ');
 
 /// Index of the first byte from an index on that is the one of which `pattern` has eight; [`CONTINUES`] when it is
 /// farther away; [`NONE`] where the window ends first. A global function.

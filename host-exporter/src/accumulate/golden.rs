@@ -1,11 +1,12 @@
 //! The golden values of an application: requests, errors and durations by side and protocol.
 
-use std::collections::BTreeMap;
-
 use porthole_histogram::Histogram;
 use serde::{Deserialize, Serialize};
 
-use super::values::histogram_at_least;
+use super::{
+    cost,
+    values::{histogram_at_least, histogram_since},
+};
 use crate::protocol::{ErrorClass, Protocol, Side};
 
 /// Values of one side of one protocol.
@@ -15,6 +16,46 @@ pub struct Golden {
     pub durations: Histogram,
     /// Failed requests.
     pub errors: Errors,
+    /// Requests of which it is not known whether they failed: their status is missing.
+    pub unknown: u64,
+}
+
+impl Golden {
+    /// Adds requests of one class of outcome; none when it is not known.
+    pub fn count(&mut self, error: Option<ErrorClass>, durations: &Histogram) {
+        self.durations.merge(durations);
+        match error {
+            Some(class) => self.errors.add(class, durations.count()),
+            None => self.unknown = self.unknown.saturating_add(durations.count()),
+        }
+    }
+
+    /// Requests of which it is known whether they failed: a rate of errors is a share of these.
+    pub fn known(&self) -> u64 {
+        self.durations.count().saturating_sub(self.unknown)
+    }
+
+    /// Adds others.
+    pub fn add(&mut self, other: &Self) {
+        self.durations.merge(&other.durations);
+        for class in ErrorClass::ALL {
+            self.errors.add(class, other.errors.of(class));
+        }
+        self.unknown = self.unknown.saturating_add(other.unknown);
+    }
+
+    /// What came since `earlier`; `None` when anything went backwards.
+    pub fn since(&self, earlier: &Self) -> Option<Self> {
+        Some(Self {
+            durations: histogram_since(&self.durations, &earlier.durations)?,
+            errors: Errors {
+                client: self.errors.client.checked_sub(earlier.errors.client)?,
+                server: self.errors.server.checked_sub(earlier.errors.server)?,
+                no_response: self.errors.no_response.checked_sub(earlier.errors.no_response)?,
+            },
+            unknown: self.unknown.checked_sub(earlier.unknown)?,
+        })
+    }
 }
 
 /// Failed requests, by whose fault it was.
@@ -64,49 +105,86 @@ impl Errors {
     }
 }
 
-/// Golden values by side and protocol. Bounded: two sides of the known protocols.
+/// Golden values by side and protocol, in the order of both. Bounded: two sides of the known protocols. Most tables have one
+/// entry or two, and each sandbox has a table: a map would take the nodes of eleven.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct GoldenTable(BTreeMap<(Side, Protocol), Golden>);
+pub struct GoldenTable(Vec<Row>);
+
+/// Side, protocol and their values.
+type Row = ((Side, Protocol), Golden);
 
 impl GoldenTable {
-    /// Adds requests of one class of outcome.
-    pub fn record(&mut self, side: Side, protocol: Protocol, error: ErrorClass, durations: &Histogram) {
-        let golden = self.0.entry((side, protocol)).or_default();
-        golden.durations.merge(durations);
-        golden.errors.add(error, durations.count());
+    /// Memory that a table takes for one side of one protocol, bytes.
+    pub const ROW_BYTES: usize = size_of::<Row>();
+
+    /// Adds requests of one class of outcome; none when it is not known.
+    pub fn record(
+        &mut self,
+        side: Side,
+        protocol: Protocol,
+        error: impl Into<Option<ErrorClass>>,
+        durations: &Histogram,
+    ) {
+        self.entry((side, protocol)).count(error.into(), durations);
     }
 
     /// Adds a whole table.
     pub fn add(&mut self, other: &Self) {
-        for (&key, values) in &other.0 {
-            self.insert_added(key, values);
+        for (key, values) in &other.0 {
+            self.insert_added(*key, values);
         }
     }
 
     /// Adds the values of one side of one protocol.
     pub fn insert_added(&mut self, key: (Side, Protocol), values: &Golden) {
-        let golden = self.0.entry(key).or_default();
-        golden.durations.merge(&values.durations);
-        for class in ErrorClass::ALL {
-            golden.errors.add(class, values.errors.of(class));
-        }
+        self.entry(key).add(values);
     }
 
-    /// The larger of both everywhere: what is known of an epoch while its agent is telling it again.
+    /// The larger of both everywhere: what is known of an epoch while its agent sends it again.
     #[must_use]
     pub fn at_least(&self, floor: &Self) -> Self {
         let mut larger = self.clone();
-        for (&key, floor) in &floor.0 {
-            let golden = larger.0.entry(key).or_default();
+        for (key, floor) in &floor.0 {
+            let golden = larger.entry(*key);
             golden.durations = histogram_at_least(&golden.durations, &floor.durations);
             golden.errors = golden.errors.at_least(floor.errors);
+            golden.unknown = golden.unknown.max(floor.unknown);
         }
         larger
     }
 
+    /// Bytes of memory.
+    pub fn bytes(&self) -> usize {
+        let rows = cost::block(self.0.capacity() * size_of::<Row>());
+        rows + self.0.iter().map(|(_, golden)| cost::histogram(&golden.durations)).sum::<usize>()
+    }
+
+    /// Sides of protocols that have values.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether one side of one protocol has values.
+    pub fn has(&self, side: Side, protocol: Protocol) -> bool {
+        self.place((side, protocol)).is_ok()
+    }
+
     /// Every side of every protocol that has values.
     pub fn iter(&self) -> impl Iterator<Item = (Side, Protocol, &Golden)> {
-        self.0.iter().map(|(&(side, protocol), golden)| (side, protocol, golden))
+        self.0.iter().map(|((side, protocol), golden)| (*side, *protocol, golden))
+    }
+
+    fn place(&self, key: (Side, Protocol)) -> Result<usize, usize> {
+        self.0.binary_search_by_key(&key, |(known, _)| *known)
+    }
+
+    fn entry(&mut self, key: (Side, Protocol)) -> &mut Golden {
+        let at = self.place(key).unwrap_or_else(|at| {
+            self.0.reserve_exact(1);
+            self.0.insert(at, (key, Golden::default()));
+            at
+        });
+        &mut self.0[at].1
     }
 
     /// Whether nothing was ever counted.

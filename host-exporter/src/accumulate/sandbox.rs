@@ -2,10 +2,12 @@
 //!
 //! Invariants:
 //! - the golden values and the exposed series never go backwards, whatever the agent sends;
-//! - memory is bounded by [`SANDBOX_SERIES_MAX`] ids, by the tenant's budget, and by the bounds of each series;
+//! - memory is bounded by [`SANDBOX_SERIES_MAX`] ids and by the tenant's budget, which is charged before anything is
+//!   held;
 //! - a value is counted once however often it is reported.
 
 use std::{
+    borrow::Cow,
     collections::{BTreeMap, HashMap, VecDeque},
     ops::Bound,
     sync::Arc,
@@ -13,12 +15,19 @@ use std::{
 
 use porthole_agent_api::limits::SANDBOX_SERIES_MAX;
 use porthole_histogram::Histogram;
+use porthole_registry::{ContainerId, ContainerRecord};
 
 use super::{
-    budget::TenantBudget,
+    budget::{Charge, TenantBudget},
+    calls::{Call, Calls},
+    cost,
     counters::AgentCounters,
-    golden::GoldenTable,
+    exposed::{Exposed, Tracked},
+    golden::{Golden, GoldenTable},
+    packed::Packed,
+    predecessor::Predecessor,
     series::{CheckedSeries, SeriesKey},
+    totals::Totals,
     values::Values,
 };
 use crate::{
@@ -29,129 +38,8 @@ use crate::{
 /// Ended epochs that are remembered so that one that returns is not counted again.
 pub const CLOSED_EPOCHS_MAX: usize = 64;
 
-/// Names of the sandbox's containers by containerd's id, from the registry's record.
-pub type ContainerNames = BTreeMap<String, String>;
-
-/// What the sandbox's golden values consist of. Ended epochs, and the one that runs.
-#[derive(Clone, Debug, Default)]
-pub struct Totals {
-    /// Golden values of the epochs before.
-    pub closed: GoldenTable,
-    /// Golden values of the running epoch.
-    pub current: GoldenTable,
-    /// What an earlier run of the exporter knew of the running epoch.
-    pub floor: GoldenTable,
-    /// The same three for the agent's own counts.
-    pub closed_counters: AgentCounters,
-    /// Counts of the running epoch.
-    pub current_counters: AgentCounters,
-    /// What an earlier run of the exporter knew of them.
-    pub floor_counters: AgentCounters,
-}
-
-impl Totals {
-    /// All that is known.
-    pub fn golden(&self) -> GoldenTable {
-        let mut all = self.current.at_least(&self.floor);
-        all.add(&self.closed);
-        all
-    }
-
-    /// All that is known of the agent's own counts.
-    pub fn counters(&self) -> AgentCounters {
-        let mut all = self.current_counters.at_least(&self.floor_counters);
-        all.add(&self.closed_counters);
-        all
-    }
-
-    fn close_epoch(&mut self) {
-        self.closed = self.golden();
-        self.closed_counters = self.counters();
-        self.current = GoldenTable::default();
-        self.floor = GoldenTable::default();
-        self.current_counters = AgentCounters::default();
-        self.floor_counters = AgentCounters::default();
-    }
-}
-
-#[derive(Debug)]
-struct Tracked {
-    key: Arc<SeriesKey>,
-    error: ErrorClass,
-    folded: bool,
-    /// The container's id as long as the record does not list it.
-    unlisted: Option<Box<str>>,
-    last: Values,
-}
-
-/// An exposed series. Its value over all epochs is kept up to date with each change, so that a scrape adds nothing.
-#[derive(Debug, Default)]
-struct Exposed {
-    /// Values of the epochs before.
-    carried: Option<Box<Values>>,
-    /// Ids of the running epoch that make up the series: one, unless several share their labels.
-    members: u32,
-    sum: Sum,
-}
-
-/// Values of an exposed series over all epochs.
-#[derive(Debug, Default)]
-enum Sum {
-    /// The carried values: no id of the running epoch makes it up.
-    #[default]
-    Carried,
-    /// Those of the one id that makes it up.
-    Member(u32),
-    /// The carried ones and those of all ids.
-    Merged(Box<Values>),
-}
-
-impl Exposed {
-    fn add_member(&mut self, id: u32, last: &Values, by_id: &HashMap<u32, Tracked>) {
-        self.members += 1;
-        match &mut self.sum {
-            Sum::Merged(sum) => sum.add(last),
-            Sum::Carried => match self.carried.as_deref() {
-                None => self.sum = Sum::Member(id),
-                Some(carried) => {
-                    let mut sum = carried.clone();
-                    sum.add(last);
-                    self.sum = Sum::Merged(Box::new(sum));
-                }
-            },
-            Sum::Member(only) => {
-                let mut sum = by_id.get(only).map_or_else(Values::default, |tracked| tracked.last.clone());
-                sum.add(last);
-                self.sum = Sum::Merged(Box::new(sum));
-            }
-        }
-    }
-
-    fn remove_member(&mut self, last: &Values) {
-        self.members = self.members.saturating_sub(1);
-        if self.members == 0 {
-            self.sum = Sum::Carried;
-        } else if let Sum::Merged(sum) = &mut self.sum
-            && let Some(rest) = sum.since(last)
-        {
-            **sum = rest;
-        }
-    }
-
-    fn grow(&mut self, grown: &Values) {
-        if let Sum::Merged(sum) = &mut self.sum {
-            sum.add(grown);
-        }
-    }
-
-    fn values<'a>(&'a self, by_id: &'a HashMap<u32, Tracked>) -> Option<&'a Values> {
-        match &self.sum {
-            Sum::Carried => self.carried.as_deref(),
-            Sum::Member(id) => by_id.get(id).map(|tracked| &tracked.last),
-            Sum::Merged(sum) => Some(sum),
-        }
-    }
-}
+/// The sandbox's containers by containerd's id, from the registry's record.
+pub type Containers = BTreeMap<ContainerId, ContainerRecord>;
 
 /// A series as a scrape shows it.
 #[derive(Clone, Debug)]
@@ -171,70 +59,151 @@ pub enum Outcome {
     /// Its values count.
     Accepted,
     /// Its values count, in `other`.
-    Folded,
+    Overflowed,
 }
 
 /// The values of one sandbox.
 #[derive(Debug)]
 pub struct Accumulator {
-    budget: Arc<TenantBudget>,
+    charge: Charge,
+    /// Bytes of the labels that all series have in a scrape.
+    identity_labels: usize,
+    /// Bytes of what is tracked and exposed, without the table of ids.
+    series_bytes: usize,
+    /// Bytes that the exposed series take in a scrape.
+    exposed_bytes: usize,
     epoch: Option<u64>,
     closed_epochs: VecDeque<u64>,
     by_id: HashMap<u32, Tracked>,
+    /// Containers of series, by the series' id, as long as the record does not list them.
+    unlisted: BTreeMap<u32, Box<str>>,
     exposed: BTreeMap<(Protocol, Side), Group>,
     exposed_count: usize,
     totals: Totals,
+    /// What of the running epoch was counted under an earlier name.
+    predecessor: Predecessor,
+    /// What its clients called and the topology has not taken yet.
+    calls: Calls,
+    /// The agent is reporting again what an earlier run of the exporter knew.
+    reports_again: bool,
     /// The carried values contain those of the running epoch: they were written down after the sandbox's end.
     carried_is_final: bool,
+    /// The carried values are not in the ledger yet.
+    carried_is_unwritten: bool,
 }
 
 impl Accumulator {
-    /// An accumulator without values.
-    pub fn new(budget: Arc<TenantBudget>) -> Self {
+    /// An accumulator without values, of a sandbox whose labels take so many bytes of each line of a scrape.
+    pub fn new(budget: Arc<TenantBudget>, identity_labels: usize) -> Self {
         Self {
-            budget,
+            charge: Charge::new(budget),
+            identity_labels,
+            series_bytes: 0,
+            exposed_bytes: 0,
             epoch: None,
             closed_epochs: VecDeque::new(),
             by_id: HashMap::new(),
+            unlisted: BTreeMap::new(),
             exposed: BTreeMap::new(),
             exposed_count: 0,
             totals: Totals::default(),
+            predecessor: Predecessor::default(),
+            calls: Calls::default(),
+            reports_again: false,
             carried_is_final: false,
+            carried_is_unwritten: false,
         }
     }
 
     /// An accumulator that goes on where an earlier run of the exporter stopped.
+    #[must_use]
     pub fn restored(
-        budget: Arc<TenantBudget>,
+        mut self,
         epoch: Option<u64>,
         closed_epochs: impl IntoIterator<Item = u64>,
         totals: Totals,
         carried: impl IntoIterator<Item = (SeriesKey, Values)>,
         carried_is_final: bool,
     ) -> Self {
-        let mut restored = Self::new(budget);
-        restored.epoch = epoch;
-        restored.totals = totals;
-        restored.carried_is_final = carried_is_final;
-        restored.closed_epochs = closed_epochs.into_iter().take(CLOSED_EPOCHS_MAX).collect();
+        self.epoch = epoch;
+        self.reports_again = !totals.floor.is_empty();
+        self.totals = totals;
+        self.carried_is_final = carried_is_final;
+        self.closed_epochs = closed_epochs.into_iter().take(CLOSED_EPOCHS_MAX).collect();
         for (key, values) in carried.into_iter().take(SANDBOX_SERIES_MAX) {
-            if !restored.budget.take_exposed() {
+            let group = self.exposed.entry((key.protocol, key.side)).or_default();
+            if group.contains_key(&key) {
+                continue;
+            }
+            let key = Arc::new(key);
+            let exposed = Exposed::carrying(values);
+            let bytes = exposed_entry(&key) + exposed.bytes();
+            if !self.charge.budget().resident.admits(bytes) || !self.charge.budget().take_exposed() {
                 break;
             }
-            let of = (key.protocol, key.side);
-            let exposed = Exposed { carried: Some(Box::new(values)), ..Exposed::default() };
-            if restored.exposed.entry(of).or_default().insert(Arc::new(key), exposed).is_none() {
-                restored.exposed_count += 1;
-            } else {
-                restored.budget.release_exposed(1);
-            }
+            self.series_bytes += bytes;
+            self.exposed_bytes += cost::exposed_series(&key, self.identity_labels);
+            self.exposed_count += 1;
+            group.insert(key, exposed);
+            self.settle();
         }
-        restored
+        self.settle();
+        self
     }
 
-    /// What its tenant may use.
-    pub fn budget(&self) -> &Arc<TenantBudget> {
-        &self.budget
+    /// The accumulator, of whose running epoch a part was counted under an earlier name.
+    #[must_use]
+    pub fn after(mut self, predecessor: Predecessor) -> Self {
+        self.predecessor = predecessor;
+        self.settle();
+        self
+    }
+
+    /// The accumulator of the same agent under another name: it has counted nothing, and what the agent has reported of its running
+    /// epoch remains with this one. It is charged whether or not there is room: nothing that a guest sends brings it about.
+    #[must_use]
+    pub fn successor(&self, budget: Arc<TenantBudget>, identity_labels: usize) -> Self {
+        let counted = self.by_id.iter().map(|(id, tracked)| (*id, tracked.last.clone()));
+        let not_again = self.predecessor.series().filter(|(id, _)| !self.by_id.contains_key(id));
+        let series = counted.chain(not_again.map(|(id, values)| (id, Packed::from(&values))));
+        let mut counters = self.totals.current_counters.at_least(&self.totals.floor_counters);
+        counters.add(self.predecessor.counters());
+        let mut successor = Self::new(budget, identity_labels).after(Predecessor::new(series, counters));
+        successor.epoch = self.epoch;
+        successor.closed_epochs.clone_from(&self.closed_epochs);
+        // An exporter that ends before this is in the ledger goes on under the name before.
+        successor.carried_is_unwritten = true;
+        successor
+    }
+
+    /// Whether the agent has reported again all that an earlier run of the exporter knew of the running epoch.
+    pub fn knows_its_epoch(&self) -> bool {
+        !self.carried_is_final && self.caught_up()
+    }
+
+    /// What of the running epoch was counted under an earlier name.
+    pub fn predecessor(&self) -> &Predecessor {
+        &self.predecessor
+    }
+
+    fn budget(&self) -> &TenantBudget {
+        self.charge.budget()
+    }
+
+    /// What it holds of its tenant's budget.
+    pub fn charge(&self) -> &Charge {
+        &self.charge
+    }
+
+    /// Charges what is held now.
+    fn settle(&mut self) {
+        let bytes = self.series_bytes
+            + cost::table(&self.by_id)
+            + self.totals.bytes()
+            + self.calls.bytes()
+            + self.predecessor.bytes();
+        self.charge.set_resident(bytes);
+        self.charge.set_exposed(self.exposed_bytes);
     }
 
     /// The epoch that runs, once an agent sent a message.
@@ -257,7 +226,7 @@ impl Accumulator {
         self.exposed_count
     }
 
-    /// An agent said in which epoch it is. An epoch that was left does not come back.
+    /// Begins an agent's epoch, unless it runs already. An epoch that was left does not come back.
     pub fn begin_epoch(&mut self, epoch: u64) -> Result<(), Rejection> {
         if self.epoch == Some(epoch) {
             if std::mem::take(&mut self.carried_is_final) {
@@ -286,155 +255,262 @@ impl Accumulator {
             self.forget_series();
         }
         self.carried_is_final = false;
+        self.reports_again = false;
         self.totals.close_epoch();
-        for exposed in self.exposed.values_mut().flat_map(BTreeMap::values_mut) {
-            let values = exposed.values(&self.by_id).cloned().unwrap_or_default();
-            *exposed = Exposed { carried: Some(Box::new(values)), ..Exposed::default() };
+        if self.is_crowded() {
+            self.forget_unused();
         }
-        self.budget.release_tracked(self.by_id.len());
-        self.by_id.clear();
+        self.series_bytes = 0;
+        for (key, exposed) in self.exposed.values_mut().flat_map(BTreeMap::iter_mut) {
+            let mut values = exposed.values(&self.by_id).map(Cow::into_owned).unwrap_or_default();
+            values.durations.shrink();
+            *exposed = Exposed::carrying(values);
+            self.series_bytes += exposed_entry(key) + exposed.bytes();
+        }
+        self.budget().release_tracked(self.by_id.len());
+        self.by_id = HashMap::new();
+        self.unlisted = BTreeMap::new();
+        self.predecessor = Predecessor::default();
+        self.carried_is_unwritten = self.exposed_count > 0;
+        self.settle();
+    }
+
+    /// Whether series of the next epoch might find no room.
+    fn is_crowded(&self) -> bool {
+        let has_room = self.budget().take_exposed();
+        if has_room {
+            self.budget().release_exposed(1);
+        }
+        !has_room || self.exposed_count > SANDBOX_SERIES_MAX / 2
+    }
+
+    /// Forgets the exposed series of which the epoch that ends had nothing. One that comes back begins at zero, which Prometheus
+    /// takes for a counter's reset.
+    fn forget_unused(&mut self) {
+        let before = self.exposed_count;
+        let Self { exposed, exposed_bytes, exposed_count, identity_labels, .. } = self;
+        for group in exposed.values_mut() {
+            group.retain(|key, exposed| {
+                let is_used = exposed.members > 0;
+                if !is_used {
+                    *exposed_bytes -= cost::exposed_series(key, *identity_labels);
+                    *exposed_count -= 1;
+                }
+                is_used
+            });
+        }
+        self.budget().release_exposed(before - self.exposed_count);
+    }
+
+    /// The carried values are in the ledger, as of this epoch. Where they cannot be written they are shown all the same.
+    pub fn carried_written(&mut self, epoch: Option<u64>) {
+        if self.epoch == epoch {
+            self.carried_is_unwritten = false;
+        }
     }
 
     /// Takes one series of a batch of the running epoch.
     pub fn apply(
         &mut self,
-        reported: CheckedSeries,
-        containers: &ContainerNames,
+        mut reported: CheckedSeries,
+        containers: &Containers,
     ) -> Result<Outcome, Rejection> {
-        if self.by_id.contains_key(&reported.id) {
-            self.apply_known(reported, containers)
+        reported.values.durations.shrink();
+        let taken = if self.by_id.contains_key(&reported.id) {
+            self.apply_known(&reported, containers)
         } else {
             self.apply_new(reported, containers)
-        }
+        };
+        self.settle();
+        taken
+    }
+
+    /// Whether the tenant's budget has room for what was not held before: so many bytes by id, and of a histogram, which is
+    /// merged into a series and into the totals at most.
+    fn admits(&self, reported: &CheckedSeries, by_id: usize, histogram: usize) -> bool {
+        let row = (!self.totals.current.has(reported.key.side, reported.key.protocol))
+            .then_some(GoldenTable::ROW_BYTES);
+        let more = by_id + 2 * histogram + row.unwrap_or(0);
+        (by_id == 0 && histogram == 0) || self.budget().resident.admits(more)
     }
 
     fn apply_known(
         &mut self,
-        reported: CheckedSeries,
-        containers: &ContainerNames,
+        reported: &CheckedSeries,
+        containers: &Containers,
     ) -> Result<Outcome, Rejection> {
         self.list_container(reported.id, containers);
         let Some(tracked) = self.by_id.get_mut(&reported.id) else { return Err(Rejection::KeyChanged) };
         let same = tracked.error == reported.error
             && tracked.key.protocol == reported.key.protocol
             && tracked.key.side == reported.key.side
-            && (tracked.folded
-                || (tracked.key.operation == reported.key.operation
-                    && tracked.key.resource == reported.key.resource
-                    && tracked.key.status == reported.key.status
-                    && tracked.key.peer_address == reported.key.peer_address
-                    && tracked.key.peer_port == reported.key.peer_port));
+            && (tracked.overflowed || tracked.key.is_but_for_container(&reported.key));
         if !same {
             return Err(Rejection::KeyChanged);
         }
-        let grown = reported.values.since(&tracked.last).ok_or(Rejection::WentBackwards)?;
-        self.totals.current.record(
-            reported.key.side,
-            reported.key.protocol,
-            reported.error,
-            &grown.durations,
-        );
-        tracked.last = reported.values;
+        let earlier = tracked.last.unpack();
+        let grown = reported.values.since(&earlier).ok_or(Rejection::WentBackwards)?;
+        let before = tracked.bytes();
+        let last = Packed::from(&reported.values);
+        let by_id = last.bytes().saturating_sub(tracked.last.bytes());
+        let histogram = cost::histogram(&reported.values.durations);
+        if !self.admits(reported, by_id, histogram.saturating_sub(cost::histogram(&earlier.durations))) {
+            return Err(Rejection::TenantMemoryLimit);
+        }
+        let Some(tracked) = self.by_id.get_mut(&reported.id) else { return Err(Rejection::KeyChanged) };
+        tracked.last = last;
+        self.series_bytes = self.series_bytes + tracked.bytes() - before;
         let group = self.exposed.get_mut(&(tracked.key.protocol, tracked.key.side));
         if let Some(exposed) = group.and_then(|group| group.get_mut(&tracked.key)) {
+            let before = exposed.bytes();
             exposed.grow(&grown);
+            self.series_bytes = self.series_bytes + exposed.bytes() - before;
         }
-        Ok(if tracked.folded { Outcome::Folded } else { Outcome::Accepted })
+        let outcome = if tracked.overflowed { Outcome::Overflowed } else { Outcome::Accepted };
+        self.count(&reported.key, reported.error, &grown.durations);
+        Ok(outcome)
     }
 
     fn apply_new(
         &mut self,
         mut reported: CheckedSeries,
-        containers: &ContainerNames,
+        containers: &Containers,
     ) -> Result<Outcome, Rejection> {
         if self.by_id.len() >= SANDBOX_SERIES_MAX {
             return Err(Rejection::SandboxSeriesLimit);
         }
-        if !self.budget.take_tracked() {
+        let values = self.predecessor.rest(reported.id, &reported.values)?;
+        let last = Packed::from(&reported.values);
+        let by_id = size_of::<(u32, Tracked)>() + last.bytes();
+        if !self.admits(&reported, by_id, cost::histogram(&reported.values.durations)) {
+            return Err(Rejection::TenantMemoryLimit);
+        }
+        if !self.budget().take_tracked() {
             return Err(Rejection::TenantSeriesLimit);
         }
-        let mut unlisted = None;
-        match containers.get(&reported.container_id) {
-            Some(name) => reported.key.container = name.as_str().into(),
+        match containers.get(reported.container_id.as_str()) {
+            Some(container) => reported.key = reported.key.in_container(&container.name),
             None if reported.container_id.is_empty() => {}
-            None => unlisted = Some(reported.container_id.into_boxed_str()),
+            None => {
+                let unlisted = reported.container_id.into_boxed_str();
+                self.series_bytes += unlisted_entry(&unlisted);
+                self.unlisted.insert(reported.id, unlisted);
+            }
         }
-        let (key, folded) = self.expose(reported.key, reported.id, &reported.values);
-        self.totals.current.record(key.side, key.protocol, reported.error, &reported.values.durations);
-        self.by_id.insert(
-            reported.id,
-            Tracked { key, error: reported.error, folded, unlisted, last: reported.values },
-        );
-        Ok(if folded { Outcome::Folded } else { Outcome::Accepted })
+        self.count(&reported.key, reported.error, &values.durations);
+        let (key, overflowed) = self.expose(reported.key, reported.id, &values);
+        let tracked = Tracked { key, error: reported.error, overflowed, last };
+        self.series_bytes += tracked.bytes();
+        self.by_id.insert(reported.id, tracked);
+        Ok(if overflowed { Outcome::Overflowed } else { Outcome::Accepted })
     }
 
-    /// Finds or makes the exposed series of a key and adds the id to it; folds when the budget is used up.
-    fn expose(&mut self, key: SeriesKey, id: u32, last: &Values) -> (Arc<SeriesKey>, bool) {
-        let group = self.exposed.entry((key.protocol, key.side)).or_default();
-        let known =
-            |key: &SeriesKey, group: &Group| group.get_key_value(key).map(|(known, _)| Arc::clone(known));
-        let (key, folded, new) = match known(&key, group) {
-            Some(known) => (known, false, false),
-            None if self.exposed_count < SANDBOX_SERIES_MAX && self.budget.take_exposed() => {
-                (Arc::new(key), false, true)
-            }
-            None => {
-                let other = key.folded();
-                if let Some(known) = known(&other, group) {
+    /// Adds what came to the totals and, of a client, to the calls. What an agent reports again to an exporter that has started
+    /// since is no call of now.
+    fn count(&mut self, key: &SeriesKey, error: ErrorClass, came: &Histogram) {
+        let error = (!key.is_unknown(error)).then_some(error);
+        self.totals.current.record(key.side, key.protocol, error, came);
+        if self.reports_again {
+            self.reports_again = !self.caught_up();
+        } else if key.side == Side::Client && came.count() > 0 {
+            let budget = self.charge.budget();
+            self.calls.record(key.protocol, key.labels(), error, came, |bytes| budget.resident.admits(bytes));
+        }
+    }
+
+    /// Gives out what its clients called since it was given out last.
+    pub fn take_calls(&mut self) -> Vec<(Call, Golden)> {
+        let calls = self.calls.take();
+        self.settle();
+        calls
+    }
+
+    /// Finds or makes the exposed series of a key and adds the id to it; the overflow series when the budget is used up.
+    fn expose(&mut self, key: SeriesKey, id: u32, values: &Values) -> (Arc<SeriesKey>, bool) {
+        let of = (key.protocol, key.side);
+        let known = |key: &SeriesKey, exposed: &BTreeMap<_, Group>| {
+            Some(Arc::clone(exposed.get(&of)?.get_key_value(key)?.0))
+        };
+        let (key, overflowed, new) = if let Some(known) = known(&key, &self.exposed) {
+            (known, false, false)
+        } else {
+            let key = Arc::new(key);
+            if self.take_exposed(&key) {
+                (key, false, true)
+            } else {
+                let other = key.overflow();
+                if let Some(known) = known(&other, &self.exposed) {
                     (known, true, false)
                 } else {
-                    self.budget.take_exposed_for_other();
+                    self.budget().take_exposed_for_other();
                     (Arc::new(other), true, true)
                 }
             }
         };
-        self.exposed_count += usize::from(new);
-        group.entry(Arc::clone(&key)).or_default().add_member(id, last, &self.by_id);
-        (key, folded)
+        if new {
+            self.exposed_count += 1;
+            self.series_bytes += exposed_entry(&key);
+            self.exposed_bytes += cost::exposed_series(&key, self.identity_labels);
+        }
+        let exposed = self.exposed.entry(of).or_default().entry(Arc::clone(&key)).or_default();
+        let before = exposed.bytes();
+        exposed.add_member(id, values, !self.predecessor.has(id), &self.by_id);
+        self.series_bytes = self.series_bytes + exposed.bytes() - before;
+        (key, overflowed)
+    }
+
+    /// Takes a series of its own from every budget; false when one of them is used up.
+    fn take_exposed(&self, key: &Arc<SeriesKey>) -> bool {
+        let budget = self.budget();
+        self.exposed_count < SANDBOX_SERIES_MAX
+            && budget.resident.admits(exposed_entry(key))
+            && budget.exposed.admits(cost::exposed_series(key, self.identity_labels))
+            && budget.take_exposed()
     }
 
     /// Moves a series under its container's name when the record has come to list the container.
-    fn list_container(&mut self, id: u32, containers: &ContainerNames) {
-        let Some(tracked) = self.by_id.get_mut(&id) else { return };
-        let Some(name) = tracked.unlisted.as_deref().and_then(|unlisted| containers.get(unlisted)) else {
-            return;
-        };
-        tracked.unlisted = None;
-        if tracked.folded {
-            return;
-        }
+    fn list_container(&mut self, id: u32, containers: &Containers) {
+        let Some(unlisted) = self.unlisted.get(&id) else { return };
+        let Some(container) = containers.get(&**unlisted) else { return };
+        self.series_bytes -= unlisted_entry(unlisted);
+        self.unlisted.remove(&id);
+        let Some(tracked) = self.by_id.get(&id).filter(|tracked| !tracked.overflowed) else { return };
         let before = Arc::clone(&tracked.key);
-        let last = tracked.last.clone();
-        let listed = SeriesKey { container: name.as_str().into(), ..(*before).clone() };
+        let last = tracked.last.unpack();
+        let values = self.predecessor.rest(id, &last).unwrap_or_default();
+        let listed = before.in_container(&container.name);
         let group = self.exposed.entry((before.protocol, before.side)).or_default();
         if let Some(exposed) = group.get_mut(&before) {
-            exposed.remove_member(&last);
+            let bytes = exposed.bytes();
+            exposed.remove_member(&values);
+            self.series_bytes = self.series_bytes + exposed.bytes() - bytes;
             if exposed.members == 0 && exposed.carried.is_none() {
                 group.remove(&before);
+                self.series_bytes -= exposed_entry(&before);
+                self.exposed_bytes -= cost::exposed_series(&before, self.identity_labels);
                 self.exposed_count -= 1;
-                self.budget.release_exposed(1);
+                self.budget().release_exposed(1);
             }
         }
-        let (key, folded) = self.expose(listed, id, &last);
+        let (key, overflowed) = self.expose(listed, id, &values);
         if let Some(tracked) = self.by_id.get_mut(&id) {
             tracked.key = key;
-            tracked.folded = folded;
+            tracked.overflowed = overflowed;
         }
     }
 
     /// Looks up containers that the record did not list when their series came.
-    pub fn containers_changed(&mut self, containers: &ContainerNames) {
+    pub fn containers_changed(&mut self, containers: &Containers) {
         let listed: Vec<u32> = self
-            .by_id
+            .unlisted
             .iter()
-            .filter(|(_, tracked)| {
-                tracked.unlisted.as_deref().is_some_and(|unlisted| containers.contains_key(unlisted))
-            })
+            .filter(|(_, unlisted)| containers.contains_key(&***unlisted))
             .map(|(&id, _)| id)
             .collect();
         for id in listed {
             self.list_container(id, containers);
         }
+        self.settle();
     }
 
     /// Key and error class of a series of the running epoch, under which its values are exposed.
@@ -444,12 +520,13 @@ impl Accumulator {
 
     /// Whether a series is one whose container the record does not list.
     pub fn is_unlisted(&self, id: u32) -> bool {
-        self.by_id.get(&id).is_some_and(|tracked| tracked.unlisted.is_some())
+        self.unlisted.contains_key(&id)
     }
 
     /// Takes the agent's own counts of the running epoch.
     pub fn apply_counters(&mut self, reported: &AgentCounters) {
-        self.totals.current_counters = reported.at_least(&self.totals.current_counters);
+        let own = self.predecessor.rest_of_counters(reported);
+        self.totals.current_counters = own.at_least(&self.totals.current_counters);
     }
 
     /// Whether the agent has reported again all that an earlier run of the exporter knew of the running epoch. Until then a
@@ -460,7 +537,9 @@ impl Accumulator {
             || self.totals.current.at_least(&self.totals.floor) == self.totals.current
     }
 
-    /// Copies series of one protocol's side that follow `after`, in the order of their keys, until `most` are copied.
+    /// Copies series of one protocol's side that follow `after`, in the order of their keys, until `most` are copied. As long
+    /// as the values of the last epoch are not in the ledger they are shown without those of the new one: an exporter that
+    /// ends now could show no more than the new ones afterwards, which would then be counted twice.
     pub fn copy_series(
         &self,
         of: (Protocol, Side),
@@ -472,13 +551,17 @@ impl Accumulator {
         let caught_up = self.caught_up();
         let from = after.map_or(Bound::Unbounded, |key| Bound::Excluded(Arc::clone(key)));
         let shown = group.range((from, Bound::Unbounded)).filter_map(|(key, exposed)| {
-            let values = self.shown(exposed, caught_up)?;
-            Some(Shown { key: Arc::clone(key), durations: values.durations.clone() })
+            let values = if self.carried_is_unwritten {
+                Cow::Borrowed(exposed.carried.as_deref()?)
+            } else {
+                self.shown(exposed, caught_up)?
+            };
+            Some(Shown { key: Arc::clone(key), durations: values.into_owned().durations })
         });
         copied.extend(shown.take(most));
     }
 
-    fn shown<'a>(&'a self, exposed: &'a Exposed, caught_up: bool) -> Option<&'a Values> {
+    fn shown<'a>(&'a self, exposed: &'a Exposed, caught_up: bool) -> Option<Cow<'a, Values>> {
         if exposed.members == 0 && !caught_up { None } else { exposed.values(&self.by_id) }
     }
 
@@ -490,7 +573,7 @@ impl Accumulator {
         let caught_up = self.caught_up();
         for (key, exposed) in self.exposed.values().flatten() {
             if let Some(values) = self.shown(exposed, caught_up) {
-                visit(key, values)?;
+                visit(key, &values)?;
             }
         }
         Ok(())
@@ -504,18 +587,36 @@ impl Accumulator {
             .filter_map(|(key, exposed)| Some((key.as_ref(), exposed.carried.as_deref()?)))
     }
 
-    /// Forgets the series and keeps the totals: the sandbox has ended and was scraped often enough.
+    /// Forgets the series and keeps the totals: the sandbox has ended and was scraped often enough. If it comes back in the same
+    /// epoch, its agent reports again what the totals have.
     pub fn forget_series(&mut self) {
         self.release();
+        self.totals.begin_again();
+        self.reports_again = !self.totals.floor.is_empty();
         self.by_id = HashMap::new();
+        self.unlisted = BTreeMap::new();
         self.exposed = BTreeMap::new();
+        self.carried_is_unwritten = false;
         self.exposed_count = 0;
+        self.series_bytes = 0;
+        self.exposed_bytes = 0;
+        self.settle();
     }
 
     fn release(&self) {
-        self.budget.release_tracked(self.by_id.len());
-        self.budget.release_exposed(self.exposed_count);
+        self.budget().release_tracked(self.by_id.len());
+        self.budget().release_exposed(self.exposed_count);
     }
+}
+
+/// Bytes of an exposed series without values: its key, and its place in the map.
+fn exposed_entry(key: &Arc<SeriesKey>) -> usize {
+    cost::key(key) + cost::map_entry::<Arc<SeriesKey>, Exposed>()
+}
+
+/// Bytes of a container that the record does not list.
+fn unlisted_entry(container: &str) -> usize {
+    cost::map_entry::<u32, Box<str>>() + cost::text(container)
 }
 
 impl Drop for Accumulator {

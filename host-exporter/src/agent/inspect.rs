@@ -1,8 +1,18 @@
-//! Checks a frame's bytes before anything decodes them. Decoding multiplies: an empty series is two bytes on the wire
-//! and hundreds in memory, and a field that the contract does not have is kept too. So messages are counted here, on the
-//! encoded form (Protocol Buffers, "Encoding"), and a frame that would grow beyond its bounds is never decoded.
+//! Checks a frame's bytes before anything decodes them, by the shapes of the contract's messages.
 
-use porthole_agent_api::limits::{BATCH_SERIES_MAX, BATCH_SPANS_MAX};
+use porthole_agent_api::{
+    agent,
+    limits::{BATCH_DEPENDENCIES_MAX, BATCH_RESOURCES_MAX, BATCH_SERIES_MAX, BATCH_SPANS_MAX},
+};
+use porthole_inspection::{
+    fields::{
+        self, Bounds, Census,
+        Kind::{Bytes, Fixed64, Message, Text, Varint},
+        Refusal, Shape,
+    },
+    responses::{DETAIL_COUNT, DETAILS_MAX, STATUS},
+};
+use ttrpc::proto::{MESSAGE_TYPE_DATA as DATA, MESSAGE_TYPE_RESPONSE as RESPONSE};
 
 use crate::rejection::Rejection;
 
@@ -12,34 +22,16 @@ pub const RESPONSE_BYTES_MAX: usize = 32 << 10;
 /// Most fields in one batch that the contract does not have. A later agent may send some.
 const UNKNOWN_FIELDS_MAX: usize = BATCH_SERIES_MAX;
 
-/// Types of ttrpc's frames (ttrpc PROTOCOL.md).
-const RESPONSE: u8 = 2;
-const DATA: u8 = 3;
+/// Which count a message adds to.
+const SERIES_COUNT: usize = 0;
+const SPAN_COUNT: usize = 1;
+const RESOURCES_COUNT: usize = 2;
+const DEPENDENCY_COUNT: usize = 3;
 
-/// What a field of a message is.
-#[derive(Clone, Copy)]
-enum Kind {
-    Varint,
-    Fixed64,
-    /// Text, or packed numbers.
-    Bytes,
-    Message(&'static Shape),
-}
-
-/// The fields of a message of the contract (`agent.proto`) by number.
-struct Shape {
-    fields: &'static [(u64, Kind)],
-    counted: Counted,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Counted {
-    No,
-    Series,
-    Span,
-}
-
-use Kind::{Bytes, Fixed64, Message, Varint};
+const BOUNDS: Bounds<4> = Bounds {
+    counted: [BATCH_SERIES_MAX, BATCH_SPANS_MAX, BATCH_RESOURCES_MAX, BATCH_DEPENDENCIES_MAX],
+    unknown: UNKNOWN_FIELDS_MAX,
+};
 
 static BATCH: Shape = Shape {
     fields: &[
@@ -49,8 +41,10 @@ static BATCH: Shape = Shape {
         (4, Message(&COUNTERS)),
         (5, Bytes),
         (6, Message(&SPAN)),
+        (7, Message(&RESOURCES)),
+        (8, Message(&DEPENDENCY)),
     ],
-    counted: Counted::No,
+    counted: None,
 };
 
 static SERIES: Shape = Shape {
@@ -62,7 +56,7 @@ static SERIES: Shape = Shape {
         (5, Varint),
         (6, Fixed64),
     ],
-    counted: Counted::Series,
+    counted: Some(SERIES_COUNT),
 };
 
 static KEY: Shape = Shape {
@@ -76,11 +70,11 @@ static KEY: Shape = Shape {
         (7, Varint),
         (8, Bytes),
     ],
-    counted: Counted::No,
+    counted: None,
 };
 
 static HISTOGRAM: Shape =
-    Shape { fields: &[(1, Varint), (2, Varint), (3, Bytes), (4, Bytes)], counted: Counted::No };
+    Shape { fields: &[(1, Varint), (2, Varint), (3, Bytes), (4, Bytes)], counted: None };
 
 static COUNTERS: Shape = Shape {
     fields: &[
@@ -94,9 +88,31 @@ static COUNTERS: Shape = Shape {
         (8, Varint),
         (9, Varint),
         (10, Varint),
+        (11, Varint),
+        (12, Varint),
+        (13, Varint),
+        (14, Varint),
+        (15, Bytes),
     ],
-    counted: Counted::No,
+    counted: None,
 };
+
+static DEPENDENCY: Shape = Shape {
+    fields: &[
+        (1, Bytes),
+        (2, Bytes),
+        (3, Message(&HISTOGRAM)),
+        (4, Bytes),
+        (5, Bytes),
+        (6, Varint),
+        (7, Varint),
+        (8, Varint),
+    ],
+    counted: Some(DEPENDENCY_COUNT),
+};
+
+static RESOURCES: Shape =
+    Shape { fields: &[(1, Bytes), (2, Fixed64), (3, Bytes)], counted: Some(RESOURCES_COUNT) };
 
 static SPAN: Shape = Shape {
     fields: &[
@@ -110,19 +126,100 @@ static SPAN: Shape = Shape {
         (8, Varint),
         (9, Bytes),
         (10, Bytes),
+        (11, Bytes),
+        (12, Bytes),
+        (13, Varint),
+        (14, Varint),
+        (15, Varint),
+        (16, Varint),
     ],
-    counted: Counted::Span,
+    counted: Some(SPAN_COUNT),
 };
 
-/// What was counted in one batch.
-#[derive(Default)]
-struct Census {
-    series: usize,
-    spans: usize,
-    unknown: usize,
+/// Most texts in one answer; intake keeps fewer.
+const TEXTS_MAX: usize = 256;
+
+/// Most fields of one answer that the contract does not have.
+const UNKNOWN_ANSWER_FIELDS_MAX: usize = 64;
+
+/// Which count a text of an answer adds to; an error's details have the other.
+const TEXT_COUNT: usize = 1;
+
+const ANSWER_BOUNDS: Bounds<2> = {
+    let mut counted = [TEXTS_MAX; 2];
+    counted[DETAIL_COUNT] = DETAILS_MAX;
+    Bounds { counted, unknown: UNKNOWN_ANSWER_FIELDS_MAX }
+};
+
+static HELLO: Shape = Shape {
+    fields: &[
+        (1, Varint),
+        (2, Bytes),
+        (3, Bytes),
+        (4, Varint),
+        (5, Text(TEXT_COUNT)),
+        (6, Fixed64),
+        (7, Fixed64),
+        (8, Bytes),
+        (9, Bytes),
+        (10, Varint),
+    ],
+    counted: None,
+};
+
+static STATS: Shape = Shape {
+    fields: &[
+        (1, Message(&COUNTERS)),
+        (2, Varint),
+        (3, Varint),
+        (4, Varint),
+        (5, Varint),
+        (6, Text(TEXT_COUNT)),
+        (7, Varint),
+        (8, Fixed64),
+        (9, Fixed64),
+        (10, Fixed64),
+        (11, Fixed64),
+    ],
+    counted: None,
+};
+
+/// ttrpc's `Response` with each of the messages within.
+static HELLO_RESPONSE: Shape =
+    Shape { fields: &[(1, Message(&STATUS)), (2, Message(&HELLO))], counted: None };
+static STATS_RESPONSE: Shape =
+    Shape { fields: &[(1, Message(&STATUS)), (2, Message(&STATS))], counted: None };
+/// What ends a stream of batches before its time has a status only.
+static WATCH_RESPONSE: Shape =
+    Shape { fields: &[(1, Message(&STATUS)), (2, Message(&NOTHING))], counted: None };
+
+static NOTHING: Shape = Shape { fields: &[], counted: None };
+
+/// A message that answers a call.
+pub trait Answer: protobuf::Message {
+    /// The response that it is in.
+    const RESPONSE: &'static Shape;
 }
 
-/// Checks a frame of ttrpc: its type and its body.
+impl Answer for agent::HelloResponse {
+    const RESPONSE: &'static Shape = &HELLO_RESPONSE;
+}
+
+impl Answer for agent::StatsResponse {
+    const RESPONSE: &'static Shape = &STATS_RESPONSE;
+}
+
+impl Answer for agent::Batch {
+    const RESPONSE: &'static Shape = &WATCH_RESPONSE;
+}
+
+/// Checks the bytes of the response with this answer, whose length [`frame`] has checked.
+pub fn answer<A: Answer>(body: &[u8]) -> Result<(), Refusal> {
+    fields::check(body, A::RESPONSE, &ANSWER_BOUNDS).map(drop)
+}
+
+/// Checks a frame of ttrpc: its type and its body. What an answer has within is checked once it is known which call it is of
+/// ([`answer`]).
 pub fn frame(kind: u8, body: &[u8]) -> Result<(), Rejection> {
     match kind {
         DATA => batch(body),
@@ -132,88 +229,20 @@ pub fn frame(kind: u8, body: &[u8]) -> Result<(), Rejection> {
     }
 }
 
-fn batch(body: &[u8]) -> Result<(), Rejection> {
-    let mut census = Census::default();
-    message(body, &BATCH, &mut census)
+/// Checks the bytes of a batch.
+pub fn batch(body: &[u8]) -> Result<(), Rejection> {
+    census(body).map(drop)
 }
 
-fn message(mut bytes: &[u8], shape: &Shape, census: &mut Census) -> Result<(), Rejection> {
-    match shape.counted {
-        Counted::No => {}
-        Counted::Series => census.series += 1,
-        Counted::Span => census.spans += 1,
-    }
-    if census.series > BATCH_SERIES_MAX || census.spans > BATCH_SPANS_MAX {
-        return Err(Rejection::BatchTooLarge);
-    }
-    while !bytes.is_empty() {
-        let tag = varint(&mut bytes)?;
-        let known = shape.fields.iter().find(|(number, _)| *number == tag >> 3).map(|(_, kind)| *kind);
-        let matches = match (tag & 7, known) {
-            (0, Some(Varint)) => {
-                varint(&mut bytes)?;
-                true
-            }
-            // A repeated number may come packed or one by one: each costs one field.
-            (0, _) => {
-                varint(&mut bytes)?;
-                false
-            }
-            (1, known) => {
-                take(&mut bytes, 8)?;
-                matches!(known, Some(Fixed64))
-            }
-            (2, known) => {
-                let length = varint(&mut bytes)?;
-                let content =
-                    take(&mut bytes, usize::try_from(length).map_err(|_| Rejection::BatchMalformed)?)?;
-                match known {
-                    Some(Message(inner)) => {
-                        message(content, inner, census)?;
-                        true
-                    }
-                    Some(Bytes) => true,
-                    _ => false,
-                }
-            }
-            (5, _) => {
-                take(&mut bytes, 4)?;
-                false
-            }
-            // Groups, which the contract does not have, and types that do not exist.
-            _ => return Err(Rejection::BatchMalformed),
-        };
-        if !matches {
-            census.unknown += 1;
-            if census.unknown > UNKNOWN_FIELDS_MAX {
-                return Err(Rejection::BatchTooLarge);
-            }
-        }
-    }
-    Ok(())
-}
-
-fn varint(bytes: &mut &[u8]) -> Result<u64, Rejection> {
-    let mut value = 0_u64;
-    for (at, &byte) in bytes.iter().take(10).enumerate() {
-        value |= u64::from(byte & 0x7f) << (7 * at);
-        if byte < 0x80 {
-            *bytes = &bytes[at + 1..];
-            return Ok(value);
-        }
-    }
-    Err(Rejection::BatchMalformed)
-}
-
-fn take<'a>(bytes: &mut &'a [u8], length: usize) -> Result<&'a [u8], Rejection> {
-    let (taken, rest) = bytes.split_at_checked(length).ok_or(Rejection::BatchMalformed)?;
-    *bytes = rest;
-    Ok(taken)
+fn census(body: &[u8]) -> Result<Census<4>, Rejection> {
+    fields::check(body, &BATCH, &BOUNDS).map_err(|refusal| match refusal {
+        Refusal::TooMany | Refusal::TooLong => Rejection::BatchTooLarge,
+        Refusal::Malformed | Refusal::UnknownFrame => Rejection::BatchMalformed,
+    })
 }
 
 #[cfg(test)]
 mod tests {
-    use porthole_agent_api::agent;
     use protobuf::Message as _;
 
     use super::*;
@@ -253,6 +282,12 @@ mod tests {
             thread_id: 1,
             local: "a".into(),
             remote: "b".into(),
+            trace_id: vec![1; 16],
+            parent_span_id: vec![1; 8],
+            trace_sampled: true,
+            parent: 1,
+            number: 2,
+            certainty: agent::ParentCertainty::PARENT_CERTAINTY_THREAD.into(),
             ..Default::default()
         };
         let counters = agent::Counters {
@@ -260,12 +295,27 @@ mod tests {
             events_lost: 1,
             messages_seen: 1,
             exchanges: 1,
-            not_understood: 1,
-            folded: 1,
+            unparsed: 1,
+            overflowed: 1,
             connections_seen: 1,
             connections_ignored: 1,
             bytes_copied: 1,
             spans_dropped: 1,
+            ..Default::default()
+        };
+        let mut measured = porthole_agent_api::resources::Measured::default();
+        for &resource in porthole_agent_api::resources::Resource::ALL {
+            measured.set(resource, 1);
+        }
+        let resources = measured.to_wire("c".into());
+        let dependency = agent::Dependency {
+            container_id: "c".into(),
+            peer: "10.0.0.1:80".into(),
+            made: series.duration.clone(),
+            failed: vec![1],
+            broken: vec![1],
+            retransmitted_segments: 1,
+            round_trip_us: 1,
             ..Default::default()
         };
         agent::Batch {
@@ -275,17 +325,110 @@ mod tests {
             counters: Some(counters).into(),
             exited_container_id: "c".into(),
             spans: vec![span; BATCH_SPANS_MAX],
+            resources: vec![resources; BATCH_RESOURCES_MAX],
+            dependencies: vec![dependency; BATCH_DEPENDENCIES_MAX],
             ..Default::default()
         }
     }
 
     #[test]
     fn every_field_of_the_contract_is_known_here() {
-        let mut census = Census::default();
         let body = full_batch().write_to_bytes().expect("encoded");
-        message(&body, &BATCH, &mut census).expect("a batch at its bounds");
-        assert_eq!((census.series, census.spans), (BATCH_SERIES_MAX, BATCH_SPANS_MAX));
+        let census = census(&body).expect("a batch at its bounds");
+        assert_eq!(
+            census.counted,
+            [BATCH_SERIES_MAX, BATCH_SPANS_MAX, BATCH_RESOURCES_MAX, BATCH_DEPENDENCIES_MAX]
+        );
         assert_eq!(census.unknown, 0, "a field was added to agent.proto and not here");
+    }
+
+    fn response(payload: Vec<u8>) -> Vec<u8> {
+        ttrpc::Response { payload, ..Default::default() }.write_to_bytes().expect("encoded")
+    }
+
+    fn full_hello() -> agent::HelloResponse {
+        agent::HelloResponse {
+            version: 1,
+            agent_version: "0.1.0".into(),
+            kernel_release: "6.1".into(),
+            capture_mode: agent::CaptureMode::CAPTURE_MODE_SOCKET.into(),
+            capabilities: vec!["io_uring".into(); TEXTS_MAX],
+            epoch: 1,
+            start_unix_ns: 1,
+            agent_nonce: vec![1; 32],
+            proof: vec![1; 32],
+            placement: agent::Placement::PLACEMENT_BUILT_IN.into(),
+            ..Default::default()
+        }
+    }
+
+    fn full_stats() -> agent::StatsResponse {
+        agent::StatsResponse {
+            counters: full_batch().counters,
+            resident_bytes: 1,
+            cpu_ns: 1,
+            connections: 1,
+            series: 1,
+            limitations: vec!["no tracing".into(); TEXTS_MAX],
+            load_ns: 1,
+            unix_ns: 1,
+            booted_unix_ns: 1,
+            first_process_unix_ns: 1,
+            first_listen_unix_ns: 1,
+            ..Default::default()
+        }
+    }
+
+    #[test]
+    fn every_field_of_the_answers_is_known_here() {
+        let unknown = |bytes: &[u8], shape| {
+            fields::check(bytes, shape, &ANSWER_BOUNDS).expect("an answer at its bounds").unknown
+        };
+        let hello = response(full_hello().write_to_bytes().expect("encoded"));
+        assert_eq!(unknown(&hello, &HELLO_RESPONSE), 0, "a field was added to agent.proto and not here");
+        let stats = response(full_stats().write_to_bytes().expect("encoded"));
+        assert_eq!(unknown(&stats, &STATS_RESPONSE), 0, "a field was added to agent.proto and not here");
+    }
+
+    #[test]
+    fn answers_that_would_grow_in_memory_are_refused_by_their_bytes() {
+        // Fields 5 of Hello and 6 of Stats, of no length.
+        let hello = |payload| answer::<agent::HelloResponse>(&response(payload));
+        let stats = |payload| answer::<agent::StatsResponse>(&response(payload));
+        assert_eq!(hello([0x2a, 0].repeat(TEXTS_MAX)), Ok(()));
+        assert_eq!(hello([0x2a, 0].repeat(TEXTS_MAX + 1)), Err(Refusal::TooMany));
+        assert_eq!(stats([0x32, 0].repeat(TEXTS_MAX)), Ok(()));
+        assert_eq!(stats([0x32, 0].repeat(TEXTS_MAX + 1)), Err(Refusal::TooMany));
+        // Field 31, which no answer has: at the top, within the counters, and beside the answer.
+        let unknown = [0xf8, 1, 1];
+        assert_eq!(stats(unknown.repeat(UNKNOWN_ANSWER_FIELDS_MAX)), Ok(()), "a later agent may send some");
+        assert_eq!(stats(unknown.repeat(UNKNOWN_ANSWER_FIELDS_MAX + 1)), Err(Refusal::TooMany));
+        let within = [&[0x0a, 120][..], &unknown.repeat(40)].concat();
+        assert_eq!(stats(within.repeat(2)), Err(Refusal::TooMany));
+        let beside = unknown.repeat(UNKNOWN_ANSWER_FIELDS_MAX + 1);
+        assert_eq!(answer::<agent::HelloResponse>(&beside), Err(Refusal::TooMany));
+        // The details of an error.
+        let details = [&[0x0a, 40][..], &[0x1a, 0].repeat(20)].concat();
+        assert_eq!(answer::<agent::HelloResponse>(&details), Err(Refusal::TooMany));
+        // Series where a batch would answer the call itself.
+        assert_eq!(answer::<agent::Batch>(&response([0x1a, 0].repeat(100))), Err(Refusal::TooMany));
+        // Groups, which decoders follow by recursion.
+        assert_eq!(hello(vec![0x0b; 1_000]), Err(Refusal::Malformed));
+    }
+
+    #[test]
+    fn whatever_passes_for_an_answer_decodes_to_a_bounded_number_of_parts() {
+        let mut random = fastrand::Rng::with_seed(7);
+        let good = response(full_hello().write_to_bytes().expect("encoded"));
+        for bytes in mutants(&good, &mut random) {
+            if answer::<agent::HelloResponse>(&bytes).is_ok()
+                && let Ok(response) = ttrpc::Response::parse_from_bytes(&bytes)
+                && let Ok(hello) = agent::HelloResponse::parse_from_bytes(&response.payload)
+            {
+                let unknown = hello.special_fields.unknown_fields().iter().count();
+                assert!(hello.capabilities.len() <= TEXTS_MAX && unknown <= UNKNOWN_ANSWER_FIELDS_MAX);
+            }
+        }
     }
 
     #[test]
@@ -294,6 +437,9 @@ mod tests {
         assert_eq!(frame(DATA, &[0x1a, 0].repeat(BATCH_SERIES_MAX)), Ok(()));
         assert_eq!(frame(DATA, &[0x1a, 0].repeat(BATCH_SERIES_MAX + 1)), Err(Rejection::BatchTooLarge));
         assert_eq!(frame(DATA, &[0x32, 0].repeat(BATCH_SPANS_MAX + 1)), Err(Rejection::BatchTooLarge));
+        let dependencies = [0x42, 0].repeat(BATCH_DEPENDENCIES_MAX + 1);
+        assert_eq!(frame(DATA, &dependencies), Err(Rejection::BatchTooLarge));
+        assert_eq!(frame(DATA, &[0x3a, 0].repeat(BATCH_RESOURCES_MAX + 1)), Err(Rejection::BatchTooLarge));
         // Field 15, which the contract does not have, at the top and within a series.
         let unknown = [0x78, 1].repeat(UNKNOWN_FIELDS_MAX + 1);
         assert_eq!(frame(DATA, &unknown), Err(Rejection::BatchTooLarge));
@@ -313,11 +459,9 @@ mod tests {
         assert_eq!(frame(RESPONSE, &vec![0; RESPONSE_BYTES_MAX + 1]), Err(Rejection::ResponseTooLarge));
     }
 
-    #[test]
-    fn whatever_passes_decodes_to_a_bounded_number_of_parts() {
-        let mut random = fastrand::Rng::with_seed(11);
-        let good = full_batch().write_to_bytes().expect("encoded");
-        for _ in 0..300 {
+    /// Beginnings of these bytes with some of them changed.
+    fn mutants(good: &[u8], random: &mut fastrand::Rng) -> impl Iterator<Item = Vec<u8>> {
+        (0..300).map(|_| {
             let mut bytes = good[..random.usize(..good.len())].to_vec();
             for _ in 0..random.usize(..6) {
                 let at = random.usize(..=bytes.len().saturating_sub(1));
@@ -325,6 +469,15 @@ mod tests {
                     *byte = random.u8(..);
                 }
             }
+            bytes
+        })
+    }
+
+    #[test]
+    fn whatever_passes_decodes_to_a_bounded_number_of_parts() {
+        let mut random = fastrand::Rng::with_seed(11);
+        let good = full_batch().write_to_bytes().expect("encoded");
+        for bytes in mutants(&good, &mut random) {
             if frame(DATA, &bytes).is_ok()
                 && let Ok(batch) = agent::Batch::parse_from_bytes(&bytes)
             {

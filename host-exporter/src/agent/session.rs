@@ -7,37 +7,49 @@ use std::{
     time::{Duration, Instant},
 };
 
-use futures_util::future::OptionFuture;
 use porthole_agent_api::{
-    agent, agent_ttrpc::AgentClient, limits::CALL_DEADLINE, limits::CONTRACT_VERSION, limits::WATCH_INTERVAL,
-    proof,
+    agent, limits::CALL_DEADLINE, limits::CONTRACT_VERSION, limits::WATCH_INTERVAL, proof::Challenge,
 };
-use porthole_registry::AgentSecret;
+use porthole_registry::dial::ByteStream;
+use protobuf::Message as _;
 use tokio::{
     sync::watch,
-    time::{Instant as Clock, timeout, timeout_at},
+    time::{Instant as Clock, timeout_at},
 };
-use ttrpc::r#async::{Client, ClientStreamReceiver, transport::Socket};
+use ttrpc::proto::{FLAG_NO_DATA, FLAG_REMOTE_CLOSED, MESSAGE_TYPE_DATA};
 
 use super::{
-    dial::ByteStream,
-    guarded::{Admission, Control, GuardedStream, Inspect},
+    client::{self, CallError, CallId, Client},
+    guarded::{Admission, Frame, GuardedStream, Policy},
     inspect,
+    outlook::Outlook,
 };
 use crate::{
-    accumulate::{counters::AgentCounters, sandbox::Outcome},
-    clock::unix_ms,
-    fleet::{Fleet, link::AboutAgent, sandbox::Sandbox},
+    accumulate::{
+        budget::{Charge, FrameRoom},
+        counters::AgentCounters,
+        sandbox::{Accumulator, Containers, Outcome},
+    },
+    clock::unix_ns,
+    fleet::{Fleet, link::AboutAgent, sandbox::Sandbox, starts::Phase},
     intake, metering,
-    protocol::CaptureMode,
+    protocol::{CaptureMode, Placement},
     rejection::Rejection,
+    spans::{Connection, Reception},
 };
 
 /// How long the exporter still listens to an agent whose sandbox has ended, at most.
 const DRAIN_AT_MOST: Duration = Duration::from_secs(5);
 
-/// Silence after which an agent whose sandbox has ended has nothing more to say.
+/// Calls of a connection that are made only because the sandbox has reached more of its start than was reported: an agent that came
+/// late never reports some of it.
+const START_CALLS_MAX: u32 = 3;
+
+/// Silence after which an agent whose sandbox has ended has nothing more to send.
 const DRAIN_SILENCE: Duration = Duration::from_millis(500);
+
+/// Series of a batch that are taken at once: a scrape waits for no more of them at each sandbox.
+const SERIES_AT_ONCE: usize = 32;
 
 /// Most batches that are counted as missing for one connection.
 const MISSING_MAX: u64 = 1_000_000;
@@ -45,16 +57,13 @@ const MISSING_MAX: u64 = 1_000_000;
 /// Why a connection ended.
 #[derive(Debug, thiserror::Error)]
 pub enum SessionError {
-    /// An answer did not come in time.
-    #[error("{0} was not answered within {CALL_DEADLINE:?}")]
-    Deadline(&'static str),
-    /// ttrpc or the agent refused.
+    /// A call brought nothing.
     #[error("{call}: {source}")]
     Call {
-        /// What was asked.
+        /// The call.
         call: &'static str,
         /// What came of it.
-        source: ttrpc::Error,
+        source: CallError,
     },
     /// No common contract version.
     #[error("the agent supports contract versions up to {0}, this exporter {CONTRACT_VERSION}")]
@@ -65,6 +74,9 @@ pub enum SessionError {
     /// Who answers does not hold the sandbox's secret.
     #[error("who answers is not the agent: it does not hold the sandbox's secret")]
     Impostor,
+    /// The tenant's budget of memory is used up.
+    #[error("the tenant's memory is used up, or the exporter's")]
+    NoMemory,
     /// There are no random numbers.
     #[error("random numbers: {0}")]
     Nonce(io::Error),
@@ -73,10 +85,10 @@ pub enum SessionError {
     Epoch(Rejection),
 }
 
-/// Inspects the frames of a sandbox's agent and counts those that it refuses.
-struct Inspector(Arc<Sandbox>);
+/// Inspects the frames of a sandbox's agent, counts those that it refuses, and charges all to the sandbox's tenant.
+struct OfSandbox(Arc<Sandbox>);
 
-impl Inspect for Inspector {
+impl Policy for OfSandbox {
     fn admit(&mut self, kind: u8, body: &[u8]) -> Admission {
         match inspect::frame(kind, body) {
             Ok(()) => Admission::Pass,
@@ -86,32 +98,63 @@ impl Inspect for Inspector {
             }
         }
     }
+
+    fn received(&mut self, bytes: usize) {
+        self.0.spend_ingest(bytes);
+    }
+
+    fn wait(&mut self) -> Duration {
+        self.0.budget.ingest_wait()
+    }
+
+    fn room(&self, bytes: usize) -> Pin<Box<dyn Future<Output = FrameRoom> + Send + Sync>> {
+        Box::pin(self.0.budget.frame_room(bytes))
+    }
 }
 
-/// A number that no other connection has had.
-fn nonce() -> io::Result<[u8; proof::NONCE_BYTES]> {
-    let mut nonce = [0; proof::NONCE_BYTES];
-    io::Read::read_exact(&mut std::fs::File::open("/dev/urandom")?, &mut nonce)?;
-    Ok(nonce)
-}
+/// Memory of one connection, bytes: its task and the guarded stream. As measured by
+/// `cargo xtask bench exporter --histograms 1`.
+const SESSION_BYTES: usize = 6 << 10;
 
-/// Runs one connection. Ends well when the agent closes it or the sandbox has ended and was drained.
+/// Runs one connection, and counts what ends it because it cannot be decoded. Ends well when the agent closes it or the
+/// sandbox has ended and was drained.
 pub async fn run(
     fleet: &Fleet,
     sandbox: &Arc<Sandbox>,
     stream: Pin<Box<dyn ByteStream>>,
     idle: Duration,
-    ended: watch::Receiver<bool>,
+    outlook: watch::Receiver<Outlook>,
 ) -> Result<(), SessionError> {
-    let (guarded, control) = GuardedStream::new(stream, Box::new(Inspector(Arc::clone(sandbox))));
-    let agent = AgentClient::new(Client::new(Socket::new(guarded)));
-    let session = Session { fleet, sandbox, agent, control };
-    let epoch = session.hello().await?;
-    session.stats().await?;
-    let mut batches = session.watch().await?;
+    let result = connection(fleet, sandbox, stream, idle, outlook).await;
+    if let Err(SessionError::Call { call, source }) = &result {
+        match source {
+            CallError::Malformed(_) if *call == WATCH => sandbox.reject(Rejection::BatchMalformed),
+            CallError::Malformed(_) | CallError::Inspected(_) => sandbox.reject(Rejection::ResponseMalformed),
+            _ => {}
+        }
+    }
+    result
+}
+
+async fn connection(
+    fleet: &Fleet,
+    sandbox: &Arc<Sandbox>,
+    stream: Pin<Box<dyn ByteStream>>,
+    idle: Duration,
+    outlook: watch::Receiver<Outlook>,
+) -> Result<(), SessionError> {
+    if !sandbox.budget.resident.admits(SESSION_BYTES) {
+        return Err(SessionError::NoMemory);
+    }
+    let mut charge = Charge::new(Arc::clone(&sandbox.budget));
+    charge.set_resident(SESSION_BYTES);
+    let stream = GuardedStream::new(stream, Box::new(OfSandbox(Arc::clone(sandbox))));
+    let mut session = Session { fleet, sandbox, agent: Client::new(stream) };
+    // The greeting needs more memory than what follows it for days, so that is in a block of its own.
+    let (epoch, batches) = Box::pin(session.greet()).await?;
     sandbox.link.lock().connected();
     let mut received = Received::default();
-    let result = session.follow(&mut batches, epoch, &mut received, idle, ended).await;
+    let result = session.follow(batches, epoch, &mut received, idle, outlook).await;
     fleet.own.batches_missing.inc_by(received.missing());
     result
 }
@@ -120,96 +163,142 @@ pub async fn run(
 struct Session<'a> {
     fleet: &'a Fleet,
     sandbox: &'a Sandbox,
-    agent: AgentClient,
-    /// Closes the connection when it goes, whatever ttrpc's tasks do.
-    control: Control,
+    agent: Client<dyn ByteStream>,
+}
+
+/// A question that waits for its answer.
+#[derive(Clone, Copy)]
+struct Asked {
+    call: CallId,
+    /// The host's clock before it was sent, nanoseconds.
+    sent_unix_ns: u64,
+    until: Clock,
 }
 
 impl Session<'_> {
-    /// Takes batches until the stream ends, or until the sandbox has ended and its agent has no more to say.
+    /// Takes batches until the stream ends, or until the sandbox has ended and its agent sends no more.
     async fn follow(
-        &self,
-        batches: &mut ClientStreamReceiver<agent::Batch>,
+        &mut self,
+        batches: CallId,
         epoch: u64,
         received: &mut Received,
         idle: Duration,
-        mut ended: watch::Receiver<bool>,
+        mut outlook: watch::Receiver<Outlook>,
     ) -> Result<(), SessionError> {
         let mut drain_until = None;
-        // A question that waits for its answer; batches that come before the answer are taken meanwhile.
-        let mut asking = None;
-        // One that has much to say is asked all the same: its memory, CPU time and limitations change.
+        // Batches that come before its answer are taken meanwhile.
+        let mut asked: Option<Asked> = None;
+        // One that sends much gets the calls all the same: its memory, CPU time and limitations change.
         let mut ask_at = Clock::now() + idle;
+        let mut silent_at = ask_at;
+        let mut start_calls = 0;
         loop {
             if self.sandbox.misbehaves() {
                 return Err(SessionError::Misbehaves);
             }
-            if asking.is_none() && drain_until.is_none() && Clock::now() >= ask_at {
-                ask_at = Clock::now() + idle;
-                asking = Some(Box::pin(self.stats()));
+            let now = Clock::now();
+            if drain_until.is_some_and(|until| until <= now) {
+                return Ok(());
             }
-            let wait = Clock::now() + if drain_until.is_some() { DRAIN_SILENCE } else { idle };
-            let deadline = drain_until.map_or(wait, |until: Clock| until.min(wait));
+            if asked.is_some_and(|asked| asked.until <= now) {
+                return Err(call_error(STATS)(CallError::Deadline));
+            }
+            // Silence is allowed while nothing changes; an agent that is alive answers.
+            if asked.is_none() && drain_until.is_none() && now >= ask_at.min(silent_at) {
+                ask_at = now + idle;
+                let sent_unix_ns = unix_ns();
+                let call = self.agent.ask(STATS, &agent::StatsRequest::default()).await;
+                let call = call.map_err(call_error(STATS))?;
+                asked = Some(Asked { call, sent_unix_ns, until: now + CALL_DEADLINE });
+            }
+            let wait = if drain_until.is_some() { now + DRAIN_SILENCE } else { ask_at.min(silent_at) };
+            let deadline =
+                [drain_until, asked.map(|asked| asked.until)].into_iter().flatten().fold(wait, Clock::min);
             let next = tokio::select! {
-                next = timeout_at(deadline, batches.recv()) => next,
-                _ = ended.wait_for(|ended| *ended), if drain_until.is_none() => {
+                next = timeout_at(deadline, self.agent.next()) => next,
+                _ = outlook.wait_for(|outlook| *outlook == Outlook::Ended), if drain_until.is_none() => {
                     drain_until = Some(Clock::now() + DRAIN_AT_MOST);
                     continue;
                 }
-                Some(answer) = OptionFuture::from(asking.as_mut()) => {
-                    answer?;
-                    asking = None;
-                    continue;
-                }
             };
-            match next {
-                // The end of the stream comes as an empty message.
-                Ok(Ok(Some(batch))) if batch == agent::Batch::default() => return Ok(()),
-                Ok(Ok(Some(batch))) => {
-                    let began = metering::thread_cpu_time();
-                    take_batch(self.fleet, self.sandbox, epoch, received, batch);
-                    let spent = metering::thread_cpu_time().saturating_sub(began);
-                    // Nothing is read from the agent meanwhile.
-                    tokio::time::sleep(self.sandbox.spend_cpu(spent)).await;
-                    self.control.release();
+            let Ok(next) = next else {
+                if drain_until.is_some() {
+                    return Ok(());
                 }
-                Ok(
-                    Ok(None)
-                    | Err(ttrpc::Error::Eof | ttrpc::Error::RemoteClosed | ttrpc::Error::LocalClosed),
-                ) => return Ok(()),
-                Ok(Err(source)) => {
-                    return Err(SessionError::Call { call: "Watch", source: shortened(source) });
-                }
-                Err(_) if drain_until.is_some() => return Ok(()),
-                // Silence is allowed while nothing changes; an agent that is alive answers.
-                Err(_) if asking.is_none() => asking = Some(Box::pin(self.stats())),
-                // The question has a deadline of its own.
-                Err(_) => {}
-            }
-            if drain_until.is_some_and(|until| until <= Clock::now()) {
+                continue;
+            };
+            silent_at = Clock::now() + idle;
+            let Some(frame) = next.map_err(CallError::from).map_err(call_error(WATCH))? else {
                 return Ok(());
+            };
+            if let Some(answered) = asked.filter(|asked| asked.call.is_of(&frame)) {
+                asked = None;
+                let answer = client::answer(&frame).map_err(call_error(STATS))?;
+                self.take_stats(&answer, answered.sent_unix_ns);
+            } else if !batches.is_of(&frame) {
+                self.sandbox.reject(Rejection::FrameUnknown);
+            } else if !self.take_frame(epoch, received, frame).await? {
+                return Ok(());
+            } else if asked.is_none() && start_calls < START_CALLS_MAX && self.start_is_behind() {
+                start_calls += 1;
+                ask_at = Clock::now();
             }
         }
     }
 
-    async fn hello(&self) -> Result<u64, SessionError> {
+    /// Whether the sandbox has reached more of its start than its agent has reported in answers to calls.
+    fn start_is_behind(&self) -> bool {
+        let start = *self.sandbox.start.lock();
+        let serves = !start.awaits(Phase::FirstRequest);
+        let has_containers = || self.sandbox.resources.lock().iter().any(|(name, _)| name.is_some());
+        (serves && start.awaits(Phase::FirstListen))
+            || (start.awaits(Phase::FirstProcess) && (serves || has_containers()))
+    }
+
+    /// Takes a frame of the stream of batches; false when it is the last.
+    async fn take_frame(
+        &self,
+        epoch: u64,
+        received: &mut Received,
+        frame: Frame,
+    ) -> Result<bool, SessionError> {
+        if frame.kind != MESSAGE_TYPE_DATA {
+            // What ends a stream before its time is an answer.
+            return client::answer::<agent::Batch>(&frame).map(|_| false).map_err(call_error(WATCH));
+        }
+        let is_last = frame.flags & FLAG_REMOTE_CLOSED != 0;
+        if frame.body().is_empty() || (is_last && frame.flags & FLAG_NO_DATA != 0) {
+            return Ok(false);
+        }
+        let began = metering::thread_cpu_time();
+        let batch = agent::Batch::parse_from_bytes(frame.body());
+        take_batch(
+            self.fleet,
+            self.sandbox,
+            epoch,
+            received,
+            batch.map_err(CallError::Malformed).map_err(call_error(WATCH))?,
+        );
+        let spent = metering::thread_cpu_time().saturating_sub(began);
+        // Nothing is read from the agent meanwhile.
+        tokio::time::sleep(self.sandbox.spend_cpu(spent)).await;
+        Ok(!is_last)
+    }
+
+    async fn greet(&mut self) -> Result<(u64, CallId), SessionError> {
+        let epoch = self.hello().await?;
+        self.stats().await?;
+        Ok((epoch, self.watch(epoch).await?))
+    }
+
+    async fn hello(&mut self) -> Result<u64, SessionError> {
         let secret = self.sandbox.record().and_then(|record| record.secret.clone());
-        let host_nonce = nonce().map_err(SessionError::Nonce)?;
-        let request = agent::HelloRequest {
-            host_nonce: host_nonce.to_vec(),
-            version_min: CONTRACT_VERSION,
-            version_max: CONTRACT_VERSION,
-            host_version: env!("CARGO_PKG_VERSION").to_owned(),
-            ..Default::default()
-        };
-        let context = ttrpc::context::with_duration(CALL_DEADLINE);
-        let answer = within("Hello", self.agent.hello(context, &request)).await?;
-        self.control.release();
-        // Before anything that it says is taken.
-        let is_proven = |secret: &AgentSecret| {
-            proof::is_proven(secret.bytes(), &host_nonce, &answer.agent_nonce, &answer.proof)
-        };
-        if !secret.as_ref().is_none_or(is_proven) {
+        let challenge = Challenge::new().map_err(SessionError::Nonce)?;
+        let request = challenge.request(env!("CARGO_PKG_VERSION"));
+        let answer: agent::HelloResponse =
+            self.agent.call("Hello", &request).await.map_err(call_error("Hello"))?;
+        // Before anything that it sends is counted.
+        if !secret.is_none_or(|secret| challenge.is_met(secret.bytes(), &answer)) {
             self.sandbox.link.lock().impostor = true;
             return Err(SessionError::Impostor);
         }
@@ -225,6 +314,7 @@ impl Session<'_> {
         link.agent = Some(AboutAgent {
             version: intake::about_text(&answer.agent_version),
             kernel_release: intake::about_text(&answer.kernel_release),
+            placement: Placement::from_wire(answer.placement),
             capture_mode: CaptureMode::from_wire(answer.capture_mode),
             capabilities: intake::about_texts(&answer.capabilities),
             limitations: Vec::new(),
@@ -234,13 +324,35 @@ impl Session<'_> {
             series: 0,
             load_ns: 0,
         });
+        drop(link);
+        self.sandbox.texts_changed();
         Ok(answer.epoch)
     }
 
-    async fn stats(&self) -> Result<(), SessionError> {
-        let context = ttrpc::context::with_duration(CALL_DEADLINE);
-        let answer = within("Stats", self.agent.stats(context, &agent::StatsRequest::default())).await?;
-        self.control.release();
+    async fn stats(&mut self) -> Result<(), SessionError> {
+        let sent_unix_ns = unix_ns();
+        let answer = self.agent.call(STATS, &agent::StatsRequest::default()).await;
+        self.take_stats(&answer.map_err(call_error(STATS))?, sent_unix_ns);
+        Ok(())
+    }
+
+    fn take_stats(&self, answer: &agent::StatsResponse, sent_unix_ns: u64) {
+        let offset = {
+            let mut clock = self.sandbox.clock.lock();
+            clock.measured(sent_unix_ns, answer.unix_ns, unix_ns());
+            clock.at_last_call()
+        };
+        if let Some(offset) = offset {
+            for (phase, guest_unix_ns) in [
+                (Phase::Machine, answer.booted_unix_ns),
+                (Phase::FirstProcess, answer.first_process_unix_ns),
+                (Phase::FirstListen, answer.first_listen_unix_ns),
+            ] {
+                if guest_unix_ns > 0 && self.sandbox.start.lock().awaits(phase) {
+                    self.fleet.reached(self.sandbox, phase, guest_unix_ns, offset);
+                }
+            }
+        }
         if let Some(counters) = answer.counters.as_ref() {
             let counters = AgentCounters::from_wire(counters);
             self.sandbox.change(|accumulator| accumulator.apply_counters(&counters));
@@ -254,38 +366,25 @@ impl Session<'_> {
             about.series = answer.series;
             about.load_ns = answer.load_ns;
         }
-        Ok(())
+        self.sandbox.texts_changed();
     }
 
-    async fn watch(&self) -> Result<ClientStreamReceiver<agent::Batch>, SessionError> {
+    async fn watch(&mut self, epoch: u64) -> Result<CallId, SessionError> {
         let request = agent::WatchRequest {
             interval_ms: u32::try_from(WATCH_INTERVAL.as_millis()).unwrap_or(1_000),
+            epoch,
             ..Default::default()
         };
-        within("Watch", self.agent.watch(ttrpc::context::Context::default(), &request)).await
+        self.agent.open(WATCH, &request).await.map_err(call_error(WATCH))
     }
 }
 
-async fn within<T>(
-    call: &'static str,
-    answer: impl Future<Output = ttrpc::Result<T>>,
-) -> Result<T, SessionError> {
-    timeout(CALL_DEADLINE, answer)
-        .await
-        .map_err(|_| SessionError::Deadline(call))?
-        .map_err(|source| SessionError::Call { call, source: shortened(source) })
-}
+/// Methods of the contract.
+const STATS: &str = "Stats";
+const WATCH: &str = "Watch";
 
-/// An error as it is kept: what a guest says of it is cut to size.
-fn shortened(error: ttrpc::Error) -> ttrpc::Error {
-    match error {
-        ttrpc::Error::RpcStatus(status) => {
-            let code = protobuf::Enum::from_i32(status.code.value()).unwrap_or(ttrpc::Code::UNKNOWN);
-            ttrpc::Error::RpcStatus(ttrpc::get_status(code, intake::about_text(&status.message)))
-        }
-        ttrpc::Error::Others(text) => ttrpc::Error::Others(intake::about_text(&text)),
-        other => other,
-    }
+fn call_error(call: &'static str) -> impl Fn(CallError) -> SessionError {
+    move |source| SessionError::Call { call, source }
 }
 
 /// What came over one `Watch`.
@@ -298,7 +397,12 @@ pub struct Received {
 }
 
 impl Received {
-    /// Batches that were sent, by their numbers, and did not come. A guest can lie; not without bound.
+    /// Nothing that came over a `Watch`: batches of a time that is not known. Whatever of them goes backwards came too late.
+    pub fn out_of_order() -> Self {
+        Self { sequence: u64::MAX, ..Self::default() }
+    }
+
+    /// Batches that were sent, by their numbers, and did not come. A guest chooses the numbers, so they are bounded.
     fn missing(&self) -> u64 {
         self.sequence.saturating_sub(self.batches).min(MISSING_MAX)
     }
@@ -306,8 +410,9 @@ impl Received {
 
 /// Counts a batch: what is good of it, series by series.
 ///
-/// ttrpc hands messages over by tasks of their own, so batches may overtake each other. Values are cumulative: a batch
-/// that comes late reports what is known already or what no later batch reported, and only its going backwards is no lie.
+/// An agent on ttrpc's own server hands batches over by tasks, so they may overtake each other. Values are cumulative: a batch
+/// that comes late reports what is known already or what no later batch reported; only in such a batch may values be smaller
+/// than before.
 pub fn take_batch(
     fleet: &Fleet,
     sandbox: &Sandbox,
@@ -337,41 +442,108 @@ pub fn take_batch(
         received.counters = counters.at_least(&received.counters);
         sandbox.change(|accumulator| accumulator.apply_counters(&counters));
     }
-    let containers: Arc<_> = sandbox.containers();
-    let mut accumulator = sandbox.accumulator.lock();
-    for wire in batch.series {
-        let id = wire.id;
-        let taken = intake::check_series(wire).and_then(|reported| accumulator.apply(reported, &containers));
-        match taken {
-            Ok(outcome) => {
-                fleet.own.series_updates.inc();
-                if outcome == Outcome::Folded {
-                    fleet.own.series_updates_folded.inc();
-                }
-                if accumulator.is_unlisted(id) {
-                    fleet.own.series_updates_unlisted.inc();
-                }
+    let record = sandbox.record();
+    let unknown = Containers::new();
+    let containers = record.as_deref().map_or(&unknown, |record| &record.containers);
+    if sandbox.start.lock().awaits(Phase::FirstRequest)
+        && let Some(first) = first_served(&batch.series)
+        && let Some(offset) = sandbox.clock.lock().at_last_call()
+    {
+        fleet.reached(sandbox, Phase::FirstRequest, first, offset);
+    }
+    let mut series = batch.series.into_iter();
+    while series.len() > 0 {
+        sandbox.change(|accumulator| {
+            for wire in series.by_ref().take(SERIES_AT_ONCE) {
+                take_series(fleet, sandbox, accumulator, containers, wire, late);
             }
-            Err(Rejection::WentBackwards) if late => {}
-            Err(rejection) => {
-                sandbox.reject(rejection);
-                tracing::trace!(sandbox = %sandbox.identity.sandbox_id, %rejection, "series refused");
-            }
-        }
+        });
+    }
+    if !batch.resources.is_empty() {
+        take_resources(sandbox, containers, batch.resources, late);
+    }
+    if !batch.dependencies.is_empty() {
+        take_dependencies(sandbox, containers, batch.dependencies, late);
     }
     if !batch.spans.is_empty() {
-        let (identity, now) = (Arc::new(sandbox.identity.clone()), unix_ms());
-        fleet.spans.expire(now);
-        for wire in batch.spans {
-            let known = accumulator.key_of(wire.series_id).ok_or(Rejection::SpanSeriesUnknown);
-            match known.and_then(|known| Ok((known, intake::check_span(wire)?))) {
-                Ok(((key, error), span)) => fleet.spans.put(&identity, key, error, span, now),
-                Err(rejection) => sandbox.reject(rejection),
+        sandbox.change(|accumulator| take_spans(fleet, sandbox, accumulator, batch.spans));
+    }
+    fleet.changed();
+}
+
+/// When a server's series were first observed.
+fn first_served(series: &[agent::Series]) -> Option<u64> {
+    let is_server = |series: &&agent::Series| {
+        series.key.as_ref().is_some_and(|key| key.side == agent::Side::SIDE_SERVER.into())
+    };
+    series.iter().filter(is_server).map(|series| series.start_unix_ns).min()
+}
+
+fn take_series(
+    fleet: &Fleet,
+    sandbox: &Sandbox,
+    accumulator: &mut Accumulator,
+    containers: &Containers,
+    wire: agent::Series,
+    late: bool,
+) {
+    let id = wire.id;
+    match intake::check_series(wire).and_then(|reported| accumulator.apply(reported, containers)) {
+        Ok(outcome) => {
+            fleet.own.series_updates.inc();
+            if outcome == Outcome::Overflowed {
+                fleet.own.series_updates_overflowed.inc();
+            }
+            if accumulator.is_unlisted(id) {
+                fleet.own.series_updates_unlisted.inc();
             }
         }
+        Err(Rejection::WentBackwards) if late => {}
+        Err(rejection) => {
+            sandbox.reject(rejection);
+            tracing::trace!(sandbox = %sandbox.identity.sandbox_id, %rejection, "series refused");
+        }
     }
-    // Under the lock, so that whoever reads the new values sees that they are new.
-    sandbox.changed();
-    drop(accumulator);
-    fleet.changed();
+}
+
+fn take_resources(sandbox: &Sandbox, containers: &Containers, wire: Vec<agent::Resources>, late: bool) {
+    let checked = wire
+        .into_iter()
+        .filter_map(|wire| intake::check_resources(wire).map_err(|rejection| sandbox.reject(rejection)).ok());
+    let measured: Vec<_> = checked.collect();
+    let refused = sandbox.resources.lock().apply(&measured, containers, late);
+    if let Some(rejection) = refused {
+        sandbox.reject(rejection);
+    }
+}
+
+fn take_dependencies(sandbox: &Sandbox, containers: &Containers, wire: Vec<agent::Dependency>, late: bool) {
+    let (mut dependencies, now) = (sandbox.dependencies.lock(), Instant::now());
+    for wire in wire {
+        let checked = intake::check_dependency(wire);
+        if let Err(rejection) =
+            checked.and_then(|reported| dependencies.apply(reported, containers, late, now))
+        {
+            sandbox.reject(rejection);
+        }
+    }
+}
+
+fn take_spans(fleet: &Fleet, sandbox: &Sandbox, accumulator: &Accumulator, spans: Vec<agent::Span>) {
+    let (identity, record, now) = (Arc::clone(&sandbox.identity), sandbox.record(), unix_ns());
+    let own = record.as_deref().map_or(&[][..], |record| &record.addresses);
+    let unix_ms = now / 1_000_000;
+    fleet.spans.expire(unix_ms);
+    let last_end = spans.iter().map(|span| span.start_unix_ns.saturating_add(span.duration_ns)).max();
+    let offset = sandbox.clock.lock().at_reception(last_end.unwrap_or_default(), now);
+    for wire in spans {
+        let known = accumulator.key_of(wire.series_id).ok_or(Rejection::SpanSeriesUnknown);
+        match known.and_then(|known| Ok((known, intake::check_span(wire)?))) {
+            Ok(((key, error), span)) => {
+                let reception = Reception { unix_ms, offset, connection: Connection::of(&span, own) };
+                fleet.spans.put(&identity, &sandbox.budget, key, error, span, reception);
+            }
+            Err(rejection) => sandbox.reject(rejection),
+        }
+    }
 }

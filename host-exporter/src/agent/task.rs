@@ -3,13 +3,13 @@
 use std::{sync::Arc, time::Duration};
 
 use porthole_agent_api::limits::CALL_DEADLINE;
-use porthole_registry::channel::Channel;
+use porthole_registry::{channel::Channel, dial};
 use tokio::{
     sync::{Semaphore, watch},
     time::{Instant, timeout},
 };
 
-use super::{backoff::Backoff, dial, session};
+use super::{backoff::Backoff, outlook::Outlook, session};
 use crate::{
     fleet::{Fleet, link::LinkState, sandbox::Sandbox},
     intake,
@@ -31,20 +31,18 @@ pub struct Links {
     pub fleet: Arc<Fleet>,
     /// Bounds the connections to agents.
     pub connections: Arc<Semaphore>,
-    /// Silence after which an agent is asked whether it lives.
+    /// Silence after which an agent is probed.
     pub idle: Duration,
     /// First and longest wait between attempts.
     pub backoff: Backoff,
 }
 
-/// Keeps the link to one agent until `ended` says that the sandbox has ended and what it sent was read. Once `orphaned`
-/// says that nobody vouches for the channel any more, the connection that there is goes on and no other is made.
+/// Keeps the link to one agent as long as it is to be kept.
 pub async fn keep(
     links: Links,
     sandbox: Arc<Sandbox>,
     channel: Channel,
-    mut ended: watch::Receiver<bool>,
-    mut orphaned: watch::Receiver<bool>,
+    mut outlook: watch::Receiver<Outlook>,
 ) {
     let mut backoff = links.backoff.clone();
     let mut quarantine = QUARANTINE;
@@ -55,9 +53,9 @@ pub async fn keep(
         let Ok(permit) = links.connections.acquire().await else { break };
         set_state(LinkState::Connecting);
         let began = Instant::now();
-        let result = attempt(&links, &sandbox, &channel, &ended).await;
+        let result = attempt(&links, &sandbox, &channel, &outlook).await;
         drop(permit);
-        if *ended.borrow() || *orphaned.borrow() {
+        if *outlook.borrow() != Outlook::Open {
             break;
         }
         if began.elapsed() >= GOOD_CONNECTION {
@@ -81,13 +79,8 @@ pub async fn keep(
             link.state = if misbehaves { LinkState::Quarantined } else { LinkState::Waiting };
             link.last_error = Some(reason.to_owned());
         }
-        let over = async {
-            tokio::select! {
-                _ = ended.wait_for(|ended| *ended) => {}
-                _ = orphaned.wait_for(|orphaned| *orphaned) => {}
-            }
-        };
-        if timeout(wait, over).await.is_ok() {
+        sandbox.texts_changed();
+        if timeout(wait, outlook.wait_for(|outlook| *outlook != Outlook::Open)).await.is_ok() {
             break;
         }
     }
@@ -98,14 +91,14 @@ async fn attempt(
     links: &Links,
     sandbox: &Arc<Sandbox>,
     channel: &Channel,
-    ended: &watch::Receiver<bool>,
+    outlook: &watch::Receiver<Outlook>,
 ) -> anyhow::Result<()> {
     let stream = timeout(CALL_DEADLINE, dial::dial(channel))
         .await
         .map_err(|_| anyhow::anyhow!("{channel} did not answer within {CALL_DEADLINE:?}"))?
         .map_err(|error| anyhow::anyhow!("{channel}: {error}"))?;
     let before = sandbox.link.lock().connections;
-    let result = session::run(&links.fleet, sandbox, stream, links.idle, ended.clone()).await;
+    let result = session::run(&links.fleet, sandbox, stream, links.idle, outlook.clone()).await;
     if before > 0 && sandbox.link.lock().connections > before {
         links.fleet.own.reconnects.inc();
     }

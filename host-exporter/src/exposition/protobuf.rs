@@ -1,15 +1,16 @@
 //! Prometheus' protobuf exposition with native histograms: messages `io.prometheus.client.MetricFamily`, each after its
 //! length (`prometheus/client_model`, `io/prometheus/client/metrics.proto`; Prometheus, "Exposition formats").
 //!
+//! A Prometheus that takes native histograms leaves out the classic buckets of the same histogram, unless it is configured to
+//! take both (`scrape_classic_histograms`, since 2.45): they are written only where that is configured.
+//!
 //! The agents' histogram is schema 3 of native histograms already, so buckets are copied, not converted. prometheus-client
 //! offers this form as a tree of messages in memory, a string for each label name; here only one family is held, encoded.
 
 use porthole_histogram::{Histogram, INDEX_MIN};
 
-use super::{
-    buckets,
-    sink::{Family, Kind, Label, Output, Sink},
-};
+use super::sink::{Family, Kind, Label, Output, Sink};
+use crate::buckets;
 
 /// Schema of the histograms: bounds are powers of 2^(1/8).
 const SCHEMA: i32 = 3;
@@ -38,17 +39,25 @@ mod field {
     pub mod histogram {
         pub const SAMPLE_COUNT: u32 = 1;
         pub const SAMPLE_SUM: u32 = 2;
+        pub const BUCKET: u32 = 3;
         pub const SCHEMA: u32 = 5;
         pub const ZERO_THRESHOLD: u32 = 6;
         pub const ZERO_COUNT: u32 = 7;
         pub const POSITIVE_SPAN: u32 = 12;
         pub const POSITIVE_DELTA: u32 = 13;
     }
+    /// Of `Bucket`.
+    pub mod bucket {
+        pub const CUMULATIVE_COUNT: u32 = 1;
+        pub const UPPER_BOUND: u32 = 2;
+    }
 }
 
 /// Writes length-delimited messages.
 pub struct Protobuf<'a> {
     output: &'a mut dyn Output,
+    /// Classic buckets are written besides.
+    classic: bool,
     /// The family that is being written.
     family: Vec<u8>,
     kind: Kind,
@@ -61,9 +70,10 @@ pub struct Protobuf<'a> {
 
 impl<'a> Protobuf<'a> {
     /// A form without families yet.
-    pub fn new(output: &'a mut dyn Output) -> Self {
+    pub fn new(output: &'a mut dyn Output, classic: bool) -> Self {
         Self {
             output,
+            classic,
             family: Vec::new(),
             kind: Kind::Gauge,
             metric: Vec::new(),
@@ -148,6 +158,16 @@ impl Sink for Protobuf<'_> {
         inner.clear();
         number(inner, field::histogram::SAMPLE_COUNT, durations.count());
         double(inner, field::histogram::SAMPLE_SUM, buckets::sum_seconds(durations));
+        if self.classic {
+            let mut cumulative = 0_u64;
+            for (bound, count) in buckets::classic(durations) {
+                cumulative = cumulative.saturating_add(count);
+                span.clear();
+                number(span, field::bucket::CUMULATIVE_COUNT, cumulative);
+                double(span, field::bucket::UPPER_BOUND, bound);
+                bytes(inner, field::histogram::BUCKET, span);
+            }
+        }
         number(inner, field::histogram::SCHEMA, zigzag(SCHEMA.into()));
         double(
             inner,
@@ -181,7 +201,7 @@ impl Sink for Protobuf<'_> {
             at += length;
         }
         if rest.is_empty() {
-            // A span of no length says that this is a native histogram although it has no bucket.
+            // A span of no length marks a native histogram without buckets.
             bytes(inner, field::histogram::POSITIVE_SPAN, &[1 << 3, 0, 2 << 3, 0]);
         } else {
             bytes(inner, field::histogram::POSITIVE_DELTA, deltas);
@@ -308,7 +328,8 @@ mod tests {
                 durations.record(if round % 5 == 0 { 0 } else { random.u64(0..1 << magnitude) });
             }
             let mut written = Vec::new();
-            let mut protobuf = Protobuf::new(&mut written);
+            let classic = round % 2 == 0;
+            let mut protobuf = Protobuf::new(&mut written, classic);
             protobuf.family(&Family { name: "h_seconds", help: "H", unit: None, kind: Kind::Histogram });
             protobuf.histogram(&[("a", "b"), ("left_out", "")], &durations);
             protobuf.finish();
@@ -323,6 +344,14 @@ mod tests {
                 &metric.iter().find(|(field, ..)| *field == field::metric::HISTOGRAM).expect("it").2;
             let expected: BTreeMap<i32, u64> = durations.buckets().iter().copied().collect();
             assert_eq!(buckets_of(histogram), expected);
+            let of_classic: Vec<_> = fields(histogram)
+                .into_iter()
+                .filter(|(field, ..)| *field == field::histogram::BUCKET)
+                .map(|(_, _, bucket)| fields(&bucket)[0].1)
+                .collect();
+            let last = classic.then_some(durations.count());
+            assert_eq!(of_classic.len(), if classic { buckets::CLASSIC } else { 0 });
+            assert_eq!(of_classic.last().copied(), last, "cumulative");
             let of = |number: u32| fields(histogram).into_iter().find(|(field, ..)| *field == number);
             assert_eq!(of(field::histogram::SAMPLE_COUNT).expect("count").1, durations.count());
             assert_eq!(unzigzag(of(field::histogram::SCHEMA).expect("schema").1), 3);

@@ -2,6 +2,8 @@
 
 use porthole_histogram::Histogram;
 
+use crate::spans::Exemplar;
+
 /// Type of a family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -42,6 +44,12 @@ pub trait Sink {
 
     /// A histogram.
     fn histogram(&mut self, labels: &[Label<'_>], durations: &Histogram);
+
+    /// A histogram with exemplars, in a form that has them.
+    fn histogram_with(&mut self, labels: &[Label<'_>], durations: &Histogram, exemplars: &[Exemplar]) {
+        let _ = exemplars;
+        self.histogram(labels, durations);
+    }
 }
 
 /// Where encoded bytes go.

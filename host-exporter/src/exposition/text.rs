@@ -2,14 +2,12 @@
 //!
 //! prometheus-client encodes this form too, but it formats the labels of each bucket anew.
 
-use std::fmt::Write as _;
+use std::{fmt::Write as _, time::Duration};
 
 use porthole_histogram::Histogram;
 
-use super::{
-    buckets,
-    sink::{Family, Kind, Label, Output, PIECE, Sink},
-};
+use super::sink::{Family, Kind, Label, Output, PIECE, Sink};
+use crate::{buckets, spans::Exemplar};
 
 /// Writes text.
 pub struct Text<'a> {
@@ -88,6 +86,18 @@ impl<'a> Text<'a> {
         self.buffer.push(' ');
     }
 
+    /// The exemplar of a bucket, behind its sample (OpenMetrics 1.0.0, "Exemplars").
+    fn write_exemplar(&mut self, exemplars: &[Exemplar], above: f64, bound: f64) {
+        let seconds = |exemplar: &Exemplar| Duration::from_nanos(exemplar.duration_ns).as_secs_f64();
+        let is_of = |exemplar: &&Exemplar| seconds(exemplar) > above && seconds(exemplar) <= bound;
+        if let Some(exemplar) = exemplars.iter().find(is_of) {
+            let Exemplar { trace, span, unix_ms, .. } = exemplar;
+            let _ = write!(self.buffer, " # {{trace_id=\"{trace}\",span_id=\"{span}\"}} ");
+            write_float(&mut self.buffer, seconds(exemplar));
+            let _ = write!(self.buffer, " {}.{:03}", unix_ms / 1_000, unix_ms % 1_000);
+        }
+    }
+
     fn suffix(&self) -> &'static str {
         if self.kind == Kind::Counter { "_total" } else { "" }
     }
@@ -127,6 +137,10 @@ impl Sink for Text<'_> {
     }
 
     fn histogram(&mut self, labels: &[Label<'_>], durations: &Histogram) {
+        self.histogram_with(labels, durations, &[]);
+    }
+
+    fn histogram_with(&mut self, labels: &[Label<'_>], durations: &Histogram, exemplars: &[Exemplar]) {
         self.write_labels(labels);
         self.begin("_sum", None);
         write_float(&mut self.buffer, buckets::sum_seconds(durations));
@@ -135,10 +149,13 @@ impl Sink for Text<'_> {
         write_number(&mut self.buffer, durations.count());
         self.buffer.push('\n');
         let mut cumulative = 0_u64;
-        for (at, (_, count)) in buckets::classic(durations).into_iter().enumerate() {
+        let mut above = -1.0;
+        for (at, (bound, count)) in buckets::classic(durations).into_iter().enumerate() {
             cumulative = cumulative.saturating_add(count);
             self.begin("_bucket", Some(at));
             write_number(&mut self.buffer, cumulative);
+            self.write_exemplar(exemplars, above, bound);
+            above = bound;
             self.buffer.push('\n');
         }
         self.hand_over();

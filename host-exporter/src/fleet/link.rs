@@ -1,8 +1,13 @@
-//! How an agent is reached, and what it said about itself: for listings, never for decisions.
+//! How an agent is reached, and what it reported about itself: for listings, never for decisions.
 
 use std::time::Instant;
 
-use crate::protocol::CaptureMode;
+use porthole_registry::{AGENT_IMPOSTOR, Reason, SandboxRecord, SandboxState};
+
+use crate::{
+    accumulate::cost,
+    protocol::{CaptureMode, Placement},
+};
 
 /// State of the connection to an agent.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
@@ -68,11 +73,30 @@ pub struct Link {
     pub last_batch: Option<Instant>,
     /// Batches that came.
     pub batches: u64,
-    /// What the agent said about itself.
+    /// What the agent reported about itself.
     pub agent: Option<AboutAgent>,
 }
 
 impl Link {
+    /// Bytes of its texts.
+    pub fn bytes(&self) -> usize {
+        self.last_error.as_deref().map_or(0, cost::text) + self.agent.as_ref().map_or(0, AboutAgent::bytes)
+    }
+
+    /// State of a live sandbox and its reason: that of its record, unless another process answers in place of the
+    /// agent.
+    pub fn state_of(&self, record: &SandboxRecord) -> (SandboxState, Option<Reason>) {
+        if !self.impostor {
+            return (record.state, record.reason.clone());
+        }
+        let impostor = || Reason {
+            code: AGENT_IMPOSTOR.to_owned(),
+            message: "the process that listens on the agent's port does not hold the sandbox's secret"
+                .to_owned(),
+        };
+        (SandboxState::Unmonitored, record.reason.clone().or_else(|| Some(impostor())))
+    }
+
     /// The agent sent a message: the reason of an earlier failure is over.
     pub fn connected(&mut self) {
         self.state = LinkState::Connected;
@@ -81,13 +105,15 @@ impl Link {
     }
 }
 
-/// What an agent said about itself; the guest's words, cut to size.
+/// What an agent reported about itself; the guest's texts, cut to size.
 #[derive(Clone, Debug, serde::Serialize)]
 pub struct AboutAgent {
     /// Its version.
     pub version: String,
     /// The guest's kernel.
     pub kernel_release: String,
+    /// How it came into the guest.
+    pub placement: Option<Placement>,
     /// How it sees what the guest does.
     pub capture_mode: Option<CaptureMode>,
     /// Optional abilities.
@@ -104,4 +130,13 @@ pub struct AboutAgent {
     pub series: u64,
     /// From its start to attached probes, nanoseconds.
     pub load_ns: u64,
+}
+
+impl AboutAgent {
+    fn bytes(&self) -> usize {
+        let texts = self.capabilities.iter().chain(&self.limitations);
+        texts.map(|text| size_of::<String>() + cost::text(text)).sum::<usize>()
+            + cost::text(&self.version)
+            + cost::text(&self.kernel_release)
+    }
 }

@@ -2,11 +2,14 @@
 //!
 //! A sandbox goes through phases: *live* while its record is in the registry; *ended* while its series are still
 //! exposed for the next scrapes; *remembered*, without series, so that a sandbox whose record only vanished for a while
-//! comes back without being counted twice; at last it is folded into its application's totals. An application's totals
-//! are the folded ones plus those of every sandbox in any phase, and so never go backwards.
+//! comes back without being counted twice. At last it is *retired*: it is forgotten, and its values are added to its
+//! application's retired totals. A sandbox whose names the host changes ends under the one name and begins, with nothing counted, under the
+//! other. An application's totals are its retired ones plus those of every sandbox in any phase,
+//! and so never go backwards.
 
 pub mod link;
 pub mod sandbox;
+pub mod starts;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -18,19 +21,36 @@ use std::{
 };
 
 use parking_lot::{Mutex, RwLock};
+use porthole_histogram::Histogram;
 use porthole_registry::SandboxRecord;
+use tokio::sync::watch;
 
-use self::sandbox::{Phase, Sandbox, SandboxKey};
+use self::{
+    sandbox::{Phase, Sandbox, SandboxKey},
+    starts::Starts,
+};
 use crate::{
-    accumulate::{budget::TenantBudget, counters::AgentCounters, golden::GoldenTable, series::OTHER},
+    accumulate::{
+        budget::{Charge, Limits, NodeBudget, TenantBudget},
+        cost,
+        counters::AgentCounters,
+        golden::GoldenTable,
+        series::OTHER,
+    },
     clock::unix_ms,
+    guest_clock::Offset,
     identity::{Application, Identity},
+    objectives::Objectives,
     own::OwnCounts,
+    rejection::Rejection,
     spans::SpanStore,
 };
 
-/// Ended sandboxes that are remembered one by one; beyond, the oldest are folded into their applications.
+/// Ended sandboxes that are remembered one by one; beyond, the oldest are retired.
 pub const REMEMBERED_MAX: usize = 2_000;
+
+/// Memory that an application without values needs, bytes.
+const APPLICATION_BYTES: usize = 1 << 10;
 
 /// How long an ended sandbox is remembered one by one.
 pub const ENDED_KEEP: Duration = Duration::from_hours(1);
@@ -61,7 +81,7 @@ impl Default for ApplicationLimits {
     }
 }
 
-/// What was folded and changed since it was written.
+/// Whose retired totals changed since they were written.
 #[derive(Clone, Debug, Default)]
 pub struct Dirty {
     /// Applications, also those that are gone.
@@ -73,8 +93,11 @@ pub struct Dirty {
 /// All sandboxes of the host.
 #[derive(Debug)]
 pub struct Fleet {
-    series_per_tenant: usize,
+    /// What all tenants together may use.
+    pub budget: NodeBudget,
     applications: ApplicationLimits,
+    /// What is expected of the applications.
+    pub objectives: Objectives,
     retention: Retention,
     inner: RwLock<Inner>,
     /// The exporter's counts about itself.
@@ -82,39 +105,49 @@ pub struct Fleet {
     /// Exchanges sampled as spans.
     pub spans: SpanStore,
     changes: AtomicU64,
+    /// [`Self::changes`] up to which the ledger is known to be written.
+    saved: watch::Sender<u64>,
     dirty: Mutex<Dirty>,
+    starts: Mutex<Starts>,
 }
 
 #[derive(Debug, Default)]
 struct Inner {
     sandboxes: BTreeMap<SandboxKey, Arc<Sandbox>>,
-    folded: Folded,
-    /// Since when an application has had no sandbox, milliseconds since 1970-01-01T00:00:00Z.
-    idle_since: BTreeMap<Application, u64>,
+    retired: Retired,
     budgets: BTreeMap<String, Arc<TenantBudget>>,
+    /// What the applications of a tenant hold of its budget: memory of their retired totals, bytes of a scrape of all.
+    application_charges: BTreeMap<String, Charge>,
 }
 
-/// What was folded out of sandboxes that are no longer remembered.
+/// Totals of sandboxes that are no longer remembered.
 #[derive(Clone, Debug, Default)]
-pub struct Folded {
+pub struct Retired {
     /// Golden values by application.
     pub applications: BTreeMap<Application, GoldenTable>,
     /// Agents' own counts by tenant.
     pub tenant_counters: BTreeMap<String, AgentCounters>,
+    /// Since when an application has had no sandbox, milliseconds since 1970-01-01T00:00:00Z.
+    pub idle_since: BTreeMap<Application, u64>,
+    /// Since when a tenant has had neither sandbox nor application.
+    pub tenants_idle_since: BTreeMap<String, u64>,
 }
 
 impl Fleet {
     /// A fleet without sandboxes.
-    pub fn new(series_per_tenant: usize, retention: Retention) -> Self {
+    pub fn new(limits: Limits, retention: Retention) -> Self {
         Self {
-            series_per_tenant,
+            budget: NodeBudget::new(limits),
             retention,
             applications: ApplicationLimits::default(),
+            objectives: Objectives::default(),
             inner: RwLock::default(),
             own: OwnCounts::default(),
             spans: SpanStore::default(),
             changes: AtomicU64::new(0),
+            saved: watch::Sender::new(0),
             dirty: Mutex::default(),
+            starts: Mutex::default(),
         }
     }
 
@@ -122,6 +155,13 @@ impl Fleet {
     #[must_use]
     pub fn with_applications(mut self, limits: ApplicationLimits) -> Self {
         self.applications = limits;
+        self
+    }
+
+    /// The fleet with other objectives of its applications.
+    #[must_use]
+    pub fn with_objectives(mut self, objectives: Objectives) -> Self {
+        self.objectives = objectives;
         self
     }
 
@@ -135,51 +175,165 @@ impl Fleet {
         self.changes.fetch_add(1, Ordering::Release);
     }
 
+    /// The ledger holds whatever had changed when [`Self::changes`] gave this number.
+    pub fn saved(&self, changes: u64) {
+        self.saved.send_if_modified(|saved| std::mem::replace(saved, changes.max(*saved)) < changes);
+    }
+
+    /// What [`Self::saved`] was called with last.
+    pub fn watch_saved(&self) -> watch::Receiver<u64> {
+        self.saved.subscribe()
+    }
+
     /// The budget of a tenant.
-    pub fn budget(&self, tenant: &str) -> Arc<TenantBudget> {
-        self.inner.write().budget(tenant, self.series_per_tenant)
+    pub fn tenant_budget(&self, tenant: &str) -> Arc<TenantBudget> {
+        self.inner.write().tenant_budget(tenant, &self.budget)
+    }
+
+    /// The sandbox whose last state this is of, if it is known: the one of the record, or the one that has gone on with its
+    /// series because its id was used again.
+    pub fn find(&self, record: &SandboxRecord) -> Option<Arc<Sandbox>> {
+        let key = SandboxKey::of(record);
+        let inner = self.inner.read();
+        if let Some(known) = inner.sandboxes.get(&key) {
+            return Some(Arc::clone(known));
+        }
+        let identity = Identity::from(record);
+        let later = inner.sandboxes.range(key.clone()..=key.all_uses().end().clone());
+        let mut later = later.filter(|(key, _)| key.former == 0).map(|(_, sandbox)| sandbox);
+        later.find(|sandbox| *sandbox.identity == identity).cloned()
     }
 
     /// The sandbox of a record: the one known, the one that came back, or a new one.
-    pub fn register(&self, record: &SandboxRecord) -> Arc<Sandbox> {
+    pub fn register(&self, record: &Arc<SandboxRecord>) -> Arc<Sandbox> {
         let key = SandboxKey::of(record);
         if let Some(known) = self.inner.read().sandboxes.get(&key) {
             known.record_changed(record);
+            self.agent_reached(known, record);
             return Arc::clone(known);
         }
         let mut inner = self.inner.write();
-        let identity = Identity::from(record);
+        let identity = Identity::from(&**record);
         let earlier = inner
             .sandboxes
             .range(key.all_uses())
-            .find(|(_, sandbox)| sandbox.identity == identity && sandbox.phase().exposes_series())
+            .filter(|(earlier, _)| earlier.former == 0)
+            .find(|(_, sandbox)| *sandbox.identity == identity && sandbox.phase().exposes_series())
             .map(|(earlier, _)| earlier.clone());
         // An id used again while the series of its earlier use are still exposed has the same labels: they go on rather
         // than appear twice.
         let sandbox = earlier.and_then(|earlier| inner.sandboxes.remove(&earlier)).unwrap_or_else(|| {
-            let budget = inner.budget(&identity.tenant, self.series_per_tenant);
+            let budget = inner.tenant_budget(&identity.tenant, &self.budget);
             let application = self.admit(&mut inner, identity.application());
+            inner.forget_former_series(&key, &identity);
             Arc::new(Sandbox::new(identity, key.created_unix_ms, budget).counted_for(application))
         });
         sandbox.record_changed(record);
         inner.sandboxes.insert(key, Arc::clone(&sandbox));
         drop(inner);
+        self.agent_reached(&sandbox, record);
         self.changed();
         sandbox
     }
 
+    /// The sandbox goes on under the name that the record gives it. What was counted stays with its name before, which ends. Its
+    /// agent's connection must have ended. What the ledger has of the running epoch and the agent has not reported again
+    /// ([`Accumulator::knows_its_epoch`](crate::accumulate::sandbox::Accumulator)) would be counted under both names.
+    pub fn rename(&self, sandbox: &Arc<Sandbox>, record: &Arc<SandboxRecord>) -> Arc<Sandbox> {
+        let identity = Identity::from(&**record);
+        let mut inner = self.inner.write();
+        let budget = inner.tenant_budget(&identity.tenant, &self.budget);
+        let application = self.admit(&mut inner, identity.application());
+        let key = sandbox.key();
+        let successor = Arc::new(sandbox.successor(identity, budget).counted_for(application));
+        inner.sandboxes.remove(&key);
+        sandbox.supersede();
+        inner.sandboxes.insert(sandbox.key(), Arc::clone(sandbox));
+        inner.forget_former_series(&key, &successor.identity);
+        inner.sandboxes.insert(key, Arc::clone(&successor));
+        drop(inner);
+        successor.record_changed(record);
+        self.own.identity_changes.inc();
+        self.changed();
+        successor
+    }
+
+    /// Takes from a record when the sandbox's agent was reached.
+    fn agent_reached(&self, sandbox: &Sandbox, record: &SandboxRecord) {
+        let mut start = sandbox.start.lock();
+        if !self.starts.lock().agent_reached(sandbox.start_of(), &mut start, record) {
+            sandbox.reject(Rejection::TenantMemoryLimit);
+        }
+    }
+
+    /// The sandbox has reached a phase at this moment of the guest's clock, from which the host's has this offset.
+    pub fn reached(&self, sandbox: &Sandbox, phase: starts::Phase, guest_unix_ns: u64, offset: Offset) {
+        let mut start = sandbox.start.lock();
+        if !self.starts.lock().reached(sandbox.start_of(), &mut start, phase, (guest_unix_ns, offset)) {
+            sandbox.reject(Rejection::TenantMemoryLimit);
+        }
+    }
+
+    /// How long the sandboxes of each application took to start, of one tenant or of all.
+    pub fn starts(&self, of: Option<&str>) -> Vec<(Application, starts::Phase, Histogram)> {
+        self.starts.lock().of(of)
+    }
+
     /// Puts a sandbox of an earlier run of the exporter back.
     pub fn restore(&self, sandbox: Sandbox) {
-        let key = SandboxKey::new(&sandbox.identity, sandbox.created_unix_ms());
+        let key = sandbox.key();
         self.inner.write().sandboxes.insert(key, Arc::new(sandbox));
     }
 
-    /// Puts the folded totals of an earlier run back.
-    pub fn restore_folded(&self, folded: Folded) {
+    /// Puts the retired totals of an earlier run back.
+    pub fn restore_retired(&self, retired: Retired) {
         let mut inner = self.inner.write();
-        let now = unix_ms();
-        inner.idle_since = folded.applications.keys().map(|application| (application.clone(), now)).collect();
-        inner.folded = folded;
+        inner.retired = retired;
+        let tenants: BTreeSet<String> =
+            inner.retired.applications.keys().map(|application| application.tenant.clone()).collect();
+        for tenant in tenants {
+            self.charge_retired(&mut inner, &tenant);
+        }
+    }
+
+    /// Charges a tenant for its retired totals.
+    fn charge_retired(&self, inner: &mut Inner, tenant: &str) {
+        let first = Application { tenant: tenant.to_owned(), service_name: String::new() };
+        let entry = cost::map_entry::<Application, GoldenTable>();
+        let of_tenant = inner
+            .retired
+            .applications
+            .range(first..)
+            .take_while(|(application, _)| application.tenant == tenant);
+        let bytes = of_tenant
+            .map(|(application, table)| {
+                entry + cost::text(tenant) + cost::text(&application.service_name) + table.bytes()
+            })
+            .sum();
+        self.application_charge(inner, tenant).set_resident(bytes);
+    }
+
+    fn application_charge<'a>(&self, inner: &'a mut Inner, tenant: &str) -> &'a mut Charge {
+        let budget = inner.tenant_budget(tenant, &self.budget);
+        inner.application_charges.entry(tenant.to_owned()).or_insert_with(|| Charge::new(budget))
+    }
+
+    /// Charges each tenant for its applications in a scrape.
+    pub fn charge_exposed(&self, applications: &BTreeMap<Application, GoldenTable>) {
+        let mut exposed = BTreeMap::<&str, usize>::new();
+        for (application, table) in applications {
+            let row = cost::exposed_application(&application.tenant, &application.service_name);
+            *exposed.entry(&application.tenant).or_default() += table.len() * row;
+        }
+        let mut inner = self.inner.write();
+        for (tenant, charge) in &mut inner.application_charges {
+            if !exposed.contains_key(tenant.as_str()) {
+                charge.set_exposed(0);
+            }
+        }
+        for (tenant, bytes) in exposed {
+            self.application_charge(&mut inner, tenant).set_exposed(bytes);
+        }
     }
 
     /// The application that a new sandbox is counted for: its own, or `other` where its tenant has too many. One that
@@ -193,17 +347,21 @@ impl Fleet {
             .filter(of_tenant)
             .cloned()
             .collect();
-        if live.contains(&application) || inner.folded.applications.contains_key(&application) {
+        if live.contains(&application) || inner.retired.applications.contains_key(&application) {
             return application;
         }
         let mut known: BTreeSet<Application> =
-            inner.folded.applications.keys().filter(of_tenant).cloned().collect();
+            inner.retired.applications.keys().filter(of_tenant).cloned().collect();
         known.extend(live.iter().cloned());
-        if known.len() < self.applications.per_tenant {
+        let budget = inner.tenant_budget(&application.tenant, &self.budget);
+        let row = cost::exposed_application(&application.tenant, &application.service_name);
+        let admitted = budget.resident.admits(APPLICATION_BYTES) && budget.exposed.admits(row);
+        if known.len() < self.applications.per_tenant && admitted {
             return application;
         }
         let idle = known.iter().filter(|known| !live.contains(*known) && known.service_name != OTHER);
-        let oldest = idle.min_by_key(|known| inner.idle_since.get(*known).copied().unwrap_or(0)).cloned();
+        let oldest =
+            idle.min_by_key(|known| inner.retired.idle_since.get(*known).copied().unwrap_or(0)).cloned();
         match oldest {
             Some(oldest) => {
                 self.forget_application(inner, &oldest);
@@ -214,8 +372,9 @@ impl Fleet {
     }
 
     fn forget_application(&self, inner: &mut Inner, application: &Application) {
-        inner.folded.applications.remove(application);
-        inner.idle_since.remove(application);
+        inner.retired.applications.remove(application);
+        inner.retired.idle_since.remove(application);
+        self.charge_retired(inner, &application.tenant);
         self.dirty.lock().applications.insert(application.clone());
         self.own.applications_forgotten.inc();
         self.changed();
@@ -227,14 +386,54 @@ impl Fleet {
         let live: BTreeSet<Application> =
             inner.sandboxes.values().map(|sandbox| sandbox.application().clone()).collect();
         let mut idle = Vec::new();
-        for application in inner.folded.applications.keys().filter(|known| !live.contains(*known)) {
+        for application in inner.retired.applications.keys().filter(|known| !live.contains(*known)) {
             idle.push(application.clone());
         }
-        inner.idle_since.retain(|application, _| !live.contains(application));
+        inner.retired.idle_since.retain(|application, _| !live.contains(application));
         for application in idle {
-            let since = *inner.idle_since.entry(application.clone()).or_insert(now_unix_ms);
+            let since = *inner.retired.idle_since.entry(application.clone()).or_insert_with(|| {
+                self.dirty.lock().applications.insert(application.clone());
+                self.changed();
+                now_unix_ms
+            });
             if Duration::from_millis(now_unix_ms.saturating_sub(since)) >= self.applications.idle {
                 self.forget_application(&mut inner, &application);
+            }
+        }
+        let known = |application: &Application| {
+            live.contains(application) || inner.retired.applications.contains_key(application)
+        };
+        self.starts.lock().retain(known);
+        self.age_tenants(&mut inner, now_unix_ms);
+    }
+
+    /// Lets tenants go that have had neither sandbox nor application for long.
+    fn age_tenants(&self, inner: &mut Inner, now_unix_ms: u64) {
+        let mut present: BTreeSet<&str> =
+            inner.sandboxes.values().map(|sandbox| sandbox.identity.tenant.as_str()).collect();
+        present.extend(inner.retired.applications.keys().map(|application| application.tenant.as_str()));
+        let known = inner.retired.tenant_counters.keys().chain(inner.budgets.keys());
+        let absent: BTreeSet<String> =
+            known.filter(|tenant| !present.contains(tenant.as_str())).cloned().collect();
+        let retired = &mut inner.retired;
+        retired.tenants_idle_since.retain(|tenant, _| absent.contains(tenant));
+        for tenant in absent {
+            let since = *retired.tenants_idle_since.entry(tenant.clone()).or_insert_with(|| {
+                if retired.tenant_counters.contains_key(&tenant) {
+                    self.dirty.lock().tenants.insert(tenant.clone());
+                    self.changed();
+                }
+                now_unix_ms
+            });
+            if Duration::from_millis(now_unix_ms.saturating_sub(since)) < self.applications.idle {
+                continue;
+            }
+            retired.tenants_idle_since.remove(&tenant);
+            inner.application_charges.remove(&tenant);
+            inner.budgets.remove(&tenant);
+            if retired.tenant_counters.remove(&tenant).is_some() {
+                self.dirty.lock().tenants.insert(tenant);
+                self.changed();
             }
         }
     }
@@ -242,6 +441,9 @@ impl Fleet {
     /// A sandbox has ended: its values are final.
     pub fn end(&self, sandbox: &Sandbox) {
         if sandbox.end() {
+            if sandbox.record().is_some_and(|record| record.abrupt_end) {
+                self.own.abrupt_ends.inc();
+            }
             self.changed();
         }
     }
@@ -251,14 +453,21 @@ impl Fleet {
         self.inner.read().sandboxes.values().cloned().collect()
     }
 
-    /// All that the ledger holds, as of one moment, and what of the folded totals was not written yet.
+    /// Every sandbox of one tenant, or of all, in any phase.
+    pub fn sandboxes_of(&self, tenant: Option<&str>) -> Vec<Arc<Sandbox>> {
+        let Some(tenant) = tenant else { return self.sandboxes() };
+        let inner = self.inner.read();
+        inner.sandboxes.values().filter(|sandbox| sandbox.identity.tenant == tenant).cloned().collect()
+    }
+
+    /// All that the ledger holds, as of one moment, and which of the retired totals were not written yet.
     pub fn snapshot<T>(
         &self,
-        take: impl FnOnce(&BTreeMap<SandboxKey, Arc<Sandbox>>, &Folded, Dirty) -> T,
+        take: impl FnOnce(&BTreeMap<SandboxKey, Arc<Sandbox>>, &Retired, Dirty) -> T,
     ) -> T {
         let inner = self.inner.read();
         let dirty = std::mem::take(&mut *self.dirty.lock());
-        take(&inner.sandboxes, &inner.folded, dirty)
+        take(&inner.sandboxes, &inner.retired, dirty)
     }
 
     /// What was taken from [`Self::snapshot`] was not written.
@@ -271,7 +480,7 @@ impl Fleet {
     /// Golden values of every application, for good.
     pub fn applications(&self) -> BTreeMap<Application, GoldenTable> {
         let inner = self.inner.read();
-        let mut applications = inner.folded.applications.clone();
+        let mut applications = inner.retired.applications.clone();
         for sandbox in inner.sandboxes.values() {
             let golden = sandbox.accumulator.lock().totals().golden();
             if !golden.is_empty() {
@@ -281,10 +490,22 @@ impl Fleet {
         applications
     }
 
+    /// The applications that have counted anything.
+    pub fn application_names(&self) -> BTreeSet<Application> {
+        let inner = self.inner.read();
+        let mut names: BTreeSet<_> = inner.retired.applications.keys().cloned().collect();
+        for sandbox in inner.sandboxes.values() {
+            if !sandbox.accumulator.lock().totals().golden().is_empty() {
+                names.insert(sandbox.application().clone());
+            }
+        }
+        names
+    }
+
     /// What the agents of each tenant count about themselves, for good.
     pub fn tenant_counters(&self) -> BTreeMap<String, AgentCounters> {
         let inner = self.inner.read();
-        let mut tenants = inner.folded.tenant_counters.clone();
+        let mut tenants = inner.retired.tenant_counters.clone();
         for sandbox in inner.sandboxes.values() {
             let counters = sandbox.accumulator.lock().totals().counters();
             tenants.entry(sandbox.identity.tenant.clone()).or_default().add(&counters);
@@ -300,6 +521,11 @@ impl Fleet {
             .iter()
             .map(|(tenant, budget)| (tenant.clone(), Arc::clone(budget)))
             .collect()
+    }
+
+    /// A tenant's budget, if it has one.
+    pub fn budget_of(&self, tenant: &str) -> Option<Arc<TenantBudget>> {
+        self.inner.read().budgets.get(tenant).cloned()
     }
 
     /// A scrape that saw these ended sandboxes went out whole.
@@ -332,15 +558,16 @@ impl Fleet {
             |at_unix_ms: u64| Duration::from_millis(now_unix_ms.saturating_sub(at_unix_ms)) >= ENDED_KEEP;
         for (at, (ended_unix_ms, sandbox)) in remembered.into_iter().enumerate() {
             if at < surplus || expired(ended_unix_ms) {
-                self.fold(&sandbox);
+                self.forget(&sandbox);
             }
         }
         self.age_applications(now_unix_ms);
     }
 
-    fn fold(&self, sandbox: &Arc<Sandbox>) {
+    /// Forgets a sandbox; its values stay in the retired totals.
+    fn forget(&self, sandbox: &Arc<Sandbox>) {
         let mut inner = self.inner.write();
-        let key = SandboxKey::new(&sandbox.identity, sandbox.created_unix_ms());
+        let key = sandbox.key();
         // It may have come back to life since it was listed.
         if !matches!(sandbox.phase(), Phase::Remembered { .. }) || inner.sandboxes.remove(&key).is_none() {
             return;
@@ -350,12 +577,14 @@ impl Fleet {
         let golden = totals.golden();
         if !golden.is_empty() {
             let application = sandbox.application();
-            inner.folded.applications.entry(application.clone()).or_default().add(&golden);
+            inner.retired.applications.entry(application.clone()).or_default().add(&golden);
             self.dirty.lock().applications.insert(application.clone());
+            let tenant = application.tenant.clone();
+            self.charge_retired(&mut inner, &tenant);
         }
         self.dirty.lock().tenants.insert(sandbox.identity.tenant.clone());
         inner
-            .folded
+            .retired
             .tenant_counters
             .entry(sandbox.identity.tenant.clone())
             .or_default()
@@ -367,11 +596,19 @@ impl Fleet {
 }
 
 impl Inner {
-    fn budget(&mut self, tenant: &str, limit: usize) -> Arc<TenantBudget> {
+    /// Forgets the series of earlier names of an id that have the same labels: they must not appear twice.
+    fn forget_former_series(&self, key: &SandboxKey, identity: &Identity) {
+        let former = self.sandboxes.range(key.all_uses()).filter(|(key, _)| key.former > 0);
+        for (_, former) in former.filter(|(_, former)| *former.identity == *identity) {
+            former.forget_series();
+        }
+    }
+
+    fn tenant_budget(&mut self, tenant: &str, node: &NodeBudget) -> Arc<TenantBudget> {
         if let Some(budget) = self.budgets.get(tenant) {
             return Arc::clone(budget);
         }
-        let budget = Arc::new(TenantBudget::new(limit));
+        let budget = Arc::new(TenantBudget::new(node));
         self.budgets.insert(tenant.to_owned(), Arc::clone(&budget));
         budget
     }

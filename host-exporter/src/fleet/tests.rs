@@ -1,10 +1,10 @@
-use porthole_registry::{RECORD_VERSION, SandboxState};
+use porthole_registry::SandboxState;
 
 use super::*;
 use crate::{
     accumulate::{
-        sandbox::ContainerNames,
-        series::{CheckedSeries, SeriesKey},
+        sandbox::Containers,
+        series::{CheckedSeries, Labels, SeriesKey},
         values::Values,
     },
     protocol::{ErrorClass, Protocol, Side},
@@ -13,55 +13,37 @@ use crate::{
 fn fleet() -> Fleet {
     let retention =
         Retention { scrapes: 2, at_least: Duration::from_secs(5), at_most: Duration::from_mins(1) };
-    Fleet::new(100_000, retention)
+    Fleet::new(Limits::of_series(100_000), retention)
 }
 
-fn record(id: &str, tenant: &str, created_unix_ms: u64) -> SandboxRecord {
-    SandboxRecord {
-        version: RECORD_VERSION,
-        sandbox_id: id.parse().expect("id"),
-        containerd_namespace: "default".parse().expect("namespace"),
-        tenant: tenant.into(),
-        service_name: "shop".into(),
-        k8s_namespace_name: None,
-        k8s_pod_name: None,
-        containers: BTreeMap::new(),
-        runtime: "test".into(),
-        channel: None,
-        secret: None,
-        state: SandboxState::Watching,
-        reason: None,
-        created_unix_ms,
-    }
+fn record(id: &str, tenant: &str, created_unix_ms: u64) -> Arc<SandboxRecord> {
+    let sandbox = format!("default@{id}").parse().expect("key");
+    let record = SandboxRecord::new(sandbox, tenant, "shop", "test", created_unix_ms);
+    Arc::new(SandboxRecord { state: SandboxState::Watching, ..record })
 }
 
 fn count(sandbox: &Sandbox, epoch: u64, requests: u64) {
     let mut values = Values::default();
     values.durations.add(0, requests, requests);
-    let key = SeriesKey {
-        protocol: Protocol::Http1,
-        side: Side::Server,
-        container: Box::default(),
-        operation: "GET".into(),
-        resource: "/".into(),
-        status: "200".into(),
-        error_type: Box::default(),
-        peer_address: Box::default(),
-        peer_port: Box::default(),
-    };
+    let key = SeriesKey::new(
+        Protocol::Http1,
+        Side::Server,
+        Labels { operation: "GET", resource: "/", status: "200", ..Labels::default() },
+    )
+    .expect("short texts");
     let reported = CheckedSeries { id: 1, container_id: String::new(), key, error: ErrorClass::None, values };
     let mut accumulator = sandbox.accumulator.lock();
     accumulator.begin_epoch(epoch).expect("epoch");
-    accumulator.apply(reported, &ContainerNames::new()).expect("accepted");
+    accumulator.apply(reported, &Containers::new()).expect("accepted");
 }
 
 #[test]
 fn applications_are_bounded_by_tenant_and_idle_ones_make_room() {
     let limits = ApplicationLimits { per_tenant: 3, idle: Duration::from_hours(1) };
     let fleet = fleet().with_applications(limits);
-    let service = |number: u64, tenant: &str| SandboxRecord {
-        service_name: format!("job-{number}"),
-        ..record(&format!("{tenant}-{number}"), tenant, number)
+    let service = |number: u64, tenant: &str| {
+        let record = record(&format!("{tenant}-{number}"), tenant, number);
+        Arc::new(SandboxRecord { service_name: format!("job-{number}"), ..Arc::unwrap_or_clone(record) })
     };
     let names = || -> Vec<String> {
         fleet.applications().into_keys().map(|application| application.service_name).collect()
@@ -74,7 +56,7 @@ fn applications_are_bounded_by_tenant_and_idle_ones_make_room() {
         let tables = fleet.applications().into_values();
         tables.map(|table| table.iter().map(|(_, _, golden)| golden.durations.count()).sum::<u64>()).sum()
     };
-    assert_eq!(requests(&fleet), 10, "folded, not lost");
+    assert_eq!(requests(&fleet), 10, "retired, not lost");
     count(&fleet.register(&service(9, "calm")), 1, 1);
     assert!(names().contains(&"job-9".to_owned()), "another tenant's bound is its own");
     // Short jobs come and go: those that are over make room, and at last leave.
@@ -89,6 +71,35 @@ fn applications_are_bounded_by_tenant_and_idle_ones_make_room() {
     assert!(names().contains(&"job-7".to_owned()), "{:?}", names());
     fleet.retire(hours(6));
     assert_eq!(names(), ["job-7"], "the others have had no sandbox for an hour");
+}
+
+#[test]
+fn tenants_leave_that_have_had_nothing_for_long() {
+    let limits = ApplicationLimits { per_tenant: 3, idle: Duration::from_hours(1) };
+    let fleet = fleet().with_applications(limits);
+    for tenant in ["acme", "calm"] {
+        count(&fleet.register(&record(&format!("{tenant}-1"), tenant, 1)), 1, 2);
+    }
+    let tenants = || -> (Vec<String>, Vec<String>) {
+        let budgets = fleet.budgets().into_iter().map(|(tenant, _)| tenant);
+        (budgets.collect(), fleet.tenant_counters().into_keys().collect())
+    };
+    let both = || vec!["acme".to_owned(), "calm".to_owned()];
+    for sandbox in fleet.sandboxes().iter().filter(|sandbox| sandbox.identity.tenant == "acme") {
+        fleet.end(sandbox);
+    }
+    let hours = |hours: u64| unix_ms() + hours * 3_600_000;
+    // The series go, then the sandbox, then the application; and an hour after that the tenant.
+    for at in [1, 3, 3, 5] {
+        fleet.retire(hours(at));
+        assert_eq!(tenants(), (both(), both()), "after {at} hours");
+    }
+    assert!(fleet.applications().keys().all(|application| application.tenant == "calm"));
+    fleet.retire(hours(7));
+    let calm = vec!["calm".to_owned()];
+    assert_eq!(tenants(), (calm.clone(), calm));
+    count(&fleet.register(&record("acme-2", "acme", 2)), 1, 1);
+    assert_eq!(tenants(), (both(), both()), "it may come back");
 }
 
 fn total(fleet: &Fleet, tenant: &str) -> u64 {
@@ -125,7 +136,7 @@ fn series_go_after_enough_scrapes_and_enough_time() {
     fleet.retire(ended_at(&unscraped) + 60_000);
     assert!(
         !unscraped.phase().exposes_series(),
-        "nobody scrapes, and the time for which series are kept is over"
+        "there are no scrapes, and the time for which series are kept is over"
     );
 }
 

@@ -1,19 +1,29 @@
-//! `GET /api/v1/applications`: golden values of each application and of its instances, interface by interface.
+//! `GET /api/v1/applications`: golden values of each application and of its instances, interface by interface unless the
+//! query leaves them out.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use axum::{
+    Extension,
     extract::{Query, State},
     response::Response,
 };
 use porthole_histogram::{Histogram, bucket_upper_bound_seconds};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
-use super::{App, sandboxes::Filter};
+use super::{
+    App,
+    access::{Denied, Viewer},
+    sandboxes::Filter,
+};
 use crate::{
     accumulate::golden::Errors,
-    exposition::buckets::sum_seconds,
+    buckets::sum_seconds,
     fleet::{Fleet, sandbox::Sandbox},
+    history::{
+        History,
+        burn::{self, Burn},
+    },
     identity::Application,
     protocol::{Protocol, Side},
 };
@@ -33,6 +43,8 @@ struct Row {
     application: Application,
     /// Over all instances, for good.
     totals: Vec<Total>,
+    /// Its objectives, and how far the last hour missed them; empty where it served nothing.
+    objectives: Vec<Burn>,
     /// Instances whose series are exposed.
     instances: Vec<Instance>,
 }
@@ -46,9 +58,11 @@ struct Total {
     requests: u64,
     errors: u64,
     errors_by_class: Errors,
+    /// Neither successes nor failures.
+    unknown: u64,
     #[serde(flatten)]
     durations: Durations,
-    /// Buckets of the durations that hold something: upper bound in seconds, count. Whoever asks twice learns the
+    /// Buckets of the durations that hold something: upper bound in seconds, count. Two requests give the
     /// quantiles of the time between.
     duration_buckets: Vec<(f64, u64)>,
 }
@@ -88,7 +102,7 @@ struct Interface {
 #[allow(clippy::struct_field_names, reason = "the unit belongs to the name in JSON")]
 struct Durations {
     duration_sum_seconds: f64,
-    /// Upper bound of the bucket in which the quantile lies.
+    /// Upper bound of the bucket with the quantile.
     p50_seconds: Option<f64>,
     p99_seconds: Option<f64>,
 }
@@ -103,11 +117,29 @@ impl Durations {
     }
 }
 
-pub(super) async fn list(State(app): State<App>, Query(filter): Query<Filter>) -> Response {
-    app.listing(move |fleet| listing(fleet, &filter)).await
+/// What is requested.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Wanted {
+    tenant: Option<String>,
+    service_name: Option<String>,
+    /// Instances with their interfaces; listed unless given.
+    instances: Option<bool>,
 }
 
-fn listing(fleet: &Fleet, filter: &Filter) -> Listing {
+pub(super) async fn list(
+    State(app): State<App>,
+    Extension(viewer): Extension<Viewer>,
+    Query(wanted): Query<Wanted>,
+) -> Result<Response, Denied> {
+    let instances = wanted.instances.unwrap_or(true);
+    let filter = Filter { tenant: wanted.tenant, service_name: wanted.service_name }.narrowed(&viewer)?;
+    let history = Arc::clone(&app.history);
+    let name = format!("applications {filter:?} {instances}");
+    Ok(app.listing(name, move |fleet| listing(fleet, &history, &filter, instances)).await)
+}
+
+fn listing(fleet: &Fleet, history: &History, filter: &Filter, instances: bool) -> Listing {
     let mut rows = BTreeMap::new();
     for (application, table) in fleet.applications() {
         if !filter.admits(&application.tenant, &application.service_name) {
@@ -119,6 +151,7 @@ fn listing(fleet: &Fleet, filter: &Filter) -> Listing {
             requests: golden.durations.count(),
             errors: golden.errors.total(),
             errors_by_class: golden.errors,
+            unknown: golden.unknown,
             durations: Durations::of(&golden.durations),
             duration_buckets: golden
                 .durations
@@ -127,11 +160,17 @@ fn listing(fleet: &Fleet, filter: &Filter) -> Listing {
                 .map(|&(index, count)| (bucket_upper_bound_seconds(index), count))
                 .collect(),
         });
-        let row = Row { application: application.clone(), totals: totals.collect(), instances: Vec::new() };
+        let row = Row {
+            totals: totals.collect(),
+            objectives: burn::of(history, &application, &fleet.objectives.of(&application)),
+            application: application.clone(),
+            instances: Vec::new(),
+        };
         rows.insert(application, row);
     }
     let mut listed = 0_usize;
-    for sandbox in fleet.sandboxes() {
+    let sandboxes = if instances { fleet.sandboxes_of(filter.tenant.as_deref()) } else { Vec::new() };
+    for sandbox in sandboxes {
         let Some(row) = rows.get_mut(sandbox.application()) else { continue };
         if sandbox.phase().exposes_series() {
             row.instances.push(instance(&sandbox, &mut listed));
@@ -150,19 +189,16 @@ fn instance(sandbox: &Sandbox, listed: &mut usize) -> Instance {
         if *listed > INTERFACES_MAX {
             return Ok(());
         }
+        let labels = key.labels();
         interfaces.push(Interface {
             side: key.side,
             protocol: key.protocol,
-            container: key.container.to_string(),
-            operation: key.operation.to_string(),
-            resource: key.resource.to_string(),
-            status: key.status.to_string(),
-            error_type: key.error_type.to_string(),
-            peer: match (&*key.peer_address, &*key.peer_port) {
-                (address, "") => address.to_owned(),
-                (address, port) if address.contains(':') => format!("[{address}]:{port}"),
-                (address, port) => format!("{address}:{port}"),
-            },
+            container: labels.container.to_owned(),
+            operation: labels.operation.to_owned(),
+            resource: labels.resource.to_owned(),
+            status: labels.status.to_owned(),
+            error_type: labels.error_type.to_owned(),
+            peer: super::interfaces::peer(labels.peer_address, labels.peer_port),
             requests: values.durations.count(),
             request_bytes: values.request_bytes,
             response_bytes: values.response_bytes,

@@ -1,4 +1,4 @@
-//! Refuses requests whose `Host` names another server: a page in somebody's browser can have its own name resolve to
+//! Refuses requests whose `Host` names another server: a page in a browser can have its own name resolve to
 //! this address (DNS rebinding) and would otherwise read every tenant's numbers.
 
 use std::{net::IpAddr, sync::Arc};
@@ -10,7 +10,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 
-/// Names under which the exporter is asked, besides addresses and `localhost`.
+/// Host names that requests may use, besides addresses and `localhost`.
 #[derive(Clone, Debug, Default)]
 pub struct Hosts(Arc<[String]>);
 
@@ -24,7 +24,7 @@ impl Hosts {
     fn admits(&self, host: &str) -> bool {
         let name = without_port(host);
         let bare = name.strip_prefix('[').and_then(|name| name.strip_suffix(']')).unwrap_or(name);
-        // An address is nobody's name: no page can have it as its origin but one of this server.
+        // An address is safe: only a page of this server can have it as its origin.
         bare.parse::<IpAddr>().is_ok()
             || name.eq_ignore_ascii_case("localhost")
             || self.0.iter().any(|known| known.eq_ignore_ascii_case(name))

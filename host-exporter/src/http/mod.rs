@@ -1,12 +1,30 @@
-//! The HTTP server: `/metrics`, health, and what the exporter knows as JSON.
+//! The HTTP server: `/metrics`, health, the exporter's state as JSON, and the pages that show it.
 
+pub mod access;
 pub mod applications;
+pub mod connections;
+mod cookie;
+pub mod delivery;
+pub mod discovery;
 pub mod encoding;
+pub mod events;
+pub mod history;
 pub mod hosts;
+pub mod interfaces;
+pub mod pages;
+pub mod reload;
+pub mod resources;
 pub mod sandboxes;
 pub mod scrape;
 pub mod server;
+mod session;
+mod slots;
 pub mod spans;
+pub mod tenants;
+pub mod tls;
+pub mod topology;
+pub mod traces;
+pub mod viewer;
 
 use std::sync::{
     Arc,
@@ -14,64 +32,106 @@ use std::sync::{
 };
 
 use axum::{
-    Json, Router,
+    Router,
     extract::State,
-    http::StatusCode,
-    response::{Html, IntoResponse, Response},
-    routing::get,
+    http::{StatusCode, header},
+    middleware::{from_fn, from_fn_with_state},
+    response::{IntoResponse, Response},
+    routing::{MethodRouter, get, post},
 };
 use serde::Serialize;
-use tokio::sync::Semaphore;
 
-use crate::fleet::Fleet;
+use self::access::{Access, Guard, Shows};
+
+use crate::{fleet::Fleet, history::History, query::Source, topology::Topology};
 
 /// What the routes share.
 #[derive(Clone, Debug)]
 pub struct App {
     /// All sandboxes.
     pub fleet: Arc<Fleet>,
+    /// The last hour of every application.
+    pub history: Arc<History>,
+    /// Where answers about the past come from.
+    pub source: Source,
+    /// The last hour of who calls whom.
+    pub topology: Arc<Topology>,
+    /// Who may look.
+    pub access: Arc<Access>,
+    /// The pages that wait for what is new.
+    pub streams: Arc<events::Streams>,
     /// The registry was read at least once.
     pub ready: Arc<AtomicBool>,
     /// Encodings of the exposition.
     pub encodings: Arc<encoding::Encodings>,
-    /// Bounds the listings at one time.
-    pub listings: Arc<Semaphore>,
+    /// Protobuf has classic buckets besides native histograms.
+    pub classic_with_native: bool,
 }
 
-/// Listings made at one time; further ones wait.
-pub const CONCURRENT_LISTINGS: usize = 2;
-
 impl App {
-    /// Makes a listing where it does not hold up the agents' tasks.
-    async fn listing<T: Serialize + Send + 'static>(
+    /// Makes a listing where it does not hold up the agents' tasks. `name` is that of the listing
+    /// and its filter.
+    async fn listing<T: Serialize>(
         &self,
+        name: String,
         make: impl FnOnce(&Fleet) -> T + Send + 'static,
     ) -> Response {
-        // The semaphore is never closed.
-        let _permit = self.listings.acquire().await;
         let fleet = Arc::clone(&self.fleet);
-        match tokio::task::spawn_blocking(move || Json(make(&fleet)).into_response()).await {
-            Ok(response) => response,
-            Err(error) => {
-                tracing::error!(%error, "making a listing failed");
-                StatusCode::INTERNAL_SERVER_ERROR.into_response()
-            }
-        }
+        let Some(encoded) = self.encodings.listing(name, move || make(&fleet)).await else {
+            return StatusCode::INTERNAL_SERVER_ERROR.into_response();
+        };
+        let json = [(header::CONTENT_TYPE, "application/json")];
+        (json, delivery::body(encoded, |_| {})).into_response()
     }
 }
 
-/// All routes.
+/// A route, what it shows, and how it is answered.
+pub struct Route {
+    /// The path, in axum's form.
+    pub path: &'static str,
+    /// What it shows, from which follows who is let through.
+    pub shows: Shows,
+    handler: fn() -> MethodRouter<App>,
+}
+
+const fn route(path: &'static str, shows: Shows, handler: fn() -> MethodRouter<App>) -> Route {
+    Route { path, shows, handler }
+}
+
+/// All routes. There is no other way for a request to reach a handler.
+pub const ROUTES: &[Route] = &[
+    route("/", Shows::Nothing, || get(pages::index)),
+    route("/assets/{name}", Shows::Nothing, || get(pages::asset)),
+    route("/healthz", Shows::Nothing, || get(|| async { "ok\n" })),
+    route("/readyz", Shows::Nothing, || get(ready)),
+    route("/metrics", Shows::Everything, || get(scrape::metrics)),
+    route("/tenants/{*rest}", Shows::TenantOfPath, || get(scrape::tenant_metrics)),
+    route("/api/v1/sandboxes", Shows::OfViewer, || get(sandboxes::list)),
+    route("/api/v1/spans", Shows::OfViewer, || get(spans::list)),
+    route("/api/v1/traces", Shows::OfViewer, || get(traces::list)),
+    route("/api/v1/traces/{id}", Shows::OfViewer, || get(traces::show)),
+    route("/api/v1/applications", Shows::OfViewer, || get(applications::list)),
+    route("/api/v1/interfaces", Shows::OfViewer, || get(interfaces::list)),
+    route("/api/v1/connections", Shows::OfViewer, || get(connections::list)),
+    route("/api/v1/resources", Shows::OfViewer, || get(resources::list)),
+    route("/api/v1/tenants", Shows::OfViewer, || get(tenants::list)),
+    route("/api/v1/viewer", Shows::OfViewer, || get(viewer::show)),
+    // Its handlers check who sends the request: only its token's bearer begins a session.
+    route("/api/v1/session", Shows::Nothing, || post(session::begin).delete(session::end)),
+    route("/api/v1/events", Shows::OfViewer, || get(events::stream)),
+    route("/api/v1/history", Shows::OfViewer, || get(history::list)),
+    route("/api/v1/topology", Shows::OfViewer, || get(topology::show)),
+    route("/api/v1/http_sd", Shows::OfViewer, || get(discovery::targets)),
+];
+
+/// The router of all routes.
 pub fn router(app: App, hosts: hosts::Hosts) -> Router {
-    Router::new()
-        .route("/", get(index))
-        .route("/metrics", get(scrape::metrics))
-        .route("/healthz", get(|| async { "ok\n" }))
-        .route("/readyz", get(ready))
-        .route("/api/v1/sandboxes", get(sandboxes::list))
-        .route("/api/v1/spans", get(spans::list))
-        .route("/api/v1/applications", get(applications::list))
-        .with_state(app)
-        .layer(axum::middleware::from_fn_with_state(hosts, hosts::check))
+    let mut router = Router::new();
+    for &Route { path, shows, handler } in ROUTES {
+        let guard = Guard { access: Arc::clone(&app.access), shows, fleet: Arc::clone(&app.fleet) };
+        router = router.route(path, handler().layer(from_fn_with_state(guard, access::check)));
+    }
+    router.with_state(app).layer(from_fn_with_state(hosts, hosts::check)).layer(from_fn(pages::protect))
 }
 
 async fn ready(State(app): State<App>) -> impl IntoResponse {
@@ -80,15 +140,4 @@ async fn ready(State(app): State<App>) -> impl IntoResponse {
     } else {
         (StatusCode::SERVICE_UNAVAILABLE, "the registry was not read yet\n")
     }
-}
-
-async fn index() -> Html<&'static str> {
-    Html(concat!(
-        "<!doctype html><title>porthole-exporter</title><h1>porthole-exporter ",
-        env!("CARGO_PKG_VERSION"),
-        "</h1><ul><li><a href=\"/metrics\">/metrics</a><li><a href=\"/api/v1/applications\">/api/v1/applications</a>",
-        "<li><a href=\"/api/v1/sandboxes\">/api/v1/sandboxes</a><li><a href=\"/api/v1/spans\">/api/v1/spans</a>",
-        "<li><a href=\"/healthz\">/healthz</a>",
-        "<li><a href=\"/readyz\">/readyz</a></ul>\n"
-    ))
 }

@@ -1,23 +1,28 @@
 //! `GET /api/v1/sandboxes`: every sandbox, its state, its agent.
 
-use std::{collections::BTreeMap, time::Instant};
+use std::{collections::BTreeMap, sync::Arc, time::Instant};
 
 use axum::{
+    Extension,
     extract::{Query, State},
     response::Response,
 };
-use porthole_registry::{AGENT_IMPOSTOR, Reason, SandboxState};
+use porthole_registry::Reason;
 use serde::{Deserialize, Serialize};
 
-use super::App;
+use super::{
+    App,
+    access::{Denied, Viewer},
+};
 use crate::{
-    accumulate::{counters::AgentCounters, sandbox::ContainerNames},
+    accumulate::{counters::AgentCounters, sandbox::Containers},
     fleet::{
         Fleet,
         link::{AboutAgent, LinkState},
         sandbox::Sandbox,
+        starts::Phase,
     },
-    identity::Identity,
+    identity::{Application, Identity},
 };
 
 /// Which sandboxes are listed.
@@ -31,10 +36,23 @@ pub struct Filter {
 }
 
 impl Filter {
-    /// Whether a tenant's application is asked for.
+    /// The filter of a viewer, who may read one tenant only.
+    pub fn narrowed(self, viewer: &Viewer) -> Result<Self, Denied> {
+        Ok(Self { tenant: viewer.narrow(self.tenant)?, ..self })
+    }
+
+    /// Whether the query includes a tenant's application.
     pub fn admits(&self, tenant: &str, service_name: &str) -> bool {
         self.tenant.as_deref().is_none_or(|wanted| wanted == tenant)
             && self.service_name.as_deref().is_none_or(|wanted| wanted == service_name)
+    }
+
+    /// The sandboxes that count for an application that the query includes, as long as their series are exposed.
+    pub fn sandboxes(&self, fleet: &Fleet) -> impl Iterator<Item = Arc<Sandbox>> {
+        fleet.sandboxes_of(self.tenant.as_deref()).into_iter().filter(|sandbox| {
+            let Application { tenant, service_name } = sandbox.application();
+            sandbox.phase().exposes_series() && self.admits(tenant, service_name)
+        })
     }
 }
 
@@ -49,20 +67,44 @@ struct Row {
     identity: Identity,
     runtime: Option<String>,
     /// Container names by containerd's id.
-    containers: ContainerNames,
+    containers: BTreeMap<String, String>,
     /// The record's state; `ended` once the sandbox is over.
     state: &'static str,
     reason: Option<Reason>,
     created_unix_ms: u64,
     ended_unix_ms: Option<u64>,
+    /// Time from its creation until its agent was reached, and until it had answered its first request.
+    start: StartTimes,
+    /// It ended without its agent's last state.
+    abrupt_end: bool,
+    /// How its agent is reached on this host: for operators.
     channel: Option<String>,
     connection: Connection,
     agent: Option<AboutAgent>,
     series: usize,
+    /// Bytes that it holds of its tenant's budget of memory.
+    resident_bytes: usize,
+    /// Bytes of its series in a scrape as text.
+    exposed_bytes: usize,
+    /// Bytes that its agent sent.
+    ingest_bytes: u64,
+    /// For how long its agent was held back.
+    ingest_cpu_seconds: f64,
+    throttled_seconds: f64,
     /// What the agent sent that was not counted, by why.
     rejected: BTreeMap<&'static str, u64>,
     counters: AgentCounters,
     capture_completeness_ratio: Option<f64>,
+}
+
+#[derive(Serialize)]
+#[expect(clippy::struct_field_names, reason = "the listing's names have their unit")]
+struct StartTimes {
+    machine_seconds: Option<f64>,
+    agent_seconds: Option<f64>,
+    first_process_seconds: Option<f64>,
+    first_listen_seconds: Option<f64>,
+    first_request_seconds: Option<f64>,
 }
 
 #[derive(Serialize)]
@@ -77,52 +119,74 @@ struct Connection {
     last_batch_age_seconds: Option<f64>,
 }
 
-pub(super) async fn list(State(app): State<App>, Query(filter): Query<Filter>) -> Response {
-    app.listing(move |fleet| listing(fleet, &filter)).await
+pub(super) async fn list(
+    State(app): State<App>,
+    Extension(viewer): Extension<Viewer>,
+    Query(filter): Query<Filter>,
+) -> Result<Response, Denied> {
+    let filter = filter.narrowed(&viewer)?;
+    let operator = viewer.is_operator();
+    let name = format!("sandboxes {operator} {filter:?}");
+    Ok(app.listing(name, move |fleet| listing(fleet, &filter, operator)).await)
 }
 
-fn listing(fleet: &Fleet, filter: &Filter) -> Listing {
+fn listing(fleet: &Fleet, filter: &Filter, operator: bool) -> Listing {
     let sandboxes = fleet
         .sandboxes()
         .iter()
         .filter(|sandbox| sandbox.phase().exposes_series())
         .filter(|sandbox| filter.admits(&sandbox.identity.tenant, &sandbox.identity.service_name))
-        .map(|sandbox| row(sandbox))
+        .map(|sandbox| row(sandbox, operator))
         .collect();
     Listing { sandboxes }
 }
 
-/// Why a sandbox is unmonitored in which somebody else listens where the agent should.
-fn impostor() -> Reason {
-    Reason {
-        code: AGENT_IMPOSTOR.to_owned(),
-        message: "who listens on the agent's port does not hold the sandbox's secret".to_owned(),
+fn names(containers: &Containers) -> BTreeMap<String, String> {
+    containers.iter().map(|(id, container)| (id.to_string(), container.name.clone())).collect()
+}
+
+/// The state of a sandbox as it is shown, and its reason.
+pub(super) fn state_of(sandbox: &Sandbox) -> (&'static str, Option<Reason>) {
+    let record = sandbox.record();
+    let state = record.map(|record| sandbox.link.lock().state_of(&record));
+    match (sandbox.phase().ended_unix_ms(), state) {
+        (None, Some((state, reason))) => (state.as_str(), reason),
+        (None, None) => ("restored", None),
+        (Some(_), state) => ("ended", state.and_then(|(_, reason)| reason)),
     }
 }
 
-fn row(sandbox: &Sandbox) -> Row {
+fn row(sandbox: &Sandbox, operator: bool) -> Row {
     let record = sandbox.record();
     let record = record.as_deref();
     let ended_unix_ms = sandbox.phase().ended_unix_ms();
     let link = sandbox.link.lock().clone();
+    let channel = record.and_then(|record| record.channel.as_ref()).filter(|_| operator);
     let (series, counters) = {
         let accumulator = sandbox.accumulator.lock();
         (accumulator.series(), accumulator.totals().counters())
     };
+    let (resident_bytes, exposed_bytes) = sandbox.charged();
+    let start = *sandbox.start.lock();
+    let time = |phase| start.time(phase).map(|time| time.as_secs_f64());
+    let (state, reason) = state_of(sandbox);
     Row {
-        identity: sandbox.identity.clone(),
+        identity: sandbox.identity.as_ref().clone(),
         runtime: record.map(|record| record.runtime.clone()),
-        containers: sandbox.containers().as_ref().clone(),
-        state: match (ended_unix_ms, record) {
-            (None, Some(_)) if link.impostor => SandboxState::Unmonitored.as_str(),
-            (None, Some(record)) => record.state.as_str(),
-            (None, None) => "restored",
-            (Some(_), _) => "ended",
-        },
-        reason: record.and_then(|record| record.reason.clone()).or_else(|| link.impostor.then(impostor)),
+        containers: record.map(|record| names(&record.containers)).unwrap_or_default(),
+        state,
+        reason,
         created_unix_ms: sandbox.created_unix_ms(),
         ended_unix_ms,
-        channel: record.and_then(|record| record.channel.as_ref()).map(ToString::to_string),
+        start: StartTimes {
+            machine_seconds: time(Phase::Machine),
+            agent_seconds: time(Phase::Agent),
+            first_process_seconds: time(Phase::FirstProcess),
+            first_listen_seconds: time(Phase::FirstListen),
+            first_request_seconds: time(Phase::FirstRequest),
+        },
+        abrupt_end: record.is_some_and(|record| record.abrupt_end),
+        channel: channel.map(ToString::to_string),
         connection: Connection {
             state: link.state,
             connections: link.connections,
@@ -135,6 +199,11 @@ fn row(sandbox: &Sandbox) -> Row {
         },
         agent: link.agent,
         series,
+        resident_bytes,
+        exposed_bytes,
+        ingest_bytes: sandbox.ingested(),
+        ingest_cpu_seconds: sandbox.cpu_time().as_secs_f64(),
+        throttled_seconds: sandbox.throttled().as_secs_f64(),
         rejected: sandbox.rejections.met().map(|(reason, count)| (reason.as_str(), count)).collect(),
         counters,
         capture_completeness_ratio: counters.completeness(),

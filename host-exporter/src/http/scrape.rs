@@ -1,50 +1,53 @@
-//! `GET /metrics`: negotiates the form, and sends an encoding that all scrapes of the moment share.
+//! `GET /metrics` and `GET /tenants/<tenant>/metrics`: negotiates the form, and sends an encoding that all scrapes of the
+//! moment share.
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
+use std::{sync::Arc, time::Instant};
+
+use super::{
+    App,
+    access::{Tenant, Viewer},
+    delivery,
+    encoding::{Encoded, Variant},
 };
-
+use crate::{exposition::Format, fleet::Fleet};
 use axum::{
-    body::Body,
+    Extension,
     extract::State,
     http::{HeaderMap, StatusCode, header},
     response::{IntoResponse, Response},
 };
-use futures_util::StreamExt;
 
-use super::{
-    App,
-    encoding::{CutOff, Encoded, Variant},
-};
-use crate::{exposition::Format, fleet::Fleet};
-
-/// Longest time that a client may take for the whole exposition.
-const DELIVERY_MAX: Duration = Duration::from_mins(1);
-
-/// Answers a scrape.
+/// Answers a scrape of everything.
 pub async fn metrics(State(app): State<App>, headers: HeaderMap) -> Response {
-    let began = Instant::now();
-    let variant = negotiate(&headers);
-    let delivery = Delivery { fleet: Arc::clone(&app.fleet), began, whole: false };
-    let Some(encoded) = app.encodings.get(&app.fleet, variant).await else {
+    let fleet = Arc::clone(&app.fleet);
+    answer(
+        &app,
+        &headers,
+        None,
+        Delivery { fleet, of: Scraped::Everything, began: Instant::now(), whole: false },
+    )
+    .await
+}
+
+/// Answers a scrape of one tenant.
+pub async fn tenant_metrics(
+    State(app): State<App>,
+    Extension(viewer): Extension<Viewer>,
+    Extension(Tenant(tenant)): Extension<Tenant>,
+    headers: HeaderMap,
+) -> Response {
+    let fleet = Arc::clone(&app.fleet);
+    let of = Scraped::Tenant { by_operator: viewer.is_operator() };
+    answer(&app, &headers, Some(tenant), Delivery { fleet, of, began: Instant::now(), whole: false }).await
+}
+
+async fn answer(app: &App, headers: &HeaderMap, of: Option<Arc<str>>, mut delivery: Delivery) -> Response {
+    let variant = negotiate(headers, app.classic_with_native);
+    let Some(encoded) = app.encodings.exposition(&app.fleet, of, variant).await else {
         return StatusCode::INTERNAL_SERVER_ERROR.into_response();
     };
-    let body = futures_util::stream::unfold(Some((encoded, 0, delivery)), |state| async move {
-        let (encoded, at, mut delivery) = state?;
-        if delivery.began.elapsed() > DELIVERY_MAX {
-            return Some((Err(CutOff), None));
-        }
-        match encoded.piece(at) {
-            Ok(Some(piece)) => Some((Ok(piece), Some((encoded, at + 1, delivery)))),
-            Ok(None) => {
-                delivery.done(&encoded);
-                None
-            }
-            Err(cut_off) => Some((Err(cut_off), None)),
-        }
-    });
-    let mut response = Body::from_stream(body.fuse()).into_response();
+    let body = delivery::body(encoded, move |encoded| delivery.done(encoded));
+    let mut response = body.into_response();
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, header::HeaderValue::from_static(variant.format.content_type()));
     headers.insert(header::VARY, header::HeaderValue::from_static("Accept, Accept-Encoding"));
@@ -54,9 +57,17 @@ pub async fn metrics(State(app): State<App>, headers: HeaderMap) -> Response {
     response
 }
 
+/// What is scraped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Scraped {
+    Everything,
+    Tenant { by_operator: bool },
+}
+
 /// Counts a scrape when it was delivered, and as failed when it goes before that.
 struct Delivery {
     fleet: Arc<Fleet>,
+    of: Scraped,
     began: Instant,
     whole: bool,
 }
@@ -64,17 +75,28 @@ struct Delivery {
 impl Delivery {
     fn done(&mut self, encoded: &Encoded) {
         self.whole = true;
-        self.fleet.own.scrapes.inc();
-        let took = i64::try_from(self.began.elapsed().as_nanos()).unwrap_or(i64::MAX);
-        self.fleet.own.last_scrape_ns.set(took);
-        self.fleet.scraped(&encoded.ended);
+        let own = &self.fleet.own;
+        if self.of == Scraped::Everything {
+            own.scrapes.inc();
+            let took = i64::try_from(self.began.elapsed().as_nanos()).unwrap_or(i64::MAX);
+            own.last_scrape_ns.set(took);
+        } else {
+            own.tenant_scrapes.inc();
+        }
+        // A tenant that scrapes often must not take the last values from the operator's Prometheus.
+        if self.of != (Scraped::Tenant { by_operator: false }) {
+            self.fleet.scraped(&encoded.ended);
+        }
     }
 }
 
 impl Drop for Delivery {
     fn drop(&mut self) {
         if !self.whole {
-            self.fleet.own.scrapes_failed.inc();
+            let own = &self.fleet.own;
+            let failed =
+                if self.of == Scraped::Everything { &own.scrapes_failed } else { &own.tenant_scrapes_failed };
+            failed.inc();
         }
     }
 }
@@ -92,9 +114,15 @@ fn accepted<'a>(headers: &'a HeaderMap, name: &header::HeaderName) -> impl Itera
         })
 }
 
+/// Whether the client takes what is compressed by gzip.
+pub(super) fn accepts_gzip(headers: &HeaderMap) -> bool {
+    accepted(headers, &header::ACCEPT_ENCODING)
+        .any(|range| range.split(';').next().is_some_and(|range| range.trim().eq_ignore_ascii_case("gzip")))
+}
+
 /// Protobuf where the client names it, since only then native histograms can be sent; otherwise OpenMetrics unless the
 /// client names only other types. gzip where the client takes it.
-fn negotiate(headers: &HeaderMap) -> Variant {
+fn negotiate(headers: &HeaderMap, classic: bool) -> Variant {
     let accepts = |media_type: &str| {
         accepted(headers, &header::ACCEPT).any(|range| {
             range.split(';').next().is_some_and(|range| range.trim().eq_ignore_ascii_case(media_type))
@@ -107,15 +135,13 @@ fn negotiate(headers: &HeaderMap) -> Variant {
             && parts.clone().any(|part| part == "encoding=delimited")
     };
     let format = if accepted(headers, &header::ACCEPT).any(is_protobuf) {
-        Format::Protobuf
+        Format::Protobuf { classic }
     } else if (accepts("text/plain") || accepts("text/*")) && !accepts("application/openmetrics-text") {
         Format::Text
     } else {
         Format::OpenMetrics
     };
-    let gzip = accepted(headers, &header::ACCEPT_ENCODING)
-        .any(|range| range.split(';').next().is_some_and(|range| range.trim().eq_ignore_ascii_case("gzip")));
-    Variant { format, gzip }
+    Variant { format, gzip: accepts_gzip(headers) }
 }
 
 #[cfg(test)]
@@ -131,7 +157,7 @@ mod tests {
                 headers.insert(name, HeaderValue::from_static(value));
             }
         }
-        let variant = negotiate(&headers);
+        let variant = negotiate(&headers, false);
         (variant.format, variant.gzip)
     }
 
@@ -148,7 +174,7 @@ mod tests {
     #[test]
     fn protobuf_and_gzip_are_sent_to_those_who_ask() {
         let native = "application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;encoding=delimited;q=0.6,application/openmetrics-text;version=1.0.0;q=0.5,text/plain;q=0.2";
-        assert_eq!(answer(Some(native), Some("gzip")), (Format::Protobuf, true));
+        assert_eq!(answer(Some(native), Some("gzip")), (Format::Protobuf { classic: false }, true));
         let text_form =
             "application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;encoding=text";
         assert_eq!(answer(Some(text_form), Some("gzip;q=0, br")), (Format::OpenMetrics, false));

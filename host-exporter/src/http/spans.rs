@@ -1,12 +1,16 @@
 //! `GET /api/v1/spans`: exchanges that agents sampled as spans, the newest first.
 
 use axum::{
+    Extension,
     extract::{Query, State},
     response::Response,
 };
 use serde::{Deserialize, Serialize};
 
-use super::App;
+use super::{
+    App,
+    access::{Denied, Viewer},
+};
 use crate::{
     clock::unix_ms,
     fleet::Fleet,
@@ -15,7 +19,7 @@ use crate::{
     spans::{CheckedSpan, Kept, Wanted},
 };
 
-/// Spans in one answer, unless fewer or more are asked for.
+/// Spans in one answer, unless the query has another limit.
 const LIMIT: usize = 100;
 
 /// Most spans in one answer.
@@ -38,12 +42,24 @@ pub struct Filter {
 #[derive(Serialize)]
 pub(super) struct Listing {
     spans: Vec<Row>,
-    /// Spans that are kept, are asked for, and are beyond the limit.
+    /// Spans that are kept, match the query, and are beyond the limit.
     left_out: usize,
 }
 
 #[derive(Serialize)]
 struct Row {
+    /// Its trace.
+    trace_id: String,
+    #[serde(flatten)]
+    names: Names,
+    received_unix_ms: u64,
+    #[serde(flatten)]
+    span: CheckedSpan,
+}
+
+/// What listings have of a span besides its times and sizes.
+#[derive(Serialize)]
+pub(super) struct Names {
     #[serde(flatten)]
     identity: Identity,
     k8s_container_name: Box<str>,
@@ -57,13 +73,32 @@ struct Row {
     #[serde(with = "crate::protocol::by_name")]
     error: ErrorClass,
     error_type: Box<str>,
-    received_unix_ms: u64,
-    #[serde(flatten)]
-    span: CheckedSpan,
 }
 
-pub(super) async fn list(State(app): State<App>, Query(filter): Query<Filter>) -> Response {
-    app.listing(move |fleet| listing(fleet, &filter)).await
+impl Names {
+    pub fn of(kept: &Kept) -> Self {
+        let (key, labels) = (&kept.key, kept.key.labels());
+        Self {
+            identity: kept.identity.as_ref().clone(),
+            k8s_container_name: labels.container.into(),
+            protocol: key.protocol,
+            side: key.side,
+            operation: labels.operation.into(),
+            resource: labels.resource.into(),
+            status: labels.status.into(),
+            error: kept.error,
+            error_type: labels.error_type.into(),
+        }
+    }
+}
+
+pub(super) async fn list(
+    State(app): State<App>,
+    Extension(viewer): Extension<Viewer>,
+    Query(mut filter): Query<Filter>,
+) -> Result<Response, Denied> {
+    filter.tenant = viewer.narrow(filter.tenant)?;
+    Ok(app.listing(format!("spans {filter:?}"), move |fleet| listing(fleet, &filter)).await)
 }
 
 fn listing(fleet: &Fleet, filter: &Filter) -> Listing {
@@ -76,22 +111,15 @@ fn listing(fleet: &Fleet, filter: &Filter) -> Listing {
         limit: filter.limit.unwrap_or(LIMIT).min(LIMIT_MAX),
     };
     let (spans, left_out) = fleet.spans.list(&wanted);
-    Listing { spans: spans.into_iter().map(row).collect(), left_out }
+    Listing { spans: spans.iter().map(|kept| row(fleet, kept)).collect(), left_out }
 }
 
-fn row(kept: Kept) -> Row {
-    let key = kept.key.as_ref().clone();
+fn row(fleet: &Fleet, kept: &Kept) -> Row {
     Row {
-        identity: kept.identity.as_ref().clone(),
-        k8s_container_name: key.container,
-        protocol: key.protocol,
-        side: key.side,
-        operation: key.operation,
-        resource: key.resource,
-        status: key.status,
-        error: kept.error,
-        error_type: key.error_type,
-        received_unix_ms: kept.received_unix_ms,
-        span: kept.span,
+        // Its own finds the trace that it is part of.
+        trace_id: fleet.spans.ids.trace(kept.number).to_string(),
+        names: Names::of(kept),
+        received_unix_ms: kept.reception.unix_ms,
+        span: kept.span.clone(),
     }
 }

@@ -22,7 +22,7 @@ pub enum LedgerError {
         doing: &'static str,
         /// To which file.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
     /// Another exporter uses the directory.

@@ -1,4 +1,4 @@
-//! What the exporter must not forget over a restart: the applications' totals, and of every sandbox what it has
+//! What the exporter keeps over a restart: the applications' totals, and of every sandbox what it has
 //! contributed to them, by epoch.
 //!
 //! A live agent reports its whole epoch again after a restart; the ledger's values of that epoch are then only a floor,
@@ -15,12 +15,10 @@ use std::{path::Path, sync::Arc, time::Duration};
 use tokio::sync::watch;
 
 use crate::{
-    accumulate::{
-        sandbox::{Accumulator, Totals},
-        series::OTHER,
-    },
+    accumulate::{packed::Packed, predecessor::Predecessor, series::OTHER, totals::Totals},
+    clock,
     fleet::{
-        Fleet, Folded,
+        Fleet, Retired,
         sandbox::{Phase, Sandbox},
     },
 };
@@ -38,15 +36,14 @@ pub fn restore(fleet: &Fleet, directory: &Path) -> Result<Store, LedgerError> {
     let store = Store::open(directory)?;
     let read = store.read()?;
     fleet.own.ledger_entries_dropped.inc_by(read.dropped);
-    let mut folded = Folded::default();
+    let mut retired = Retired::default();
     for application in read.applications {
-        let (application, table) = application.restore();
-        folded.applications.entry(application).or_default().add(&table);
+        application.restore(&mut retired);
     }
     for tenant in read.tenants {
-        folded.tenant_counters.entry(tenant.tenant).or_default().add(&tenant.counters);
+        tenant.restore(&mut retired);
     }
-    fleet.restore_folded(folded);
+    fleet.restore_retired(retired);
     let sandboxes = read.sandboxes.len();
     for (entry, series) in read.sandboxes {
         let totals = Totals {
@@ -56,12 +53,19 @@ pub fn restore(fleet: &Fleet, directory: &Path) -> Result<Store, LedgerError> {
             floor_counters: entry.current_counters,
             ..Totals::default()
         };
-        let carried = series.into_iter().map(form::CarriedSeries::restore);
-        let budget = fleet.budget(&entry.identity.tenant);
+        let (mut carried, mut before) = (Vec::new(), Vec::new());
+        for (key, id, values) in series.into_iter().map(form::CarriedSeries::restore) {
+            if let Some(key) = key {
+                carried.push((key, values));
+            } else if let Some(id) = id {
+                before.push((id, Packed::from(&values)));
+            }
+        }
+        let predecessor = Predecessor::new(before, entry.counters_before);
+        let (names_before, is_former) = (entry.names_before, entry.is_former);
+        let budget = fleet.tenant_budget(&entry.identity.tenant);
         let has_ended = entry.ended_unix_ms.is_some();
-        let accumulator =
-            Accumulator::restored(budget, entry.epoch, entry.closed_epochs, totals, carried, has_ended);
-        let phase = match (entry.ended_unix_ms, entry.remembered) {
+        let phase = match (entry.ended_unix_ms.map(not_later), entry.remembered) {
             (None, _) => Phase::Live,
             (Some(at_unix_ms), false) => Phase::Ended { at_unix_ms, scrapes: entry.scrapes },
             (Some(at_unix_ms), true) => Phase::Remembered { at_unix_ms },
@@ -70,16 +74,31 @@ pub fn restore(fleet: &Fleet, directory: &Path) -> Result<Store, LedgerError> {
         if entry.counted_for_other {
             OTHER.clone_into(&mut application.service_name);
         }
-        let sandbox = Sandbox::restored(entry.identity, entry.created_unix_ms, phase, accumulator);
-        fleet.restore(sandbox.counted_for(application));
+        let (epoch, closed_epochs) = (entry.epoch, entry.closed_epochs);
+        let sandbox =
+            Sandbox::restored(entry.identity, entry.created_unix_ms, phase, budget, |accumulator| {
+                accumulator.restored(epoch, closed_epochs, totals, carried, has_ended).after(predecessor)
+            });
+        fleet.restore(sandbox.counted_for(application).named(names_before, is_former));
     }
     tracing::info!(sandboxes, dropped = read.dropped, "ledger restored");
     Ok(store)
 }
 
-/// Writes what changed, counts it, and gives the totals as of then. Where writing fails the totals live on in memory.
-pub fn save(fleet: &Fleet, store: &Store) -> Durable {
-    let (durable, written) = store.save(fleet);
+/// A moment of an earlier run. A machine that has lost its clock begins in the past: what lies ahead would never be over.
+fn not_later(unix_ms: u64) -> u64 {
+    unix_ms.min(clock::unix_ms())
+}
+
+/// Writes what changed, counts it, and gives the totals as of then; `None` once the store is closed. Where writing fails
+/// the totals live on in memory.
+pub fn save(fleet: &Fleet, store: &Store) -> Option<Durable> {
+    let changes = fleet.changes();
+    let (durable, written) = store.save(fleet)?;
+    if written.is_ok() {
+        fleet.saved(changes);
+    }
+    fleet.charge_exposed(&durable.applications);
     match written {
         Ok(true) => {
             fleet.own.ledger_writes.inc();
@@ -90,10 +109,11 @@ pub fn save(fleet: &Fleet, store: &Store) -> Durable {
             tracing::error!(%error, "the ledger was not written; a restart now would lose counts");
         }
     }
-    durable
+    Some(durable)
 }
 
-/// Writes the ledger whenever something changed, at most every `interval`, until stopped; then once more.
+/// Writes the ledger whenever something changed, at most every `interval`, until stopped; then once more, and closes it:
+/// an encoding that still runs may hold the store for longer.
 pub async fn keep(fleet: Arc<Fleet>, store: Arc<Store>, interval: Duration, mut stop: watch::Receiver<bool>) {
     let mut written = 0;
     loop {
@@ -110,6 +130,7 @@ pub async fn keep(fleet: Arc<Fleet>, store: Arc<Store>, interval: Duration, mut 
             }
         }
         if stopping {
+            store.close();
             return;
         }
     }

@@ -9,7 +9,9 @@ use std::{
 };
 
 use parking_lot::Mutex;
-use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, StorageError, TableDefinition};
+use redb::{
+    Database, DatabaseError, ReadTransaction, ReadableDatabase, ReadableTable, StorageError, TableDefinition,
+};
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::{
@@ -31,15 +33,18 @@ use crate::{
 const APPLICATIONS: TableDefinition<'static, &str, &[u8]> = TableDefinition::new("applications");
 const TENANTS: TableDefinition<'static, &str, &[u8]> = TableDefinition::new("tenants");
 const SANDBOXES: TableDefinition<'static, &str, &[u8]> = TableDefinition::new("sandboxes");
-/// Series of ended sandboxes, which no agent will report again: written once, at the end.
+/// Series that no agent will report again, written once: of earlier epochs, and at the end of a sandbox all.
 const ENDED_SERIES: TableDefinition<'static, &str, &[u8]> = TableDefinition::new("ended_series");
 const CLOCK: TableDefinition<'static, &str, &[u8]> = TableDefinition::new("clock");
 
-/// Memory of the database for pages, bytes.
-const CACHE_BYTES: usize = 8 << 20;
+/// Memory of the database for pages, bytes. What it does not keep is in the system's cache of files.
+const CACHE_BYTES: usize = 2 << 20;
 
 /// Largest entry that is read, bytes: every protocol's totals on both sides with all buckets are below 200 KiB.
 const ENTRY_BYTES_MAX: usize = 1 << 20;
+
+/// Memory of the series that one transaction writes, bytes; what exceeds it is written by further ones.
+const SERIES_AT_ONCE: usize = 8 << 20;
 
 /// Files that could not be used and are kept for a look.
 const UNUSABLE_KEPT: usize = 2;
@@ -53,29 +58,62 @@ pub struct Durable {
     pub tenant_counters: BTreeMap<String, AgentCounters>,
 }
 
+/// The ledger's file, shared by its writer and by the encodings, and closed for all of them at once.
+#[derive(Debug)]
+pub struct Store(Mutex<Option<Open>>);
+
 /// The database, and what of it is known to be up to date.
 #[derive(Debug)]
-pub struct Store {
+struct Open {
     database: Database,
-    known: Mutex<Known>,
+    known: Known,
 }
 
 #[derive(Debug, Default)]
 struct Known {
     /// The sandboxes' numbers of changes that are written.
     sandboxes: HashMap<SandboxKey, u64>,
-    /// Sandboxes whose series are written.
-    with_series: BTreeSet<SandboxKey>,
+    /// Sandboxes whose series are written, and as of when.
+    with_series: HashMap<SandboxKey, SeriesAsOf>,
+}
+
+impl Durable {
+    /// The applications of one tenant, or all.
+    pub fn applications_of(&self, tenant: Option<&str>) -> Vec<(&Application, &GoldenTable)> {
+        let Some(tenant) = tenant else { return self.applications.iter().collect() };
+        let first = Application { tenant: tenant.to_owned(), service_name: String::new() };
+        self.applications.range(first..).take_while(|(application, _)| application.tenant == tenant).collect()
+    }
+}
+
+impl Known {
+    /// Notes an entry that was read: it goes with its sandbox, and is written anew while there is one.
+    fn note(&mut self, key: SandboxKey, has_series: bool) {
+        if has_series {
+            self.with_series.insert(key.clone(), SeriesAsOf { epoch: None, ended: false, names_before: 0 });
+        }
+        self.sandboxes.insert(key, u64::MAX);
+    }
 }
 
 /// Everything that is written for one sandbox.
 struct Write {
     key: SandboxKey,
+    sandbox: Arc<Sandbox>,
     changes: u64,
     entry: SandboxEntry,
     /// `Some` when its series are to be written now, `None` when they are to go or stay as they are.
     series: Option<Vec<CarriedSeries>>,
-    has_series: bool,
+    series_as_of: Option<SeriesAsOf>,
+}
+
+/// When a sandbox's series change that no agent will report again: with each epoch, and at the end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct SeriesAsOf {
+    epoch: Option<u64>,
+    ended: bool,
+    /// Of which of the sandbox's names.
+    names_before: u32,
 }
 
 /// What was read.
@@ -92,9 +130,8 @@ impl Store {
     /// Opens the store; one that cannot be used is moved aside, and a new one begun.
     pub fn open(directory: &Path) -> Result<Self, LedgerError> {
         let path = directory.join(FILE);
-        let known = Mutex::default();
         let reason = match open(&path) {
-            Ok(database) => return Ok(Self { database, known }),
+            Ok(database) => return Ok(Self::of(database)),
             Err(Unusable::Damaged(reason)) => reason,
             // The file may be sound: it stays where it is.
             Err(Unusable::Refused(reason)) => return Err(LedgerError::Store(reason)),
@@ -107,168 +144,220 @@ impl Store {
         );
         prune(directory).map_err(io_error("removing unusable ledgers of", directory))?;
         match open(&path) {
-            Ok(database) => Ok(Self { database, known }),
+            Ok(database) => Ok(Self::of(database)),
             Err(Unusable::Damaged(reason) | Unusable::Refused(reason)) => Err(LedgerError::Store(reason)),
         }
     }
 
+    fn of(database: Database) -> Self {
+        Self(Mutex::new(Some(Open { database, known: Known::default() })))
+    }
+
+    /// Lets go of the file, after a write that is under way, so that another exporter can open it.
+    pub fn close(&self) {
+        self.0.lock().take();
+    }
+
     /// Reads everything. An entry that cannot be read is left out and counted.
     pub(super) fn read(&self) -> Result<Read, LedgerError> {
-        let transaction = self.database.begin_read().map_err(store_error)?;
-        let mut read = Read::default();
-        let entries = |table: TableDefinition<'static, &'static str, &'static [u8]>| -> Result<Vec<(String, Vec<u8>)>, LedgerError> {
-            let table = match transaction.open_table(table) {
-                Ok(table) => table,
-                Err(redb::TableError::TableDoesNotExist(_)) => return Ok(Vec::new()),
-                Err(error) => return Err(store_error(error)),
-            };
-            let mut entries = Vec::new();
-            for entry in table.iter().map_err(store_error)? {
-                let (key, value) = entry.map_err(store_error)?;
-                if value.value().len() <= ENTRY_BYTES_MAX {
-                    entries.push((key.value().to_owned(), value.value().to_vec()));
-                } else {
-                    entries.push((key.value().to_owned(), Vec::new()));
+        match &mut *self.0.lock() {
+            Some(open) => {
+                let read = read(&open.database)?;
+                for (entry, series) in &read.sandboxes {
+                    open.known.note(entry.key(), !series.is_empty());
                 }
+                Ok(read)
             }
-            Ok(entries)
-        };
-        if let Some((_, value)) = entries(CLOCK)?.first()
-            && let Ok(moment) = serde_json::from_slice::<Moment>(value)
-        {
-            moment.resume();
+            None => Err(LedgerError::Store("it is closed".to_owned())),
         }
-        read.applications =
-            parse_all(&entries(APPLICATIONS)?, &mut read.dropped).into_iter().map(|(_, v)| v).collect();
-        read.tenants = parse_all(&entries(TENANTS)?, &mut read.dropped).into_iter().map(|(_, v)| v).collect();
-        let mut series: BTreeMap<String, Vec<CarriedSeries>> = BTreeMap::new();
-        for (key, one) in parse_all::<CarriedSeries>(&entries(ENDED_SERIES)?, &mut read.dropped) {
-            let of = key.rsplit_once('#').map_or(key.as_str(), |(of, _)| of);
-            series.entry(of.to_owned()).or_default().push(one);
-        }
-        for (key, entry) in parse_all::<SandboxEntry>(&entries(SANDBOXES)?, &mut read.dropped) {
-            let of_it = series.remove(&key).unwrap_or_default();
-            read.sandboxes.push((entry, of_it));
-        }
-        Ok(read)
     }
 
-    /// Writes what changed, in one transaction that is on disk when this returns, and gives the totals as of then.
-    pub fn save(&self, fleet: &Fleet) -> (Durable, Result<bool, LedgerError>) {
+    /// Writes what changed, which is on disk when this returns, and gives the totals as of then; `None` once it is closed.
+    pub fn save(&self, fleet: &Fleet) -> Option<(Durable, Result<bool, LedgerError>)> {
         // Held throughout: two writers would each take the other's entries for written.
-        let mut known = self.known.lock();
-        let (durable, writes, gone, folded) = fleet.snapshot(|sandboxes, folded, dirty| {
-            let mut durable = Durable {
-                applications: folded.applications.clone(),
-                tenant_counters: folded.tenant_counters.clone(),
-            };
-            let mut writes = Vec::new();
-            let mut present = BTreeSet::new();
-            for (key, sandbox) in sandboxes {
-                present.insert(key.clone());
-                collect(key, sandbox, &known, &mut durable, &mut writes);
+        let mut open = self.0.lock();
+        let Open { database, known } = open.as_mut()?;
+        loop {
+            let (durable, written, whole) = save_some(database, known, fleet);
+            if whole || written.is_err() {
+                return Some((durable, written));
             }
-            let gone: Vec<_> =
-                known.sandboxes.keys().filter(|key| !present.contains(*key)).cloned().collect();
-            let applications: Vec<_> = dirty
-                .applications
-                .iter()
-                .map(|application| (application.clone(), folded.applications.get(application).cloned()))
-                .collect();
-            let tenants: Vec<_> = dirty
-                .tenants
-                .iter()
-                .filter_map(|tenant| Some((tenant.clone(), *folded.tenant_counters.get(tenant)?)))
-                .collect();
-            (durable, writes, gone, (dirty, applications, tenants))
-        });
-        let (dirty, applications, tenants) = folded;
-        if writes.is_empty() && gone.is_empty() && applications.is_empty() && tenants.is_empty() {
-            return (durable, Ok(false));
         }
-        let written = self.write(&writes, &gone, &applications, &tenants, &known);
-        match &written {
-            Ok(()) => {
-                for write in writes {
-                    if write.has_series {
-                        known.with_series.insert(write.key.clone());
-                    } else {
-                        known.with_series.remove(&write.key);
-                    }
-                    known.sandboxes.insert(write.key, write.changes);
-                }
-                for key in gone {
-                    known.sandboxes.remove(&key);
-                    known.with_series.remove(&key);
-                }
-            }
-            Err(_) => fleet.dirty_again(dirty),
-        }
-        (durable, written.map(|()| true))
-    }
-
-    fn write(
-        &self,
-        writes: &[Write],
-        gone: &[SandboxKey],
-        applications: &[(Application, Option<GoldenTable>)],
-        tenants: &[(String, AgentCounters)],
-        known: &Known,
-    ) -> Result<(), LedgerError> {
-        let transaction = self.database.begin_write().map_err(store_error)?;
-        {
-            let mut table = transaction.open_table(SANDBOXES).map_err(store_error)?;
-            let mut series = transaction.open_table(ENDED_SERIES).map_err(store_error)?;
-            for write in writes {
-                let key = sandbox_key(&write.key);
-                table.insert(&*key, &*json(&write.entry)?).map_err(store_error)?;
-                if write.series.is_some() || (!write.has_series && known.with_series.contains(&write.key)) {
-                    remove_series(&mut series, &key)?;
-                }
-                for (at, one) in write.series.iter().flatten().enumerate() {
-                    series.insert(&*format!("{key}#{at}"), &*json(one)?).map_err(store_error)?;
-                }
-            }
-            for key in gone {
-                let name = sandbox_key(key);
-                table.remove(&*name).map_err(store_error)?;
-                if known.with_series.contains(key) {
-                    remove_series(&mut series, &name)?;
-                }
-            }
-            let mut table = transaction.open_table(APPLICATIONS).map_err(store_error)?;
-            for (application, totals) in applications {
-                let key = serde_json::to_string(&[&application.tenant, &application.service_name])?;
-                match totals {
-                    Some(totals) => {
-                        let totals = ApplicationTotals::of(application.clone(), totals);
-                        table.insert(&*key, &*json(&totals)?).map_err(store_error)?;
-                    }
-                    None => {
-                        table.remove(&*key).map_err(store_error)?;
-                    }
-                }
-            }
-            let mut table = transaction.open_table(TENANTS).map_err(store_error)?;
-            for (tenant, counters) in tenants {
-                let totals = TenantTotals { tenant: tenant.clone(), counters: *counters };
-                table.insert(&**tenant, &*json(&totals)?).map_err(store_error)?;
-            }
-            let mut table = transaction.open_table(CLOCK).map_err(store_error)?;
-            table.insert("moment", &*json(&Moment::now())?).map_err(store_error)?;
-        }
-        transaction.commit().map_err(store_error)
     }
 }
 
-/// Adds one sandbox to the totals, and to what is written when it changed.
+fn read(database: &Database) -> Result<Read, LedgerError> {
+    let transaction = database.begin_read().map_err(store_error)?;
+    let mut read = Read::default();
+    let entries = |table| entries(&transaction, table);
+    if let Some((_, value)) = entries(CLOCK)?.first()
+        && let Ok(moment) = serde_json::from_slice::<Moment>(value)
+    {
+        moment.resume();
+    }
+    read.applications =
+        parse_all(&entries(APPLICATIONS)?, &mut read.dropped).into_iter().map(|(_, v)| v).collect();
+    read.tenants = parse_all(&entries(TENANTS)?, &mut read.dropped).into_iter().map(|(_, v)| v).collect();
+    let mut series: BTreeMap<String, Vec<CarriedSeries>> = BTreeMap::new();
+    for (key, one) in parse_all::<CarriedSeries>(&entries(ENDED_SERIES)?, &mut read.dropped) {
+        let of = key.rsplit_once('#').map_or(key.as_str(), |(of, _)| of);
+        series.entry(of.to_owned()).or_default().push(one);
+    }
+    for (key, entry) in parse_all::<SandboxEntry>(&entries(SANDBOXES)?, &mut read.dropped) {
+        let of_it = series.remove(&key).unwrap_or_default();
+        read.sandboxes.push((entry, of_it));
+    }
+    Ok(read)
+}
+
+/// Keys and values of a table; a value that is too large is empty.
+fn entries(
+    transaction: &ReadTransaction,
+    table: TableDefinition<'static, &'static str, &'static [u8]>,
+) -> Result<Vec<(String, Vec<u8>)>, LedgerError> {
+    let table = match transaction.open_table(table) {
+        Ok(table) => table,
+        Err(redb::TableError::TableDoesNotExist(_)) => return Ok(Vec::new()),
+        Err(error) => return Err(store_error(error)),
+    };
+    let mut entries = Vec::new();
+    for entry in table.iter().map_err(store_error)? {
+        let (key, value) = entry.map_err(store_error)?;
+        let value = value.value();
+        let value = if value.len() <= ENTRY_BYTES_MAX { value.to_vec() } else { Vec::new() };
+        entries.push((key.value().to_owned(), value));
+    }
+    Ok(entries)
+}
+
+/// One transaction; the last value is whether it wrote all.
+fn save_some(
+    database: &Database,
+    known: &mut Known,
+    fleet: &Fleet,
+) -> (Durable, Result<bool, LedgerError>, bool) {
+    let (mut room, mut whole) = (SERIES_AT_ONCE, true);
+    let (durable, writes, gone, retired) = fleet.snapshot(|sandboxes, retired, dirty| {
+        let mut durable = Durable {
+            applications: retired.applications.clone(),
+            tenant_counters: retired.tenant_counters.clone(),
+        };
+        let mut writes = Vec::new();
+        let mut present = BTreeSet::new();
+        for (key, sandbox) in sandboxes {
+            present.insert(key.clone());
+            whole &= collect(key, sandbox, known, &mut durable, &mut writes, &mut room);
+        }
+        let gone: Vec<_> = known.sandboxes.keys().filter(|key| !present.contains(*key)).cloned().collect();
+        let applications: Vec<_> = dirty
+            .applications
+            .iter()
+            .map(|application| (application.clone(), ApplicationTotals::of(retired, application)))
+            .collect();
+        let tenants: Vec<_> =
+            dirty.tenants.iter().map(|tenant| (tenant.clone(), TenantTotals::of(retired, tenant))).collect();
+        (durable, writes, gone, (dirty, applications, tenants))
+    });
+    let (dirty, applications, tenants) = retired;
+    if writes.is_empty() && gone.is_empty() && applications.is_empty() && tenants.is_empty() {
+        return (durable, Ok(false), whole);
+    }
+    let written = write_all(database, &writes, &gone, &applications, &tenants, known);
+    for write in &writes {
+        if let Some(as_of) = write.series_as_of {
+            write.sandbox.accumulator.lock().carried_written(as_of.epoch);
+        }
+    }
+    match &written {
+        Ok(()) => {
+            for write in writes {
+                match write.series_as_of {
+                    Some(as_of) => known.with_series.insert(write.key.clone(), as_of),
+                    None => known.with_series.remove(&write.key),
+                };
+                known.sandboxes.insert(write.key, write.changes);
+            }
+            for key in gone {
+                known.sandboxes.remove(&key);
+                known.with_series.remove(&key);
+            }
+        }
+        Err(_) => fleet.dirty_again(dirty),
+    }
+    (durable, written.map(|()| true), whole)
+}
+
+/// Writes everything in one transaction.
+fn write_all(
+    database: &Database,
+    writes: &[Write],
+    gone: &[SandboxKey],
+    applications: &[(Application, Option<ApplicationTotals>)],
+    tenants: &[(String, Option<TenantTotals>)],
+    known: &Known,
+) -> Result<(), LedgerError> {
+    let transaction = database.begin_write().map_err(store_error)?;
+    {
+        let mut table = transaction.open_table(SANDBOXES).map_err(store_error)?;
+        let mut series = transaction.open_table(ENDED_SERIES).map_err(store_error)?;
+        for write in writes {
+            let key = sandbox_key(&write.key);
+            table.insert(&*key, &*json(&write.entry)?).map_err(store_error)?;
+            if write.series.is_some()
+                || (write.series_as_of.is_none() && known.with_series.contains_key(&write.key))
+            {
+                remove_series(&mut series, &key)?;
+            }
+            for (at, one) in write.series.iter().flatten().enumerate() {
+                series.insert(&*format!("{key}#{at}"), &*json(one)?).map_err(store_error)?;
+            }
+        }
+        for key in gone {
+            let name = sandbox_key(key);
+            table.remove(&*name).map_err(store_error)?;
+            if known.with_series.contains_key(key) {
+                remove_series(&mut series, &name)?;
+            }
+        }
+        let mut table = transaction.open_table(APPLICATIONS).map_err(store_error)?;
+        for (application, totals) in applications {
+            let key = serde_json::to_string(&[&application.tenant, &application.service_name])?;
+            match totals {
+                Some(totals) => {
+                    table.insert(&*key, &*json(totals)?).map_err(store_error)?;
+                }
+                None => {
+                    table.remove(&*key).map_err(store_error)?;
+                }
+            }
+        }
+        let mut table = transaction.open_table(TENANTS).map_err(store_error)?;
+        for (tenant, totals) in tenants {
+            match totals {
+                Some(totals) => {
+                    table.insert(&**tenant, &*json(totals)?).map_err(store_error)?;
+                }
+                None => {
+                    table.remove(&**tenant).map_err(store_error)?;
+                }
+            }
+        }
+        let mut table = transaction.open_table(CLOCK).map_err(store_error)?;
+        table.insert("moment", &*json(&Moment::now())?).map_err(store_error)?;
+    }
+    transaction.commit().map_err(store_error)
+}
+
+/// Adds one sandbox to the totals, and to what is written when it changed. False when its series find no room in this
+/// transaction, so that another one must follow.
 fn collect(
     key: &SandboxKey,
     sandbox: &Arc<Sandbox>,
     known: &Known,
     durable: &mut Durable,
     writes: &mut Vec<Write>,
-) {
+    room: &mut usize,
+) -> bool {
     let accumulator = sandbox.accumulator.lock();
     // Under the lock of the values: no scrape may show a change that is not written. Before the phase: one that changes in
     // between is written once more.
@@ -282,12 +371,28 @@ fn collect(
     let counters = totals.counters();
     durable.tenant_counters.entry(sandbox.identity.tenant.clone()).or_default().add(&counters);
     if known.sandboxes.get(key) == Some(&changes) {
-        return;
+        return true;
     }
-    let has_series = matches!(phase, Phase::Ended { .. });
-    let write_series = has_series && !known.with_series.contains(key);
+    let ended = matches!(phase, Phase::Ended { .. });
+    let predecessor = accumulator.predecessor();
+    let has_series = ended
+        || (phase == Phase::Live && (accumulator.carried().next().is_some() || !predecessor.is_empty()));
+    let names_before = sandbox.names_before();
+    let series_as_of = has_series.then(|| SeriesAsOf { epoch: accumulator.epoch(), ended, names_before });
+    let write_series = series_as_of.is_some() && series_as_of != known.with_series.get(key).copied();
+    if write_series {
+        if *room == 0 {
+            return false;
+        }
+        *room = room.saturating_sub(accumulator.charge().resident());
+    }
     let series = write_series.then(|| {
-        let mut series = Vec::new();
+        let mut series: Vec<_> =
+            predecessor.series().map(|(id, values)| CarriedSeries::before(id, &values)).collect();
+        if !ended {
+            series.extend(accumulator.carried().map(|(key, values)| CarriedSeries::of(key, values)));
+            return series;
+        }
         let Ok(()) = accumulator.for_each_series::<std::convert::Infallible>(|key, values| {
             series.push(CarriedSeries::of(key, values));
             Ok(())
@@ -295,7 +400,15 @@ fn collect(
         series
     });
     let entry = SandboxEntry::of(sandbox, phase, &accumulator);
-    writes.push(Write { key: key.clone(), changes, entry, series, has_series });
+    writes.push(Write {
+        key: key.clone(),
+        sandbox: Arc::clone(sandbox),
+        changes,
+        entry,
+        series,
+        series_as_of,
+    });
+    true
 }
 
 fn remove_series(table: &mut redb::Table<'_, &str, &[u8]>, key: &str) -> Result<(), LedgerError> {
@@ -308,7 +421,7 @@ fn remove_series(table: &mut redb::Table<'_, &str, &[u8]>, key: &str) -> Result<
 enum Unusable {
     /// What is in it is no ledger.
     Damaged(String),
-    /// The system does not let us, or somebody else has it open.
+    /// The system refuses it, or another process has it open.
     Refused(String),
 }
 
@@ -336,9 +449,8 @@ fn open(path: &Path) -> Result<Database, Unusable> {
             _ => Unusable::Damaged(error.to_string()),
         })?;
         // Every page is visited once, so that damage shows here.
-        let store = Store { database, known: Mutex::default() };
-        store.read().map_err(|error| Unusable::Damaged(error.to_string()))?;
-        Ok(store.database)
+        read(&database).map_err(|error| Unusable::Damaged(error.to_string()))?;
+        Ok(database)
     })
     .unwrap_or_else(|_| Err(Unusable::Damaged("reading it panicked".to_owned())))
 }
@@ -372,7 +484,8 @@ fn parse_all<T: DeserializeOwned>(entries: &[(String, Vec<u8>)], dropped: &mut u
 }
 
 fn sandbox_key(key: &SandboxKey) -> String {
-    format!("{}@{}@{}", key.containerd_namespace, key.sandbox_id, key.created_unix_ms)
+    let name = format!("{}@{}@{}", key.containerd_namespace, key.sandbox_id, key.created_unix_ms);
+    if key.former == 0 { name } else { format!("{name}@{}", key.former) }
 }
 
 fn json(entry: &impl Serialize) -> Result<Vec<u8>, LedgerError> {
@@ -387,7 +500,8 @@ fn store_error(error: impl Into<redb::Error>) -> LedgerError {
 impl Store {
     /// Puts an entry of any content among the applications.
     pub(super) fn put_application(&self, key: &str, value: &[u8]) {
-        let transaction = self.database.begin_write().expect("transaction");
+        let open = self.0.lock();
+        let transaction = open.as_ref().expect("open").database.begin_write().expect("transaction");
         {
             let mut table = transaction.open_table(APPLICATIONS).expect("table");
             table.insert(key, value).expect("inserted");

@@ -73,11 +73,23 @@ mod tests {
         let dir = tempfile::tempdir().expect("directory");
         assert_eq!(companion(dir.path(), &id()), Companion::Dead, "no lock at all");
         let file = File::create(lock_path(dir.path(), &id())).expect("lock file");
-        assert_eq!(companion(dir.path(), &id()), Companion::Dead, "nobody holds it");
+        assert_eq!(companion(dir.path(), &id()), Companion::Dead, "no process holds it");
         let held = Flock::lock(file, FlockArg::LockExclusive).expect("held");
         assert_eq!(companion(dir.path(), &id()), Companion::Alive);
         drop(held);
         assert_eq!(companion(dir.path(), &id()), Companion::Dead);
+    }
+
+    #[test]
+    fn a_lock_that_cannot_be_opened_says_nothing() {
+        let dir = tempfile::tempdir().expect("directory");
+        let path = lock_path(dir.path(), &id());
+        // It leads to itself, which no user can open.
+        std::os::unix::fs::symlink(&path, &path).expect("symlink");
+        assert_eq!(companion(dir.path(), &id()), Companion::Unknown);
+        std::fs::write(record_path(dir.path(), &id()), "{}").expect("record");
+        remove_orphan(dir.path(), &id()).expect_err("nothing is known of it");
+        assert!(record_path(dir.path(), &id()).exists());
     }
 
     #[test]

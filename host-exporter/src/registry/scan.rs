@@ -8,7 +8,10 @@ use std::{
     sync::Arc,
 };
 
-use porthole_registry::SandboxRecord;
+use porthole_registry::{
+    SandboxRecord,
+    last_state::{self, LastStateName},
+};
 
 use super::liveness::{self, Companion};
 
@@ -21,7 +24,7 @@ type Stamp = (u64, u64, i64, i64);
 /// One record of the directory.
 #[derive(Clone, Debug)]
 pub struct Found {
-    /// What it says.
+    /// Its content.
     pub record: Arc<SandboxRecord>,
     /// Whether the one who wrote it lives.
     pub companion: Companion,
@@ -35,6 +38,8 @@ pub struct Snapshot {
     /// Files that are named like records and cannot be read as such; of those that could be before, the earlier record is
     /// among the found.
     pub unreadable: usize,
+    /// The last states of agents; of each sandbox with a record in the state `ended`, if there is one.
+    pub last_states: Vec<LastStateName>,
 }
 
 /// The directory, with what is known of its files.
@@ -66,7 +71,8 @@ impl Scanner {
         &self.directory
     }
 
-    /// Reads the directory. One that does not exist holds no sandbox; any other failure says nothing about sandboxes.
+    /// Reads the directory. One that does not exist holds no sandbox; any other failure is no statement about
+    /// sandboxes.
     pub fn scan(&mut self) -> io::Result<Snapshot> {
         let entries = match std::fs::read_dir(&self.directory) {
             Ok(entries) => entries,
@@ -85,7 +91,7 @@ impl Scanner {
             let known = match self.known.remove(&path) {
                 Some(known) if known.stamp == stamp && !known.failed => known,
                 // What could not be read may be readable by now, and what was read once is not gone because it cannot be
-                // read now: the sandbox is what it was until its record says otherwise.
+                // read now: the sandbox stays what it was until its record can be read.
                 earlier => {
                     let said_before = earlier.as_ref().is_some_and(|known| known.stamp == stamp);
                     let read = read(&path, said_before);
@@ -103,6 +109,8 @@ impl Scanner {
             seen.insert(path, known);
         }
         self.known = seen;
+        // After the records: a companion leaves the last state before its record has the state `ended`.
+        snapshot.last_states = last_state::list(&self.directory)?;
         Ok(snapshot)
     }
 }
@@ -120,7 +128,7 @@ fn read(path: &Path, said_before: bool) -> Option<Arc<SandboxRecord>> {
         }
         _ if said_before => None,
         Ok(record) => {
-            tracing::warn!(path = %path.display(), sandbox = %record.key(), "record of another sandbox than its name says; ignored");
+            tracing::warn!(path = %path.display(), sandbox = %record.key(), "the record's sandbox is not that of its file name; ignored");
             None
         }
         Err(error) => {

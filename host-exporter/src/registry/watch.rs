@@ -16,7 +16,7 @@ use tokio::{
 /// Events that come together are looked at together.
 const SETTLE: Duration = Duration::from_millis(20);
 
-/// nix offers the descriptor in one form, tokio wants it in the other.
+/// nix has the descriptor in one form, tokio takes it in the other.
 #[derive(Debug)]
 struct Events(Inotify);
 

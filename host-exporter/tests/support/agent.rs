@@ -1,4 +1,4 @@
-//! A test double of the agent: speaks the real contract over a real unix socket, and says what the test tells it to.
+//! A test double of the agent: the real contract over a real unix socket, with values from the test.
 
 use std::{
     path::{Path, PathBuf},
@@ -10,11 +10,24 @@ use std::{
 
 use async_trait::async_trait;
 use parking_lot::Mutex;
-use porthole_agent_api::{agent, agent_ttrpc, proof};
+use porthole_agent_api::{
+    agent, agent_ttrpc,
+    dependencies::Failure,
+    proof,
+    resources::{Measured, Resource},
+    testing::http_series,
+};
+use porthole_exporter::clock::unix_ns;
 use porthole_histogram::Histogram;
 use porthole_registry::AgentSecret;
-use tokio::sync::{broadcast, watch};
+use protobuf::Enum as _;
+use tokio::{
+    sync::{broadcast, watch},
+    time::timeout,
+};
 use ttrpc::r#async::{Server, ServerStreamSender, TtrpcContext};
+
+use super::DEADLINE;
 
 /// How the double behaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,7 +36,7 @@ pub enum Manner {
     Honest,
     /// Never answers Hello.
     Silent,
-    /// Answers Hello and Stats once, then says nothing any more.
+    /// Answers Hello and Stats once, then sends nothing any more.
     FallsSilent,
     /// Answers Hello with an error of many words.
     Complains,
@@ -37,6 +50,8 @@ struct Service {
     watches: AtomicU64,
     stats_calls: AtomicU64,
     stopping: watch::Sender<bool>,
+    /// Streams of batches that have not ended.
+    streams: watch::Sender<usize>,
     sequence: AtomicU64,
 }
 
@@ -44,13 +59,28 @@ struct Service {
 struct State {
     series: Vec<agent::Series>,
     counters: agent::Counters,
+    resources: Vec<agent::Resources>,
+    dependencies: Vec<agent::Dependency>,
     secret: Option<AgentSecret>,
+    /// By how much its clock is ahead of the host's, nanoseconds; none of one that does not report it.
+    ahead_ns: Option<u64>,
+    /// Its guest has begun, its first process was made, and its first port is open, whenever it reports that.
+    has_started: bool,
     /// A proof of an earlier connection.
     replayed: Option<Vec<u8>>,
 }
 
 #[async_trait]
 impl agent_ttrpc::Agent for Service {
+    async fn enroll(
+        &self,
+        _: &TtrpcContext,
+        _: agent::EnrollRequest,
+    ) -> ttrpc::Result<agent::EnrollResponse> {
+        let status = ttrpc::get_status(ttrpc::Code::ALREADY_EXISTS, "it has its secret");
+        Err(ttrpc::Error::RpcStatus(status))
+    }
+
     async fn hello(
         &self,
         _: &TtrpcContext,
@@ -76,6 +106,7 @@ impl agent_ttrpc::Agent for Service {
             agent_version: "test double".into(),
             kernel_release: "6.1.0-test".into(),
             capture_mode: agent::CaptureMode::CAPTURE_MODE_SYSCALL_RAW_TRACEPOINT.into(),
+            placement: agent::Placement::PLACEMENT_BUILT_IN.into(),
             epoch: self.epoch,
             start_unix_ns: 1,
             ..Default::default()
@@ -90,12 +121,22 @@ impl agent_ttrpc::Agent for Service {
     ) -> ttrpc::Result<()> {
         let mut batches = self.batches.subscribe();
         let mut stopping = self.stopping.subscribe();
+        self.streams.send_modify(|streams| *streams += 1);
+        let _ended = OnDrop(|| self.streams.send_modify(|streams| *streams -= 1));
         self.watches.fetch_add(1, Ordering::SeqCst);
-        let (series, counters) = {
+        let (series, counters, beside) = {
             let state = self.state.lock();
-            (state.series.clone(), state.counters.clone())
+            let beside = agent::Batch {
+                epoch: self.epoch,
+                sequence: 1,
+                resources: state.resources.clone(),
+                dependencies: state.dependencies.clone(),
+                ..Default::default()
+            };
+            (state.series.clone(), state.counters.clone(), beside)
         };
-        for (at, part) in series.chunks(512).enumerate() {
+        sender.send(&beside).await?;
+        for (at, part) in series.chunks(200).enumerate() {
             let batch = agent::Batch {
                 epoch: self.epoch,
                 sequence: at as u64 + 1,
@@ -107,7 +148,7 @@ impl agent_ttrpc::Agent for Service {
         }
         loop {
             let batch = tokio::select! {
-                // What was told before the stop goes out before it.
+                // What was queued before the stop goes out before it.
                 biased;
                 batch = batches.recv() => batch,
                 _ = stopping.wait_for(|stopping| *stopping) => return Ok(()),
@@ -121,12 +162,27 @@ impl agent_ttrpc::Agent for Service {
         if self.stats_calls.fetch_add(1, Ordering::SeqCst) > 0 && self.manner == Manner::FallsSilent {
             std::future::pending::<()>().await;
         }
+        let state = self.state.lock();
+        let unix_ns = state.ahead_ns.map_or(0, |ahead| unix_ns() + ahead);
+        let started_unix_ns = if state.has_started { unix_ns } else { 0 };
         Ok(agent::StatsResponse {
-            counters: Some(self.state.lock().counters.clone()).into(),
+            booted_unix_ns: started_unix_ns,
+            first_process_unix_ns: started_unix_ns,
+            first_listen_unix_ns: started_unix_ns,
+            counters: Some(state.counters.clone()).into(),
+            unix_ns,
             resident_bytes: 5 << 20,
             limitations: vec!["io_uring is not seen".into()],
             ..Default::default()
         })
+    }
+}
+
+struct OnDrop<F: FnMut()>(F);
+
+impl<F: FnMut()> Drop for OnDrop<F> {
+    fn drop(&mut self) {
+        (self.0)();
     }
 }
 
@@ -152,6 +208,7 @@ impl TestAgent {
             watches: AtomicU64::new(0),
             stats_calls: AtomicU64::new(0),
             stopping: watch::channel(false).0,
+            streams: watch::channel(0).0,
             sequence: AtomicU64::new(1_000),
         });
         let mut server = Server::new()
@@ -172,7 +229,7 @@ impl TestAgent {
         self.service.state.lock().replayed = Some(proof);
     }
 
-    /// Sets values, and tells them to whoever watches.
+    /// Sets values, and sends them in every stream.
     pub fn tell(&self, series: Vec<agent::Series>) {
         let mut state = self.service.state.lock();
         for told in &series {
@@ -184,17 +241,64 @@ impl TestAgent {
         self.send(agent::Batch { series, counters: Some(counters).into(), ..Default::default() });
     }
 
+    /// Measures every resource of the guest (the empty id) and of these containers, and sends that in every stream. Values
+    /// are `times` the number of the resource and one, of times in seconds.
+    pub fn measure(&self, containers: &[&str], times: u64) {
+        let resources: Vec<_> = containers.iter().map(|id| every_resource(id, times)).collect();
+        self.service.state.lock().resources.clone_from(&resources);
+        self.send(agent::Batch { resources, ..Default::default() });
+    }
+
+    /// A container has made so many connections to an address, twice as many attempts were refused, and as many reset.
+    pub fn connect(&self, container: &str, peer: &str, times: u64) {
+        let mut made = Histogram::default();
+        (0..times).for_each(|_| made.record(2_000_000));
+        let count = |failure: Failure, count| {
+            Failure::ALL.iter().map(|of| if *of == failure { count } else { 0 }).collect()
+        };
+        let dependency = agent::Dependency {
+            container_id: container.into(),
+            peer: peer.into(),
+            made: Some(agent::Histogram::from(&made)).into(),
+            failed: count(Failure::Refused, 2 * times),
+            broken: count(Failure::Reset, times),
+            retransmitted_segments: 3 * times,
+            round_trip_us: 150,
+            ..Default::default()
+        };
+        let mut state = self.service.state.lock();
+        state.dependencies.retain(|known| known.peer != peer);
+        state.dependencies.push(dependency.clone());
+        drop(state);
+        self.send(agent::Batch { dependencies: vec![dependency], ..Default::default() });
+    }
+
+    /// From now on it reports its clock.
+    pub fn set_clock(&self, ahead_ns: u64) {
+        self.service.state.lock().ahead_ns = Some(ahead_ns);
+    }
+
+    /// From now on it reports that its guest has begun, its first process was made, and its first port is open: at the moment of its
+    /// first report.
+    pub fn has_started(&self) {
+        self.service.state.lock().has_started = true;
+    }
+
     pub fn set_counters(&self, counters: agent::Counters) {
         self.service.state.lock().counters = counters;
     }
 
-    /// Sends a batch of any content to whoever watches; it is not part of the state.
+    /// Sends a batch of any content in every stream; it is not part of the state.
     pub fn send(&self, mut batch: agent::Batch) {
         if batch.epoch == 0 {
             batch.epoch = self.service.epoch;
         }
         batch.sequence = self.service.sequence.fetch_add(1, Ordering::SeqCst);
         let _ = self.service.batches.send(batch);
+    }
+
+    pub fn epoch(&self) -> u64 {
+        self.service.epoch
     }
 
     pub fn watches(&self) -> u64 {
@@ -208,6 +312,10 @@ impl TestAgent {
     /// Closes all connections, and the socket.
     pub async fn stop(mut self) {
         self.service.stopping.send_replace(true);
+        // The server's end would cut off what is queued: streams end by themselves.
+        let mut streams = self.service.streams.subscribe();
+        let ended = timeout(DEADLINE, streams.wait_for(|streams| *streams == 0)).await;
+        ended.expect("the streams end").expect("the sender is kept");
         if let Some(mut server) = self.server.take() {
             server.shutdown().await.expect("shut down");
         }
@@ -221,29 +329,7 @@ pub fn http(id: u32, container: &str, route: &str, status: &str, requests: u64, 
     for _ in 0..requests {
         durations.record(ms * 1_000_000);
     }
-    let error = match status.as_bytes().first() {
-        Some(b'4') => agent::ErrorClass::ERROR_CLASS_CLIENT,
-        Some(b'5') => agent::ErrorClass::ERROR_CLASS_SERVER,
-        _ => agent::ErrorClass::ERROR_CLASS_NONE,
-    };
-    agent::Series {
-        id,
-        key: Some(agent::SeriesKey {
-            container_id: container.into(),
-            protocol: agent::Protocol::PROTOCOL_HTTP1.into(),
-            side: agent::Side::SIDE_SERVER.into(),
-            operation: "GET".into(),
-            resource: route.into(),
-            status: status.into(),
-            error: error.into(),
-            ..Default::default()
-        })
-        .into(),
-        duration: Some(agent::Histogram::from(&durations)).into(),
-        request_bytes: 100 * requests,
-        response_bytes: 1_000 * requests,
-        ..Default::default()
-    }
+    http_series(id, container, ("GET", route, status), &durations)
 }
 
 /// The client's side of it.
@@ -253,4 +339,38 @@ pub fn http_client(id: u32, container: &str, peer: &str, status: &str, requests:
     key.side = agent::Side::SIDE_CLIENT.into();
     key.peer = peer.into();
     series
+}
+
+/// Every resource of a container, or of the guest.
+fn every_resource(id: &str, times: u64) -> agent::Resources {
+    let mut measured = Measured::default();
+    for (number, &resource) in (1..).zip(Resource::ALL) {
+        let is_of_guest = resource >= Resource::GuestCpuUser;
+        let unit = if is_seconds(resource) { 1_000_000_000 } else { 1 };
+        measured.set(resource, (is_of_guest == id.is_empty()).then_some(times * number * unit));
+    }
+    measured.to_wire(id.to_owned())
+}
+
+fn is_seconds(resource: Resource) -> bool {
+    let name = format!("{resource:?}");
+    let is_time = name.starts_with("Pressure") || name.starts_with("Cpu") || name.starts_with("GuestCpu");
+    is_time && !name.ends_with("Periods")
+}
+
+/// `requests` of each protocol and side, with everything that an exchange can have.
+pub fn of_each_protocol(requests: u64) -> Vec<agent::Series> {
+    let protocols =
+        agent::Protocol::VALUES.iter().filter(|protocol| **protocol != agent::Protocol::PROTOCOL_UNSPECIFIED);
+    let sides = [agent::Side::SIDE_SERVER, agent::Side::SIDE_CLIENT];
+    let both = protocols.flat_map(|protocol| sides.map(|side| (*protocol, side)));
+    both.zip(1..)
+        .map(|((protocol, side), id)| {
+            let mut series = http(id, "shop-1", "/a", "503", requests, 1);
+            let key = series.key.as_mut().expect("key");
+            (key.protocol, key.side) = (protocol.into(), side.into());
+            key.peer = if side == agent::Side::SIDE_CLIENT { "10.0.0.2:80".into() } else { String::new() };
+            series
+        })
+        .collect()
 }

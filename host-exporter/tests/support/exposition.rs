@@ -75,6 +75,7 @@ fn sample(line: &str) -> (String, Labels, f64) {
         assert!(labels.insert(key.to_owned(), value).is_none(), "label twice: {line}");
         rest = after[end + 1..].trim_start_matches(',');
     }
-    let value = rest[1..].trim().parse().expect("number");
+    // An exemplar may be behind it.
+    let value = rest[1..].split(" # ").next().expect("a value").trim().parse().expect("number");
     (name.to_owned(), labels, value)
 }

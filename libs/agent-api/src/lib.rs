@@ -1,19 +1,26 @@
 //! The contract between the agent in a guest and the host.
 //!
 //! - [`agent`] and [`agent_ttrpc`]: the service that the agent offers to the host, generated from `proto/agent.proto`.
-//! - [`proof`]: how an agent proves whose it is.
+//! - [`proof`]: how an agent proves to which sandbox it belongs.
 //! - [`limits`]: bounds that both sides keep and the host enforces.
+//! - [`dependencies`]: why connections fail.
+//! - [`resources`]: what is measured of containers and guests.
+//! - `testing` (feature): series for simulated agents.
 //!
 //! Invariant: nothing that a guest sends names a tenant. Identity is in the registry, written by the host.
 
-#[allow(missing_docs, clippy::all, clippy::pedantic, unsafe_op_in_unsafe_fn)]
+#[allow(missing_docs, clippy::all, clippy::pedantic, clippy::unwrap_used, unsafe_op_in_unsafe_fn)]
 mod generated {
     include!(concat!(env!("OUT_DIR"), "/mod.rs"));
 }
 
+pub mod dependencies;
 mod histogram;
 pub mod limits;
 pub mod proof;
+pub mod resources;
+#[cfg(feature = "testing")]
+pub mod testing;
 
 pub use generated::{agent, agent_ttrpc};
 

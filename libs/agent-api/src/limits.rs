@@ -18,6 +18,12 @@ pub const BATCH_SERIES_MAX: usize = 512;
 /// Largest number of spans in one batch.
 pub const BATCH_SPANS_MAX: usize = 256;
 
+/// Largest number of containers, the guest itself included, whose resources are in one batch. All of a sandbox are in one.
+pub const BATCH_RESOURCES_MAX: usize = 65;
+
+/// Largest number of addresses whose connections are in one batch.
+pub const BATCH_DEPENDENCIES_MAX: usize = 64;
+
 /// Largest batch on the wire, bytes: one that would be larger is sent as several.
 pub const BATCH_BYTES_MAX: usize = 240 << 10;
 
@@ -27,7 +33,7 @@ pub const KEY_STRING_MAX: usize = 256;
 /// Largest length of an operation and of a status, in bytes.
 pub const KEY_WORD_MAX: usize = 64;
 
-/// Largest number of series that the host keeps for one sandbox, whatever the guest says.
+/// Largest number of series that the host keeps for one sandbox, whatever the guest sends.
 pub const SANDBOX_SERIES_MAX: usize = 4_096;
 
 /// Deadline of one unary call.

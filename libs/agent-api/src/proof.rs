@@ -3,8 +3,15 @@
 //! Both sides give a nonce; the proof is HMAC-SHA256 (RFC 2104, FIPS 180-4) under the secret over a fixed text and both
 //! nonces. The host's nonce is new for each connection, so that a proof that was seen once is of no use later.
 
+use std::io;
+
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
+
+use crate::{
+    agent::{HelloRequest, HelloResponse},
+    limits::CONTRACT_VERSION,
+};
 
 /// Length of a nonce, in bytes. Others are refused: with a fixed length the concatenation has one meaning.
 pub const NONCE_BYTES: usize = 32;
@@ -15,6 +22,35 @@ pub const SECRET_ENV: &str = "PORTHOLE_AGENT_SECRET";
 
 /// What is proved.
 const PURPOSE: &[u8] = b"porthole.agent.v1 Hello";
+
+/// The host's side of one connection's `Hello`.
+#[derive(Debug)]
+pub struct Challenge([u8; NONCE_BYTES]);
+
+impl Challenge {
+    /// A challenge that no other connection has had, by the kernel's random numbers.
+    pub fn new() -> io::Result<Self> {
+        let mut nonce = [0; NONCE_BYTES];
+        getrandom::fill(&mut nonce).map_err(io::Error::other)?;
+        Ok(Self(nonce))
+    }
+
+    /// The request; `host_version` is that of the program that sends it.
+    pub fn request(&self, host_version: &str) -> HelloRequest {
+        HelloRequest {
+            host_nonce: self.0.to_vec(),
+            version_min: CONTRACT_VERSION,
+            version_max: CONTRACT_VERSION,
+            host_version: host_version.to_owned(),
+            ..HelloRequest::default()
+        }
+    }
+
+    /// Whether the answer proves that its sender holds the secret.
+    pub fn is_met(&self, secret: &[u8; 32], answer: &HelloResponse) -> bool {
+        is_proven(secret, &self.0, &answer.agent_nonce, &answer.proof)
+    }
+}
 
 /// The proof; `None` for nonces of another length.
 pub fn prove(secret: &[u8; 32], host_nonce: &[u8], agent_nonce: &[u8]) -> Option<Vec<u8>> {
@@ -30,7 +66,7 @@ fn mac(secret: &[u8; 32], host_nonce: &[u8], agent_nonce: &[u8]) -> Option<Hmac<
     if host_nonce.len() != NONCE_BYTES || agent_nonce.len() != NONCE_BYTES {
         return None;
     }
-    // HMAC takes keys of any length; the type says that it might not.
+    // HMAC takes keys of any length; only the type allows an error.
     let mac = Hmac::<Sha256>::new_from_slice(secret).ok()?;
     Some(mac.chain_update(PURPOSE).chain_update(host_nonce).chain_update(agent_nonce))
 }

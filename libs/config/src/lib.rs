@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 
 use serde::de::DeserializeOwned;
 
+pub mod watch;
+
 /// Where the file is unless [`CONFIG_ENV`] names another.
 pub const DEFAULT_PATH: &str = "/etc/porthole/porthole.toml";
 
@@ -22,7 +24,7 @@ pub enum ConfigError {
     Read {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: std::io::Error,
     },
     /// The file is no TOML, or a key is unknown or of the wrong type; the message names the key.
@@ -35,6 +37,15 @@ pub enum ConfigError {
         /// What is wrong, with the key.
         message: String,
     },
+}
+
+fn named_path() -> Option<PathBuf> {
+    std::env::var_os(CONFIG_ENV).map(PathBuf::from)
+}
+
+/// The file that [`ConfigFile::load`] reads unless it is given another.
+pub fn path() -> PathBuf {
+    named_path().unwrap_or_else(|| DEFAULT_PATH.into())
 }
 
 /// A part's section of the configuration.
@@ -53,7 +64,7 @@ pub struct ConfigFile {
 impl ConfigFile {
     /// Reads the file named by `explicit`, else by [`CONFIG_ENV`], else [`DEFAULT_PATH`], which alone may be absent.
     pub fn load(explicit: Option<&Path>) -> Result<Self, ConfigError> {
-        let named = explicit.map(Path::to_owned).or_else(|| std::env::var_os(CONFIG_ENV).map(PathBuf::from));
+        let named = explicit.map(Path::to_owned).or_else(named_path);
         let optional = named.is_none();
         let path = named.unwrap_or_else(|| DEFAULT_PATH.into());
         let text = match std::fs::read_to_string(&path) {

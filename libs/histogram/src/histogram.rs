@@ -65,12 +65,22 @@ impl Histogram {
         self.sum_ns
     }
 
+    /// Bytes of memory that the buckets take besides the histogram itself.
+    pub fn allocated_bytes(&self) -> usize {
+        self.buckets.capacity() * size_of::<(i32, u64)>()
+    }
+
+    /// Gives memory back that no bucket uses.
+    pub fn shrink(&mut self) {
+        self.buckets.shrink_to_fit();
+    }
+
     /// Buckets that hold something: (index, count), ascending.
     pub fn buckets(&self) -> &[(i32, u64)] {
         &self.buckets
     }
 
-    /// Upper bound, in seconds, of the bucket in which the `q` quantile lies (0 < q <= 1); `None` when empty.
+    /// Upper bound, in seconds, of the bucket with the `q` quantile (0 < q <= 1); `None` when empty.
     #[allow(clippy::cast_precision_loss, clippy::cast_sign_loss, clippy::cast_possible_truncation)]
     pub fn quantile(&self, q: f64) -> Option<f64> {
         let rank = ((self.count as f64 * q).ceil() as u64).max(1);

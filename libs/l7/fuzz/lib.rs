@@ -2,7 +2,7 @@
 //! captured and parts lost; and checks what must hold whatever the bytes.
 //!
 //! The input is a sequence of steps: a control byte, a length byte, then that many bytes. Of the control byte, bit 0 is
-//! the direction, bit 1 says that a length byte of bytes that were not captured follows, bit 2 the same for bytes lost
+//! the direction, bit 1 means that a length byte of bytes that were not captured follows, bit 2 the same for bytes lost
 //! before, bit 3 multiplies the length by 16, bit 4 lets time pass.
 
 use porthole_l7::{

@@ -39,7 +39,7 @@ pub struct Chunk<'a> {
     /// When the move ended.
     pub timestamp: Timestamp,
     /// Position of the first byte in this direction's stream, counted from when the connection was first seen. A
-    /// position beyond the end of the chunk before says that something in between was lost.
+    /// position beyond the end of the chunk before means that something in between was lost.
     pub offset: u64,
     /// The captured head.
     pub bytes: &'a [u8],

@@ -4,14 +4,17 @@
 //! may have been joined in the middle, so every chunk is taken for a possible start of a message until one is
 //! recognised.
 
+use std::net::SocketAddr;
+
 use crate::{
     chunk::{Chunk, Direction, Timestamp},
     context::ParserContext,
+    coverage::Framed,
     detection::{Detector, DetectorOutcome},
     exchange::{Exchange, Protocol, Side},
     offload::{ConnectionState, IdleConnection},
-    parser::{ConnectionContext, Flow, Parser, Request, Segment, Sender, Start, Transport},
-    symbol::{ScopeId, Symbol},
+    parser::{ConnectionContext, Flow, Parser, Request, Segment, Sender, Start, Transport, Unrecognised},
+    symbol::{ClientId, ScopeId, Symbol},
     table,
 };
 
@@ -20,7 +23,7 @@ use crate::{
 pub enum Verdict {
     /// Not enough was seen.
     Detecting,
-    /// It speaks this.
+    /// It has this protocol.
     Known(Protocol),
     /// Nothing known, or no longer worth following: no further bytes are needed.
     Ignored,
@@ -36,11 +39,16 @@ const SECOND_LOOKS_MAX: u8 = 6;
 #[derive(Debug)]
 pub struct Connection {
     scope: ScopeId,
+    client: ClientId,
     transport: Transport,
     state: State,
     /// Where each direction's next byte is expected.
     next: [u64; 2],
     changes: u8,
+    /// Which directions something was seen of.
+    seen: [bool; 2],
+    /// It was open when it was first seen.
+    is_joined: bool,
 }
 
 #[derive(Debug)]
@@ -55,6 +63,8 @@ enum State {
     Unknown {
         chunks: u32,
         looks: u8,
+        /// Not one byte was captured.
+        uncaptured: bool,
     },
     /// Will not be looked at again.
     Done,
@@ -66,18 +76,39 @@ impl Connection {
         Self::with_transport(scope, Transport::Stream)
     }
 
-    /// A pair of datagram ends of which nothing was seen yet: each chunk is one datagram.
+    /// A socket of datagrams of which nothing was seen yet: each chunk is one datagram.
     pub fn datagram(scope: ScopeId) -> Self {
         Self::with_transport(scope, Transport::Datagram)
     }
 
     fn with_transport(scope: ScopeId, transport: Transport) -> Self {
-        Self { scope, transport, state: State::Detecting(Box::default()), next: [0; 2], changes: 0 }
+        Self {
+            scope,
+            client: ClientId::default(),
+            transport,
+            state: State::Detecting(Box::default()),
+            next: [0; 2],
+            changes: 0,
+            seen: [false; 2],
+            is_joined: false,
+        }
+    }
+
+    /// The same connection, whose other end is known. Where that is the client, its requests show what recurs across
+    /// clients.
+    #[must_use]
+    pub fn of_client(self, client: ClientId) -> Self {
+        Self { client, ..self }
+    }
+
+    /// Whose it is.
+    pub(crate) fn client(&self) -> ClientId {
+        self.client
     }
 
     /// A connection whose protocol is known otherwise; `None` when there is no parser for it.
     pub fn known(scope: ScopeId, transport: Transport, protocol: Protocol, side: Side) -> Option<Self> {
-        let parser = (table::entry(protocol)?.start)(Start { transport, handover: None });
+        let parser = (table::entry(protocol)?.start)(Start { transport, handover: None, unrecognised: None });
         Some(Self::following(scope, transport, protocol, side, parser, [0; 2]))
     }
 
@@ -91,7 +122,7 @@ impl Connection {
         next: [u64; 2],
     ) -> Self {
         let state = State::Known { protocol, side, parser };
-        Self { state, next, ..Self::with_transport(scope, transport) }
+        Self { state, next, seen: [true; 2], ..Self::with_transport(scope, transport) }
     }
 
     /// What is known about its protocol.
@@ -112,29 +143,29 @@ impl Connection {
     }
 
     /// The positions of a connection without an exchange in flight, if the kernel can aggregate its protocol from here on.
-    pub fn idle_state(&self) -> Option<IdleConnection> {
-        match &self.state {
-            State::Known { protocol, side, parser }
-                if self.transport == Transport::Stream && parser.is_idle() =>
-            {
-                Some(IdleConnection { protocol: *protocol, side: *side, offsets: self.next })
-            }
-            _ => None,
-        }
+    pub fn idle_state(&mut self) -> Option<IdleConnection> {
+        let State::Known { protocol, side, parser } = &mut self.state else { return None };
+        let is_idle = self.transport == Transport::Stream && parser.offloadable()?.is_idle();
+        is_idle.then_some(IdleConnection { protocol: *protocol, side: *side, offsets: self.next })
     }
 
     /// Exports prepared statements, which the kernel has to know before it aggregates the connection: the server's number,
     /// operation and table, each once until the connection comes back.
     pub fn export_statements(&mut self, mut export: impl FnMut(u32, Symbol, Symbol)) {
-        if let State::Known { parser, .. } = &mut self.state {
+        if let State::Known { parser, .. } = &mut self.state
+            && let Some(parser) = parser.offloadable()
+        {
             parser.export_statements(&mut export);
         }
     }
 
     /// The kernel has accepted the connection, from the start of a request on: every exchange before it has ended.
     pub fn offload_accepted(&mut self, context: &mut ParserContext, sink: &mut dyn FnMut(Exchange)) {
-        if let State::Known { side, parser, .. } = &mut self.state {
-            parser.offload_accepted(&mut ConnectionContext { context, scope: self.scope, side: *side, sink });
+        if let State::Known { side, parser, .. } = &mut self.state
+            && let Some(parser) = parser.offloadable()
+        {
+            let of = (self.scope, self.client, *side);
+            parser.offload_accepted(&mut ConnectionContext::new(context, of, sink));
         }
     }
 
@@ -144,8 +175,9 @@ impl Connection {
         if *protocol != state.protocol || *side != state.side {
             return false;
         }
-        let mut cx = ConnectionContext { context, scope: self.scope, side: *side, sink: &mut |_| {} };
-        let resumed = parser.resume(state, &mut cx);
+        let mut sink = |_| {};
+        let mut cx = ConnectionContext::new(context, (self.scope, self.client, *side), &mut sink);
+        let resumed = parser.offloadable().is_some_and(|parser| parser.resume(state, &mut cx));
         if resumed {
             self.next = state.offsets;
         }
@@ -154,40 +186,118 @@ impl Connection {
 
     /// Takes the next bytes, in the order of each direction's offsets; gives out every exchange that they end.
     pub fn chunk(&mut self, chunk: &Chunk<'_>, context: &mut ParserContext, sink: &mut dyn FnMut(Exchange)) {
+        self.take(chunk, None, context, sink);
+    }
+
+    fn take(
+        &mut self,
+        chunk: &Chunk<'_>,
+        peer: Option<SocketAddr>,
+        context: &mut ParserContext,
+        sink: &mut dyn FnMut(Exchange),
+    ) {
         let Some((chunk, lost)) = self.in_order(chunk) else { return };
+        context.observe(chunk.timestamp);
+        let counted = if self.is_loss(&chunk) { lost } else { 0 };
         match &mut self.state {
             State::Done => {}
-            State::Known { .. } => self.follow(&chunk, lost, context, sink),
-            State::Detecting(detector) => match detector.chunk(&chunk, lost, self.transport) {
-                DetectorOutcome::Pending => {}
-                DetectorOutcome::GaveUp => {
-                    context.tally_mut().unidentified += 1;
-                    self.state = State::Unknown { chunks: 0, looks: 0 };
+            State::Known { .. } => self.follow(&chunk, [lost, counted], peer, context, sink),
+            State::Detecting(detector) => {
+                let moved = counted.saturating_add(chunk.total);
+                detector.count_moved(chunk.direction, moved, !chunk.bytes.is_empty());
+                match detector.chunk(&chunk, [lost, counted], self.transport) {
+                    DetectorOutcome::Pending => {}
+                    DetectorOutcome::GaveUp => {
+                        context.tally_mut().unidentified += 1;
+                        let uncaptured = detector.uncaptured();
+                        context.unaccounted_mut().add_uncaptured(uncaptured.unwrap_or(0));
+                        self.state = State::Unknown { chunks: 0, looks: 0, uncaptured: uncaptured.is_some() };
+                    }
+                    DetectorOutcome::Detected(protocol, side) => {
+                        let detector = std::mem::take(detector);
+                        let unrecognised = match Sender::of(chunk.direction, side) {
+                            Sender::Client => None,
+                            Sender::Server => detector.unrecognised(chunk.direction.reverse()),
+                        };
+                        let given = unrecognised.map_or(0, |unrecognised| unrecognised.bytes);
+                        context.unaccounted_mut().add(protocol, detector.not_kept().saturating_sub(given));
+                        self.enter(protocol, side, None, unrecognised);
+                        detector.replay(|chunk, lost| self.follow(chunk, [lost, 0], peer, context, sink));
+                    }
                 }
-                DetectorOutcome::Detected(protocol, side) => {
-                    let detector = std::mem::take(detector);
-                    self.enter(protocol, side, None);
-                    detector.replay(|chunk, lost| self.follow(chunk, lost, context, sink));
+            }
+            State::Unknown { chunks, looks, uncaptured } => {
+                *uncaptured &= chunk.bytes.is_empty();
+                if *uncaptured {
+                    context.unaccounted_mut().add_uncaptured(counted.saturating_add(chunk.total));
                 }
-            },
-            State::Unknown { chunks, looks } => {
                 *chunks = chunks.saturating_add(1);
                 if *looks < SECOND_LOOKS_MAX && *chunks >= 16 << *looks {
                     *looks += 1;
-                    let found = Detector::default().chunk(&chunk, lost, self.transport);
+                    let found = Detector::default().chunk(&chunk, [lost, 0], self.transport);
                     if let DetectorOutcome::Detected(protocol, side) = found {
-                        self.enter(protocol, side, None);
-                        self.follow(&chunk, lost, context, sink);
+                        self.enter(protocol, side, None, None);
+                        self.follow(&chunk, [lost, 0], peer, context, sink);
                     }
                 }
             }
         }
     }
 
+    /// Takes a datagram of a socket that has several peers, like [`Self::chunk`]; none where this one's is not known.
+    pub fn datagram_of(
+        &mut self,
+        peer: Option<SocketAddr>,
+        datagram: &Chunk<'_>,
+        context: &mut ParserContext,
+        sink: &mut dyn FnMut(Exchange),
+    ) {
+        self.take(datagram, peer, context, sink);
+    }
+
+    /// So many bytes have moved in all each way, ingress and egress, before the connection ends: of those that did not come nothing
+    /// else shows that they were lost.
+    pub fn moved(
+        &mut self,
+        bytes: [u64; 2],
+        now: Timestamp,
+        context: &mut ParserContext,
+        sink: &mut dyn FnMut(Exchange),
+    ) {
+        for direction in [Direction::Ingress, Direction::Egress] {
+            let (this, end) = (direction as usize, bytes[direction as usize]);
+            if self.transport == Transport::Datagram || end <= self.next[this] {
+                continue;
+            }
+            let nothing = Chunk { direction, timestamp: now, offset: end, bytes: &[], total: 0 };
+            if let State::Detecting(detector) = &mut self.state {
+                detector.count_moved(direction, end - self.next[this], false);
+                self.next[this] = end;
+            } else {
+                self.take(&nothing, None, context, sink);
+            }
+        }
+    }
+
     /// The connection was closed: requests still waiting end without a response.
     pub fn close(&mut self, now: Timestamp, context: &mut ParserContext, sink: &mut dyn FnMut(Exchange)) {
-        if let State::Known { side, parser, .. } = &mut self.state {
-            parser.close(now, &mut ConnectionContext { context, scope: self.scope, side: *side, sink });
+        if let State::Detecting(detector) = &self.state {
+            context.unaccounted_mut().add_uncaptured(detector.uncaptured().unwrap_or(0));
+        }
+        if let State::Detecting(detector) = &mut self.state
+            && let Some((protocol, side)) = detector.conclude(self.transport)
+        {
+            let detector = std::mem::take(detector);
+            context.unaccounted_mut().add(protocol, detector.not_kept());
+            self.enter(protocol, side, None, None);
+            detector.replay(|chunk, lost| self.follow(chunk, [lost, 0], None, context, sink));
+        }
+        if let State::Known { protocol, side, parser } = &mut self.state {
+            let of = (self.scope, self.client, *side);
+            let unfinished = [Sender::Client, Sender::Server].map(|from| parser.framing(from).unfinished());
+            let mut cx = ConnectionContext::new(context, of, sink);
+            cx.unaccounted(*protocol, unfinished.into_iter().fold(0, u64::saturating_add));
+            parser.close(now, &mut cx);
         }
         self.state = State::Done;
     }
@@ -195,7 +305,8 @@ impl Connection {
     /// Nothing moved on the connection for a while (call it every few seconds): ends what only waits for time to pass.
     pub fn tick(&mut self, now: Timestamp, context: &mut ParserContext, sink: &mut dyn FnMut(Exchange)) {
         if let State::Known { side, parser, .. } = &mut self.state {
-            parser.tick(now, &mut ConnectionContext { context, scope: self.scope, side: *side, sink });
+            let of = (self.scope, self.client, *side);
+            parser.tick(now, &mut ConnectionContext::new(context, of, sink));
         }
     }
 
@@ -222,29 +333,45 @@ impl Connection {
         Some((chunk, chunk.offset - expected))
     }
 
-    fn enter(&mut self, protocol: Protocol, side: Side, handover: Option<Request>) {
+    /// Whether bytes that are missing before a chunk were lost: those before a connection was first seen were not.
+    fn is_loss(&mut self, chunk: &Chunk<'_>) -> bool {
+        let this = chunk.direction as usize;
+        let first = !std::mem::replace(&mut self.seen[this], true);
+        if first && !self.seen[1 - this] {
+            self.is_joined = chunk.offset > 0;
+        }
+        !(first && self.is_joined)
+    }
+
+    fn enter(
+        &mut self,
+        protocol: Protocol,
+        side: Side,
+        handover: Option<Request>,
+        unrecognised: Option<Unrecognised>,
+    ) {
         self.state = match table::entry(protocol) {
             Some(entry) => {
-                let parser = (entry.start)(Start { transport: self.transport, handover });
+                let parser = (entry.start)(Start { transport: self.transport, handover, unrecognised });
                 State::Known { protocol, side, parser }
             }
             None => State::Done,
         };
     }
 
-    /// Gives bytes to the parser, and does what it says.
+    /// Gives bytes to the parser, and applies its result. Before them some were lost, and some of these count.
     fn follow(
         &mut self,
         chunk: &Chunk<'_>,
-        lost: u64,
+        [mut lost, mut counted]: [u64; 2],
+        peer: Option<SocketAddr>,
         context: &mut ParserContext,
         sink: &mut dyn FnMut(Exchange),
     ) {
         let mut bytes = chunk.bytes;
-        let mut lost = lost;
         loop {
-            let State::Known { side, parser, .. } = &mut self.state else { return };
-            let side = *side;
+            let State::Known { protocol, side, parser } = &mut self.state else { return };
+            let (protocol, side) = (*protocol, *side);
             let segment = Segment {
                 from: Sender::of(chunk.direction, side),
                 at: chunk.timestamp,
@@ -252,8 +379,19 @@ impl Connection {
                 bytes,
                 truncated: chunk.total.saturating_sub(chunk.bytes.len() as u64),
             };
-            let mut cx = ConnectionContext { context, scope: self.scope, side, sink };
-            match parser.segment(&segment, &mut cx) {
+            let mut cx = ConnectionContext::new(context, (self.scope, self.client, side), sink);
+            cx.set_peer(peer);
+            let (was_lost, gaps) = (parser.framing(segment.from).is_lost(), cx.gaps());
+            let flow = parser.segment(&segment, &mut cx);
+            let framed = Framed {
+                was_lost,
+                is_lost: parser.framing(segment.from).is_lost(),
+                has_gap: cx.gaps() > gaps,
+                is_cut: segment.gap > 0 || segment.truncated > 0,
+            };
+            let unaccounted = framed.unaccounted(counted, segment.truncated, bytes.len() as u64);
+            cx.unaccounted(protocol, unaccounted);
+            match flow {
                 Flow::Continue => return,
                 Flow::Done => {
                     self.state = State::Done;
@@ -269,15 +407,15 @@ impl Connection {
                     };
                     return;
                 }
-                Flow::Switch { to, rest, handover } => {
+                Flow::Switch { to, rest, handover, unrecognised } => {
                     self.changes = self.changes.saturating_add(1);
                     if self.changes > CHANGES_MAX {
                         self.state = State::Done;
                         return;
                     }
-                    self.enter(to, side, handover);
+                    self.enter(to, side, handover, unrecognised);
                     bytes = bytes.get(bytes.len().saturating_sub(rest)..).unwrap_or_default();
-                    lost = 0;
+                    (lost, counted) = (0, 0);
                     if bytes.is_empty() && segment.truncated == 0 {
                         return;
                     }

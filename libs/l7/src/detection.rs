@@ -2,7 +2,7 @@
 
 use crate::{
     Chunk, Direction, Protocol, Side, Timestamp,
-    parser::{Detection, PREFIX_BYTES_MAX, Prefix, Transport},
+    parser::{Detection, PREFIX_BYTES_MAX, Prefix, Transport, Unrecognised},
     proxy::{self, ProxyHeader},
     table,
 };
@@ -31,7 +31,21 @@ pub(crate) struct Detector {
     past_first: [bool; 2],
     /// Nothing more can be added to what is kept: some of it was not captured.
     sealed: [bool; 2],
+    /// Bytes that were lost, or not captured, since the other end sent what is kept of it.
+    lost: [u64; 2],
+    /// By direction: the last bytes, if they fit no protocol.
+    unrecognised: [Option<Unrecognised>; 2],
+    /// Which way the last chunk moved.
+    last: Option<Direction>,
     misses: u8,
+    /// Bytes that moved so far, lost ones too.
+    moved: u64,
+    /// By direction: whether bytes moved.
+    ways: [bool; 2],
+    /// Whether any byte was captured.
+    has_seen: bool,
+    /// Bytes of headers that are not the protocol's.
+    stripped: u64,
 }
 
 /// A chunk, or several, of what is kept.
@@ -46,15 +60,37 @@ struct Piece {
 
 impl Detector {
     /// Takes the next chunk. When the protocol is found, this chunk is kept as well and comes with [`Self::replay`].
-    pub(crate) fn chunk(&mut self, chunk: &Chunk<'_>, lost: u64, transport: Transport) -> DetectorOutcome {
+    /// Before it bytes are missing, of which some were lost.
+    pub(crate) fn chunk(
+        &mut self,
+        chunk: &Chunk<'_>,
+        [lost, counted]: [u64; 2],
+        transport: Transport,
+    ) -> DetectorOutcome {
         if chunk.bytes.is_empty() && chunk.total == 0 {
             return DetectorOutcome::Pending;
         }
         let this = chunk.direction as usize;
+        let turned = self.last.replace(chunk.direction).is_some_and(|last| last != chunk.direction);
+        if lost == 0
+            && (chunk.bytes.is_empty() || (!turned && transport == Transport::Stream))
+            && self.sealed[this]
+            && let Some(last) = self.pieces.iter_mut().rev().find(|piece| piece.direction == chunk.direction)
+        {
+            // More of the contents of which nothing is kept.
+            last.total += chunk.total;
+            return DetectorOutcome::Pending;
+        }
         if lost > 0 || self.sealed[this] || transport == Transport::Datagram {
             self.discard(chunk.direction);
         }
+        if transport == Transport::Stream {
+            self.lost[this] = self.lost[this].saturating_add(counted);
+        }
         if chunk.bytes.is_empty() {
+            if transport == Transport::Stream {
+                self.lost[this] = self.lost[this].saturating_add(chunk.total);
+            }
             self.discard(chunk.direction);
             self.past_first[this] = true;
             return self.count_miss();
@@ -62,7 +98,15 @@ impl Detector {
         let continued = !self.kept[this].is_empty();
         self.keep(chunk);
         let mut matched = self.match_table(chunk.direction, transport);
-        if continued && matches!(matched, TableMatch::No) {
+        // After bytes of the other end a message may start, whatever the bytes before could become.
+        let begins = |detector: &Self| {
+            let total = chunk.total;
+            let found = detector.match_bytes(chunk.direction, chunk.bytes, total, false, false, transport);
+            turned && matches!(found, TableMatch::Yes(..))
+        };
+        if continued
+            && (matches!(matched, TableMatch::No) || (matches!(matched, TableMatch::More) && begins(self)))
+        {
             // The bytes before are no message of any protocol: perhaps one starts with this chunk.
             self.discard(chunk.direction);
             if self.count_miss() == DetectorOutcome::GaveUp {
@@ -76,13 +120,50 @@ impl Detector {
             TableMatch::More if !self.sealed[this] || transport == Transport::Datagram => {
                 DetectorOutcome::Pending
             }
-            // Only the other end can say more.
+            // Only bytes of the other end can decide.
             TableMatch::More => self.count_miss(),
             TableMatch::No => {
-                self.discard(chunk.direction);
+                self.reject(chunk.direction, turned);
                 self.count_miss()
             }
         }
+    }
+
+    /// The last bytes of one end, if they fit no protocol and nothing else is kept of it.
+    pub(crate) fn unrecognised(&self, direction: Direction) -> Option<Unrecognised> {
+        let this = direction as usize;
+        self.unrecognised[this].filter(|_| self.kept[this].is_empty())
+    }
+
+    /// What is kept of a direction fits no protocol, and this end may begin with it.
+    fn reject(&mut self, direction: Direction, begins: bool) {
+        let this = direction as usize;
+        let pieces = || self.pieces.iter().filter(|piece| piece.direction == direction);
+        let bytes = pieces().map(|piece| piece.total).sum();
+        let before = self.unrecognised[this].filter(|_| !begins);
+        self.unrecognised[this] = match before {
+            Some(before) => Some(Unrecognised { bytes: before.bytes.saturating_add(bytes), ..before }),
+            None => pieces().next().map(|first| Unrecognised { start: first.timestamp, bytes }),
+        };
+        self.discard(direction);
+    }
+
+    /// So many bytes moved this way, of which some were captured or none.
+    pub(crate) fn count_moved(&mut self, direction: Direction, bytes: u64, is_captured: bool) {
+        self.moved = self.moved.saturating_add(bytes);
+        self.ways[direction as usize] |= bytes > 0;
+        self.has_seen |= is_captured;
+    }
+
+    /// The bytes that moved, if they moved both ways and not one was captured.
+    pub(crate) fn uncaptured(&self) -> Option<u64> {
+        (self.ways == [true; 2] && !self.has_seen).then_some(self.moved)
+    }
+
+    /// Bytes that moved and that [`Self::replay`] does not give back; those of headers before the protocol are known.
+    pub(crate) fn not_kept(&self) -> u64 {
+        let kept = self.pieces.iter().map(|piece| piece.total).fold(self.stripped, u64::saturating_add);
+        self.moved.saturating_sub(kept)
     }
 
     /// Gives back everything that was kept, in its order.
@@ -91,6 +172,7 @@ impl Detector {
         for piece in &self.pieces {
             let this = piece.direction as usize;
             let bytes = self.kept[this].get(at[this]..at[this] + piece.bytes).unwrap_or_default();
+            let lost = if at[this] == 0 { self.lost[this] } else { 0 };
             at[this] += piece.bytes;
             to(
                 &Chunk {
@@ -100,7 +182,7 @@ impl Detector {
                     bytes,
                     total: piece.total,
                 },
-                0,
+                lost,
             );
         }
     }
@@ -112,6 +194,10 @@ impl Detector {
 
     fn discard(&mut self, direction: Direction) {
         let this = direction as usize;
+        if self.sealed[this] {
+            let discarded = self.pieces.iter().filter(|piece| piece.direction == direction);
+            self.lost[this] = discarded.fold(self.lost[this], |sum, piece| sum.saturating_add(piece.total));
+        }
         self.past_first[this] |= !self.kept[this].is_empty();
         self.kept[this].clear();
         self.sealed[this] = false;
@@ -120,6 +206,10 @@ impl Detector {
 
     fn keep(&mut self, chunk: &Chunk<'_>) {
         let this = chunk.direction as usize;
+        if self.kept[1 - this].is_empty() {
+            // Nothing that the other end sent before is left.
+            self.lost[this] = 0;
+        }
         self.kept[this].extend_from_slice(chunk.bytes);
         self.sealed[this] = chunk.total > chunk.bytes.len() as u64;
         if self.pieces.len() >= PIECES_MAX
@@ -138,7 +228,7 @@ impl Detector {
         });
     }
 
-    /// Asks every protocol about what is kept of a direction.
+    /// Offers every protocol what is kept of a direction.
     fn match_table(&mut self, direction: Direction, transport: Transport) -> TableMatch {
         let this = direction as usize;
         if transport == Transport::Stream && !self.past_first[this] {
@@ -153,14 +243,30 @@ impl Detector {
                 }
             }
         }
-        let truncated = self.pieces.iter().filter(|piece| piece.direction == direction);
-        let prefix = Prefix {
-            transport,
-            bytes: &self.kept[this],
-            total: truncated.map(|piece| piece.total).sum(),
-            first: !self.past_first[this],
-            peer: &self.kept[1 - this],
-        };
+        let total =
+            self.pieces.iter().filter(|piece| piece.direction == direction).map(|piece| piece.total).sum();
+        let first = !self.past_first[this];
+        let matched = self.match_bytes(direction, &self.kept[this], total, first, false, transport);
+        let pieces = self.pieces.iter().filter(|piece| piece.direction == direction).count();
+        if matches!(matched, TableMatch::More) && pieces > 1 && self.kept[this].len() >= PREFIX_BYTES_MAX {
+            // Enough is kept: only the other end can show more.
+            self.sealed[this] = true;
+        }
+        matched
+    }
+
+    /// Offers every protocol these bytes.
+    fn match_bytes(
+        &self,
+        direction: Direction,
+        bytes: &[u8],
+        total: u64,
+        first: bool,
+        last: bool,
+        transport: Transport,
+    ) -> TableMatch {
+        let peer = &self.kept[1 - direction as usize];
+        let prefix = Prefix { transport, bytes, total, first, peer, last };
         let mut matched = TableMatch::No;
         for entry in table::TABLE.iter().filter(|entry| entry.transports.contains(&transport)) {
             match (entry.detect)(&prefix) {
@@ -169,16 +275,29 @@ impl Detector {
                 Detection::No => {}
             }
         }
-        let pieces = self.pieces.iter().filter(|piece| piece.direction == direction).count();
-        if matches!(matched, TableMatch::More) && pieces > 1 && self.kept[this].len() >= PREFIX_BYTES_MAX {
-            return TableMatch::No;
-        }
         matched
+    }
+
+    /// The connection has ended: what one end alone sent may be recognised now.
+    pub(crate) fn conclude(&self, transport: Transport) -> Option<(Protocol, Side)> {
+        [Direction::Ingress, Direction::Egress].into_iter().find_map(|direction| {
+            let this = direction as usize;
+            let (bytes, peer) = (self.kept.get(this)?, self.kept.get(1 - this)?);
+            if bytes.is_empty() || !peer.is_empty() || self.past_first[1 - this] {
+                return None;
+            }
+            let first = !self.past_first[this];
+            match self.match_bytes(direction, bytes, bytes.len() as u64, first, true, transport) {
+                TableMatch::Yes(protocol, side) => Some((protocol, side)),
+                TableMatch::No | TableMatch::More => None,
+            }
+        })
     }
 
     /// Removes a prefix that is not the protocol's.
     fn strip(&mut self, direction: Direction, length: usize) {
         let mut left = length;
+        self.stripped = self.stripped.saturating_add(length as u64);
         self.kept[direction as usize].drain(..length.min(self.kept[direction as usize].len()));
         self.pieces.retain_mut(|piece| {
             if piece.direction != direction || left == 0 {

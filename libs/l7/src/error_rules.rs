@@ -1,6 +1,6 @@
-//! Whose error a status is: the table in `docs/protocols.md` says so, and the parsers do.
+//! The error class of a status: the table in `docs/protocols.md` and the parsers agree.
 
-use crate::{ErrorClass, dns, http1, http2, memcached, mysql, nats, postgres, redis};
+use crate::{ErrorClass, amqp, dns, http1, http2, kafka, memcached, mongodb, mysql, nats, postgres, redis};
 
 const DOCUMENT: &str = include_str!("../../../docs/protocols.md");
 
@@ -17,6 +17,9 @@ fn class(protocol: &str, status: &str) -> ErrorClass {
         }
         "Redis" => redis::class(status),
         "Memcached" => memcached::error_class(status.as_bytes()),
+        "Kafka" => kafka::error_class(status).unwrap_or_else(|| panic!("{protocol} has no {status}")),
+        "AMQP" => amqp::error_class(code()),
+        "MongoDB" => mongodb::class(u32::from(code())),
         "NATS" => nats::status_class(code()),
         "DNS" => dns::class(code()),
         other => panic!("no rule for {other}"),
@@ -25,7 +28,7 @@ fn class(protocol: &str, status: &str) -> ErrorClass {
 
 #[test]
 fn statuses_are_errors_of_the_side_that_the_documentation_names() {
-    let (_, section) = DOCUMENT.split_once("## Whose error it is").expect("the section");
+    let (_, section) = DOCUMENT.split_once("## Error classes").expect("the section");
     let section = section.split("\n## ").next().expect("a section");
     let mut rows = 0;
     for row in section.lines().filter(|line| line.starts_with("| ")).skip(1) {
@@ -40,5 +43,5 @@ fn statuses_are_errors_of_the_side_that_the_documentation_names() {
         }
         rows += 1;
     }
-    assert_eq!(rows, 8);
+    assert_eq!(rows, 11);
 }

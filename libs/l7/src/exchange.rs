@@ -1,8 +1,10 @@
 //! What the parsers give out: a request with its response.
 
+use std::net::SocketAddr;
+
 pub use porthole_protocol::{ErrorClass, Protocol, Side};
 
-use crate::{chunk::Timestamp, symbol::Symbol};
+use crate::{chunk::Timestamp, symbol::Symbol, trace::TraceContext};
 
 /// Exact status, as the protocol has it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -13,6 +15,31 @@ pub enum Status {
     Code(u32),
     /// A word: an SQLSTATE, a Redis error prefix, a DNS rcode.
     Word(Symbol),
+}
+
+impl Status {
+    /// A response was seen, but not its status: neither a success nor a failure.
+    pub const UNKNOWN: Self = Self::Word(Symbol::OTHER);
+}
+
+/// The result of a request.
+#[derive(Clone, Copy, Debug)]
+pub struct Outcome {
+    /// Exact status.
+    pub status: Status,
+    /// Whose fault a failure was.
+    pub error: ErrorClass,
+    /// When the response's last byte was seen.
+    pub end: Timestamp,
+    /// Size of the response, bytes.
+    pub bytes: u64,
+}
+
+impl Outcome {
+    /// There was no response, and there will be none.
+    pub fn none(end: Timestamp) -> Self {
+        Self { status: Status::None, error: ErrorClass::NoResponse, end, bytes: 0 }
+    }
 }
 
 /// A request and its response, or a request that never got one.
@@ -38,6 +65,10 @@ pub struct Exchange {
     pub request_bytes: u64,
     /// Size of the response on the wire, in bytes.
     pub response_bytes: u64,
+    /// The other end, where one socket has several: see [`crate::Connection::datagram_of`].
+    pub peer: Option<SocketAddr>,
+    /// The trace that the request's head names, in protocols whose heads do.
+    pub trace: Option<TraceContext>,
 }
 
 impl Exchange {

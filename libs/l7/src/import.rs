@@ -8,7 +8,7 @@ use crate::{
     exchange::{ErrorClass, Exchange, Status},
     offload::{ConnectionState, NamedExchange, OffloadedExchange},
     parser::{ConnectionContext, Offload, Transport},
-    symbol::{ScopeId, Symbol},
+    symbol::{ClientId, ScopeId, Symbol},
     table,
 };
 
@@ -28,14 +28,13 @@ impl ParserContext {
             end: offloaded.end,
             request_bytes: offloaded.request_bytes,
             response_bytes: offloaded.response_bytes,
+            peer: None,
+            trace: None,
         };
         let mut sink = |given| exchange = given;
-        let mut cx = ConnectionContext {
-            context: self,
-            scope: offloaded.scope,
-            side: offloaded.side,
-            sink: &mut sink,
-        };
+        let of = (offloaded.scope, offloaded.client, offloaded.side);
+        let mut cx = ConnectionContext::new(self, of, &mut sink);
+        cx.context.observe(offloaded.end);
         cx.message();
         let is_stable = name(offloaded, &mut cx);
         Some(NamedExchange { exchange, is_stable })
@@ -57,7 +56,7 @@ impl Connection {
             return;
         }
         if let Some(resumed) = Self::restored(scope, state, context) {
-            *self = resumed;
+            *self = resumed.of_client(self.client());
             return;
         }
         let tally = context.tally_mut();
@@ -68,7 +67,8 @@ impl Connection {
     /// The connection with a new parser, for a protocol whose parser needs nothing of what was sent before.
     fn restored(scope: ScopeId, state: &ConnectionState<'_>, context: &mut ParserContext) -> Option<Self> {
         let restore = table::entry(state.protocol)?.offload?.restore?;
-        let mut cx = ConnectionContext { context, scope, side: state.side, sink: &mut |_| {} };
+        let mut sink = |_| {};
+        let mut cx = ConnectionContext::new(context, (scope, ClientId::default(), state.side), &mut sink);
         let parser = restore(state, &mut cx);
         Some(Self::following(scope, Transport::Stream, state.protocol, state.side, parser, state.offsets))
     }

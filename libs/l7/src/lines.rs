@@ -2,7 +2,10 @@
 //!
 //! Lines are joined where they were cut; counted bytes are skipped by length, captured or not.
 
-use crate::{Timestamp, parser::Segment};
+use crate::{
+    Timestamp,
+    parser::{Framing, Segment},
+};
 
 /// What a [`LineReader`] gives the parser.
 #[derive(Debug)]
@@ -17,7 +20,7 @@ pub enum Piece<'a> {
     /// The head of a line whose end was not captured, or is longer than the bound. With [`Step::Next`] the parser has taken
     /// it for a whole line; with anything else a [`Piece::Gap`] follows.
     Head(Line<'a>),
-    /// Bytes are missing or were no line. `begun` says that a line had begun that will not end, or that counted bytes
+    /// Bytes are missing or were no line. `begun` means that a line had begun that will not end, or that counted bytes
     /// will not.
     Gap {
         /// Whether something had begun.
@@ -134,6 +137,11 @@ impl LineReader {
     /// Whether the start of the next line is unknown.
     pub fn is_lost(&self) -> bool {
         self.lost
+    }
+
+    /// Where the direction's bytes stand.
+    pub fn framing(&self) -> Framing {
+        if self.lost { Framing::Lost } else { Framing::Head(self.buffered.len() as u64) }
     }
 
     fn line<'a>(&self, line: &'a [u8], start: Timestamp, end: Timestamp) -> Piece<'a> {

@@ -1,5 +1,5 @@
 //! What a loss may do, for the protocols that answer in order: conversations of many kinds with calls missing from
-//! them. Each response says which request it answers, so that a wrong pair shows.
+//! them. Each response names the request that it answers, so that a wrong pair shows.
 
 use crate::{
     Connection, Direction, Protocol, ScopeId, Transport,

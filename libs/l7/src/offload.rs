@@ -10,7 +10,7 @@
 use crate::{
     chunk::Timestamp,
     exchange::{Exchange, Protocol, Side},
-    symbol::ScopeId,
+    symbol::{ClientId, ScopeId},
 };
 
 /// An exchange that the kernel paired.
@@ -20,6 +20,8 @@ pub struct OffloadedExchange<'a> {
     pub detail: ExchangeDetail<'a>,
     /// The application.
     pub scope: ScopeId,
+    /// The client.
+    pub client: ClientId,
     /// Which end was observed.
     pub side: Side,
     /// When the request's first byte moved.

@@ -1,4 +1,4 @@
-//! What a protocol's folder offers: one [`Entry`] for the table, and a [`Parser`] for each connection that speaks it.
+//! What a protocol's folder offers: one [`Entry`] for the table, and a [`Parser`] for each connection of it.
 //!
 //! ```text
 //! Connection ──Prefix──► Entry::detect ──► Detection
@@ -6,17 +6,21 @@
 //! ```
 //!
 //! The connection takes care of directions, offsets, duplicates and losses before a parser sees anything: a
-//! [`Segment`] says who sent it, how much was lost before it and how much of it was not captured.
+//! [`Segment`] has who sent it, how much was lost before it and how much of it was not captured.
 
-use std::fmt;
+use std::{fmt, net::SocketAddr};
+
+pub use crate::exchange::Outcome;
 
 use crate::{
     chunk::{Direction, Timestamp},
     context::{Limits, NameKind, ParserContext},
     exchange::{ErrorClass, Exchange, Protocol, Side, Status},
+    names,
     offload::{ConnectionState, OffloadedExchange},
-    routes::RouteRef,
-    symbol::{ScopeId, Symbol},
+    routes::{RouteRef, learning::Sighting},
+    symbol::{ClientId, ScopeId, Symbol},
+    trace::TraceContext,
 };
 
 /// Which end of a connection sent something.
@@ -71,6 +75,8 @@ pub struct Prefix<'a> {
     pub first: bool,
     /// What the other end sent lately, from the start of a chunk; empty when it sent nothing yet.
     pub peer: &'a [u8],
+    /// The connection has ended: neither end will send more.
+    pub last: bool,
 }
 
 impl Prefix<'_> {
@@ -83,12 +89,12 @@ impl Prefix<'_> {
 /// Most bytes of one direction that are kept during detection of the protocol.
 pub const PREFIX_BYTES_MAX: usize = 4096;
 
-/// What detection says about a [`Prefix`].
+/// The result of detection for a [`Prefix`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Detection {
     /// Not this protocol, or not at the start of a message.
     No,
-    /// Could be; with more bytes, of this end or of the other, it can be said.
+    /// Could be; more bytes, of this end or of the other, decide.
     More,
     /// This protocol, and the bytes were sent by this end.
     Yes(Sender),
@@ -113,10 +119,10 @@ pub struct Entry {
 /// Import of a protocol's state from the kernel, which aggregates exchanges of the protocol itself.
 #[derive(Clone, Copy, Debug)]
 pub struct Offload {
-    /// Emits an exchange that the kernel paired; says whether an equal one will always have the same names.
+    /// Emits an exchange that the kernel paired; returns whether an equal one will always have the same names.
     pub name: fn(&OffloadedExchange<'_>, &mut ConnectionContext<'_>) -> bool,
     /// A parser that resumes where the kernel stopped; absent when only the parser that followed the connection before
-    /// can resume ([`Parser::resume`]).
+    /// can resume ([`Offloadable::resume`]).
     pub restore: Option<Restore>,
 }
 
@@ -130,6 +136,17 @@ pub struct Start {
     pub transport: Transport,
     /// The request that made the connection switch to this protocol and is answered in it (HTTP/1's upgrade to h2c).
     pub handover: Option<Request>,
+    /// What the client sent before, which fits no protocol: the server's first bytes answer it.
+    pub unrecognised: Option<Unrecognised>,
+}
+
+/// Bytes of one end that are of no protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Unrecognised {
+    /// When the first of them moved.
+    pub start: Timestamp,
+    /// How many.
+    pub bytes: u64,
 }
 
 /// A request of which a response is awaited.
@@ -154,26 +171,6 @@ pub enum Resource {
     Route(RouteRef),
 }
 
-/// The result of a request.
-#[derive(Clone, Copy, Debug)]
-pub struct Outcome {
-    /// Exact status.
-    pub status: Status,
-    /// Whose fault a failure was.
-    pub error: ErrorClass,
-    /// When the response's last byte was seen.
-    pub end: Timestamp,
-    /// Size of the response, bytes.
-    pub bytes: u64,
-}
-
-impl Outcome {
-    /// There was no response, and there will be none.
-    pub fn none(end: Timestamp) -> Self {
-        Self { status: Status::None, error: ErrorClass::NoResponse, end, bytes: 0 }
-    }
-}
-
 /// Bytes that one end sent: a chunk, put in order.
 #[derive(Clone, Copy, Debug)]
 pub struct Segment<'a> {
@@ -194,7 +191,7 @@ pub struct Segment<'a> {
 pub enum Flow {
     /// With this parser.
     Continue,
-    /// Nobody needs to follow it further.
+    /// It need not be followed further.
     Done,
     /// This was not the protocol after all: detection starts again.
     Unrecognised,
@@ -206,7 +203,33 @@ pub enum Flow {
         rest: usize,
         /// The request that is answered in the other protocol.
         handover: Option<Request>,
+        /// What is answered in the other protocol, and is no request of it.
+        unrecognised: Option<Unrecognised>,
     },
+}
+
+/// Where the bytes of one end stand between its messages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Framing {
+    /// It is not known where the next message starts: what moves belongs to none.
+    Lost,
+    /// So many bytes have come since the last message that are too few for the head of another. If the connection ends here,
+    /// they belong to no message.
+    Head(u64),
+}
+
+impl Framing {
+    pub(crate) fn is_lost(self) -> bool {
+        self == Self::Lost
+    }
+
+    /// Bytes that belong to no message if the connection ends here.
+    pub(crate) fn unfinished(self) -> u64 {
+        match self {
+            Self::Lost => 0,
+            Self::Head(bytes) => bytes,
+        }
+    }
 }
 
 /// Follows one connection of one protocol.
@@ -224,13 +247,27 @@ pub trait Parser: fmt::Debug + Send {
     /// Takes the next bytes of one end.
     fn segment(&mut self, segment: &Segment<'_>, cx: &mut ConnectionContext<'_>) -> Flow;
 
+    /// Where this end's bytes stand.
+    fn framing(&self, from: Sender) -> Framing;
+
     /// The connection was closed: everything that waits comes to its end.
     fn close(&mut self, now: Timestamp, cx: &mut ConnectionContext<'_>);
 
-    /// Whether no exchange is in flight and the connection may be offered to the kernel, which knows only its protocol.
-    fn is_idle(&self) -> bool {
-        false
+    /// Ends what only waits for time to pass. Called every few seconds.
+    fn tick(&mut self, now: Timestamp, cx: &mut ConnectionContext<'_>) {
+        let _ = (now, cx);
     }
+
+    /// This parser, if the kernel can follow connections of its protocol.
+    fn offloadable(&mut self) -> Option<&mut dyn Offloadable> {
+        None
+    }
+}
+
+/// A parser whose connections the kernel can follow for a while.
+pub trait Offloadable: Parser {
+    /// Whether no exchange is in flight and the connection may be offered to the kernel, which knows only its protocol.
+    fn is_idle(&self) -> bool;
 
     /// Exports the prepared statements that the kernel does not know yet: the server's number, operation and table.
     fn export_statements(&mut self, export: &mut dyn FnMut(u32, Symbol, Symbol)) {
@@ -249,9 +286,18 @@ pub trait Parser: fmt::Debug + Send {
         false
     }
 
-    /// Ends what only waits for time to pass. Called every few seconds.
-    fn tick(&mut self, now: Timestamp, cx: &mut ConnectionContext<'_>) {
-        let _ = (now, cx);
+    /// Parses bytes that the kernel has consumed, of a message whose rest follows.
+    fn replay(
+        &mut self,
+        from: Sender,
+        bytes: &[u8],
+        state: &ConnectionState<'_>,
+        cx: &mut ConnectionContext<'_>,
+    ) {
+        let at = if from == Sender::Client { state.requests.start } else { state.responses.start };
+        if !bytes.is_empty() {
+            self.segment(&Segment { from, at, gap: 0, bytes, truncated: 0 }, cx);
+        }
     }
 }
 
@@ -259,8 +305,24 @@ pub trait Parser: fmt::Debug + Send {
 pub struct ConnectionContext<'a> {
     pub(crate) context: &'a mut ParserContext,
     pub(crate) scope: ScopeId,
+    pub(crate) client: ClientId,
     pub(crate) side: Side,
+    /// Of a socket of datagrams that has several peers: the one with which the exchange is, or the datagram came.
+    pub(crate) peer: Option<SocketAddr>,
+    /// The trace of the exchange that is emitted next.
+    trace: Option<TraceContext>,
     pub(crate) sink: &'a mut dyn FnMut(Exchange),
+}
+
+impl<'a> ConnectionContext<'a> {
+    /// What a connection of that scope and client is parsed with, of which that side is observed.
+    pub(crate) fn new(
+        context: &'a mut ParserContext,
+        (scope, client, side): (ScopeId, ClientId, Side),
+        sink: &'a mut dyn FnMut(Exchange),
+    ) -> Self {
+        Self { context, scope, client, side, peer: None, trace: None, sink }
+    }
 }
 
 impl ConnectionContext<'_> {
@@ -272,6 +334,21 @@ impl ConnectionContext<'_> {
     /// Which end is observed.
     pub fn side(&self) -> Side {
         self.side
+    }
+
+    /// The other end of the datagram that is taken, where its socket has several and it is known.
+    pub fn peer(&self) -> Option<SocketAddr> {
+        self.peer
+    }
+
+    /// The exchanges that are emitted next are with this other end.
+    pub fn set_peer(&mut self, peer: Option<SocketAddr>) {
+        self.peer = peer;
+    }
+
+    /// The exchange that is emitted next belongs to this trace.
+    pub(crate) fn set_trace(&mut self, trace: Option<TraceContext>) {
+        self.trace = trace;
     }
 
     /// The start of a request was seen.
@@ -295,9 +372,46 @@ impl ConnectionContext<'_> {
         self.context.tally_mut().gaps += 1;
     }
 
+    /// Gaps so far.
+    pub(crate) fn gaps(&self) -> u64 {
+        self.context.tally().gaps
+    }
+
+    /// So many bytes of a protocol belong to no message.
+    pub(crate) fn unaccounted(&mut self, protocol: Protocol, bytes: u64) {
+        self.context.unaccounted_mut().add(protocol, bytes);
+    }
+
+    /// An exchange is emitted whose status or name is among bytes that are missing.
+    pub fn incomplete(&mut self) {
+        self.context.tally_mut().incomplete += 1;
+    }
+
+    /// What a response comes to whose status is among bytes that are missing: it counts as incomplete, and is no success.
+    pub fn unknown_status(&mut self) -> (Status, ErrorClass) {
+        self.incomplete();
+        (Status::UNKNOWN, ErrorClass::None)
+    }
+
     /// The symbol of a name out of a bounded vocabulary of this application.
     pub fn name(&mut self, kind: NameKind, name: &str) -> Symbol {
         self.context.name_of(self.scope, kind, name)
+    }
+
+    /// The symbol of a name that the server has yet to confirm: it stands for `other` until an exchange with it was
+    /// [emitted](Self::emit).
+    pub fn candidate(&mut self, kind: NameKind, name: &str) -> Symbol {
+        self.context.candidate(self.scope, kind, name)
+    }
+
+    /// The symbol of a name, which may be a [candidate](Self::candidate), that the server has confirmed.
+    pub fn confirmed(&mut self, symbol: Symbol, at: Timestamp) -> Symbol {
+        self.context.settle(self.scope, symbol, true, at)
+    }
+
+    /// The symbol of a name that is in the application's vocabulary already.
+    pub fn known_name(&mut self, kind: NameKind, name: &str) -> Option<Symbol> {
+        self.context.known_name(self.scope, kind, name)
     }
 
     /// The symbol of one of a fixed set of words that the code itself names (`"SELECT"`, `"NXDOMAIN"`).
@@ -311,7 +425,7 @@ impl ConnectionContext<'_> {
     }
 
     /// The name that belongs to an id of this application, once it is known.
-    pub fn learned_id(&self, id: [u8; 16]) -> Option<Symbol> {
+    pub fn learned_id(&mut self, id: [u8; 16]) -> Option<Symbol> {
         self.context.learned_id(self.scope, id)
     }
 
@@ -324,13 +438,26 @@ impl ConnectionContext<'_> {
     pub fn emit(&mut self, protocol: Protocol, request: &Request, outcome: &Outcome) {
         let resource = match request.resource {
             Resource::Name(symbol) => symbol,
-            Resource::Route(route) => self.context.route_symbol(self.scope, route, outcome.status),
+            Resource::Route(route) => {
+                // A process that sends requests is one client, whichever server responds.
+                let client = if self.side == Side::Server { self.client } else { ClientId::default() };
+                let sighting = Sighting { client: client.0, at: outcome.end };
+                self.context.route_symbol(self.scope, route, outcome.status, sighting)
+            }
         };
+        let [operation, resource] = if request.operation.is_candidate() || resource.is_candidate() {
+            let is_confirmed = names::confirms(protocol, outcome, |word| self.context.name(word));
+            [request.operation, resource]
+                .map(|symbol| self.context.settle(self.scope, symbol, is_confirmed, outcome.end))
+        } else {
+            [request.operation, resource]
+        };
+        self.context.used([operation, resource]);
         self.context.tally_mut().exchanges += 1;
         (self.sink)(Exchange {
             protocol,
             side: self.side,
-            operation: request.operation,
+            operation,
             resource,
             status: outcome.status,
             error: outcome.error,
@@ -338,6 +465,8 @@ impl ConnectionContext<'_> {
             end: outcome.end,
             request_bytes: request.bytes,
             response_bytes: outcome.bytes,
+            peer: self.peer,
+            trace: self.trace.take(),
         });
     }
 }

@@ -1,8 +1,9 @@
 //! Requests that wait for their response: in order ([`Fifo`]), or by an id ([`ById`]). Bounded: the oldest makes room for
 //! the newest, and is given back so that its parser counts it.
 
-use std::collections::{HashMap, VecDeque};
-use std::hash::Hash;
+use std::{collections::VecDeque, hash::Hash};
+
+use foldhash::{HashMap, HashMapExt as _};
 
 /// What answers next, in a protocol that answers in order.
 #[derive(Debug, PartialEq, Eq)]
@@ -87,6 +88,42 @@ impl<T> Fifo<T> {
     }
 }
 
+/// Ids of requests that were given up, because no response came for too long. A response that comes after all is dropped.
+#[derive(Debug)]
+pub struct Late<K> {
+    ids: VecDeque<K>,
+}
+
+/// Most ids of requests that were given up which are remembered.
+const LATE_MAX: usize = 64;
+
+impl<K> Default for Late<K> {
+    fn default() -> Self {
+        Self { ids: VecDeque::new() }
+    }
+}
+
+impl<K: PartialEq> Late<K> {
+    /// The request of this id was given up.
+    pub fn push(&mut self, id: K) {
+        if self.ids.len() >= LATE_MAX {
+            self.ids.pop_front();
+        }
+        self.ids.push_back(id);
+    }
+
+    /// A response to this id came: whether its request was given up.
+    pub fn remove(&mut self, id: &K) -> bool {
+        self.take_if(|late| late == id).is_some()
+    }
+
+    /// Takes the first that fulfils the condition.
+    pub fn take_if(&mut self, condition: impl Fn(&K) -> bool) -> Option<K> {
+        let at = self.ids.iter().position(condition)?;
+        self.ids.remove(at)
+    }
+}
+
 /// By correlation id or stream id. When it is full the oldest is forgotten; its response finds nothing.
 #[derive(Debug)]
 pub struct ById<K, T> {
@@ -111,11 +148,7 @@ impl<K: Copy + Eq + Hash, T> ById<K, T> {
         while let Some(&(sequence, id)) = self.order.front() {
             let alive = self.waiting.get(&id).is_some_and(|entry| entry.0 == sequence);
             if alive && self.waiting.len() <= limit.max(1) {
-                if self.order.len() > 2 * self.waiting.len() + 16 {
-                    let waiting = &self.waiting;
-                    self.order
-                        .retain(|(sequence, id)| waiting.get(id).is_some_and(|entry| entry.0 == *sequence));
-                }
+                self.compact();
                 break;
             }
             self.order.pop_front();
@@ -124,6 +157,23 @@ impl<K: Copy + Eq + Hash, T> ById<K, T> {
             }
         }
         evicted
+    }
+
+    /// Drops from the order what is answered, before it piles up.
+    fn compact(&mut self) {
+        if self.order.len() > 2 * self.waiting.len() + 16 {
+            let waiting = &self.waiting;
+            self.order.retain(|(sequence, id)| waiting.get(id).is_some_and(|entry| entry.0 == *sequence));
+        }
+    }
+
+    /// The one with this id, which is the newest from now on: of what is kept for longer, what is used is not forgotten.
+    pub fn get_used(&mut self, id: K) -> Option<&mut T> {
+        self.sequence += 1;
+        self.waiting.get_mut(&id)?.0 = self.sequence;
+        self.order.push_back((self.sequence, id));
+        self.compact();
+        self.get_mut(id)
     }
 
     /// Takes the one whose response has come.
@@ -161,6 +211,14 @@ impl<K: Copy + Eq + Hash, T> ById<K, T> {
             };
         }
         None
+    }
+
+    /// Takes all that fulfil the condition, in the order in which they came.
+    pub fn take_all_if(&mut self, condition: impl Fn(&T) -> bool) -> Vec<(K, T)> {
+        let fulfil = self.waiting.iter().filter(|(_, (_, item))| condition(item));
+        let mut ids: Vec<(u64, K)> = fulfil.map(|(id, (sequence, _))| (*sequence, *id)).collect();
+        ids.sort_unstable_by_key(|(sequence, _)| *sequence);
+        ids.into_iter().filter_map(|(_, id)| Some((id, self.remove(id)?))).collect()
     }
 
     /// How many wait.
@@ -203,6 +261,29 @@ mod tests {
         assert_eq!(by_id.pop_oldest_if(|_| true), Some(9_996));
         assert_eq!(by_id.pop_oldest_if(|item| *item == 0), None);
         assert_eq!(by_id.len(), 2);
+        assert_eq!(by_id.take_all_if(|_| true), [(9_997, 9_997), (9_999, 9_999)]);
+    }
+
+    #[test]
+    fn what_is_used_is_not_forgotten() {
+        let mut by_id = ById::default();
+        by_id.insert(u32::MAX, u32::MAX, 4);
+        for id in 0..10_000_u32 {
+            by_id.insert(id, id, 4);
+            assert_eq!(by_id.get_used(u32::MAX).copied(), Some(u32::MAX), "{id}");
+            assert!(by_id.order.len() < 64);
+        }
+        assert_eq!(by_id.len(), 4);
+    }
+
+    #[test]
+    fn ids_of_late_responses_are_bounded() {
+        let mut late = Late::default();
+        for id in 0..3 * LATE_MAX {
+            late.push(id);
+        }
+        assert!(late.ids.len() <= LATE_MAX && late.remove(&(3 * LATE_MAX - 1)) && !late.remove(&0));
+        assert!(!late.remove(&(3 * LATE_MAX - 1)), "answered once");
     }
 
     #[test]

@@ -33,7 +33,7 @@ const RUN_MAX: u16 = RUN << 7;
 /// put in order by their time. A response that ended earlier than this before a request cannot be its answer.
 pub const EARLY_NS_MAX: u64 = 20_000_000;
 
-/// Time between a response and the next request that says that everything was answered, nanoseconds.
+/// Time between a response and the next request that shows that everything was answered, nanoseconds.
 const QUIET_NS: u64 = 100_000_000;
 
 /// Why bytes are missing.
@@ -47,14 +47,14 @@ pub enum GapKind {
     Malformed,
 }
 
-/// How far the server's bytes say that it has answered, when a request comes.
+/// How far the server has answered by its bytes, when a request comes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ResponsePosition {
     /// They ended where a response ends, or nothing is known.
     Boundary,
     /// They ended within a response.
     Inside,
-    /// They ended within a response whose end cannot be seen: the request says that it has ended.
+    /// They ended within a response whose end cannot be seen: the request shows that it has ended.
     Unbounded,
 }
 
@@ -117,6 +117,12 @@ impl Resync {
     /// For a protocol whose clients often pipeline more than is captured of a call.
     pub fn optimistic() -> Self {
         Self { optimistic: true, ..Self::default() }
+    }
+
+    /// For the same connection after the kernel has followed it for a while: what its client has shown holds on.
+    #[must_use]
+    pub fn resumed(&self) -> Self {
+        Self { needed: self.needed, optimistic: self.optimistic, ..Self::default() }
     }
 
     /// Whether it is unknown which response belongs to which request.
@@ -226,5 +232,26 @@ impl Resync {
             _ => Round::Unknown,
         };
         self.in_flight = if of == Sender::Server { 0 } else { self.in_flight.max(0) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_client_has_shown_holds_on_while_the_kernel_follows_its_connection() {
+        let segment = |from, at| Segment { from, at: Timestamp(at), gap: 0, bytes: b"x", truncated: 0 };
+        for pipelines in [false, true] {
+            let mut resync = Resync::optimistic();
+            if pipelines {
+                resync.distrust();
+            }
+            let mut resync = resync.resumed();
+            resync.desync(Sender::Client, GapKind::Truncated);
+            resync.server(&segment(Sender::Server, 1));
+            let is_synced = resync.client(&segment(Sender::Client, 2), true, ResponsePosition::Boundary);
+            assert_eq!(is_synced, !pipelines);
+        }
     }
 }

@@ -1,10 +1,13 @@
 //! Framing for protocols of length-prefixed messages: joins what was cut, skips what is not needed, detects
 //! losses.
 //!
-//! A parser is offered the head of a message; it says how long the message is, and gets the next one when that many
+//! A parser is offered the head of a message; it returns how long the message is, and gets the next one when that many
 //! bytes were sent, captured or not. So large bodies cost nothing and their capture may be truncated.
 
-use crate::{Timestamp, parser::Segment};
+use crate::{
+    Timestamp,
+    parser::{Framing, Segment},
+};
 
 /// What a [`Framer`] gives the parser.
 #[derive(Debug)]
@@ -35,12 +38,19 @@ pub struct Head<'a> {
     pub resync: bool,
 }
 
+impl Head<'_> {
+    /// Whether fewer than the wanted bytes of the message were captured, so that its content is not known whole.
+    pub fn lacks(&self, wanted: usize) -> bool {
+        self.last && self.bytes.len() < wanted
+    }
+}
+
 /// What the parser answers to a [`Piece::Head`]; the answer to other pieces is ignored unless it is `Stop`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
     /// The message is this long in all, bytes; at least 1.
     Take(u64),
-    /// More bytes are needed to say.
+    /// More bytes are needed to decide.
     More,
     /// This is no start of a message: look for one at the start of the next segment.
     Lost,
@@ -54,18 +64,35 @@ pub struct Framer {
     /// Bytes of an incomplete head.
     buffered: Vec<u8>,
     buffered_at: Timestamp,
+    /// When the last bytes were captured.
+    seen_at: Timestamp,
+    /// Length of the current message.
+    length: u64,
     /// Bytes that the current message still has to come.
     remaining: u64,
     inside: bool,
     lost: bool,
+    /// A head of which the rest is missing is offered all the same.
+    takes_cut_heads: bool,
 }
 
 /// Capacity that an idle framer keeps, bytes.
 const IDLE_CAPACITY: usize = 256;
 
 impl Framer {
+    /// Of a protocol that has at a message's start what matters, and whose messages may move in part without being
+    /// captured: a head is offered also when its rest is missing.
+    pub fn taking_cut_heads() -> Self {
+        Self { takes_cut_heads: true, ..Self::default() }
+    }
+
+    /// The connection is over: nothing follows what is buffered.
+    pub fn close(&mut self, mut parser: impl FnMut(Piece<'_>) -> Step) {
+        self.take_cut_head(&mut parser);
+    }
+
     /// Takes a segment; at most `bound` bytes of a head are buffered. Returns how many captured bytes were left alone
-    /// because the parser said [`Step::Stop`].
+    /// because the parser returned [`Step::Stop`].
     pub fn segment(
         &mut self,
         segment: &Segment<'_>,
@@ -73,8 +100,10 @@ impl Framer {
         mut parser: impl FnMut(Piece<'_>) -> Step,
     ) -> usize {
         if segment.gap > 0 {
-            self.skip_gap(segment.gap, segment.at, &mut parser);
+            // What is missing moved at some time since then; by now it may be long over.
+            self.skip_gap(segment.gap, self.seen_at, &mut parser);
         }
+        self.seen_at = segment.at;
         let mut input = segment.bytes;
         loop {
             if self.inside {
@@ -109,6 +138,7 @@ impl Framer {
                 Step::Take(length) => {
                     self.lost = false;
                     self.inside = true;
+                    self.length = length;
                     self.remaining = length.max(1).saturating_sub(before as u64);
                     self.release();
                 }
@@ -139,12 +169,39 @@ impl Framer {
         self.inside || !self.buffered.is_empty()
     }
 
+    /// Bytes that moved of the message that was taken and has not ended.
+    pub fn begun(&self) -> u64 {
+        if self.inside { self.length.saturating_sub(self.remaining) } else { 0 }
+    }
+
     /// Whether the start of the next message is unknown.
     pub fn is_lost(&self) -> bool {
         self.lost
     }
 
+    /// Where the direction's bytes stand.
+    pub fn framing(&self) -> Framing {
+        if self.lost { Framing::Lost } else { Framing::Head(self.buffered.len() as u64) }
+    }
+
+    /// Offers the bytes of an incomplete head of which no more will be captured: what follows moved in another way than by
+    /// the calls that are captured (sendfile(2) behind a head that was written), or was lost.
+    fn take_cut_head(&mut self, parser: &mut impl FnMut(Piece<'_>) -> Step) {
+        if !self.takes_cut_heads || self.inside || self.buffered.is_empty() {
+            return;
+        }
+        let head = Head { bytes: &self.buffered, at: self.buffered_at, last: true, resync: self.lost };
+        if let Step::Take(length) = parser(Piece::Head(head)) {
+            self.lost = false;
+            self.inside = true;
+            self.length = length;
+            self.remaining = length.max(1).saturating_sub(self.buffered.len() as u64);
+            self.release();
+        }
+    }
+
     fn skip_gap(&mut self, bytes: u64, at: Timestamp, parser: &mut impl FnMut(Piece<'_>) -> Step) {
+        self.take_cut_head(parser);
         if self.inside && self.remaining >= bytes {
             self.remaining -= bytes;
             if self.remaining == 0 {

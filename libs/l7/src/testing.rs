@@ -1,5 +1,7 @@
 //! What the parsers' tests share: a connection with its context, random numbers, and ways to cut bytes.
 
+use std::net::SocketAddr;
+
 use crate::{
     Chunk, Connection, Direction, Exchange, Limits, ParserContext, Protocol, ScopeId, Side, Tally, Timestamp,
     Transport,
@@ -35,12 +37,24 @@ impl Replay {
 
     /// Of `total` bytes only the head was captured.
     pub(crate) fn part(&mut self, direction: Direction, bytes: &[u8], total: u64) {
+        self.datagram(None, direction, bytes, total);
+    }
+
+    /// The same of a socket that has several peers.
+    pub(crate) fn datagram(
+        &mut self,
+        peer: Option<SocketAddr>,
+        direction: Direction,
+        bytes: &[u8],
+        total: u64,
+    ) {
         self.now += 1000;
         let offset = self.offsets[direction as usize];
         self.offsets[direction as usize] += total;
         let chunk = Chunk { direction, timestamp: Timestamp(self.now), offset, bytes, total };
         let exchanges = &mut self.exchanges;
-        self.connection.chunk(&chunk, &mut self.context, &mut |exchange| exchanges.push(exchange));
+        self.connection
+            .datagram_of(peer, &chunk, &mut self.context, &mut |exchange| exchanges.push(exchange));
     }
 
     /// Bytes moved and nothing is known of them.
@@ -48,9 +62,20 @@ impl Replay {
         self.offsets[direction as usize] += bytes;
     }
 
+    /// So much time passes, nanoseconds, and the connection is looked at.
+    pub(crate) fn wait(&mut self, ns: u64) {
+        self.now += ns;
+        let exchanges = &mut self.exchanges;
+        self.connection
+            .tick(Timestamp(self.now), &mut self.context, &mut |exchange| exchanges.push(exchange));
+    }
+
     pub(crate) fn close(&mut self) {
         self.now += 1000;
         let exchanges = &mut self.exchanges;
+        self.connection.moved(self.offsets, Timestamp(self.now), &mut self.context, &mut |exchange| {
+            exchanges.push(exchange);
+        });
         self.connection
             .close(Timestamp(self.now), &mut self.context, &mut |exchange| exchanges.push(exchange));
         let Tally { messages_seen, exchanges, unparsed, .. } = self.context.tally();
@@ -104,7 +129,7 @@ impl Random {
 }
 
 /// A step of a conversation: which way, and the bytes.
-pub(crate) type Step = (Direction, Vec<u8>);
+pub(crate) use crate::values::Step;
 
 /// Plays a conversation and gives the exchanges as text.
 pub(crate) fn play(connection: Connection, steps: &[Step]) -> Vec<String> {
@@ -114,6 +139,13 @@ pub(crate) fn play(connection: Connection, steps: &[Step]) -> Vec<String> {
     }
     replay.close();
     replay.lines()
+}
+
+/// Asserts what a client's conversation gives, also when its bytes are cut anywhere.
+pub(crate) fn assert_client_exchanges(start: fn() -> Connection, steps: &[Step], expected: &[&str]) {
+    let expected: Vec<String> = expected.iter().map(|line| format!("Client {line}")).collect();
+    assert_eq!(play(start(), steps), expected);
+    assert_same_at_every_cut(start, steps, &expected);
 }
 
 /// Asserts that a conversation gives the same exchanges with every step cut in two at every byte, cut into single
@@ -166,7 +198,7 @@ pub(crate) fn assert_no_harm(protocol: Protocol, transport: Transport, steps: &[
                 continue;
             }
             let mut bytes = bytes.clone();
-            // Mostly where messages say what they are.
+            // Mostly in messages' headers.
             let within = [bytes.len(), bytes.len().min(80)][random.below(2)];
             for _ in 0..random.below(4) {
                 bytes[random.below(within)] = random.bytes(1)[0];

@@ -4,7 +4,7 @@
 //! acknowledges what its sender had when it sent it: while a part of that is missing here, because the capture is out of
 //! order, the segment is held back; when the part does not come soon, it is lost, and what follows goes on.
 //!
-//! Packets of an older connection between the same ends can come in between: they are told by their numbers
+//! Packets of an older connection between the same ends can come in between: they are recognised by their numbers
 //! (RFC 9293 section 3.10.7.3).
 
 use std::collections::VecDeque;
@@ -136,7 +136,7 @@ impl Conversation {
             return Belongs::ToOlder;
         }
         if segment.rst {
-            // A closed port's has the number 0, and says what it answers.
+            // A closed port's has the number 0, and the acknowledgement of what it answers.
             let refuses = own.is_new() && answers && segment.acknowledged.is_some();
             return if refuses || own.is_near(segment.sequence) { Belongs::Here } else { Belongs::ToOlder };
         }
@@ -154,8 +154,13 @@ impl Conversation {
     /// Bytes that were never captured, and bytes that were captured again.
     pub fn lost_and_repeated(&self) -> (u64, u64) {
         self.directions.iter().fold((0, 0), |(lost, repeated), direction| {
-            (lost + direction.lost_bytes, repeated + direction.repeated_bytes)
+            (lost + direction.lost_bytes + direction.missing_at_end(), repeated + direction.repeated_bytes)
         })
+    }
+
+    /// Bytes that each end has sent, as far as is known. Call it behind [`Self::flush`].
+    pub fn moved(&self) -> [u64; 2] {
+        [self.directions[0].moved(), self.directions[1].moved()]
     }
 
     /// Takes a segment that [belongs](Self::belongs) here.

@@ -7,7 +7,7 @@ use std::{
     hash::{DefaultHasher, Hash, Hasher},
 };
 
-/// How far apart two captures of one datagram are at most, nanoseconds. Whoever asks again waits longer than that.
+/// How far apart two captures of one datagram are at most, nanoseconds. Clients that repeat a request wait longer.
 const REPEATED_NS_MAX: u64 = 20_000_000;
 
 /// Datagrams that are remembered.

@@ -6,14 +6,16 @@
 //!
 //! Packets come from a link, where both directions pass and who opened the connection has to be found out; or from a
 //! socket, where one end is local. A connection between two sockets of one kernel is then two flows: one end serves, the
-//! other asks.
+//! other is the client.
 //!
 //! Flows that are over stay for a while, so that repeated packets are not taken for a new connection.
 
 use std::{borrow::Cow, collections::HashMap};
 
 use etherparse::{TcpSlice, UdpHeader, UdpHeaderSlice};
-use porthole_l7::{Chunk, Connection, Direction, Exchange, ParserContext, ScopeId, Timestamp, Verdict};
+use porthole_l7::{
+    Chunk, ClientId, Connection, Direction, Exchange, ParserContext, ScopeId, Timestamp, Verdict,
+};
 
 use crate::{
     conversation::{Belongs, Conversation, Piece, Segment},
@@ -61,7 +63,7 @@ pub trait Observer {
     /// An exchange is over.
     fn exchange(&mut self, exchange: &Exchange, ends: Ends, note: &Self::Note, context: &ParserContext);
 
-    /// A TCP connection turned out to speak no known protocol.
+    /// No known protocol was detected on a TCP connection.
     fn ignored(&mut self, note: &Self::Note) {
         let _ = note;
     }
@@ -274,6 +276,7 @@ impl<N> FlowTable<N> {
             Transport::Tcp => (Connection::new(scope), Bytes::Stream(Box::default())),
             Transport::Udp => (Connection::datagram(scope), Bytes::Datagrams(Datagrams::default())),
         };
+        let l7 = l7.of_client(ClientId::of(ends.far.ip()));
         self.tally.flows += 1;
         self.open += 1;
         let number = self.tally.flows;
@@ -312,6 +315,8 @@ impl<N> FlowTable<N> {
                 self.tally.lost_bytes += lost;
                 self.tally.repeated_bytes += repeated;
             }
+            let [egress, ingress] = conversation.moved();
+            l7.moved([ingress, egress], Timestamp(now_ns), context, &mut |exchange| done.push(exchange));
         }
         l7.close(Timestamp(now_ns), context, &mut |exchange| done.push(exchange));
         self.observe(key, &done, observer);

@@ -5,7 +5,7 @@ use pcap_parser::Linktype;
 /// What a frame begins with. Numbers are those of the registry at <https://www.tcpdump.org/linktypes.html>.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Link {
-    /// Ethernet II (1), with VLAN tags or without.
+    /// Ethernet II (1), with VLAN tags or without, and PPP over it.
     Ethernet,
     /// A loopback device of a BSD: the address family in the byte order of the machine (0, 108).
     Loopback,
@@ -37,6 +37,13 @@ const ETHERTYPE_IPV6: u16 = 0x86dd;
 
 /// VLAN tags: 802.1Q, 802.1ad, and the older number of stacked tags.
 const ETHERTYPES_VLAN: [u16; 3] = [0x8100, 0x88a8, 0x9100];
+
+/// A session of PPP over Ethernet (RFC 2516), and PPP's numbers of IP (RFC 1332, RFC 5072).
+const ETHERTYPE_PPPOE: u16 = 0x8864;
+const PPP_IP: [u16; 2] = [0x0021, 0x0057];
+
+/// Version and type of PPP over Ethernet, its code, session and length: bytes.
+const PPPOE_BYTES: usize = 6;
 
 /// Stacked tags that are looked through; more are not seen in practice.
 const VLAN_TAGS_MAX: usize = 4;
@@ -75,6 +82,10 @@ fn after_ethertype(frame: &[u8], mut at: usize) -> Option<&[u8]> {
         if is_ip(ethertype) {
             return frame.get(at + 2..);
         }
+        if ethertype == ETHERTYPE_PPPOE {
+            let protocol = at + 2 + PPPOE_BYTES;
+            return PPP_IP.contains(&be16(frame, protocol)?).then(|| frame.get(protocol + 2..))?;
+        }
         if !ETHERTYPES_VLAN.contains(&ethertype) {
             return None;
         }
@@ -93,11 +104,13 @@ mod tests {
         let frame = |head: &[u8]| [head, &ip].concat();
         let ethernet = [&[0; 12][..], &[8, 0]].concat();
         let vlans = [&[0; 12][..], &[0x88, 0xa8, 0, 1, 0x81, 0, 0, 2, 8, 0]].concat();
+        let pppoe = [&[0; 12][..], &[0x81, 0, 0, 1, 0x88, 0x64, 0x11, 0, 0, 1, 0, 6, 0, 0x21]].concat();
         let sll = [&[0; 14][..], &[0x86, 0xdd]].concat();
         let sll2 = [&[8, 0][..], &[0; 18]].concat();
         for (link, head) in [
             (Link::Ethernet, &ethernet[..]),
             (Link::Ethernet, &vlans),
+            (Link::Ethernet, &pppoe),
             (Link::LinuxSll, &sll),
             (Link::LinuxSll2, &sll2),
             (Link::Loopback, &[2, 0, 0, 0]),
@@ -117,6 +130,9 @@ mod tests {
         let arp = [&[0; 12][..], &[8, 6, 1, 2]].concat();
         assert_eq!(ip_packet(Link::Ethernet, &arp), None);
         assert_eq!(ip_packet(Link::Other(147), &arp), None);
+        // PPP's own control protocol.
+        let control = [&[0; 12][..], &[0x88, 0x64, 0x11, 0, 0, 1, 0, 6, 0xc0, 0x21, 1, 2]].concat();
+        assert_eq!(ip_packet(Link::Ethernet, &control), None);
         let tags: Vec<u8> =
             [0; 12].into_iter().chain([0x81, 0, 0, 1].into_iter().cycle().take(400)).collect();
         assert_eq!(ip_packet(Link::Ethernet, &tags), None);

@@ -21,7 +21,7 @@ impl Default for Limits {
     }
 }
 
-/// Who asked whom.
+/// The client's and the server's end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Endpoints {
     /// Sent the request.

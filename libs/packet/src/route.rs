@@ -59,8 +59,8 @@ impl Route {
         Key { transport, ends: if in_order { [source, destination] } else { [destination, source] } }
     }
 
-    /// The end that asked for a connection of which the beginning was not captured: clients' ports are the higher ones as a
-    /// rule, and the answer to a SYN says it.
+    /// The client's end of a connection of which the beginning was not captured: clients' ports are the higher ones as
+    /// a rule, and the answer to a SYN shows it.
     pub fn client(&self, answers_syn: bool) -> SocketAddr {
         let from_server = answers_syn || self.source.port() < self.destination.port();
         if from_server { self.destination } else { self.source }

@@ -10,8 +10,8 @@ const WAITING_SEGMENTS_MAX: usize = 512;
 /// for lost. Before, they may merely come late: captures on machines of several cores are a little out of order.
 const REORDERING_PACKETS_MAX: u32 = 32;
 
-/// How far from the sequence numbers that were seen one may lie and still be the same connection's: the largest window
-/// without scaling. A capture that lost more of the stream than that is rare.
+/// How far from the sequence numbers that were seen one may be and still belong to the same connection: the largest
+/// window without scaling. A capture that lost more of the stream than that is rare.
 const NEAR_BYTES: u64 = 65_535;
 
 /// Bytes of a direction, in order.
@@ -135,7 +135,7 @@ impl Direction {
     pub fn segment(&mut self, sequence: u32, bytes: &[u8], length: u64, time_ns: u64, deliver: Deliver<'_>) {
         self.begin(sequence);
         let position = self.position(sequence);
-        // What lies before the next byte has been delivered or given up.
+        // What is before the next byte has been delivered or given up.
         let next = i64::try_from(self.next).unwrap_or(i64::MAX);
         let skip = u64::try_from(next.saturating_sub(position)).unwrap_or(0).min(length);
         self.repeated_bytes += skip;
@@ -194,7 +194,7 @@ impl Direction {
         self.end.map_or(position, |end| position.min(end))
     }
 
-    /// What lies before that sequence number and has not come will not come.
+    /// What is before that sequence number and has not come will not come.
     pub fn skip_until(&mut self, sequence: u32, deliver: Deliver<'_>) {
         let target = self.target(sequence);
         while self.next < target {
@@ -205,13 +205,25 @@ impl Direction {
         }
     }
 
+    /// Bytes that the other end has had, as far as is known, and that did not come.
+    pub fn missing_at_end(&self) -> u64 {
+        // Without its segment, the end of the stream may be what was acknowledged last.
+        let sent = self.end.unwrap_or_else(|| self.acknowledged.saturating_sub(1));
+        sent.saturating_sub(self.next)
+    }
+
+    /// The bytes so far, those included that are missing at the end.
+    pub fn moved(&self) -> u64 {
+        self.next.saturating_add(self.missing_at_end())
+    }
+
     /// Since when bytes wait behind others that the other end has acknowledged, nanoseconds: those will not come.
     pub fn waits_since(&self) -> Option<u64> {
         let first = self.waiting.front()?;
         (first.offset <= self.acknowledged).then_some(first.time_ns)
     }
 
-    /// A packet of the connection has gone by: what was acknowledged and is still missing soon will not come.
+    /// Counts a packet of the connection: bytes that were acknowledged and are still missing soon after will not come.
     pub fn tick(&mut self, deliver: Deliver<'_>) {
         if self.waits_since().is_none() {
             self.packets_since_gap = 0;
@@ -342,6 +354,19 @@ mod tests {
             direction.tick(&mut deliver);
         }
         assert_eq!(out, [(0, b"0123456789".to_vec()), (10, b"later".to_vec()), (25, b"!".to_vec())]);
+    }
+
+    #[test]
+    fn what_is_missing_at_the_end_was_sent_all_the_same() {
+        let mut direction = Direction::default();
+        direction.segment(1_000, b"abc", 3, 0, &mut |_| {});
+        assert_eq!((direction.missing_at_end(), direction.moved()), (0, 3));
+        direction.acknowledge(1_004);
+        assert_eq!(direction.missing_at_end(), 0, "the end of the stream has a number, too");
+        direction.acknowledge(1_011);
+        assert_eq!((direction.missing_at_end(), direction.moved()), (7, 10));
+        direction.finish(1_010);
+        assert_eq!(direction.moved(), 10);
     }
 
     #[test]

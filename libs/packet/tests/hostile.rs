@@ -35,7 +35,7 @@ fn play(bytes: Vec<u8>, limits: Limits) -> Tally {
 }
 
 fn captures() -> Vec<Vec<u8>> {
-    let directory = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../cli/tests/captures");
+    let directory = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/recordings");
     let names = ["http1", "redis", "dns", "mysql", "postgresql"];
     names.map(|name| std::fs::read(directory.join(format!("{name}.pcap"))).expect("a capture")).into()
 }

@@ -57,7 +57,7 @@ pub struct Row {
 pub struct Part {
     /// OpenTelemetry attribute; `None` when the part is no label.
     pub attribute: Option<&'static str>,
-    /// What the part holds, as `docs/protocols.md` says it.
+    /// What the part holds, as in `docs/protocols.md`.
     pub meaning: &'static str,
     /// How the part becomes the attribute's value.
     pub value: Value,

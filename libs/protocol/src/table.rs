@@ -116,7 +116,7 @@ protocols! {
             value: Value::GrpcMethod,
         },
         status: Part {
-            attribute: Some("rpc.status_code"),
+            attribute: Some("rpc.response.status_code"),
             meaning: "`grpc-status` of the trailers",
             value: Value::GrpcStatus,
         },
@@ -257,7 +257,7 @@ mod tests {
     fn names_and_numbers_are_distinct_and_lead_back() {
         for (at, &protocol) in Protocol::ALL.iter().enumerate() {
             let row = protocol.row();
-            assert_eq!(usize::try_from(row.wire), Ok(at + 1), "{protocol:?}: numbers ascend without a hole");
+            assert_eq!(usize::try_from(row.wire), Ok(at + 1), "{protocol:?}: numbers ascend without a gap");
             assert_eq!(Protocol::from_wire(row.wire), Some(protocol));
             assert_eq!(Protocol::from_name(row.name), Some(protocol));
             assert!(!row.title.is_empty(), "{protocol:?}");

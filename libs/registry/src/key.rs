@@ -3,7 +3,7 @@
 //! The same id may exist in several namespaces of one containerd. Everything on the host that belongs to one sandbox
 //! (record, lock, state directories, sockets) is therefore named after both.
 
-use std::{fmt, str::FromStr};
+use std::{borrow::Borrow, fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -15,7 +15,7 @@ pub const ID_BYTES_MAX: usize = 76;
 const SEPARATOR: char = '@';
 
 /// Length of [`SandboxKey::digest`], in bytes of the SHA-256 digest: two sandboxes of one host do not collide, also when
-/// somebody looks for ids that do, and a path with the digest fits into the 107 bytes of a unix socket's address.
+/// an attacker searches for ids that do, and a path with the digest fits into the 107 bytes of a unix socket's address.
 const DIGEST_BYTES: usize = 16;
 
 /// A text that containerd would not accept as an id or namespace.
@@ -67,6 +67,12 @@ macro_rules! identifier {
         impl From<$name> for String {
             fn from(name: $name) -> Self {
                 name.0
+            }
+        }
+
+        impl Borrow<str> for $name {
+            fn borrow(&self) -> &str {
+                &self.0
             }
         }
 

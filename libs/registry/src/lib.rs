@@ -2,14 +2,15 @@
 //!
 //! The companion of a sandbox writes `<namespace>@<sandbox id>.json` by rename, holds an exclusive `flock` on
 //! `<namespace>@<sandbox id>.lock` while it lives, and removes both at the end. The exporter watches the directory. A
-//! file whose lock can be taken belongs to a companion that died: whoever reads it may remove both. Files and directory
-//! are readable by root only.
+//! file whose lock can be taken belongs to a companion that died: any reader may remove both. Files and directory
+//! are readable by root only. When a sandbox ends, the companion leaves its agent's last state beside them ([`last_state`]).
 //!
-//! Everything in a record was said by the host (containerd, the configuration), never by the guest.
+//! Everything in a record comes from the host (containerd, the configuration), never from the guest.
 
 use std::{
     collections::BTreeMap,
     io,
+    net::IpAddr,
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
 };
@@ -25,7 +26,10 @@ pub use crate::secret::{AgentSecret, InvalidSecret, SECRET_BYTES};
 use crate::channel::Channel;
 
 pub mod channel;
+#[cfg(feature = "dial")]
+pub mod dial;
 mod key;
+pub mod last_state;
 mod secret;
 
 /// Where the registry is unless configured otherwise.
@@ -63,7 +67,7 @@ pub enum SandboxState {
     Injecting,
     /// The agent was started; the exporter can dial it.
     Watching,
-    /// The workload runs without an agent; the reason says why.
+    /// The workload runs without an agent; with the reason.
     Unmonitored,
     /// The workload has ended; the companion is cleaning up.
     Ended,
@@ -90,7 +94,7 @@ pub struct Reason {
     pub message: String,
 }
 
-/// Code of the reason that the exporter gives when somebody else than the agent listens in a sandbox.
+/// Code of the reason that the exporter gives when another process than the agent listens in a sandbox.
 pub const AGENT_IMPOSTOR: &str = "agent_impostor";
 
 /// A container of the sandbox that belongs to the workload.
@@ -100,7 +104,7 @@ pub struct ContainerRecord {
     pub name: String,
 }
 
-/// One sandbox, as the host knows it.
+/// One sandbox, by what the host has about it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SandboxRecord {
     /// [`RECORD_VERSION`].
@@ -121,12 +125,15 @@ pub struct SandboxRecord {
     pub k8s_pod_name: Option<String>,
     /// The workload's containers; the agent's own is not among them.
     pub containers: BTreeMap<ContainerId, ContainerRecord>,
+    /// The sandbox's own addresses, as its network namespace had them before the workload started.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub addresses: Vec<IpAddr>,
     /// The delegate's binary name.
     pub runtime: String,
     /// Where the agent listens, once it was started.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub channel: Option<Channel>,
-    /// What the agent must prove that it holds; without one, whoever listens is accepted as the agent.
+    /// What the agent must prove that it holds; without one, every listener is accepted as the agent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub secret: Option<AgentSecret>,
     /// How far the monitoring has come.
@@ -134,8 +141,14 @@ pub struct SandboxRecord {
     /// Set when the state is [`SandboxState::Unmonitored`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<Reason>,
+    /// The sandbox ended without its agent's last state: what happened since the agent's last batch is not counted.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub abrupt_end: bool,
     /// When the companion began, milliseconds since 1970-01-01T00:00:00Z.
     pub created_unix_ms: u64,
+    /// When it had reached the agent for the first time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub watching_unix_ms: Option<u64>,
 }
 
 /// A record that cannot be read or written.
@@ -146,7 +159,7 @@ pub enum RecordError {
     Io {
         /// The file concerned.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
     /// The file holds something else than a record.
@@ -154,7 +167,7 @@ pub enum RecordError {
     Malformed {
         /// The file concerned.
         path: PathBuf,
-        /// What the parser said.
+        /// The parser's error.
         source: serde_json::Error,
     },
     /// The file is larger than a record may be.
@@ -173,9 +186,16 @@ pub enum RecordError {
     },
 }
 
-/// Makes the registry's directory if it is not there, for root only: who can open a lock file can hold its lock.
+/// Makes the registry's directory, or that of companions, if it is not there, for root only: who can open a lock file can hold
+/// its lock.
 pub fn create_directory(directory: &Path) -> io::Result<()> {
-    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)
+    /// The embedded runtime's last sandbox may remove the directory above at the same time.
+    const ATTEMPTS: u32 = 10;
+    let create = || std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory);
+    let lost =
+        |result: &io::Result<()>| result.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
+    let mut attempts = (1..ATTEMPTS).map(|_| create());
+    attempts.find(|result| !lost(result)).unwrap_or_else(create)
 }
 
 /// The record file of a sandbox.
@@ -189,6 +209,35 @@ pub fn lock_path(directory: &Path, sandbox: &SandboxKey) -> PathBuf {
 }
 
 impl SandboxRecord {
+    /// The record of a sandbox whose monitoring has not begun, and of which nothing else is known yet.
+    pub fn new(
+        sandbox: SandboxKey,
+        tenant: impl Into<String>,
+        service_name: impl Into<String>,
+        runtime: impl Into<String>,
+        created_unix_ms: u64,
+    ) -> Self {
+        Self {
+            version: RECORD_VERSION,
+            sandbox_id: sandbox.id,
+            containerd_namespace: sandbox.namespace,
+            tenant: tenant.into(),
+            service_name: service_name.into(),
+            k8s_namespace_name: None,
+            k8s_pod_name: None,
+            containers: BTreeMap::new(),
+            addresses: Vec::new(),
+            runtime: runtime.into(),
+            channel: None,
+            secret: None,
+            state: SandboxState::Injecting,
+            reason: None,
+            abrupt_end: false,
+            created_unix_ms,
+            watching_unix_ms: None,
+        }
+    }
+
     /// The sandbox that the record is about.
     pub fn key(&self) -> SandboxKey {
         SandboxKey { namespace: self.containerd_namespace.clone(), id: self.sandbox_id.clone() }
@@ -234,25 +283,22 @@ impl SandboxRecord {
 mod tests {
     use super::*;
 
-    fn record() -> SandboxRecord {
+    pub(crate) fn record() -> SandboxRecord {
         SandboxRecord {
-            version: RECORD_VERSION,
-            sandbox_id: "shop-1".parse().expect("id"),
-            containerd_namespace: "acme".parse().expect("namespace"),
-            tenant: "acme \"quoted\"\nünïcode".into(),
-            service_name: "shop".into(),
-            k8s_namespace_name: None,
-            k8s_pod_name: None,
             containers: BTreeMap::from([(
                 "shop-1".parse().expect("id"),
                 ContainerRecord { name: "shop".into() },
             )]),
-            runtime: "containerd-shim-porthole-microvm-v2".into(),
             channel: Some("hvsock:///run/x.sock:10260".parse().expect("channel")),
             secret: Some("5a".repeat(32).parse().expect("secret")),
             state: SandboxState::Watching,
-            reason: None,
-            created_unix_ms: 1,
+            ..SandboxRecord::new(
+                "acme@shop-1".parse().expect("key"),
+                "acme \"quoted\"\nünïcode",
+                "shop",
+                "containerd-shim-porthole-microvm-v2",
+                1,
+            )
         }
     }
 

@@ -24,7 +24,7 @@ impl AgentSecret {
     /// A new one, from the kernel's random numbers.
     pub fn random() -> io::Result<Self> {
         let mut bytes = [0; SECRET_BYTES];
-        io::Read::read_exact(&mut std::fs::File::open("/dev/urandom")?, &mut bytes)?;
+        getrandom::fill(&mut bytes).map_err(io::Error::other)?;
         Ok(Self(bytes))
     }
 
@@ -41,6 +41,12 @@ impl AgentSecret {
             }
             text
         })
+    }
+}
+
+impl From<[u8; SECRET_BYTES]> for AgentSecret {
+    fn from(bytes: [u8; SECRET_BYTES]) -> Self {
+        Self(bytes)
     }
 }
 

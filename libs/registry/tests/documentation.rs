@@ -1,4 +1,4 @@
-//! What `docs/operations.md` says of the section that all parts share is so.
+//! `docs/operations.md` matches the section that all parts share.
 
 #[path = "../../config/tests/support/reference.rs"]
 mod reference;

@@ -11,6 +11,7 @@
 //! Trials of a program run one after another: they share a kernel, a ring buffer, emulated guests.
 
 pub mod needs;
+pub mod ports;
 pub mod reasons;
 pub mod report;
 
@@ -51,7 +52,7 @@ impl Trial {
 macro_rules! trials {
     ($($test:ident),+ $(,)?) => {
         vec![$($crate::Trial::new(
-            concat!(module_path!(), "::", stringify!($test)).split_once("::").expect("a path").1,
+            concat!(module_path!(), "::", stringify!($test)).split_once("::").expect("a module path and a name").1,
             $test,
         )),+]
     };

@@ -1,4 +1,4 @@
-//! What became of each trial, for whoever started the test program.
+//! The outcome of each trial, for the process that started the test program.
 //!
 //! The file that `PORTHOLE_TEST_REPORT` names gets one JSON object a line, appended as trials end. Several programs may
 //! append to one file, one after another.

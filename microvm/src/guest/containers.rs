@@ -8,6 +8,7 @@ use std::{
         Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 use libcgroups::common::{AnyCgroupManager, CgroupConfig, CgroupManager as _, ControllerOpt};
@@ -18,8 +19,10 @@ use tokio_vsock::VsockStream;
 
 use super::{
     GuestError,
+    agent::{Agent, Until},
     cgroup::Group,
     helper::{self, Make, Order, StandardStreams},
+    mount_namespace::MountNamespace,
     oom,
     reaper::{Ending, Exit, Reaper},
     streams::{self, Streams},
@@ -30,7 +33,7 @@ use crate::wire::guest::{StatsResponse, Streams as StreamNumbers};
 /// Where bundles are written.
 const BUNDLES: &str = "/run/bundles";
 
-/// Out-of-memory events that the host has not fetched yet; more of them say nothing new.
+/// Out-of-memory events that the host has not fetched yet; more of them add nothing.
 const OOM_QUEUE: usize = 64;
 
 /// Longest id; containerd allows 76.
@@ -47,12 +50,17 @@ struct Container {
     processes: HashMap<String, Process>,
     /// Ends with the container.
     _oom: Option<oom::Watch>,
+    /// Its mounts, which outlive its processes.
+    mounts: Option<MountNamespace>,
 }
 
 /// The table of containers.
 pub struct Containers {
     reaper: Reaper,
     streams: std::sync::Arc<Streams>,
+    agent: Agent,
+    /// How long containers wait for the agent, milliseconds.
+    agent_wait_ms: AtomicU64,
     table: Mutex<HashMap<String, Container>>,
     files: AtomicU64,
     oom_sender: mpsc::Sender<String>,
@@ -75,11 +83,13 @@ enum Carrier {
 
 impl Containers {
     /// An empty table.
-    pub fn new(reaper: Reaper, streams: std::sync::Arc<Streams>) -> Self {
+    pub fn new(reaper: Reaper, streams: std::sync::Arc<Streams>, agent: Agent) -> Self {
         let (oom_sender, oom_receiver) = mpsc::channel(OOM_QUEUE);
         Self {
             reaper,
             streams,
+            agent,
+            agent_wait_ms: AtomicU64::new(0),
             table: Mutex::default(),
             files: AtomicU64::new(0),
             oom_sender,
@@ -89,6 +99,11 @@ impl Containers {
 
     fn table(&self) -> MutexGuard<'_, HashMap<String, Container>> {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Sets how long containers wait for the agent.
+    pub fn set_agent_wait(&self, milliseconds: u64) {
+        self.agent_wait_ms.store(milliseconds, Ordering::Relaxed);
     }
 
     /// Makes a container, its first process waiting to be started.
@@ -101,16 +116,19 @@ impl Containers {
         std::fs::create_dir_all(&bundle).map_err(GuestError::io(format!("create {}", bundle.display())))?;
         std::fs::create_dir_all(helper::STATE).map_err(GuestError::io("create the state directory"))?;
         let made = async {
-            std::fs::write(bundle.join("config.json"), spec)
+            std::fs::write(bundle.join(helper::CONFIG), spec)
                 .map_err(GuestError::io("write the specification"))?;
             self.run(id, Make::Container(bundle.clone()), numbers).await
         };
         match made.await {
             Ok(process) => {
                 let pid = process.pid;
+                // Not there any more if it was killed already.
+                let mounts = MountNamespace::of(pid).ok();
+                self.agent.listening().await;
                 let oom = oom::Watch::start(id, self.oom_sender.clone());
                 let processes = HashMap::from([(String::new(), process)]);
-                self.table().insert(id.to_owned(), Container { processes, _oom: oom });
+                self.table().insert(id.to_owned(), Container { processes, _oom: oom, mounts });
                 Ok(pid)
             }
             Err(error) => {
@@ -203,9 +221,11 @@ impl Containers {
         Ok(Attachments { stdio: standard, console: None, carriers })
     }
 
-    /// Starts a container's first process.
-    pub fn start(&self, id: &str) -> Result<(), GuestError> {
+    /// Starts a container's first process, when the agent is there or was waited for long enough.
+    pub async fn start(&self, id: &str, until: Until) -> Result<(), GuestError> {
         self.ending(id, "")?;
+        let limit = Duration::from_millis(self.agent_wait_ms.load(Ordering::Relaxed));
+        self.agent.ready(until, limit).await;
         let failed = |error: libcontainer::error::LibcontainerError| GuestError::Container(error.to_string());
         load(id)?.start().map_err(failed)
     }
@@ -259,7 +279,7 @@ impl Containers {
     }
 
     /// Forgets a process; with the empty exec id the container, killing what is left of it.
-    pub fn remove(&self, id: &str, exec_id: &str) -> Result<(), GuestError> {
+    pub async fn remove(&self, id: &str, exec_id: &str) -> Result<(), GuestError> {
         if !exec_id.is_empty() {
             if let Some(container) = self.table().get_mut(id) {
                 container.processes.remove(exec_id);
@@ -269,9 +289,13 @@ impl Containers {
         self.ending(id, "")?;
         let failed = |error: libcontainer::error::LibcontainerError| GuestError::Container(error.to_string());
         load(id)?.delete(true).map_err(failed)?;
-        self.table().remove(id);
+        let removed = self.table().remove(id);
         let bundle = Path::new(BUNDLES).join(id);
-        std::fs::remove_dir_all(&bundle).map_err(GuestError::io(format!("remove {}", bundle.display())))
+        let emptied = std::fs::remove_dir_all(&bundle);
+        if let Some(mounts) = removed.and_then(|container| container.mounts) {
+            mounts.release().await;
+        }
+        emptied.map_err(GuestError::io(format!("remove {}", bundle.display())))
     }
 
     /// Stops a container's processes where they are.
@@ -325,13 +349,14 @@ impl Containers {
         self.oom_receiver.lock().await.recv().await.unwrap_or_default()
     }
 
-    /// Kills everything and writes back what is dirty.
-    pub fn quiesce(&self) {
+    /// Kills everything, has the agent send what it has within a time, and writes back what is dirty.
+    pub async fn quiesce(&self, agent: Duration) {
         let ids: Vec<String> = self.table().keys().cloned().collect();
         for id in ids {
             // A container that has ended has nothing to kill.
             let _ = Group::of(&id).kill();
         }
+        self.agent.end(agent).await;
         nix::unistd::sync();
     }
 }
@@ -359,6 +384,7 @@ fn send_signal(pid: i32, signal: i32) -> Result<(), GuestError> {
 }
 
 fn send_raw_signal(pid: i32, signal: i32) -> Result<(), GuestError> {
+    // By libc, because neither nix nor rustix has real-time signals in a safe form.
     // SAFETY: kill touches no memory of this process.
     if unsafe { libc::kill(pid, signal) } == 0 {
         return Ok(());

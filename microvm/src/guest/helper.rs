@@ -5,21 +5,28 @@
 use std::{
     fs::File,
     io::Write as _,
-    os::fd::{AsRawFd as _, FromRawFd as _},
-    path::PathBuf,
+    os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, IntoRawFd as _},
+    path::{Path, PathBuf},
     process::{Command, ExitCode, Stdio},
+    time::Instant,
 };
 
 use libcontainer::{container::builder::ContainerBuilder, syscall::syscall::SyscallType};
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::{
     GuestError,
     reaper::{Ending, Reaper},
+    seccomp::{self, Filter, execute::Confined},
 };
 
 /// libcontainer's state, a directory for each container.
 pub const STATE: &str = "/run/containers";
+
+/// A container's specification in its bundle.
+pub const CONFIG: &str = "config.json";
 
 /// This program's file in the guest.
 const PROGRAM: &str = "/init";
@@ -72,28 +79,31 @@ pub async fn run(
     let mut command = Command::new(PROGRAM);
     command.arg(order_json).stdin(streams.stdin).stdout(streams.stdout).stderr(streams.stderr);
     let descriptor = answer_write.as_raw_fd();
-    // SAFETY: dup2 is all that happens between fork and exec, and it is async-signal-safe.
+    // SAFETY: one system call is all that happens between fork and exec; the descriptor is open until then.
     unsafe {
         std::os::unix::process::CommandExt::pre_exec(&mut command, move || {
-            if libc::dup2(descriptor, ANSWER_FD) < 0 {
-                return Err(std::io::Error::last_os_error());
-            }
-            if descriptor == ANSWER_FD {
-                libc::fcntl(descriptor, libc::F_SETFD, 0);
+            let descriptor = BorrowedFd::borrow_raw(descriptor);
+            if descriptor.as_raw_fd() == ANSWER_FD {
+                fcntl(descriptor, FcntlArg::F_SETFD(FdFlag::empty()))?;
+            } else {
+                // For the program: it stays open.
+                let _ = nix::unistd::dup2_raw(descriptor, ANSWER_FD)?.into_raw_fd();
             }
             Ok(())
         });
     }
+    let since = Instant::now();
     let child = command.spawn().map_err(GuestError::io("start a helper"))?;
     drop((command, answer_write));
-    let mut ended = reaper.watch(i32::try_from(child.id()).expect("process numbers are positive and small"));
+    let mut ended =
+        reaper.watch(i32::try_from(child.id()).expect("process numbers are positive and small"), since);
     let mut pipe =
         tokio::net::unix::pipe::Receiver::from_owned_fd(answer).map_err(GuestError::io("use a pipe"))?;
     let text = answer_line(&mut pipe, &mut ended).await?;
     // What the helper made becomes this process' child when the helper has gone.
     let exit = ended.wait().await;
     match serde_json::from_slice::<Answer>(&text) {
-        Ok(Ok(pid)) => Ok((pid, reaper.watch(pid))),
+        Ok(Ok(pid)) => Ok((pid, reaper.watch(pid, since))),
         Ok(Err(reason)) => Err(GuestError::Container(reason)),
         Err(_) => {
             Err(GuestError::Container(format!("the container helper ended without an answer: {exit:?}")))
@@ -143,14 +153,18 @@ pub fn main() -> ExitCode {
 }
 
 fn make(order: &Order) -> Answer {
+    let filter = filter(&order.make)?;
     // The answer's pipe must not reach what runs in the container.
-    // SAFETY: setting a flag of a descriptor touches no memory.
-    unsafe { libc::fcntl(ANSWER_FD, libc::F_SETFD, libc::FD_CLOEXEC) };
+    // SAFETY: the init has put its pipe there, and nothing here closes that descriptor.
+    let answer = unsafe { BorrowedFd::borrow_raw(ANSWER_FD) };
+    // Run by hand there is none.
+    let _ = fcntl(answer, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC));
     let text = |error: libcontainer::error::LibcontainerError| explain(&error);
     let builder = ContainerBuilder::new(order.id.clone(), SyscallType::default())
         .with_root_path(STATE)
         .map_err(text)?
         .with_console_socket(order.console.clone())
+        .with_executor(Confined::by(filter))
         .validate_id()
         .map_err(text)?;
     match &order.make {
@@ -167,12 +181,37 @@ fn make(order: &Order) -> Answer {
     }
 }
 
+/// The filter of what is to be made. What libcontainer reads is changed so that the filter can be installed.
+fn filter(make: &Make) -> Result<Option<Filter>, String> {
+    let read = |path: &Path| -> Result<Value, String> {
+        let failed = |error: &dyn std::error::Error| format!("read {}: {error}", path.display());
+        let bytes = std::fs::read(path).map_err(|error| failed(&error))?;
+        serde_json::from_slice(&bytes).map_err(|error| failed(&error))
+    };
+    let (path, specification) = match make {
+        Make::Container(bundle) => (bundle.join(CONFIG), None),
+        Make::Process(file) => (file.clone(), Some(read(&file.with_file_name(CONFIG))?)),
+    };
+    let mut value = read(&path)?;
+    let profile = specification.as_ref().unwrap_or(&value).pointer("/linux/seccomp").cloned();
+    let process = match make {
+        Make::Container(_) => value.get_mut("process"),
+        Make::Process(_) => Some(&mut value),
+    };
+    let filter = seccomp::prepare(profile.as_ref(), process).map_err(|error| error.to_string())?;
+    if filter.is_some() {
+        std::fs::write(&path, value.to_string())
+            .map_err(|error| format!("write {}: {error}", path.display()))?;
+    }
+    Ok(filter)
+}
+
 /// libcontainer has another version of nix than this crate.
 fn nix_pid(pid: impl std::fmt::Display) -> i32 {
     pid.to_string().parse().expect("a process number is a number")
 }
 
-/// An error with all its causes in one line: the outer ones alone rarely say what went wrong.
+/// An error with all its causes in one line: the outer ones alone rarely name the fault.
 fn explain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();

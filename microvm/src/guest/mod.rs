@@ -1,10 +1,11 @@
 //! The guest's first process.
 //!
 //! At boot: file systems ([`mounts`]), kernel modules ([`modules`]), the loopback interface ([`network`]); then it
-//! listens on vsock and writes a line to the console. From then on it serves the host's calls ([`service`]): [`containers`]
-//! keeps the table, [`helper`] makes containers with libcontainer in a process of its own, [`streams`] carries standard
-//! streams, [`terminal`] fetches a container's terminal, [`cgroup`] counts, freezes and kills, [`reaper`] collects
-//! what has ended.
+//! starts the monitoring agent ([`agent`]), listens on vsock and writes a line to the console. From then on it serves the
+//! host's calls ([`service`]): [`containers`] keeps the table, [`helper`] makes containers with libcontainer in a process of
+//! its own, below their [`seccomp`] profiles, [`streams`] carries standard streams, [`terminal`] fetches a container's
+//! terminal, [`cgroup`] counts, freezes and kills, [`reaper`] collects what has ended, and [`mount_namespace`] keeps a container's
+//! mounts beyond its end.
 //!
 //! Invariants: this process never forks a copy of itself that goes on running its code: helpers are executed afresh,
 //! so that no lock and no runtime is inherited. Nothing here blocks for long: there is one thread.
@@ -17,14 +18,17 @@ use ttrpc::r#async::{Server, transport::Listener};
 
 use crate::wire::{CONTROL_PORT, HOST_CID, READY_LINE, STREAM_PORT, guest_ttrpc};
 
+pub mod agent;
 pub mod cgroup;
 pub mod containers;
 pub mod helper;
 pub mod modules;
+pub mod mount_namespace;
 pub mod mounts;
 pub mod network;
 pub mod oom;
 pub mod reaper;
+pub mod seccomp;
 pub mod service;
 pub mod streams;
 pub mod terminal;
@@ -37,7 +41,7 @@ pub enum GuestError {
     Io {
         /// What was being done, to what.
         what: String,
-        /// What the kernel said.
+        /// The kernel's error.
         source: std::io::Error,
     },
     /// libcontainer refused.
@@ -98,11 +102,13 @@ fn boot() -> Result<std::convert::Infallible, GuestError> {
 }
 
 async fn serve() -> Result<std::convert::Infallible, GuestError> {
-    network::loopback_up().await?;
     let reaper = reaper::Reaper::start()?;
+    // First of all: what it needs is there, and it takes longest.
+    let agent = agent::Agent::start(&reaper);
+    network::loopback_up().await?;
     let streams = Arc::new(streams::Streams::default());
     streams::listen(listen(STREAM_PORT)?, Arc::clone(&streams));
-    let containers = Arc::new(containers::Containers::new(reaper, streams));
+    let containers = Arc::new(containers::Containers::new(reaper, streams, agent));
     let service = guest_ttrpc::create_guest(Arc::new(service::GuestService::new(containers)));
     let connections = futures_util::stream::unfold(listen(CONTROL_PORT)?, |listener| async {
         loop {

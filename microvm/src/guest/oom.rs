@@ -22,7 +22,7 @@ impl Watch {
         let task = tokio::spawn(async move {
             let mut seen = group.oom_kills();
             while let Ok(mut ready) = inotify.readable().await {
-                // What the events say is read from the file itself.
+                // The counts are read from the file itself.
                 while inotify.get_ref().0.read_events().is_ok() {}
                 ready.clear_ready();
                 let kills = group.oom_kills();
@@ -43,7 +43,7 @@ impl Drop for Watch {
     }
 }
 
-/// nix's inotify has no raw descriptor of its own, which the runtime asks for.
+/// nix's inotify has no raw descriptor of its own, which the runtime needs.
 struct Descriptor(Inotify);
 
 impl AsRawFd for Descriptor {

@@ -12,7 +12,7 @@ use nix::{
 };
 use ttrpc::r#async::TtrpcContext;
 
-use super::{GuestError, containers::Containers, network};
+use super::{GuestError, agent::Until, containers::Containers, network};
 use crate::wire::{guest, guest_ttrpc};
 
 /// The clock is set only when it is off by more than this: what runs in the guest may be measuring.
@@ -73,6 +73,7 @@ impl guest_ttrpc::Guest for GuestService {
         _: &TtrpcContext,
         request: guest::ConfigureRequest,
     ) -> ttrpc::Result<guest::ConfigureResponse> {
+        self.containers.set_agent_wait(request.agent_wait_ms);
         answer(configure(&request))
     }
 
@@ -96,9 +97,10 @@ impl guest_ttrpc::Guest for GuestService {
     async fn start_container(
         &self,
         _: &TtrpcContext,
-        request: guest::ContainerRequest,
+        request: guest::StartContainerRequest,
     ) -> ttrpc::Result<guest::Empty> {
-        done(self.containers.start(&request.id))
+        let until = if request.agent_enrols { Until::Enrolled } else { Until::Attached };
+        done(self.containers.start(&request.id, until).await)
     }
 
     async fn exec(&self, _: &TtrpcContext, request: guest::ExecRequest) -> ttrpc::Result<guest::ProcessId> {
@@ -132,7 +134,7 @@ impl guest_ttrpc::Guest for GuestService {
     }
 
     async fn remove(&self, _: &TtrpcContext, request: guest::ProcessRequest) -> ttrpc::Result<guest::Empty> {
-        done(self.containers.remove(&request.id, &request.exec_id))
+        done(self.containers.remove(&request.id, &request.exec_id).await)
     }
 
     async fn pause(&self, _: &TtrpcContext, request: guest::ContainerRequest) -> ttrpc::Result<guest::Empty> {
@@ -172,8 +174,8 @@ impl guest_ttrpc::Guest for GuestService {
         Ok(guest::ContainerRequest { id: self.containers.wait_oom().await, ..Default::default() })
     }
 
-    async fn quiesce(&self, _: &TtrpcContext, _: guest::Empty) -> ttrpc::Result<guest::Empty> {
-        self.containers.quiesce();
+    async fn quiesce(&self, _: &TtrpcContext, request: guest::QuiesceRequest) -> ttrpc::Result<guest::Empty> {
+        self.containers.quiesce(Duration::from_millis(request.agent_ms)).await;
         Ok(guest::Empty::new())
     }
 }

@@ -70,7 +70,7 @@ impl ConsoleSocket {
             if let ControlMessageOwned::ScmRights(descriptors) = part
                 && let Some(descriptor) = descriptors.first()
             {
-                // SAFETY: the kernel has just made this descriptor for this message, and nobody else owns it.
+                // SAFETY: the kernel has just made this descriptor for this message, and nothing else owns it.
                 return Terminal::new(unsafe { OwnedFd::from_raw_fd(*descriptor) });
             }
         }

@@ -1,4 +1,4 @@
-//! Containers and their processes, as the shim knows them.
+//! The shim's records of containers and their processes.
 
 use std::{
     collections::HashMap,
@@ -47,7 +47,7 @@ pub struct Process {
     pub container: String,
     /// Its exec id; empty for the container's first.
     pub exec_id: String,
-    /// What containerd said about its streams.
+    /// Its streams, from containerd's request.
     pub paths: StdioPaths,
     /// The OCI `process` object of a further process.
     pub spec: Vec<u8>,

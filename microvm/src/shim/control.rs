@@ -11,7 +11,7 @@ use serde_json::Value;
 use super::{
     ShimError,
     container::{Process, Status},
-    sandbox::{Running, Sandbox, soon},
+    sandbox::{CALL_TIMEOUT, Running, Sandbox},
     spec, stats,
     stdio::StdioPaths,
 };
@@ -20,11 +20,18 @@ use crate::wire::guest;
 /// Most processes of a container that are listed.
 const PIDS_MAX: usize = 32 << 10;
 
-/// How long a killed process may take to end. Emulated guests are slow.
-const KILL_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a killed process may take to end. Emulated guests are slow. Shorter than a call, so that a guest that does not
+/// answer is switched off while containerd still waits for the call.
+const KILL_TIMEOUT: Duration = Duration::from_secs(25);
+
+/// How long the guest may take to confirm any other signal. Then it is on its way, as with kill(2) for a process that cannot
+/// take it yet. A failure would keep a pod whose guest hangs from ever ending: containerd sends the signal that kills only
+/// when the first one was accepted. The shortest deadline of its clients is crictl's, 2 s beyond the time that a container
+/// gets to stop.
+pub(super) const SIGNAL_TIMEOUT: Duration = Duration::from_millis(1500);
 
 impl Sandbox {
-    /// Sends a signal.
+    /// Sends a signal. The end of a guest that does not answer takes the one that kills.
     pub async fn kill(&self, id: &str, exec_id: &str, signal: u32, all: bool) -> Result<(), ShimError> {
         let process = self.process(id, exec_id)?;
         if matches!(process.status(), Status::Stopped(_)) {
@@ -38,13 +45,32 @@ impl Sandbox {
             all,
             ..Default::default()
         };
-        let sent = running.guest.signal(soon(), &request).await;
-        if signal == libc::SIGKILL.unsigned_abs() {
+        let timeout = if signal == libc::SIGKILL.unsigned_abs() {
             // The guest may answer and not kill, or not answer.
-            enforce_end(running, process);
+            enforce_end(Arc::clone(&running), Arc::clone(&process));
+            CALL_TIMEOUT
+        } else {
+            SIGNAL_TIMEOUT
+        };
+        let sending = tokio::spawn(async move {
+            running.call(async |guest, context| guest.signal(context, &request).await).await
+        });
+        let sent = tokio::select! {
+            sent = sending => sent.map_err(|_| ShimError::Internal("a signal's task ended"))?,
+            _ = process.ended() => return Ok(()),
+            () = tokio::time::sleep(timeout) => {
+                tracing::warn!(signal, process = process.name(), "the guest does not confirm the signal yet");
+                return Ok(());
+            }
+        };
+        match sent {
+            Err(error) if !matches!(error, ttrpc::Error::RpcStatus(_)) => {
+                // A guest that ends closes the connection before its processes are seen to end.
+                let ended = tokio::time::timeout(timeout, process.ended()).await;
+                ended.map(drop).map_err(|_| error.into())
+            }
+            sent => Ok(sent.map(drop)?),
         }
-        sent?;
-        Ok(())
     }
 
     /// Adds a process that is yet to be started.
@@ -82,7 +108,7 @@ impl Sandbox {
             height,
             ..Default::default()
         };
-        self.running()?.guest.resize(soon(), &request).await?;
+        self.running()?.call(async |guest, context| guest.resize(context, &request).await).await?;
         Ok(())
     }
 
@@ -101,7 +127,7 @@ impl Sandbox {
         if container.init.status() != Status::Running {
             return Err(ShimError::State(format!("container {id} is not running")));
         }
-        self.running()?.guest.pause(soon(), &request(id)).await?;
+        self.running()?.call(async |guest, context| guest.pause(context, &request(id)).await).await?;
         container.init.set(Status::Paused);
         if container.known_to_containerd {
             self.events.publish(TaskPaused { container_id: id.to_owned(), ..Default::default() });
@@ -115,7 +141,7 @@ impl Sandbox {
         if container.init.status() != Status::Paused {
             return Err(ShimError::State(format!("container {id} is not paused")));
         }
-        self.running()?.guest.resume(soon(), &request(id)).await?;
+        self.running()?.call(async |guest, context| guest.resume(context, &request(id)).await).await?;
         container.init.set(Status::Running);
         if container.known_to_containerd {
             self.events.publish(TaskResumed { container_id: id.to_owned(), ..Default::default() });
@@ -123,18 +149,21 @@ impl Sandbox {
         Ok(())
     }
 
-    /// A container's processes, by their numbers in the guest.
+    /// A container's processes, each by the number of the task. Their own numbers are the guest's: clients of containerd look
+    /// them up on the host, where they are other processes.
     pub async fn pids(&self, id: &str) -> Result<Vec<u32>, ShimError> {
         self.container(id)?;
-        let mut pids = self.running()?.guest.pids(soon(), &request(id)).await?.pids;
-        pids.truncate(PIDS_MAX);
-        Ok(pids)
+        let found =
+            self.running()?.call(async |guest, context| guest.pids(context, &request(id)).await).await?;
+        Ok(vec![self.pid(); found.pids.len().min(PIDS_MAX)])
     }
 
     /// A container's counters.
     pub async fn stats(&self, id: &str) -> Result<Metrics, ShimError> {
         self.container(id)?;
-        Ok(stats::metrics(&self.running()?.guest.stats(soon(), &request(id)).await?))
+        Ok(stats::metrics(
+            &self.running()?.call(async |guest, context| guest.stats(context, &request(id)).await).await?,
+        ))
     }
 
     /// Sets a container's limits, from an OCI `linux.resources` object.
@@ -146,7 +175,7 @@ impl Sandbox {
         let resources =
             serde_json::to_vec(&value).map_err(|source| ShimError::Json { what: "resources", source })?;
         let request = guest::UpdateRequest { id: id.to_owned(), resources, ..Default::default() };
-        self.running()?.guest.update(soon(), &request).await?;
+        self.running()?.call(async |guest, context| guest.update(context, &request).await).await?;
         Ok(())
     }
 

@@ -1,8 +1,9 @@
 //! Create: the first container makes the sandbox's machine, further ones join it.
 
 use std::{
+    os::fd::OwnedFd,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use containerd_shim::protos::{
@@ -15,25 +16,25 @@ use super::{
     ShimError,
     container::{Container, Process},
     ending, monitor,
-    sandbox::{Running, Sandbox, soon},
+    sandbox::{Running, Sandbox},
     spec::{Role, Spec},
     stdio::{Stdio, StdioPaths},
 };
 use crate::{
     vm::{
-        Machine,
-        cgroup::{self, ControlGroups},
-        cleanup,
+        Machine, cgroup, cleanup, privileges,
         process::ProcessRef,
+        qemu,
         record::Record,
         sandbox_environment::Environment,
         share::{self, RootFileSystem},
-        system::{FileSystem, Linux, System as _},
+        state_directory,
+        system::{FileSystem, Linux},
     },
     wire::guest,
 };
 
-/// What containerd, or a companion, wants made.
+/// What containerd, or a companion, requests.
 #[derive(Clone, Debug)]
 pub struct Request {
     /// The container's id.
@@ -75,6 +76,9 @@ impl Sandbox {
             let pid = self.add(&running, &request, spec, true).await?;
             self.follow_memory(&running);
             ending::watch(self);
+            if let Err(error) = privileges::confine_running_shim() {
+                tracing::warn!(%error, "the shim keeps privileges that it no longer needs");
+            }
             Ok(pid)
         };
         let made: Result<u32, ShimError> = made.await;
@@ -82,6 +86,7 @@ impl Sandbox {
             tracing::error!(%error, "the sandbox was not made");
             self.set_machine(None);
             self.ended().send_replace(true);
+            self.leave_groups();
             let directory = self.directory();
             if let Err(error) = cleanup::sweep(&directory) {
                 tracing::error!(%error, "the sandbox leaves something behind");
@@ -94,47 +99,74 @@ impl Sandbox {
         let directory = self.directory();
         // What a sandbox of the same id has left would be mistaken for this one's.
         cleanup::sweep(&directory)?;
-        self.config
-            .create_state_directory()
-            .map_err(ShimError::io("create", &self.config.state_directory))?;
-        Linux.create_directory(&directory).map_err(ShimError::io("create", &directory))?;
+        state_directory::create(&directory).map_err(ShimError::io("create", &directory))?;
         let own = i32::try_from(std::process::id()).unwrap_or(i32::MAX);
-        let mut record = Record {
-            sandbox: self.key.to_string(),
-            shim: ProcessRef::of("shim", own),
-            socket: self.socket.clone(),
-            ..Record::default()
-        };
+        let mut record =
+            Record { sandbox: self.key.to_string(), shim: ProcessRef::of("shim", own), ..Record::default() };
         record.save(&directory).map_err(ShimError::io("write the record in", &directory))?;
-        let groups = self.control_groups(spec);
-        record.control_groups = groups.made;
+        let groups = self.planned_groups(spec);
+        record.control_groups.clone_from(&groups.missing);
         record.save(&directory).map_err(ShimError::io("write the record in", &directory))?;
         let environment = Environment {
             sandbox: self.key.to_string(),
             directory: directory.clone(),
             // No two shims that run have one process number.
             user: self.config.user_base.saturating_add(std::process::id()),
-            members: groups.members,
+            members: self.members(&groups),
+            oom_score: spec.oom_score(),
         };
+        self.enter_groups(&groups, &environment.members);
         let namespace = spec.network_namespace();
         let machine = Machine::start(&self.config, &environment, namespace.as_deref(), &mut record).await?;
         record.save(&directory).map_err(ShimError::io("write the record in", &directory))?;
+        let agent_wait = self.config.agent_wait(qemu::use_kvm(self.config.accelerator));
+        let guest = machine.connect(self.config.boot_timeout(), agent_wait).await?;
+        // Not before the guest is up: a client that learns the address dials it at once, and vhost-device-vsock can
+        // lose connections that are opened before the guest has its device.
         let socket = directory.join(monitor::FILE);
-        monitor::serve(&socket, machine.channel().to_string())
+        let monitor = monitor::serve(&socket, machine.channel().to_string())
             .map_err(ShimError::io("listen on", &socket))?;
-        let guest = machine.connect(self.config.boot_timeout()).await?;
-        let running = Arc::new(Running { machine, guest, record: Mutex::new(record) });
+        let running = Arc::new(Running { machine, guest, monitor, record: Mutex::new(record) });
         self.set_machine(Some(Arc::clone(&running)));
         Ok(running)
     }
 
-    /// The control groups of the sandbox's programs. A host on which they cannot be made runs the sandbox all the same.
-    fn control_groups(&self, spec: &Spec) -> ControlGroups {
+    /// The control groups of the sandbox's programs, which are on record before they are made.
+    fn planned_groups(&self, spec: &Spec) -> cgroup::Plan {
         let path = spec.control_group().unwrap_or_else(|| format!("/{}/{}", self.key.namespace, self.key.id));
-        cgroup::make(&path).unwrap_or_else(|error| {
-            tracing::warn!(%error, path, "the sandbox is in no control group of its own");
-            ControlGroups::default()
+        cgroup::plan(&Linux, &path).unwrap_or_else(|error| {
+            self.warn_of_groups(&error);
+            cgroup::Plan::default()
         })
+    }
+
+    fn members(&self, groups: &cgroup::Plan) -> Vec<OwnedFd> {
+        groups.make(&Linux).unwrap_or_else(|error| {
+            self.warn_of_groups(&error);
+            Vec::new()
+        })
+    }
+
+    /// Has what the guest makes the shim do accounted and limited with the rest of the sandbox.
+    fn enter_groups(&self, groups: &cgroup::Plan, members: &[OwnedFd]) {
+        match cgroup::Stay::begin(&Linux, groups, members) {
+            Ok(stay) => *self.stay.lock().unwrap_or_else(PoisonError::into_inner) = Some(stay),
+            Err(error) => {
+                tracing::warn!(%error, sandbox = %self.key, "the shim is not in the sandbox's control group");
+            }
+        }
+    }
+
+    /// Leaves the sandbox's groups, which can then be removed.
+    pub(super) fn leave_groups(&self) {
+        if let Some(stay) = self.stay.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            stay.end(&Linux);
+        }
+    }
+
+    /// A host on which the groups cannot be made runs the sandbox all the same.
+    fn warn_of_groups(&self, error: &std::io::Error) {
+        tracing::warn!(%error, sandbox = %self.key, "the sandbox is in no control group of its own");
     }
 
     async fn add(
@@ -158,7 +190,7 @@ impl Sandbox {
             streams: MessageField::some(streams),
             ..Default::default()
         };
-        running.guest.create_container(soon(), &guest_request).await?;
+        running.call(async |guest, context| guest.create_container(context, &guest_request).await).await?;
 
         let init = Process::new(&request.id, "", request.stdio.clone(), Vec::new());
         *init.stdio.lock().await = Some(stdio);

@@ -9,7 +9,7 @@ use super::{
     container::{Exit, Status},
     sandbox::{Sandbox, timestamp},
 };
-use crate::{text::printable, vm::deadline, wire::guest};
+use crate::{text::printable, wire::guest};
 
 /// How long containerd may take to fetch a process' last output.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
@@ -49,7 +49,11 @@ impl Sandbox {
                 ..Default::default()
             };
             // The machine may be going down; then there is nothing left to forget.
-            if let Err(error) = running.guest.remove(deadline(REMOVE_TIMEOUT), &request).await {
+            if let Err(error) = running
+                .guest
+                .call(REMOVE_TIMEOUT, async |guest, context| guest.remove(context, &request).await)
+                .await
+            {
                 let error = printable(&error.to_string());
                 tracing::debug!(error, process = process.name(), "the guest did not remove it");
             }

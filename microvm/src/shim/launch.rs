@@ -2,8 +2,9 @@
 //! `-info` describes the runtime; without a verb it is the shim itself.
 
 use std::{
-    io::Write as _,
-    path::{Path, PathBuf},
+    io::{self, ErrorKind, Write as _},
+    os::unix::net::UnixStream,
+    path::Path,
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -20,10 +21,12 @@ use containerd_shim::{
     socket_address,
 };
 use porthole_config::ConfigFile;
+use porthole_confinement::capabilities;
 use porthole_registry::{InvalidId, SandboxKey};
 
 use super::{
     container::KILLED,
+    ending,
     events::Events,
     logs,
     sandbox::{Sandbox, timestamp},
@@ -52,7 +55,7 @@ pub async fn run() {
         Ok(flags) if flags.info => info(),
         Ok(flags) if flags.version => println!("{RUNTIME} {}", env!("CARGO_PKG_VERSION")),
         _ => {
-            // Children are waited for by whoever started them.
+            // Each child is waited for where it was started.
             let config =
                 Config { no_setup_logger: true, no_reaper: true, no_sub_reaper: true, ..Config::default() };
             containerd_shim::run::<Launcher>(RUNTIME, Some(config)).await;
@@ -70,7 +73,7 @@ fn info() {
         ..Default::default()
     };
     let bytes = info.write_to_bytes().expect("a message in memory serialises");
-    // containerd has gone if nobody reads.
+    // containerd has gone if the pipe has no reader.
     let _ = std::io::stdout().write_all(&bytes);
 }
 
@@ -78,6 +81,8 @@ fn info() {
 struct Launcher {
     id: String,
     namespace: String,
+    /// Address of containerd's socket; with namespace and sandbox it gives that of the shim's.
+    containerd: String,
     socket: String,
     config: Result<Microvm, String>,
     exit: Arc<ExitSignal>,
@@ -110,13 +115,14 @@ impl Shim for Launcher {
             let _ = nix::unistd::setsid();
             logs::start(Path::new("."));
             // Before any thread starts, so that all have the same.
-            if let Err(error) = privileges::limit_shim() {
-                tracing::warn!(error, "the shim keeps privileges that it does not need");
+            if let Err(error) = capabilities::keep_only(privileges::SHIM) {
+                tracing::warn!(%error, "the shim keeps privileges that it does not need");
             }
         }
         Self {
             id: flags.id.clone(),
             namespace: flags.namespace.clone(),
+            containerd: flags.address.clone(),
             socket: flags.socket.clone(),
             config: load_config(),
             exit: Arc::new(ExitSignal::default()),
@@ -149,6 +155,8 @@ impl Shim for Launcher {
         if !self.id.is_empty() && directory.is_dir() {
             remove_sandbox(&directory).map_err(|error| Error::Other(error.to_string()))?;
         }
+        // A shim that was killed has left it.
+        remove_socket(&socket_address(&self.containerd, &self.namespace, &self.id));
         Ok(DeleteResponse {
             exit_status: KILLED,
             exited_at: timestamp(SystemTime::now()),
@@ -161,31 +169,33 @@ impl Shim for Launcher {
         if let Some(events) = self.events.get() {
             events.flush(EVENTS_TIMEOUT).await;
         }
+        // While containerd is still connected: when it no longer is, it removes the bundle, and with it the file from which
+        // the shim's library reads what to remove.
+        if let Some(socket) = socket_path(&self.socket) {
+            let _ = std::fs::remove_file(socket);
+        }
     }
 
     async fn create_task_service(&self, publisher: RemotePublisher) -> TaskService {
         let events = Events::start(publisher.address.clone(), self.namespace.clone());
         // Called once; the first is kept.
         let _ = self.events.set(events.clone());
-        let socket = self.socket.strip_prefix("unix://").unwrap_or(&self.socket);
         let config = self.config.clone().unwrap_or_else(|error| {
             // `start` has refused a configuration like this one; it must have changed since.
             tracing::error!(error, "the configuration cannot be used; going on with the defaults");
             Microvm::default()
         });
         let sandbox = self.sandbox().unwrap_or_else(|error| {
-            // `start` has refused such a name; nobody can have asked for this shim.
+            // `start` has refused such a name, so no shim of it was started.
             tracing::error!(%error, "the sandbox has no usable name");
             std::process::exit(1)
         });
-        let sandbox = Sandbox::new(
-            sandbox,
-            config,
-            events,
-            Arc::clone(&self.exit),
-            (!socket.is_empty()).then(|| PathBuf::from(socket)),
-        );
-        TaskService::new(Arc::new(sandbox))
+        let sandbox = Arc::new(Sandbox::new(sandbox, config, events, Arc::clone(&self.exit)));
+        match std::fs::File::open(".") {
+            Ok(bundle) => ending::watch_unused(&sandbox, bundle),
+            Err(error) => tracing::warn!(%error, "the bundle cannot be watched"),
+        }
+        TaskService::new(sandbox)
     }
 }
 
@@ -196,10 +206,41 @@ fn remove_sandbox(directory: &Path) -> Result<(), VmError> {
     if let Some(shim) = &record.shim {
         shim.wait_gone(SHIM_TIMEOUT);
     }
-    cleanup::sweep(directory)?;
-    if let Some(socket) = &record.socket {
-        // The shim removes it itself when it ends by itself.
-        let _ = std::fs::remove_file(socket);
+    cleanup::sweep(directory)
+}
+
+/// The file of a shim's socket; none of an empty address.
+fn socket_path(address: &str) -> Option<&Path> {
+    let path = address.strip_prefix("unix://").unwrap_or(address);
+    (!path.is_empty()).then(|| Path::new(path))
+}
+
+/// Removes the socket of a shim that has gone.
+fn remove_socket(address: &str) {
+    let Some(path) = socket_path(address) else { return };
+    let refused = |error: io::Error| error.kind() == ErrorKind::ConnectionRefused;
+    if UnixStream::connect(path).is_err_and(refused) {
+        let _ = std::fs::remove_file(path);
     }
-    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixListener;
+
+    use super::*;
+
+    #[test]
+    fn a_socket_is_removed_once_its_shim_has_gone() {
+        let directory = tempfile::tempdir().expect("directory");
+        let path = directory.path().join("s");
+        let address = format!("unix://{}", path.display());
+        remove_socket(&address);
+        let listener = UnixListener::bind(&path).expect("listening");
+        remove_socket(&address);
+        assert!(path.exists(), "its shim is there");
+        drop(listener);
+        remove_socket(&address);
+        assert!(!path.exists());
+    }
 }

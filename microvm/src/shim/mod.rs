@@ -17,6 +17,8 @@ pub mod create;
 pub mod delete;
 pub mod ending;
 pub mod events;
+#[cfg(test)]
+mod hostile_init;
 pub mod launch;
 pub mod logs;
 pub mod monitor;
@@ -49,7 +51,7 @@ pub enum ShimError {
         what: &'static str,
         /// To what.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: std::io::Error,
     },
     /// The specification.

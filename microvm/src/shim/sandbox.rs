@@ -24,11 +24,12 @@ use super::{
     ShimError,
     container::{Container, Exit, KILLED, Process, Status},
     events::Events,
+    monitor::Monitor,
 };
 use crate::{
     config::Microvm,
     text::printable,
-    vm::{Machine, deadline, record::Record},
+    vm::{Machine, cgroup::Stay, init::Init, record::Record, system::Linux},
     wire::{guest, guest_ttrpc::GuestClient},
 };
 
@@ -46,7 +47,9 @@ pub struct Running {
     /// The machine.
     pub machine: Machine,
     /// Its init.
-    pub guest: GuestClient,
+    pub guest: Init,
+    /// What is known of the clients of its monitor socket.
+    pub monitor: Monitor,
     /// What is on record about it.
     pub record: Mutex<Record>,
 }
@@ -61,13 +64,13 @@ pub struct Sandbox {
     pub config: Microvm,
     /// Events to containerd.
     pub events: Events,
-    /// Tells the process to end.
+    /// Ends the process.
     pub exit: Arc<ExitSignal>,
-    /// The shim's ttrpc socket.
-    pub socket: Option<PathBuf>,
     /// One creation at a time: the first makes the machine.
     pub(super) creating: AsyncMutex<()>,
     running: Mutex<Option<Arc<Running>>>,
+    /// The shim's stay in the sandbox's control groups.
+    pub(super) stay: Mutex<Option<Stay<Linux>>>,
     containers: Mutex<HashMap<String, Arc<Container>>>,
     pid: AtomicU32,
     /// Whether the machine was taken down for good.
@@ -76,22 +79,16 @@ pub struct Sandbox {
 
 impl Sandbox {
     /// A sandbox without machine and containers.
-    pub fn new(
-        key: SandboxKey,
-        config: Microvm,
-        events: Events,
-        exit: Arc<ExitSignal>,
-        socket: Option<PathBuf>,
-    ) -> Self {
+    pub fn new(key: SandboxKey, config: Microvm, events: Events, exit: Arc<ExitSignal>) -> Self {
         Self {
             id: key.id.to_string(),
             key,
             config,
             events,
             exit,
-            socket,
             creating: AsyncMutex::default(),
             running: Mutex::default(),
+            stay: Mutex::default(),
             containers: Mutex::default(),
             pid: AtomicU32::new(0),
             ended: watch::Sender::new(false),
@@ -168,22 +165,30 @@ impl Sandbox {
 
     /// Reports containers that ran out of memory, in the background, while the machine runs.
     pub(super) fn follow_memory(self: &Arc<Self>, running: &Arc<Running>) {
-        let (sandbox, guest) = (Arc::clone(self), running.guest.clone());
+        let (sandbox, guest) = (Arc::clone(self), running.guest.waiting().clone());
         tokio::spawn(async move {
-            let context = ttrpc::context::Context::default();
-            while let Ok(event) = guest.wait_oom(context.clone(), &guest::Empty::new()).await {
-                // The guest's word: it may name any container, any number of times.
-                if sandbox.container(&event.id).is_ok_and(|container| container.known_to_containerd) {
-                    sandbox.events.publish(TaskOOM { container_id: event.id, ..Default::default() });
+            memory_notices(&guest, OOM_INTERVAL, |id| {
+                if sandbox.container(&id).is_ok_and(|container| container.known_to_containerd) {
+                    sandbox.events.publish_unless_behind(TaskOOM { container_id: id, ..Default::default() });
                 }
-                tokio::time::sleep(OOM_INTERVAL).await;
-            }
+            })
+            .await;
         });
     }
 
     /// Turns true when the machine was taken down for good.
     pub(super) fn ended(&self) -> &watch::Sender<bool> {
         &self.ended
+    }
+}
+
+/// Passes on the guest's notices of containers that ran out of memory, at most one in each interval, until the guest is gone.
+/// They are the guest's word: it may name any container, any number of times.
+async fn memory_notices(guest: &GuestClient, interval: Duration, mut notice: impl FnMut(String)) {
+    let context = ttrpc::context::Context::default();
+    while let Ok(event) = guest.wait_oom(context.clone(), &guest::Empty::new()).await {
+        notice(event.id);
+        tokio::time::sleep(interval).await;
     }
 }
 
@@ -197,7 +202,7 @@ async fn wait_in_guest(running: &Running, process: &Process) -> Exit {
     let mut gone = running.machine.gone();
     let killed = || Exit { status: KILLED, at: SystemTime::now() };
     tokio::select! {
-        answer = running.guest.wait(ttrpc::context::Context::default(), &request) => match answer {
+        answer = running.guest.waiting().wait(ttrpc::context::Context::default(), &request) => match answer {
             Ok(answer) => Exit {
                 status: answer.status.min(STATUS_MAX),
                 at: UNIX_EPOCH + Duration::from_nanos(answer.exited_unix_nanos),
@@ -217,7 +222,12 @@ pub fn timestamp(time: SystemTime) -> MessageField<Timestamp> {
     MessageField::some(time.into())
 }
 
-/// A context for a call that should be answered soon.
-pub fn soon() -> ttrpc::context::Context {
-    deadline(CALL_TIMEOUT)
+impl Running {
+    /// Makes a call to the init that should be answered soon.
+    pub(super) async fn call<T>(
+        &self,
+        call: impl AsyncFnOnce(GuestClient, ttrpc::context::Context) -> ttrpc::Result<T>,
+    ) -> ttrpc::Result<T> {
+        self.guest.call(CALL_TIMEOUT, call).await
+    }
 }

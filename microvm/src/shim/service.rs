@@ -42,7 +42,7 @@ impl TaskService {
 
 fn answer<T>(call: &str, id: &str, result: Result<T, ShimError>) -> ttrpc::Result<T> {
     result.map_err(|error| {
-        // Asking whether something is there is no mistake; companions ask often.
+        // A query for what is not there is no fault; companions send many.
         if matches!(error, ShimError::NotFound(_)) {
             tracing::debug!(call, id, %error, "refused");
         } else {

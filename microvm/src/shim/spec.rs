@@ -29,7 +29,7 @@ pub enum SpecError {
     Read {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: std::io::Error,
     },
     /// It is no JSON object.
@@ -96,6 +96,15 @@ impl Spec {
     pub fn control_group(&self) -> Option<String> {
         let path = self.value.get("linux")?.get("cgroupsPath")?.as_str()?;
         Some(path.to_owned()).filter(|path| !path.is_empty())
+    }
+
+    /// How readily the kernel ends the sandbox's programs when the host runs out of memory, proc(5). The shim's own value,
+    /// or that of a pod's first container, would protect a whole guest as it protects a small process: never less than an
+    /// ordinary process' value.
+    pub fn oom_score(&self) -> i16 {
+        const MAX: i64 = 1000;
+        let wanted = self.value.get("process").and_then(|process| process.get("oomScoreAdj")?.as_i64());
+        i16::try_from(wanted.unwrap_or(0).clamp(0, MAX)).unwrap_or(0)
     }
 
     /// The root file system: its path, absolute or in the bundle, and whether it is to be read-only.
@@ -186,7 +195,6 @@ fn prepare_linux(linux: &mut Map<String, Value>, id: &str) {
     linux.insert("namespaces".to_owned(), Value::from(namespaces.to_vec()));
     linux.insert("cgroupsPath".to_owned(), json!(format!("/{id}")));
     for key in [
-        "seccomp",
         "uidMappings",
         "gidMappings",
         "devices",
@@ -250,7 +258,7 @@ mod tests {
     fn namespaces_are_the_guests_and_the_control_group_names_the_container() {
         let (guest, _) = guest(json!({"linux": {
             "namespaces": [{"type": "network", "path": "/run/netns/a"}, {"type": "ipc", "path": "/proc/1/ns/ipc"}],
-            "cgroupsPath": "/kubepods/pod1/x", "seccomp": {}}}));
+            "cgroupsPath": "/kubepods/pod1/x", "seccomp": {"defaultAction": "SCMP_ACT_LOG"}, "uidMappings": []}}));
         let kinds: Vec<&str> = guest["linux"]["namespaces"]
             .as_array()
             .expect("list")
@@ -262,7 +270,8 @@ mod tests {
             .collect();
         assert_eq!(kinds, ["pid", "ipc", "uts", "mount", "cgroup"]);
         assert_eq!(guest["linux"]["cgroupsPath"], "/web");
-        assert!(guest["linux"].get("seccomp").is_none());
+        assert_eq!(guest["linux"]["seccomp"]["defaultAction"], "SCMP_ACT_LOG", "the guest applies it");
+        assert!(guest["linux"].get("uidMappings").is_none());
     }
 
     #[test]
@@ -317,6 +326,16 @@ mod tests {
         let mut own = json!({"env": ["PATH=/bin"]});
         prepare_process(&mut own, false);
         assert_eq!(own["env"], json!(["PATH=/bin"]));
+    }
+
+    #[test]
+    fn a_guest_is_never_protected_more_than_an_ordinary_process() {
+        let score = |wanted: Value| spec(json!({"process": {"oomScoreAdj": wanted}})).oom_score();
+        assert_eq!(
+            (score(json!(-998)), score(json!(0)), score(json!(935)), score(json!(i64::MAX))),
+            (0, 0, 935, 1000)
+        );
+        assert_eq!(spec(json!({})).oom_score(), 0);
     }
 
     #[test]

@@ -10,10 +10,13 @@ use containerd_shim::protos::{
 use super::{
     ShimError,
     container::{Container, Process, Status},
-    sandbox::{Running, Sandbox, soon},
+    sandbox::{Running, Sandbox},
     stdio::Stdio,
 };
-use crate::{vm::network, wire::guest};
+use crate::{
+    vm::{network, record::Record, system::Linux},
+    wire::guest,
+};
 
 impl Sandbox {
     /// Starts a process; answers the process number that stands for it.
@@ -43,10 +46,16 @@ impl Sandbox {
         } else if self.container(&self.id)?.init.status() != Status::Running {
             return Err(ShimError::State(format!("sandbox {} is not running", self.id)));
         }
-        let request = guest::ContainerRequest { id: container.id.clone(), ..Default::default() };
+        let request = guest::StartContainerRequest {
+            id: container.id.clone(),
+            agent_enrols: running.monitor.address_requested(),
+            ..Default::default()
+        };
         // Running from here on: a process that ends at once has ended after it ran.
         container.init.set(Status::Running);
-        if let Err(error) = running.guest.start_container(soon(), &request).await {
+        if let Err(error) =
+            running.call(async |guest, context| guest.start_container(context, &request).await).await
+        {
             container.init.set(Status::Created);
             return Err(error.into());
         }
@@ -61,19 +70,28 @@ impl Sandbox {
     }
 
     async fn join_network(&self, running: &Arc<Running>) -> Result<(), ShimError> {
+        let panicked = |_| ShimError::Internal("the network task panicked");
         let namespace = running.machine.namespace().to_owned();
-        let joined = tokio::task::spawn_blocking(move || network::join(&namespace)).await;
-        let Some(request) = joined.map_err(|_| ShimError::Internal("the network task panicked"))?? else {
-            return Ok(());
-        };
-        {
-            let mut record = running.record.lock().unwrap_or_else(PoisonError::into_inner);
-            record.mirrored.push(request.name.clone());
-            let directory = self.directory();
-            record.save(&directory).map_err(ShimError::io("write the record in", &directory))?;
+        let found = tokio::task::spawn_blocking(move || network::survey(&Linux, &namespace)).await;
+        let Some(junction) = found.map_err(panicked)?? else { return Ok(()) };
+        let request = junction.request.clone();
+        // On record before it is done.
+        self.record(running, |record| record.mirrored.push(junction.interface().to_owned()))?;
+        let joined = tokio::task::spawn_blocking(move || junction.connect(&Linux)).await;
+        if let Err(error) = joined.map_err(panicked)? {
+            // What another has made on the interface must not be taken away at the end.
+            self.record(running, |record| record.mirrored.clear())?;
+            return Err(error.into());
         }
-        running.guest.set_network(soon(), &request).await?;
+        running.call(async |guest, context| guest.set_network(context, &request).await).await?;
         Ok(())
+    }
+
+    fn record(&self, running: &Running, change: impl FnOnce(&mut Record)) -> Result<(), ShimError> {
+        let mut record = running.record.lock().unwrap_or_else(PoisonError::into_inner);
+        change(&mut record);
+        let directory = self.directory();
+        record.save(&directory).map_err(ShimError::io("write the record in", &directory))
     }
 
     async fn start_process(
@@ -94,7 +112,7 @@ impl Sandbox {
             streams: MessageField::some(streams),
             ..Default::default()
         };
-        running.guest.exec(soon(), &request).await?;
+        running.call(async |guest, context| guest.exec(context, &request).await).await?;
         process.set(Status::Running);
         if container.known_to_containerd {
             self.events.publish(TaskExecStarted {

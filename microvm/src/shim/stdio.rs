@@ -43,7 +43,7 @@ pub struct StdioPaths {
 pub struct Stdio {
     outputs: Mutex<Vec<JoinHandle<()>>>,
     input: Mutex<Option<JoinHandle<()>>>,
-    /// Keeps the FIFO open while nobody else writes; closing standard input closes this.
+    /// Keeps the FIFO open while it has no other writer; closing standard input closes this.
     input_holder: Mutex<Option<pipe::Sender>>,
 }
 
@@ -122,7 +122,7 @@ async fn carry_out(mut connection: Box<dyn Connection>, mut sink: Sink) {
         match frames::receive(&mut connection, &mut buffer).await {
             Ok([]) => return,
             Ok(frame) => {
-                // Nobody reads any more: the process must not block for it.
+                // The FIFO has no reader any more: the process must not block for it.
                 let _ = sink.write_all(frame).await;
                 let _ = sink.flush().await;
             }

@@ -6,6 +6,7 @@ use std::{path::Path, time::Duration};
 use super::{
     VmError, cgroup, network,
     record::Record,
+    state_directory,
     system::{Linux, System as _},
 };
 
@@ -21,20 +22,22 @@ pub fn sweep(directory: &Path) -> Result<(), VmError> {
     if let Some(shim) = record.shim.as_ref().filter(|shim| shim.pid != own && shim.runs()) {
         return Err(VmError::InUse { sandbox: record.sandbox, shim: shim.pid });
     }
-    // QEMU started last and goes first: the devices then have nobody to serve.
+    // QEMU started last and goes first: the devices then have no client.
     for program in record.programs.iter().rev() {
         program.kill(TIMEOUT).map_err(|source| VmError::Program { name: program.name.clone(), source })?;
     }
-    cgroup::remove(&record.control_groups);
+    cgroup::remove(&Linux, &record.control_groups);
     if let Some(namespace) = &record.network {
-        network::unmirror(namespace, &record.mirrored);
+        network::unmirror(&Linux, namespace, &record.mirrored);
     }
     if !directory.exists() {
         return Ok(());
     }
     Linux.detach_below(directory).map_err(VmError::io("unmount what is below", directory))?;
     // Nothing foreign is mounted in there any more, so that nothing foreign can be removed.
-    Linux.remove_directory(directory).map_err(VmError::io("remove", directory))
+    Linux.remove_directory(directory).map_err(VmError::io("remove", directory))?;
+    state_directory::remove_above(directory);
+    Ok(())
 }
 
 #[cfg(test)]

@@ -1,5 +1,5 @@
-//! The guest's console: kept in a bounded file for whoever looks for the reason of a failure, and watched for the line by
-//! which the init says that it listens.
+//! The guest's console: kept in a bounded file, for finding the reason of a failure, and watched for the line by
+//! which the init reports that it listens.
 
 use std::path::PathBuf;
 
@@ -42,7 +42,7 @@ struct Console {
 }
 
 impl Console {
-    /// Keeps what fits; whether the init has said that it listens.
+    /// Keeps what fits; whether the init has reported that it listens.
     fn take(&mut self, bytes: &[u8]) -> bool {
         self.file.write(bytes);
         let mut ready = false;

@@ -12,7 +12,7 @@ use std::{
     fs::File,
     io,
     os::{
-        fd::{OwnedFd, RawFd},
+        fd::{BorrowedFd, OwnedFd, RawFd},
         unix::ffi::OsStrExt as _,
     },
     path::{Path, PathBuf},
@@ -21,6 +21,7 @@ use std::{
 use nix::{
     errno::Errno,
     mount::{MntFlags, MsFlags, mount, umount2},
+    poll::{PollFd, PollFlags, PollTimeout, poll},
     sched::{CloneFlags, setns, unshare},
     sys::{
         prctl,
@@ -29,6 +30,12 @@ use nix::{
     },
     unistd::{Gid, Uid, setgroups, setresgid, setresuid},
 };
+use rustix::{
+    fs::{CWD, FileType, Mode, OFlags},
+    thread::{CapabilitySet, remove_capability_from_bounding_set},
+};
+
+use super::mount_attributes;
 
 /// Bytes of the file system in memory that is a jail's root: it holds directories and mount points only.
 const ROOT_OPTIONS: &CStr = c"mode=0755,size=256k,nr_inodes=4096";
@@ -43,7 +50,7 @@ const SYSTEM_FILES: &[&str] = &["/etc/ld.so.cache"];
 const DEVICES: &[&str] = &["/dev/null", "/dev/zero", "/dev/urandom", "/dev/random"];
 
 /// Highest capability number that is tried when the bounding set is emptied; the kernel ends the loop earlier.
-const CAPABILITY_MAX: libc::c_ulong = 63;
+const CAPABILITY_MAX: u32 = 63;
 
 /// A user that owns nothing, and the groups that it is in.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -91,6 +98,8 @@ pub struct Jail {
     pub own_processes: bool,
     /// Capabilities that the program, or what it executes, may ever have, as bits.
     pub capability_bounds: u64,
+    /// How readily the kernel ends it when memory runs out, proc(5).
+    pub oom_score: i16,
     /// Resource limits, soft and hard alike.
     pub limits: Vec<(Resource, u64)>,
     /// Open `cgroup.procs` files of the control groups that it joins.
@@ -114,6 +123,7 @@ enum Step {
 #[derive(Debug)]
 pub struct Prepared {
     jail: Jail,
+    oom_score: String,
     mount_point: Option<CString>,
     steps: Vec<Step>,
 }
@@ -201,7 +211,7 @@ impl Jail {
             Some(root) => (Some(c_string(&root.mount_point)?), Plan::of(root)?),
             None => (None, Vec::new()),
         };
-        Ok(Prepared { jail: self, mount_point, steps })
+        Ok(Prepared { oom_score: self.oom_score.to_string(), jail: self, mount_point, steps })
     }
 }
 
@@ -219,6 +229,9 @@ impl Prepared {
             // 0 is the process that writes.
             nix::unistd::write(group, b"0")?;
         }
+        let score =
+            rustix::fs::open(c"/proc/self/oom_score_adj", OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?;
+        nix::unistd::write(&score, self.oom_score.as_bytes())?;
         match &jail.network {
             Network::Host => {}
             Network::Empty => unshare(CloneFlags::CLONE_NEWNET)?,
@@ -240,8 +253,9 @@ impl Prepared {
         }
         prctl::set_no_new_privs()?;
         for descriptor in &jail.inherited {
-            // SAFETY: setting a flag of a descriptor touches no memory.
-            Errno::result(unsafe { libc::fcntl(*descriptor, libc::F_SETFD, 0) })?;
+            // SAFETY: the maker of the jail holds the descriptor until the program has started.
+            let descriptor = unsafe { BorrowedFd::borrow_raw(*descriptor) };
+            rustix::io::fcntl_setfd(descriptor, rustix::io::FdFlags::empty())?;
         }
         if let Some(filter) = &jail.seccomp {
             seccompiler::apply_filter(filter).map_err(|_| Errno::EACCES)?;
@@ -270,53 +284,33 @@ fn enter_root(mount_point: &CStr, steps: &[Step]) -> io::Result<()> {
 
 fn perform(step: &Step) -> io::Result<()> {
     const NONE: Option<&CStr> = None;
-    // SAFETY: the paths are C strings that live across the calls; the results are checked.
-    let result = unsafe {
-        match step {
-            Step::Directory(path) => libc::mkdir(path.as_ptr(), 0o755),
-            Step::File(path) => libc::mknod(path.as_ptr(), libc::S_IFREG | 0o644, 0),
-            Step::Symlink { text, at } => libc::symlink(text.as_ptr(), at.as_ptr()),
-            Step::Bind { source, target, attributes } => {
-                mount(
-                    Some(source.as_c_str()),
-                    target.as_c_str(),
-                    NONE,
-                    MsFlags::MS_BIND | MsFlags::MS_REC,
-                    NONE,
-                )?;
-                return set_attributes(target, *attributes, libc::AT_RECURSIVE);
-            }
+    // rustix takes C strings as they are: nothing is allocated here.
+    match step {
+        Step::Directory(path) => Ok(rustix::fs::mkdir(path.as_c_str(), Mode::from_raw_mode(0o755))?),
+        Step::File(path) => {
+            let mode = Mode::from_raw_mode(0o644);
+            Ok(rustix::fs::mknodat(CWD, path.as_c_str(), FileType::RegularFile, mode, 0)?)
         }
-    };
-    Ok(Errno::result(result).map(drop)?)
+        Step::Symlink { text, at } => Ok(rustix::fs::symlink(text.as_c_str(), at.as_c_str())?),
+        Step::Bind { source, target, attributes } => {
+            let flags = MsFlags::MS_BIND | MsFlags::MS_REC;
+            mount(Some(source.as_c_str()), target.as_c_str(), NONE, flags, NONE)?;
+            set_attributes(target, *attributes, libc::AT_RECURSIVE)
+        }
+    }
 }
 
-/// Sets attributes of the mount at a path, `mount_setattr(2)`.
+/// Sets attributes of the mount at a path.
 fn set_attributes(path: &CStr, attributes: u64, flags: libc::c_int) -> io::Result<()> {
-    // SAFETY: the structure is plain numbers, for which zero is a value.
-    let mut change: libc::mount_attr = unsafe { std::mem::zeroed() };
-    change.attr_set = attributes;
-    // SAFETY: path and structure live across the call, and the size is the structure's.
-    let result = unsafe {
-        libc::syscall(
-            libc::SYS_mount_setattr,
-            libc::AT_FDCWD,
-            path.as_ptr(),
-            flags,
-            &raw const change,
-            size_of_val(&change),
-        )
-    };
-    Ok(Errno::result(result).map(drop)?)
+    mount_attributes::set(CWD, path, flags, attributes, MsFlags::empty())
 }
 
 fn bound_capabilities(kept: u64) -> io::Result<()> {
     for number in (0..=CAPABILITY_MAX).filter(|number| kept & (1 << number) == 0) {
-        // SAFETY: the call takes plain numbers.
-        match Errno::result(unsafe { libc::prctl(libc::PR_CAPBSET_DROP, number, 0, 0, 0) }) {
-            Ok(_) => {}
+        match remove_capability_from_bounding_set(CapabilitySet::from_bits_retain(1 << number)) {
+            Ok(()) => {}
             // Beyond the last capability of this kernel.
-            Err(Errno::EINVAL) => break,
+            Err(rustix::io::Errno::INVAL) => break,
             Err(errno) => return Err(errno.into()),
         }
     }
@@ -338,10 +332,12 @@ fn become_user(user: &User) -> io::Result<()> {
 
 /// Whether the other end of a pipe is closed everywhere.
 fn closed(pipe: RawFd) -> bool {
-    let mut state = libc::pollfd { fd: pipe, events: libc::POLLIN, revents: 0 };
-    // SAFETY: the structure lives across the call, and there is one.
-    let ready = unsafe { libc::poll(&raw mut state, 1, 0) };
-    ready > 0 && state.revents & libc::POLLHUP != 0
+    // SAFETY: the pipe is the child's copy, which nothing closes before the program is executed.
+    let pipe = unsafe { BorrowedFd::borrow_raw(pipe) };
+    let mut state = [PollFd::new(pipe, PollFlags::POLLIN)];
+    let ended =
+        |state: &PollFd<'_>| state.revents().is_some_and(|events| events.contains(PollFlags::POLLHUP));
+    matches!(poll(&mut state, PollTimeout::ZERO), Ok(1..)) && ended(&state[0])
 }
 
 #[cfg(test)]

@@ -1,8 +1,8 @@
 //! The machine of a sandbox: its directory, its programs, its network, and the connection to the init in it.
 //!
 //! [`qemu`] is the machine itself, [`share`] its files and [`virtiofs`] the daemon that serves them, [`vsock`] its channel, [`network`] its interface,
-//! [`console`] its output; [`record`] and [`cleanup`] see to it that nothing outlives it, [`system`] holds the privileged
-//! operations on the host's files. Programs are started by [`process`] in a [`jail`], with the [`privileges`] that each
+//! [`console`] its output, [`init`] the connection to its first process; [`record`], [`state_directory`] and [`cleanup`] see to it that nothing outlives it, [`system`] holds the privileged
+//! operations on the host, and [`tsc`] measures the processor's counter for the guest's clock. Programs are started by [`process`] in a [`jail`], with the [`privileges`] that each
 //! needs and the surroundings that all share ([`sandbox_environment`], [`cgroup`]); [`log`] bounds what they write.
 //!
 //! Invariants: a program is on record as soon as it runs, and dies with the shim besides; every program that handles what
@@ -18,24 +18,24 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+use crate::{
+    config::Microvm,
+    text::printable,
+    wire::{CONTROL_PORT, STREAM_ACCEPTED, STREAM_PORT, guest},
+};
 use porthole_registry::channel::Channel;
 use tokio::{
     process::{Child, Command},
     sync::{Notify, watch},
 };
-use ttrpc::r#async::{Client, transport::Socket};
-
-use crate::{
-    config::Microvm,
-    text::printable,
-    wire::{CONTROL_PORT, STREAM_ACCEPTED, STREAM_PORT, guest, guest_ttrpc::GuestClient},
-};
 
 pub mod cgroup;
 pub mod cleanup;
 pub mod console;
+pub mod init;
 pub mod jail;
 pub mod log;
+mod mount_attributes;
 pub mod network;
 pub mod privileges;
 pub mod process;
@@ -43,15 +43,22 @@ pub mod qemu;
 pub mod record;
 pub mod sandbox_environment;
 pub mod share;
+pub mod state_directory;
 pub mod system;
+pub mod tsc;
 pub mod virtiofs;
 pub mod vsock;
 
+use init::Init;
 use jail::{Jail, Network, Root, User};
 use process::ProcessRef;
 use record::Record;
 use sandbox_environment::{Environment, absolute};
 use share::SharedFiles;
+use system::{Linux, network::NetworkSystem as _};
+
+/// How long a machine may take to end after its devices.
+const MACHINE_END: Duration = Duration::from_secs(2);
 
 /// How long the vsock device may take to listen.
 const DEVICE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -72,7 +79,7 @@ pub enum VmError {
         what: &'static str,
         /// To what.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
     /// The sandbox is another shim's, which runs.
@@ -96,7 +103,7 @@ pub enum VmError {
     Network {
         /// What was being done.
         what: &'static str,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
     /// Links, addresses, routes.
@@ -127,8 +134,6 @@ pub struct Machine {
     gone: watch::Receiver<bool>,
     kill: Arc<Notify>,
     files: SharedFiles,
-    /// Held so that they end with this value.
-    _devices: Vec<Child>,
 }
 
 impl Machine {
@@ -140,12 +145,15 @@ impl Machine {
         namespace: Option<&Path>,
         record: &mut Record,
     ) -> Result<Self, VmError> {
+        let kvm = qemu::use_kvm(config.accelerator);
+        // KVM gives its guests the rate itself.
+        let tsc = if kvm { None } else { tsc::Reading::now() };
         let directory = environment.directory.clone();
         let own = directory.join("netns");
         let namespace = if let Some(path) = namespace {
             path.to_owned()
         } else {
-            network::make_namespace(&own)?;
+            Linux.make_namespace(&own)?;
             own
         };
         let mut note = |name: &str, child: &Child| {
@@ -160,14 +168,20 @@ impl Machine {
         let virtiofsd = config.virtiofsd_program();
         let files = SharedFiles::prepare(&directory).map_err(VmError::io("share files below", &directory))?;
         let exposed = SharedFiles::exposed(&directory);
-        let (daemon, virtiofs) = virtiofs::start(&virtiofsd, &exposed, environment)?;
+        let (daemon, virtiofs) =
+            virtiofs::start(&virtiofsd, &exposed, privileges::served_files(config.memory_mib), environment)?;
         note("virtiofsd", &daemon)?;
-        let tap = network::make_tap(&namespace)?;
+        let tap = network::make_tap(&Linux, &namespace)?;
         let vsock_device = vsock.connect(DEVICE_TIMEOUT).await?;
+        let tsc_khz = match tsc {
+            Some(reading) => reading.khz_since().await,
+            None => None,
+        };
 
         let machine = qemu::Machine {
             config,
-            kvm: qemu::use_kvm(config.accelerator),
+            kvm,
+            tsc_khz,
             name: &environment.sandbox,
             virtiofs: virtiofs.as_raw_fd(),
             vsock: &vsock_device,
@@ -186,31 +200,19 @@ impl Machine {
         let (gone_sender, gone) = watch::channel(false);
         let kill = Arc::new(Notify::new());
         let killed = Arc::clone(&kill);
+        let mut devices = vec![("virtiofsd", daemon)];
+        devices.extend(vsock.program.take().map(|program| ("vhost-device-vsock", program)));
         tokio::spawn(async move {
-            let status = tokio::select! {
-                status = child.wait() => status,
-                () = killed.notified() => {
-                    // It may have ended meanwhile.
-                    let _ = child.start_kill();
-                    child.wait().await
-                }
-            };
+            if let Some(device) = end_of_machine(&mut child, &killed, &mut devices).await {
+                tracing::error!(device, "a device has ended before its machine");
+            }
+            // It may have ended meanwhile.
+            let _ = child.start_kill();
+            let status = child.wait().await;
             tracing::info!(?status, "the machine has ended");
             gone_sender.send_replace(true);
         });
-        let mut devices = vec![daemon];
-        devices.extend(vsock.program.take());
-        Ok(Self {
-            directory,
-            channel: vsock.channel,
-            namespace,
-            qemu_pid,
-            ready,
-            gone,
-            kill,
-            files,
-            _devices: devices,
-        })
+        Ok(Self { directory, channel: vsock.channel, namespace, qemu_pid, ready, gone, kill, files })
     }
 
     /// Switches the machine off, whatever the guest does.
@@ -219,7 +221,9 @@ impl Machine {
     }
 
     /// Waits until the init listens, and connects to it.
-    pub async fn connect(&self, timeout: Duration) -> Result<GuestClient, VmError> {
+    ///
+    /// The first container's start will wait for the agent at most `agent_wait`.
+    pub async fn connect(&self, timeout: Duration, agent_wait: Duration) -> Result<Init, VmError> {
         let (mut ready, mut gone) = (self.ready.clone(), self.gone.clone());
         let up = async {
             tokio::select! {
@@ -233,22 +237,23 @@ impl Machine {
             Ok(false) => return Err(VmError::Boot(self.failure_text("QEMU ended"))),
             Err(_) => return Err(VmError::Boot(self.failure_text("no sign of its init in time"))),
         }
-        let dialled = vsock::dial(&vsock::stream_channel(&self.channel, CONTROL_PORT)).await;
-        let connection = dialled.map_err(|error| VmError::Boot(format!("connect to its init: {error}")))?;
-        let client = GuestClient::new(Client::new(Socket::new(connection)));
+        let connected = Init::connect(vsock::stream_channel(&self.channel, CONTROL_PORT)).await;
+        let init = connected.map_err(|error| VmError::Boot(format!("connect to its init: {error}")))?;
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let request = guest::ConfigureRequest {
             unix_nanos: u64::try_from(now.as_nanos()).unwrap_or(u64::MAX),
+            agent_wait_ms: u64::try_from(agent_wait.as_millis()).unwrap_or(u64::MAX),
             ..Default::default()
         };
-        let answer = client.configure(deadline(timeout), &request).await;
+        let answer =
+            init.call(timeout, async |guest, context| guest.configure(context, &request).await).await;
         let answer = answer.map_err(|error| VmError::Guest(printable(&error.to_string())))?;
         tracing::info!(
             kernel = printable(&answer.kernel),
             boot_micros = answer.boot_micros,
             "the guest is up"
         );
-        Ok(client)
+        Ok(init)
     }
 
     /// The reason of a failure, with the last lines of QEMU's log and of the console.
@@ -309,6 +314,66 @@ impl Machine {
     }
 }
 
+#[cfg(test)]
+impl Machine {
+    /// A stand-in: a channel without a machine behind it, which is gone when it is killed.
+    pub fn stand_in(directory: &Path, channel: Channel) -> Self {
+        let (ready_sender, ready) = watch::channel(true);
+        let (gone_sender, gone) = watch::channel(false);
+        let kill = Arc::new(Notify::new());
+        let killed = Arc::clone(&kill);
+        tokio::spawn(async move {
+            killed.notified().await;
+            gone_sender.send_replace(true);
+            drop(ready_sender);
+        });
+        Self {
+            directory: directory.to_owned(),
+            channel,
+            namespace: directory.join("netns"),
+            qemu_pid: 0,
+            ready,
+            gone,
+            kill,
+            files: SharedFiles::stand_in(directory),
+        }
+    }
+}
+
+/// Waits until the machine has ended or is to be killed; or until a device has ended before it, which it answers: what waits for the
+/// device would wait for ever.
+async fn end_of_machine(
+    machine: &mut Child,
+    killed: &Notify,
+    devices: &mut [(&'static str, Child)],
+) -> Option<&'static str> {
+    let device = tokio::select! {
+        biased;
+        _ = machine.wait() => return None,
+        () = killed.notified() => return None,
+        device = first_end(devices) => device,
+    };
+    // A machine that ends takes its devices along, and can be collected after them: its memory is freed first.
+    tokio::select! {
+        biased;
+        _ = machine.wait() => None,
+        () = killed.notified() => None,
+        () = tokio::time::sleep(MACHINE_END) => Some(device),
+    }
+}
+
+/// The first of these programs that ends. There is one at least.
+async fn first_end(programs: &mut [(&'static str, Child)]) -> &'static str {
+    let ends = programs.iter_mut().map(|(name, program)| {
+        Box::pin(async move {
+            // A program that cannot be waited for has gone.
+            let _ = program.wait().await;
+            *name
+        })
+    });
+    futures_util::future::select_all(ends).await.0
+}
+
 /// QEMU in its jail. It is in the pod's network namespace: containerd's network plugins find it by the task's process
 /// number.
 fn start_qemu(
@@ -345,6 +410,7 @@ fn start_qemu(
         network: Network::Namespace(File::open(namespace).map_err(VmError::io("open", namespace))?),
         own_processes: true,
         capability_bounds: 0,
+        oom_score: environment.oom_score,
         limits: privileges::machine_limits(machine.config.memory_mib),
         control_groups: environment.control_groups().map_err(failed())?,
         // QEMU installs its own.
@@ -357,4 +423,25 @@ fn start_qemu(
 /// A call's context with a deadline.
 pub fn deadline(timeout: Duration) -> ttrpc::context::Context {
     ttrpc::context::with_duration(timeout)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sleep(seconds: &str) -> Child {
+        Command::new("sleep").arg(seconds).kill_on_drop(true).spawn().expect("started")
+    }
+
+    #[tokio::test]
+    async fn a_device_that_ends_with_its_machine_is_no_fault_and_one_that_ends_before_it_is() {
+        let killed = Notify::new();
+        let with_machine = end_of_machine(&mut sleep("0.1"), &killed, &mut [("device", sleep("0"))]).await;
+        assert_eq!(with_machine, None);
+        let before = end_of_machine(&mut sleep("60"), &killed, &mut [("device", sleep("0"))]).await;
+        assert_eq!(before, Some("device"));
+        killed.notify_one();
+        let machine = end_of_machine(&mut sleep("60"), &killed, &mut [("device", sleep("60"))]).await;
+        assert_eq!(machine, None);
+    }
 }

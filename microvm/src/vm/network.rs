@@ -5,345 +5,196 @@
 //! redirects every frame that arrives on the one out of the other. The guest's interface takes over hardware
 //! address, addresses, routes and neighbours, so that the network sees no difference.
 
-use std::{
-    ffi::CString,
-    fs::{File, OpenOptions},
-    future::Future,
-    io,
-    net::IpAddr,
-    os::fd::{AsRawFd as _, OwnedFd},
-    path::Path,
-};
+use std::path::{Path, PathBuf};
 
-use futures_util::TryStreamExt as _;
-use nix::{
-    mount::{MsFlags, mount},
-    sched::{CloneFlags, setns, unshare},
+use super::{
+    VmError,
+    system::network::{Link, NetworkSystem},
 };
-use rtnetlink::{
-    Handle, LinkUnspec, RouteMessageBuilder,
-    packet_route::{
-        AddressFamily,
-        address::AddressAttribute,
-        link::{LinkAttribute, LinkFlags, LinkLayerType, LinkMessage},
-        neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourState},
-        route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteType},
-        tc::TcHandle,
-    },
-};
-
-use super::VmError;
-use crate::wire::guest::{Address, Neighbour, Route, SetNetworkRequest};
+use crate::wire::guest::SetNetworkRequest;
 
 /// Name of the tap in the pod's network namespace.
 pub const TAP: &str = "tap0_porthole";
 
-/// The kernel's TUN driver.
-const TUN: &str = "/dev/net/tun";
-
-/// Scope of an address that is of no use beyond its link: the guest makes its own.
-const LINK_SCOPE: u8 = 253;
-
-/// Handle of an interface's ingress queue, `ffff:` in tc(8).
-const INGRESS: u32 = 0xffff_0000;
-
-/// Every protocol, `linux/if_ether.h`.
-const ETH_P_ALL: u16 = 0x0003;
-
-nix::ioctl_write_ptr_bad!(
-    /// `TUNSETIFF` of `linux/if_tun.h`.
-    tun_set_interface,
-    libc::TUNSETIFF,
-    libc::ifreq
-);
-
-/// Runs something on a thread of its own in a network namespace, with a runtime of its own: a netlink socket belongs to
-/// the namespace in which it was opened.
-fn inside<T, F, Fut>(namespace: &Path, work: F) -> Result<T, VmError>
-where
-    T: Send + 'static,
-    F: FnOnce(Handle) -> Fut + Send + 'static,
-    Fut: Future<Output = Result<T, rtnetlink::Error>>,
-{
-    let file = File::open(namespace).map_err(VmError::io("open", namespace))?;
-    let failed = |source: io::Error| VmError::Network { what: "enter the network namespace", source };
-    let thread = std::thread::Builder::new().name("network".to_owned()).spawn(move || {
-        setns(&file, CloneFlags::CLONE_NEWNET).map_err(|errno| failed(errno.into()))?;
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
-        runtime.block_on(async {
-            let (connection, handle, _) = rtnetlink::new_connection().map_err(failed)?;
-            tokio::spawn(connection);
-            work(handle).await.map_err(VmError::from)
-        })
-    });
-    let joined = thread.map_err(failed)?.join();
-    joined.unwrap_or_else(|_| Err(failed(io::Error::other("the thread panicked"))))
-}
-
-/// Makes a network namespace of the sandbox's own, held by a mount at `path`.
-pub fn make_namespace(path: &Path) -> Result<(), VmError> {
-    File::create(path).map_err(VmError::io("create", path))?;
-    let target = path.to_owned();
-    let failed = |source: io::Error| VmError::Network { what: "make a network namespace", source };
-    let thread = std::thread::Builder::new().name("namespace".to_owned()).spawn(move || {
-        unshare(CloneFlags::CLONE_NEWNET)?;
-        let none: Option<&str> = None;
-        mount(Some("/proc/thread-self/ns/net"), &target, none, MsFlags::MS_BIND, none)
-    });
-    match thread.map_err(failed)?.join() {
-        Ok(result) => result.map_err(|errno| failed(errno.into())),
-        Err(_) => Err(failed(io::Error::other("the thread panicked"))),
+/// Makes the guest's tap in the namespace; it goes when it is closed for the last time.
+pub fn make_tap<S: NetworkSystem>(system: &S, namespace: &Path) -> Result<S::Tap, VmError> {
+    let tap = system.open_tap(namespace, TAP)?;
+    if let Some(link) = find(system, namespace, TAP)? {
+        system.set_up(namespace, &link, None)?;
     }
-}
-
-/// Makes the guest's tap in the namespace; it goes when its descriptor is closed for the last time.
-pub fn make_tap(namespace: &Path) -> Result<OwnedFd, VmError> {
-    let file = File::open(namespace).map_err(VmError::io("open", namespace))?;
-    let failed = |source: io::Error| VmError::Network { what: "make the guest's tap", source };
-    let thread = std::thread::Builder::new().name("tap".to_owned()).spawn(move || {
-        setns(&file, CloneFlags::CLONE_NEWNET)?;
-        open_tap(TAP)
-    });
-    let tap = match thread.map_err(failed)?.join() {
-        Ok(result) => result.map_err(failed)?,
-        Err(_) => return Err(failed(io::Error::other("the thread panicked"))),
-    };
-    inside(namespace, |handle| async move {
-        if let Some(tap) = link(&handle, TAP).await? {
-            handle.link().change(LinkUnspec::new_with_index(tap.header.index).up().build()).execute().await?;
-        }
-        Ok(())
-    })?;
     Ok(tap)
 }
 
-fn open_tap(name: &str) -> io::Result<OwnedFd> {
-    let device = OpenOptions::new().read(true).write(true).open(TUN)?;
-    // SAFETY: the structure is plain numbers, for which zero is a value.
-    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
-    let name = CString::new(name)?;
-    for (target, byte) in request.ifr_name.iter_mut().zip(name.as_bytes()) {
-        *target = libc::c_char::from_ne_bytes([*byte]);
-    }
-    let flags = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR;
-    request.ifr_ifru.ifru_flags = libc::c_short::try_from(flags).map_err(io::Error::other)?;
-    // SAFETY: the descriptor is open and the structure lives across the call.
-    unsafe { tun_set_interface(device.as_raw_fd(), &raw const request) }?;
-    Ok(device.into())
+fn find(system: &impl NetworkSystem, namespace: &Path, name: &str) -> Result<Option<Link>, VmError> {
+    Ok(system.links(namespace)?.into_iter().find(|link| link.name == name))
 }
 
-/// What the namespace has for the guest: an interface joined to the tap, and what the guest is to make of its own.
-pub fn join(namespace: &Path) -> Result<Option<SetNetworkRequest>, VmError> {
-    inside(namespace, |handle| async move {
-        let Some(pod) = pod_interface(&handle).await? else { return Ok(None) };
-        let Some(tap) = link(&handle, TAP).await? else { return Ok(None) };
-        let (pod_index, tap_index) = (pod.header.index, tap.header.index);
-        let request = describe(&handle, &pod).await?;
-        let tap_change = LinkUnspec::new_with_index(tap_index).mtu(request.mtu).up().build();
-        handle.link().change(tap_change).execute().await?;
-        handle.link().change(LinkUnspec::new_with_index(pod_index).up().build()).execute().await?;
-        mirror(&handle, pod_index, tap_index).await?;
-        mirror(&handle, tap_index, pod_index).await?;
-        Ok(Some(request))
-    })
+/// The pod's interface and the guest's tap, which are to be joined.
+#[derive(Debug)]
+pub struct Junction {
+    namespace: PathBuf,
+    pod: Link,
+    tap: Link,
+    /// What the guest is to make of its interface.
+    pub request: SetNetworkRequest,
 }
 
-/// Takes the traffic mirrors away again. The namespace may be gone, and its interfaces with it.
-pub fn unmirror(namespace: &Path, interfaces: &[String]) {
-    if interfaces.is_empty() || !namespace.exists() {
-        return;
-    }
-    let interfaces = interfaces.to_vec();
-    let removed = inside(namespace, |handle| async move {
-        for name in interfaces {
-            if let Some(link) = link(&handle, &name).await? {
-                // It may have been taken away with the interface's last user.
-                let mut removal = handle.qdisc().del(signed(link.header.index));
-                removal.message_mut().header.parent = TcHandle::INGRESS;
-                removal.message_mut().header.handle = TcHandle::from(INGRESS);
-                let _ = removal.execute().await;
-            }
-        }
-        Ok(())
-    });
-    if let Err(error) = removed {
-        tracing::warn!(%error, namespace = %namespace.display(), "traffic mirrors remain");
-    }
-}
-
-fn signed(index: u32) -> i32 {
-    i32::try_from(index).unwrap_or(i32::MAX)
-}
-
-/// Sends every frame that arrives on `from` out of `to`.
-async fn mirror(handle: &Handle, from: u32, to: u32) -> Result<(), rtnetlink::Error> {
-    handle.qdisc().add(signed(from)).ingress().execute().await?;
-    let mut filter = handle.traffic_filter(signed(from));
-    filter.add().parent(INGRESS).protocol(ETH_P_ALL.to_be()).redirect(to)?.execute().await
-}
-
-fn name_of(link: &LinkMessage) -> Option<&str> {
-    link.attributes.iter().find_map(|attribute| match attribute {
-        LinkAttribute::IfName(name) => Some(name.as_str()),
-        _ => None,
-    })
-}
-
-async fn links(handle: &Handle) -> Result<Vec<LinkMessage>, rtnetlink::Error> {
-    handle.link().get().execute().try_collect().await
-}
-
-async fn link(handle: &Handle, name: &str) -> Result<Option<LinkMessage>, rtnetlink::Error> {
-    Ok(links(handle).await?.into_iter().find(|link| name_of(link) == Some(name)))
+/// What the namespace has for the guest; nothing if there is no interface, or no tap.
+pub fn survey(system: &impl NetworkSystem, namespace: &Path) -> Result<Option<Junction>, VmError> {
+    let links = system.links(namespace)?;
+    let Some(pod) = pod_interface(&links).cloned() else { return Ok(None) };
+    let Some(tap) = links.into_iter().find(|link| link.name == TAP) else { return Ok(None) };
+    let request = system.describe(namespace, &pod)?;
+    Ok(Some(Junction { namespace: namespace.to_owned(), pod, tap, request }))
 }
 
 /// The interface that carries the pod's addresses: `eth0` if there is one, else the first Ethernet.
-async fn pod_interface(handle: &Handle) -> Result<Option<LinkMessage>, rtnetlink::Error> {
-    let mut candidates: Vec<LinkMessage> = links(handle)
-        .await?
-        .into_iter()
-        .filter(|link| link.header.link_layer_type == LinkLayerType::Ether)
-        .filter(|link| !link.header.flags.contains(LinkFlags::Loopback) && name_of(link) != Some(TAP))
-        .collect();
-    candidates.sort_by_key(|link| (name_of(link) != Some("eth0"), link.header.index));
-    Ok(candidates.into_iter().next())
+fn pod_interface(links: &[Link]) -> Option<&Link> {
+    let candidates = links.iter().filter(|link| link.ethernet && link.name != TAP);
+    candidates.min_by_key(|link| (link.name != "eth0", link.index))
 }
 
-async fn describe(handle: &Handle, pod: &LinkMessage) -> Result<SetNetworkRequest, rtnetlink::Error> {
-    let index = pod.header.index;
-    let mut request =
-        SetNetworkRequest { name: name_of(pod).unwrap_or_default().to_owned(), ..Default::default() };
-    for attribute in &pod.attributes {
-        match attribute {
-            LinkAttribute::Address(mac) => request.mac.clone_from(mac),
-            LinkAttribute::Mtu(mtu) => request.mtu = *mtu,
-            _ => {}
-        }
+impl Junction {
+    /// The interface that is not the sandbox's own, of which [`unmirror`] takes the redirection away.
+    pub fn interface(&self) -> &str {
+        &self.pod.name
     }
-    let mut addresses = handle.address().get().set_link_index_filter(index).execute();
-    while let Some(message) = addresses.try_next().await? {
-        if u8::from(message.header.scope) == LINK_SCOPE {
-            continue;
-        }
-        // With a peer, IFA_LOCAL is the own address and IFA_ADDRESS the peer's; IPv6 has the second only.
-        let find = |local: bool| {
-            message.attributes.iter().find_map(|attribute| match attribute {
-                AddressAttribute::Local(ip) if local => Some(*ip),
-                AddressAttribute::Address(ip) if !local => Some(*ip),
-                _ => None,
-            })
-        };
-        if let Some(ip) = find(true).or_else(|| find(false)) {
-            let prefix = u32::from(message.header.prefix_len);
-            request.addresses.push(Address { ip: octets(ip), prefix, ..Default::default() });
-        }
-    }
-    let mut all = Vec::new();
-    for message in [
-        RouteMessageBuilder::<std::net::Ipv4Addr>::new().build(),
-        RouteMessageBuilder::<std::net::Ipv6Addr>::new().build(),
-    ] {
-        all.extend(handle.route().get(message).execute().try_collect::<Vec<_>>().await?);
-    }
-    request.routes = all.iter().filter_map(|message| route(message, index)).collect();
-    let mut neighbours = handle.neighbours().get().execute();
-    while let Some(message) = neighbours.try_next().await? {
-        if message.header.ifindex != index || message.header.state != NeighbourState::Permanent {
-            continue;
-        }
-        let mut neighbour = Neighbour::new();
-        for attribute in &message.attributes {
-            match attribute {
-                NeighbourAttribute::Destination(NeighbourAddress::Inet(ip)) => {
-                    neighbour.ip = octets((*ip).into());
+
+    /// Joins the two. When it fails, neither redirects anything.
+    pub fn connect(&self, system: &impl NetworkSystem) -> Result<(), VmError> {
+        let namespace = &self.namespace;
+        system.set_up(namespace, &self.tap, Some(self.pod.mtu))?;
+        system.set_up(namespace, &self.pod, None)?;
+        let mut queues = Vec::new();
+        let joined = self.redirect_both(system, &mut queues);
+        if joined.is_err() {
+            for link in queues {
+                if let Err(error) = system.remove_ingress(namespace, link) {
+                    tracing::warn!(%error, interface = link.name, "a redirection remains");
                 }
-                NeighbourAttribute::Destination(NeighbourAddress::Inet6(ip)) => {
-                    neighbour.ip = octets((*ip).into());
-                }
-                NeighbourAttribute::LinkLayerAddress(mac) => neighbour.mac.clone_from(mac),
-                _ => {}
             }
         }
-        request.neighbours.push(neighbour);
+        joined
     }
-    Ok(request)
+
+    /// Redirects in both directions; `queues` gets the interfaces that have a queue for it. One that was there before is
+    /// another's, and the call for it fails.
+    fn redirect_both<'a>(
+        &'a self,
+        system: &impl NetworkSystem,
+        queues: &mut Vec<&'a Link>,
+    ) -> Result<(), VmError> {
+        for (from, to) in [(&self.pod, &self.tap), (&self.tap, &self.pod)] {
+            system.add_ingress(&self.namespace, from)?;
+            queues.push(from);
+            system.redirect(&self.namespace, from, to)?;
+        }
+        Ok(())
+    }
 }
 
-fn octets(ip: IpAddr) -> Vec<u8> {
-    match ip {
-        IpAddr::V4(ip) => ip.octets().to_vec(),
-        IpAddr::V6(ip) => ip.octets().to_vec(),
+/// Takes the redirections of interfaces away again. The namespace may be gone, and its interfaces with it.
+pub fn unmirror(system: &impl NetworkSystem, namespace: &Path, interfaces: &[String]) {
+    if interfaces.is_empty() || !namespace.exists() {
+        return;
     }
-}
-
-/// A route that the guest needs: of the main table, through the interface, and not one that the kernel makes by
-/// itself for an address.
-fn route(message: &RouteMessage, index: u32) -> Option<Route> {
-    let header = &message.header;
-    if header.table != RouteHeader::RT_TABLE_MAIN
-        || header.kind != RouteType::Unicast
-        || header.protocol == RouteProtocol::Kernel
-    {
-        return None;
-    }
-    let mut route = Route {
-        prefix: u32::from(header.destination_prefix_length),
-        scope: u32::from(u8::from(header.scope)),
-        v6: header.address_family == AddressFamily::Inet6,
-        ..Default::default()
-    };
-    let address = |address: &RouteAddress| match address {
-        RouteAddress::Inet(ip) => octets((*ip).into()),
-        RouteAddress::Inet6(ip) => octets((*ip).into()),
-        _ => Vec::new(),
-    };
-    let mut through = None;
-    for attribute in &message.attributes {
-        match attribute {
-            RouteAttribute::Oif(oif) => through = Some(*oif),
-            RouteAttribute::Destination(ip) => route.destination = address(ip),
-            RouteAttribute::Gateway(ip) => route.gateway = address(ip),
-            RouteAttribute::PrefSource(ip) => route.source = address(ip),
-            RouteAttribute::Priority(metric) => route.metric = *metric,
-            _ => {}
+    match system.links(namespace) {
+        Ok(links) => {
+            for link in links.iter().filter(|link| interfaces.contains(&link.name)) {
+                // It may have been taken away with the interface's last user, or never made.
+                if let Err(error) = system.remove_ingress(namespace, link) {
+                    tracing::debug!(%error, interface = link.name, "no redirection to take away");
+                }
+            }
+        }
+        Err(error) => {
+            tracing::warn!(%error, namespace = %namespace.display(), "redirections remain");
         }
     }
-    (through == Some(index)).then_some(route)
 }
 
 #[cfg(test)]
 mod tests {
-    use std::net::Ipv4Addr;
-
     use super::*;
+    use crate::vm::system::recorded::Recorded;
 
-    fn message() -> RouteMessage {
-        let mut message = RouteMessageBuilder::<Ipv4Addr>::new()
-            .destination_prefix(Ipv4Addr::new(10, 1, 0, 0), 16)
-            .gateway(Ipv4Addr::new(10, 0, 0, 1))
-            .output_interface(4)
-            .build();
-        message.header.protocol = RouteProtocol::Boot;
-        message
+    fn ethernet(index: u32, name: &str) -> Link {
+        Link { index, name: name.to_owned(), ethernet: true, mtu: 1400, ..Link::default() }
+    }
+
+    fn pod() -> Recorded {
+        let loopback = Link { ethernet: false, ..ethernet(1, "lo") };
+        Recorded::default().with_links(vec![
+            loopback,
+            ethernet(2, "net1"),
+            ethernet(3, "eth0"),
+            ethernet(4, TAP),
+        ])
+    }
+
+    fn join(system: &Recorded) -> Result<(), VmError> {
+        survey(system, Path::new("/netns"))?.expect("both interfaces").connect(system)
     }
 
     #[test]
-    fn routes_of_the_interface_are_sent_with_their_gateway() {
-        let route = route(&message(), 4).expect("a route of the interface");
+    fn the_two_interfaces_are_up_before_one_redirects_to_the_other() {
+        let system = pod();
+        join(&system).expect("joined");
         assert_eq!(
-            (route.destination, route.prefix, route.gateway),
-            (vec![10, 1, 0, 0], 16, vec![10, 0, 0, 1])
+            system.lines(),
+            [
+                "links",
+                "describe eth0",
+                "set_up tap0_porthole 1400",
+                "set_up eth0",
+                "add_ingress eth0",
+                "redirect eth0 tap0_porthole",
+                "add_ingress tap0_porthole",
+                "redirect tap0_porthole eth0",
+            ]
         );
+        assert_eq!(system.redirecting(), ["eth0", TAP]);
+        unmirror(&system, Path::new("/"), &["eth0".to_owned()]);
+        assert_eq!(system.redirecting(), [TAP], "the tap goes with its descriptor");
     }
 
     #[test]
-    fn routes_that_are_not_the_pods_own_are_left_out() {
-        assert_eq!(route(&message(), 5), None, "another interface");
-        let mut own = message();
-        own.header.protocol = RouteProtocol::Kernel;
-        assert_eq!(route(&own, 4), None, "the kernel makes it by itself");
-        let mut local = message();
-        local.header.table = 255;
-        assert_eq!(route(&local, 4), None, "another table");
+    fn whichever_call_fails_nothing_redirects() {
+        let calls = {
+            let system = pod();
+            join(&system).expect("joined");
+            system.lines().len()
+        };
+        for call in 0..calls {
+            let system = pod().failing_at_call(call);
+            join(&system).expect_err(&system.lines()[call]);
+            assert_eq!(system.redirecting(), Vec::<String>::new(), "after `{}`", system.lines()[call]);
+        }
+    }
+
+    #[test]
+    fn a_queue_that_another_has_made_is_not_taken_away() {
+        let system = pod().with_redirecting("eth0");
+        join(&system).expect_err("the queue is another's");
+        assert_eq!(system.redirecting(), ["eth0"]);
+    }
+
+    #[test]
+    fn a_namespace_without_an_interface_or_a_tap_has_nothing_for_the_guest() {
+        for links in [vec![ethernet(4, TAP)], vec![ethernet(3, "eth0")], Vec::new()] {
+            let system = Recorded::default().with_links(links);
+            assert!(survey(&system, Path::new("/netns")).expect("looked").is_none());
+        }
+    }
+
+    #[test]
+    fn the_tap_is_up_when_it_is_handed_on_and_gone_when_it_cannot_be() {
+        let system = pod();
+        make_tap(&system, Path::new("/netns")).expect("made");
+        assert_eq!(system.lines(), ["open_tap tap0_porthole", "links", "set_up tap0_porthole"]);
+        for call in 0..3 {
+            let system = pod().failing_at_call(call);
+            make_tap(&system, Path::new("/netns")).expect_err("refused");
+        }
     }
 }

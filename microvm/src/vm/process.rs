@@ -38,7 +38,7 @@ impl ProcessRef {
         start_time(self.pid) == Some(self.start)
     }
 
-    /// A descriptor of the process, which pins its number: whoever has the number keeps it meanwhile.
+    /// A descriptor of the process, which pins its number: no other process gets the number meanwhile.
     fn open(&self) -> io::Result<Option<OwnedFd>> {
         let pid = rustix::process::Pid::from_raw(self.pid).ok_or(io::ErrorKind::InvalidData)?;
         match rustix::process::pidfd_open(pid, PidfdFlags::empty()) {
@@ -101,7 +101,8 @@ pub fn spawn(command: &mut Command, jail: Jail) -> io::Result<Child> {
     // closed is the child's copy, which nothing else in the child uses.
     unsafe {
         command.pre_exec(move || {
-            libc::close(holder_fd);
+            // It was open a moment ago.
+            let _ = nix::unistd::close(holder_fd);
             prepared.apply(alive_fd)
         });
     }

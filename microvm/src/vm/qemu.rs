@@ -2,6 +2,7 @@
 
 use std::{
     ffi::OsString,
+    fmt::Write as _,
     os::fd::{AsRawFd as _, OwnedFd, RawFd},
 };
 
@@ -34,6 +35,8 @@ pub struct Machine<'a> {
     pub config: &'a Microvm,
     /// Whether KVM runs it.
     pub kvm: bool,
+    /// The rate of the processor's time stamp counter, where the guest would have to measure it.
+    pub tsc_khz: Option<u32>,
     /// The sandbox, for QEMU's name.
     pub name: &'a str,
     /// A connection to virtiofsd.
@@ -52,13 +55,34 @@ const KERNEL_PARAMETERS: &str = "console=ttyS0 quiet panic=-1 reboot=t nokaslr t
                                  rcupdate.rcu_expedited=1 preempt=voluntary";
 
 /// The guest's whole kernel command line.
-pub fn kernel_parameters(config: &Microvm) -> String {
+fn kernel_parameters(config: &Microvm, tsc_khz: Option<u32>) -> String {
     let mut parameters = KERNEL_PARAMETERS.to_owned();
+    if let Some(khz) = tsc_khz {
+        // A string takes whatever is written.
+        let _ = write!(parameters, " tsc_early_khz={khz}");
+    }
+    for argument in &config.agent_arguments {
+        parameters.push_str(" porthole.agent_argument=");
+        parameters.push_str(&escaped(argument));
+    }
     if !config.kernel_parameters.is_empty() {
         parameters.push(' ');
         parameters.push_str(&config.kernel_parameters);
     }
     parameters
+}
+
+/// A text as one word of the command line, as the agent's supervisor reads it: percent-encoded.
+fn escaped(text: &str) -> String {
+    text.bytes().fold(String::new(), |mut word, byte| {
+        if byte.is_ascii_graphic() && !b"%\"\\".contains(&byte) {
+            word.push(char::from(byte));
+        } else {
+            // A string takes whatever is written.
+            let _ = write!(word, "%{byte:02x}");
+        }
+        word
+    })
 }
 
 /// QEMU's arguments.
@@ -85,7 +109,7 @@ pub fn arguments(machine: &Machine<'_>) -> Vec<OsString> {
     add("-object", format!("memory-backend-memfd,id=memory,size={}M,share=on", config.memory_mib).into());
     add("-kernel", config.kernel.clone().into());
     add("-initrd", config.initrd.clone().into());
-    add("-append", kernel_parameters(config).into());
+    add("-append", kernel_parameters(config, machine.tsc_khz).into());
     add("-chardev", "stdio,id=console,signal=off".into());
     add("-serial", "chardev:console".into());
     add("-chardev", format!("socket,id=virtiofs,fd={}", machine.virtiofs).into());
@@ -126,7 +150,7 @@ pub fn use_kvm(wanted: Accelerator) -> bool {
     }
 }
 
-/// Intel and AMD say so in their flags.
+/// Intel's and AMD's processors have it in their flags.
 fn processor_virtualises(cpuinfo: &str) -> bool {
     cpuinfo
         .lines()
@@ -140,7 +164,8 @@ mod tests {
 
     fn line(vsock: &VsockDevice, kvm: bool) -> String {
         let config = Microvm { memory_mib: 300, kernel_parameters: "extra=1".into(), ..Microvm::default() };
-        let machine = Machine { config: &config, kvm, name: "s1", virtiofs: 8, vsock, tap: 9 };
+        let tsc_khz = (!kvm).then_some(2_500_000);
+        let machine = Machine { config: &config, kvm, tsc_khz, name: "s1", virtiofs: 8, vsock, tap: 9 };
         let words: Vec<String> =
             arguments(&machine).iter().map(|word| word.to_string_lossy().into_owned()).collect();
         words.join(" ")
@@ -170,7 +195,7 @@ mod tests {
     fn qemu_confines_itself_and_parameters_are_appended() {
         let line = line(&user_device(), false);
         assert!(line.contains("-sandbox on,obsolete=deny,elevateprivileges=deny,spawn=deny"), "{line}");
-        assert!(line.contains("preempt=voluntary extra=1 "), "{line}");
+        assert!(line.contains("preempt=voluntary tsc_early_khz=2500000 extra=1 "), "{line}");
     }
 
     #[test]

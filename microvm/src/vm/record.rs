@@ -1,5 +1,5 @@
 //! What a sandbox has on the host, on record in its state directory, so that another process can remove it: the
-//! programs, the network's changes, the shim's socket. Mounts need no record: all are below the state directory.
+//! programs, the network's changes, control groups. Mounts need no record: all are below the state directory.
 
 use std::{
     io,
@@ -21,8 +21,6 @@ pub struct Record {
     pub sandbox: String,
     /// The shim.
     pub shim: Option<ProcessRef>,
-    /// The shim's ttrpc socket.
-    pub socket: Option<PathBuf>,
     /// Programs of the machine, in the order in which they started.
     pub programs: Vec<ProcessRef>,
     /// Network namespace in which the sandbox has its tap.

@@ -11,7 +11,7 @@ use tokio::process::Command;
 /// Where a program without a path is looked for.
 const SEARCH_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// Names the sandbox in a program's environment, for whoever lists processes.
+/// Names the sandbox in a program's environment, for listings of processes.
 const SANDBOX_VARIABLE: &str = "PORTHOLE_SANDBOX";
 
 /// Names its state directory.
@@ -28,6 +28,8 @@ pub struct Environment {
     pub user: u32,
     /// Open `cgroup.procs` files of its control groups.
     pub members: Vec<OwnedFd>,
+    /// How readily the kernel ends them when memory runs out, proc(5).
+    pub oom_score: i16,
 }
 
 impl Environment {

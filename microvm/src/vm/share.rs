@@ -67,6 +67,24 @@ impl SharedFiles<Linux> {
     }
 }
 
+#[cfg(test)]
+impl SharedFiles<Linux> {
+    /// A stand-in, of which nothing is mounted.
+    pub fn stand_in(directory: &Path) -> Self {
+        let private = Linux.open_directory(directory).expect("a directory");
+        Self { system: Arc::new(Linux), directory: directory.to_owned(), private }
+    }
+}
+
+#[cfg(test)]
+impl ContainerFiles<Linux> {
+    /// A stand-in, of which nothing is mounted.
+    pub fn stand_in(directory: &Path) -> Self {
+        let system = Arc::new(Linux);
+        Self { system, directory: directory.join("none"), staging: directory.join("nothing") }
+    }
+}
+
 impl<S: System> SharedFiles<S> {
     fn prepare_with(system: Arc<S>, directory: &Path) -> io::Result<Self> {
         let (private, exposed) = (directory.join(PRIVATE), directory.join(EXPOSED));

@@ -22,15 +22,16 @@ use super::{
     sandbox_environment::Environment,
 };
 
-/// Serves `exposed`; returns the daemon, and a connection for QEMU.
+/// Serves `exposed` with at most so many open files; returns the daemon, and a connection for QEMU.
 pub fn start(
     program: &Path,
     exposed: &Path,
+    open_files: u64,
     environment: &Environment,
 ) -> Result<(Child, UnixStream), VmError> {
     let directory = &environment.directory;
     let socket = directory.join("fs.sock");
-    // Listening here and passing the descriptors on: QEMU is connected at once, and nobody else can connect.
+    // Listening here and passing the descriptors on: QEMU is connected at once, and no other process can connect.
     let (listener, connection) = connected(&socket).map_err(VmError::io("listen on", &socket))?;
     let mut command = Command::new(program);
     command.arg(format!("--fd={}", listener.as_raw_fd()));
@@ -50,7 +51,7 @@ pub fn start(
     ] {
         command.args(["-o", option]);
     }
-    command.arg("-f");
+    command.arg("-f").arg(format!("--rlimit-nofile={open_files}"));
     environment.apply(&mut command);
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
     let jail = Jail {
@@ -59,6 +60,7 @@ pub fn start(
         network: Network::Host,
         own_processes: false,
         capability_bounds: privileges::VIRTIOFSD,
+        oom_score: environment.oom_score,
         limits: privileges::file_server_limits(),
         control_groups: environment.control_groups().map_err(VmError::io("join the groups of", directory))?,
         seccomp: None,

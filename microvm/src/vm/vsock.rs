@@ -13,13 +13,11 @@ use std::{
     time::Duration,
 };
 
-use porthole_registry::channel::Channel;
+use porthole_registry::{channel::Channel, dial};
 use tokio::{
-    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
-    net::UnixStream,
+    io::{AsyncRead, AsyncWrite},
     process::{Child, Command},
 };
-use tokio_vsock::{VsockAddr, VsockStream};
 
 use super::{
     VmError,
@@ -46,9 +44,6 @@ const USER_CID: u32 = 3;
 
 /// How long a connection to the guest may take. Emulated guests are slow.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(30);
-
-/// Longest answer to `CONNECT`: `OK`, a port, a newline.
-const MAX_ANSWER_BYTES: usize = 32;
 
 nix::ioctl_write_ptr!(
     /// `VHOST_VSOCK_SET_GUEST_CID` of `linux/vhost.h`.
@@ -137,6 +132,7 @@ fn start_user(program: &Path, environment: &Environment) -> Result<Vsock, VmErro
         network: Network::Empty,
         own_processes: true,
         capability_bounds: 0,
+        oom_score: environment.oom_score,
         limits: privileges::device_limits(),
         control_groups: environment.control_groups().map_err(failed())?,
         seccomp: Some(
@@ -198,35 +194,8 @@ impl Vsock {
 
 /// Connects to a port of the guest.
 pub async fn dial(channel: &Channel) -> io::Result<Box<dyn Connection>> {
-    // The guest, or the device, may take the connection and say nothing.
-    tokio::time::timeout(DIAL_TIMEOUT, dial_without_limit(channel)).await?
-}
-
-async fn dial_without_limit(channel: &Channel) -> io::Result<Box<dyn Connection>> {
-    match channel {
-        Channel::Vsock { cid, port } => {
-            Ok(Box::new(VsockStream::connect(VsockAddr::new(*cid, *port)).await?))
-        }
-        Channel::Hybrid { path, port } => {
-            let mut stream = UnixStream::connect(path).await?;
-            hybrid_handshake(&mut stream, *port).await?;
-            Ok(Box::new(stream))
-        }
-        Channel::Unix { path } => Ok(Box::new(UnixStream::connect(path).await?)),
-    }
-}
-
-async fn hybrid_handshake(stream: &mut (impl AsyncRead + AsyncWrite + Unpin), port: u32) -> io::Result<()> {
-    stream.write_all(format!("CONNECT {port}\n").as_bytes()).await?;
-    let mut answer = Vec::new();
-    // Byte by byte: what follows the newline belongs to the connection.
-    while answer.last() != Some(&b'\n') {
-        if answer.len() == MAX_ANSWER_BYTES {
-            return Err(io::ErrorKind::InvalidData.into());
-        }
-        answer.push(stream.read_u8().await?);
-    }
-    if answer.starts_with(b"OK ") { Ok(()) } else { Err(io::ErrorKind::ConnectionRefused.into()) }
+    // The guest, or the device, may accept the connection and send nothing.
+    Ok(Box::new(tokio::time::timeout(DIAL_TIMEOUT, dial::dial(channel)).await??))
 }
 
 /// Where the guest's other port is dialled.
@@ -239,36 +208,5 @@ pub fn hybrid_path(channel: &Channel) -> Option<PathBuf> {
     match channel {
         Channel::Hybrid { path, .. } => Some(path.clone()),
         Channel::Vsock { .. } | Channel::Unix { .. } => None,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    async fn handshake(answer: &'static [u8]) -> (io::Result<()>, Vec<u8>) {
-        let (mut near, mut far) = tokio::io::duplex(64);
-        far.write_all(answer).await.expect("written");
-        let result = hybrid_handshake(&mut near, 1025).await;
-        let mut asked = [0; 13];
-        far.read_exact(&mut asked).await.expect("read");
-        assert_eq!(&asked, b"CONNECT 1025\n");
-        drop(far);
-        let mut rest = Vec::new();
-        near.read_to_end(&mut rest).await.expect("rest");
-        (result, rest)
-    }
-
-    #[tokio::test]
-    async fn what_follows_the_answer_is_not_swallowed() {
-        let (result, rest) = handshake(b"OK 5\nbytes").await;
-        result.expect("accepted");
-        assert_eq!(rest, b"bytes");
-    }
-
-    #[tokio::test]
-    async fn another_answer_is_a_refusal() {
-        assert!(handshake(b"NO\n").await.0.is_err());
-        assert!(handshake(&[b'x'; 40]).await.0.is_err());
     }
 }

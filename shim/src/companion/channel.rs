@@ -25,16 +25,16 @@ const RESPONSE_BYTES_MAX: u64 = 16 * 1024;
 /// Monitor sockets that give no address.
 #[derive(Debug, thiserror::Error)]
 pub enum ChannelError {
-    /// Nobody listens at any of the paths.
+    /// None of the paths accepts a connection.
     #[error("no monitor socket at {0}")]
     Nobody(String),
-    /// Somebody accepts the request and does not respond, as shims do while the guest boots.
+    /// A process accepts the request and does not respond, as shims do while the guest boots.
     #[error("{path}: no response within {DEADLINE:?}")]
     Held {
         /// The socket.
         path: PathBuf,
     },
-    /// Somebody listens but gives no address.
+    /// A process responds without an address.
     #[error("{path}: {message}")]
     Unusable {
         /// The socket.
@@ -44,7 +44,18 @@ pub enum ChannelError {
     },
 }
 
-/// Requests the address from the first of the sockets at which somebody listens.
+/// Time until the next look for the agent. Requests before it are not counted, so the first looks are close; a container that
+/// was created and is started much later must not cost anything.
+pub fn look_interval(waited: Duration) -> Duration {
+    Duration::from_millis(match waited.as_secs() {
+        0..3 => 5,
+        3..30 => 20,
+        30..300 => 100,
+        _ => 500,
+    })
+}
+
+/// Requests the address from the first of the sockets that accepts a connection.
 pub async fn request(sockets: &[PathBuf]) -> Result<Channel, ChannelError> {
     for path in sockets {
         let unusable = |message: String| ChannelError::Unusable { path: path.clone(), message };
@@ -121,5 +132,11 @@ mod tests {
         let sockets = [absent, present.clone()];
         let (channel, ()) = tokio::join!(request(&sockets), serve);
         assert_eq!(channel.expect("channel").to_string(), "hvsock:///x:1000");
+    }
+
+    #[test]
+    fn looks_are_close_at_first_and_rare_later() {
+        assert_eq!(look_interval(Duration::ZERO), Duration::from_millis(5));
+        assert_eq!(look_interval(Duration::from_hours(1)), Duration::from_millis(500));
     }
 }

@@ -1,5 +1,7 @@
 //! What the phases of a companion share.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use porthole_registry::AgentSecret;
 
 use super::assignment::Assignment;
@@ -15,4 +17,13 @@ pub struct Companion<'a> {
     pub state: StateDirectory,
     /// What the sandbox's agent proves to the exporter that it holds.
     pub secret: AgentSecret,
+    /// SIGHUP came: the configuration is to be read again.
+    pub reload: AtomicBool,
+}
+
+impl Companion<'_> {
+    /// Whether the configuration is to be read again; once for each demand.
+    pub fn reload_demanded(&self) -> bool {
+        self.reload.swap(false, Ordering::Relaxed)
+    }
 }

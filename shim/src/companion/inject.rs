@@ -26,12 +26,12 @@ const STATE_DEADLINE: Duration = Duration::from_mins(1);
 /// How long a shim may not answer State before it counts as unresponsive. Longer than any guest takes to boot.
 const UNRESPONSIVE_AFTER: Duration = Duration::from_mins(5);
 
-/// How long a sandbox may be RUNNING while nobody at its monitor sockets gives an address.
+/// How long a sandbox may be RUNNING while none of its monitor sockets gives an address.
 const CHANNEL_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The same while somebody accepts the request and holds the response back: Kata's runtime-rs does so while the virtual
-/// machine boots.
-const CHANNEL_HELD_TIMEOUT: Duration = Duration::from_mins(5);
+/// The same while a process accepts the request and holds the response back: Kata's runtime-rs does so while the
+/// virtual machine boots.
+pub(super) const CHANNEL_HELD_TIMEOUT: Duration = Duration::from_mins(5);
 
 /// How long after a refusal the sandbox may still look alive although it is ending, which then was the refusal's cause.
 const END_DOUBT: Duration = Duration::from_secs(1);
@@ -41,6 +41,8 @@ const END_DOUBT: Duration = Duration::from_secs(1);
 pub enum Injection {
     /// The agent was started.
     Running(Agent),
+    /// The guest's own agent runs, and was there before.
+    BuiltIn,
     /// The workload runs, or will run, without an agent.
     Failed(Failure),
     /// The sandbox was gone before the agent was in it.
@@ -110,7 +112,7 @@ pub async fn inject(
 }
 
 /// Why an injection does not go on.
-enum Stop {
+pub(super) enum Stop {
     Failed(Failure),
     SandboxEnded,
 }
@@ -177,13 +179,13 @@ async fn failed(sandbox: &Sandbox<'_>, error: &CallError, refused: ReasonCode, l
     Stop::Failed(Failure::new(code, error.to_string()))
 }
 
-/// Whether the sidecar runs although its Start was refused: somebody else has started it.
+/// Whether the sidecar runs although its Start was refused: another process has started it.
 async fn is_running(task: &Task, id: &ContainerId) -> bool {
     task.state(id.as_str(), CALL_DEADLINE).await.is_ok_and(|state| state.status == Status::RUNNING)
 }
 
 /// Looks at the sandbox until it is in a wanted phase.
-async fn reach(sandbox: &Sandbox<'_>, wanted: impl Fn(&Phase) -> bool) -> Result<(), Stop> {
+pub(super) async fn reach(sandbox: &Sandbox<'_>, wanted: impl Fn(&Phase) -> bool) -> Result<(), Stop> {
     let begin = Instant::now();
     let mut answered = begin;
     loop {
@@ -198,19 +200,8 @@ async fn reach(sandbox: &Sandbox<'_>, wanted: impl Fn(&Phase) -> bool) -> Result
                 answered = Instant::now();
             }
         }
-        sleep(look_interval(begin.elapsed())).await;
+        sleep(channel::look_interval(begin.elapsed())).await;
     }
-}
-
-/// What is served before the agent is in is lost to us, so the first looks are close; a container that was created
-/// to be started some day must not cost anything.
-fn look_interval(waited: Duration) -> Duration {
-    Duration::from_millis(match waited.as_secs() {
-        0..3 => 5,
-        3..30 => 20,
-        30..300 => 100,
-        _ => 500,
-    })
 }
 
 /// Returns when the sandbox is RUNNING and the channel is known. The channel is looked for from now on, and waited for
@@ -250,17 +241,6 @@ async fn find_channel(
                 return Err(Failure::new(ReasonCode::NoChannel, error.to_string()).into());
             }
         }
-        sleep(look_interval(begin.elapsed())).await;
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn looks_are_close_at_first_and_rare_later() {
-        assert_eq!(look_interval(Duration::ZERO), Duration::from_millis(5));
-        assert_eq!(look_interval(Duration::from_hours(1)), Duration::from_millis(500));
+        sleep(channel::look_interval(begin.elapsed())).await;
     }
 }

@@ -1,12 +1,9 @@
-//! The lock that says that a sandbox's companion lives (see `porthole_registry`).
+//! The lock that a sandbox's companion holds while it lives (see `porthole_registry`).
 
 use std::{
-    fs::{File, OpenOptions},
+    fs::{File, OpenOptions, TryLockError},
     io,
-    os::{
-        fd::AsRawFd,
-        unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt},
-    },
+    os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -85,12 +82,11 @@ pub fn remove_left_over(directory: &Path, sandbox: &SandboxKey) {
 }
 
 fn try_lock(file: &File) -> io::Result<bool> {
-    // SAFETY: flock(2) on an open descriptor has no memory effects.
-    if unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) } == 0 {
-        return Ok(true);
+    match file.try_lock() {
+        Ok(()) => Ok(true),
+        Err(TryLockError::WouldBlock) => Ok(false),
+        Err(TryLockError::Error(error)) => Err(error),
     }
-    let error = io::Error::last_os_error();
-    if error.kind() == io::ErrorKind::WouldBlock { Ok(false) } else { Err(error) }
 }
 
 /// Whether the open file is still the one at the path: its holder may have removed it before we locked it.

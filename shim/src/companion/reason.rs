@@ -31,9 +31,9 @@ reason_codes! {
     SidecarMissing = "sidecar_missing";
     /// The delegate's shim does not accept a connection.
     ShimUnreachable = "shim_unreachable";
-    /// The delegate's shim speaks something else than task v2 or v3 over ttrpc.
+    /// The delegate's shim serves something else than task v2 or v3 over ttrpc.
     ProtocolUnsupported = "protocol_unsupported";
-    /// No monitor socket of the delegate says where an agent could be reached.
+    /// No monitor socket of the delegate has an address at which an agent could be reached.
     NoChannel = "no_channel";
     /// The delegate refused to create the sidecar.
     CreateRefused = "create_refused";
@@ -43,7 +43,14 @@ reason_codes! {
     StartRefused = "start_refused";
     /// The delegate did not answer the sidecar's start in time.
     StartTimeout = "start_timeout";
-    /// Who listens in the sandbox does not hold its secret. The exporter finds this out, and says so in its listing.
+    /// The guest's image carries no agent, and the configuration insists on one.
+    AgentMissing = "agent_missing";
+    /// Who listens on the agent's port in the guest does not take the sandbox's secret, or does not prove that it did.
+    EnrolmentRefused = "enrolment_refused";
+    /// The guest's own agent did not answer in time.
+    EnrolmentTimeout = "enrolment_timeout";
+    /// The process that listens in the sandbox does not hold its secret. The exporter detects this, and shows it in its
+    /// listing.
     AgentImpostor = "agent_impostor";
     /// The agent ended while the workload runs.
     AgentExited = "agent_exited";

@@ -1,12 +1,12 @@
 //! The sandbox's own container, as the delegate's shim describes it. The companion only looks at it, with State.
 //!
-//! What the shims do that State's answer alone does not tell:
+//! What the shims do that the response of State alone does not show:
 //!
 //! - A shim does not know the sandbox before its Create is through. Kata's runtime-rs answers RUNNING with an empty
 //!   bundle while the virtual machine boots and after Delete; [`Task::state`] takes that for "not found". "Not found"
 //!   is the sandbox's end only once it was seen.
 //! - Kata's Go shim answers State when the change that it is making is through.
-//! - containerd removes the bundle when the sandbox is over, whatever its shim says.
+//! - containerd removes the bundle when the sandbox is over, whatever its shim answers.
 
 use std::{cell::Cell, future::Future, path::Path, time::Duration};
 
@@ -37,7 +37,7 @@ pub enum Phase {
     Paused,
     /// It is over, or the shim is gone.
     Ended,
-    /// The shim did not say.
+    /// The shim gave no answer.
     Unanswered(CallError),
 }
 
@@ -80,7 +80,7 @@ impl<'a> Sandbox<'a> {
         }
     }
 
-    /// What the shim says, word for word.
+    /// The shim's error, unchanged.
     pub async fn state(&self, deadline: Duration) -> Result<ContainerState, CallError> {
         let answer = self.task.state(self.id, deadline).await;
         self.seen.set(self.seen.get() || answer.is_ok());

@@ -28,9 +28,10 @@ pub const GUEST_PROC: &str = "/host/proc";
 /// What loading the probes and finding the containers of processes takes, and nothing else; the agent gives all of it up
 /// when its probes run.
 ///
-/// `CAP_NET_ADMIN` is for guest kernels that allow no tracing: the kernel lets nobody else attach programs to the packets
-/// of a control group (`bpf_prog_attach_check_attach_type` in `kernel/bpf/syscall.c`), and socket filters would take
-/// `CAP_NET_RAW` and do not show which container a packet belongs to.
+/// `CAP_NET_ADMIN` is for guest kernels that allow no tracing: without it the kernel lets no process attach programs to
+/// the packets of a control group (`bpf_prog_attach_check_attach_type` in `kernel/bpf/syscall.c`), and socket filters
+/// would take `CAP_NET_RAW` and do not show which container a packet belongs to. On others it is for
+/// the programs that learn who sends datagrams, which are attached there, too.
 ///
 /// `CAP_NET_BIND_SERVICE` is for listening on a vsock port below 1024.
 pub const CAPABILITIES: [&str; 7] = [
@@ -49,7 +50,7 @@ const SHORT_CHARS: usize = 12;
 /// A new id, never used before: a delegate that gets a second Create for an id may kill the container of that id.
 pub fn new_id(sandbox: &SandboxId) -> io::Result<ContainerId> {
     let mut random = [0; 8];
-    io::Read::read_exact(&mut std::fs::File::open("/dev/urandom")?, &mut random)?;
+    getrandom::fill(&mut random).map_err(io::Error::other)?;
     let short: String =
         sandbox.as_str().chars().filter(char::is_ascii_alphanumeric).take(SHORT_CHARS).collect();
     let id = format!("porthole-{short}-{:016x}", u64::from_ne_bytes(random));
@@ -183,7 +184,7 @@ mod tests {
         assert_eq!(spec["process"]["args"], arguments);
     }
 
-    /// What Kata's Go shim, its agent, runtime-rs, runc and crun read without asking whether it is there.
+    /// What Kata's Go shim, its agent, runtime-rs, runc and crun read without a check that it is there.
     #[test]
     fn the_spec_has_every_field_that_runtimes_take_for_granted() {
         let secret = AgentSecret::random().expect("random numbers");

@@ -47,7 +47,7 @@ pub enum CallError {
     /// The shim answered with an error.
     #[error("{message}")]
     Refused {
-        /// The status says that there is no such container.
+        /// The status for a container that does not exist.
         not_found: bool,
         /// The status' code and message, cut to what a person can use.
         message: String,
@@ -142,7 +142,7 @@ impl Task {
         self.call::<_, DeleteResponse>("Delete", &request, Some(CALL_DEADLINE)).await.map(drop)
     }
 
-    /// Asks the shim to end; it does so only when it has no container left.
+    /// Calls Shutdown; the shim ends only when it has no container left.
     pub async fn shutdown(&self, id: &str) -> Result<(), CallError> {
         let request = ShutdownRequest { id: id.into(), ..ShutdownRequest::default() };
         self.call::<_, Empty>("Shutdown", &request, Some(CALL_DEADLINE)).await.map(drop)
@@ -205,8 +205,8 @@ async fn connect(address: &BootstrapAddress) -> io::Result<UnixStream> {
     }
 }
 
-/// Whether a shim that does not use the code for it (Kata's runtime-rs answers everything with UNKNOWN) says that it
-/// has no such container. Only whole phrases of shims: causes deeper in a chain also speak of things not found.
+/// Whether a shim that does not use the code for it (Kata's runtime-rs answers everything with UNKNOWN) means that it
+/// has no such container. Only whole phrases of shims: causes deeper in a chain also name things that were not found.
 fn says_not_found(status: &Status) -> bool {
     const PHRASES: [&str; 4] =
         ["failed to find container", "no such container", "container does not exist", "container not found"];
@@ -214,7 +214,7 @@ fn says_not_found(status: &Status) -> bool {
     status.code() == Code::NOT_FOUND || PHRASES.iter().any(|phrase| message.contains(phrase))
 }
 
-/// The connection's stream; says when the other side has closed it, which ttrpc's client keeps to itself.
+/// The connection's stream; notifies when the other side has closed it, which ttrpc's client does not expose.
 struct Tap {
     stream: UnixStream,
     ended: watch::Sender<bool>,

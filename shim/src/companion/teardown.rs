@@ -72,7 +72,7 @@ async fn is_gone(task: &Task, id: &str) -> bool {
     task.is_closed() || answer.is_err_and(|error| error == CallError::Closed || error.is_not_found())
 }
 
-/// Deletes a sidecar that has ended; true when the delegate no longer knows it. A sidecar that runs on (its Start took
+/// Deletes a sidecar that has ended; true when the delegate no longer has it. A sidecar that runs on (its Start took
 /// longer than its deadline) is killed once.
 pub async fn delete_sidecar(task: &Task, id: &str) -> bool {
     let killed = Cell::new(false);

@@ -1,19 +1,17 @@
 //! Staying with a sandbox until its end: with the agent, without it, or bringing it back.
 
-use std::{
-    os::fd::{FromRawFd, OwnedFd},
-    time::Duration,
-};
+use std::{os::fd::OwnedFd, time::Duration};
 
 use containerd_shim_protos::api::Status;
 use porthole_registry::ContainerId;
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use tokio::{
     io::{Interest, unix::AsyncFd},
     time::{Instant, MissedTickBehavior, interval, sleep},
 };
 
 use super::{
-    containers::{Containers, TICK},
+    containers::{Containers, TICK, Woken},
     context::Companion,
     inject::{self, Agent, Injection, Sidecars},
     reason::{Failure, ReasonCode},
@@ -35,8 +33,7 @@ enum Event {
     AgentEnded(Result<u32, CallError>),
     ShimGone,
     SandboxProcessEnded,
-    /// A wrapper was called for a further container, or to delete the sandbox.
-    Woken,
+    Woken(Woken),
     Tick,
     RestartDue,
 }
@@ -77,15 +74,15 @@ pub async fn watch(
             ended = &mut agent_end => Event::AgentEnded(ended),
             () = task.closed() => Event::ShimGone,
             () = process.ended() => Event::SandboxProcessEnded,
-            () = containers.woken() => Event::Woken,
+            woken = containers.woken() => Event::Woken(woken),
             () = at(restart_at) => Event::RestartDue,
             _ = tick.tick() => Event::Tick,
         };
         match event {
             Event::ShimGone => return agent,
-            Event::Woken => {
+            Event::Woken(woken) => {
                 containers.refresh(publisher);
-                if sandbox.phase(CALL_DEADLINE).await == Phase::Ended {
+                if woken == Woken::Called && sandbox.phase(CALL_DEADLINE).await == Phase::Ended {
                     return agent;
                 }
             }
@@ -98,6 +95,7 @@ pub async fn watch(
             }
             Event::Tick => {
                 containers.refresh(publisher);
+                publisher.reload(companion.reload_demanded());
                 ticks += 1;
                 if ticks.is_multiple_of(TICKS_PER_STATE) {
                     if sandbox.phase(CALL_DEADLINE).await == Phase::Ended {
@@ -134,6 +132,7 @@ pub async fn watch(
                 match inject::inject(companion, task, sandbox, sidecars, publisher).await {
                     Injection::SandboxEnded => return None,
                     Injection::Failed(failure) => publisher.unmonitored(&failure),
+                    Injection::BuiltIn => {}
                     Injection::Running(started) => {
                         agent = Some(started);
                         agent_end = Box::pin(self::agent_end(task.clone(), waiting_on(&agent)));
@@ -144,7 +143,7 @@ pub async fn watch(
     }
 }
 
-/// The end of a sidecar; never, without one. A shim that refuses to wait does not say that the sidecar has ended: then
+/// The end of a sidecar; never, without one. A shim's refusal to wait does not mean that the sidecar has ended: then
 /// it is looked at.
 async fn agent_end(task: Task, id: Option<ContainerId>) -> Result<u32, CallError> {
     let Some(id) = id else { return std::future::pending().await };
@@ -191,7 +190,7 @@ impl SandboxProcess {
             *self = Self::Unknown;
             return;
         };
-        // Asked again: the id could have gone to another process before it was opened.
+        // Checked again: the id could have gone to another process before it was opened.
         let after = sandbox.state(CALL_DEADLINE).await.ok().and_then(pid);
         // SAFETY: an OwnedFd owns a valid descriptor, which is not replaced while it is registered.
         let registered = unsafe { AsyncFd::register_with_interest(process, Interest::READABLE) };
@@ -212,12 +211,6 @@ impl SandboxProcess {
 }
 
 fn pidfd(pid: u32) -> Option<OwnedFd> {
-    if pid == 0 {
-        return None;
-    }
-    // SAFETY: pidfd_open(2) takes two integers and returns a new descriptor or an error.
-    let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
-    let fd = i32::try_from(fd).ok().filter(|fd| *fd >= 0)?;
-    // SAFETY: the descriptor is new and nobody else's.
-    Some(unsafe { OwnedFd::from_raw_fd(fd) })
+    let pid = Pid::from_raw(i32::try_from(pid).ok()?)?;
+    pidfd_open(pid, PidfdFlags::empty()).ok()
 }

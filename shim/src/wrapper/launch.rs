@@ -26,17 +26,16 @@ pub fn companion(assignment: &Assignment) -> io::Result<()> {
     command.current_dir("/").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     // SAFETY: the closure runs in the forked child of a process with one thread and makes system calls only.
     unsafe { command.pre_exec(detach) };
-    // What `spawn` knows is the middle process, which has exited when it returns.
+    // The child of `spawn` is the middle process, which has exited when it returns.
     command.spawn()?.wait().map(drop)
 }
 
-/// Becomes a session of its own and then a child of nobody who waits.
+/// Becomes a session of its own, and then a child of init.
 fn detach() -> io::Result<()> {
+    nix::unistd::setsid()?;
+    // By libc: neither nix nor rustix has close_range(2), and nix's fork(2) and libc's do the same.
     // SAFETY: plain system calls; `_exit` does not return, and the child goes on to exec.
     unsafe {
-        if libc::setsid() < 0 {
-            return Err(io::Error::last_os_error());
-        }
         // Marked, not closed: the pipe through which an exec failure is reported must live until the exec.
         // A kernel before 5.11 lacks it; our own descriptors are all close-on-exec.
         libc::syscall(libc::SYS_close_range, FIRST_OTHER_FD, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC);

@@ -4,15 +4,22 @@ use std::{
     ffi::OsString,
     io::{self, Read, Write},
     os::{
-        fd::{AsFd, FromRawFd, OwnedFd},
+        fd::{AsFd, OwnedFd},
         unix::process::{CommandExt, ExitStatusExt},
     },
     path::Path,
     process::{Child, ChildStdout, ExitCode, ExitStatus, Stdio},
 };
 
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::{
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+    sys::{
+        prctl::{set_dumpable, set_pdeathsig},
+        signal::Signal,
+    },
+};
 use porthole_registry::SandboxKey;
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::{
     guard::{NO_DELEGATE, guarded},
@@ -32,7 +39,7 @@ use crate::{
 pub fn run(delegate: &Path, arguments: &[OsString], call: &Invocation, settings: &Settings) -> ExitCode {
     let mut command = delegate::command(delegate, arguments);
     command.stdout(Stdio::piped());
-    // SAFETY: the closure makes one system call.
+    // SAFETY: between fork and exec the closure only makes one system call.
     unsafe { command.pre_exec(die_with_parent) };
     let mut child = match command.spawn() {
         Ok(child) => child,
@@ -57,12 +64,8 @@ pub fn run(delegate: &Path, arguments: &[OsString], call: &Invocation, settings:
 
 /// If containerd gives up and kills the wrapper, its delegate must not go on alone.
 fn die_with_parent() -> io::Result<()> {
-    // SAFETY: prctl(PR_SET_PDEATHSIG) has no memory effects. Children of the delegate do not inherit it.
-    if unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) } == 0 {
-        Ok(())
-    } else {
-        Err(io::Error::last_os_error())
-    }
+    // Children of the delegate do not inherit it.
+    Ok(set_pdeathsig(Signal::SIGKILL)?)
 }
 
 /// Passes the child's output on until its end. `follow_up` gets the output's head once the child has succeeded, even
@@ -100,11 +103,7 @@ fn relay(child: &mut Child, follow_up: impl FnOnce(&[u8])) -> io::Result<ExitSta
 }
 
 fn pidfd(child: &Child) -> io::Result<OwnedFd> {
-    // SAFETY: pidfd_open(2) takes two integers and returns a new descriptor or an error.
-    let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, child.id(), 0) };
-    let fd = i32::try_from(fd).ok().filter(|fd| *fd >= 0).ok_or_else(io::Error::last_os_error)?;
-    // SAFETY: the descriptor is new and nobody else's.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+    Ok(pidfd_open(Pid::from_child(child), PidfdFlags::empty())?)
 }
 
 /// Passes on what is there. At the end of the output, or when containerd no longer reads, the pipe is closed; then
@@ -133,9 +132,10 @@ fn drain(pipe: &mut Option<ChildStdout>, head: &mut Vec<u8>) -> io::Result<bool>
 /// Ends as the delegate ended: with its exit code, or by the signal that killed it.
 fn end_like(status: ExitStatus) -> ExitCode {
     if let Some(signal) = status.signal() {
+        let _ = set_dumpable(false);
+        // By libc, because nix has no real-time signals.
         // SAFETY: restores the default action and raises; both are plain system calls.
         unsafe {
-            libc::prctl(libc::PR_SET_DUMPABLE, 0);
             libc::signal(signal, libc::SIG_DFL);
             libc::raise(signal);
         }

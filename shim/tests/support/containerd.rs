@@ -1,4 +1,4 @@
-//! The part of containerd that talks to a shim, made for tests: each call waits for its answer.
+//! The part of containerd that calls a shim, made for tests: each call waits for its answer.
 
 use std::{path::Path, time::Duration};
 
@@ -11,7 +11,7 @@ use containerd_shim_protos::{
 };
 use ttrpc::context::{self, Context};
 
-/// What a call's answer says, apart from pids and times: nothing, or the error.
+/// The content of a call's answer, apart from pids and times: nothing, or the error.
 pub type Reply = Result<(), String>;
 
 /// A connection to a shim.
@@ -56,12 +56,20 @@ impl Containerd {
             .map_err(|error| error.to_string())
     }
 
+    /// A connection that ends is an answer: the shim has ended (containerd: `core/runtime/v2/shim.go`, `Shutdown`).
+    pub fn shutdown(&self, id: &str) -> Reply {
+        let request = ShutdownRequest { id: id.into(), ..Default::default() };
+        match self.runtime.block_on(self.client.shutdown(deadline(), &request)) {
+            Ok(_) | Err(ttrpc::Error::Socket(_)) => Ok(()),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
     calls! {
         start: StartRequest;
         pause: PauseRequest;
         resume: ResumeRequest;
         kill: KillRequest;
         delete: DeleteRequest;
-        shutdown: ShutdownRequest;
     }
 }

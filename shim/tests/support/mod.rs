@@ -2,7 +2,9 @@
 //! recording delegate, a delegate's task service made for tests, and waiting for conditions.
 #![allow(dead_code)]
 
+pub mod agent;
 pub mod containerd;
+pub mod sandbox;
 pub mod task;
 
 use std::{
@@ -17,7 +19,7 @@ use porthole_registry::{SandboxRecord, SandboxState};
 use tempfile::TempDir;
 
 /// Longest wait for anything that should happen soon.
-pub const SOON: Duration = Duration::from_secs(20);
+pub const SOON: Duration = Duration::from_mins(1);
 
 /// The program under test.
 pub const PROGRAM: &str = env!("CARGO_BIN_EXE_containerd-shim-porthole-v2");
@@ -70,7 +72,10 @@ impl Setup {
     }
 
     pub fn configure(&self, text: &str) {
-        std::fs::write(self.path("porthole.toml"), text).expect("configuration");
+        // A companion may read it at any time, and a part of it would be another configuration.
+        let new = self.path("porthole.toml.new");
+        std::fs::write(&new, text).expect("configuration");
+        std::fs::rename(new, self.path("porthole.toml")).expect("configuration");
     }
 
     pub fn program(&self, name: &str, text: &str) {
@@ -177,7 +182,7 @@ impl Drop for Setup {
     }
 }
 
-/// A delegate that records how it was called and says what it was told to say.
+/// A delegate that records how it was called and prints what the test sets.
 const DELEGATE: &str = r#"#!/bin/sh
 here=$(dirname "$0")
 if [ -n "$RECORD" ]; then

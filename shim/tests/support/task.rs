@@ -1,5 +1,6 @@
 //! A delegate's shim made for tests: the task service over real ttrpc, with a workload that the test or a containerd
-//! made for tests moves, and a sidecar whose creation and start can be made to fail or hang. It lists what it was asked.
+//! made for tests moves, and a sidecar whose creation and start can be made to fail or hang. It lists the calls that it
+//! got.
 //!
 //! It behaves like one of three shims. What Kata's two do was observed on Kata 4.1.0:
 //!
@@ -47,7 +48,7 @@ pub enum Behaviour {
     #[default]
     Obey,
     Refuse,
-    /// No answer, ever. Without the flavour's lock: with it nobody could talk to the shim, which is the shim's doing.
+    /// No answer, ever. Without the flavour's lock: with it no client could reach the shim, which is the shim's fault.
     Hang,
 }
 
@@ -61,13 +62,15 @@ pub struct Model {
     pub delete: Behaviour,
     /// State, of whatever container.
     pub state: Behaviour,
+    /// What the monitor socket answers instead of `vsock://7:1024`.
+    pub agent_url: Option<String>,
     /// The monitor socket accepts questions and does not answer them.
     pub monitor_held: bool,
     /// How often Delete and State are answered with the closing of the shim's connection to its guest.
     pub closed_answers: usize,
     /// How often Delete of the sidecar is answered with the guest's "not found", which the shim passes on.
     pub guest_not_found_answers: usize,
-    /// Somebody else starts the sidecar as soon as it is created.
+    /// Another process starts the sidecar as soon as it is created.
     pub started_by_others: bool,
     /// How long a guest takes to boot.
     pub boot: Duration,
@@ -92,11 +95,18 @@ type Shared = Arc<Mutex<Model>>;
 /// The process of the double: what is left of it can be ended from inside.
 type Process = Arc<Mutex<Option<tokio::runtime::Runtime>>>;
 
-/// Where the double says that its workload's bundle is when no Create told it.
+/// The bundle in the double's State of the workload, unless Create gave one.
 const UNTOLD_BUNDLE: &str = "/run/bundle";
 
 fn is_sidecar(id: &str) -> bool {
     id.starts_with("porthole-")
+}
+
+/// Ends the process at once; callable from inside it.
+fn end(process: &Process) {
+    if let Some(runtime) = process.lock().expect("no panic while held").take() {
+        runtime.shutdown_background();
+    }
 }
 
 /// The double, listening.
@@ -136,7 +146,10 @@ impl TaskDouble {
                     while model.lock().expect("no panic while held").monitor_held {
                         std::thread::sleep(Duration::from_millis(5));
                     }
-                    let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 14\r\n\r\nvsock://7:1024");
+                    let url = model.lock().expect("no panic while held").agent_url.clone();
+                    let url = url.unwrap_or_else(|| "vsock://7:1024".to_owned());
+                    let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{url}", url.len());
+                    let _ = stream.write_all(answer.as_bytes());
                 }
             });
         }
@@ -245,12 +258,10 @@ impl Service {
         if locks { Some(self.lock.clone().lock_owned().await) } else { None }
     }
 
-    /// Ends the shim as a panic does: nobody gets an answer any more.
+    /// Ends the shim as a panic does: no call gets an answer any more.
     async fn panic<T>(&self) -> T {
         self.model().panicked = true;
-        if let Some(runtime) = self.process.lock().expect("no panic while held").take() {
-            runtime.shutdown_background();
-        }
+        end(&self.process);
         std::future::pending().await
     }
 
@@ -285,7 +296,7 @@ impl Service {
         }
     }
 
-    /// Takes one of the answers that tell of the guest's going.
+    /// Takes one of the answers of a guest that is going.
     fn answers_closed(&self) -> bool {
         let mut model = self.model();
         let answers = model.closed_answers > 0;
@@ -469,14 +480,8 @@ impl Task for Service {
         let mut model = self.model();
         model.shut_down = model.containers.is_empty();
         if model.shut_down && model.ends_after_shutdown {
-            let process = self.process.clone();
-            // After the answer is out.
-            std::thread::spawn(move || {
-                std::thread::sleep(Duration::from_millis(20));
-                if let Some(runtime) = process.lock().expect("no panic while held").take() {
-                    runtime.shutdown_timeout(Duration::from_secs(5));
-                }
-            });
+            // As Kata's Go shim, which exits before it answers; callers take the connection's end for the answer.
+            end(&self.process);
         }
         Ok(Empty::default())
     }

@@ -13,7 +13,7 @@ const PASSWD: &str = "root:x:0:0:root:/root:/bin/sh\nwww-data:x:33:33:www-data:/
 const GROUP: &str = "root:x:0:\nwww-data:x:33:\nnogroup:x:65534:\n";
 
 /// Text files with their mode.
-const FILES: [(&str, u32, &str); 8] = [
+const FILES: [(&str, u32, &str); 11] = [
     ("etc/passwd", 0o644, PASSWD),
     ("etc/group", 0o644, GROUP),
     ("etc/nsswitch.conf", 0o644, "passwd: files\ngroup: files\nhosts: files dns\n"),
@@ -22,6 +22,9 @@ const FILES: [(&str, u32, &str); 8] = [
     ("srv/catalog.py", 0o644, include_str!("../../applications/catalog.py")),
     ("srv/five.py", 0o644, include_str!("../../applications/five.py")),
     ("srv/raw.py", 0o644, include_str!("../../applications/raw.py")),
+    ("srv/orders.py", 0o644, include_str!("../../applications/orders.py")),
+    ("srv/mariadb.sh", 0o644, include_str!("../../applications/mariadb.sh")),
+    ("srv/postgresql.sh", 0o644, include_str!("../../applications/postgresql.sh")),
 ];
 
 /// Directories that the applications write to, or that hold a file above.

@@ -24,19 +24,44 @@ pub struct Image {
     pub name: &'static str,
     /// What it is made of. busybox gives the shell and the small commands.
     packages: &'static str,
+    /// What of the packages is not needed, as patterns of a shell below the root.
+    unused: &'static [&'static str],
     /// Begins the names of its files in the cache.
     prefix: &'static str,
 }
 
 /// The image of the demo and the tests.
-pub const DEMO: Image =
-    Image { name: "porthole.local/demo:1", packages: "nginx,python3,busybox-static", prefix: "" };
+pub const DEMO: Image = Image {
+    name: "porthole.local/demo:1",
+    packages: "nginx,python3,busybox-static",
+    unused: &[],
+    prefix: "",
+};
 
 /// The image of the benchmarks: servers and the clients that load them.
 pub const BENCH: Image = Image {
     name: "porthole.local/bench:1",
     packages: "nginx,redis-server,redis-tools,wrk,busybox-static",
+    unused: &[],
     prefix: "bench-",
+};
+
+/// The image of the demo's tenant with databases.
+pub const STORES: Image = Image {
+    name: "porthole.local/stores:1",
+    packages: "python3-pymysql,python3-redis,python3-psycopg2,mariadb-server-core,redis-server,postgresql,dnsmasq-base,\
+               busybox-static",
+    unused: &[
+        "usr/share/doc",
+        "usr/share/locale",
+        "usr/share/man",
+        "usr/share/perl*",
+        "usr/lib/*/perl*",
+        "usr/lib/*/libLLVM*",
+        "usr/lib/*/libz3*",
+        "usr/lib/postgresql/*/lib/bitcode",
+    ],
+    prefix: "stores-",
 };
 
 /// Every file of the packages' layer has this time, so that the same packages give the same layer.
@@ -50,7 +75,7 @@ impl Image {
             fs::create_dir_all(directory).with_context(|| format!("make {}", directory.display()))?;
         }
         if !packages.exists() {
-            extract_packages(self.packages, &packages)?;
+            self.extract_packages(&packages)?;
         }
         let own = files::layer()?;
         let digest = archive::digest(&own);
@@ -69,6 +94,19 @@ impl Image {
     fn packages_file(&self, cache: &Path) -> PathBuf {
         cache.join("image").join(format!("{}packages-{}.tar", self.prefix, release()))
     }
+
+    fn extract_packages(&self, to: &Path) -> Result<()> {
+        let staged = to.with_extension("tar.new");
+        let mut command = Command::new("mmdebstrap");
+        command.env("SOURCE_DATE_EPOCH", SOURCE_DATE_EPOCH).args(["--variant=extract", "--format=tar"]);
+        command.arg("--skip=output/dev");
+        if !self.unused.is_empty() {
+            command.arg(format!("--extract-hook=cd \"$1\" && rm -rf {}", self.unused.join(" ")));
+        }
+        command.args(["--include", self.packages, &release()]).arg(&staged);
+        command::succeed(&mut command, Duration::from_mins(10)).context("extract the image's packages")?;
+        fs::rename(&staged, to).with_context(|| format!("keep {}", to.display()))
+    }
 }
 
 /// The Debian release of this machine, whose signing keys are here.
@@ -76,17 +114,4 @@ fn release() -> String {
     let description = fs::read_to_string("/etc/os-release").unwrap_or_default();
     let codename = description.lines().find_map(|line| line.strip_prefix("VERSION_CODENAME="));
     codename.unwrap_or("bookworm").trim_matches('"').to_owned()
-}
-
-fn extract_packages(packages: &str, to: &Path) -> Result<()> {
-    let staged = to.with_extension("tar.new");
-    let mut command = Command::new("mmdebstrap");
-    command
-        .env("SOURCE_DATE_EPOCH", SOURCE_DATE_EPOCH)
-        .args(["--variant=extract", "--format=tar", "--skip=output/dev", "--include"])
-        .arg(packages)
-        .arg(release())
-        .arg(&staged);
-    command::succeed(&mut command, Duration::from_mins(10)).context("extract the image's packages")?;
-    fs::rename(&staged, to).with_context(|| format!("keep {}", to.display()))
 }

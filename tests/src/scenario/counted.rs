@@ -1,4 +1,4 @@
-//! What Prometheus says was counted, beside what was sent.
+//! What Prometheus has counted, beside what was sent.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -18,7 +18,7 @@ use crate::{
 const WINDOW: &str = "30m";
 
 /// How long a count may take to arrive: agent to exporter at most a second, then a scrape.
-const ARRIVAL: Duration = Duration::from_secs(15);
+const ARRIVAL: Duration = wait::SOON;
 
 /// One line of the comparison.
 #[derive(Clone, Debug, Default)]
@@ -38,7 +38,7 @@ pub struct Line {
 pub struct Comparison(pub BTreeMap<Key, Line>);
 
 impl Comparison {
-    /// Asks Prometheus once.
+    /// Queries Prometheus once.
     pub fn take(prometheus: &Prometheus, sent: &Sent) -> Result<Self> {
         let mut lines: BTreeMap<Key, Line> = BTreeMap::new();
         for (key, count) in sent {
@@ -123,7 +123,7 @@ fn key_of(element: &Element, side: Side) -> Key {
     clippy::cast_sign_loss,
     reason = "a count: whole and not negative"
 )]
-fn whole(value: f64) -> u64 {
+pub(super) fn whole(value: f64) -> u64 {
     value.round() as u64
 }
 

@@ -1,7 +1,5 @@
 //! Is the same counted, whichever way the guest's kernel lets the agent see it?
 
-use std::time::Duration;
-
 use anyhow::{Context, Result, ensure};
 use porthole_testbed::{
     container::{Launch, PORTHOLE},
@@ -17,7 +15,7 @@ pub const TESTS: &[Test] = &[
     ("capture::a_guest_without_tracing_is_counted_by_its_packets", packets),
 ];
 
-/// How the agent in a sandbox says that it captures.
+/// The capture mode that a sandbox's agent reports.
 fn mode(environment: &Environment, id: &str) -> Result<String> {
     let sandbox = environment.exporter()?.sandbox(id)?.context("the sandbox is listed")?;
     Ok(sandbox["agent"]["capture_mode"].as_str().unwrap_or_default().to_owned())
@@ -40,14 +38,14 @@ fn raw_tracepoint(stage: &Stage) -> Result<()> {
     served_exactly(stage, "raw", 22, &["--hooks", "raw-tracepoint"], "syscall_raw_tracepoint")
 }
 
-/// A guest whose agent has these arguments names this mode, and counts what is asked of its server.
+/// A guest whose agent has these arguments reports this mode, and counts the requests to its server.
 fn served_exactly(stage: &Stage, name: &str, host: u8, arguments: &[&str], expected: &str) -> Result<()> {
     let environment = stage.environment()?;
     let endpoint = environment.endpoint(name, host)?;
     let id = environment.unique(name);
     let requests = REQUESTS.to_string();
     let command = ["/usr/bin/python3", "/srv/five.py", &requests];
-    let settings = Settings::default().with("shim", "agent_arguments", arguments.to_vec());
+    let settings = Settings::default().with("microvm", "agent_arguments", arguments.to_vec());
     let container = environment.with_settings(&settings, || {
         let launch = Launch::new("acme", &id, PORTHOLE, &command).on(&endpoint);
         let container = launch.start(&environment.containerd)?;
@@ -59,18 +57,16 @@ fn served_exactly(stage: &Stage, name: &str, host: u8, arguments: &[&str], expec
     let address = endpoint.at(8000);
     environment.from_hub(|| {
         for number in 0..REQUESTS {
-            let mut connection = wait::until("the server listens", Duration::from_secs(30), || {
-                Ok(http::Connection::open(address).ok())
-            })?;
+            let mut connection = http::Connection::open_once_listening(address)?;
             let response = connection.request("GET", &format!("/work/{number}"))?;
             ensure!(response.status == 200, "got {}", response.status);
         }
         Ok(())
     })?;
-    container.wait_stopped(Duration::from_secs(30))?;
+    container.wait_stopped(wait::SOON)?;
     container.remove()?;
     let labels = [("tenant", "acme"), ("service_name", &id), ("side", "server")];
-    wait::until("all requests are counted", Duration::from_secs(10), || {
+    wait::until("all requests are counted", wait::SOON, || {
         let total =
             exposition::sum(&environment.exporter()?.samples()?, "porthole_app_requests_total", &labels);
         ensure!(total.is_none_or(|total| total <= f64::from(REQUESTS)), "counted {total:?} of {REQUESTS}");
@@ -98,9 +94,7 @@ fn packets(stage: &Stage) -> Result<()> {
     ensure!(mode == "packet", "the mode is {mode}");
     let address = endpoint.at(8000);
     environment.from_hub(|| {
-        let mut connection = wait::until("the server listens", Duration::from_secs(30), || {
-            Ok(http::Connection::open(address).ok())
-        })?;
+        let mut connection = http::Connection::open_once_listening(address)?;
         for number in 0..REQUESTS {
             // Half on one connection that stays open, half each on its own.
             if number >= REQUESTS / 2 {
@@ -117,7 +111,7 @@ fn packets(stage: &Stage) -> Result<()> {
     let called = container.exec(&["/usr/bin/python3", "-c", &script])?;
     ensure!(called.status.success(), "{called}");
     let expected = [("server", REQUESTS + CALLS), ("client", CALLS)];
-    wait::until("all requests are counted at both ends", Duration::from_secs(10), || {
+    wait::until("all requests are counted at both ends", wait::SOON, || {
         let samples = environment.exporter()?.samples()?;
         let mut missing = false;
         for (side, expected) in expected {

@@ -1,11 +1,12 @@
-//! Do the parsers that people use accept what the exporter says, whatever things are called?
+//! The parsers that people use accept the exporter's output, whatever names are in it.
 
 use std::{fs, process::Command, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use porthole_testbed::{
     command,
-    container::{Launch, PORTHOLE},
+    container::{Container, Launch, PORTHOLE},
+    environment::Environment,
     exposition, http, scenario, wait,
 };
 
@@ -15,7 +16,10 @@ use crate::{
 };
 
 pub const TESTS: &[Test] = &[
-    ("exposition::odd_names_survive_prometheus_and_python_and_this_parser", odd_names),
+    (
+        "exposition::odd_names_survive_prometheus_and_python_and_this_parser_and_resources_have_them",
+        odd_names,
+    ),
     ("exposition::alert_rules_and_scrape_example_are_accepted_by_promtool", deployed_rules),
 ];
 
@@ -41,19 +45,20 @@ fn odd_names(stage: &Stage) -> Result<()> {
     scenario::wait_watched(&environment, &id)?;
     let address = endpoint.at(80);
     environment.from_hub(|| {
-        let open = || Ok(http::Connection::open(address).ok());
-        let mut connection = wait::until("the server listens", Duration::from_secs(30), open)?;
+        let mut connection = http::Connection::open_once_listening(address)?;
         connection.request("GET", "/%22quoted%22/\\backslash")?;
         connection.request("GET", "/")
     })?;
     let labels = [("tenant", ODD_TENANT), ("service_name", ODD_SERVICE), ("side", "server")];
-    wait::until("both requests are counted under the odd names", Duration::from_secs(10), || {
+    wait::until("both requests are counted under the odd names", wait::SOON, || {
         let samples = environment.exporter()?.samples()?;
         Ok((exposition::sum(&samples, "porthole_app_requests_total", &labels) == Some(2.0)).then_some(()))
     })?;
 
+    resources_and_connections(&environment, &container)?;
+
     // The first exchange of a route is sampled as a span, labelled with the host's name of its sandbox.
-    wait::until("a span under the odd names", Duration::from_secs(10), || {
+    wait::until("a span under the odd names", wait::SOON, || {
         let spans = environment.exporter()?.spans("limit=10000")?;
         let is_it = |span: &serde_json::Value| {
             span["tenant"] == ODD_TENANT
@@ -84,7 +89,7 @@ fn odd_names(stage: &Stage) -> Result<()> {
     let prometheus = environment.prometheus.as_ref().context("Prometheus")?;
     prometheus.next_scrape()?;
     let (health, error) = prometheus.target()?;
-    ensure!(health == "up" && error.is_empty(), "Prometheus says {health}: {error}");
+    ensure!(health == "up" && error.is_empty(), "Prometheus' target is {health}: {error}");
     let totals = prometheus.query("porthole_app_requests_total{side=\"server\"}")?;
     ensure!(
         totals
@@ -95,15 +100,44 @@ fn odd_names(stage: &Stage) -> Result<()> {
     container.remove()
 }
 
+/// What a container takes in its guest, and attempts to connect that fail there.
+fn resources_and_connections(environment: &Environment, container: &Container) -> Result<()> {
+    const ATTEMPTS: u32 = 3;
+    let script = format!(
+        "import socket\nfor _ in range({ATTEMPTS}):\n try: socket.create_connection(('127.0.0.1', 9))\n except \
+         ConnectionRefusedError: pass\n else: raise SystemExit('connected')"
+    );
+    let called = container.exec(&["/usr/bin/python3", "-c", &script])?;
+    ensure!(called.status.success(), "{called:?}");
+    wait::until("resources and refused attempts under the odd names", wait::SOON, || {
+        let samples = environment.exporter()?.samples()?;
+        let sum = |family: &str, more: &[(&str, &str)]| {
+            let labels = [&[("tenant", ODD_TENANT), ("service_name", ODD_SERVICE)], more].concat();
+            exposition::sum(&samples, family, &labels).unwrap_or_default()
+        };
+        let refused = [("server_address", "127.0.0.1"), ("server_port", "9"), ("error_type", "refused")];
+        let positive = [
+            "container_cpu_time_seconds_total",
+            "container_memory_working_set_bytes",
+            "container_threads",
+            "container_network_io_bytes_total",
+            "porthole_guest_cpu_seconds_total",
+            "porthole_guest_memory_used_bytes",
+        ];
+        let refused = sum("tcp_client_connections_failed_total", &refused);
+        ensure!(refused <= f64::from(ATTEMPTS), "{refused} refused attempts");
+        let is_there = positive.iter().all(|family| sum(family, &[]) > 0.0);
+        Ok((is_there && (refused - f64::from(ATTEMPTS)).abs() < 0.5).then_some(()))
+    })
+}
+
 fn deployed_rules(_: &Stage) -> Result<()> {
     let deploy = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/prometheus");
-    let check = |arguments: [&str; 3]| {
-        command::succeed(
-            Command::new("promtool").current_dir(deploy).args(arguments),
-            Duration::from_secs(30),
-        )
+    let check = |arguments: &[&str]| {
+        command::succeed(Command::new("promtool").current_dir(deploy).args(arguments), wait::SOON)
     };
-    check(["check", "rules", "porthole.rules.yml"])?;
-    check(["check", "config", "prometheus.yml"])?;
-    check(["test", "rules", "porthole.rules.test.yml"]).map(drop)
+    check(&["check", "rules", "porthole.rules.yml"])?;
+    check(&["check", "config", "prometheus.yml"])?;
+    check(&["check", "config", "--agent", "agent.yml"])?;
+    check(&["test", "rules", "porthole.rules.test.yml"]).map(drop)
 }

@@ -1,10 +1,9 @@
 //! Does anything crash, or is anything counted that was no request, when bytes are not what they seem?
 
-use std::time::Duration;
-
 use anyhow::{Context, Result, ensure};
 use porthole_testbed::{
     container::{Launch, PORTHOLE},
+    environment::Settings,
     exposition,
     http::Connection,
     scenario, wait,
@@ -40,7 +39,7 @@ fn hostile_bytes(stage: &Stage) -> Result<()> {
     scenario::wait_watched(&environment, &id)?;
     let address = endpoint.at(8001);
     environment.from_hub(|| {
-        wait::until("the server listens", Duration::from_secs(30), || Ok(Connection::open(address).ok()))?;
+        Connection::open_once_listening(address)?;
         // Noise in both directions, on many connections and in one large transfer.
         for seed in 1..=20 {
             echo(address, &noise(4096, seed))?;
@@ -62,7 +61,7 @@ fn hostile_bytes(stage: &Stage) -> Result<()> {
     })?;
     // What is a request is counted, before and after all that, on the same agent.
     let labels = [("sandbox_id", id.as_str())];
-    let counted = wait::until("the WebSocket's handshake is counted", Duration::from_secs(10), || {
+    let counted = wait::until("the WebSocket's handshake is counted", wait::SOON, || {
         let samples = environment.exporter()?.samples()?;
         let matching = |sample: &&exposition::Sample| {
             sample.name == "http_server_request_duration_seconds_count" && sample.has(&labels)
@@ -135,10 +134,18 @@ fn hostile_guest(stage: &Stage) -> Result<()> {
     let agent = environment.dist.sidecar().join("porthole-agent");
     let before = std::fs::read(&agent).with_context(|| format!("read {}", agent.display()))?;
     let id = environment.unique("takeover");
-    let container = Launch::new("globex", &id, PORTHOLE, &["sleep", "600"])
-        .privileged()
-        .start(&environment.containerd)?;
-    scenario::wait_watched(&environment, &id)?;
+    // With the sidecar, whose files the guest has too.
+    let settings = Settings::default().with("shim", "agent", "sidecar").with(
+        "microvm",
+        "kernel_parameters",
+        "porthole.agent=off",
+    );
+    let container = environment.with_settings(&settings, || {
+        let launch = Launch::new("globex", &id, PORTHOLE, &["sleep", "600"]).privileged();
+        let container = launch.start(&environment.containerd)?;
+        scenario::wait_watched(&environment, &id)?;
+        Ok(container)
+    })?;
     // Which of the shared trees the kernel gives for the tag is its choice: the sidecar's is found by the agent in it.
     let script = "mkdir /all && mount -t virtiofs porthole /all || exit 9
         agent=$(find /all -name porthole-agent | head -n 1)

@@ -4,7 +4,7 @@
 //! the agent has no part in it.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs,
     os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink},
     path::{Path, PathBuf},
@@ -16,9 +16,11 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use porthole_testbed::{
     command,
-    container::{Container, Launch, MICROVM},
-    environment::Environment,
-    wait,
+    container::{Container, Launch, MICROVM, PORTHOLE},
+    environment::{Environment, MICROVM_STATE},
+    exposition,
+    footprint::{self, Footprint},
+    http, scenario, wait,
 };
 use serde_json::Value;
 
@@ -30,6 +32,7 @@ pub const TESTS: &[Test] = &[
     ("isolation::nothing_that_the_host_mounts_for_a_guest_runs_or_is_a_device_on_the_host", mount_flags),
     ("isolation::every_process_of_a_sandbox_has_only_what_it_needs", least_privilege),
     ("isolation::the_same_id_in_another_namespace_is_another_sandbox", same_id),
+    ("isolation::sandboxes_of_one_id_are_counted_to_their_own_tenants_and_one_outlives_the_other", twins),
     ("isolation::the_guest_of_all_attacks_goes_without_a_trace", the_end),
 ];
 
@@ -37,9 +40,6 @@ pub const TESTS: &[Test] = &[
 static GUEST: Mutex<Option<Container>> = Mutex::new(None);
 
 const NAMESPACE: &str = "globex";
-
-/// Where the embedded runtime keeps its sandboxes' state.
-const STATE: &str = "/run/porthole/microvm";
 
 /// Works with the guest of all attacks.
 fn with_guest<T>(stage: &Stage, work: impl FnOnce(&Environment, &Container) -> Result<T>) -> Result<T> {
@@ -54,15 +54,15 @@ fn with_guest<T>(stage: &Stage, work: impl FnOnce(&Environment, &Container) -> R
 }
 
 /// The state directory of a sandbox, by its record.
-fn state_directory(namespace: &str, id: &str) -> Result<PathBuf> {
-    for entry in fs::read_dir(STATE).with_context(|| format!("list {STATE}"))? {
+pub fn state_directory(namespace: &str, id: &str) -> Result<PathBuf> {
+    for entry in fs::read_dir(MICROVM_STATE).with_context(|| format!("list {MICROVM_STATE}"))? {
         let directory = entry?.path();
         let Ok(record) = record(&directory) else { continue };
         if record["sandbox"] == format!("{namespace}@{id}") {
             return Ok(directory);
         }
     }
-    anyhow::bail!("no sandbox {namespace}/{id} in {STATE}")
+    anyhow::bail!("no sandbox {namespace}/{id} in {MICROVM_STATE}")
 }
 
 fn record(directory: &Path) -> Result<Value> {
@@ -87,7 +87,7 @@ fn audit(directory: &Path) -> BTreeMap<PathBuf, (u32, u64)> {
     found
 }
 
-/// The root directory of the process that does in the file system what the guest asks for. What one who has taken over the
+/// The root directory of the process that serves the guest's file system calls. What one who has taken over the
 /// guest's kernel can reach is what can be reached here, with the rights of the mounts here.
 fn served_root(directory: &Path) -> Result<PathBuf> {
     let pid = file_server(directory)?;
@@ -97,7 +97,7 @@ fn served_root(directory: &Path) -> Result<PathBuf> {
 }
 
 /// virtiofsd's worker, a child of the process on record in a mount namespace of its own.
-fn file_server(directory: &Path) -> Result<i64> {
+pub fn file_server(directory: &Path) -> Result<i64> {
     let record = record(directory)?;
     let programs = record["programs"].as_array().context("programs")?;
     let daemon = programs.iter().find(|program| program["name"] == "virtiofsd").context("virtiofsd")?;
@@ -231,11 +231,43 @@ fn namespace(pid: i64, kind: &str) -> Result<String> {
     Ok(link.to_string_lossy().into_owned())
 }
 
-fn control_groups(pid: i64) -> Result<String> {
-    fs::read_to_string(format!("/proc/{pid}/cgroup")).context("control groups")
+/// A process' limit of a resource, both alike, or none.
+fn limit(pid: i64, resource: &str) -> Result<Option<u64>> {
+    let limits = fs::read_to_string(format!("/proc/{pid}/limits")).context("limits")?;
+    let line = limits.lines().find_map(|line| line.strip_prefix(resource)).context("a resource")?;
+    let values: Vec<_> = line.split_whitespace().take(2).collect();
+    ensure!(values.len() == 2 && values[0] == values[1], "{resource}{line}");
+    Ok(values[0].parse().ok())
 }
 
+/// Whether a process is in the sandbox's own control group in every hierarchy.
+fn in_own_groups(pid: i64, record: &Value, id: &str) -> Result<()> {
+    let groups = record["control_groups"].as_array().context("control groups")?;
+    let own: Vec<_> = groups.iter().filter_map(Value::as_str).filter(|group| group.ends_with(id)).collect();
+    let hierarchies = fs::read_to_string("/proc/self/mountinfo")?;
+    let hierarchies = hierarchies.lines().filter(|line| line.contains(" - cgroup")).count();
+    ensure!(own.len() == hierarchies, "groups in {} of {hierarchies} hierarchies: {own:?}", own.len());
+    for group in own {
+        let path = Path::new(group).join("cgroup.procs");
+        let members = fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
+        ensure!(members.lines().any(|member| member == pid.to_string()), "not in {group}: {members:?}");
+    }
+    Ok(())
+}
+
+/// The first user of sandboxes, `user_base` in the configuration.
+const USER_BASE: i64 = 0x7000_0000;
+
+/// Largest file of a program: the machine's memory, which is one to the kernel.
+const FILES_MAX: u64 = 512 << 20;
+
 /// Capabilities by their numbers in `linux/capability.h`.
+const DAC_OVERRIDE: u32 = 1;
+const KILL: u32 = 5;
+const SETGID: u32 = 6;
+const SETUID: u32 = 7;
+const NET_ADMIN: u32 = 12;
+const SYS_NICE: u32 = 23;
 const MKNOD: u32 = 27;
 const SYS_MODULE: u32 = 16;
 const SYS_RAWIO: u32 = 17;
@@ -244,33 +276,77 @@ const SYS_ADMIN: u32 = 21;
 const SYS_BOOT: u32 = 22;
 const SYS_TIME: u32 = 25;
 
+/// What a file server needs: the first five capabilities, those to act for other users, and `SETFCAP`.
+const FILE_SERVER: u64 = 0b1_1111 | 1 << SETGID | 1 << SETUID | 1 << 31;
+
+/// What the embedded runtime's shim keeps: what a file server has and what mounting takes, entering networks and ending.
+const RUNNING_SHIM: u64 = FILE_SERVER & !(1 << SETGID | 1 << SETUID)
+    | 1 << KILL
+    | 1 << NET_ADMIN
+    | 1 << SYS_ADMIN
+    | 1 << SYS_NICE
+    | 1 << MKNOD;
+
+/// What a companion keeps whose guest has the agent, behind a socket of root.
+const COMPANION: u64 = 0;
+
+/// Whether no thread of a process has other capabilities than these, can gain any, or is without a filter.
+fn confined(pid: i64, what: &str, allowed: u64) -> Result<()> {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).with_context(|| format!("threads of {what}"))?;
+    let mut threads = 0;
+    for task in tasks.flatten() {
+        let name = task.file_name().to_string_lossy().into_owned();
+        let thread: i64 = name.parse().context("a thread's id")?;
+        threads += 1;
+        for set in ["CapPrm", "CapEff", "CapInh", "CapAmb", "CapBnd"] {
+            let more = capabilities(thread, set)? & !allowed;
+            // What a companion may need was not known when its bounding set was reduced; it executes nothing.
+            let more = if set == "CapBnd" { more & !(1 << SYS_ADMIN | 1 << DAC_OVERRIDE) } else { more };
+            ensure!(more == 0, "{what}'s thread {thread} has {more:#x} in {set}");
+        }
+        ensure!(status(thread, "NoNewPrivs")? == "1", "{what}'s thread {thread} can gain privileges");
+        ensure!(status(thread, "Seccomp")? == "2", "{what}'s thread {thread} has no seccomp filter");
+    }
+    ensure!(threads > 0, "{what} has no threads");
+    Ok(())
+}
+
 fn least_privilege(stage: &Stage) -> Result<()> {
     with_guest(stage, |_, container| {
         let directory = state_directory(NAMESPACE, &container.id)?;
         let record = record(&directory)?;
         let own = i64::from(std::process::id());
         let shim = record["shim"]["pid"].as_i64().context("the shim")?;
-        let mut seen = Vec::new();
+        let (mut seen, mut networks) = (Vec::new(), Vec::new());
         for program in record["programs"].as_array().context("programs")? {
             let pid = program["pid"].as_i64().context("a process id")?;
             let name = program["name"].as_str().unwrap_or_default();
             let what = format!("{name} ({pid})");
             seen.push(name.to_owned());
+            networks
+                .push(namespace(if name == "virtiofsd" { file_server(&directory)? } else { pid }, "net")?);
             ensure!(status(pid, "NoNewPrivs")? == "1", "{what} can gain privileges");
+            let score = fs::read_to_string(format!("/proc/{pid}/oom_score_adj"))?;
+            ensure!(!score.starts_with('-'), "{what} is protected from the end of memory: {score}");
             let bounds = capabilities(pid, "CapBnd")?;
             for forbidden in [MKNOD, SYS_MODULE, SYS_RAWIO, SYS_PTRACE, SYS_BOOT, SYS_TIME] {
                 ensure!(bounds & (1 << forbidden) == 0, "{what} may have capability {forbidden}");
             }
-            let groups = control_groups(pid)?;
-            ensure!(
-                groups.contains(&container.id),
-                "{what} is not in the sandbox's control group:\n{groups}"
-            );
+            in_own_groups(pid, &record, &container.id).with_context(|| what.clone())?;
             if name == "virtiofsd" {
+                // What was started waits for the worker.
+                let waits = file_server(&directory)? != pid;
+                ensure!(!waits || capabilities(pid, "CapEff")? == 0, "{what} waits with capabilities");
                 continue;
             }
             let users: Vec<_> = status(pid, "Uid")?.split_whitespace().map(str::to_owned).collect();
-            ensure!(users.iter().all(|user| *user != "0" && *user == users[0]), "{what} runs as {users:?}");
+            let own_user = (USER_BASE + shim).to_string();
+            ensure!(
+                users.iter().all(|user| *user == own_user),
+                "{what} runs as {users:?}, not as {own_user}"
+            );
+            let groups = status(pid, "Gid")? + " " + &status(pid, "Groups")?;
+            ensure!(groups.split_whitespace().all(|group| group == own_user), "{what} is in {groups}");
             for set in ["CapPrm", "CapEff", "CapInh", "CapAmb", "CapBnd"] {
                 ensure!(capabilities(pid, set)? == 0, "{what} has capabilities in {set}");
             }
@@ -281,10 +357,23 @@ fn least_privilege(stage: &Stage) -> Result<()> {
                     "{what} is in the host's {kind} namespace"
                 );
             }
-            let limits = fs::read_to_string(format!("/proc/{pid}/limits"))?;
-            let core =
-                limits.lines().find(|line| line.starts_with("Max core file size")).context("limits")?;
-            ensure!(core.split_whitespace().nth(4) == Some("0"), "{what}: {core}");
+            for (resource, most) in [
+                ("Max core file size", 0),
+                ("Max open files", 4096),
+                ("Max processes", 512),
+                ("Max file size", FILES_MAX),
+            ] {
+                let limit = limit(pid, resource)?;
+                ensure!(limit.is_some_and(|limit| limit <= most), "{what}: {resource} {limit:?}");
+            }
+            let mounts = fs::read_to_string(format!("/proc/{pid}/mountinfo")).context("mounts")?;
+            for mount in mounts.lines() {
+                let fields: Vec<_> = mount.split(' ').collect();
+                let [_, _, _, _, point, options, ..] = fields[..] else { continue };
+                // Its devices, and the directory of its sockets.
+                let is_written = point.starts_with("/dev/") || point.ends_with("/vsock");
+                ensure!(is_written || options.starts_with("ro"), "{what} can write to {point}: {options}");
+            }
             let root = fs::read_dir(format!("/proc/{pid}/root"))?.flatten();
             let names: Vec<_> = root.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
             for hidden in ["root", "home", "etc/shadow", "proc", "sys", "var"] {
@@ -296,32 +385,32 @@ fn least_privilege(stage: &Stage) -> Result<()> {
             seen.iter().any(|name| name == "qemu") && seen.iter().any(|name| name == "virtiofsd"),
             "{seen:?}"
         );
+        let networks: BTreeSet<_> = networks.into_iter().collect();
+        ensure!(networks.len() == seen.len(), "programs share a network: {networks:?}");
         // virtiofsd's worker handles what the guest sends; the process on record has made it.
         let worker = file_server(&directory)?;
-        let held = capabilities(worker, "CapEff")?;
-        for forbidden in [MKNOD, SYS_ADMIN, SYS_MODULE, SYS_PTRACE] {
-            ensure!(held & (1 << forbidden) == 0, "virtiofsd has capability {forbidden}");
+        ensure!(status(worker, "NoNewPrivs")? == "1", "virtiofsd can gain privileges");
+        ensure!(limit(worker, "Max core file size")? == Some(0), "virtiofsd leaves cores");
+        for set in ["CapPrm", "CapEff"] {
+            let held = capabilities(worker, set)?;
+            ensure!(held & !FILE_SERVER == 0, "virtiofsd has {:#x} in {set}", held & !FILE_SERVER);
         }
         ensure!(status(worker, "Seccomp")? == "2", "virtiofsd has no seccomp filter");
+        let most = limit(worker, "Max open files")?;
+        ensure!(most.is_some_and(|most| most < 1_000_000), "virtiofsd may open {most:?} files");
         for kind in ["mnt", "pid", "net"] {
             ensure!(
                 namespace(worker, kind)? != namespace(own, kind)?,
                 "virtiofsd is in the host's {kind} namespace"
             );
         }
-        ensure!(
-            control_groups(worker)?.contains(&container.id),
-            "virtiofsd is not in the sandbox's control group"
-        );
-        // The shim mounts for later containers and watches; what it can never need it has given up.
-        for set in ["CapPrm", "CapEff", "CapBnd"] {
-            for forbidden in [SYS_MODULE, SYS_RAWIO, SYS_PTRACE, SYS_BOOT, SYS_TIME] {
-                let has = capabilities(shim, set)? & (1 << forbidden) != 0;
-                ensure!(!has, "the shim has capability {forbidden} in {set}");
-            }
-        }
-        ensure!(status(shim, "NoNewPrivs")? == "1", "the shim can gain privileges");
-        Ok(())
+        in_own_groups(worker, &record, &container.id).context("virtiofsd's worker")?;
+        // The shim mounts for later containers and watches; it starts no programs any more. A thread that is older than
+        // the confinement ends when it has had nothing to do for a while.
+        wait::until("every thread of the shim is confined", wait::SOON, || {
+            confined(shim, "the shim", RUNNING_SHIM).map(Some)
+        })?;
+        in_own_groups(shim, &record, &container.id).context("the shim")
     })
 }
 
@@ -346,7 +435,7 @@ fn same_id(stage: &Stage) -> Result<()> {
         delete.args(["-namespace", NAMESPACE, "-address", "/nonexistent", "-id", &container.id]);
         delete.args(["-bundle", &bundle.to_string_lossy(), "delete"]);
         delete.current_dir(&bundle).env("PORTHOLE_CONFIG", &environment.configuration);
-        let refused = command::run(&mut delete, Duration::from_secs(30))?;
+        let refused = command::run(&mut delete, wait::SOON)?;
         ensure!(!refused.status.success(), "a sandbox whose shim lives was cleaned up");
         let echoed = container.exec(&["echo", "alive"])?;
         ensure!(echoed.text().trim() == "alive", "the first sandbox does not answer: {echoed}");
@@ -354,13 +443,79 @@ fn same_id(stage: &Stage) -> Result<()> {
     })
 }
 
-fn the_end(_: &Stage) -> Result<()> {
+fn companion_of(namespace: &str, id: &str) -> Result<i64> {
+    let is_own = |line: &str| line.starts_with("porthole-companion ") && line.contains(namespace);
+    let found = footprint::processes(&[id])?.into_iter().find(|process| is_own(&process.command_line));
+    Ok(found.with_context(|| format!("no companion of {namespace}/{id}"))?.id.into())
+}
+
+/// Two tenants whose sandboxes have one id run at once, are counted each to its own, and one outlives the other.
+fn twins(stage: &Stage) -> Result<()> {
+    let environment = stage.environment()?;
+    let id = environment.unique("twin");
+    let mut twins = Vec::new();
+    for (tenant, host, requests) in [("acme", 61, 3_u8), ("globex", 62, 5)] {
+        let endpoint = environment.endpoint(&format!("twin-{tenant}"), host)?;
+        let launch = Launch::new(tenant, &id, PORTHOLE, scenario::BLOG.command).on(&endpoint);
+        twins.push((launch.start(&environment.containerd)?, endpoint, requests));
+    }
+    let is = |sandbox: &Value, tenant: &str| sandbox["sandbox_id"] == id && sandbox["tenant"] == tenant;
+    for (container, endpoint, requests) in &twins {
+        wait::until(&format!("{}/{id} is watched", container.namespace), Duration::from_mins(1), || {
+            let sandboxes = environment.exporter()?.sandboxes()?;
+            let own = sandboxes.iter().find(|sandbox| is(sandbox, &container.namespace));
+            Ok(own.filter(|own| own["connection"]["state"] == "connected").map(drop))
+        })?;
+        // The agent is there before the server, which gets requests once it listens.
+        environment.from_hub(|| http::Connection::open_once_listening(endpoint.at(80)))?;
+        let companion = companion_of(&container.namespace, &id)?;
+        confined(companion, "the companion", COMPANION)?;
+        for _ in 0..*requests {
+            let page = environment.from_hub(|| http::get(endpoint.at(80), "/"))?;
+            ensure!(page.status == 200, "{} answers {}", container.namespace, page.status);
+        }
+    }
+    let counted = |tenant: &str| -> Result<Option<f64>> {
+        let labels = [("tenant", tenant), ("service_name", id.as_str()), ("side", "server")];
+        Ok(exposition::sum(&environment.exporter()?.samples()?, "porthole_app_requests_total", &labels))
+    };
+    let all_counted = |tenant: &str, requests: u8| {
+        wait::until(&format!("{tenant}'s requests are counted"), wait::SOON, || {
+            let now = counted(tenant)?;
+            ensure!(now == Some(f64::from(requests)), "{tenant} has {now:?} of {requests}");
+            Ok(Some(()))
+        })
+    };
+    for (container, _, requests) in &twins {
+        all_counted(&container.namespace, *requests)?;
+    }
+    let (killed, _, gone) = twins.remove(0);
+    let tenant = killed.namespace.clone();
+    killed.remove()?;
+    let (living, endpoint, requests) = twins.remove(0);
+    let page = environment.from_hub(|| http::get(endpoint.at(80), "/"))?;
+    ensure!(page.status == 200, "the other answers {}", page.status);
+    all_counted(&living.namespace, requests + 1)?;
+    ensure!(counted(&tenant)? == Some(f64::from(gone)), "{tenant} has {:?} of {gone}", counted(&tenant)?);
+    living.remove()
+}
+
+fn the_end(stage: &Stage) -> Result<()> {
+    let environment = stage.environment()?;
     let container = GUEST.lock().unwrap_or_else(PoisonError::into_inner).take();
     let Some(container) = container else { return Ok(()) };
     let directory = state_directory(NAMESPACE, &container.id)?;
+    let record = record(&directory)?;
+    let groups = record["control_groups"].as_array().context("control groups")?;
+    let groups: Vec<_> = groups.iter().filter_map(|group| group.as_str().map(PathBuf::from)).collect();
+    let own = groups.iter().filter(|group| group.ends_with(&container.id) && group.exists()).count();
+    ensure!(own > 0, "the sandbox has no control group of its own: {groups:?}");
+    let (id, digest) = (container.id.clone(), directory.file_name().context("a name")?.to_string_lossy());
     container.remove()?;
-    wait::until("its state directory goes", Duration::from_secs(20), || {
-        let left = mounts_below(&directory)?;
-        Ok((!directory.exists() && left.is_empty()).then_some(()))
-    })
+    // Control groups, mounts, processes, sockets and files bear the one or the other.
+    for mark in [id.as_str(), &digest] {
+        environment.wait_gone(mark, &Footprint::default(), wait::SOON)?;
+    }
+    ensure!(!groups.iter().any(|group| group.ends_with(&id) && group.exists()), "{groups:?}");
+    Ok(())
 }

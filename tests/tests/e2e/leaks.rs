@@ -1,6 +1,6 @@
 //! Is anything left when a sandbox is gone, however it went?
 
-use std::time::Duration;
+use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
 use nix::{
@@ -8,9 +8,11 @@ use nix::{
     unistd::Pid,
 };
 use porthole_testbed::{
-    container::{Container, Launch, PORTHOLE},
+    container::{Container, Launch, MICROVM, PORTHOLE},
     environment::Environment,
     footprint::{self, Footprint, Process},
+    http::Connection,
+    image,
     network::Endpoint,
     scenario, wait,
 };
@@ -22,6 +24,7 @@ pub const TESTS: &[Test] = &[
     ("leaks::nothing_remains_after_qemu_was_killed", after_qemu_was_killed),
     ("leaks::nothing_remains_after_the_shim_was_killed", after_the_shim_was_killed),
     ("leaks::nothing_remains_after_the_companion_was_killed", after_the_companion_was_killed),
+    ("leaks::control_groups_of_a_namespace_go_with_its_last_sandbox", groups_of_a_namespace),
 ];
 
 /// A watched sandbox, and how things were before it.
@@ -65,10 +68,10 @@ impl Sandbox {
     /// Waits until containerd knows that the task is over, and removes it; it is an error if anything is left.
     fn must_vanish(self, environment: &Environment) -> Result<()> {
         let Self { endpoint, container, before, interfaces, rules } = self;
-        container.wait_stopped(Duration::from_secs(40))?;
+        container.wait_stopped(wait::SOON)?;
         let (id, socket) = (container.id.clone(), container.shim_socket.clone());
         container.remove()?;
-        environment.wait_gone(&id, &before, Duration::from_secs(40))?;
+        environment.wait_gone(&id, &before, wait::SOON)?;
         if let Some(socket) = socket {
             ensure!(!std::path::Path::new(&socket).exists(), "the shim's socket {socket} is left");
         }
@@ -121,10 +124,36 @@ fn after_the_companion_was_killed(stage: &Stage) -> Result<()> {
     sandbox.kill("porthole-companion")?;
     // The workload does not notice.
     let address = sandbox.endpoint.at(80);
-    let response = environment.from_hub(|| porthole_testbed::http::get(address, "/"))?;
+    let response = environment.from_hub(|| Connection::open_once_listening(address)?.request("GET", "/"))?;
     ensure!(response.status == 200, "the workload answers {}", response.status);
-    wait::until("containerd says that it runs", Duration::from_secs(5), || {
+    wait::until("containerd says that it runs", wait::SOON, || {
         Ok((sandbox.container.status()?.as_deref() == Some("RUNNING")).then_some(()))
     })?;
     sandbox.container_killed(&environment)
+}
+
+/// The control groups in which a namespace's containers are, one in each hierarchy of version 1, or the one of version 2.
+fn groups_of(namespace: &str) -> Vec<PathBuf> {
+    const MOUNTED: &str = "/sys/fs/cgroup";
+    let hierarchies = std::fs::read_dir(MOUNTED).into_iter().flatten().flatten().map(|entry| entry.path());
+    let groups = hierarchies.chain([MOUNTED.into()]).map(|hierarchy| hierarchy.join(namespace));
+    groups.filter(|group| group.is_dir()).collect()
+}
+
+fn groups_of_a_namespace(stage: &Stage) -> Result<()> {
+    let environment = stage.environment()?;
+    let namespace = environment.unique("initech");
+    environment.containerd.import(&namespace, &image::DEMO.build(&environment.dist.cache)?)?;
+    let start =
+        |name: &str| Launch::new(&namespace, name, MICROVM, &["sleep", "600"]).start(&environment.containerd);
+    let (first, last) = (start("first")?, start("last")?);
+    let groups = groups_of(&namespace);
+    ensure!(!groups.is_empty(), "the sandboxes are in no group of the namespace");
+    first.remove()?;
+    ensure!(groups_of(&namespace) == groups, "groups went while a sandbox was in them");
+    last.remove()?;
+    wait::until("the groups of the namespace go", wait::SOON, || {
+        let left = groups_of(&namespace);
+        if left.is_empty() { Ok(Some(())) } else { Err(anyhow::anyhow!("still there: {left:?}")) }
+    })
 }

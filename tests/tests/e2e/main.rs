@@ -2,24 +2,34 @@
 //!
 //! Tests are sorted by the question that they answer, a file each. They run one after another, because emulated
 //! guests leave no core for a second, and share one environment; guests are shared where isolation is not what is
-//! asked. The last test takes everything down and looks whether anything is left.
+//! set. The last test takes everything down and looks whether anything is left.
 
+mod abrupt;
 mod capture;
+mod clock;
 mod counts;
+mod ends;
 mod exposition;
 mod faults;
 mod hostile;
 mod isolation;
 mod leaks;
+mod pages;
 mod parity;
+mod pods;
+mod privacy;
+mod seccomp;
 mod stage;
+mod starts;
+mod traces;
+mod users;
 
 use std::process::ExitCode;
 
 use porthole_trials::{CannotRun, Trial};
 use stage::Stage;
 
-/// Tells that root, containerd and guests are ours to use.
+/// Set where root, containerd and guests may be used.
 const E2E_ENV: &str = "PORTHOLE_E2E";
 
 /// A test of this program: its name and what it does.
@@ -34,13 +44,22 @@ fn main() -> ExitCode {
     let stage = Stage::new();
     let all = [
         counts::TESTS,
+        pages::TESTS,
+        starts::TESTS,
+        clock::TESTS,
         capture::TESTS,
         hostile::TESTS,
         isolation::TESTS,
+        seccomp::TESTS,
         exposition::TESTS,
         parity::TESTS,
+        pods::TESTS,
+        privacy::TESTS,
+        users::TESTS,
         faults::TESTS,
+        ends::TESTS,
         leaks::TESTS,
+        abrupt::TESTS,
         stage::LAST,
     ];
     let trials = all.concat().into_iter().map(|(name, test)| {
@@ -50,7 +69,13 @@ fn main() -> ExitCode {
                 let why = "needs root, containerd and guests: run it with `cargo xtask test`";
                 return Err(CannotRun::because(why).into());
             }
-            test(&stage).map_err(|error| anyhow::anyhow!("{error:#}\n{}", stage.last_words()))
+            test(&stage).map_err(|error| {
+                if error.is::<CannotRun>() {
+                    error
+                } else {
+                    anyhow::anyhow!("{error:#}\n{}", stage.last_words())
+                }
+            })
         })
     });
     let code = porthole_trials::run(trials);

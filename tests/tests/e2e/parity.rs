@@ -1,13 +1,13 @@
 //! Is a container the same through `porthole` as through its delegate alone?
 
-use std::{collections::BTreeMap, fs, os::unix::fs::PermissionsExt, time::Duration};
+use std::{collections::BTreeMap, fs, os::unix::fs::PermissionsExt};
 
 use anyhow::{Context, Result, ensure};
 use porthole_testbed::{
     command::Finished,
     container::{Launch, MICROVM, PORTHOLE},
     environment::Environment,
-    footprint, scenario,
+    footprint, scenario, wait,
 };
 
 use crate::{Test, stage::Stage};
@@ -18,7 +18,7 @@ pub const TESTS: &[Test] = &[
     ("parity::the_shim_writes_no_byte_of_its_own", silent),
 ];
 
-/// What somebody sees of a command: exit code, output, error output.
+/// The visible result of a command: exit code, output, error output.
 fn seen(finished: &Finished) -> (Option<i32>, String, String) {
     (finished.status.code(), finished.text(), finished.complaint())
 }
@@ -64,9 +64,7 @@ fn exec_and_signals_of(environment: &Environment, name: &str, runtime: &str) -> 
     }
     let mut story = Vec::new();
     let until_there = |file: &str| {
-        porthole_testbed::wait::until(file, Duration::from_secs(20), || {
-            Ok(container.exec(&["cat", file])?.status.success().then_some(()))
-        })
+        wait::until(file, wait::SOON, || Ok(container.exec(&["cat", file])?.status.success().then_some(())))
     };
     until_there("/ready")?;
     for command in [
@@ -85,9 +83,9 @@ fn exec_and_signals_of(environment: &Environment, name: &str, runtime: &str) -> 
     ensure!(container.kill("SIGUSR1")?.status.success(), "SIGUSR1 was refused");
     until_there("/seen")?;
     ensure!(container.kill("SIGTERM")?.status.success(), "SIGTERM was refused");
-    container.wait_stopped(Duration::from_secs(20))?;
+    container.wait_stopped(wait::SOON)?;
     let deleted = environment.containerd.attempt("acme", &["tasks", "delete", &id])?;
-    // ctr's own exit code is 0; it says what the task's was.
+    // ctr's own exit code is 0; it prints the task's.
     ensure!(deleted.complaint().contains("non-zero exit code 43"), "expected 43: {deleted}");
     container.remove()?;
     Ok(story)
@@ -117,7 +115,7 @@ fn silent(stage: &Stage) -> Result<()> {
     let container = Launch::new("acme", &id, "io.containerd.recorder.v2", &["sleep", "600"])
         .start(&environment.containerd)?;
     scenario::wait_watched(&environment, &id)?;
-    // Whoever holds the recordings open after the call has not closed its standard streams.
+    // A process that has the recordings open after the call has not closed its standard streams.
     let holders = footprint::holders(&recordings)?;
     ensure!(holders.is_empty(), "standard streams of the shim's call are still open in {holders:?}");
     container.remove()?;

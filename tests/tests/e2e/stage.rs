@@ -1,4 +1,4 @@
-//! What the tests share: the environment, and the demo's applications once somebody asked for them.
+//! What the tests share: the environment, and the demo's applications once a test needs them.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -11,6 +11,7 @@ use porthole_testbed::{
     dist::Dist,
     environment::{Environment, Settings},
     scenario::{NAMESPACES, Running},
+    starts,
 };
 
 use crate::Test;
@@ -30,7 +31,7 @@ pub const ODD_TENANT: &str = "Ümläut \"quoted\\\" {tenant}, 日本";
 /// containerd namespace of the tenant with the odd name.
 pub const ODD_NAMESPACE: &str = "odd";
 
-/// Made when the first test needs it. Each part has its own lock, so that work with the applications can ask for the
+/// Made when the first test needs it. Each part has its own lock, so that work with the applications can use the
 /// environment.
 #[derive(Clone, Debug, Default)]
 pub struct Stage(Arc<Parts>);
@@ -55,7 +56,7 @@ impl Stage {
         }
         let settings = Settings::default().with("tenants.by_namespace", ODD_NAMESPACE, ODD_TENANT);
         let begin = Instant::now();
-        let namespaces = [&NAMESPACES[..], &[ODD_NAMESPACE]].concat();
+        let namespaces = [&NAMESPACES[..], &[ODD_NAMESPACE, starts::NAMESPACE]].concat();
         let environment = Environment::start(Dist::from_env()?, &settings, &namespaces, true, &|_| {})?;
         eprintln!("environment after {:.1} s", begin.elapsed().as_secs_f64());
         let environment = Arc::new(environment);
@@ -63,7 +64,7 @@ impl Stage {
         Ok(environment)
     }
 
-    /// Works with the demo's applications, which are started by the first test that asks.
+    /// Works with the demo's applications, which are started by the first test that needs them.
     pub fn with_applications(&self, work: impl FnOnce(&mut Running) -> Result<()>) -> Result<()> {
         let environment = self.environment()?;
         let mut applications = lock(&self.0.applications);

@@ -21,6 +21,9 @@ enum Command {
         /// The static `porthole-init`.
         #[arg(long)]
         init: PathBuf,
+        /// The static `porthole-agent`.
+        #[arg(long)]
+        agent: PathBuf,
         /// Keeps the downloaded kernel package.
         #[arg(long)]
         cache: PathBuf,
@@ -41,8 +44,9 @@ enum Command {
 
 fn main() -> Result<()> {
     match Arguments::parse().command {
-        Command::Guest { init, cache, out } => {
-            let image = build_guest(&GuestInputs { init, cache, out }, &mut |line| println!("{line}"))?;
+        Command::Guest { init, agent, cache, out } => {
+            let image =
+                build_guest(&GuestInputs { init, agent, cache, out }, &mut |line| println!("{line}"))?;
             println!("{}\n{}", image.kernel.display(), image.initrd.display());
         }
         Command::Sidecar { agent, out } => println!("{}", build_sidecar(&agent, &out)?.display()),

@@ -1,4 +1,4 @@
-//! The agent, and what it and the kernel say about its work.
+//! The agent, and its own and the kernel's figures about its work.
 
 use std::{
     collections::BTreeMap,
@@ -26,7 +26,7 @@ const SOCKET: &str = "unix:///run/agent.sock";
 
 const LOG: &str = "/run/agent.log";
 
-/// How often it is asked whether it answers, every 50 ms.
+/// How often it is tried whether it answers, every 50 ms.
 const TRIES: u32 = 2_400;
 
 /// How long it may take to answer.
@@ -42,10 +42,11 @@ pub struct Agent {
 
 impl Agent {
     /// Starts it and waits until its probes run.
-    pub fn start(arguments: &[String]) -> Result<Self> {
+    pub fn start(arguments: &[String], log: bool) -> Result<Self> {
+        let filter = if log { "porthole_agent=debug" } else { "warn" };
         let log = File::create(LOG).with_context(|| format!("make {LOG}"))?;
         let child = Command::new(AGENT)
-            .env(LOG_ENV, "warn")
+            .env(LOG_ENV, filter)
             .args(["--listen", SOCKET, "--proc", "/proc"])
             .args(arguments)
             .stdin(Stdio::null())
@@ -75,12 +76,25 @@ impl Agent {
             let client = AgentClient::new(client);
             let request = StatsRequest::new();
             let call = client.stats(ttrpc::context::with_duration(DEADLINE), &request);
-            tokio::time::timeout(DEADLINE, call).await.context("the agent does not answer")?.context("ask it")
+            tokio::time::timeout(DEADLINE, call)
+                .await
+                .context("the agent does not answer")?
+                .context("call it")
         })
     }
 
+    /// Time from its start to its programs being attached, nanoseconds.
+    pub fn load_ns() -> Result<u64> {
+        Ok(Self::stats()?.load_ns)
+    }
+
+    /// What it has logged.
+    pub fn log() -> Result<String> {
+        fs::read_to_string(LOG).with_context(|| format!("read {LOG}"))
+    }
+
     /// Exchanges that it has counted, once it counts no more.
-    pub fn settled(&mut self) -> Result<u64> {
+    pub fn final_count(&mut self) -> Result<u64> {
         let mut last = None;
         for _ in 0..20 {
             std::thread::sleep(COLLECTED);

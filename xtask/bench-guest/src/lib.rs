@@ -17,11 +17,19 @@ pub const ECHO: &str = "echo";
 /// Lines of the console that begin with this carry a [`Line`]; all others are messages for people.
 pub const MARK: &str = "@bench ";
 
+/// Begins the lines that the stand-in of Kata's agent prints; the last one is `done`, or `failed: ` and the reason.
+pub const STAND_IN_MARK: &str = "@stand-in ";
+
+/// The stand-in's path where it is to load the guest's vsock and become the first process of Porthole's agent.
+pub const STAND_IN_WITH_VSOCK: &str = "/stand-in-with-vsock";
+
 /// What is measured.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Plan {
     /// Arguments of the agent.
     pub agent: Vec<String>,
+    /// Whether the agent logs the steps of its start, which takes time of it.
+    pub log: bool,
     /// The workloads, measured one after the other.
     pub workloads: Vec<Workload>,
     /// Whether to measure once more with the kernel's accounting of eBPF programs.
@@ -35,7 +43,7 @@ pub struct Workload {
     pub name: String,
     /// The server, unless the load needs none.
     pub server: Option<Server>,
-    /// What asks it.
+    /// Its client.
     pub load: Load,
     /// Requests before those that are measured.
     pub warm_up: u64,
@@ -78,7 +86,7 @@ pub enum Load {
 /// Stands for a digit in a request of [`Load::Stream`].
 pub const DIGIT: u8 = b'#';
 
-/// What a client says and hears first.
+/// A client's first request and response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Greeting {
     /// Nothing.
@@ -142,9 +150,16 @@ pub struct Program {
 pub enum Line {
     /// The machine that measures.
     Guest {
-        /// As `uname -r` says.
+        /// As `uname -r` prints it.
         release: String,
     },
+    /// The agent's programs run.
+    Loaded {
+        /// From the agent's start to its programs being attached, guest nanoseconds.
+        ns: u64,
+    },
+    /// The agent's log of its start.
+    Log(String),
     /// A measurement.
     Row(Row),
     /// The measurement ended too early.

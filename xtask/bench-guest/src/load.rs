@@ -43,7 +43,7 @@ impl Running {
     }
 }
 
-/// A client that does as it is told line by line.
+/// A client that takes commands, one a line.
 pub struct Program {
     child: Child,
     input: ChildStdin,
@@ -67,10 +67,10 @@ impl Program {
     }
 
     fn run(&mut self, requests: u64) -> Result<()> {
-        writeln!(self.input, "{requests}").context("tell the client")?;
+        writeln!(self.input, "{requests}").context("start the client's round")?;
         let mut answer = String::new();
-        self.output.read_line(&mut answer).context("hear the client")?;
-        ensure!(answer.trim_end() == "done", "the client says `{}`", answer.trim_end());
+        self.output.read_line(&mut answer).context("read from the client")?;
+        ensure!(answer.trim_end() == "done", "the client printed `{}`", answer.trim_end());
         Ok(())
     }
 }

@@ -61,7 +61,11 @@ fn measure() -> Result<()> {
         servers.push(server.transpose().with_context(|| format!("start the server of {}", workload.name))?);
         phase(workload, servers.last_mut().and_then(Option::as_mut), None, Phase::Without)?;
     }
-    let mut agent = Agent::start(&plan.agent)?;
+    let mut agent = Agent::start(&plan.agent, plan.log)?;
+    say(&Line::Loaded { ns: Agent::load_ns()? });
+    if plan.log {
+        say(&Line::Log(Agent::log()?));
+    }
     for (workload, server) in plan.workloads.iter().zip(&mut servers) {
         phase(workload, server.as_mut(), Some(&mut agent), Phase::With)?;
     }
@@ -93,7 +97,7 @@ fn phase(
         load.run(workload.warm_up)?;
         std::thread::sleep(REST);
 
-        let counted = agent.as_mut().map_or(Ok(0), |agent| agent.settled())?;
+        let counted = agent.as_mut().map_or(Ok(0), |agent| agent.final_count())?;
         let accounts = if phase == Phase::Accounted { agent::programs()? } else { BTreeMap::new() };
         let agent_ns = agent.as_ref().map_or(Ok(0), |agent| agent.cpu_ns())?;
         let idle_ns = machine::idle_ns()?;
@@ -107,7 +111,7 @@ fn phase(
         );
         let agent_ns = agent.as_ref().map_or(Ok(0), |agent| agent.cpu_ns())?.saturating_sub(agent_ns);
         let accounts = if phase == Phase::Accounted { agent::since(&accounts)? } else { accounts };
-        let counted = agent.as_mut().map_or(Ok(0), |agent| agent.settled())?.saturating_sub(counted);
+        let counted = agent.as_mut().map_or(Ok(0), |agent| agent.final_count())?.saturating_sub(counted);
         Ok::<_, anyhow::Error>(Row {
             workload: workload.name.clone(),
             phase,

@@ -14,7 +14,7 @@ use porthole_bench_guest::Server;
 
 use crate::machine;
 
-/// How often a server is asked whether it listens, every 10 ms.
+/// How often it is tried whether a server listens, every 10 ms.
 const TRIES: u32 = 6_000;
 
 /// A server, running or frozen.
@@ -25,7 +25,7 @@ pub struct RunningServer {
 }
 
 impl RunningServer {
-    /// Starts it and waits until it listens. `number` tells its control group from others'.
+    /// Starts it and waits until it listens. `number` is part of its control group's name.
     pub fn start(number: usize, server: &Server) -> Result<Self> {
         let group = machine::group(&format!("5e{number}"))?;
         let (program, arguments) = server.command.split_first().context("a command")?;

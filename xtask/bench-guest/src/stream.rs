@@ -44,7 +44,7 @@ impl Stream {
         }
         let mut one = request.to_vec();
         number(&mut one, &runs(request), 0);
-        stream.write_all(&one).context("ask")?;
+        stream.write_all(&one).context("send")?;
         let response = until_silence(&mut stream)?;
         let text = String::from_utf8_lossy(&response);
         ensure!(text.contains(expected), "no `{expected}` in the response {text:?}");
@@ -68,11 +68,11 @@ impl Stream {
         for _ in 0..requests.div_ceil(self.depth) {
             number(&mut self.requests, &self.numbers, self.sent);
             self.sent += self.depth;
-            self.connection.write_all(&self.requests).context("ask")?;
+            self.connection.write_all(&self.requests).context("send")?;
             let mut missing = self.responses;
             while missing > 0 {
                 let room = missing.min(self.buffer.len());
-                let came = self.connection.read(&mut self.buffer[..room]).context("hear")?;
+                let came = self.connection.read(&mut self.buffer[..room]).context("receive")?;
                 ensure!(came > 0, "the server closes the connection");
                 missing -= came;
             }
@@ -120,7 +120,7 @@ fn until_silence(stream: &mut TcpStream) -> Result<Vec<u8>> {
                 ensure!(!all.is_empty(), "the server does not answer");
                 return Ok(all);
             }
-            Err(error) => return Err(error).context("hear"),
+            Err(error) => return Err(error).context("receive"),
         }
     }
 }

@@ -1,7 +1,6 @@
-//! The agent under measurement: started outside a guest, asked over its own contract.
+//! The agent under measurement: started outside a guest, read over its own contract.
 
 use std::{
-    fs,
     path::{Path, PathBuf},
     process::Command,
     time::Duration,
@@ -16,13 +15,14 @@ use porthole_agent_api::{
 use porthole_config::LOG_ENV;
 use porthole_registry::ContainerId;
 use porthole_testbed::{daemon::Daemon, wait};
+use procfs::process::Process;
 
 use crate::bench::mode::Way;
 
 /// How long the agent may take to load its probes.
 const START: Duration = Duration::from_secs(30);
 
-/// How long the agent may take to have counted what was said.
+/// How long the agent may take to have counted the traffic.
 const SETTLE: Duration = Duration::from_secs(30);
 
 /// For how long nothing may be added any more then: several of the intervals at which the agent looks at what the kernel
@@ -40,7 +40,7 @@ pub struct Agent {
 }
 
 impl Agent {
-    /// Starts it and waits until it answers, which is when its probes run. What is said in this container is ours.
+    /// Starts it and waits until it answers, which is when its probes run. The traffic of this container is ours.
     pub fn start(
         program: &Path,
         directory: &Path,
@@ -61,7 +61,7 @@ impl Agent {
         Ok(agent)
     }
 
-    /// Asks it something on a connection of its own.
+    /// Makes a call on a connection of its own.
     fn ask<T, F: Future<Output = ttrpc::Result<T>>>(&self, call: impl FnOnce(AgentClient) -> F) -> Result<T> {
         let runtime =
             tokio::runtime::Builder::new_current_thread().enable_all().build().context("a runtime")?;
@@ -71,7 +71,7 @@ impl Agent {
             tokio::time::timeout(DEADLINE, call(AgentClient::new(client)))
                 .await
                 .context("the agent does not answer")?
-                .context("ask the agent")
+                .context("call the agent")
         })
     }
 
@@ -100,20 +100,13 @@ impl Agent {
         })
     }
 
-    /// The agent about itself once everything that we said is counted: when nothing is added any more. The exchanges are
-    /// ours; all else is of everybody on this machine.
-    pub fn settled(&self) -> Result<StatsResponse> {
-        let mut last = None;
-        wait::until("the counts settle", SETTLE, || {
-            wait::hold(QUIET)?;
-            let now = self.own_exchanges()?;
-            if last.replace(now) != Some(now) {
-                return Ok(None);
-            }
-            let mut stats = self.stats()?;
-            stats.counters.mut_or_insert_default().exchanges = now;
-            Ok(Some(stats))
-        })
+    /// The agent's counters when the number of exchanges no longer changes. The exchanges are those of our own container;
+    /// all other counters include the traffic of the whole machine.
+    pub fn final_stats(&self) -> Result<StatsResponse> {
+        let counted = wait::unchanged("the counts no longer change", QUIET, SETTLE, || self.own_exchanges())?;
+        let mut stats = self.stats()?;
+        stats.counters.mut_or_insert_default().exchanges = counted;
+        Ok(stats)
     }
 
     /// The socket on which it listens.
@@ -128,11 +121,8 @@ impl Agent {
 
     /// Resident memory, bytes.
     pub fn resident_bytes(&self) -> Result<u64> {
-        let status =
-            fs::read_to_string(format!("/proc/{}/status", self.daemon.pid())).context("its status")?;
-        let kib = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-        let kib = kib.and_then(|line| line.trim().strip_suffix(" kB")).context("VmRSS")?;
-        Ok(kib.parse::<u64>().context("VmRSS")? * 1024)
+        let status = Process::new(self.daemon.pid().as_raw())?.status()?;
+        Ok(status.vmrss.context("the agent has no memory any more")? * 1024)
     }
 
     /// Ends it.

@@ -47,7 +47,7 @@ const STEPS_MAX: u32 = 20;
 
 /// One rate of one kind of traffic.
 struct Step {
-    /// Rounds a second that were asked for; without bound in the last step.
+    /// Rounds a second that were requested; without bound in the last step.
     rate: f64,
     seconds: f64,
     /// Requests that were sent, and answered.
@@ -67,12 +67,12 @@ impl Step {
         self.delta(|stats| stats.counters.events_lost)
     }
 
-    /// Exchanges that were neither counted nor are explained by what the agent says that it lost or did not understand.
+    /// Exchanges that were neither counted nor are explained by what the agent reports as lost or unparsed.
     /// Both ends of every request are seen.
     fn unaccounted(&self) -> u64 {
         let missing = (2 * self.sent).saturating_sub(self.delta(|stats| stats.counters.exchanges));
-        let not_understood = self.delta(|stats| stats.counters.not_understood);
-        missing.saturating_sub(self.lost() * self.depth + not_understood)
+        let unparsed = self.delta(|stats| stats.counters.unparsed);
+        missing.saturating_sub(self.lost() * self.depth + unparsed)
     }
 
     #[allow(clippy::cast_precision_loss)]
@@ -88,7 +88,7 @@ impl Step {
             "sent": 2 * self.sent,
             "exchanges": self.delta(|stats| stats.counters.exchanges),
             "events_lost": self.lost(),
-            "not_understood": self.delta(|stats| stats.counters.not_understood),
+            "unparsed": self.delta(|stats| stats.counters.unparsed),
             "unaccounted": self.unaccounted(),
         })
     }
@@ -123,7 +123,7 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
         ("sent, both ends", "sent"),
         ("counted", "exchanges"),
         ("records lost", "events_lost"),
-        ("not understood", "not_understood"),
+        ("unparsed", "unparsed"),
         ("unaccounted", "unaccounted"),
     ];
     super::print_results("agent", &results, options.json, &columns)
@@ -187,7 +187,7 @@ fn step(native: &Native, words: &Words, rate: f64, options: &Options) -> Result<
         }
         talks.push(some);
     }
-    let before = agent.settled()?;
+    let before = agent.final_stats()?;
     let length = Duration::from_secs(options.seconds.into());
     #[allow(clippy::cast_precision_loss)]
     let each = rate / threads as f64;
@@ -199,7 +199,7 @@ fn step(native: &Native, words: &Words, rate: f64, options: &Options) -> Result<
         ended.sum::<Result<u64>>()
     })?;
     // Before the connections end.
-    let after = agent.settled()?;
+    let after = agent.final_stats()?;
     drop(talks);
     agent.stop()?;
     let (seconds, depth) = (f64::from(options.seconds), words.depth);
@@ -220,20 +220,20 @@ mod tests {
 
     use super::*;
 
-    fn stats(exchanges: u64, events_lost: u64, not_understood: u64) -> StatsResponse {
+    fn stats(exchanges: u64, events_lost: u64, unparsed: u64) -> StatsResponse {
         let counters =
-            Counters { exchanges, events_lost, not_understood, events_captured: 4000, ..Counters::default() };
+            Counters { exchanges, events_lost, unparsed, events_captured: 4000, ..Counters::default() };
         StatsResponse { counters: Some(counters).into(), cpu_ns: 500_000_000, ..StatsResponse::default() }
     }
 
-    fn made(rate: f64, counted: u64, lost: u64, not_understood: u64) -> Step {
+    fn made(rate: f64, counted: u64, lost: u64, unparsed: u64) -> Step {
         Step {
             rate,
             seconds: 1.0,
             sent: 16_000,
             depth: 16,
             before: StatsResponse::default(),
-            after: stats(counted, lost, not_understood),
+            after: stats(counted, lost, unparsed),
         }
     }
 

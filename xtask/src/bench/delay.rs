@@ -9,8 +9,7 @@ use std::{
 use anyhow::{Context, Result};
 use porthole_registry as registry;
 use porthole_registry::{
-    ContainerId, ContainerRecord, Namespace, RECORD_VERSION, SandboxKey, SandboxRecord, SandboxState,
-    channel::Channel,
+    ContainerId, ContainerRecord, Namespace, SandboxKey, SandboxRecord, SandboxState, channel::Channel,
 };
 use porthole_testbed::{
     exporter::{self, Exporter},
@@ -45,7 +44,7 @@ pub struct Options {
 /// How long a count may take to appear.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// The route that is asked for, and as which it is counted.
+/// The path of the requests, and the route as which it is counted.
 const ROUTE: &str = "/delay";
 
 /// Measures and prints.
@@ -76,7 +75,8 @@ fn measure(workspace: &Workspace, native: &Native, way: Way, tries: u32) -> Resu
          state_directory = \"{shown}/exporter\"\n"
     );
     fs::write(&configuration, text).context("write the configuration")?;
-    let mut exporter = Exporter::start(&workspace.dist(), directory, &configuration, address)?;
+    let mut exporter =
+        Exporter::start(workspace.dist().program(exporter::PROGRAM), directory, &configuration, address)?;
     let container = native.container();
     let _registered = Registered::new(&directory.join("registry"), container, agent.socket())?;
     wait::until("the exporter watches the agent", PATIENCE, || {
@@ -88,7 +88,7 @@ fn measure(workspace: &Workspace, native: &Native, way: Way, tries: u32) -> Resu
     let mut delays = Vec::new();
     for number in 0..=tries {
         eprintln!("{}: request {number} of {tries}", way.name());
-        // The golden section spreads the requests over the second in which the agent speaks once.
+        // The golden section spreads the requests over the second in which the agent sends one batch.
         wait::hold(Duration::from_secs_f64((f64::from(number) * 0.618_034).fract()))?;
         let start = Instant::now();
         talk.round(&words)?;
@@ -110,7 +110,7 @@ fn measure(workspace: &Workspace, native: &Native, way: Way, tries: u32) -> Resu
     }))
 }
 
-/// Requests of the route that the exporter says were served.
+/// Requests of the route in the exporter's metrics.
 fn served(exposition: &str) -> Result<f64> {
     let samples = exposition::parse(exposition)?;
     let name = "http_server_request_duration_seconds_count";
@@ -127,26 +127,22 @@ struct Registered {
 impl Registered {
     fn new(directory: &Path, container: &ContainerId, agent: &Path) -> Result<Self> {
         let namespace: Namespace = "bench".parse().context("a namespace")?;
-        let key = SandboxKey { namespace: namespace.clone(), id: container.clone() };
+        let key = SandboxKey { namespace, id: container.clone() };
         let lock = registry::lock_path(directory, &key);
         let locked = File::create(&lock).context("make a record's lock")?;
         locked.lock().context("lock a record")?;
         let now = SystemTime::now().duration_since(UNIX_EPOCH).context("read the clock")?;
         let record = SandboxRecord {
-            version: RECORD_VERSION,
-            sandbox_id: container.clone(),
-            containerd_namespace: namespace,
-            tenant: "bench".to_owned(),
-            service_name: "bench".to_owned(),
-            k8s_namespace_name: None,
-            k8s_pod_name: None,
             containers: [(container.clone(), ContainerRecord { name: "bench".to_owned() })].into(),
-            runtime: "none".to_owned(),
             channel: Some(Channel::Unix { path: agent.to_owned() }),
-            secret: None,
             state: SandboxState::Watching,
-            reason: None,
-            created_unix_ms: u64::try_from(now.as_millis()).context("the clock")?,
+            ..SandboxRecord::new(
+                key.clone(),
+                "bench",
+                "bench",
+                "none",
+                u64::try_from(now.as_millis()).context("the clock")?,
+            )
         };
         record.write(directory).context("write a record")?;
         Ok(Self { record: registry::record_path(directory, &key), lock, _locked: locked })

@@ -23,6 +23,9 @@ use crate::{
     workspace::{Workspace, require_root},
 };
 
+/// Without a change for so long, all batches have arrived: agents send one every 800 ms.
+const QUIET: Duration = Duration::from_secs(2);
+
 /// Options of `cargo xtask bench guest`.
 #[derive(clap::Args)]
 pub struct Options {
@@ -78,7 +81,7 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
         .containerd
         .import(NAMESPACE, &archive)
         .and_then(|()| measure(&environment, &workloads, options));
-    let finished = Arc::into_inner(environment).context("nobody else has the environment")?.finish();
+    let finished = Arc::into_inner(environment).context("the environment has one owner")?.finish();
     let results = results?;
     finished?;
     super::print_results("guest", &results, options.json, &COLUMNS)
@@ -102,7 +105,7 @@ fn measure(environment: &Arc<Environment>, workloads: &[Workload], options: &Opt
         load(&without, 1)?;
         load(&with, 1)?;
         let mut pairs = Vec::new();
-        let before = settled(environment, &with)?;
+        let before = final_counters(environment, &with)?;
         for number in 0..options.pairs {
             report::note(&format!("{}: pair {} of {}", workload.name(), number + 1, options.pairs));
             // The order alternates, so that drift favours neither.
@@ -114,7 +117,7 @@ fn measure(environment: &Arc<Environment>, workloads: &[Workload], options: &Opt
             };
             pairs.push((off, on));
         }
-        let after = settled(environment, &with)?;
+        let after = final_counters(environment, &with)?;
         results.push(summary(workload, &pairs, &before, &after)?);
     }
     with.remove()?;
@@ -136,22 +139,17 @@ fn start(environment: &Environment, name: &str, runtime: &str) -> Result<Contain
     Ok(container)
 }
 
-/// What the exporter knows of the watched sandbox.
+/// The exporter's entry of the watched sandbox.
 fn counters(environment: &Environment, container: &Container) -> Result<Value> {
     environment.exporter()?.sandbox(&container.id)?.context("the watched sandbox is not listed")
 }
 
-/// The same once nothing changes any more.
-fn settled(environment: &Environment, container: &Container) -> Result<Value> {
-    let mut last = Value::Null;
-    wait::until("the counts settle", Duration::from_secs(30), || {
-        std::thread::sleep(Duration::from_secs(2));
-        let now = counters(environment, container)?;
-        let same = last["counters"]["exchanges"] == now["counters"]["exchanges"];
-        last = now;
-        Ok(same.then_some(()))
+/// The same when the number of exchanges no longer changes.
+fn final_counters(environment: &Environment, container: &Container) -> Result<Value> {
+    wait::unchanged("the counts no longer change", QUIET, Duration::from_secs(30), || {
+        Ok(counters(environment, container)?["counters"]["exchanges"].clone())
     })?;
-    Ok(last)
+    counters(environment, container)
 }
 
 fn summary(workload: Workload, pairs: &[(Run, Run)], before: &Value, after: &Value) -> Result<Value> {

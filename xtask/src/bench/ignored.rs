@@ -1,4 +1,4 @@
-//! What a connection costs in which nobody is interested, and every other system call: they all pass the first of the
+//! The cost of an ignored connection, and of every other system call: they all pass the first of the
 //! agent's programs.
 
 use std::{
@@ -38,7 +38,7 @@ pub struct Options {
     json: bool,
 }
 
-/// Calls after which a connection is decided on: more than a budget of guessing takes
+/// Calls after which a connection's protocol is decided: more than the limit of detection
 /// (`porthole_bpf_types::connection::DETECTION_BUDGET`).
 const WARM_UP: u64 = 20_000;
 
@@ -51,9 +51,9 @@ enum Kind {
     File,
     /// Writes and reads of a pipe.
     Pipe,
-    /// A connection over a unix-domain socket that speaks what nobody knows.
+    /// A connection over a unix-domain socket of an unknown protocol.
     UnknownUnix,
-    /// A connection over TCP that speaks what nobody knows.
+    /// A connection over TCP of an unknown protocol.
     UnknownTcp,
     /// A connection that is followed, HTTP.
     Http,
@@ -205,7 +205,7 @@ fn measure(native: &Native, way: Way, options: &Options) -> Result<Vec<Measured>
         let mut caller = Caller::new(kind)?;
         caller.run(WARM_UP)?;
         if matches!(kind, Kind::UnknownTcp | Kind::UnknownUnix) {
-            let ignored = running.settled()?.counters.connections_ignored;
+            let ignored = running.final_stats()?.counters.connections_ignored;
             ensure!(ignored > ignored_before, "{}: the agent does not ignore it", kind.name());
         }
         let ((calls, _), cost) = programs::cost_during(&running, || caller.run(options.calls))?;

@@ -23,7 +23,7 @@ pub struct Run {
     pub throughput: f64,
     /// The 99th percentile of latency, milliseconds.
     pub p99_ms: f64,
-    /// Requests that the client says were answered.
+    /// Requests that were answered, by the client's count.
     pub requests: u64,
 }
 

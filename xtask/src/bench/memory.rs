@@ -58,7 +58,7 @@ fn measure(native: &Native, mode: Mode, options: &Options) -> Result<Value> {
     let (_, most) = nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE)?;
     nix::sys::resource::setrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE, most, most)?;
     let agent = native.agent(Way::usual(mode), &[])?;
-    let (at_rest, before) = (agent.resident_bytes()?, agent.settled()?);
+    let (at_rest, before) = (agent.resident_bytes()?, agent.final_stats()?);
     let keys = (0..options.keys / 2).map(key).collect::<Vec<_>>();
     // One server: clients' keys have its address.
     let server = talk::listen()?;
@@ -70,7 +70,7 @@ fn measure(native: &Native, mode: Mode, options: &Options) -> Result<Value> {
         let at = (round + round / talks.len()) % talks.len();
         talks.get_mut(at).map_or(Ok(()), |talk| talk.round(words))?;
     }
-    let after = agent.settled()?;
+    let after = agent.final_stats()?;
     let resident = agent.resident_bytes()?;
     ensure!(after.connections >= 2 * u64::from(options.connections), "the agent knows fewer connections");
     drop(talks);

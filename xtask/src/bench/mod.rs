@@ -1,13 +1,14 @@
 //! `cargo xtask bench`: what Porthole costs, as ratios against a baseline of the same run.
 //!
 //! Machines are shared and noisy: every measurement comes in pairs, with and without the agent, in alternating order,
-//! and the median over the pairs is what is said. [`server`] runs the server of a [`workload`] and [`load`] its client, [`agent`] runs the agent
-//! in one of its modes ([`mode`]), [`programs`] asks the kernel what its programs take; [`overhead`] brings them together
-//! in a place on this machine ([`native`]), [`guest`] in guests.
+//! and the median over the pairs is the result. [`server`] runs the server of a [`workload`] and [`load`] its client,
+//! [`agent`] runs the agent in one of its modes ([`mode`]), [`programs`] reads the kernel's account of its programs;
+//! [`overhead`] brings them together in a place on this machine ([`native`]), [`guest`] in guests.
 
 mod agent;
 mod capacity;
 mod delay;
+mod exporter;
 mod guest;
 mod ignored;
 mod instructions;
@@ -18,6 +19,7 @@ mod native;
 mod overhead;
 mod programs;
 mod server;
+mod starts;
 mod talk;
 mod workload;
 
@@ -41,6 +43,8 @@ Examples:
   sudo -E cargo xtask bench memory           its memory with 1,000 connections and 500 keys
   sudo -E cargo xtask bench delay            from a request to its count at the exporter
   sudo -E cargo xtask bench guest            the same in two guests, with Porthole and without
+  cargo xtask bench exporter                 the exporter with 100, 1,000 and 4,000 agents: memory, batches, scrapes
+  sudo -E cargo xtask bench starts           sandboxes that live shortly: all requests counted; times of starts
   cargo xtask bench instructions             what a request costs, in instructions: the same figures in every run
   cargo xtask bench l7                       parser throughput and allocations";
 
@@ -55,7 +59,7 @@ pub struct Options {
 enum What {
     /// Throughput and p99 of servers with the agent on, relative to off, natively on this machine.
     Overhead(overhead::Options),
-    /// What connections and system calls cost in which nobody is interested, beside what followed ones cost.
+    /// What ignored connections and other system calls cost, beside followed connections.
     Ignored(ignored::Options),
     /// Events a second that one core takes before any is lost, and what a loss looks like.
     Agent(capacity::Options),
@@ -63,8 +67,12 @@ enum What {
     Memory(memory::Options),
     /// The time from a request to its count at the exporter.
     Delay(delay::Options),
+    /// The exporter's memory, CPU time and scrapes with many simulated agents.
+    Exporter(exporter::Options),
     /// The same as `overhead` in guests: one with Porthole and one without, side by side, each with server and client in it.
     Guest(guest::Options),
+    /// Whether all requests of sandboxes that live shortly are counted, and what Porthole adds to a start.
+    Starts(starts::Options),
     /// Instructions of a request without and with the agent, counted by an emulated guest: figures without noise.
     Instructions(instructions::Options),
     /// Throughput of the parsers, and allocations per exchange.
@@ -87,7 +95,9 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> {
         What::Agent(options) => capacity::run(workspace, options)?,
         What::Memory(options) => memory::run(workspace, options)?,
         What::Delay(options) => delay::run(workspace, options)?,
+        What::Exporter(options) => exporter::run(workspace, options)?,
         What::Guest(options) => guest::run(workspace, options)?,
+        What::Starts(options) => starts::run(workspace, options)?,
         What::Instructions(options) => instructions::run(workspace, options)?,
         What::L7(options) => l7(workspace, options)?,
     }

@@ -1,5 +1,5 @@
 //! The place for what runs on this machine itself, beside everything else that runs there: a directory, and a control
-//! group that tells our exchanges from all others.
+//! group that distinguishes our exchanges from all others.
 
 use std::{
     fs,
@@ -9,6 +9,7 @@ use std::{
 use anyhow::{Context, Result};
 use porthole_registry::ContainerId;
 use porthole_testbed::{interrupt, sweep::Scratch};
+use procfs::{MountEntry, process::Process};
 
 use crate::{
     bench::{agent::Agent, mode::Way},
@@ -61,11 +62,10 @@ struct Group {
 
 impl Group {
     fn enter(name: ContainerId) -> Result<Self> {
-        let mounts = fs::read_to_string("/proc/self/mounts").context("/proc/self/mounts")?;
-        let root = unified(&mounts).context("no cgroup2 file system is mounted")?;
-        let own = fs::read_to_string("/proc/self/cgroup").context("/proc/self/cgroup")?;
-        let own =
-            own.lines().find_map(|line| line.strip_prefix("0::/")).context("a control group of ours")?;
+        let root = unified(procfs::mounts()?).context("no cgroup2 file system is mounted")?;
+        let groups = Process::myself()?.cgroups()?;
+        let own = groups.into_iter().find(|group| group.hierarchy == 0).context("a control group of ours")?;
+        let own = own.pathname.trim_start_matches('/');
         let group = Self { directory: root.join(name.as_str()), before: root.join(own), name };
         fs::create_dir(&group.directory).with_context(|| format!("make {}", group.directory.display()))?;
         join(&group.directory)?;
@@ -82,29 +82,28 @@ impl Drop for Group {
     }
 }
 
-/// Moves this process; 0 is whoever writes (kernel: `Documentation/admin-guide/cgroup-v2.rst`).
+/// Moves this process; 0 is the writing process (kernel: `Documentation/admin-guide/cgroup-v2.rst`).
 fn join(group: &Path) -> Result<()> {
     fs::write(group.join("cgroup.procs"), "0").with_context(|| format!("enter {}", group.display()))
 }
 
 /// Where control groups of version 2 are.
-fn unified(mounts: &str) -> Option<PathBuf> {
-    let mut fields = mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>());
-    fields.find_map(|fields| match fields[..] {
-        [_, path, "cgroup2", ..] => Some(PathBuf::from(path)),
-        _ => None,
-    })
+fn unified(mounts: Vec<MountEntry>) -> Option<PathBuf> {
+    mounts.into_iter().find(|mount| mount.fs_vfstype == "cgroup2").map(|mount| PathBuf::from(mount.fs_file))
 }
 
 #[cfg(test)]
 mod tests {
+    use procfs::FromBufRead as _;
+
     use super::*;
 
     #[test]
     fn the_unified_hierarchy_is_found_beside_the_old_ones() {
-        let mounts = "cgroup /sys/fs/cgroup/cpu cgroup rw,relatime,cpu 0 0\n\
+        let both = "cgroup /sys/fs/cgroup/cpu cgroup rw,relatime,cpu 0 0\n\
                       cgroup2 /sys/fs/cgroup/unified cgroup2 rw,relatime 0 0\n";
-        assert_eq!(unified(mounts), Some(PathBuf::from("/sys/fs/cgroup/unified")));
-        assert_eq!(unified("proc /proc proc rw 0 0\n"), None);
+        let mounts = |text: &str| Vec::<MountEntry>::from_buf_read(text.as_bytes()).expect("mounts");
+        assert_eq!(unified(mounts(both)), Some(PathBuf::from("/sys/fs/cgroup/unified")));
+        assert_eq!(unified(mounts("proc /proc proc rw 0 0\n")), None);
     }
 }

@@ -94,9 +94,9 @@ fn watched(server: &mut Server, agent: &Agent, seconds: u32) -> Result<Watched> 
     // Keys are learned in the first moments.
     server.load(1)?;
     let ((run, before, after), answered) = server.answered_during(|server| {
-        let before = agent.settled()?;
+        let before = agent.final_stats()?;
         let run = server.load(seconds)?;
-        Ok((run, before, agent.settled()?))
+        Ok((run, before, agent.final_stats()?))
     })?;
     Ok(Watched { run, before, after, answered, resident: agent.resident_bytes()? })
 }
@@ -133,12 +133,12 @@ fn missing(on: &Watched) -> i64 {
     (2 * on.answered).cast_signed() - counted.cast_signed()
 }
 
-/// Of those that are missing, how many are not explained by what the agent says that it lost or did not understand. A lost
+/// Of those that are missing, how many are not explained by what the agent reports as lost or unparsed. A lost
 /// record may have carried as many as `depth`.
 fn unaccounted(on: &Watched, depth: u64) -> u64 {
     let delta = |of: fn(&StatsResponse) -> u64| of(&on.after).saturating_sub(of(&on.before));
     let explained =
-        delta(|stats| stats.counters.events_lost) * depth + delta(|stats| stats.counters.not_understood);
+        delta(|stats| stats.counters.events_lost) * depth + delta(|stats| stats.counters.unparsed);
     u64::try_from(missing(on)).unwrap_or(0).saturating_sub(explained)
 }
 
@@ -163,7 +163,7 @@ fn summary(workload: Workload, way: Way, pairs: &[Pair], programs: PerRequest) -
         "agent_cpu_ms_per_10k_requests": over(&|pair| delta(pair, |stats| stats.cpu_ns) * 10_000.0 / 1e6)?,
         "exchanges_per_request": over(&|pair| delta(pair, |stats| stats.counters.exchanges))?,
         "exchanges_missing_worst": pairs.iter().map(|pair| missing(&pair.on)).max_by_key(|missing| missing.abs()),
-        "not_understood_per_request": over(&|pair| delta(pair, |stats| stats.counters.not_understood))?,
+        "unparsed_per_request": over(&|pair| delta(pair, |stats| stats.counters.unparsed))?,
         "exchanges_unaccounted_worst": pairs.iter().map(|pair| unaccounted(&pair.on, workload.depth())).max(),
         "events_lost_per_request_worst": pairs
             .iter()

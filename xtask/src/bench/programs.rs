@@ -1,4 +1,4 @@
-//! What the kernel says about the run time of the agent's eBPF programs.
+//! The kernel's account of the run time of the agent's eBPF programs.
 //!
 //! The accounting itself slows the programs down, so it is never on while throughput is measured.
 

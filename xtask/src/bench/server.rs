@@ -1,4 +1,4 @@
-//! A server under measurement: how it is started, and how it says what it has answered.
+//! A server under measurement: how it is started, and how its own count is read.
 
 use std::{fs, net::SocketAddr, path::Path, process::Command, time::Duration};
 
@@ -65,7 +65,7 @@ impl Server {
         Load::new(self.workload, self.address.port(), seconds, NATIVE_REDIS_RATE).run()
     }
 
-    /// Does something; says by how many requests the server has answered more then, by its own count.
+    /// Does something; returns how many requests the server has answered meanwhile, by its own count.
     pub fn answered_during<T>(&mut self, work: impl FnOnce(&mut Self) -> Result<T>) -> Result<(T, u64)> {
         let before = self.answered()?;
         let done = work(self)?;
@@ -105,7 +105,7 @@ impl Server {
     }
 }
 
-/// The count in what a server says about itself.
+/// The count in a server's own report.
 fn count(workload: Workload, text: &str) -> Option<u64> {
     match workload {
         // nginx: accepted connections, handled connections, requests, below their names.

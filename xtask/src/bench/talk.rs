@@ -20,7 +20,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// How often an interrupt is looked for, and the pace kept, in rounds.
 const LOOK: u64 = 32;
 
-/// What one round says.
+/// The bytes of one round.
 #[derive(Clone, Debug)]
 pub struct Words {
     request: Vec<u8>,
@@ -41,7 +41,7 @@ impl Words {
         Self::repeated("*2\r\n$3\r\nGET\r\n$3\r\nkey\r\n", "$5\r\nvalue\r\n", depth)
     }
 
-    /// A binary protocol that nobody knows.
+    /// A binary protocol without a parser.
     pub fn unknown() -> Self {
         let bytes = |start: u8| (start..=255).step_by(7).collect::<Vec<_>>();
         Self { request: bytes(0x91), response: bytes(0xa3), depth: 1 }

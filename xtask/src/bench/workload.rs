@@ -65,7 +65,7 @@ impl Workload {
         if self == Self::RedisPipelined { 16 } else { 1 }
     }
 
-    /// What is asked for over HTTP.
+    /// The path of HTTP requests.
     pub fn path(self) -> &'static str {
         match self {
             Self::Go => "/go-ok",

@@ -1,4 +1,5 @@
-//! The table of parts in `docs/architecture.md` says on what each part may depend: held against what cargo knows.
+//! The table of parts in `docs/architecture.md` lists on what each part may depend. It is compared with `cargo
+//! metadata`.
 //!
 //! The table covers what programs and libraries are built from. What only tests use is not in it.
 
@@ -23,11 +24,11 @@ const FURTHER_WORKSPACES: [&str; 1] = ["guest-bpf/programs"];
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Package {
     /// Its folder from the top.
-    folder: String,
+    pub folder: String,
     /// Its name.
     name: String,
     /// Folders of the packages of ours that it is built from.
-    uses: BTreeSet<String>,
+    pub uses: BTreeSet<String>,
 }
 
 impl Package {
@@ -87,7 +88,7 @@ fn table(page: &str) -> BTreeMap<String, BTreeSet<String>> {
     let rows = rows.take_while(|line| line.starts_with('|')).filter_map(|row| {
         let cells: Vec<&str> = row.trim_matches('|').split('|').collect();
         let folder = quoted(cells.first()?).next()?.trim_end_matches('/').to_owned();
-        // A name with a slash says where something is.
+        // A name with a slash is a path.
         Some((folder, quoted(cells.last()?).filter(|name| !name.contains('/')).map(str::to_owned).collect()))
     });
     rows.collect()

@@ -129,7 +129,7 @@ fn quoted_length(inside: &str, quote: char) -> usize {
     inside.len()
 }
 
-/// The paths that begin with `crate`, `super` or `self`; those of a group are told apart.
+/// The paths that begin with `crate`, `super` or `self`; those of a group one by one.
 pub fn paths(text: &str) -> Vec<Vec<String>> {
     let mut found = Vec::new();
     for start in ["crate::", "super::", "self::"] {

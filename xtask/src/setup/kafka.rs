@@ -1,34 +1,35 @@
-//! A Kafka broker and Jedis, which no distribution has: their jars from Maven Central.
+//! Kafka brokers and Jedis, which no distribution has: their jars from Maven Central.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-    process::Command,
-};
+use std::{env, ffi::OsString, fs, path::Path, process::Command};
 
 use anyhow::{Context, Result};
 
 use crate::workspace::{Workspace, run};
 
-/// The release that the tests run.
-const VERSION: &str = "4.0.0";
+/// The releases that the tests run, the newest first.
+const VERSIONS: [&str; 2] = ["4.0.0", "3.9.1"];
 
-/// The release of Jedis, a client of Redis; it asks for the same slf4j as Kafka.
+/// The release of Jedis, a client of Redis; it uses the same slf4j as Kafka.
 const JEDIS: &str = "6.2.0";
 
-/// The folder with the jars of a broker, of Kafka's own client and of Jedis; downloads them once.
-pub fn jars(workspace: &Workspace) -> Result<PathBuf> {
-    let directory = workspace.target.join("kafka");
-    let jars = directory.join("jars");
-    let wanted = [format!("kafka_2.13-{VERSION}.jar"), format!("jedis-{JEDIS}.jar")];
-    if !wanted.iter().all(|name| jars.join(name).exists()) {
-        fs::create_dir_all(&directory).with_context(|| format!("make {}", directory.display()))?;
-        download(&directory, &jars)?;
+/// The folders with the jars of each release's broker, of Kafka's own client and of Jedis, as a path list; downloads them
+/// once.
+pub fn jars(workspace: &Workspace) -> Result<OsString> {
+    let mut folders = Vec::new();
+    for version in VERSIONS {
+        let directory = workspace.target.join("kafka").join(version);
+        let jars = directory.join("jars");
+        let wanted = [format!("kafka_2.13-{version}.jar"), format!("jedis-{JEDIS}.jar")];
+        if !wanted.iter().all(|name| jars.join(name).exists()) {
+            fs::create_dir_all(&directory).with_context(|| format!("make {}", directory.display()))?;
+            download(version, &directory, &jars)?;
+        }
+        folders.push(jars);
     }
-    Ok(jars)
+    env::join_paths(&folders).context("list the folders with Kafka's jars")
 }
 
-fn download(directory: &Path, jars: &Path) -> Result<()> {
+fn download(version: &str, directory: &Path, jars: &Path) -> Result<()> {
     let project = format!(
         r#"<project xmlns="http://maven.apache.org/POM/4.0.0">
   <modelVersion>4.0.0</modelVersion>
@@ -39,7 +40,7 @@ fn download(directory: &Path, jars: &Path) -> Result<()> {
     <dependency>
       <groupId>org.apache.kafka</groupId>
       <artifactId>kafka_2.13</artifactId>
-      <version>{VERSION}</version>
+      <version>{version}</version>
     </dependency>
     <dependency>
       <groupId>redis.clients</groupId>

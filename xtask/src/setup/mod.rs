@@ -1,11 +1,13 @@
 //! What a fresh Debian-like machine with Rust lacks.
 
+mod collector;
 mod kafka;
 mod packages;
 mod tools;
 
 use anyhow::Result;
 
+pub use collector::programs as collector;
 pub use kafka::jars as kafka_jars;
 pub use packages::Need;
 pub use tools::{cargo_deny, cargo_llvm_cov};

@@ -1,4 +1,4 @@
-//! Debian packages: only what is missing, said beforehand, and no service is started.
+//! Debian packages: only what is missing, listed beforehand, and no service is started.
 
 use std::{
     fs::{self, OpenOptions},
@@ -15,11 +15,11 @@ use crate::{
     workspace::{require_root, run},
 };
 
-/// Asked by packages' scripts before they start a service; exit code 101 forbids it (Debian's
+/// Run by packages' scripts before they start a service; exit code 101 forbids it (Debian's
 /// `invoke-rc.d`, "policy-rc.d interface").
 const POLICY: &str = "/usr/sbin/policy-rc.d";
 
-/// A package and what shows that it is there, whoever installed it.
+/// A package, and a file of it, by which it is found also where it was installed by other means.
 #[derive(Clone, Copy, Debug)]
 pub struct Need {
     package: &'static str,
@@ -44,6 +44,12 @@ impl Need {
         need("dpkg", &["dpkg-deb"], "unpacks the guest's kernel package"),
         need("xz-utils", &["xz"], "unpacks kernel modules"),
         need("zstd", &["zstd"], "unpacks kernel modules"),
+    ];
+
+    /// To build and check the dashboards.
+    pub const WEB: &'static [Self] = &[
+        need("nodejs", &["node"], "builds the dashboards"),
+        need("npm", &["npm"], "gets the dashboards' packages"),
     ];
 
     /// To run sandboxes, applications and Prometheus.
@@ -120,9 +126,15 @@ impl Need {
     pub const GUEST_PYTHON: &'static [Self] =
         &[need("python3", &["/usr/bin/python3"], "runs a server to measure")];
 
+    /// To build a Collector of OpenTelemetry, and Jaeger.
+    pub const COLLECTOR: &'static [Self] =
+        &[need("golang-go", &["go"], "builds a collector and a backend of traces")];
+
     /// To test beside that.
     pub const TEST: &'static [Self] = &[
+        need("prometheus-alertmanager", &["prometheus-alertmanager"], "sends alerts on"),
         need("bind9-dnsutils", &["dig"], "asks the name server"),
+        need("chromium", &["chromium"], "opens the dashboards"),
         need("cpio", &["cpio"], "reads the guests' initial file systems"),
         need("curl", &["curl"], "asks in a container that ends at once"),
         need("dnsmasq-base", &["dnsmasq"], "a name server to count the questions of"),
@@ -137,6 +149,9 @@ impl Need {
             &["/usr/lib/postgresql/15/bin/postgres", "/usr/lib/postgresql/17/bin/postgres"],
             "a database to count the statements of",
         ),
+        need("python3-asyncpg", &["/usr/lib/python3/dist-packages/asyncpg"], DRIVER),
+        need("python3-grpcio", &["/usr/lib/python3/dist-packages/grpc"], DRIVER),
+        need("python3-psycopg", &["/usr/lib/python3/dist-packages/psycopg"], DRIVER),
         need("python3-psycopg2", &["/usr/lib/python3/dist-packages/psycopg2"], DRIVER),
         need("python3-pymysql", &["/usr/lib/python3/dist-packages/pymysql"], DRIVER),
         need("python3-redis", &["/usr/lib/python3/dist-packages/redis"], DRIVER),
@@ -157,6 +172,7 @@ impl Need {
         need("ruby-webrick", &["/usr/share/doc/ruby-webrick"], "Ruby's usual small server"),
         need("npm", &["npm"], "gets drivers for Node.js"),
         need("maven", &["mvn"], "gets a Kafka broker"),
+        need("python3-pip", &["/usr/lib/python3/dist-packages/pip"], "gets drivers for Python"),
         need("php-fpm", &["/usr/sbin/php-fpm8.2", "/usr/sbin/php-fpm8.4"], "PHP behind nginx"),
         need("php-curl", &["/usr/share/doc/php-curl"], DRIVER),
         need("php-mysql", &["/usr/share/doc/php-mysql"], DRIVER),
@@ -247,7 +263,7 @@ pub fn install(needs: &[Need]) -> Result<()> {
 
 fn apt() -> Command {
     let mut command = Command::new("apt-get");
-    // The last two: never ask, never restart what runs.
+    // The last two: never prompt, never restart what runs.
     command
         .env("DEBIAN_FRONTEND", "noninteractive")
         .env("NEEDRESTART_MODE", "l")

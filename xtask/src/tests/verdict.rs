@@ -1,7 +1,7 @@
 //! What became of the tests: sums over all test programs, what was ignored and why, what took longest.
 //!
-//! The closing lines of the programs say how many tests passed, failed and were ignored; the report of the trials
-//! ([`porthole_trials::report`]) says which of them were ignored, and why. A test that is ignored in another way
+//! The closing lines of the programs have how many tests passed, failed and were ignored; the report of the trials
+//! ([`porthole_trials::report`]) lists which of them were ignored, and why. A test that is ignored in another way
 //! (`#[ignore]`) is in the closing lines alone.
 
 use std::collections::BTreeMap;
@@ -67,7 +67,13 @@ impl Ignored {
         self.unexplained + self.refused.values().flatten().count() as u64
     }
 
-    /// Lines for whoever reads the output.
+    /// The tests that should have run, with the reason why they did not.
+    pub fn names_of_refused(&self) -> impl Iterator<Item = (&str, &str)> {
+        let by_reason = self.refused.iter();
+        by_reason.flat_map(|(reason, names)| names.iter().map(move |name| (&**name, &**reason)))
+    }
+
+    /// Lines for the reader of the output.
     pub fn lines(&self) -> Vec<String> {
         let mut lines = Vec::new();
         for (kind, by_reason) in [("ignored", &self.accepted), ("FAILED, as it could not run", &self.refused)]

@@ -1,6 +1,6 @@
 //! `porthole replay --compare tshark`: what Porthole counts in capture files beside what Wireshark's dissectors count.
 //!
-//! Every file goes through Porthole's parsers and through [`tshark`]; a row says where the numbers of requests or of
+//! Every file goes through Porthole's parsers and through [`tshark`]; a row shows where the numbers of requests or of
 //! responses differ. A difference is a place to look, not a verdict: either program may be wrong.
 
 mod tshark;
@@ -33,7 +33,7 @@ pub enum Tool {
 pub struct Messages {
     /// Requests.
     pub requests: u64,
-    /// Responses; `None` where the dissector cannot tell them apart.
+    /// Responses; `None` where the dissector does not distinguish them.
     pub responses: Option<u64>,
 }
 
@@ -48,7 +48,7 @@ struct Comparison {
     porthole: Messages,
     /// What the other program counts.
     tshark: Messages,
-    /// Whether both say the same.
+    /// Whether both have the same numbers.
     agree: bool,
 }
 
@@ -57,7 +57,7 @@ struct Comparison {
 struct Failure {
     /// The capture file.
     file: PathBuf,
-    /// Which program, and what it said.
+    /// The program, and its error.
     error: String,
 }
 
@@ -70,7 +70,7 @@ struct Sweep {
     failures: Vec<Failure>,
 }
 
-/// Compares one file or all capture files below a folder. An error says how many differ.
+/// Compares one file or all capture files below a folder. The error has the number of files that differ.
 pub fn run(path: &Path, json: bool) -> Result<()> {
     tshark::check()?;
     let files = capture_files(path)?;

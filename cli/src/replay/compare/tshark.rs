@@ -178,7 +178,7 @@ fn mongodb(packet: &Packet<'_>, messages: &mut Messages) {
     }
 }
 
-/// An error that says how to get the program, unless it is there.
+/// An error that names the package to install, unless it is there.
 pub fn check() -> Result<()> {
     let answer = Command::new("tshark").arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
     match answer {

@@ -13,6 +13,9 @@ use porthole_trials::{CannotRun, needs};
 
 use crate::running::kafka_jars;
 
+/// The distribution's, with its packages.
+pub const PYTHON: &str = "/usr/bin/python3";
+
 /// How a program is made to run.
 pub enum Way {
     /// By an interpreter, found by its path so that it is the distribution's, with its packages.
@@ -27,7 +30,7 @@ pub enum Way {
     GoModule,
     /// Java's source launcher, with the jars of the distribution's packages.
     JavaPackaged(&'static str, &'static [&'static str]),
-    /// The same, with the jars that `PORTHOLE_KAFKA_JARS` has.
+    /// The same, with the jars of the first folder in `PORTHOLE_KAFKA_JARS`.
     JavaDownloaded(&'static str),
     /// With a package from npm.
     Node(&'static str),
@@ -83,7 +86,7 @@ impl Way {
                     .current_dir(source("go"))
                     .env("GO111MODULE", "on")
                     .env("GOMODCACHE", kept("go-modules"));
-                // As the module says, whatever else is set; and what is kept can be removed as it was made.
+                // The module's default, whatever else is set; and what is kept can be removed as it was made.
                 build.env("GOTOOLCHAIN", "local").env("GOWORK", "off");
                 run(build.env("GOFLAGS", "-mod=readonly -modcacherw -buildvcs=false"))?;
                 Command::new(binary)
@@ -116,15 +119,31 @@ fn go(binary: &Path) -> Command {
     build
 }
 
-/// A folder with a package from npm, which is there whole or not at all.
+/// A folder with a package from npm.
 fn npm(package: &str) -> Result<PathBuf, CannotRun> {
-    let folder = kept(&format!("npm-{package}"));
-    if !folder.exists() {
-        let downloaded = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("directory");
+    downloaded(&format!("npm-{package}"), |folder| {
         let mut install = Command::new("npm");
-        install.args(["install", "--silent", "--no-audit", "--no-fund", "--prefix"]).arg(downloaded.path());
-        run(install.arg(package))?;
-        fs::rename(downloaded.keep(), &folder).expect("renamed");
+        install.args(["install", "--silent", "--no-audit", "--no-fund", "--prefix"]).arg(folder);
+        run(install.arg(package))
+    })
+}
+
+/// A folder with packages from `PyPI`: the distribution's librdkafka knows too few versions for a broker of release 4.
+pub fn pip(name: &str, packages: &[&str]) -> Result<PathBuf, CannotRun> {
+    downloaded(&format!("pip-{name}"), |folder| {
+        let mut install = Command::new(PYTHON);
+        install.args(["-m", "pip", "install", "--quiet", "--root-user-action=ignore", "--target"]);
+        run(install.arg(folder).args(packages))
+    })
+}
+
+/// A folder that is filled once, and is there whole or not at all.
+fn downloaded(name: &str, fill: impl FnOnce(&Path) -> Result<(), CannotRun>) -> Result<PathBuf, CannotRun> {
+    let folder = kept(name);
+    if !folder.exists() {
+        let filling = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("directory");
+        fill(filling.path())?;
+        fs::rename(filling.keep(), &folder).expect("renamed");
     }
     Ok(folder)
 }

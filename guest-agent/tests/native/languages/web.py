@@ -1,4 +1,4 @@
-"""`server` prints its port and serves; `client PORT` asks. Server: http.server; client: http.client."""
+"""`server` prints its port and serves; `client PORT` sends requests. Server: http.server; client: http.client."""
 
 import http.client
 import http.server

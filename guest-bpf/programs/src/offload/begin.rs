@@ -64,6 +64,7 @@ pub extern "C" fn begin(sk: u64) -> u64 {
     // SAFETY: a value that a look-up gave: valid until the program ends (see `maps`).
     new.cgroup = unsafe { (*connection).cgroup };
     new.socket = sk;
+    new.thread = 0;
     new.head_requests = 0;
     new.pushed = 0;
     new.popped = 0;

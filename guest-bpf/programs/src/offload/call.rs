@@ -10,7 +10,7 @@ use porthole_protocol::Offload;
 use super::{
     exchange,
     lock::{self, Lock, Locked},
-    steps,
+    steps, threads,
 };
 use crate::maps::{NO_VECTOR, OFFLOADED, Scratch, count};
 
@@ -68,7 +68,7 @@ fn locked(mut work: Scratch, mut offloaded: Locked, id: u64, sk: u64) -> u64 {
     let popped = u64::from(offloaded.popped) & (PENDING_MAX as u64 - 1);
     work.parse.head_requests =
         (offloaded.head_requests >> popped) | (offloaded.head_requests << ((64 - popped) & 63));
-    // SAFETY: both are this CPU's alone, and lie apart.
+    // SAFETY: both are this CPU's alone, and do not overlap.
     unsafe {
         let from =
             if requests { &raw const (*offloaded.0).requests } else { &raw const (*offloaded.0).responses };
@@ -83,11 +83,13 @@ fn locked(mut work: Scratch, mut offloaded: Locked, id: u64, sk: u64) -> u64 {
         work.address -= 1;
         work.header.total += 1;
     }
-    let taken = followed(work, offloaded, id, sk, requests);
-    if first {
-        work.address += 1;
-        work.header.total -= 1;
-    }
+    // In memory, where the verifier does not follow them: it would verify what comes for each of their values.
+    work.parse.requests = u64::from(requests);
+    work.parse.first = u64::from(first);
+    let taken = followed(work, offloaded, id, sk);
+    let (requests, first) = (work.parse.requests != 0, work.parse.first);
+    work.address += first;
+    work.header.total -= first;
     if taken != PARSED {
         return FALL_BACK;
     }
@@ -97,32 +99,43 @@ fn locked(mut work: Scratch, mut offloaded: Locked, id: u64, sk: u64) -> u64 {
         copy(&raw const (*work.as_ptr()).parse.state, to);
     }
     let total = work.header.total;
-    if ingress {
-        offloaded.offset[0] = offset + total;
+    if work.header.direction == direction::INGRESS {
+        offloaded.offset[0] += total;
     } else {
-        offloaded.offset[1] = offset + total;
+        offloaded.offset[1] += total;
     }
     PARSED
 }
 
 /// Parses the bytes that a call moved, and pushes or completes the requests whose messages end in it.
 #[inline(always)]
-fn followed(work: Scratch, offloaded: Locked, id: u64, sk: u64, requests: bool) -> u64 {
-    let Some(protocol) = Offload::from_number(offloaded.protocol) else { return FALL_BACK };
-    if !steps::parse(protocol, requests) {
+fn followed(mut work: Scratch, offloaded: Locked, id: u64, sk: u64) -> u64 {
+    work.parse.protocol = u64::from(offloaded.protocol);
+    if !steps::parse() {
         return FALL_BACK;
     }
     let (found, waiting) = (work.parse.found, u64::from(offloaded.pushed.wrapping_sub(offloaded.popped)));
-    if requests {
+    if work.parse.requests != 0 {
         // A client of a database sends the next statement after the response to the one before.
-        let most = if protocol.is_sql() { 1 } else { PENDING_MAX as u64 };
+        let sql = Offload::from_number(offloaded.protocol).is_some_and(Offload::is_sql);
+        let most = if sql { 1 } else { PENDING_MAX as u64 };
         if found > 0 && waiting + found > most {
             return FALL_BACK;
         }
         exchange::push(work, offloaded, id, found);
+        if found > 0 {
+            threads::requested(work, offloaded);
+        }
     } else {
         if found > waiting {
             return FALL_BACK;
+        }
+        // The responses come before the end of the newest request's body, which was counted with its head.
+        if offloaded.requests.framing == framing_state::BODY && found == waiting {
+            exchange::leave_out(offloaded, offloaded.requests.left);
+        }
+        if found > 0 {
+            threads::responded(work, offloaded);
         }
         exchange::complete(work, offloaded, id, found, sk);
     }
@@ -133,14 +146,14 @@ fn followed(work: Scratch, offloaded: Locked, id: u64, sk: u64, requests: bool) 
 ///
 /// # Safety
 ///
-/// Both must be valid.
+/// `from` must be valid for reads, and `to` for writes, of a `ParseState`.
 #[inline(always)]
 pub unsafe fn copy(from: *const ParseState, to: *mut ParseState) {
     const WORDS: usize = size_of::<ParseState>() / 8;
     let (from, to) = (from.cast::<u64>(), to.cast::<u64>());
     let mut word = 0;
     while word < WORDS {
-        // SAFETY: as the caller says; it consists of words.
+        // SAFETY: the caller guarantees that both are valid; a `ParseState` consists of `WORDS` words.
         unsafe { core::ptr::write_volatile(to.add(word), core::ptr::read_volatile(from.add(word))) };
         word += 1;
     }

@@ -1,23 +1,23 @@
 //! Pending requests, and their completion by responses.
 
-use aya_ebpf::helpers::{bpf_get_current_pid_tgid, generated::bpf_get_smp_processor_id};
+use aya_ebpf::helpers::bpf_get_current_pid_tgid;
 use porthole_bpf_types::{
-    kernel_key::{COMMANDS_MAX, KernelKey, SLOTS_MAX, STATUSES_MAX, Slot, TEXT_MAX},
+    kernel_key::{COMMANDS_MAX, Slot, TEXT_MAX},
     offload::{PENDING_MAX, PendingRequest, request_flag},
-    record::kind,
+    record::{UnnamedRequest, kind},
 };
 use porthole_histogram::{BUCKETS, INDEX_MIN, bucket_index};
 use porthole_protocol::Offload;
 
-use super::{lock::Locked, sql};
+use super::{lock::Locked, slots::slot_index, sql, threads};
 use crate::{
     connections,
     maps::{
-        CONNECTIONS, CurrentSettings, KERNEL_KEYS, KEY_INDEXES, Message, NAMED, OFFLOADED, SLOTS,
-        STRIPE_MASK, Scratch, constant, count, sampling,
+        CONNECTIONS, CurrentSettings, KERNEL_KEYS, KEY_INDEXES, Message, NAMED, OFFLOADED, SLOTS, Scratch,
+        count, sampling,
     },
     ring,
-    verifier::{add_u32, bounded, fetch_add},
+    verifier::{add_u32, bounded, fetch_add, rounds},
     window::{NONE, window_at, word},
 };
 
@@ -34,57 +34,56 @@ pub fn push(work: Scratch, offloaded: Locked, id: u64, found: u64) {
     if found > 0 {
         push_message(work, offloaded, 0);
     }
-    let (mut from, mut rounds) = (1, 1);
-    while rounds < PENDING_MAX as u64 {
-        if from >= found {
-            return;
-        }
-        let done = push_lot(id, from, found);
-        from += if done < LOT { done } else { LOT };
-        if done < LOT && from < found {
-            push_one(id, from);
-            from += 1;
-        }
-        rounds += 1;
+    if found > 1 {
+        push_rest(id);
     }
 }
 
 /// How many messages one call of [`push_lot`] or [`complete_lot`] goes through: the verifier goes through each iteration.
-const LOT: u64 = 3;
+/// Between the calls what was done is in memory, where the verifier does not follow it.
+const LOT: u64 = 8;
 
-/// Some of them, as long as they have kernel keys; gives how many. A global function.
+/// Adds those behind the first one. A global function: its loop is verified with nothing else on the stack, and once.
 #[inline(never)]
 #[unsafe(no_mangle)]
-pub extern "C" fn push_lot(id: u64, from: u64, found: u64) -> u64 {
-    let Some(work) = Scratch::get() else { return 0 };
+pub extern "C" fn push_rest(id: u64) -> u64 {
+    let Some(mut work) = Scratch::get() else { return 0 };
+    work.parse.done = 1;
+    let mut left = rounds::<{ PENDING_MAX as u64 }>();
+    while left > 0 && push_lot(id) != 0 {
+        left -= 1;
+    }
+    0
+}
+
+/// Adds some of them, up to the first that has no kernel key; gives 0 when all are added. A global function.
+#[inline(never)]
+#[unsafe(no_mangle)]
+pub extern "C" fn push_lot(id: u64) -> u64 {
+    let Some(mut work) = Scratch::get() else { return 0 };
     let Some(offloaded) = OFFLOADED.get_ptr_mut(id) else { return 0 };
     // Requests that are pipelined are mostly the same.
     let mut last = (0, None);
-    let mut index = 0;
-    while index < LOT {
-        if from + index >= found {
-            return index;
+    let mut count = 0;
+    while count < LOT {
+        let index = work.parse.done;
+        if index >= work.parse.found {
+            return 0;
         }
         // SAFETY: the index was bounded to less than the array's length.
-        let request = unsafe { (*message(work, from + index)).request };
+        let request = unsafe { (*message(work, index)).request };
         if last.1.is_none() || last.0 != request {
             last = (request, kernel_key_of(work, Locked(offloaded), request));
         }
-        let Some(known) = last.1 else { return index };
-        enqueue(work, Locked(offloaded), from + index, known);
-        index += 1;
+        work.parse.done = index + 1;
+        let Some(known) = last.1 else {
+            push_message(work, Locked(offloaded), index);
+            return 1;
+        };
+        enqueue(work, Locked(offloaded), index, known);
+        count += 1;
     }
-    LOT
-}
-
-/// One of them. A global function.
-#[inline(never)]
-#[unsafe(no_mangle)]
-pub extern "C" fn push_one(id: u64, index: u64) -> u64 {
-    let Some(work) = Scratch::get() else { return 0 };
-    let Some(offloaded) = OFFLOADED.get_ptr_mut(id) else { return 0 };
-    push_message(work, Locked(offloaded), index);
-    0
+    1
 }
 
 #[inline(always)]
@@ -96,7 +95,7 @@ fn push_message(work: Scratch, offloaded: Locked, index: u64) {
     let named =
         Offload::from_number(offloaded.protocol).is_none_or(|protocol| is_named(protocol, request, flags));
     if known.0 == UNKNOWN.0 && !named && NAMED.get_ptr(request).is_none() {
-        send_name(work, offloaded, request, u64::from(at));
+        send_unnamed(work, offloaded, request, u64::from(at));
     }
     enqueue(work, offloaded, index, known);
 }
@@ -172,54 +171,65 @@ fn enqueue(work: Scratch, mut offloaded: Locked, index: u64, (kernel_key, genera
     offloaded.pushed = offloaded.pushed.wrapping_add(1);
 }
 
+/// Takes bytes that have not moved from the newest pending request.
+#[inline(always)]
+pub fn leave_out(mut offloaded: Locked, bytes: u32) {
+    let place = bounded::<{ PENDING_MAX as u64 - 1 }>(u64::from(offloaded.pushed.wrapping_sub(1)));
+    // SAFETY: the index was bounded to less than the array's length.
+    unsafe {
+        let newest = (&raw mut offloaded.pending).cast::<PendingRequest>().add(place as usize);
+        (*newest).bytes = (*newest).bytes.wrapping_sub(bytes);
+    }
+}
+
 /// The responses that end in this call complete the oldest pending requests.
 #[inline(always)]
 pub fn complete(work: Scratch, offloaded: Locked, id: u64, found: u64, sk: u64) {
     // Mostly there is one, and its slot is known: that takes no call.
-    if found > 0 && !complete_known(work, offloaded, 0) {
-        complete_one(id, 0, sk);
-    }
-    let (mut from, mut rounds) = (1, 1);
-    while rounds < PENDING_MAX as u64 {
-        if from >= found {
-            return;
-        }
-        let done = complete_lot(id, from, found);
-        from += if done < LOT { done } else { LOT };
-        if done < LOT && from < found {
-            complete_one(id, from, sk);
-            from += 1;
-        }
-        rounds += 1;
+    let first = u64::from(found > 0 && complete_known(work, offloaded, 0));
+    if found > first {
+        complete_rest(id, sk, first);
     }
 }
 
-/// Some of them, as long as their slots are known; gives how many. A global function.
+/// Completes by those from an index on. A global function, as [`push_rest`].
 #[inline(never)]
 #[unsafe(no_mangle)]
-pub extern "C" fn complete_lot(id: u64, from: u64, found: u64) -> u64 {
-    let Some(work) = Scratch::get() else { return 0 };
-    let Some(offloaded) = OFFLOADED.get_ptr_mut(id) else { return 0 };
-    let mut index = 0;
-    while index < LOT {
-        if from + index >= found || !complete_known(work, Locked(offloaded), from + index) {
-            return index;
-        }
-        index += 1;
+pub extern "C" fn complete_rest(id: u64, sk: u64, first: u64) -> u64 {
+    let Some(mut work) = Scratch::get() else { return 0 };
+    work.parse.done = first;
+    let mut left = rounds::<{ PENDING_MAX as u64 }>();
+    while left > 0 && complete_lot(id, sk) != 0 {
+        left -= 1;
     }
-    LOT
+    0
 }
 
-/// One of them. A global function.
+/// Some of them, up to the first that has no slot, or is sampled; gives 0 when all are done. A global function.
 #[inline(never)]
 #[unsafe(no_mangle)]
-pub extern "C" fn complete_one(id: u64, index: u64, sk: u64) -> u64 {
-    let Some(work) = Scratch::get() else { return 0 };
+pub extern "C" fn complete_lot(id: u64, sk: u64) -> u64 {
+    let Some(mut work) = Scratch::get() else { return 0 };
     let Some(offloaded) = OFFLOADED.get_ptr_mut(id) else { return 0 };
-    let mut offloaded = Locked(offloaded);
-    if complete_known(work, offloaded, index) {
-        return 0;
+    let mut count = 0;
+    while count < LOT {
+        let index = work.parse.done;
+        if index >= work.parse.found {
+            return 0;
+        }
+        work.parse.done = index + 1;
+        if !complete_known(work, Locked(offloaded), index) {
+            complete_unknown(work, Locked(offloaded), index, sk);
+            return 1;
+        }
+        count += 1;
     }
+    1
+}
+
+/// Completes by one that has no slot, or that is sampled.
+#[inline(always)]
+fn complete_unknown(work: Scratch, mut offloaded: Locked, index: u64, sk: u64) {
     let message = message(work, index);
     // SAFETY: the index was bounded to less than the array's length.
     let (status, bytes, at) = unsafe { (u32::from((*message).status), (*message).bytes, (*message).at) };
@@ -227,17 +237,16 @@ pub extern "C" fn complete_one(id: u64, index: u64, sk: u64) -> u64 {
     offloaded.popped = offloaded.popped.wrapping_add(1);
     let Some(slot) = slot_of(pending, status) else {
         send_completed(work, offloaded, pending, kind::COMPLETED, status, bytes, at, sk);
-        return 0;
+        return;
     };
     // SAFETY: a value that a look-up gave: valid until the program ends (see `maps`).
     unsafe { (*slot).sampled = work.parse.now };
     if !send_completed(work, offloaded, pending, kind::SAMPLED, status, bytes, at, sk) {
         add(slot, work.parse.now, pending, bytes);
     }
-    0
 }
 
-/// Whether an exchange that has a slot is sampled as a span rather than added there. HTTP's statuses say what failed;
+/// Whether an exchange that has a slot is sampled as a span rather than added there. HTTP's statuses show what failed;
 /// what fails in other protocols has no slot.
 #[inline(always)]
 fn is_sampled(slot: *mut Slot, now: u64, start: u64, status: u32) -> bool {
@@ -296,7 +305,7 @@ fn complete_known(work: Scratch, mut offloaded: Locked, index: u64) -> bool {
     let (status, bytes) = unsafe { (u32::from((*message).status), (*message).bytes) };
     let pending = Pending::oldest(offloaded);
     let Some(slot) = slot_of(pending, status) else { return false };
-    if is_sampled(slot, work.parse.now, pending.start(), status) {
+    if work.parse.reported != 0 || is_sampled(slot, work.parse.now, pending.start(), status) {
         return false;
     }
     add(slot, work.parse.now, pending, bytes);
@@ -329,31 +338,22 @@ fn slot_of(pending: Pending, status: u32) -> Option<*mut Slot> {
     if kernel_key == 0 {
         return None;
     }
-    let entry: *const KernelKey = KERNEL_KEYS.get_ptr(kernel_key - 1)?;
-    // SAFETY: a value that a look-up gave (see `maps`), and within its arrays; the agent writes `used` last.
-    unsafe {
-        if (*entry).generation != generation {
-            return None;
-        }
-        let mut index = 0;
-        while index < STATUSES_MAX {
-            if index >= (*entry).used as usize {
-                return None;
-            }
-            if (*entry).statuses[index] == status {
-                let stripe = bpf_get_smp_processor_id() & constant(&raw const STRIPE_MASK);
-                return SLOTS.get_ptr_mut(stripe * SLOTS_MAX + (*entry).slots[index]);
-            }
-            index += 1;
-        }
-    }
-    None
+    let index = slot_index(u64::from(kernel_key - 1), u64::from(generation), u64::from(status));
+    // Beyond the map's end for none.
+    SLOTS.get_ptr_mut(index as u32)
+}
+
+/// Index of a duration's bucket. A global function: the verifier goes through its many ways once.
+#[inline(never)]
+#[unsafe(no_mangle)]
+pub extern "C" fn bucket_of(duration: u64) -> u64 {
+    (bucket_index(duration) - INDEX_MIN) as u64
 }
 
 #[inline(always)]
 fn add(slot: *mut Slot, now: u64, pending: Pending, bytes: u64) {
     let duration = now.wrapping_sub(pending.start());
-    let bucket = bounded::<0xff>((bucket_index(duration) - INDEX_MIN) as u64) as usize;
+    let bucket = bounded::<0xff>(bucket_of(duration)) as usize;
     if bucket >= BUCKETS {
         return;
     }
@@ -371,7 +371,7 @@ fn add(slot: *mut Slot, now: u64, pending: Pending, bytes: u64) {
 
 /// Sends an exchange; false when that is not possible, which is a loss unless it was [`kind::SAMPLED`].
 #[inline(always)]
-#[allow(clippy::too_many_arguments)] // What would hold them together would lie on the stack, which has no room.
+#[allow(clippy::too_many_arguments)] // A struct of them would be on the stack, which has no room.
 fn send_completed(
     mut work: Scratch,
     offloaded: Locked,
@@ -387,7 +387,7 @@ fn send_completed(
     if unsafe { (*connection).announced } == 0 && connections::announce(sk, connections::BY_CALL) == 0 {
         return false;
     }
-    if CurrentSettings::get().is_some_and(CurrentSettings::is_paused) {
+    if CurrentSettings::get().is_paused() {
         if kind != kind::SAMPLED {
             count!(lost);
         }
@@ -396,8 +396,10 @@ fn send_completed(
     let task = bpf_get_current_pid_tgid();
     let end = work.parse.now;
     set_key(work, offloaded, pending.request());
+    let serving = threads::exchange_serving(offloaded.connection, u64::from(kind == kind::SAMPLED));
     let completed = &mut work.completed;
     completed.kind = kind;
+    completed.serving = serving as u32;
     completed.tgid = (task >> 32) as u32;
     completed.tid = task as u32;
     completed.status = status;
@@ -426,21 +428,27 @@ fn send_completed(
 
 /// Sends the beginning of a request whose hash has no name yet.
 #[inline(always)]
-fn send_name(mut work: Scratch, offloaded: Locked, request: u64, at: u64) {
+fn send_unnamed(mut work: Scratch, offloaded: Locked, request: u64, at: u64) {
     let Some(most) = Offload::from_number(offloaded.protocol).map(name_bytes) else { return };
     let from = window_at(at, most);
-    if from == NONE || CurrentSettings::get().is_none_or(CurrentSettings::is_paused) {
+    if from == NONE || CurrentSettings::get().is_paused() {
         return;
     }
     let (offset, total) = (work.header.offset, work.header.total);
     let end = from + most;
-    work.header.kind = kind::NAME;
-    work.header.connection = offloaded.connection;
-    work.header.sequence = u64::from(offloaded.protocol);
-    work.header.offset = request;
-    work.header.total = from;
-    work.header.head = if end < work.parse.len { end as u32 } else { work.parse.len as u32 };
-    ring::send_name(&work);
+    let window = if end < work.parse.len { end as u32 } else { work.parse.len as u32 };
+    let unnamed = (&raw mut work.header).cast::<UnnamedRequest>();
+    // SAFETY: both types are 64 bytes of integers, aligned to eight; the bytes of the window follow the header in `work`.
+    unsafe {
+        (*unnamed).kind = kind::UNNAMED_REQUEST;
+        (*unnamed).window = window;
+        (*unnamed).connection = offloaded.connection;
+        (*unnamed).protocol = u64::from(offloaded.protocol);
+        (*unnamed).hash = request;
+        (*unnamed).position = from;
+    }
+    ring::send_unnamed_request(&work, window);
+    // What the parsers go on to use of the call's header.
     work.header.offset = offset;
     work.header.total = total;
 }

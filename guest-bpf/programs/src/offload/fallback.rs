@@ -8,6 +8,8 @@ use crate::{
     ring,
 };
 
+use super::threads;
+
 /// Sends a connection's whole state to user space, which parses it from here on; false when that is not possible.
 #[inline(always)]
 pub fn fall_back(connection: *mut Connection, sk: u64, by: u32) -> bool {
@@ -17,6 +19,7 @@ pub fn fall_back(connection: *mut Connection, sk: u64, by: u32) -> bool {
         return true;
     }
     count!(offloaded_ended);
+    threads::thread_left(id);
     // SAFETY: a value that a look-up gave: valid until the program ends (see `maps`).
     if unsafe { (*connection).announced } == 0 && connections::announce(sk, by) == 0 {
         let _ = OFFLOADED.remove(id);

@@ -1,8 +1,8 @@
 //! HTTP/1: the heads and bodies of whole messages.
 //!
 //! The programs parse origin-form targets with a well-known method, bodies of a given length, and chunked responses.
-//! The connection falls back to user space at anything else: interim responses, upgrades, `CONNECT`, bodies until the
-//! connection closes, obsolete line folding, bare line feeds, heads that are cut between two calls or longer than what
+//! The connection falls back to user space at anything else: interim responses, streams of events, upgrades, `CONNECT`,
+//! bodies until the connection closes, obsolete line folding, bare line feeds, heads that are cut between two calls or longer than what
 //! is captured.
 
 use porthole_bpf_types::{
@@ -13,7 +13,8 @@ use porthole_bpf_types::{
 
 use super::message::{push_request, push_response, skip};
 use crate::maps::Scratch;
-use crate::window::{CONTINUES, NONE, SPACE, byte, class, decimal, find, newline, text, window_at, word};
+use crate::verifier::rounds;
+use crate::window::{CONTINUES, LINE_FEED, NONE, byte, class, decimal, find, newline, text, window_at, word};
 
 /// A head's fields about the body.
 mod framing {
@@ -59,6 +60,7 @@ pub extern "C" fn http_step(response: u64) -> u64 {
             match work.parse.state.left {
                 // In the middle of the line end.
                 1 => return 0,
+                0 if !line_ended(work) => return 0,
                 0 => work.parse.state.framing = framing_state::CHUNK_SIZE,
                 _ => {}
             }
@@ -87,6 +89,13 @@ pub extern "C" fn http_step(response: u64) -> u64 {
             if response == 0 { request_begins(work) } else { response_begins(work) }
         }
     }
+}
+
+/// Whether a line ends at the position that was reached, of which the call has two bytes at least.
+#[inline(always)]
+fn line_ended(work: Scratch) -> bool {
+    let end = window_at(work.parse.at - 2, 16);
+    end != NONE && byte(&work, end) == b'\r' && byte(&work, end + 1) == b'\n'
 }
 
 /// A request's first byte was read by itself.
@@ -213,8 +222,8 @@ fn chunk_size(mut work: Scratch) -> u64 {
 fn head(mut work: Scratch, response: u64) -> bool {
     let at = work.parse.at;
     let mut need = 16;
-    let mut tries = 0;
-    while tries < 2 {
+    let mut left = rounds::<2>();
+    while left > 0 {
         let start = window_at(at, need);
         if start == NONE {
             return false;
@@ -233,7 +242,7 @@ fn head(mut work: Scratch, response: u64) -> bool {
             return false;
         }
         need = u64::from(HEAD_MAX);
-        tries += 1;
+        left -= 1;
     }
     false
 }
@@ -281,15 +290,15 @@ pub extern "C" fn request_line() -> u64 {
     }
     work.path = PathHash::new(method);
     work.parse.cursor = cursor;
-    let mut stretches = 0;
-    while stretches < STRETCHES_MAX {
+    let mut left = rounds::<STRETCHES_MAX>();
+    while left > 0 {
         match path() {
             PATH_CONTINUES => {}
             PATH_ENDS => return version(work),
             QUERY_BEGINS => return query(work),
             _ => return 0,
         }
-        stretches += 1;
+        left -= 1;
     }
     0
 }
@@ -307,22 +316,28 @@ fn version(mut work: Scratch) -> u64 {
     1
 }
 
-/// The rest of a target from its query on, which is no part of the key.
+/// The rest of the request line from the target's query on, which is no part of the key: only its end is read, so that
+/// whatever else the line holds is taken as `l7` takes it.
 #[inline(always)]
 fn query(mut work: Scratch) -> u64 {
-    let mut from = work.parse.cursor;
-    let mut rounds = 0;
-    while rounds < QUERY_ROUNDS {
-        let space = find(from, SPACE);
-        if space < CONTINUES {
-            work.parse.cursor = space + 1;
+    let begin = work.parse.cursor;
+    let mut from = begin;
+    let mut left = rounds::<QUERY_ROUNDS>();
+    while left > 0 {
+        let end = find(from, LINE_FEED);
+        if end < CONTINUES {
+            // A blank, the version and a carriage return.
+            if end < begin + 10 || byte(&work, end - 10) != b' ' {
+                return 0;
+            }
+            work.parse.cursor = end - 9;
             return version(work);
         }
-        if space == NONE {
+        if end == NONE {
             return 0;
         }
-        from = space & (CONTINUES - 1);
-        rounds += 1;
+        from = end & (CONTINUES - 1);
+        left -= 1;
     }
     0
 }
@@ -394,37 +409,49 @@ pub extern "C" fn head_lines() -> u64 {
     let Some(mut work) = Scratch::get() else { return 0 };
     work.parse.framing = 0;
     work.parse.length = 0;
-    let (mut lines, mut fresh) = (0, true);
-    while lines < LINES_MAX {
-        if fresh {
-            match header() {
-                HEAD_CONTINUES => {}
-                END => return 1,
-                _ => return 0,
-            }
+    work.parse.line_begins = 1;
+    let mut left = rounds::<LINES_MAX>();
+    while left > 0 {
+        match line() {
+            HEAD_CONTINUES => {}
+            result => return u64::from(result == END),
         }
-        let end = newline(work, work.parse.cursor);
-        if end == NONE {
-            return 0;
-        }
-        fresh = end < CONTINUES;
-        work.parse.cursor = end & (CONTINUES - 1);
-        lines += 1;
+        left -= 1;
     }
     0
 }
 
-/// Results of [`header`] besides 0, that the connection falls back. The head continues.
+/// Results of [`line()`] and [`header`] besides 0, that the connection falls back. The head continues.
 const HEAD_CONTINUES: u64 = 1;
 /// It was the blank line at the end of the head; the cursor is after it.
 const END: u64 = 2;
 
-/// Reads the beginning of a header line, and what it is about the body's framing. A global function.
+/// Reads a header line, or the next stretch of a long one. A global function.
 #[inline(never)]
 #[unsafe(no_mangle)]
-pub extern "C" fn header() -> u64 {
-    const LOWER: u64 = 0x2020_2020_2020_2020;
+pub extern "C" fn line() -> u64 {
     let Some(mut work) = Scratch::get() else { return 0 };
+    if work.parse.line_begins != 0 {
+        let result = header(work);
+        if result != HEAD_CONTINUES {
+            return result;
+        }
+    }
+    let end = newline(work, work.parse.cursor);
+    if end == NONE {
+        return 0;
+    }
+    work.parse.line_begins = u64::from(end < CONTINUES);
+    work.parse.cursor = end & (CONTINUES - 1);
+    HEAD_CONTINUES
+}
+
+/// The bit by which small letters differ from capital ones, in eight bytes.
+const LOWER: u64 = 0x2020_2020_2020_2020;
+
+/// Reads the beginning of a header line, and what it is about the body's framing.
+#[inline(always)]
+fn header(mut work: Scratch) -> u64 {
     let cursor = work.parse.cursor;
     let first = word(&work, cursor);
     if first as u16 == 0x0a0d {
@@ -435,9 +462,10 @@ pub extern "C" fn header() -> u64 {
     if first as u8 <= b' ' {
         return 0;
     }
+    let plain = first;
     let first = first | LOWER;
     if (first ^ text(b"expect: ")) << 8 == 0 {
-        // The body comes only if the server asks for it.
+        // The body comes only after the server's `100 Continue`.
         return 0;
     }
     if first == text(b"upgrade:") {
@@ -445,10 +473,11 @@ pub extern "C" fn header() -> u64 {
         return HEAD_CONTINUES;
     }
     if first == text(b"content-") {
-        // Seven bytes and the colon's place shared with what follows.
-        let second = word(&work, cursor + 8) | LOWER;
-        if (second ^ text(b"length: ")) & 0x00ff_ffff_ffff_ffff != 0 {
-            return 1;
+        let length = word(&work, cursor + 8);
+        // Of what is no letter, the bit by which letters differ was not set above.
+        let named = ((length | LOWER) ^ text(b"length: ")) << 16 == 0;
+        if !named || (length >> 48) as u8 != b':' || (plain >> 56) as u8 != b'-' {
+            return u64::from(!may_be_event_stream(work, cursor, length | LOWER));
         }
         if work.parse.framing & framing::LENGTH != 0 {
             return 0;
@@ -457,8 +486,8 @@ pub extern "C" fn header() -> u64 {
         return content_length(work, cursor + 15);
     }
     if first == text(b"transfer") {
-        let second = word(&work, cursor + 8) | LOWER;
-        if second != text(b"-encodin") {
+        let encoding = word(&work, cursor + 8);
+        if encoding | LOWER != text(b"-encodin") || encoding as u8 != b'-' {
             return 1;
         }
         if work.parse.framing & framing::CHUNKED != 0 {
@@ -477,12 +506,24 @@ pub extern "C" fn header() -> u64 {
     1
 }
 
+/// Whether a field may be a `Content-Type` of server-sent events, which answer with their head; `name` are the eight bytes
+/// behind `content-`, in lower case.
+#[inline(always)]
+fn may_be_event_stream(work: Scratch, cursor: u64, name: u64) -> bool {
+    if (name ^ text(b"type:   ")) << 24 != 0 {
+        return false;
+    }
+    let value = cursor + 13 + u64::from(byte(&work, cursor + 13) == b' ');
+    // Where another blank comes, the value is not looked for.
+    byte(&work, value) <= b' ' || word(&work, value) | LOWER == text(b"text/eve")
+}
+
 /// The value of a `Content-Length`, up to its line end.
 #[inline(always)]
 fn content_length(mut work: Scratch, at: u64) -> u64 {
     let blank = byte(&work, at) == b' ';
     let (length, end) = decimal(work, if blank { at + 1 } else { at });
-    if length > LENGTH_MAX || byte(&work, end) != b'\r' {
+    if length > LENGTH_MAX || byte(&work, end) != b'\r' || byte(&work, end + 1) != b'\n' {
         return 0;
     }
     work.parse.length = length;

@@ -2,21 +2,24 @@
 
 use porthole_bpf_types::offload::OffloadedConnection;
 
-use crate::{maps::OFFLOADED, verifier::swap};
+use crate::{
+    maps::OFFLOADED,
+    verifier::{rounds, swap},
+};
 
 /// Times that a connection's lock is tried at once, and how often that is done: another CPU holds it for less than a
 /// microsecond.
-const TRIES: u32 = 24;
-const WAITS: u32 = 100;
+const TRIES: u32 = 100;
+const WAITS: u64 = 24;
 
 /// Locks a connection if no other CPU holds it.
 #[inline(always)]
 pub fn try_lock(offloaded: *mut OffloadedConnection) -> bool {
-    // SAFETY: a field of a map's value, which is aligned as the type says.
+    // SAFETY: a field of a map's value, which has the type's alignment.
     unsafe { swap(&raw mut (*offloaded).lock, 1) == 0 }
 }
 
-/// Results of [`wait`]: another CPU still holds the lock, has removed the connection, or this CPU has the lock.
+/// Results of [`wait_for`]: another CPU still holds the lock, has removed the connection, or this CPU has the lock.
 const HELD: u64 = 0;
 const GONE: u64 = 1;
 const LOCKED: u64 = 2;
@@ -24,7 +27,7 @@ const LOCKED: u64 = 2;
 /// Tries a connection's lock a few times. A global function.
 #[inline(never)]
 #[unsafe(no_mangle)]
-pub extern "C" fn wait(id: u64) -> u64 {
+pub extern "C" fn wait_for(id: u64) -> u64 {
     let Some(offloaded) = OFFLOADED.get_ptr_mut(id) else { return GONE };
     let mut tries = 0;
     while tries < TRIES {
@@ -42,15 +45,15 @@ pub fn lock(offloaded: *mut OffloadedConnection, id: u64) -> Lock {
     if try_lock(offloaded) {
         return Lock::Locked;
     }
-    let mut waits = 0;
+    let mut left = rounds::<WAITS>();
     loop {
-        match wait(id) {
+        match wait_for(id) {
             HELD => {}
             GONE => return Lock::Gone,
             _ => return Lock::Locked,
         }
-        waits += 1;
-        if waits >= WAITS {
+        left -= 1;
+        if left == 0 {
             return Lock::Held;
         }
     }
@@ -74,7 +77,7 @@ pub fn unlock(offloaded: *mut OffloadedConnection) {
     unsafe { core::ptr::write_volatile(&raw mut (*offloaded).lock, 0) };
 }
 
-/// An offloaded connection that this CPU has locked. As with [`Scratch`], no reference may be held across a call.
+/// An offloaded connection that this CPU has locked. As with `Scratch`, no reference may be held across a call.
 #[derive(Clone, Copy)]
 pub struct Locked(pub *mut OffloadedConnection);
 

@@ -8,8 +8,10 @@
 //! A call is parsed as a whole or not at all: the steps write to this CPU's [`crate::maps::WORK`] only, and when one of
 //! them meets what it cannot parse, the connection falls back to user space as it was before the call.
 //!
+//! [`threads`] keeps which threads serve one request after the other.
+//!
 //! [`begin`] and [`offer`] are the two ways for a connection to be offloaded, [`fallback`] ends it; all three and
-//! [`crate::transfer`] hand calls to [`call`].
+//! [`crate::transfer`] hand calls to [`mod@call`].
 
 mod begin;
 mod call;
@@ -22,10 +24,13 @@ mod mysql;
 mod offer;
 mod postgres;
 mod redis;
+mod slots;
 mod sql;
 mod steps;
+mod threads;
 
 pub use begin::{begins, may_begin};
 pub use call::{FALL_BACK, call};
 pub use fallback::{closed, fall_back};
 pub use offer::{accepts_offer, withdraw};
+pub use threads::call_serving;

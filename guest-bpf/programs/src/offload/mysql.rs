@@ -120,7 +120,7 @@ pub extern "C" fn mysql_request_step() -> u64 {
     u64::from(push_request(work, count, request, start, len + HEADER, position as u32, flags))
 }
 
-/// The request of an execution: statement's id (4), flags (1), which must ask for no cursor. 0 when it is not known.
+/// The request of an execution: statement's id (4), flags (1), which must be without a cursor. 0 when it is not known.
 #[inline(always)]
 fn executed(work: Scratch, text: u64) -> u64 {
     let eight = word(&work, text);
@@ -140,14 +140,7 @@ const QUIT: u64 = command::QUIT as u64;
 #[unsafe(no_mangle)]
 pub extern "C" fn mysql_reply_step() -> u64 {
     let Some(mut work) = Scratch::get() else { return 0 };
-    if work.parse.state.left > 0 {
-        skip(work);
-        return 1;
-    }
-    if work.parse.state.framing == framing_state::ROWS
-        && work.parse.state.buffered_len == 0
-        && sql::rows(work, row)
-    {
+    if sql::skip_content(work, row) {
         return 1;
     }
     let (head, buffered) = header::<{ HEADER + 1 }>(work, HEADER + DECISIVE);

@@ -25,7 +25,7 @@ use crate::{
 pub fn accepts_offer(connection: *mut Connection, sk: u64) -> bool {
     // SAFETY: a value that a look-up gave: valid until the program ends (see `maps`).
     let id = unsafe { (*connection).id };
-    if accept(id, sk) == 0 {
+    if take_offer(id, sk) == 0 {
         return false;
     }
     if call(id, sk) != PARSED {
@@ -48,7 +48,7 @@ pub fn accepts_offer(connection: *mut Connection, sk: u64) -> bool {
 /// then; here the state is written first and the position read then, so that one of the two sees the other.
 #[inline(never)]
 #[unsafe(no_mangle)]
-pub extern "C" fn accept(id: u64, sk: u64) -> u64 {
+pub extern "C" fn take_offer(id: u64, sk: u64) -> u64 {
     let Some(offloaded) = OFFLOADED.get_ptr_mut(id) else { return 0 };
     let Some(connection) = CONNECTIONS.get_ptr_mut(sk) else { return 0 };
     let Some(work) = Scratch::get() else { return 0 };
@@ -114,6 +114,7 @@ pub extern "C" fn taken(sk: u64) -> u64 {
         sequence: connections::next_sequence(connection),
         // SAFETY: a helper without preconditions.
         timestamp: unsafe { bpf_ktime_get_ns() },
+        moved: [0; 2],
     });
     0
 }

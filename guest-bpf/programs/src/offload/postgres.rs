@@ -67,14 +67,7 @@ pub extern "C" fn postgres_request_step() -> u64 {
 #[unsafe(no_mangle)]
 pub extern "C" fn postgres_reply_step() -> u64 {
     let Some(mut work) = Scratch::get() else { return 0 };
-    if work.parse.state.left > 0 {
-        skip(work);
-        return 1;
-    }
-    if work.parse.state.framing == framing_state::ROWS
-        && work.parse.state.buffered_len == 0
-        && sql::rows(work, row)
-    {
+    if sql::skip_content(work, row) {
         return 1;
     }
     let outcome_read = work.parse.state.framing == framing_state::OUTCOME_READ;

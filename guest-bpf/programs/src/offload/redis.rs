@@ -10,7 +10,7 @@ use porthole_bpf_types::{
 
 use super::message::{advance, end_response, push_request, skip};
 use crate::maps::{COMMANDS, Scratch};
-use crate::window::{CONTINUES, NONE, byte, newline, number_line, window_at};
+use crate::window::{CONTINUES, NONE, byte, newline, number_line, window_at, word};
 
 /// Steps that one call may take: commands, arguments, values.
 pub const STEPS_MAX: u64 = 1024;
@@ -149,12 +149,11 @@ pub extern "C" fn redis_reply_step() -> u64 {
         let kind = byte(&work, start);
         match kind {
             b'$' | b'=' | b'*' | b'~' | b'%' if byte(&work, start + 1) == b'-' => {
-                // `-1`: there is none.
-                let end = newline(work, start);
-                if end >= CONTINUES {
+                // There is none.
+                if word(&work, start + 1) as u32 != u32::from_le_bytes(*b"-1\r\n") {
                     return 0;
                 }
-                advance(work, end - start);
+                advance(work, 5);
             }
             b'$' | b'=' => {
                 if !bulk(work, start) {

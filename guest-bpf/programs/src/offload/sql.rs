@@ -1,9 +1,12 @@
 //! What MySQL and PostgreSQL have in common: statements, and messages whose header may come in pieces.
 
+use porthole_bpf_types::offload::framing_state;
 use porthole_bpf_types::sql::{CLASSES, Classes, STEPS, SqlHash, Steps};
 use porthole_protocol::Offload;
 
+use super::message::skip;
 use crate::maps::Scratch;
+use crate::verifier::rounds;
 use crate::window::{NONE, byte, window_at, word};
 
 /// Longest statement that is parsed, with its message's header, bytes: one window.
@@ -24,13 +27,18 @@ pub fn hash(mut work: Scratch, protocol: Offload, from: u64, to: u64) {
     work.sql = SqlHash::new(u64::from(protocol.number()));
     work.parse.cursor = from;
     work.parse.statement_end = to;
-    let mut stretches = 0;
-    while stretches < REQUEST_MAX / STRETCH {
-        if stretch() != 0 {
-            return;
-        }
-        stretches += 1;
+    stretches();
+}
+
+/// The stretches of a statement. A global function.
+#[inline(never)]
+#[unsafe(no_mangle)]
+pub extern "C" fn stretches() -> u64 {
+    let mut left = rounds::<{ REQUEST_MAX / STRETCH }>();
+    while left > 0 && stretch() == 0 {
+        left -= 1;
     }
+    0
 }
 
 /// One stretch of a statement at the cursor, up to `parse.statement_end`; gives 1 at its end. A global function.
@@ -91,10 +99,20 @@ pub fn header<const HEADER: u64>(mut work: Scratch, need: u64) -> (u64, u64) {
 /// Rows that one call of [`rows`] skips: the verifier goes through each iteration.
 const ROWS: u64 = 8;
 
+/// Skips what needs no look at its header: the rest of a message, or whole rows. Gives whether there was any.
+#[inline(always)]
+pub fn skip_content(work: Scratch, row: impl Fn(u64) -> u64) -> bool {
+    if work.parse.state.left > 0 {
+        skip(work);
+        return true;
+    }
+    work.parse.state.framing == framing_state::ROWS && work.parse.state.buffered_len == 0 && rows(work, row)
+}
+
 /// Skips rows that are in the window and do not end the call; `size` is a message's size by its first eight bytes, 0
 /// when it is no row. Gives whether there was one.
 #[inline(always)]
-pub fn rows(mut work: Scratch, size: impl Fn(u64) -> u64) -> bool {
+fn rows(mut work: Scratch, size: impl Fn(u64) -> u64) -> bool {
     let (from, total, begin) = (work.parse.from, work.header.total, work.parse.at);
     let (end, mut at, mut count) = (from + work.parse.len, begin, 0);
     if at < from {

@@ -3,25 +3,25 @@
 use porthole_protocol::Offload;
 
 use super::{http, message::FALL_BACK, mysql, postgres, redis};
-use crate::{maps::Scratch, verifier::bounded};
+use crate::{maps::Scratch, verifier::rounds};
 
-/// Steps in one call of [`steps`], and calls of it.
-const STEPS: u64 = 32;
+/// Steps in one call of [`steps`], each of which the verifier goes through, and calls of it.
+const STEPS: u64 = 8;
 const ROUNDS_MAX: u64 = redis::STEPS_MAX / STEPS;
 
 /// Results of [`steps`] besides [`FALL_BACK`]: the call was parsed to its end, or there is more of it.
 const END: u64 = 1;
 const MORE: u64 = 2;
 
-/// Parses a call to its end; false when the connection falls back to user space.
+/// Parses a call of [`crate::maps::Parse::protocol`] to its end; false when the connection falls back to user space.
 #[inline(always)]
-pub fn parse(protocol: Offload, requests: bool) -> bool {
-    let mut rounds = 0;
-    while rounds < ROUNDS_MAX {
-        match steps(u64::from(protocol.number()), u64::from(requests)) {
+pub fn parse() -> bool {
+    let mut left = rounds::<ROUNDS_MAX>();
+    while left > 0 {
+        match steps() {
             FALL_BACK => return false,
             END => return true,
-            _ => rounds += 1,
+            _ => left -= 1,
         }
     }
     false
@@ -30,18 +30,18 @@ pub fn parse(protocol: Offload, requests: bool) -> bool {
 /// Takes some steps. A global function.
 #[inline(never)]
 #[unsafe(no_mangle)]
-pub extern "C" fn steps(protocol: u64, requests: u64) -> u64 {
+pub extern "C" fn steps() -> u64 {
     let Some(work) = Scratch::get() else { return FALL_BACK };
-    let mut count = 0;
-    while count < STEPS {
+    let mut left = rounds::<STEPS>();
+    while left > 0 {
         if work.parse.at >= work.header.total {
             return END;
         }
         // Read anew in each round: otherwise the compiler makes a loop for each protocol and unrolls it.
-        let Some(protocol) = Offload::from_number(bounded::<0xffff>(protocol) as u16) else {
+        let Some(protocol) = Offload::from_number(work.parse.protocol as u16) else {
             return FALL_BACK;
         };
-        let result = match (protocol, requests != 0) {
+        let result = match (protocol, work.parse.requests != 0) {
             (Offload::Http1, requests) => http::http_step(u64::from(!requests)),
             (Offload::Redis, true) => redis::redis_request_step(),
             (Offload::Redis, false) => redis::redis_reply_step(),
@@ -53,7 +53,7 @@ pub extern "C" fn steps(protocol: u64, requests: u64) -> u64 {
         if result == FALL_BACK {
             return FALL_BACK;
         }
-        count += 1;
+        left -= 1;
     }
     MORE
 }

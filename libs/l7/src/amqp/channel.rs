@@ -7,8 +7,15 @@ use crate::{
     ErrorClass, Protocol, Status, Symbol, Timestamp,
     amqp::wire::{self, Id},
     parser::{ConnectionContext, Outcome, Request, Sender},
-    pending::{Fifo, Next},
+    pending::{Fifo, Late, Next},
 };
+
+/// A method gets no answer any more after so long, nanoseconds: clients wait for 10 s to 60 s.
+const TIMEOUT_NS: u64 = 120_000_000_000;
+
+/// A publication is not acknowledged any more after so long, nanoseconds: servers hold acknowledgements back until messages
+/// are stored.
+const CONFIRM_TIMEOUT_NS: u64 = 600_000_000_000;
 
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Waiting {
@@ -34,7 +41,7 @@ pub(super) enum Delivery {
         bytes: u64,
     },
     Return {
-        code: u16,
+        code: Option<u16>,
     },
 }
 
@@ -48,6 +55,8 @@ pub(super) struct Confirms {
 #[derive(Debug, Default)]
 pub(super) struct Channel {
     pub(super) waiting: Fifo<Waiting>,
+    /// What would answer the methods that were given up.
+    late: Late<[Id; 2]>,
     pub(super) confirms: Option<Confirms>,
     /// By sender.
     pub(super) messages: [Option<Message>; 2],
@@ -58,6 +67,27 @@ pub(super) struct Channel {
 }
 
 impl Channel {
+    /// Whether a method answers a request that was given up.
+    pub(super) fn is_late(&mut self, id: Id) -> bool {
+        self.late.take_if(|replies| replies.contains(&id)).is_some()
+    }
+
+    /// Ends what has waited too long.
+    pub(super) fn give_up(&mut self, now: Timestamp, cx: &mut ConnectionContext<'_>) {
+        let over = |request: &Request, timeout: u64| now.since(request.start) >= timeout;
+        let end = |request: &Request, timeout: u64| Timestamp(request.start.0.saturating_add(timeout));
+        while self.waiting.front().is_some_and(|waiting| over(&waiting.request, TIMEOUT_NS)) {
+            let Some(waiting) = self.waiting.drain_one() else { break };
+            self.late.push(waiting.replies);
+            cx.emit(Protocol::Amqp, &waiting.request, &Outcome::none(end(&waiting.request, TIMEOUT_NS)));
+        }
+        let Some(confirms) = &mut self.confirms else { return };
+        while confirms.waiting.front().is_some_and(|(_, request)| over(request, CONFIRM_TIMEOUT_NS)) {
+            let Some((_, request)) = confirms.waiting.pop_front() else { break };
+            cx.emit(Protocol::Amqp, &request, &Outcome::none(end(&request, CONFIRM_TIMEOUT_NS)));
+        }
+    }
+
     /// Takes the request that this method answers; those before it were not answered.
     pub(super) fn answered(&mut self, id: Id, cx: &mut ConnectionContext<'_>) -> Option<Waiting> {
         loop {
@@ -99,6 +129,15 @@ impl Channel {
         }
     }
 
+    /// Ends a message whose rest is among bytes that are missing: its method has shown what it is. Its size is what was here: what its
+    /// header declares of the rest need not be true.
+    pub(super) fn cut(&mut self, from: Sender, at: Timestamp, cx: &mut ConnectionContext<'_>) {
+        if let Some(message) = &mut self.messages[from as usize] {
+            message.left = Some(0);
+            self.whole(from, at, cx);
+        }
+    }
+
     /// Ends a message when all of it is here.
     pub(super) fn whole(&mut self, from: Sender, at: Timestamp, cx: &mut ConnectionContext<'_>) {
         let slot = &mut self.messages[from as usize];
@@ -120,7 +159,7 @@ impl Channel {
             Delivery::Deliver => cx.emit(Protocol::Amqp, &request, &over(at, 0)),
             Delivery::Got { bytes } => cx.emit(Protocol::Amqp, &request, &over(at, bytes)),
             Delivery::Return { code } => {
-                let (status, error) = outcome(code);
+                let (status, error) = code.map_or_else(|| cx.unknown_status(), outcome);
                 cx.emit(Protocol::Amqp, &request, &Outcome { status, error, end: at, bytes: 0 });
             }
         }
@@ -178,8 +217,8 @@ impl Channel {
 impl Message {
     pub(super) fn add(&mut self, bytes: u64) {
         match &mut self.what {
-            Delivery::Got { bytes: of } => *of += bytes,
-            _ => self.request.bytes += bytes,
+            Delivery::Got { bytes: of } => *of = of.saturating_add(bytes),
+            _ => self.request.bytes = self.request.bytes.saturating_add(bytes),
         }
     }
 }
@@ -189,7 +228,7 @@ pub(super) fn over(at: Timestamp, bytes: u64) -> Outcome {
 }
 
 /// Reply codes (`amqp0-9-1.extended.xml`, constants).
-pub(super) fn outcome(code: u16) -> (Status, ErrorClass) {
+pub(crate) fn outcome(code: u16) -> (Status, ErrorClass) {
     let error = match code {
         200 => ErrorClass::None,
         // CONNECTION-FORCED, RESOURCE-ERROR, INTERNAL-ERROR.

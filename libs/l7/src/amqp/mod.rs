@@ -26,13 +26,14 @@ use std::collections::{HashMap, hash_map::DefaultHasher};
 use std::hash::{Hash, Hasher};
 
 use crate::{
-    NameKind, Protocol, Symbol, Timestamp,
+    ErrorClass, NameKind, Protocol, Symbol, Timestamp,
     amqp::{
         channel::{Channel, Confirms, Delivery, Message, Waiting, outcome, over},
         wire::{BODY, CONTENT, Frame, Id, METHOD, Method},
     },
     parser::{
-        ConnectionContext, Entry, Flow, Outcome, Parser, Request, Resource, Segment, Sender, Start, Transport,
+        ConnectionContext, Entry, Flow, Framing, Outcome, Parser, Request, Resource, Segment, Sender, Start,
+        Transport,
     },
     routes,
     stream::{Framer, Head, Piece, Step},
@@ -56,20 +57,42 @@ const CHANNELS_MAX: usize = 2048;
 /// What may wait on each channel, however many channels share the connection's bound.
 const WAITING_MIN: usize = 16;
 
-/// Most consumers of a channel whose queues are remembered.
+/// Most consumers of a channel whose queues are remembered: the newest.
 const CONSUMERS_MAX: usize = 64;
 
 /// What a frame will do when its last byte is here.
 #[derive(Clone, Copy, Debug)]
 enum Effect {
     Nothing,
-    Request { request: Request, replies: [Id; 2], no_wait: bool },
-    Reply { id: Id, names: u64 },
+    /// What it does is among bytes that are missing.
+    Missing,
+    Request {
+        request: Request,
+        replies: [Id; 2],
+        no_wait: bool,
+    },
+    Reply {
+        id: Id,
+        names: u64,
+    },
     Begin(Message),
-    Got { message: bool },
-    Acknowledge { request: Request, tag: u64, multiple: bool, positive: bool },
-    Close { request: Request, connection: bool, code: u16 },
-    Content { body: u64 },
+    Got {
+        message: bool,
+    },
+    Acknowledge {
+        request: Request,
+        tag: u64,
+        multiple: bool,
+        positive: bool,
+    },
+    Close {
+        request: Request,
+        connection: bool,
+        code: Option<u16>,
+    },
+    Content {
+        body: u64,
+    },
     Body,
 }
 
@@ -120,12 +143,16 @@ impl Parser for Amqp {
             Piece::Gap => {
                 cx.count_gap();
                 *passing = None;
-                self.lost(from, cx);
+                self.lost(from, segment.at, cx);
                 Step::More
             }
         });
         self.readers[from as usize] = reader;
         Flow::Continue
+    }
+
+    fn framing(&self, from: Sender) -> Framing {
+        self.readers[from as usize].framer.framing()
     }
 
     fn close(&mut self, now: Timestamp, cx: &mut ConnectionContext<'_>) {
@@ -139,6 +166,12 @@ impl Parser for Amqp {
                 }
                 channel.end(&none, cx);
             }
+        }
+    }
+
+    fn tick(&mut self, now: Timestamp, cx: &mut ConnectionContext<'_>) {
+        for channel in self.channels.values_mut() {
+            channel.give_up(now, cx);
         }
     }
 }
@@ -177,15 +210,20 @@ impl Amqp {
         if !wire::ends(head.bytes, &frame) && frame.length() <= LOOKED_AT && frame.kind == METHOD {
             return Err(Step::Lost);
         }
+        if head.lacks(wanted) {
+            cx.incomplete();
+        }
         let end = head.bytes.len().min(frame.length() - 1);
         let payload = head.bytes.get(wire::HEADER..end).unwrap_or_default();
         let effect = match frame.kind {
             METHOD => match wire::method(payload) {
+                // How many publications it is about.
+                Some((Method::Acknowledge { .. }, false)) if from == Sender::Server => Effect::Missing,
                 Some((method, _)) => self.method(&method, &frame, from, head.at, cx),
-                None if payload.len() < 4 => Effect::Nothing,
+                None if payload.len() < 4 => Effect::Missing,
                 None => return Err(Step::Lost),
             },
-            CONTENT => wire::body_size(payload).map_or(Effect::Nothing, |body| Effect::Content { body }),
+            CONTENT => wire::body_size(payload).map_or(Effect::Missing, |body| Effect::Content { body }),
             BODY => Effect::Body,
             _ => Effect::Nothing,
         };
@@ -250,8 +288,13 @@ impl Amqp {
 
     /// A frame went by.
     fn passed(&mut self, passing: &Passing, from: Sender, at: Timestamp, cx: &mut ConnectionContext<'_>) {
-        if matches!(passing.effect, Effect::Nothing) {
-            return;
+        match passing.effect {
+            Effect::Nothing => return,
+            Effect::Missing => {
+                cx.count_gap();
+                return self.lost(from, at, cx);
+            }
+            _ => {}
         }
         if let Effect::Close { request, connection, code } = passing.effect {
             return self.closing(&request, passing, from, connection, code, at, cx);
@@ -281,6 +324,9 @@ impl Amqp {
             Effect::Reply { id, names } => self.reply(passing, id, names, at, cx),
             Effect::Got { message } => {
                 let id = (60, if message { 71 } else { 72 });
+                if channel.is_late(id) {
+                    return;
+                }
                 let Some(waiting) = channel.answered(id, cx) else { return cx.orphan() };
                 if message {
                     let what = Delivery::Got { bytes: passing.bytes };
@@ -303,7 +349,7 @@ impl Amqp {
                     channel.confirmed(tag, multiple, positive, passing.bytes, at, cx);
                 }
             }
-            Effect::Close { .. } | Effect::Nothing => {}
+            Effect::Close { .. } | Effect::Missing | Effect::Nothing => {}
         }
     }
 
@@ -316,14 +362,19 @@ impl Amqp {
         cx: &mut ConnectionContext<'_>,
     ) {
         let Some(channel) = self.channels.get_mut(&passing.channel) else { return cx.orphan() };
+        if channel.is_late(id) {
+            return;
+        }
         let Some(waiting) = channel.answered(id, cx) else { return cx.orphan() };
         cx.emit(Protocol::Amqp, &waiting.request, &over(at, passing.bytes));
         match id {
             // basic.consume-ok: the consumer's tag.
             (60, 21) => {
-                if let Resource::Name(queue) = waiting.request.resource
-                    && channel.consumers.len() < CONSUMERS_MAX
-                {
+                if let Resource::Name(queue) = waiting.request.resource {
+                    channel.consumers.retain(|(tag, _)| *tag != names);
+                    if channel.consumers.len() >= CONSUMERS_MAX {
+                        channel.consumers.remove(0);
+                    }
                     channel.consumers.push((names, queue));
                 }
             }
@@ -345,7 +396,7 @@ impl Amqp {
         passing: &Passing,
         from: Sender,
         connection: bool,
-        code: u16,
+        code: Option<u16>,
         at: Timestamp,
         cx: &mut ConnectionContext<'_>,
     ) {
@@ -362,7 +413,12 @@ impl Amqp {
             }
             return;
         }
-        let (status, error) = outcome(code);
+        let (status, error) = match code {
+            Some(code) => outcome(code),
+            // A server closes a channel for an error only.
+            None if !connection => (cx.unknown_status().0, ErrorClass::Client),
+            None => cx.unknown_status(),
+        };
         let outcome = Outcome { status, error, end: at, bytes: passing.bytes };
         let mut ended = false;
         if connection {
@@ -381,11 +437,9 @@ impl Amqp {
     }
 
     /// Bytes of one end are missing.
-    fn lost(&mut self, from: Sender, cx: &mut ConnectionContext<'_>) {
+    fn lost(&mut self, from: Sender, at: Timestamp, cx: &mut ConnectionContext<'_>) {
         for channel in self.channels.values_mut() {
-            if channel.messages[from as usize].take().is_some() {
-                cx.unparsed();
-            }
+            channel.cut(from, at, cx);
             // Publications are not numbered any more, or their acknowledgements are missing.
             for _ in channel.confirms.take().into_iter().flat_map(|confirms| confirms.waiting) {
                 cx.unparsed();
@@ -411,6 +465,12 @@ impl Amqp {
         routes::template::name(name, &mut self.scratch);
         cx.name(NameKind::Destination, &self.scratch)
     }
+}
+
+/// Whose error a reply code is.
+#[cfg(test)]
+pub(crate) fn error_class(code: u16) -> crate::ErrorClass {
+    channel::outcome(code).1
 }
 
 fn hash(text: &[u8]) -> u64 {

@@ -2,7 +2,7 @@
 
 use crate::parser::{Detection, Prefix, Sender};
 
-/// What a client says first.
+/// A client's first bytes.
 const GREETING: &[u8; 8] = b"AMQP\0\0\x09\x01";
 
 /// Before a frame's payload: type, channel, size.
@@ -19,6 +19,12 @@ pub(super) const METHOD: u8 = 1;
 pub(super) const CONTENT: u8 = 2;
 pub(super) const BODY: u8 = 3;
 const HEARTBEAT: u8 = 8;
+
+/// A heartbeat.
+const HEARTBEAT_FRAME: [u8; 8] = [HEARTBEAT, 0, 0, 0, 0, 0, 0, FRAME_END];
+
+/// Most frames that are looked at for one that only one end sends.
+const FRAMES_MAX: usize = 64;
 
 /// A frame's header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,10 +71,10 @@ pub(super) fn body_size(payload: &[u8]) -> Option<u64> {
 /// A method, by class and number.
 pub(super) type Id = (u16, u16);
 
-/// What a method says.
+/// The meaning of a method.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Method<'a> {
-    /// A client's method that is answered by one of these, unless it asks for no answer.
+    /// A client's method that is answered by one of these, unless it has `no-wait` set.
     Request { name: &'static str, about: &'a [u8], replies: [Id; 2], no_wait: bool },
     /// The answer to one, with what it names: a consumer's tag, a queue.
     Reply { id: Id, names: &'a [u8] },
@@ -79,11 +85,11 @@ pub(super) enum Method<'a> {
     /// The answer to `basic.get`: with a message, or without.
     Got { message: bool },
     /// A message that could not be routed.
-    Return { code: u16, exchange: &'a [u8], key: &'a [u8] },
+    Return { code: Option<u16>, exchange: &'a [u8], key: &'a [u8] },
     /// The client acknowledges a delivery, or the server a publication.
     Acknowledge { name: &'static str, tag: u64, multiple: bool, positive: bool },
     /// `connection.close`, or of one channel.
-    Close { connection: bool, code: u16 },
+    Close { connection: bool, code: Option<u16> },
     /// Nothing to count.
     Other,
 }
@@ -95,6 +101,11 @@ struct Arguments<'a> {
 }
 
 impl<'a> Arguments<'a> {
+    /// A reply code, if it is there.
+    fn code(&mut self) -> Option<u16> {
+        self.take(2).first_chunk().map(|bytes| u16::from_be_bytes(*bytes))
+    }
+
     fn take(&mut self, count: usize) -> &'a [u8] {
         if let Some((taken, rest)) = self.bytes.split_at_checked(count) {
             self.bytes = rest;
@@ -154,7 +165,7 @@ fn arguments_of<'a>(id: Id, from: &mut Arguments<'a>) -> Option<Method<'a>> {
         },
         (10, 40) => plain("connection.open", 41),
         (10, 70) => plain("connection.update-secret", 71),
-        (10, 50) => Method::Close { connection: true, code: from.short() },
+        (10, 50) => Method::Close { connection: true, code: from.code() },
         (10, 20 | 30 | 41 | 51 | 71)
         | (20, 11 | 41)
         | (40, 11 | 21 | 31 | 51)
@@ -162,7 +173,7 @@ fn arguments_of<'a>(id: Id, from: &mut Arguments<'a>) -> Option<Method<'a>> {
         | (85, 11)
         | (90, 11 | 21 | 31) => Method::Reply { id, names: &[] },
         (20, 10) => plain("channel.open", 11),
-        (20, 40) => Method::Close { connection: false, code: from.short() },
+        (20, 40) => Method::Close { connection: false, code: from.code() },
         (10, 10 | 31 | 60 | 61) | (20, 20 | 21) | (60, 100) => Method::Other,
         (40, 10 | 20 | 30 | 40) => exchange(id, from),
         (50, 10 | 20 | 30 | 40 | 50) => queue(id, from),
@@ -239,7 +250,7 @@ fn basic<'a>(id: Id, from: &mut Arguments<'a>) -> Option<Method<'a>> {
             Method::Publish { exchange: from.string(), key: from.string() }
         }
         50 => {
-            let code = from.short();
+            let code = from.code();
             from.string();
             Method::Return { code, exchange: from.string(), key: from.string() }
         }
@@ -266,10 +277,13 @@ fn basic<'a>(id: Id, from: &mut Arguments<'a>) -> Option<Method<'a>> {
 }
 
 /// Who sends a method, when only one end does.
-fn sender(payload: &[u8]) -> Option<Sender> {
-    match method(payload).filter(|(_, complete)| *complete)?.0 {
-        Method::Request { .. } | Method::Publish { .. } => Some(Sender::Client),
-        Method::Reply { id, .. } if id != (10, 51) && id != (20, 41) => Some(Sender::Server),
+fn sender(method: &Method<'_>, payload: &[u8]) -> Option<Sender> {
+    match method {
+        // A server closes for an error only.
+        Method::Request { .. } | Method::Publish { .. } | Method::Close { code: Some(..300), .. } => {
+            Some(Sender::Client)
+        }
+        Method::Reply { id, .. } if *id != (10, 51) && *id != (20, 41) => Some(Sender::Server),
         Method::Deliver { .. } | Method::Got { .. } | Method::Return { .. } => Some(Sender::Server),
         Method::Other if payload.starts_with(&[0, 10, 0, 10]) => Some(Sender::Server),
         _ => None,
@@ -285,28 +299,61 @@ pub(super) fn detect(prefix: &Prefix<'_>) -> Detection {
     if GREETING.starts_with(bytes) {
         return more;
     }
-    // A method whose class is one of these, on a channel that may be.
-    for (at, fits) in [
-        (0, (|b: u8| b == METHOD) as fn(u8) -> bool),
-        (3, |b| b == 0),
-        (4, |b| b == 0),
-        (7, |b| b == 0),
-        (8, |b| matches!(b, 10 | 20 | 40 | 50 | 60 | 85 | 90)),
-        (9, |b| b == 0),
-    ] {
-        match bytes.get(at) {
-            Some(&byte) if !fits(byte) => return Detection::No,
-            Some(_) => {}
-            None => return more,
+    let mut rest = bytes;
+    for _ in 0..FRAMES_MAX {
+        rest = match first_frame(rest) {
+            FrameMatch::Of(sender) => return Detection::Yes(sender),
+            FrameMatch::Either(length) => rest.get(length..).unwrap_or_default(),
+            FrameMatch::No => return Detection::No,
+            FrameMatch::Cut => return more,
+        };
+        if rest.is_empty() {
+            break;
         }
     }
-    let Some(frame) = frame(bytes) else { return Detection::No };
+    // What follows decides, or the other end.
+    Detection::More
+}
+
+/// What the first frame shows.
+enum FrameMatch {
+    No,
+    /// It is not whole.
+    Cut,
+    /// Only this end sends it.
+    Of(Sender),
+    /// It is so long, and both ends send such.
+    Either(usize),
+}
+
+fn first_frame(bytes: &[u8]) -> FrameMatch {
+    let Some(&kind) = bytes.first() else { return FrameMatch::Cut };
+    // What the first bytes exclude: frames of 16 MiB, methods of other classes, contents of other classes than `basic`.
+    let fits = |at: usize, byte: u8| match (kind, at) {
+        (METHOD | CONTENT | BODY, 0) => true,
+        (HEARTBEAT, _) => HEARTBEAT_FRAME.get(at).is_none_or(|expected| *expected == byte),
+        (_, 0) => false,
+        (_, 3) | (METHOD, 4 | 7 | 9) | (CONTENT, 4 | 7 | 9 | 10) => byte == 0,
+        (METHOD, 8) => matches!(byte, 10 | 20 | 40 | 50 | 60 | 85 | 90),
+        (CONTENT, 8) => byte == 60,
+        _ => true,
+    };
+    if !bytes.iter().take(11).enumerate().all(|(at, byte)| fits(at, *byte)) {
+        return FrameMatch::No;
+    }
+    if bytes.len() < HEADER {
+        return FrameMatch::Cut;
+    }
+    let Some(frame) = frame(bytes).filter(|frame| ends(bytes, frame)) else { return FrameMatch::No };
     match bytes.get(HEADER..frame.length() - 1) {
-        Some(payload) if bytes.len() >= frame.length() => match sender(payload) {
-            Some(sender) if ends(bytes, &frame) => Detection::Yes(sender),
-            _ => Detection::No,
+        Some(payload) if bytes.len() >= frame.length() => match method(payload).filter(|_| kind == METHOD) {
+            Some((method, true)) => {
+                sender(&method, payload).map_or(FrameMatch::Either(frame.length()), FrameMatch::Of)
+            }
+            _ if kind == METHOD => FrameMatch::No,
+            _ => FrameMatch::Either(frame.length()),
         },
-        _ => more,
+        _ => FrameMatch::Cut,
     }
 }
 

@@ -197,14 +197,14 @@ pub(super) enum MessageMatch {
     Response,
     /// No DNS, or none that is counted: multicast DNS, names of Windows networks.
     No,
-    /// More bytes are needed to say.
+    /// More bytes are needed to decide.
     Cut,
 }
 
 /// Looks at the head of a message of this length. So strict that random bytes do not pass: every flag, every count
 /// and every record must fit, and a message without records ends where its question ends.
 pub(super) fn match_message(bytes: &[u8], length: usize) -> MessageMatch {
-    // What each of the header's bytes may be says no early.
+    // The header's first bytes exclude most others early.
     for (at, most) in [(4, 0), (5, 1), (6, 1), (8, 1), (10, 1)] {
         if bytes.get(at).is_some_and(|byte| *byte > most) {
             return MessageMatch::No;
@@ -293,7 +293,7 @@ fn is_netbios(question: &Question<'_>) -> bool {
 }
 
 /// LLMNR (RFC 4795 section 2.1.1): a query for the address of a single label, which does not desire recursion. Resolvers
-/// that ask the root about a single label ask for its name servers.
+/// that send the root a query for a single label query its name servers.
 fn is_llmnr(message: &Message<'_>, question: &Question<'_>) -> bool {
     const ADDRESSES: [u16; 3] = [1, 28, 255];
     !message.flags.recursion_desired()
@@ -311,7 +311,7 @@ fn is_multicast(message: &Message<'_>) -> bool {
     let Some(question) = message.question else { return true };
     let zone = question.labels().last().unwrap_or_default();
     let local = zone.eq_ignore_ascii_case(b"local") || zone.eq_ignore_ascii_case(b"arpa");
-    // The top bit of the class asks for a unicast answer.
+    // The top bit of the class requests a unicast answer.
     local || question.class & 0x8000 != 0 || (!message.flags.is_response() && message.counts[1] > 0)
 }
 

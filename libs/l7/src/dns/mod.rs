@@ -6,10 +6,13 @@
 //!
 //! - Operation: the question's type (`A`, `AAAA`, …; `NOTIFY` and `UPDATE` by their opcode). Resource: the question's
 //!   name, converged. Status: the response code, of successes too (`NOERROR`, `NXDOMAIN`, …).
-//! - Paired by id and question: a server's one UDP socket has all its clients' questions, a client's parallel
-//!   questions for `A` and `AAAA`. Each name of a search list is a question of its own. The same question sent again
-//!   with the same id ends the one before without a response, so that time-outs are seen.
-//! - A truncated answer is an answer; that the client asks again over TCP is another exchange.
+//! - Paired by peer, id and question ([`waiting`]): a server's one UDP socket has all its clients' questions, a client's
+//!   the same question to several servers, and parallel ones for `A` and `AAAA`. Each name of a search list is a question
+//!   of its own.
+//! - A client that queries several servers at once needs one answer: the questions that are not answered then are not
+//!   counted.
+//! - A message is announced when it comes to its end, so that these need none.
+//! - A truncated answer is an answer; the client's second query, over TCP, is another exchange.
 //! - A zone transfer lasts until its first message.
 //! - Multicast DNS is set aside: its questions have many answers, or none.
 //!
@@ -18,19 +21,22 @@
 mod message;
 #[cfg(test)]
 mod tests;
+mod waiting;
 
 use std::collections::hash_map::DefaultHasher;
 use std::hash::{Hash, Hasher};
 
 use crate::{
     ErrorClass, NameKind, Protocol, Status, Symbol, Timestamp,
-    dns::message::{Message, MessageMatch, NOTIFY, Question, UPDATE},
+    dns::{
+        message::{Message, MessageMatch, NOTIFY, Question, UPDATE},
+        waiting::{Key, Waiting, WaitingQuestions},
+    },
     domain,
     parser::{
-        ConnectionContext, Detection, Entry, Flow, Outcome, Parser, Prefix, Request, Resource, Segment,
-        Sender, Start, Transport,
+        ConnectionContext, Detection, Entry, Flow, Framing, Outcome, Parser, Prefix, Request, Resource,
+        Segment, Sender, Start, Transport,
     },
-    pending::ById,
     stream::{Framer, Piece, Step},
 };
 
@@ -51,8 +57,8 @@ const LOOKED_AT: usize = 512;
 /// Length field before a message in a stream, bytes (RFC 1035 section 4.2.2).
 const PREFIX: usize = 2;
 
-/// How long a datagram's answer is waited for, nanoseconds: clients ask again or give up after 5 s.
-const PATIENCE_NS: u64 = 15_000_000_000;
+/// How long a datagram's answer is waited for, nanoseconds: clients repeat the query or give up after 5 s.
+const TIMEOUT_NS: u64 = 15_000_000_000;
 
 fn detect(prefix: &Prefix<'_>) -> Detection {
     let found = match prefix.transport {
@@ -76,23 +82,13 @@ fn in_stream(bytes: &[u8]) -> MessageMatch {
     message::match_message(rest.get(..length).unwrap_or(rest), length)
 }
 
-/// Id, and a hash of the question.
-type Key = (u16, u64);
-
-#[derive(Clone, Copy, Debug)]
-struct Waiting {
-    key: Key,
-    request: Request,
-    transfer: bool,
-}
-
 /// One connection, or one socket of datagrams.
 #[derive(Debug, Default)]
 struct Dns {
     datagrams: bool,
     queries: Framer,
     responses: Framer,
-    waiting: ById<Key, Waiting>,
+    waiting: WaitingQuestions,
     /// The current response, and the request that it answers.
     answering: Option<(Request, Outcome)>,
     /// The id of a zone transfer: its further messages answer nothing.
@@ -106,7 +102,7 @@ impl Parser for Dns {
             let total = segment.bytes.len() as u64 + segment.truncated;
             if let Some((request, outcome)) = self.message(segment.bytes, total, segment.from, segment.at, cx)
             {
-                cx.emit(Protocol::Dns, &request, &outcome);
+                end(&request, &outcome, cx);
             }
             return Flow::Continue;
         }
@@ -117,12 +113,19 @@ impl Parser for Dns {
         Flow::Continue
     }
 
+    fn framing(&self, from: Sender) -> Framing {
+        match from {
+            Sender::Client => self.queries.framing(),
+            Sender::Server => self.responses.framing(),
+        }
+    }
+
     fn close(&mut self, now: Timestamp, cx: &mut ConnectionContext<'_>) {
         if let Some((request, _)) = self.answering.take() {
-            cx.emit(Protocol::Dns, &request, &Outcome::none(now));
+            end(&request, &Outcome::none(now), cx);
         }
         while let Some(waiting) = self.waiting.pop_oldest_if(|_| true) {
-            cx.emit(Protocol::Dns, &waiting.request, &Outcome::none(now));
+            give_up(&waiting, now, cx);
         }
     }
 
@@ -130,10 +133,10 @@ impl Parser for Dns {
         if !self.datagrams {
             return;
         }
-        let late = |waiting: &Waiting| now.since(waiting.request.start) > PATIENCE_NS;
+        let late = |waiting: &Waiting| now.since(waiting.request.start) > TIMEOUT_NS;
         while let Some(waiting) = self.waiting.pop_oldest_if(late) {
-            let end = Timestamp(waiting.request.start.0.saturating_add(PATIENCE_NS));
-            cx.emit(Protocol::Dns, &waiting.request, &Outcome::none(end));
+            let end = Timestamp(waiting.request.start.0.saturating_add(TIMEOUT_NS));
+            give_up(&waiting, end, cx);
         }
     }
 }
@@ -174,7 +177,7 @@ impl Dns {
                 if from == Sender::Server
                     && let Some((request, outcome)) = self.answering.take()
                 {
-                    cx.emit(Protocol::Dns, &request, &Outcome { end: *at, ..outcome });
+                    end(&request, &Outcome { end: *at, ..outcome }, cx);
                 }
                 Step::More
             }
@@ -182,11 +185,11 @@ impl Dns {
                 cx.count_gap();
                 if from == Sender::Server {
                     if self.answering.take().is_some() {
-                        cx.unparsed();
+                        cx.orphan();
                     }
                     // Any of the answers may be among the missing bytes.
                     while self.waiting.pop_oldest_if(|_| true).is_some() {
-                        cx.unparsed();
+                        cx.orphan();
                     }
                 }
                 Step::More
@@ -230,25 +233,23 @@ impl Dns {
         at: Timestamp,
         cx: &mut ConnectionContext<'_>,
     ) {
-        cx.message();
         let request = Request {
             operation: operation(message, question, cx),
             resource: Resource::Name(self.name(question, cx)),
             start: at,
             bytes: total,
         };
-        let key = (message.id, hash(question));
+        let key = Key { id: message.id, question: Some(hash(question)), peer: cx.peer() };
         if self.transfer == Some(message.id) {
             self.transfer = None;
         }
-        if let Some(before) = self.waiting.remove(key) {
-            // Sent again: the one before was not answered.
-            cx.emit(Protocol::Dns, &before.request, &Outcome::none(at));
-        }
         let transfer = !self.datagrams && matches!(question.kind, 251 | 252);
-        let waiting = Waiting { key, request, transfer };
-        if self.waiting.insert(key, waiting, cx.limits().pending_per_connection).is_some() {
-            cx.unparsed();
+        if let Some(evicted) = self.waiting.ask(key, request, transfer, cx.limits().pending_per_connection) {
+            if evicted.resent_at.is_some() {
+                give_up(&evicted, at, cx);
+            } else {
+                cx.orphan();
+            }
         }
     }
 
@@ -260,12 +261,9 @@ impl Dns {
         at: Timestamp,
         cx: &mut ConnectionContext<'_>,
     ) -> Option<(Request, Outcome)> {
-        let waiting = match &message.question {
-            Some(question) => self.waiting.remove((message.id, hash(question))),
-            // Some errors come without the question.
-            None => self.by_id(message.id),
-        };
-        let Some(waiting) = waiting else {
+        // Some errors come without the question.
+        let key = Key { id: message.id, question: message.question.as_ref().map(hash), peer: cx.peer() };
+        let Some(waiting) = self.waiting.answer(key, cx.side()) else {
             if self.transfer != Some(message.id) {
                 cx.orphan();
             }
@@ -281,17 +279,8 @@ impl Dns {
             None => Status::Code(u32::from(rcode)),
         };
         let error = class(rcode);
+        cx.set_peer(waiting.key.peer.or(key.peer));
         Some((waiting.request, Outcome { status, error, end: at, bytes: total }))
-    }
-
-    fn by_id(&mut self, id: u16) -> Option<Waiting> {
-        let mut key = None;
-        self.waiting.for_each_mut(|waiting| {
-            if waiting.key.0 == id {
-                key = Some(waiting.key);
-            }
-        });
-        self.waiting.remove(key?)
     }
 
     fn name(&mut self, question: &Question<'_>, cx: &mut ConnectionContext<'_>) -> Symbol {
@@ -312,6 +301,21 @@ impl Dns {
         domain::converge(dotted.get(..length).unwrap_or_default(), &mut self.scratch);
         cx.name(NameKind::Domain, &self.scratch)
     }
+}
+
+/// A question comes to its end.
+fn end(request: &Request, outcome: &Outcome, cx: &mut ConnectionContext<'_>) {
+    cx.message();
+    cx.emit(Protocol::Dns, request, outcome);
+}
+
+/// No answer to a question came, and none will.
+fn give_up(waiting: &Waiting, now: Timestamp, cx: &mut ConnectionContext<'_>) {
+    if waiting.answered_elsewhere {
+        return;
+    }
+    cx.set_peer(waiting.key.peer);
+    end(&waiting.request, &Outcome::none(waiting.resent_at.unwrap_or(now)), cx);
 }
 
 fn operation(message: &Message<'_>, question: &Question<'_>, cx: &mut ConnectionContext<'_>) -> Symbol {
@@ -335,7 +339,7 @@ fn hash(question: &Question<'_>) -> u64 {
     hasher.finish()
 }
 
-/// Whose fault a response code says it was: FORMERR, NXDOMAIN and an update's unmet conditions are the client's.
+/// The error class of a response code: FORMERR, NXDOMAIN and an update's unmet conditions are the client's.
 pub(crate) fn class(rcode: u16) -> ErrorClass {
     match rcode {
         0 => ErrorClass::None,

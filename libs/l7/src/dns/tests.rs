@@ -1,7 +1,9 @@
 //! Conversations as resolvers and servers have them, whole, cut and mutated, and bytes that are none.
 
+mod peers;
+
 use crate::{
-    Connection, Direction, Limits, Protocol, ScopeId, Timestamp, Transport, Verdict, captured,
+    Connection, Direction, Limits, Protocol, ScopeId, Transport, Verdict, captured,
     parser::{Detection, Prefix, Sender},
     testing::{Random, Replay, Step, assert_no_harm, assert_same_at_every_cut, play},
 };
@@ -120,34 +122,6 @@ fn edns_and_truncation_and_answers_without_a_question() {
     );
 }
 
-#[test]
-fn what_is_sent_again_was_not_answered() {
-    let mut replay = Replay::new(socket());
-    replay.egress(&query(5, "slow.example", 1));
-    replay.egress(&query(5, "slow.example", 1));
-    replay.ingress(&answer(5, "slow.example", 1));
-    // A second answer finds nothing.
-    replay.ingress(&answer(5, "slow.example", 1));
-    replay.egress(&query(6, "dead.example", 1));
-    let (context, exchanges) = (&mut replay.context, &mut replay.exchanges);
-    for (seconds, waits) in [(14, true), (16, false)] {
-        let now = Timestamp(seconds * 1_000_000_000);
-        replay.connection.tick(now, context, &mut |exchange| exchanges.push(exchange));
-        assert_eq!(exchanges.len() == 2, waits, "{seconds}");
-    }
-    assert_eq!(exchanges[2].duration_ns(), 15_000_000_000);
-    assert_eq!(context.tally().unparsed, 1);
-    replay.close();
-    assert_eq!(
-        replay.lines(),
-        [
-            "Client A slow.example - NoResponse 30/0",
-            "Client A slow.example NOERROR None 30/46",
-            "Client A dead.example - NoResponse 30/0",
-        ]
-    );
-}
-
 fn tcp() -> (Vec<Step>, [String; 4]) {
     let transfer = message(4, 0x8400, "example.com", 252, [1, 0, 0], ADDRESS);
     let steps: Vec<Step> = vec![
@@ -239,7 +213,7 @@ fn multicast_dns_and_netbios_names_are_set_aside() {
 }
 
 fn detect(transport: Transport, bytes: &[u8], total: usize) -> Detection {
-    super::detect(&Prefix { transport, bytes, total: total as u64, first: true, peer: &[] })
+    super::detect(&Prefix { transport, bytes, total: total as u64, first: true, peer: &[], last: false })
 }
 
 #[test]
@@ -312,7 +286,6 @@ fn mutations_and_losses_do_no_harm() {
 
 #[test]
 fn what_dig_and_dnsmasq_say_is_understood() {
-    let lines = captured::lines(include_str!("../../captures/dns-dnsmasq.txt"), Protocol::Dns);
     let expected = [
         "A shop.example NOERROR None 53/57",
         "AAAA shop.example NOERROR None 53/69",
@@ -335,12 +308,11 @@ fn what_dig_and_dnsmasq_say_is_understood() {
         "A prod.svc NXDOMAIN Client 52/40",
         "A db REFUSED Server 43/37",
     ];
-    assert_eq!(lines, expected);
+    captured::assert_exchanges("dns-dnsmasq", &expected);
 }
 
 #[test]
 fn what_the_c_library_asks_is_understood() {
-    let lines = captured::lines(include_str!("../../captures/dns-libc.txt"), Protocol::Dns);
     // `shop`, `mail.example` and `www.example.`, with the search list `prod.svc example`.
     let expected = [
         "2 A prod.svc NXDOMAIN Client",
@@ -354,7 +326,7 @@ fn what_the_c_library_asks_is_understood() {
         "1 A www.example NOERROR None",
         "1 AAAA www.example NOERROR None",
     ];
-    assert_eq!(captured::counted(&lines), expected);
+    captured::assert_counts("dns-libc", &expected);
 }
 
 #[test]

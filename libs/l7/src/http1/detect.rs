@@ -50,7 +50,8 @@ const METHOD_BYTES_MAX: usize = 32;
 
 /// Looks at first bytes.
 pub(super) fn detect(prefix: &Prefix<'_>) -> Detection {
-    let detection = match request(prefix.bytes, true) {
+    // A connection may begin with an unknown method.
+    let detection = match request(prefix.bytes, !prefix.first) {
         Detection::No => response(prefix.bytes),
         detection => detection,
     };
@@ -85,7 +86,7 @@ pub(super) fn request(bytes: &[u8], strict: bool) -> Detection {
     }
     let line_end = memchr::memchr(b'\n', target);
     let line = line_end.map_or(target, |end| target.get(..end).unwrap_or_default());
-    if line.iter().any(|b| (*b < b' ' && *b != b'\r') || *b == 0x7f) {
+    if !is_plain(line.strip_suffix(b"\r").unwrap_or(line)) {
         return Detection::No;
     }
     match line_end {
@@ -99,6 +100,12 @@ pub(super) fn request(bytes: &[u8], strict: bool) -> Detection {
 /// A character of an extension method, as they are written.
 fn is_extension(byte: u8) -> bool {
     byte.is_ascii_uppercase() || byte.is_ascii_digit() || matches!(byte, b'-' | b'_')
+}
+
+/// Whether a target has no control character up to its query. Those that stand behind, some servers refuse and others pass
+/// on: the status shows which.
+pub(super) fn is_plain(target: &[u8]) -> bool {
+    target.iter().take_while(|byte| !matches!(byte, b'?' | b'#')).all(|byte| *byte >= b' ' && *byte != 0x7f)
 }
 
 /// Whether a target begins with `http://`, as far as it is there.

@@ -5,16 +5,20 @@
 //! ```
 //!
 //! What counts as an exchange: a request whose head was complete, and
-//! - its final response, from the request's first byte to the response's last; the interim ones belong to it;
-//! - or the switch of protocols (101, or success of CONNECT), after which the connection is ignored;
+//! - its final response, from the request's first byte to the response's last; the interim ones belong to it. A stream of
+//!   events has answered with its head;
+//! - or the switch of protocols: after 101 the connection is ignored, after a successful CONNECT it may carry anything, and
+//!   is recognised anew;
 //! - or the connection's end without a response.
 //!
 //! A request whose head never ended is none, and counts as unparsed. Nothing of a message is buffered but a line
 //! that was cut between two segments.
 
 mod detect;
+mod fields;
 mod pairing;
 mod reader;
+mod start_line;
 #[cfg(test)]
 mod tests;
 
@@ -22,17 +26,18 @@ mod tests;
 pub(crate) use pairing::error_class;
 
 pub(crate) use detect::well_known as well_known_method;
+pub(crate) use fields::is_event_stream;
 
 use crate::{
     NameKind, Protocol, Status, Symbol, Timestamp,
     http1::{
-        pairing::{Pairing, RequestEnd, RequestLine, ResponseEnd},
+        pairing::{Pairing, RequestEnd, ResponseEnd},
         reader::Reader,
     },
     offload::{ConnectionState, ExchangeDetail, OffloadedExchange},
     parser::{
-        ConnectionContext, Entry, Flow, Offload, Outcome, Parser, Request, Resource, Segment, Sender, Start,
-        Transport,
+        ConnectionContext, Entry, Flow, Framing, Offload, Offloadable, Outcome, Parser, Request, Resource,
+        Segment, Sender, Start, Transport,
     },
     resync::GapKind,
 };
@@ -42,7 +47,9 @@ pub(crate) const ENTRY: Entry = Entry {
     protocol: Protocol::Http1,
     transports: &[Transport::Stream],
     detect: detect::detect,
-    start: |_: Start| Box::new(Http1::default()),
+    start: |start: Start| {
+        Box::new(Http1 { pairing: Pairing::answering(start.unrecognised), ..Http1::default() })
+    },
     offload: Some(Offload { name: name_offloaded, restore: Some(restore) }),
 };
 
@@ -69,20 +76,16 @@ impl Default for Http1 {
 
 /// A connection that the kernel followed so far.
 fn restore(resumed: &ConnectionState<'_>, cx: &mut ConnectionContext<'_>) -> Box<dyn Parser> {
-    Box::new(Http1 {
-        requests: Reader::resumed(Sender::Client, &resumed.requests),
-        responses: Reader::resumed(Sender::Server, &resumed.responses),
-        pairing: Pairing::resumed(resumed, cx),
-    })
+    Box::new(Http1::default().resumed(resumed, cx))
 }
 
-/// Emits an exchange that the kernel paired; says whether an equal one will always have the same names.
+/// Emits an exchange that the kernel paired; returns whether an equal one will always have the same names.
 fn name_offloaded(found: &OffloadedExchange<'_>, cx: &mut ConnectionContext<'_>) -> bool {
     let ExchangeDetail::Http1 { request, status } = found.detail else { return false };
     let (operation, resource) = words(request, cx);
     let is_stable = match resource {
         Resource::Name(_) => false,
-        Resource::Route(route) => route.is_known(),
+        Resource::Route(route) => route.is_known() && !operation.is_candidate(),
     };
     let request = Request { operation, resource, start: found.start, bytes: found.request_bytes };
     let outcome = Outcome {
@@ -99,8 +102,8 @@ fn name_offloaded(found: &OffloadedExchange<'_>, cx: &mut ConnectionContext<'_>)
 fn words(request: &[u8], cx: &mut ConnectionContext<'_>) -> (Symbol, Resource) {
     let end = memchr::memchr(b'\n', request);
     let line = request.get(..end.unwrap_or(request.len())).unwrap_or_default();
-    let Some(RequestLine { method, target, named }) =
-        pairing::request_line(line.trim_ascii_end(), end.is_some())
+    let Some(start_line::RequestLine { method, target, named }) =
+        start_line::request_line(line.trim_ascii_end(), end.is_some())
     else {
         return (Symbol::OTHER, Resource::Name(Symbol::OTHER));
     };
@@ -112,7 +115,7 @@ fn operation(method: &[u8], cx: &mut ConnectionContext<'_>) -> Symbol {
     match detect::well_known(method) {
         Some(word) => cx.word(word),
         // The bytes of a token are ASCII.
-        None => cx.name(NameKind::HttpMethod, std::str::from_utf8(method).unwrap_or("other")),
+        None => cx.candidate(NameKind::HttpMethod, std::str::from_utf8(method).unwrap_or("other")),
     }
 }
 
@@ -141,6 +144,7 @@ impl Parser for Http1 {
             }
             Sender::Server => {
                 pairing.server(segment);
+                pairing.uploaded = requests.body_bytes();
                 let blind = responses.is_blind();
                 let rest = responses.segment(segment, &mut ResponseEnd { pairing, cx });
                 if blind && responses.is_blind() {
@@ -153,7 +157,8 @@ impl Parser for Http1 {
             // Requests that were sent behind the one that switched are not HTTP/1's any more.
             pairing.forget(cx);
             return match tunnel.to {
-                Some(to) => Flow::Switch { to, rest, handover: tunnel.handover },
+                Some(to) => Flow::Switch { to, rest, handover: tunnel.handover, unrecognised: None },
+                None if tunnel.connected => Flow::Unrecognised,
                 None => Flow::Done,
             };
         }
@@ -164,19 +169,50 @@ impl Parser for Http1 {
         Flow::Continue
     }
 
+    fn framing(&self, from: Sender) -> Framing {
+        match from {
+            Sender::Client => self.requests.framing(),
+            Sender::Server => self.responses.framing(),
+        }
+    }
+
     fn close(&mut self, now: Timestamp, cx: &mut ConnectionContext<'_>) {
         let Self { requests, responses, pairing } = self;
+        pairing.uploaded = requests.body_bytes();
         responses.close(&mut ResponseEnd { pairing, cx });
         requests.close(&mut RequestEnd { pairing, responses, cx });
         pairing.close(now, cx);
     }
 
+    fn tick(&mut self, now: Timestamp, cx: &mut ConnectionContext<'_>) {
+        let Self { requests, responses, pairing } = self;
+        pairing.uploaded = requests.body_bytes();
+        responses.tick(now, &mut ResponseEnd { pairing, cx });
+    }
+
+    fn offloadable(&mut self) -> Option<&mut dyn Offloadable> {
+        Some(self)
+    }
+}
+
+impl Offloadable for Http1 {
     fn is_idle(&self) -> bool {
         self.requests.is_between() && self.responses.is_between() && self.pairing.is_idle()
     }
 
-    fn tick(&mut self, now: Timestamp, cx: &mut ConnectionContext<'_>) {
-        let Self { responses, pairing, .. } = self;
-        responses.tick(now, &mut ResponseEnd { pairing, cx });
+    fn resume(&mut self, resumed: &ConnectionState<'_>, cx: &mut ConnectionContext<'_>) -> bool {
+        *self = self.resumed(resumed, cx);
+        true
+    }
+}
+
+impl Http1 {
+    /// The same connection, where the kernel stopped.
+    fn resumed(&self, resumed: &ConnectionState<'_>, cx: &mut ConnectionContext<'_>) -> Self {
+        Self {
+            requests: Reader::resumed(Sender::Client, &resumed.requests),
+            responses: Reader::resumed(Sender::Server, &resumed.responses),
+            pairing: self.pairing.resumed(resumed, cx),
+        }
     }
 }

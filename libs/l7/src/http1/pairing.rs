@@ -8,18 +8,20 @@
 //! requested before bytes of the client's were lost is still answered first. Where only the rest of a call was not
 //! captured, and nothing looks like pipelining, the newest request is the only one unanswered.
 
+mod ends;
+
 use std::collections::VecDeque;
+
+pub(super) use ends::{RequestEnd, ResponseEnd};
 
 use crate::{
     ErrorClass, Protocol, Status, Symbol, Timestamp,
-    http1::{
-        detect,
-        reader::{Body, Fields, Handler, Reader},
-    },
+    http1::reader::Reader,
     offload::{ConnectionState, FramingState},
-    parser::{ConnectionContext, Outcome, Request, Resource, Segment, Sender},
+    parser::{ConnectionContext, Outcome, Request, Resource, Segment, Sender, Unrecognised},
     pending::{Fifo, Next},
     resync::{EARLY_NS_MAX, GapKind, ResponsePosition, Resync},
+    trace::TraceContext,
 };
 
 /// Most responses that wait for their request.
@@ -53,6 +55,28 @@ struct Waiting {
     upgrade_h2c: bool,
     /// The head's end was seen: it counts even when no response comes.
     certain: bool,
+    trace: Option<TraceContext>,
+}
+
+/// What the client sent last, where it begins no request.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Malformed {
+    #[default]
+    Nothing,
+    /// Nothing else waits for a response: a server may refuse it.
+    Refusable(Unrecognised),
+    /// A line between requests, which may be answered like one; a server may refuse it if nothing else waits for a response.
+    Line(Option<Unrecognised>),
+}
+
+impl Malformed {
+    fn refusable(self) -> Option<Unrecognised> {
+        match self {
+            Self::Refusable(malformed) => Some(malformed),
+            Self::Line(malformed) => malformed,
+            Self::Nothing => None,
+        }
+    }
 }
 
 /// The response that is being read.
@@ -88,6 +112,8 @@ pub(super) struct Tunnel {
     pub(super) to: Option<Protocol>,
     /// The request that is answered in it.
     pub(super) handover: Option<Request>,
+    /// It carries anything: what follows is to be recognised anew.
+    pub(super) connected: bool,
 }
 
 /// Requests and responses of one connection.
@@ -98,6 +124,8 @@ pub(super) struct Pairing {
     /// The request that is being read, until its head ends.
     incoming: Option<Waiting>,
     current: Option<Current>,
+    /// Bytes so far of the newest request, while its body goes on: a response may come before the upload's end.
+    pub(super) uploaded: Option<u64>,
     /// Bytes of interim responses.
     interim_bytes: u64,
     trust: Trust,
@@ -108,27 +136,39 @@ pub(super) struct Pairing {
     resync: Resync,
     /// Pairing began again after a loss.
     realigned: bool,
-    /// A malformed request line, its time and its size: a server refuses it.
-    malformed: Option<(Timestamp, u64)>,
+    malformed: Malformed,
     pub(super) tunnel: Option<Tunnel>,
 }
 
 impl Pairing {
-    /// What waits on a connection that the kernel followed.
-    pub(super) fn resumed(resumed: &ConnectionState<'_>, cx: &mut ConnectionContext<'_>) -> Self {
-        let mut pairing = Self { trust: Trust::Aligned, ..Self::default() };
-        for request in resumed.pending {
+    /// Of a connection on which the client sent something else before.
+    pub(super) fn answering(malformed: Option<Unrecognised>) -> Self {
+        let malformed = malformed.map_or(Malformed::Nothing, Malformed::Refusable);
+        Self { malformed, ..Self::default() }
+    }
+
+    /// What waits on a connection that the kernel followed; its client has shown before what it does.
+    pub(super) fn resumed(&self, resumed: &ConnectionState<'_>, cx: &mut ConnectionContext<'_>) -> Self {
+        let pipelined = self.pipelined || resumed.pending.len() > 1;
+        let resync = self.resync.resumed();
+        let mut pairing = Self { trust: Trust::Aligned, pipelined, resync, ..Self::default() };
+        for (index, request) in resumed.pending.iter().enumerate() {
             let (operation, resource) = super::words(request.request, cx);
+            // The kernel counts a body with its head; what of the newest one has not moved may never do.
+            let rest = match resumed.requests.framing {
+                FramingState::Body(rest) if index + 1 == resumed.pending.len() => rest,
+                _ => 0,
+            };
             cx.message();
             let method = if request.head { Method::Head } else { Method::Other };
-            let request = Request { operation, resource, start: request.start, bytes: request.bytes };
+            let bytes = request.bytes.saturating_sub(rest);
+            let request = Request { operation, resource, start: request.start, bytes };
             pairing.resync.request();
-            let waiting = Waiting { request, method, upgrade_h2c: false, certain: true };
+            let waiting = Waiting { request, method, upgrade_h2c: false, certain: true, trace: None };
             if pairing.waiting.push(waiting, cx.limits().pending_per_connection).is_some() {
                 cx.unparsed();
             }
         }
-        pairing.pipelined = resumed.pending.len() > 1;
         if resumed.responses.framing != FramingState::Start {
             let owner = match pairing.waiting.pop() {
                 Some(Next::Waiting(waiting)) => Owner::Request(waiting),
@@ -149,6 +189,15 @@ impl Pairing {
             && self.current.is_none()
             && self.interim_bytes == 0
             && self.tunnel.is_none()
+    }
+
+    /// Whether nothing is being read, and nothing waits.
+    fn is_quiet(&self) -> bool {
+        self.trust != Trust::Desynced
+            && self.waiting.is_empty()
+            && self.early.is_empty()
+            && self.incoming.is_none()
+            && self.current.is_none()
     }
 
     /// The client sent a segment, which `starts` a request.
@@ -190,13 +239,14 @@ impl Pairing {
         }
     }
 
-    /// The connection was closed, and both readers have said what they had to.
+    /// The connection was closed, and both readers have emitted their last events.
     pub(super) fn close(&mut self, now: Timestamp, cx: &mut ConnectionContext<'_>) {
         if let Some(current) = self.current.take() {
             self.settle(&current, 0, now, cx);
         }
         while let Some(waiting) = self.waiting.drain_one() {
             if waiting.certain && !self.responses_lost {
+                cx.set_trace(waiting.trace);
                 cx.emit(Protocol::Http1, &waiting.request, &Outcome::none(now));
             } else {
                 cx.unparsed();
@@ -238,6 +288,7 @@ impl Pairing {
             let timely = waiting.request.start.since(early.ended) <= EARLY_NS_MAX;
             if timely && (self.trust == Trust::Aligned || waiting.request.start <= early.started) {
                 self.paired();
+                cx.set_trace(waiting.trace);
                 emit(&waiting.request, early.status, early.bytes, early.ended, cx);
                 return;
             }
@@ -253,7 +304,7 @@ impl Pairing {
             return;
         }
         if !waiting.certain && self.resync.answered() > waiting.request.start {
-            // Its head was cut by a loss, and what the server said since may have been the response.
+            // Its head was cut by a loss, and what the server sent since may have been the response.
             cx.unparsed();
             return;
         }
@@ -264,7 +315,9 @@ impl Pairing {
 
     /// Bytes of one end are missing.
     pub(super) fn lost(&mut self, of: Sender, gap: GapKind, cx: &mut ConnectionContext<'_>) {
-        if gap == GapKind::Lost || self.pipelined || self.trust == Trust::Desynced {
+        // What waits for a response before bytes of the client's that no request was found in is answered first.
+        let is_pipelined = self.pipelined || (of == Sender::Client && self.waiting.len() > 1);
+        if gap == GapKind::Lost || is_pipelined || self.trust == Trust::Desynced {
             self.desync(of, gap, cx);
             return;
         }
@@ -281,6 +334,7 @@ impl Pairing {
     /// answered in order.
     fn desync(&mut self, of: Sender, gap: GapKind, cx: &mut ConnectionContext<'_>) {
         self.trust = Trust::Desynced;
+        self.malformed = self.malformed.refusable().map_or(Malformed::Nothing, Malformed::Refusable);
         self.resync.desync(of, gap);
         for _ in self.early.drain(..) {
             cx.orphan();
@@ -304,10 +358,18 @@ impl Pairing {
             Owner::Request(waiting) => {
                 self.paired();
                 self.pipelined |= self.trust == Trust::Aligned && !self.waiting.is_empty();
-                emit(&waiting.request, current.status, bytes, ended, cx);
+                let mut request = waiting.request;
+                if let Some(uploaded) = self.uploaded.filter(|_| self.waiting.is_empty()) {
+                    request.bytes = request.bytes.max(uploaded);
+                }
+                cx.set_trace(waiting.trace);
+                emit(&request, current.status, bytes, ended, cx);
             }
-            _ if refuses(current.status) && self.malformed.is_some() => {
-                let Some((start, request_bytes)) = self.malformed.take() else { return };
+            _ if refuses(current.status) && self.malformed.refusable().is_some() => {
+                let malformed = std::mem::take(&mut self.malformed);
+                let Some(Unrecognised { start, bytes: request_bytes }) = malformed.refusable() else {
+                    return;
+                };
                 cx.message();
                 // The method of a request that could not be parsed, in OpenTelemetry's conventions for HTTP.
                 let operation = cx.word("_OTHER");
@@ -339,12 +401,13 @@ impl Pairing {
     }
 }
 
-/// Whether a status refuses a request as malformed (RFC 9110 section 15.5.1, RFC 9112 section 3).
+/// Whether a status refuses a request that is malformed, too long or incomplete, or whose method is unknown (RFC 9110
+/// section 15.5, RFC 9112 section 3).
 fn refuses(status: u16) -> bool {
-    matches!(status, 400 | 414 | 431 | 501 | 505)
+    matches!(status, 400 | 405 | 408 | 414 | 431 | 501 | 505)
 }
 
-/// Whose fault a status says it was (RFC 9110 section 15).
+/// The error class of a status (RFC 9110 section 15).
 pub(crate) fn error_class(status: u16) -> ErrorClass {
     match status {
         400..=499 => ErrorClass::Client,
@@ -357,234 +420,4 @@ fn emit(request: &Request, status: u16, bytes: u64, end: Timestamp, cx: &mut Con
     let error = error_class(status);
     let outcome = Outcome { status: Status::Code(u32::from(status)), error, end, bytes };
     cx.emit(Protocol::Http1, request, &outcome);
-}
-
-/// Takes what the client's reader finds.
-pub(super) struct RequestEnd<'a, 'c> {
-    pub(super) pairing: &'a mut Pairing,
-    pub(super) responses: &'a mut Reader,
-    pub(super) cx: &'a mut ConnectionContext<'c>,
-}
-
-impl Handler for RequestEnd<'_, '_> {
-    fn start(&mut self, line: &[u8], whole: bool, at: Timestamp) -> bool {
-        let Some(RequestLine { method, target, named }) = request_line(line, whole) else {
-            if whole && self.pairing.is_idle() {
-                self.pairing.malformed = Some((at, line.len() as u64));
-            }
-            return false;
-        };
-        self.pairing.malformed = None;
-        let operation = super::operation(method, self.cx);
-        let method = match method {
-            b"HEAD" => Method::Head,
-            b"CONNECT" => Method::Connect,
-            _ => Method::Other,
-        };
-        let resource =
-            if named { Resource::Route(self.cx.route(target)) } else { Resource::Name(Symbol::OTHER) };
-        self.cx.message();
-        self.pairing.incoming = Some(Waiting {
-            request: Request { operation, resource, start: at, bytes: 0 },
-            method,
-            upgrade_h2c: false,
-            certain: true,
-        });
-        true
-    }
-
-    fn head(&mut self, fields: &Fields, certain: bool, bytes: u64, _at: Timestamp) -> Body {
-        let Some(mut waiting) = self.pairing.incoming.take() else { return Body::Unframed };
-        waiting.certain = certain;
-        waiting.upgrade_h2c = fields.upgrade_h2c;
-        waiting.request.bytes = bytes;
-        // A request that follows an unframed response says that it has ended, unless requests are pipelined.
-        if self.responses.is_unframed() && self.pairing.waiting.is_empty() {
-            let Self { pairing, responses, cx } = self;
-            responses.end_unframed(&mut ResponseEnd { pairing, cx });
-        }
-        if self.pairing.responses_lost {
-            // Without pipelining, what waits was answered in what was lost.
-            while self.pairing.waiting.drain_one().is_some() {
-                self.cx.unparsed();
-            }
-            self.pairing.responses_lost = false;
-        }
-        self.pairing.arrive(waiting, self.cx);
-        if !certain || fields.contradictory {
-            return Body::Unframed;
-        }
-        match (fields.coded, fields.chunked, fields.length) {
-            (_, true, _) => Body::Chunked,
-            (true, false, _) => Body::Unframed,
-            (false, false, Some(length)) if length > 0 => Body::Length(length),
-            _ => Body::None,
-        }
-    }
-
-    fn end(&mut self, bytes: u64, _at: Timestamp) {
-        let Pairing { waiting, current, .. } = &mut *self.pairing;
-        let newest = match (waiting.back_mut(), current) {
-            (Some(newest), _) => Some(newest),
-            (None, Some(Current { owner: Owner::Request(waiting), .. })) => Some(waiting),
-            _ => None,
-        };
-        if let Some(newest) = newest {
-            newest.request.bytes = newest.request.bytes.max(bytes);
-        }
-    }
-
-    fn abandon(&mut self) {
-        if self.pairing.incoming.take().is_some() {
-            self.cx.unparsed();
-        }
-    }
-
-    fn next_expected(&self) -> bool {
-        // Only when everything before was answered: then the rest of the body will not come.
-        let Pairing { waiting, current, .. } = &*self.pairing;
-        waiting.is_empty() && (current.is_none() || self.responses.is_unframed())
-    }
-
-    fn gap(&mut self, gap: GapKind) {
-        self.cx.count_gap();
-        self.pairing.lost(Sender::Client, gap, self.cx);
-    }
-}
-
-/// Takes what the server's reader finds.
-pub(super) struct ResponseEnd<'a, 'c> {
-    pub(super) pairing: &'a mut Pairing,
-    pub(super) cx: &'a mut ConnectionContext<'c>,
-}
-
-impl Handler for ResponseEnd<'_, '_> {
-    fn start(&mut self, line: &[u8], _whole: bool, at: Timestamp) -> bool {
-        let Some(status) = status_line(line) else { return false };
-        self.pairing.current = Some(Current { status, started: at, owner: Owner::Undecided });
-        true
-    }
-
-    fn head(&mut self, fields: &Fields, certain: bool, bytes: u64, at: Timestamp) -> Body {
-        let pairing = &mut *self.pairing;
-        let Some(current) = &mut pairing.current else { return Body::Unframed };
-        if (100..=199).contains(&current.status) && current.status != 101 {
-            pairing.interim_bytes = pairing.interim_bytes.saturating_add(bytes);
-            pairing.current = None;
-            return Body::Interim;
-        }
-        current.owner = match pairing.waiting.pop() {
-            None if pairing.trust == Trust::Desynced => Owner::Forgotten,
-            Some(Next::Waiting(waiting)) => Owner::Request(waiting),
-            Some(Next::Forgotten) => Owner::Forgotten,
-            None => Owner::Unknown,
-        };
-        let method = match &current.owner {
-            Owner::Request(waiting) => waiting.method,
-            _ => Method::Other,
-        };
-        if current.status == 101 || (method == Method::Connect && (200..=299).contains(&current.status)) {
-            self.tunnel(fields, bytes, at);
-            return Body::Tunnel;
-        }
-        if matches!(current.status, 204 | 304) || method == Method::Head {
-            return Body::None;
-        }
-        if !certain {
-            return Body::Unframed;
-        }
-        match (fields.coded, fields.chunked, fields.length) {
-            (_, true, _) => Body::Chunked,
-            (false, false, Some(0)) if !fields.contradictory => Body::None,
-            (false, false, Some(length)) if !fields.contradictory => Body::Length(length),
-            _ => Body::UntilClose,
-        }
-    }
-
-    fn end(&mut self, bytes: u64, at: Timestamp) {
-        if let Some(current) = self.pairing.current.take() {
-            self.pairing.settle(&current, bytes, at, self.cx);
-        }
-    }
-
-    fn abandon(&mut self) {
-        // The status was seen, the head's end was not: the request it answers still waits.
-        self.pairing.current = None;
-    }
-
-    fn next_expected(&self) -> bool {
-        !self.pairing.waiting.is_empty() || self.pairing.trust == Trust::Desynced
-    }
-
-    fn gap(&mut self, gap: GapKind) {
-        self.cx.count_gap();
-        self.pairing.lost(Sender::Server, gap, self.cx);
-        self.pairing.responses_lost |= !self.pairing.waiting.is_empty();
-    }
-}
-
-impl ResponseEnd<'_, '_> {
-    /// The connection changes its protocol with this response.
-    fn tunnel(&mut self, fields: &Fields, bytes: u64, at: Timestamp) {
-        let pairing = &mut *self.pairing;
-        let Some(current) = pairing.current.take() else { return };
-        let Owner::Request(waiting) = current.owner else {
-            pairing.tunnel = Some(Tunnel { to: None, handover: None });
-            self.cx.orphan();
-            return;
-        };
-        if waiting.upgrade_h2c && fields.upgrade_h2c {
-            // The request is answered on stream 1.
-            pairing.tunnel = Some(Tunnel { to: Some(Protocol::Http2), handover: Some(waiting.request) });
-            return;
-        }
-        pairing.tunnel = Some(Tunnel { to: None, handover: None });
-        let bytes = bytes + std::mem::take(&mut pairing.interim_bytes);
-        emit(&waiting.request, current.status, bytes, at, self.cx);
-    }
-}
-
-/// Bytes of a target whose end was not captured that still tell its route.
-const TARGET_BYTES_MIN: usize = 256;
-
-/// RFC 9112 section 3.
-pub(super) struct RequestLine<'a> {
-    pub(super) method: &'a [u8],
-    pub(super) target: &'a [u8],
-    /// Enough of the target is there for its route.
-    pub(super) named: bool,
-}
-
-pub(super) fn request_line(line: &[u8], whole: bool) -> Option<RequestLine<'_>> {
-    let method_end = line.iter().position(|b| !detect::is_token(*b))?;
-    let (method, rest) = line.split_at(method_end);
-    if method.is_empty() || rest.first() != Some(&b' ') {
-        return None;
-    }
-    let rest = rest.trim_ascii_start();
-    let (target, named) = if whole {
-        if !detect::version_at_end(rest) {
-            return None;
-        }
-        // " HTTP/1.1" was found at its end.
-        (rest.trim_ascii_end().get(..rest.trim_ascii_end().len() - 9)?.trim_ascii(), true)
-    } else {
-        let end = rest.iter().position(|b| *b == b' ');
-        let target = rest.get(..end.unwrap_or(rest.len()))?;
-        (target, end.is_some() || target.contains(&b'?') || target.len() >= TARGET_BYTES_MIN)
-    };
-    let plausible = matches!(target.first()?, b'/' | b'*' | b'[' | b'0'..=b'9' | b'a'..=b'z' | b'A'..=b'Z')
-        && !target.iter().any(|b| *b < b' ' || *b == 0x7f);
-    plausible.then_some(RequestLine { method, target, named })
-}
-
-/// Status code of a status line (RFC 9112 section 4).
-fn status_line(line: &[u8]) -> Option<u16> {
-    let rest = line.strip_prefix(b"HTTP/1.1 ").or_else(|| line.strip_prefix(b"HTTP/1.0 "))?;
-    let (digits, rest) = rest.split_at_checked(3)?;
-    if !digits.iter().all(u8::is_ascii_digit) || !matches!(rest.first(), None | Some(b' ')) {
-        return None;
-    }
-    let status = digits.iter().fold(0_u16, |sum, digit| sum * 10 + u16::from(digit - b'0'));
-    (100..=999).contains(&status).then_some(status)
 }

@@ -2,14 +2,14 @@
 //!
 //! Lines are looked at in place; only one that is cut between two segments is copied, up to a bound. Bodies are
 //! counted, not read. Where the framing falls into bytes that were lost or not captured, the message is *unframed*: it
-//! ends when the next one starts at the beginning of a segment, when the other end says something that only makes
+//! ends when the next one starts at the beginning of a segment, when the other end sends something that only makes
 //! sense after it, or with the connection.
 
 use crate::{
     Timestamp,
-    http1::detect,
+    http1::{detect, fields::Fields},
     offload::{DirectionState, FramingState},
-    parser::{Detection, Segment, Sender},
+    parser::{Detection, Framing, Segment, Sender},
     resync::{GapKind, ResponsePosition},
 };
 
@@ -27,22 +27,6 @@ const LAST_CHUNK_TAIL: u64 = 7;
 
 /// Quiet time after which an unframed response counts as ended, nanoseconds.
 const UNFRAMED_QUIET_NS: u64 = 5_000_000_000;
-
-/// What a head says about the message.
-#[derive(Clone, Copy, Debug, Default)]
-#[allow(clippy::struct_excessive_bools)] // Independent facts about one head.
-pub(super) struct Fields {
-    /// `Content-Length`.
-    pub(super) length: Option<u64>,
-    /// `Transfer-Encoding` ends with `chunked`.
-    pub(super) chunked: bool,
-    /// There is a `Transfer-Encoding`.
-    pub(super) coded: bool,
-    /// Lengths contradict each other or are none.
-    pub(super) contradictory: bool,
-    /// `Upgrade: h2c`.
-    pub(super) upgrade_h2c: bool,
-}
 
 /// How a message continues after its head.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,11 +49,13 @@ pub(super) enum Body {
 
 /// Receives the messages.
 pub(super) trait Handler {
-    /// A start line, without its line feed. `whole` is false when its end was not captured or kept. Says whether it
+    /// A start line, without its line feed. `whole` is false when its end was not captured or kept. Returns whether it
     /// is one.
     fn start(&mut self, line: &[u8], whole: bool, at: Timestamp) -> bool;
-    /// The head ended; `certain` is false when its end lies in bytes that were not captured.
+    /// The head ended; `certain` is false when its end is in bytes that were not captured.
     fn head(&mut self, fields: &Fields, certain: bool, bytes: u64, at: Timestamp) -> Body;
+    /// So many bytes, since then, are no message.
+    fn malformed(&mut self, at: Timestamp, bytes: u64);
     /// The message ended.
     fn end(&mut self, bytes: u64, at: Timestamp);
     /// The message, whose head did not end, is none.
@@ -107,6 +93,10 @@ pub(super) struct Reader {
     /// The line is longer than what is kept of it.
     long: bool,
     fields: Fields,
+    /// The client may leave the body out: it waits for `100 Continue`, and nothing of the body has come.
+    body_optional: bool,
+    /// `line` is the beginning of segments that are either more of the message or the next one, since then.
+    undecided: Option<Timestamp>,
     bytes: u64,
     first: Timestamp,
     last: Timestamp,
@@ -126,6 +116,8 @@ impl Reader {
             line: Vec::new(),
             long: false,
             fields: Fields::default(),
+            body_optional: false,
+            undecided: None,
             bytes: 0,
             first: Timestamp::default(),
             last: Timestamp::default(),
@@ -151,6 +143,14 @@ impl Reader {
         let line = if let FramingState::FirstByte(byte) = end.framing { vec![byte] } else { Vec::new() };
         let bytes = if state == State::Start { line.len() as u64 } else { end.bytes };
         Self { state, line, bytes, first: end.start, last: end.start, ..Self::new(from) }
+    }
+
+    /// Bytes so far of a message whose head ended and whose body did not.
+    pub(super) fn body_bytes(&self) -> Option<u64> {
+        match self.state {
+            State::Start | State::Header | State::Lost | State::Tunnel => None,
+            _ => Some(self.bytes),
+        }
     }
 
     /// Segments in a row without a message start since the framing was lost.
@@ -182,13 +182,23 @@ impl Reader {
         }
     }
 
-    /// Whether it could not tell a message's end or start in bytes that are missing now.
+    /// Where the direction's bytes stand.
+    pub(super) fn framing(&self) -> Framing {
+        match self.state {
+            State::Lost => Framing::Lost,
+            State::Start => Framing::Head(self.line.len() as u64),
+            _ => Framing::Head(0),
+        }
+    }
+
+    /// Whether it could not find a message's end or start in bytes that are missing now.
     pub(super) fn is_blind(&self) -> bool {
         matches!(self.state, State::Lost | State::Unframed | State::UntilClose)
     }
 
     /// So many bytes were lost.
     pub(super) fn lost(&mut self, bytes: u64, handler: &mut impl Handler) {
+        self.decide(false, handler);
         self.skip_gap(bytes, false, handler);
         // The end of a request's body is not needed.
         if self.from == Sender::Client && self.is_blind() {
@@ -199,7 +209,9 @@ impl Reader {
 
     /// Takes a segment, whose loss was reported before; returns how many of its captured bytes follow the end of HTTP.
     pub(super) fn segment(&mut self, segment: &Segment<'_>, handler: &mut impl Handler) -> usize {
-        self.restart(segment, handler);
+        if self.restart(segment, handler) {
+            return 0;
+        }
         let mut input = segment.bytes;
         while !input.is_empty() {
             if self.state == State::Tunnel {
@@ -218,6 +230,7 @@ impl Reader {
 
     /// The message, if it is unframed, has ended with its last byte so far.
     pub(super) fn end_unframed(&mut self, handler: &mut impl Handler) {
+        self.decide(false, handler);
         if self.state == State::Unframed {
             self.finish(handler);
             self.state = State::Lost;
@@ -226,6 +239,7 @@ impl Reader {
 
     /// The connection was closed.
     pub(super) fn close(&mut self, handler: &mut impl Handler) {
+        self.decide(false, handler);
         match self.state {
             State::Header => handler.abandon(),
             State::Start if !self.line.is_empty() => {
@@ -246,8 +260,25 @@ impl Reader {
         }
     }
 
-    /// At the beginning of a segment: does a message start here although none was due?
-    fn restart(&mut self, segment: &Segment<'_>, handler: &mut impl Handler) {
+    /// At the beginning of a segment: does a message start here although none was due? True if only what follows shows it: then the
+    /// segment is held.
+    fn restart(&mut self, segment: &Segment<'_>, handler: &mut impl Handler) -> bool {
+        if self.undecided.is_some() {
+            let held = self.line.len();
+            self.hold(segment.bytes);
+            let detection = self.detect(&self.line, true);
+            if detection == Detection::More && self.may_wait(held + segment.bytes.len(), segment) {
+                return true;
+            }
+            self.line.truncate(held);
+            self.long = false;
+            let next = matches!(detection, Detection::Yes(_));
+            self.decide(next, handler);
+            // Else the segment may still begin a message by itself.
+            if next {
+                return false;
+            }
+        }
         match self.state {
             State::Lost if segment.bytes.is_empty() => {}
             State::Lost => {
@@ -257,36 +288,76 @@ impl Reader {
                     self.state = State::Start;
                 }
             }
-            State::Unframed | State::UntilClose | State::Length(_)
-                if handler.next_expected() && matches!(self.opens(segment), Detection::Yes(_)) =>
+            // A client has to send the whole body before its next request, or to close the connection, also when the
+            // response comes early (RFC 9112 section 9.3), unless it waits for `100 Continue` (RFC 9110 section 10.1.1).
+            State::Length(_) | State::ChunkSize
+                if self.from == Sender::Client && (!self.body_optional || !self.line.is_empty()) => {}
+            State::ChunkSize if self.from == Sender::Server => {}
+            State::Unframed | State::UntilClose | State::Length(_) | State::ChunkSize
+                if handler.next_expected() =>
             {
-                if let State::Length(_) = self.state {
-                    handler.gap(GapKind::Malformed);
+                match self.opens(segment) {
+                    Detection::Yes(_) => self.begin_next(handler),
+                    Detection::More if self.may_wait(segment.bytes.len(), segment) => {
+                        self.undecided = Some(segment.at);
+                        self.hold(segment.bytes);
+                        return true;
+                    }
+                    _ => {}
                 }
-                self.finish(handler);
             }
             _ => {}
+        }
+        false
+    }
+
+    /// Whether so many bytes, up to a segment's end, may stay undecided: what a length ends with is the message's.
+    fn may_wait(&self, held: usize, segment: &Segment<'_>) -> bool {
+        let is_rest = matches!(self.state, State::Length(rest) if rest == held as u64);
+        (1..=LINE_BYTES_MAX).contains(&held) && segment.truncated == 0 && !is_rest
+    }
+
+    /// The next message begins, whether the one at hand has ended by its framing or not.
+    fn begin_next(&mut self, handler: &mut impl Handler) {
+        if self.from == Sender::Server && matches!(self.state, State::Length(_)) {
+            handler.gap(GapKind::Malformed);
+        }
+        self.finish(handler);
+    }
+
+    /// What is held is the next message, or more of the one at hand.
+    fn decide(&mut self, next: bool, handler: &mut impl Handler) {
+        let Some(at) = self.undecided.take() else { return };
+        let held = std::mem::take(&mut self.line);
+        if next {
+            self.begin_next(handler);
+        }
+        let mut input = held.as_slice();
+        while !input.is_empty() {
+            input = self.step(input, at, handler);
         }
     }
 
     /// Whether the segment's bytes look like the start of a message.
     fn opens(&self, segment: &Segment<'_>) -> Detection {
-        match self.from {
-            Sender::Client => detect::request(segment.bytes, true),
-            Sender::Server => detect::response(segment.bytes),
-        }
+        self.detect(segment.bytes, true)
     }
 
     /// Whether what is buffered of a start line can become one.
     fn detect_line(&self) -> Detection {
+        self.detect(&self.line, false)
+    }
+
+    fn detect(&self, bytes: &[u8], strict: bool) -> Detection {
         match self.from {
-            Sender::Client => detect::request(&self.line, false),
-            Sender::Server => detect::response(&self.line),
+            Sender::Client => detect::request(bytes, strict),
+            Sender::Server => detect::response(bytes),
         }
     }
 
     /// Advances by one line or one stretch of body; returns what is left.
     fn step<'a>(&mut self, input: &'a [u8], at: Timestamp, handler: &mut impl Handler) -> &'a [u8] {
+        self.body_optional &= !matches!(self.state, State::Length(_) | State::ChunkSize);
         match self.state {
             State::Length(remaining) => {
                 let (taken, left) = self.skip(input, remaining, at);
@@ -315,6 +386,7 @@ impl Reader {
                     if self.state == State::Start && self.detect_line() == Detection::No {
                         self.line.clear();
                         self.long = false;
+                        handler.malformed(self.first, self.bytes);
                         self.lose(GapKind::Malformed, handler);
                     }
                     return &[];
@@ -351,14 +423,11 @@ impl Reader {
                     self.misses = 0;
                     self.state = State::Header;
                 } else {
+                    handler.malformed(self.first, self.bytes);
                     self.lose(GapKind::Malformed, handler);
                 }
             }
             State::Header if line.is_empty() => self.head(true, handler),
-            State::Header if line.contains(&0) => {
-                handler.abandon();
-                self.lose(GapKind::Malformed, handler);
-            }
             State::Header => self.fields.take(line),
             State::ChunkSize => match chunk_size(line) {
                 Some(0) => self.state = State::Trailer,
@@ -379,6 +448,7 @@ impl Reader {
     }
 
     fn head(&mut self, certain: bool, handler: &mut impl Handler) {
+        self.body_optional = self.fields.expects_continue;
         let body = handler.head(&self.fields, certain, self.bytes, self.last);
         self.state = match body {
             Body::None => {
@@ -401,6 +471,7 @@ impl Reader {
     /// that a message or a chunk most likely ends with them.
     fn skip_gap(&mut self, bytes: u64, one_call: bool, handler: &mut impl Handler) {
         let gap = if one_call { GapKind::Truncated } else { GapKind::Lost };
+        self.body_optional = false;
         let before = self.bytes;
         self.bytes = self.bytes.saturating_add(bytes);
         match self.state {
@@ -482,27 +553,6 @@ impl Reader {
     }
 }
 
-impl Fields {
-    /// Takes a header line, if it says something about framing.
-    fn take(&mut self, line: &[u8]) {
-        let Some(colon) = line.iter().take(24).position(|b| *b == b':') else { return };
-        let (name, value) = line.split_at(colon);
-        let value = value.get(1..).unwrap_or_default().trim_ascii();
-        if name.eq_ignore_ascii_case(b"content-length") {
-            let length = decimal(value);
-            self.contradictory |= length.is_none() || self.length.is_some_and(|known| Some(known) != length);
-            self.length = length;
-        } else if name.eq_ignore_ascii_case(b"transfer-encoding") {
-            self.coded = true;
-            let last = value.rsplit(|b| *b == b',').next().unwrap_or_default().trim_ascii();
-            self.chunked = last.eq_ignore_ascii_case(b"chunked");
-        } else if name.eq_ignore_ascii_case(b"upgrade") {
-            self.upgrade_h2c |=
-                value.split(|b| *b == b',').any(|one| one.trim_ascii().eq_ignore_ascii_case(b"h2c"));
-        }
-    }
-}
-
 /// RFC 9112 section 7.1: hexadecimal, then perhaps extensions.
 fn chunk_size(line: &[u8]) -> Option<u64> {
     let digits = line.iter().take_while(|b| b.is_ascii_hexdigit()).count();
@@ -511,13 +561,6 @@ fn chunk_size(line: &[u8]) -> Option<u64> {
         return None;
     }
     u64::from_str_radix(std::str::from_utf8(number).ok()?, 16).ok()
-}
-
-fn decimal(text: &[u8]) -> Option<u64> {
-    if text.is_empty() || !text.iter().all(u8::is_ascii_digit) {
-        return None;
-    }
-    std::str::from_utf8(text).ok()?.parse().ok()
 }
 
 /// Whether a segment looks like the end of a chunked body without trailers.

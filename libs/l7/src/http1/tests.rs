@@ -9,6 +9,8 @@ use crate::{
     testing::{Random, Replay, Step, assert_no_harm, assert_same_at_every_cut, play},
 };
 
+mod losses;
+
 fn detected() -> Connection {
     Connection::new(ScopeId(1))
 }
@@ -121,6 +123,96 @@ fn a_refused_expectation_leaves_the_body_out() {
 }
 
 #[test]
+fn a_body_that_a_client_does_not_wait_with_is_sent_whole_after_an_early_response() {
+    for framing in ["Content-Length: 62", "Transfer-Encoding: chunked"] {
+        let chunked = framing.contains("chunked");
+        let request = format!("POST /up HTTP/1.1\r\n{framing}\r\n\r\n");
+        let early = "HTTP/1.1 413 Too Large\r\nContent-Length: 0\r\n\r\n";
+        // What is uploaded looks like requests.
+        let part = "GET /phantom HTTP/1.1\r\nHost: x\r\n\r\n";
+        let first = if chunked { format!("3e\r\n{}", &part[..20]) } else { part[..20].to_owned() };
+        let rest = &part.repeat(2)[..42];
+        let rest = if chunked { format!("{rest}\r\n0\r\n\r\n") } else { rest.to_owned() };
+        for body_first in [false, true] {
+            let begun: Vec<Step> =
+                if body_first { vec![(Ingress, first.clone().into_bytes())] } else { vec![] };
+            let mut steps = vec![(Ingress, request.clone().into_bytes())];
+            steps.extend(begun);
+            steps.push((Egress, early.as_bytes().to_vec()));
+            if !body_first {
+                steps.push((Ingress, first.clone().into_bytes()));
+            }
+            steps.push((Ingress, rest.clone().into_bytes()));
+            steps.push((Ingress, b"GET /next HTTP/1.1\r\n\r\n".to_vec()));
+            steps.push((Egress, OK.as_bytes().to_vec()));
+            let lines = play(detected(), &steps);
+            assert_eq!(lines.len(), 2, "{framing} {lines:?}");
+            // What was sent until the response's end.
+            let sent = request.len() + if body_first { first.len() } else { 0 };
+            assert_eq!(lines[0], format!("Server POST /up 413 Client {sent}/{}", early.len()));
+            assert!(lines[1].starts_with("Server GET /next 200 None 22/"), "{lines:?}");
+        }
+    }
+}
+
+#[test]
+fn a_client_that_was_refused_may_send_the_body_or_leave_it_out() {
+    for framing in ["Content-Length: 20", "Transfer-Encoding: chunked"] {
+        let request = format!("POST /up HTTP/1.1\r\nExpect: 100-continue\r\n{framing}\r\n\r\n");
+        let refused = "HTTP/1.1 401 No\r\nContent-Length: 0\r\n\r\n";
+        let body = if framing.contains("chunked") {
+            "14\r\nGET / HTTP/1.1\r\n\r\nab\r\n0\r\n\r\n"
+        } else {
+            "abGET / HTTP/1.1\r\n\r\n"
+        };
+        for sent in [None, Some(body)] {
+            let mut steps = vec![(Ingress, request.clone().into_bytes()), (Egress, refused.into())];
+            steps.extend(sent.map(|body| (Ingress, body.into())));
+            steps.push((Ingress, b"GET /next HTTP/1.1\r\n\r\n".to_vec()));
+            steps.push((Egress, OK.as_bytes().to_vec()));
+            let lines = play(detected(), &steps);
+            assert_eq!(lines.len(), 2, "{framing} {sent:?} {lines:?}");
+            assert!(lines[1].starts_with("Server GET /next 200 None 22/"), "{lines:?}");
+        }
+    }
+}
+
+/// What follows a refusal may be so little that it can be either; what a length ends with is the body.
+#[test]
+fn what_follows_a_refusal_is_recognised_at_every_cut() {
+    for (framing, body) in [
+        ("Content-Length: 45", "GETTER /a b HTTP/1.1 is what may begin a body"),
+        ("Content-Length: 47", "POST / HTTP/2.0\r\nis so as well, by its version."),
+        ("Transfer-Encoding: chunked", "A\r\nGET / HTTP\r\n0\r\n\r\n"),
+    ] {
+        for sent in [None, Some(body)] {
+            for next in ["GET /next HTTP/1.1\r\n\r\n", "FROB /next?a=b HTTP/1.1\r\nHost: x\r\n\r\n"] {
+                for cut in 1..next.len().max(body.len()) {
+                    let mut steps = served(&[
+                        "GET /first HTTP/1.1\r\n\r\n",
+                        OK,
+                        &format!("POST /up HTTP/1.1\r\nExpect: 100-continue\r\n{framing}\r\n\r\n"),
+                        "HTTP/1.1 401 No\r\nContent-Length: 0\r\n\r\n",
+                    ]);
+                    for bytes in [sent, Some(next)].into_iter().flatten() {
+                        let (head, tail) = bytes.split_at(cut.min(bytes.len()));
+                        steps.push((Ingress, head.into()));
+                        steps.extend((!tail.is_empty()).then(|| (Ingress, tail.into())));
+                    }
+                    steps.push((Egress, OK.into()));
+                    let lines = play(detected(), &steps);
+                    assert_eq!(lines.len(), 3, "{framing} {sent:?} {next:?} cut at {cut}: {lines:?}");
+                    assert!(
+                        lines[2].contains(" /next 200 None "),
+                        "{framing} {sent:?} cut at {cut}: {lines:?}"
+                    );
+                }
+            }
+        }
+    }
+}
+
+#[test]
 fn target_forms() {
     assert_served(
         &[
@@ -144,7 +236,7 @@ fn unknown_methods_and_sloppy_lines_are_taken_as_servers_take_them() {
             "\r\nFROB-1 /x HTTP/1.1\r\nno colon\r\n\r\n",
             "HTTP/1.1 400 Bad\r\nContent-Length: 0\r\n\r\n",
         ],
-        &["GET /a 200 None 55/32", "FROB-1 /x 400 Client 32/39"],
+        &["GET /a 200 None 55/32", "other /x 400 Client 32/39"],
     );
 }
 
@@ -166,10 +258,10 @@ fn after_an_upgrade_the_connection_is_left_alone() {
 }
 
 #[test]
-fn after_a_successful_connect_the_connection_is_left_alone() {
+fn what_follows_a_successful_connect_is_recognised_anew() {
     assert_served(
         &["CONNECT db.example:443 HTTP/1.1\r\n\r\n", "HTTP/1.1 200 OK\r\n\r\n", "GET / HTTP/1.1\r\n\r\n", OK],
-        &["CONNECT db.example:443 200 None 35/19"],
+        &["CONNECT db.example:443 200 None 35/19", "GET / 200 None 18/40"],
     );
     assert_served(
         &[
@@ -247,236 +339,6 @@ fn duration_is_from_the_first_byte_to_the_last() {
     replay.ingress(b"GET / HTTP/1.1\r\n\r\n");
     replay.egress(OK.as_bytes());
     assert_eq!(replay.exchanges[1].duration_ns(), 1000);
-}
-
-#[test]
-fn bodies_of_known_length_need_no_bytes() {
-    let mut replay = Replay::new(detected());
-    for _ in 0..3 {
-        let head = b"POST /up HTTP/1.1\r\nContent-Length: 1000000\r\n\r\n";
-        replay.part(Ingress, head, head.len() as u64 + 400_000);
-        replay.part(Ingress, b"HTTP/1.1 200 OK\r\n\r\n", 300_000);
-        replay.part(Ingress, b"", 300_000);
-        let head = b"HTTP/1.1 200 OK\r\nContent-Length: 5000\r\n\r\n";
-        replay.part(Egress, head, head.len() as u64 + 1000);
-        replay.lose(Egress, 3000);
-        replay.part(Egress, b"GET / HTTP/1.1\r\n\r\n", 1000);
-    }
-    replay.close();
-    assert_eq!(replay.lines(), ["Server POST /up 200 None 1000046/5041"; 3]);
-    assert_eq!(replay.context.tally().gaps, 0);
-}
-
-#[test]
-fn chunked_bodies_with_truncated_capture_stay_exact_without_pipelining() {
-    let mut replay = Replay::new(detected());
-    for _ in 0..5 {
-        replay.ingress(b"GET /stream HTTP/1.1\r\n\r\n");
-        let head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2000\r\nHTTP/1.1 500 no\r\n\r\n";
-        replay.part(Egress, head, 9000);
-        replay.part(Egress, b"2000\r\nxxxx", 8200);
-        replay.part(Egress, b"HTTP/1.1 500 neither\r\n\r\n", 8200);
-        replay.now += 10_000;
-    }
-    replay.close();
-    assert_eq!(replay.lines(), ["Server GET /stream 200 None 24/25400"; 5]);
-    assert!(replay.exchanges.iter().all(|exchange| exchange.duration_ns() == 3000));
-    assert!(replay.context.tally().gaps > 0);
-}
-
-#[test]
-fn chunks_that_are_written_whole_need_not_be_captured_whole() {
-    let mut replay = Replay::new(detected());
-    for _ in 0..3 {
-        replay.ingress(b"GET /stream HTTP/1.1\r\n\r\n");
-        let head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2000\r\nxxxx";
-        replay.part(Egress, head, head.len() as u64 - 4 + 8192 + 2);
-        replay.part(Egress, b"2000\r\nxxxx", 6 + 8192 + 2);
-        replay.part(Egress, b"1000\r\nxxxx", 6 + 4096 + 7);
-        assert_eq!(replay.exchanges.last().map(crate::Exchange::duration_ns), Some(3000));
-    }
-    replay.close();
-    assert_eq!(replay.lines(), ["Server GET /stream 200 None 24/20556"; 3]);
-    assert_eq!(replay.context.tally().gaps, 0);
-}
-
-#[test]
-fn the_last_chunk_of_an_unframed_body_ends_it() {
-    let mut replay = Replay::new(detected());
-    replay.ingress(b"GET /stream HTTP/1.1\r\n\r\n");
-    replay.part(Egress, b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2000\r\nxx", 9000);
-    replay.egress(b"0\r\n\r\n");
-    assert_eq!(replay.lines(), ["Server GET /stream 200 None 24/9005"]);
-}
-
-#[test]
-fn an_unframed_response_ends_when_the_connection_is_quiet() {
-    let mut replay = Replay::new(detected());
-    replay.ingress(b"GET /stream HTTP/1.1\r\n\r\n");
-    replay.part(Egress, b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2000\r\nxx", 9000);
-    let now = crate::Timestamp(replay.now + 6_000_000_000);
-    let exchanges = &mut replay.exchanges;
-    replay.connection.tick(now, &mut replay.context, &mut |exchange| exchanges.push(exchange));
-    assert_eq!(replay.exchanges.len(), 1);
-    assert_eq!(replay.exchanges[0].duration_ns(), 1000);
-    replay.ingress(b"GET /next HTTP/1.1\r\n\r\n");
-    replay.egress(OK.as_bytes());
-    replay.close();
-    assert_eq!(replay.exchanges.len(), 2);
-}
-
-#[test]
-fn heads_that_were_not_captured_whole_count_when_they_are_answered() {
-    let mut replay = Replay::new(detected());
-    for _ in 0..3 {
-        replay.part(Ingress, b"GET /cookies HTTP/1.1\r\nCookie: xxxxx", 5000);
-        replay.part(Egress, b"HTTP/1.1 302 Found\r\nSet-Cookie: xxxxxx", 4000);
-    }
-    replay.close();
-    assert_eq!(replay.lines(), ["Server GET /cookies 302 None 5000/4000"; 3]);
-}
-
-#[test]
-fn a_connection_joined_within_a_response_waits_for_a_start() {
-    for garbage in ["tail of a body", "HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\nx", "GE"] {
-        let steps = [
-            step(Egress, garbage),
-            step(Ingress, "GET /a HTTP/1.1\r\n\r\n"),
-            step(Egress, OK),
-            step(Ingress, "GET /b HTTP/1.1\r\n\r\n"),
-            step(Egress, "HTTP/1.1 404 No\r\nContent-Length: 0\r\n\r\n"),
-        ];
-        assert_eq!(
-            play(detected(), &steps),
-            ["Server GET /a 200 None 19/40", "Server GET /b 404 Client 19/38"],
-            "{garbage:?}"
-        );
-    }
-}
-
-#[test]
-fn a_response_delivered_before_its_request_is_paired() {
-    let connection =
-        || Connection::known(ScopeId(1), Transport::Stream, Protocol::Http1, Side::Server).expect("http");
-    let mut replay = Replay::new(connection());
-    // The request's time is the earlier one although it is delivered later.
-    replay.now = 100_000;
-    replay.egress(OK.as_bytes());
-    replay.now = 50_000;
-    replay.ingress(b"GET /a HTTP/1.1\r\n\r\n");
-    // From now on the pairing is known to be right.
-    replay.now = 200_000;
-    replay.egress(b"HTTP/1.1 404 No\r\nContent-Length: 0\r\n\r\n");
-    replay.ingress(b"GET /b HTTP/1.1\r\n\r\n");
-    replay.ingress(b"GET /c HTTP/1.1\r\n\r\n");
-    replay.egress(OK.as_bytes());
-    replay.close();
-    assert_eq!(
-        replay.lines(),
-        ["Server GET /a 200 None 19/40", "Server GET /b 404 Client 19/38", "Server GET /c 200 None 19/40"]
-    );
-}
-
-/// Exchanges one after the other.
-fn repeat(replay: &mut Replay, path: &str, status: u16, times: usize) {
-    for _ in 0..times {
-        replay.ingress(format!("GET {path} HTTP/1.1\r\n\r\n").as_bytes());
-        replay.egress(format!("HTTP/1.1 {status} X\r\nContent-Length: 0\r\n\r\n").as_bytes());
-    }
-}
-
-/// The number of exchanges of this path and status.
-fn count(replay: &Replay, path: &str, status: u16) -> usize {
-    let wanted = format!(" {path} {status} ");
-    replay.lines().iter().filter(|line| line.contains(&wanted)).count()
-}
-
-#[test]
-fn after_a_loss_one_exchange_is_watched_and_the_next_is_paired() {
-    for of in [Ingress, Egress] {
-        let mut replay = Replay::new(detected());
-        repeat(&mut replay, "/a", 200, 40);
-        if of == Ingress {
-            replay.lose(Ingress, 19);
-            replay.egress(b"HTTP/1.1 500 Lost\r\nContent-Length: 0\r\n\r\n");
-        } else {
-            replay.ingress(b"GET /lost HTTP/1.1\r\n\r\n");
-            replay.lose(Egress, 40);
-        }
-        repeat(&mut replay, "/b", 404, 10);
-        replay.close();
-        assert_eq!(replay.exchanges.len(), 40 + count(&replay, "/b", 404), "{of:?}");
-        assert!(count(&replay, "/b", 404) >= 8, "{of:?}: {:?}", replay.lines());
-    }
-}
-
-#[test]
-fn after_a_loss_on_a_young_connection_turns_are_counted() {
-    let mut replay = Replay::new(detected());
-    repeat(&mut replay, "/a", 200, 2);
-    replay.lose(Ingress, 19);
-    repeat(&mut replay, "/b", 404, 100);
-    replay.close();
-    assert_eq!(count(&replay, "/a", 200), 2);
-    assert!((60..100).contains(&count(&replay, "/b", 404)), "{}", count(&replay, "/b", 404));
-}
-
-#[test]
-fn after_a_loss_while_pipelining_silence_says_that_all_is_answered() {
-    let mut replay = Replay::new(detected());
-    let batch = "GET /a HTTP/1.1\r\n\r\n".repeat(4);
-    replay.ingress(batch.as_bytes());
-    replay.egress(OK.repeat(4).as_bytes());
-    assert_eq!(replay.exchanges.len(), 4);
-    replay.ingress(batch.as_bytes());
-    replay.part(Egress, &OK.as_bytes()[..20], OK.len() as u64 * 2);
-    replay.egress(OK.repeat(2).as_bytes());
-    let marked = "GET /b HTTP/1.1\r\n\r\n".repeat(4);
-    let answers = "HTTP/1.1 404 No\r\nContent-Length: 0\r\n\r\n".repeat(4);
-    replay.ingress(marked.as_bytes());
-    replay.egress(answers.as_bytes());
-    assert_eq!(count(&replay, "/b", 404), 0);
-    replay.now += 200_000_000;
-    replay.ingress(marked.as_bytes());
-    replay.egress(answers.as_bytes());
-    replay.close();
-    assert_eq!(count(&replay, "/a", 200), 5);
-    assert_eq!(count(&replay, "/b", 404), 4);
-    assert_eq!(replay.exchanges.len(), 9);
-}
-
-#[test]
-fn what_was_asked_before_a_loss_of_requests_is_still_answered_first() {
-    let mut replay = Replay::new(detected());
-    replay.ingress(b"GET /a HTTP/1.1\r\n\r\nGET /b HTTP/1.1\r\n\r\n");
-    replay.lose(Ingress, 19);
-    replay.ingress(b"GET /d HTTP/1.1\r\n\r\n");
-    for status in [200, 404, 500, 503] {
-        replay.egress(format!("HTTP/1.1 {status} X\r\nContent-Length: 0\r\n\r\n").as_bytes());
-    }
-    replay.close();
-    assert_eq!(replay.lines(), ["Server GET /a 200 None 19/37", "Server GET /b 404 Client 19/37"]);
-}
-
-#[test]
-fn retransmitted_bytes_are_seen_once() {
-    let mut replay = Replay::new(detected());
-    replay.ingress(b"GET /a HTTP/1.1\r\n\r\n");
-    let mut engine_chunk = |offset: u64, text: &str| {
-        let chunk = crate::Chunk {
-            direction: Egress,
-            timestamp: crate::Timestamp(9),
-            offset,
-            bytes: text.as_bytes(),
-            total: text.len() as u64,
-        };
-        let exchanges = &mut replay.exchanges;
-        replay.connection.chunk(&chunk, &mut replay.context, &mut |exchange| exchanges.push(exchange));
-    };
-    engine_chunk(0, &OK[..20]);
-    engine_chunk(0, &OK[..20]);
-    engine_chunk(10, &OK[10..]);
-    assert_eq!(replay.lines(), ["Server GET /a 200 None 19/40"]);
 }
 
 #[test]
@@ -558,70 +420,9 @@ fn more_requests_than_can_wait_keep_the_others_paired() {
 }
 
 #[test]
-fn a_truncated_response_keeps_its_status() {
-    let steps = served(&["GET /a HTTP/1.1\r\n\r\n", "HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf"]);
-    let mut replay = Replay::new(detected());
-    for (direction, bytes) in &steps {
-        replay.part(*direction, bytes, bytes.len() as u64);
-    }
-    replay.close();
-    assert_eq!(replay.lines(), ["Server GET /a 200 None 19/44"]);
-    assert_eq!(replay.exchanges[0].error, ErrorClass::None);
-}
-
-#[test]
 fn an_idle_connection_is_small() {
     assert!(size_of::<super::Http1>() <= 640, "{} bytes", size_of::<super::Http1>());
     assert!(size_of::<Connection>() <= 96, "{} bytes", size_of::<Connection>());
-}
-
-#[test]
-fn after_a_hole_in_pipelined_requests_no_response_is_given_to_another() {
-    let mut random = Random(1);
-    for round in 0..200 {
-        let mut replay = Replay::new(detected());
-        let mut requests = String::new();
-        let mut responses = String::new();
-        for _ in 0..200 {
-            requests.clear();
-            responses.clear();
-            let depth = 1 + random.below(16);
-            for _ in 0..depth {
-                let status = ["200", "301", "404", "500"][random.below(4)];
-                write!(requests, "GET /s{status} HTTP/1.1\r\nHost: example\r\n\r\n").expect("a string grows");
-                write!(responses, "HTTP/1.1 {status} X\r\nContent-Length: 5\r\n\r\nhello")
-                    .expect("a string grows");
-            }
-            let cap = 30 + random.below(400);
-            for (direction, text) in [(Ingress, &requests), (Egress, &responses)] {
-                replay.part(direction, &text.as_bytes()[..cap.min(text.len())], text.len() as u64);
-            }
-        }
-        replay.close();
-        for line in replay.lines() {
-            let status = line.split(' ').nth(3).expect("a status");
-            assert!(line.contains(&format!("/s{status}")) || status == "-", "round {round}: {line}");
-        }
-    }
-}
-
-#[test]
-fn a_response_nobody_asked_for_does_not_shift_the_others() {
-    let mut replay = Replay::new(detected());
-    for (status, pause) in [(200, 0), (404, 0), (408, 3_000_000_000_u64), (500, 0), (200, 0)] {
-        if status == 408 {
-            // A server that closes an idle connection says so before the next request was sent.
-            replay.egress(b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\n\r\n");
-            replay.now += pause;
-            continue;
-        }
-        replay.ingress(format!("GET /s{status} HTTP/1.1\r\n\r\n").as_bytes());
-        replay.egress(format!("HTTP/1.1 {status} X\r\nContent-Length: 0\r\n\r\n").as_bytes());
-    }
-    replay.close();
-    let statuses: Vec<String> =
-        replay.lines().iter().map(|line| line.split(' ').nth(3).expect("a status").to_owned()).collect();
-    assert_eq!(statuses, ["200", "404", "500", "200"]);
 }
 
 #[test]
@@ -630,12 +431,131 @@ fn a_connection_may_begin_with_a_method_nobody_knows() {
 }
 
 #[test]
+fn a_connection_may_begin_with_a_method_that_is_no_word() {
+    for method in ["frob", "X!Y", "Get"] {
+        let steps = served(&[&format!("{method} /x HTTP/1.1\r\nHost: a\r\n\r\n"), OK]);
+        assert_eq!(
+            play(detected(), &steps),
+            [format!("Server {method} /x 200 None {}/40", 25 + method.len())]
+        );
+    }
+}
+
+const REFUSED: &str = "HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+
+#[test]
 fn a_malformed_request_that_is_refused_is_one() {
+    let hello = [b"\x16\x03\x01\x00\x40\x01\x00\x00\x3c\x03\x03".as_slice(), &[7; 58]].concat();
+    for malformed in
+        [b"GET /b c d\r\n\r\n".as_slice(), b"GARBAGE\r\n\r\n", b"\0\x01\x02", b"GET / HTTP/9.9\r\n\r\n"]
+    {
+        for begins in [false, true] {
+            let mut replay = Replay::new(detected());
+            if !begins {
+                replay.ingress(b"GET /a HTTP/1.1\r\n\r\n");
+                replay.egress(OK.as_bytes());
+            }
+            replay.ingress(malformed);
+            replay.egress(REFUSED.as_bytes());
+            replay.close();
+            let last = replay.lines().pop().unwrap_or_default();
+            assert!(last.starts_with("Server _OTHER  400 Client "), "{malformed:?}: {last}");
+            assert_eq!(replay.exchanges.len(), 2 - usize::from(begins));
+        }
+    }
+    // A client of TLS at a port of HTTP.
     let mut replay = Replay::new(detected());
-    replay.ingress(b"GET /a HTTP/1.1\r\n\r\n");
-    replay.egress(OK.as_bytes());
-    replay.ingress(b"GET /b c d\r\n\r\n");
-    replay.egress(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+    replay.ingress(&hello);
+    replay.egress(REFUSED.as_bytes());
     replay.close();
-    assert!(replay.lines()[1].starts_with("Server _OTHER  400 Client "), "{:?}", replay.lines());
+    assert_eq!(replay.lines(), ["Server _OTHER  400 Client 69/66"]);
+    assert_eq!(replay.context.tally().unparsed, 0);
+}
+
+/// RFC 9112 section 3.2: servers should refuse such a target; not all do.
+#[test]
+fn control_characters_in_a_query_are_the_servers_affair() {
+    for status in ["200 OK", "400 Bad Request"] {
+        let response = format!("HTTP/1.1 {status}\r\nContent-Length: 0\r\n\r\n");
+        let steps = served(&[
+            "GET /a?b=\u{1}\t\u{7f}c HTTP/1.1\r\nHost: a\r\n\r\n",
+            &response,
+            "GET /b#\u{2} HTTP/1.1\r\nHost: a\r\n\r\n",
+            &response,
+        ]);
+        let lines = play(detected(), &steps);
+        let found: Vec<&str> = lines.iter().filter_map(|line| line.split(' ').nth(2)).collect();
+        assert_eq!(found, ["/a", "/b"], "{lines:?}");
+        assert!(lines.iter().all(|line| line.contains(&status[..3])), "{lines:?}");
+        assert_same_at_every_cut(detected, &steps, &lines);
+    }
+    // In a path they make the line none of a request's.
+    let steps = served(&["GET /a\u{1}b HTTP/1.1\r\nHost: a\r\n\r\n", OK]);
+    assert!(play(detected(), &steps).is_empty());
+}
+
+#[test]
+fn a_request_is_refused_before_its_head_ends() {
+    for status in ["400 Bad Request", "408 Request Timeout", "431 Request Header Fields Too Large"] {
+        let steps = served(&[
+            "GET /a HTTP/1.1\r\nHost: a\r\nX-Long: abc",
+            &format!("HTTP/1.1 {status}\r\nContent-Length: 0\r\n\r\n"),
+        ]);
+        let lines = play(detected(), &steps);
+        let expected = format!("Server GET /a {} Client 15/", &status[..3]);
+        assert!(lines.len() == 1 && lines[0].starts_with(&expected), "{lines:?}");
+    }
+    // Any other response belongs to a request that was not seen.
+    let steps = served(&["GET /a HTTP/1.1\r\nHost: a\r\nX-Long: abc", OK]);
+    assert!(play(detected(), &steps).is_empty());
+}
+
+/// Events come as they happen: how long the stream lasts is no time that the server needed.
+#[test]
+fn a_stream_of_events_has_answered_with_its_head() {
+    let head = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream; charset=utf-8\r\nTransfer-Encoding: chunked\r\n\r\n";
+    let mut replay = Replay::new(detected());
+    for _ in 0..2 {
+        replay.ingress(b"GET /events HTTP/1.1\r\n\r\n");
+        replay.egress(head.as_bytes());
+        for _ in 0..3 {
+            replay.wait(30_000_000_000);
+            replay.egress(b"b\r\ndata: x\r\n\r\n\r\n");
+        }
+        replay.egress(b"0\r\n\r\n");
+    }
+    // One that its client leaves.
+    replay.ingress(b"GET /events HTTP/1.1\r\n\r\n");
+    replay.egress(head.as_bytes());
+    replay.wait(30_000_000_000);
+    replay.close();
+    assert_eq!(replay.lines(), vec![format!("Server GET /events 200 None 24/{}", head.len()); 3]);
+    assert!(replay.exchanges.iter().all(|exchange| exchange.end.since(exchange.start) == 1000));
+}
+
+#[test]
+fn an_exchange_has_the_trace_of_its_own_request() {
+    let trace = "4bf92f3577b34da6a3ce929d0e0e4736";
+    let head = |headers: &str| format!("GET /a HTTP/1.1\r\nHost: a\r\n{headers}\r\n");
+    let answer = "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
+    let requests = [
+        head(&format!("Traceparent:  00-{trace}-00f067aa0ba902b7-01\r\n")),
+        head(""),
+        head(&format!("X-B3-TraceId: {trace}\r\nX-B3-SpanId: 00f067aa0ba902b7\r\n")),
+        head(&format!("traceparent: 00-{trace}-00f067aa0ba902b7-1\r\n")),
+    ];
+    let whole = requests.concat();
+    for at in 0..whole.len() {
+        let mut replay = Replay::new(detected());
+        // Pipelined, and cut anywhere.
+        replay.ingress(&whole.as_bytes()[..at]);
+        replay.ingress(&whole.as_bytes()[at..]);
+        for _ in &requests {
+            replay.egress(answer.as_bytes());
+        }
+        let traces: Vec<_> = replay.exchanges.iter().map(|exchange| exchange.trace).collect();
+        let [Some(first), None, Some(third), None] = traces[..] else { panic!("{at}: {traces:?}") };
+        assert_eq!((first.trace_id, first.sampled), (third.trace_id, true));
+        assert!(!third.sampled && first.parent_span_id == third.parent_span_id);
+    }
 }

@@ -1,7 +1,7 @@
 //! Detection of HTTP/2.
 //!
 //! At the start of a connection the client's preface shows it. In the middle of a connection both ends have to show
-//! frames with a header block of the same stream. Which of them is the request is said by the first field
+//! frames with a header block of the same stream. The request is recognised by the first field
 //! of a block where it is one of the static table; where all fields refer to the dynamic table, whose contents are
 //! unknown without the connection's beginning, by the order of the blocks, and by a second block, the trailers of a response.
 
@@ -71,8 +71,26 @@ fn sender(this: &Frames, peer: &Frames) -> Option<Sender> {
 #[derive(Clone, Copy, Debug)]
 struct Block {
     stream: u32,
-    /// As its first field says, if that is in the static table.
+    /// By its first field, if that is in the static table.
     sender: Option<Sender>,
+}
+
+/// Whose field this is, if a literal name of a pseudo-header begins here, plain or in Huffman's code (RFC 9113 section 8.3,
+/// RFC 7541 section 5.2).
+fn pseudo_header(bytes: &[u8]) -> Option<Sender> {
+    const NAMES: [(&[u8], Sender); 10] = [
+        (b"\x05:path", Sender::Client),
+        (b"\x07:method", Sender::Client),
+        (b"\x07:scheme", Sender::Client),
+        (b"\x0a:authority", Sender::Client),
+        (b"\x07:status", Sender::Server),
+        (b"\x84\xb9\x58\xd3\x3f", Sender::Client),
+        (b"\x85\xb9\x49\x53\x39\xe4", Sender::Client),
+        (b"\x85\xb8\x82\x4e\x5a\x4b", Sender::Client),
+        (b"\x88\xb8\x3b\x53\x39\xec\x32\x7d\x7f", Sender::Client),
+        (b"\x85\xb8\x84\x8d\x36\xa3", Sender::Server),
+    ];
+    NAMES.iter().find(|(name, _)| bytes.starts_with(name)).map(|(_, sender)| *sender)
 }
 
 /// How far frames could be followed.
@@ -115,7 +133,8 @@ impl Frames {
             };
             let payload = rest.get(HEADER_BYTES..).unwrap_or_default();
             if header.kind == Kind::Headers && header.stream % 2 == 1 {
-                let Some((&first, _)) = header.fragment(payload).and_then(|(block, _)| block.split_first())
+                let Some((&first, name)) =
+                    header.fragment(payload).and_then(|(block, _)| block.split_first())
                 else {
                     read.state = if payload.len() < header.payload { Walk::Cut } else { Walk::No };
                     return read;
@@ -125,6 +144,8 @@ impl Frames {
                     0x81..=0x87 | 0x41..=0x47 | 0x01..=0x07 | 0x11..=0x17 => Some(Sender::Client),
                     // :status
                     0x88..=0x8e | 0x48..=0x4e | 0x08..=0x0e | 0x18..=0x1e => Some(Sender::Server),
+                    // A literal with a literal name: gRPC's core sends `:path` so.
+                    0x40 | 0x00 | 0x10 if pseudo_header(name).is_some() => pseudo_header(name),
                     // Trailers may begin with any field; others refer to the dynamic table.
                     _ if header.flags & END_STREAM != 0 || first >= 0xbe => None,
                     // A literal whose name is in the dynamic table, and an update of the table's size.

@@ -17,7 +17,7 @@ pub(super) const PAYLOAD_BYTES_DEFAULT: usize = 1 << 14;
 /// Identifier of `SETTINGS_MAX_FRAME_SIZE`.
 const MAX_FRAME_SIZE: u16 = 5;
 
-/// The largest frame that the sender of a `SETTINGS` frame accepts, if this payload says so.
+/// The largest frame that the sender of a `SETTINGS` frame accepts, if this payload has it.
 pub(super) fn max_frame_size(payload: &[u8]) -> Option<usize> {
     let (settings, _) = payload.as_chunks::<6>();
     let value = settings.iter().rev().find_map(|&[high, low, value @ ..]| {

@@ -1,6 +1,6 @@
 //! The Huffman code of HPACK (RFC 7541 section 5.2 and appendix B).
 //!
-//! The code is canonical: codes of one length ascend with their symbols, so the lengths say everything.
+//! The code is canonical: codes of one length ascend with their symbols, so the lengths define it.
 
 /// Length of each symbol's code, bits; the last one is the end of string, which never appears.
 #[rustfmt::skip]

@@ -10,7 +10,7 @@
 //! So is the status 200 of a stream that may be a gRPC call.
 //!
 //! An exchange lasts from the first byte of the request's header block to the last byte of the frame that ends the
-//! response. For gRPC the status is the one in the trailers, the resource `/service/method`. A stream that is reset
+//! response; that of a stream of events to its header block. For gRPC the status is the one in the trailers, the resource `/service/method`. A stream that is reset
 //! before a status was seen got no response.
 
 mod detect;
@@ -31,7 +31,7 @@ use crate::{
         hpack::{Scratch, Table},
         streams::{Began, MESSAGE_PREFIX_BYTES, Streams},
     },
-    parser::{ConnectionContext, Entry, Flow, Parser, Segment, Sender, Start, Transport},
+    parser::{ConnectionContext, Entry, Flow, Framing, Parser, Segment, Sender, Start, Transport},
     stream::{Framer, Head, Piece, Step},
 };
 
@@ -84,6 +84,8 @@ struct Frames {
     block: Vec<u8>,
     /// The stream that ends with the current frame.
     ending: Option<u32>,
+    /// The current frame is neither of a message's head nor of its body.
+    is_control: bool,
     /// What there is to know of how the connection began is known to this end's table.
     preface: bool,
 }
@@ -108,6 +110,7 @@ impl End {
             open: None,
             block: Vec::new(),
             ending: None,
+            is_control: false,
             preface: false,
         };
         Self { framer: Framer::default(), frames, misses: 0 }
@@ -167,6 +170,15 @@ impl Parser for Http2 {
         Flow::Continue
     }
 
+    fn framing(&self, from: Sender) -> Framing {
+        let End { framer, frames, .. } = match from {
+            Sender::Client => &self.client,
+            Sender::Server => &self.server,
+        };
+        // A frame of the connection's own is of no exchange.
+        if frames.is_control && framer.begun() > 0 { Framing::Head(framer.begun()) } else { framer.framing() }
+    }
+
     fn close(&mut self, now: Timestamp, cx: &mut ConnectionContext<'_>) {
         self.streams.close(now, cx);
     }
@@ -194,6 +206,7 @@ impl Frames {
                 return Step::More;
             }
             self.preface = true;
+            self.is_control = true;
             streams.began = Began::Start;
             return Step::Take(PREFACE.len() as u64);
         }
@@ -217,6 +230,7 @@ impl Frames {
         let needed = match header.kind {
             Kind::Headers | Kind::PushPromise | Kind::Continuation => header.payload,
             Kind::GoAway => 8,
+            Kind::Reset => 4,
             Kind::Settings => header.payload.min(SETTINGS_BYTES_MAX),
             Kind::Data if self.from == Sender::Client && streams.awaits_message(header.stream) => {
                 header.payload.min(MESSAGE_PREFIX_BYTES)
@@ -226,6 +240,8 @@ impl Frames {
         if payload.len() < needed && !head.last {
             return Step::More;
         }
+        self.is_control =
+            !matches!(header.kind, Kind::Data | Kind::Headers | Kind::PushPromise | Kind::Continuation);
         let open = self.open;
         if open.is_some() && header.kind != Kind::Continuation {
             // RFC 9113 section 6.10: nothing may come in between.
@@ -258,7 +274,10 @@ impl Frames {
             }
             // The beginning of the block was not seen.
             Kind::Continuation => self.abort_block(),
-            Kind::Reset => streams.reset(self.from, header.stream, head.at, cx),
+            Kind::Reset => {
+                let code = payload.first_chunk::<4>().map(|code| u32::from_be_bytes(*code));
+                streams.reset(self.from, header.stream, code, head.at, cx);
+            }
             Kind::Settings => {
                 if let Some(size) = max_frame_size(payload.get(..header.payload).unwrap_or(payload)) {
                     streams.set_largest_frame(self.from, size);

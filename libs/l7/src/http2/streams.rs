@@ -1,5 +1,7 @@
 //! Pairs what both ends send, by stream.
 
+use std::collections::VecDeque;
+
 use crate::{
     ErrorClass, NameKind, Protocol, Status, Symbol, Timestamp, http1,
     http2::{
@@ -8,6 +10,8 @@ use crate::{
     },
     parser::{ConnectionContext, Outcome, Request, Resource, Sender},
     pending::ById,
+    resync::EARLY_NS_MAX,
+    trace::{TraceContext, TraceFields},
 };
 
 /// Quiet time after which an answered stream counts as ended when its end may have been lost, nanoseconds.
@@ -15,6 +19,26 @@ const DAMAGED_QUIET_NS: u64 = 5_000_000_000;
 
 /// gRPC's status of a call that its client ended.
 const CANCELLED: u16 = 1;
+
+/// gRPC's status of a call whose stream the server reset with an error code of HTTP/2 (gRPC over HTTP2, "Errors").
+fn reset_status(code: u32) -> u16 {
+    const UNKNOWN: u16 = 2;
+    const PERMISSION_DENIED: u16 = 7;
+    const RESOURCE_EXHAUSTED: u16 = 8;
+    const INTERNAL: u16 = 13;
+    const UNAVAILABLE: u16 = 14;
+    match code {
+        0..=4 | 6 | 9 | 10 => INTERNAL,
+        7 => UNAVAILABLE,
+        8 => CANCELLED,
+        11 => RESOURCE_EXHAUSTED,
+        12 => PERMISSION_DENIED,
+        _ => UNKNOWN,
+    }
+}
+
+/// Most streams of which the response was seen before the request that are remembered.
+const EARLY_MAX: usize = 4;
 
 /// Bytes before each gRPC message: whether it is compressed, and its length (gRPC over HTTP2, "Length-Prefixed-Message").
 pub(super) const MESSAGE_PREFIX_BYTES: usize = 5;
@@ -25,6 +49,8 @@ pub(super) struct Streams {
     open: ById<u32, Stream>,
     /// The newest stream that the client opened; ids ascend (RFC 9113 section 5.1.1).
     newest: u32,
+    /// Streams that were answered before their request was seen, if there is one, and when.
+    early: VecDeque<(u32, Timestamp)>,
     /// How much of the connection was seen.
     pub(super) began: Began,
     /// Streams of which it is known that they were gRPC calls, or were not, were seen.
@@ -50,6 +76,7 @@ pub(super) enum Began {
 
 /// A stream whose response has not ended.
 #[derive(Clone, Copy, Debug)]
+#[allow(clippy::struct_excessive_bools)] // Independent facts about one stream.
 struct Stream {
     request: Request,
     content: Content,
@@ -60,11 +87,14 @@ struct Stream {
     grpc_status: Seen,
     /// The server's header blocks hold fields that are unknown.
     unknown: bool,
+    /// Its path is among bytes that are missing.
+    unnamed: bool,
     response_bytes: u64,
     /// When the server's last bytes moved.
     last: Timestamp,
     /// Bytes of the connection were lost while it was open.
     damaged: bool,
+    trace: Option<TraceContext>,
 }
 
 /// What a stream carries, by its content type.
@@ -76,7 +106,7 @@ enum Content {
     Grpc,
     /// Another content.
     Http,
-    /// No gRPC, which says nothing about other streams.
+    /// No gRPC; other streams may have it.
     Plain,
 }
 
@@ -98,7 +128,7 @@ enum Seen {
     Code(u16),
 }
 
-/// What a header block says.
+/// The content of a header block.
 #[derive(Debug, Default)]
 #[allow(clippy::struct_excessive_bools)] // Independent facts about one block.
 struct Block {
@@ -109,7 +139,9 @@ struct Block {
     content: Content,
     status: Option<Seen>,
     grpc_status: Option<Seen>,
+    is_event_stream: bool,
     unknown: bool,
+    trace: TraceFields,
 }
 
 impl Streams {
@@ -120,13 +152,13 @@ impl Streams {
         self.open.insert(1, Stream::new(request), 1);
     }
 
-    /// The largest frame that this sender may send: the other end has said what it accepts.
+    /// The largest frame that this sender may send: by the other end's `SETTINGS`.
     pub(super) fn largest_frame(&self, from: Sender) -> usize {
         let receiver = usize::from(from == Sender::Client);
         self.largest_frames[receiver].max(PAYLOAD_BYTES_DEFAULT)
     }
 
-    /// An end says how large frames it accepts.
+    /// Takes the largest frame that an end accepts.
     pub(super) fn set_largest_frame(&mut self, by: Sender, size: usize) {
         self.largest_frames[usize::from(by == Sender::Server)] = size;
     }
@@ -194,7 +226,11 @@ impl Streams {
                     self.bytes(from, id, at, bytes);
                 } else if block.request || (block.unknown && self.began == Began::Middle) {
                     self.newest = id;
-                    self.arrive(id, at, bytes, &block, cx);
+                    let answered =
+                        |(early, then): &(u32, Timestamp)| *early == id && at.since(*then) <= EARLY_NS_MAX;
+                    if !self.early.iter().any(answered) {
+                        self.arrive(id, at, bytes, &block, cx);
+                    }
                 }
             }
             Sender::Server => {
@@ -203,8 +239,14 @@ impl Streams {
                 let Some(stream) = self.open.get_mut(id) else {
                     // Of a stream that the client opened before it was seen; not of one that the server pushed.
                     if id % 2 == 1 && id > self.newest && block.status.is_some() {
-                        self.newest = id;
                         cx.orphan();
+                        if self.began == Began::Middle {
+                            self.newest = id;
+                        } else {
+                            // It answers no request, or two threads made the capture deliver it too early.
+                            self.early.truncate(EARLY_MAX - 1);
+                            self.early.push_front((id, at));
+                        }
                     }
                     return;
                 };
@@ -221,6 +263,12 @@ impl Streams {
                 }
                 if let Some(status) = block.grpc_status {
                     stream.grpc_status = status;
+                }
+                if block.is_event_stream
+                    && let Some(stream) = self.open.remove(id)
+                {
+                    // What follows are events, as they happen.
+                    self.finish(stream, at, cx);
                 }
             }
         }
@@ -244,13 +292,14 @@ impl Streams {
             Resource::Name(Symbol::OTHER)
         } else if content == Content::Grpc {
             let method = std::str::from_utf8(&self.path).unwrap_or("other");
-            Resource::Name(cx.name(NameKind::GrpcMethod, method))
+            Resource::Name(cx.candidate(NameKind::GrpcMethod, method))
         } else {
             Resource::Route(cx.route(&self.path))
         };
         let operation = block.operation.unwrap_or(Symbol::OTHER);
         let request = Request { operation, resource, start: at, bytes: bytes as u64 };
-        let stream = Stream { content, ..Stream::new(request) };
+        let unnamed = block.unknown && (self.path.is_empty() || block.operation.is_none());
+        let stream = Stream { content, unnamed, trace: block.trace.context(), ..Stream::new(request) };
         if self.open.insert(id, stream, cx.limits().pending_per_connection).is_some() {
             cx.unparsed();
         }
@@ -265,12 +314,23 @@ impl Streams {
         }
     }
 
-    /// `RST_STREAM`: what was seen so far is all there is. A client that resets a gRPC call has cancelled it (gRPC over
-    /// HTTP2, "Errors"), as it does to end a stream of events.
-    pub(super) fn reset(&mut self, from: Sender, id: u32, at: Timestamp, cx: &mut ConnectionContext<'_>) {
+    /// `RST_STREAM` with this error code, if it is known: what was seen so far is all there is. A client that resets a gRPC
+    /// call has cancelled it (gRPC over HTTP2, "Errors"), as it does to end a stream of events.
+    pub(super) fn reset(
+        &mut self,
+        from: Sender,
+        id: u32,
+        code: Option<u32>,
+        at: Timestamp,
+        cx: &mut ConnectionContext<'_>,
+    ) {
         if let Some(mut stream) = self.open.remove(id) {
-            if from == Sender::Client && stream.content == Content::Grpc && stream.grpc_status == Seen::No {
-                stream.grpc_status = Seen::Code(CANCELLED);
+            if stream.content == Content::Grpc && stream.grpc_status == Seen::No {
+                stream.grpc_status = match (from, code) {
+                    (Sender::Client, _) => Seen::Code(CANCELLED),
+                    (Sender::Server, Some(code)) => Seen::Code(reset_status(code)),
+                    (Sender::Server, None) => Seen::Unknown,
+                };
             }
             self.finish(stream, at, cx);
         }
@@ -339,9 +399,11 @@ impl Stream {
             status: Seen::No,
             grpc_status: Seen::No,
             unknown: false,
+            unnamed: false,
             response_bytes: 0,
             last: request.start,
             damaged: false,
+            trace: None,
         }
     }
 
@@ -356,7 +418,7 @@ impl Stream {
         }
         let grpc = self.content == Content::Grpc;
         let protocol = if grpc { Protocol::Grpc } else { Protocol::Http2 };
-        let unknown = (Status::Word(Symbol::OTHER), ErrorClass::None);
+        let unknown = (Status::UNKNOWN, ErrorClass::None);
         let (status, error) = match (grpc, self.grpc_status, self.status) {
             (true, Seen::Code(code), _) => (Status::Code(u32::from(code)), grpc_error(code)),
             (true, Seen::Unknown, _) | (_, Seen::No, Seen::Unknown) => unknown,
@@ -365,11 +427,17 @@ impl Stream {
             (false, _, Seen::Code(code)) => (Status::Code(u32::from(code)), http_error(code)),
             // The server's fields may hold a status that is not known.
             (_, _, _) if self.unknown => unknown,
-            // A gRPC call that was answered by something that does not speak it, or broken off.
+            // The trailers may be among bytes that were lost.
+            (true, Seen::No, Seen::Code(200)) if self.damaged => unknown,
+            // A gRPC call that was answered by a server without gRPC, or broken off.
             (true, Seen::No, Seen::Code(200)) => (Status::None, ErrorClass::NoResponse),
             (true, Seen::No, Seen::Code(code)) => (Status::None, http_error(code)),
             _ => (Status::None, ErrorClass::NoResponse),
         };
+        if status == unknown.0 || self.unnamed {
+            cx.incomplete();
+        }
+        cx.set_trace(self.trace);
         cx.emit(protocol, &self.request, &Outcome { status, error, end, bytes: self.response_bytes });
     }
 }
@@ -383,7 +451,9 @@ impl Block {
                 self.not_post = method != b"POST";
                 self.operation = Some(match http1::well_known_method(method) {
                     Some(word) => cx.word(word),
-                    None => cx.name(NameKind::HttpMethod, std::str::from_utf8(method).unwrap_or("other")),
+                    None => {
+                        cx.candidate(NameKind::HttpMethod, std::str::from_utf8(method).unwrap_or("other"))
+                    }
                 });
             }
             // What it means is decided by a field that follows.
@@ -392,6 +462,7 @@ impl Block {
                 path.extend_from_slice(value);
             }
             (Name::ContentType, Some(value)) => self.content = content(value),
+            (Name::Trace(header), Some(value)) => self.trace.take(header, value),
             _ => {}
         }
     }
@@ -404,13 +475,16 @@ impl Block {
         match field.name {
             Name::Status => self.status = Some(code(field.value)),
             Name::GrpcStatus => self.grpc_status = Some(code(field.value)),
-            Name::ContentType => self.content = field.value.map_or(Content::Unknown, content),
+            Name::ContentType => {
+                self.content = field.value.map_or(Content::Unknown, content);
+                self.is_event_stream = field.value.is_some_and(http1::is_event_stream);
+            }
             _ => {}
         }
     }
 }
 
-/// What a content type says; gRPC-Web has its status in the body and counts as HTTP.
+/// What a content type means; gRPC-Web has its status in the body and counts as HTTP.
 fn content(content_type: &[u8]) -> Content {
     match content_type.strip_prefix(b"application/grpc").map(<[u8]>::first) {
         Some(None | Some(b'+' | b';' | b' ')) => Content::Grpc,

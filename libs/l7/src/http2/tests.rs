@@ -1,5 +1,7 @@
 //! Conversations and the exchanges they must give, however they are cut.
 
+mod recordings;
+
 use crate::{
     Connection,
     Direction::{Egress, Ingress},
@@ -177,6 +179,48 @@ fn resets_goaway_and_close_end_what_waits() {
             "GET /kept 204 None 36/10",
             "GET /late - NoResponse 36/0",
         ],
+    );
+}
+
+#[test]
+fn a_call_whose_stream_the_server_resets_has_the_status_of_the_error_code() {
+    for (code, expected) in [
+        (0, "13 Server"),
+        (2, "13 Server"),
+        (5, "2 Server"),
+        (7, "14 Server"),
+        (8, "1 Client"),
+        (11, "8 Client"),
+    ] {
+        // What is cancelled is not confirmed.
+        let method = if code == 8 { "other" } else { "/s/m" };
+        assert_exchanges(
+            &[
+                (Ingress, frame(1, OPEN, 1, &call("/s/m"))),
+                (Egress, frame(3, 0, 1, &[0, 0, 0, code])),
+                (Ingress, frame(1, OPEN, 3, &call("/s/m"))),
+                (Ingress, frame(3, 0, 3, &[0, 0, 0, 8])),
+            ],
+            &[&format!("POST {method} {expected} 54/0"), &format!("POST {method} 1 Client 54/0")],
+        );
+    }
+}
+
+#[test]
+fn responses_that_nobody_asked_for_cost_no_call_behind_them() {
+    let answer = |stream, status: &str| (Egress, frame(1, END, stream, &literal(":status", status, false)));
+    let ask = |stream| (Ingress, frame(1, END, stream, &get("/a")));
+    assert_exchanges(
+        &[
+            answer(99, "500"),
+            ask(1),
+            answer(1, "204"),
+            answer(1, "500"),
+            answer(4, "500"),
+            ask(3),
+            answer(3, "404"),
+        ],
+        &["GET /a 204 None 33/22", "GET /a 404 Client 33/22"],
     );
 }
 
@@ -410,6 +454,33 @@ fn a_channel_joined_in_the_middle_gives_its_calls() {
     }
 }
 
+/// As gRPC's core sends requests for methods that were not called before.
+#[test]
+fn a_channel_joined_in_the_middle_may_call_new_methods() {
+    for name in [b"\x05:path".as_slice(), b"\x84\xb9\x58\xd3\x3f"] {
+        for joined in 0..2 {
+            let mut replay = Replay::new(detected());
+            for id in [5_u32, 7] {
+                let block = [&[0x40], name, b"\x0e/shop.Cart/Add", &[0xc2, 0x83, 0x86, 0xc1]].concat();
+                let request = [
+                    frame(1, OPEN, id, &block),
+                    frame(0, 1, id, b"\0\0\0\0\x02hi"),
+                    frame(8, 0, 0, &[0, 0, 0, 7]),
+                ];
+                if id > 5 || joined == 0 {
+                    replay.ingress(&request.concat());
+                }
+                let block = [&[0x88, 0xc1][..], &trailers("5")].concat();
+                replay.egress(&[frame(1, END, id, &block), frame(8, 0, 0, &[0, 0, 0, 25])].concat());
+            }
+            replay.close();
+            let lines = replay.lines();
+            let found = lines.iter().filter(|line| line.contains(" 5 Client ")).count();
+            assert_eq!((found, lines.len()), (2 - joined, 2 - joined), "{joined}: {lines:?}");
+        }
+    }
+}
+
 /// Connect's streams and gRPC-Web frame their messages as gRPC does, but have no trailers.
 #[test]
 fn framed_messages_without_trailers_are_not_grpc() {
@@ -422,4 +493,51 @@ fn framed_messages_without_trailers_are_not_grpc() {
     replay.close();
     assert!(replay.exchanges.len() >= 9);
     assert!(replay.exchanges.iter().all(|exchange| exchange.protocol == Protocol::Http2));
+}
+
+#[test]
+fn a_stream_of_events_has_answered_with_its_head() {
+    let mut replay = Replay::new(detected());
+    for (direction, bytes) in handshake() {
+        replay.part(direction, &bytes, bytes.len() as u64);
+    }
+    let head = [&[0x88][..], &literal("content-type", "text/event-stream", true)].concat();
+    for (id, cancelled) in [(1, false), (3, true)] {
+        replay.ingress(&frame(1, END, id, &get("/events")));
+        replay.egress(&frame(1, OPEN, id, &head));
+        replay.wait(30_000_000_000);
+        replay.egress(&frame(0, u8::from(!cancelled), id, b"data: x\n\n"));
+        if cancelled {
+            replay.ingress(&frame(3, 0, id, &8_u32.to_be_bytes()));
+        }
+    }
+    replay.close();
+    assert_eq!(replay.lines().len(), 2);
+    assert!(replay.lines().iter().all(|line| line.starts_with("Server GET /events 200 None ")));
+    assert!(replay.exchanges.iter().all(|exchange| exchange.end.since(exchange.start) == 1000));
+}
+
+#[test]
+fn a_stream_has_the_trace_of_its_request_also_out_of_the_dynamic_table() {
+    let traceparent = |span: u8| format!("00-4bf92f3577b34da6a3ce929d0e0e4736-00000000000000{span:02x}-01");
+    let with = |span: Option<u8>| {
+        let mut block = call("/shop.Cart/Add");
+        block.extend(span.map(|span| literal("traceparent", &traceparent(span), true)).unwrap_or_default());
+        block
+    };
+    let mut replay = crate::testing::Replay::new(detected());
+    for (direction, bytes) in handshake() {
+        replay.part(direction, &bytes, bytes.len() as u64);
+    }
+    // The last one refers to the newest entry of the table, which is the second one's field.
+    let again = [&[0x83, 0x86][..], &literal(":path", "/a", false), &[0xbe]].concat();
+    for (stream, block) in [(1, with(Some(1))), (3, with(None)), (5, with(Some(2))), (7, again)] {
+        replay.ingress(&frame(1, END, stream, &block));
+    }
+    for stream in [7, 5, 3, 1] {
+        replay.egress(&frame(1, END, stream, &[&[0x88][..], &trailers("0")].concat()));
+    }
+    let spans: Vec<_> =
+        replay.exchanges.iter().map(|exchange| exchange.trace.map(|trace| trace.parent_span_id[7])).collect();
+    assert_eq!(spans, [Some(2), Some(2), None, Some(1)]);
 }

@@ -2,8 +2,8 @@
 
 use super::tests::{NOW, START, exchanges_of};
 use crate::{
-    Chunk, Connection, Direction, ErrorClass, Limits, ParserContext, Protocol, ScopeId, Side, Status, Symbol,
-    Timestamp, Transport,
+    Chunk, ClientId, Connection, Direction, ErrorClass, Limits, ParserContext, Protocol, ScopeId, Side,
+    Status, Symbol, Timestamp, Transport,
     offload::{
         BufferedBytes, ConnectionState, DirectionState, ExchangeDetail, FramingState, OffloadedExchange,
         PendingRequest, ResultPhase, ResultState,
@@ -246,6 +246,7 @@ fn statements_are_called_as_parsed_ones() {
             .name_offloaded(&OffloadedExchange {
                 detail,
                 scope,
+                client: ClientId::default(),
                 side,
                 start,
                 end,

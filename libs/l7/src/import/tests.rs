@@ -1,8 +1,8 @@
 //! Import of the kernel's exchanges and connections of HTTP/1 and Redis.
 
 use crate::{
-    Chunk, Connection, Direction, ErrorClass, Exchange, Limits, ParserContext, Protocol, ScopeId, Side,
-    Status, Symbol, Timestamp,
+    Chunk, ClientId, Connection, Direction, ErrorClass, Exchange, Limits, ParserContext, Protocol, ScopeId,
+    Side, Status, Symbol, Timestamp,
     offload::{
         ConnectionState, DirectionState, ExchangeDetail, FramingState, OffloadedExchange, PendingRequest,
     },
@@ -170,6 +170,7 @@ fn found_exchanges_are_called_as_parsed_ones_and_last_once_their_route_is_known(
             .name_offloaded(&OffloadedExchange {
                 detail,
                 scope: ScopeId(1),
+                client: ClientId::default(),
                 side: Side::Client,
                 start: START,
                 end: NOW,

@@ -157,6 +157,12 @@ pub(super) fn class(code: i16) -> ErrorClass {
     }
 }
 
+/// The class of the error of this name.
+#[cfg(test)]
+pub(crate) fn class_of(name: &str) -> Option<ErrorClass> {
+    (-1..=i16::MAX).find(|code| self::name(*code) == Some(name)).map(class)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

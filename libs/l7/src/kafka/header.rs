@@ -60,7 +60,7 @@ pub(super) fn request(bytes: &[u8]) -> Result<Header<'_>, End> {
 
 /// The body of a response; `bytes` start behind the correlation id.
 pub(super) fn response_body<'a>(bytes: &'a [u8], api: &Api, version: i16) -> Option<&'a [u8]> {
-    // A client reads this one before it knows what the server speaks.
+    // A client reads this one before it knows the server's versions.
     if !api.is_flexible(version) || api.key == API_VERSIONS {
         return Some(bytes);
     }
@@ -94,14 +94,14 @@ pub(super) enum MessageMatch {
     /// A request, if the server answers to its correlation id: the client gives no name.
     Perhaps(i32),
     No,
-    /// More bytes are needed to say.
+    /// More bytes are needed to decide.
     Cut,
 }
 
 /// Looks for a request at the start of `bytes`. Strict: the key, the version, the client's name and, as far as it is
 /// there, every field of the body must fit, and the body must end with the message.
 pub(super) fn match_message(bytes: &[u8]) -> MessageMatch {
-    // What can be said of the first bytes.
+    // What the first bytes exclude.
     if bytes.first().is_some_and(|high| usize::from(*high) << 24 > MESSAGE_MAX)
         || bytes.get(4).is_some_and(|high| *high != 0)
         || bytes.get(6).is_some_and(|high| *high != 0)
@@ -161,7 +161,7 @@ pub(super) fn match_message(bytes: &[u8]) -> MessageMatch {
     }
 }
 
-/// Whether what a body says can be meant.
+/// Whether a body's values are plausible.
 fn sensible(found: &RequestFields<'_>) -> bool {
     let topic = match found.topic {
         Some(Topic::Name(name)) => is_topic(name),
@@ -170,7 +170,7 @@ fn sensible(found: &RequestFields<'_>) -> bool {
     topic
         && found.acks.is_none_or(|acks| (-1..=1).contains(&acks))
         && found.max_wait >= 0
-        && found.min_bytes >= 0
+        && found.min_bytes.is_none_or(|bytes| bytes >= 0)
 }
 
 /// Whether a topic may have this name (Apache Kafka: `Topic.validate`).
@@ -181,6 +181,7 @@ pub(super) fn is_topic(name: &[u8]) -> bool {
 
 pub(super) fn detect(prefix: &Prefix<'_>) -> Detection {
     match match_message(prefix.bytes) {
+        MessageMatch::Request if prefix.may_grow() && is_short(prefix.bytes) => Detection::More,
         MessageMatch::Request => Detection::Yes(Sender::Client),
         MessageMatch::Perhaps(_) if prefix.peer.is_empty() => Detection::More,
         MessageMatch::Perhaps(correlation) if answers(prefix.peer, correlation) => {
@@ -195,6 +196,11 @@ pub(super) fn detect(prefix: &Prefix<'_>) -> Detection {
             _ => Detection::No,
         },
     }
+}
+
+/// Whether these bytes are less of a message than a client sends at once. HTTP/2's frames can be the beginning of a request.
+fn is_short(bytes: &[u8]) -> bool {
+    bytes.len() < WHOLE_MAX && length(bytes).is_ok_and(|length| bytes.len() < PREFIX + length)
 }
 
 /// Whether these bytes start an answer to this correlation id.

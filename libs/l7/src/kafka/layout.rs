@@ -14,7 +14,7 @@
 //! | `r` | records |
 //! | `a` `m` `x` `k` | a produce request's acks; a fetch request's longest wait, least bytes, session epoch |
 
-/// What a body said.
+/// The values of a body.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct RequestFields<'a> {
     /// The first topic.
@@ -27,8 +27,16 @@ pub(super) struct RequestFields<'a> {
     pub(super) records: bool,
     pub(super) acks: Option<i16>,
     pub(super) max_wait: i32,
-    pub(super) min_bytes: i32,
+    pub(super) min_bytes: Option<i32>,
     pub(super) epoch: Option<i32>,
+}
+
+impl RequestFields<'_> {
+    /// Whether bytes that are missing may hold what a whole message would have given. Behind records stands only what other
+    /// partitions have, as in a message that is longer than what is looked at.
+    pub(super) fn lacks(&self, end: End) -> bool {
+        end == End::Cut && !self.records
+    }
 }
 
 /// A topic, as a message calls it.
@@ -43,7 +51,7 @@ pub(super) enum Topic<'a> {
 pub(super) enum End {
     /// Behind the last field, at this position.
     At(usize),
-    /// The layout does not say what follows.
+    /// The layout does not define what follows.
     Open,
     /// The bytes end before.
     Cut,
@@ -51,10 +59,10 @@ pub(super) enum End {
     Bad,
 }
 
-/// Most bytes that a length may say.
+/// Largest value of a length.
 const LENGTH_MAX: u64 = 1 << 30;
 
-/// Reads `bytes` by a layout. `named` hears of every topic that stands with its id.
+/// Reads `bytes` by a layout. `named` is called for every topic that has its id beside it.
 pub(super) fn read<'a>(
     bytes: &'a [u8],
     layout: &'static str,
@@ -172,7 +180,7 @@ impl<'a> Reader<'a, '_> {
             }
             b'a' => self.found.acks = Some(self.short()?),
             b'm' => self.found.max_wait = self.int()?,
-            b'x' => self.found.min_bytes = self.int()?,
+            b'x' => self.found.min_bytes = Some(self.int()?),
             b'k' => self.found.epoch = Some(self.int()?),
             _ => return Err(End::Open),
         }

@@ -11,8 +11,9 @@
 //! - Status: the first error code of the response that is not 0, by its name.
 //! - A `Produce` request with `acks=0` has no response, and is over with its last byte.
 //! - A `Fetch` that the server may answer late, and that took no longer than that, is a `Fetch (long poll)`: its
-//!   duration says how long there was nothing to fetch, not how slow anything was. One that took longer than it was
+//!   duration is the time in which there was nothing to fetch, not a latency. One that took longer than it was
 //!   allowed to, or was not allowed to wait, is a `Fetch`. A client that leaves while it polls is no failure.
+//! - A request without a response ends after [`TIMEOUT_NS`], of a group's members after [`GROUP_TIMEOUT_NS`].
 //!
 //! Records, keys, group and member names do not leave this module.
 
@@ -23,17 +24,21 @@ mod layout;
 #[cfg(test)]
 mod tests;
 
+#[cfg(test)]
+pub(crate) use errors::class_of as error_class;
+
 use crate::{
     ErrorClass, NameKind, Protocol, Status, Symbol, Timestamp,
     kafka::{
-        api::{Api, FETCH, PRODUCE},
+        api::{Api, FETCH, JOIN_GROUP, PRODUCE, SYNC_GROUP},
         header::{Header, MessageMatch, PREFIX},
         layout::{RequestFields, Topic},
     },
     parser::{
-        ConnectionContext, Entry, Flow, Outcome, Parser, Request, Resource, Segment, Sender, Start, Transport,
+        ConnectionContext, Entry, Flow, Framing, Outcome, Parser, Request, Resource, Segment, Sender, Start,
+        Transport,
     },
-    pending::ById,
+    pending::{ById, Late},
     stream::{Framer, Head, Piece, Step},
 };
 
@@ -42,7 +47,7 @@ pub(crate) const ENTRY: Entry = Entry {
     protocol: Protocol::Kafka,
     transports: &[Transport::Stream],
     detect: header::detect,
-    start: |_: Start| Box::new(Kafka::default()),
+    start: |_: Start| Box::new(Kafka::new()),
     offload: None,
 };
 
@@ -52,8 +57,16 @@ const REQUEST_BYTES_MAX: usize = 1024;
 /// Most bytes of a response that are looked at: errors and topic ids stand behind lists of brokers and partitions.
 const RESPONSE_BYTES_MAX: usize = 4096;
 
-/// How much longer than asked for a long poll may take, nanoseconds: timers and transport.
+/// How much longer than requested a long poll may take, nanoseconds: timers and transport.
 const POLL_SLACK_NS: u64 = 100_000_000;
+
+/// A request gets no response any more after so long, and after the wait that it allows, nanoseconds: clients give up
+/// after 30 s to 2 min (`request.timeout.ms`, `delivery.timeout.ms`).
+const TIMEOUT_NS: u64 = 120_000_000_000;
+
+/// The same of requests that wait until all members of a group have come, nanoseconds: by default up to 5 min
+/// (`max.poll.interval.ms`).
+const GROUP_TIMEOUT_NS: u64 = 900_000_000_000;
 
 /// What a request is about.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -78,11 +91,13 @@ struct Waiting {
 }
 
 /// One connection.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Kafka {
     requests: Framer,
+    /// A broker writes the head of a `Fetch` response and lets the kernel send the records from a file.
     responses: Framer,
     waiting: ById<i32, Waiting>,
+    late: Late<i32>,
     number: u64,
     /// The current request, if it will not be answered.
     one_way: Option<Waiting>,
@@ -111,18 +126,62 @@ impl Parser for Kafka {
         Flow::Continue
     }
 
+    fn framing(&self, from: Sender) -> Framing {
+        match from {
+            Sender::Client => self.requests.framing(),
+            Sender::Server => self.responses.framing(),
+        }
+    }
+
     fn close(&mut self, now: Timestamp, cx: &mut ConnectionContext<'_>) {
-        let begun = self.one_way.take().into_iter().chain(self.answering.take().map(|(waiting, _)| waiting));
-        for waiting in begun {
+        if let Some(waiting) = self.one_way.take() {
             emit(&waiting, &Outcome::none(now), cx);
+        }
+        // The head gives the end of a response; records that sendfile(2) moved are not captured.
+        let mut framer = std::mem::take(&mut self.responses);
+        framer.close(|piece| self.server(&piece, cx));
+        if let Some((waiting, outcome)) = self.answering.take() {
+            emit(&waiting, &outcome, cx);
         }
         while let Some(waiting) = self.waiting.pop_oldest_if(|_| true) {
             emit(&waiting, &Outcome::none(now), cx);
         }
     }
+
+    fn tick(&mut self, now: Timestamp, cx: &mut ConnectionContext<'_>) {
+        let over = |waiting: &Waiting| now.since(waiting.request.start) >= waiting.timeout_ns();
+        // Those that may wait longer do not hold up the others.
+        for (correlation, waiting) in self.waiting.take_all_if(over) {
+            self.late.push(correlation);
+            let end = waiting.request.start.0.saturating_add(waiting.timeout_ns());
+            emit(&waiting, &Outcome::none(Timestamp(end)), cx);
+        }
+    }
+}
+
+impl Waiting {
+    fn timeout_ns(&self) -> u64 {
+        let group = self.api.is_some_and(|api| matches!(api.key, JOIN_GROUP | SYNC_GROUP));
+        let timeout = if group { GROUP_TIMEOUT_NS } else { TIMEOUT_NS };
+        timeout.saturating_add(self.max_wait_ns)
+    }
 }
 
 impl Kafka {
+    fn new() -> Self {
+        Self {
+            requests: Framer::default(),
+            responses: Framer::taking_cut_heads(),
+            waiting: ById::default(),
+            late: Late::default(),
+            number: 0,
+            one_way: None,
+            answering: None,
+            session: Subject::None,
+            gapped: false,
+        }
+    }
+
     fn client(&mut self, piece: &Piece<'_>, cx: &mut ConnectionContext<'_>) -> Step {
         match piece {
             Piece::Head(head) => {
@@ -139,7 +198,8 @@ impl Kafka {
                     return Step::Lost;
                 }
                 let Ok(header) = header::request(bytes) else { return Step::Lost };
-                self.request(&header, (PREFIX + length) as u64, head.at, cx);
+                let cut = head.lacks(PREFIX + length.min(REQUEST_BYTES_MAX));
+                self.request(&header, cut, (PREFIX + length) as u64, head.at, cx);
                 Step::Take((PREFIX + length) as u64)
             }
             Piece::End { at } => {
@@ -160,21 +220,39 @@ impl Kafka {
         }
     }
 
-    fn request(&mut self, header: &Header<'_>, bytes: u64, at: Timestamp, cx: &mut ConnectionContext<'_>) {
+    fn request(
+        &mut self,
+        header: &Header<'_>,
+        cut: bool,
+        bytes: u64,
+        at: Timestamp,
+        cx: &mut ConnectionContext<'_>,
+    ) {
         cx.message();
         let api = api::of(header.key);
         let operation = match api {
             Some(api) => cx.word(api.name),
             None => cx.name(NameKind::Command, &format!("API{}", header.key)),
         };
-        let (found, _) = header::body(header);
+        let (found, end) = header::body(header);
+        let lacks = cut && found.lacks(end);
         let mut subject = subject(&found, cx);
+        let mut operation = operation;
+        if lacks {
+            cx.incomplete();
+            // It may name further topics, or none of those that it seems to.
+            subject = Subject::Name(Symbol::OTHER);
+            if header.key == FETCH && found.min_bytes.is_none() {
+                // Perhaps a long poll.
+                operation = Symbol::OTHER;
+            }
+        }
         let mut max_wait_ns = 0;
         if header.key == FETCH {
             if let Some(epoch) = found.epoch {
                 subject = self.in_session(epoch, subject);
             }
-            if found.min_bytes > 0 {
+            if found.min_bytes.is_some_and(|bytes| bytes > 0) {
                 max_wait_ns = u64::try_from(found.max_wait).unwrap_or(0) * 1_000_000;
             }
         }
@@ -231,10 +309,12 @@ impl Kafka {
                                 cx.unparsed();
                             }
                         }
-                        let (status, error) = outcome(&waiting, body, cx);
+                        let cut = head.lacks(PREFIX + length.min(RESPONSE_BYTES_MAX));
+                        let (status, error) = outcome(&waiting, body, cut, cx);
                         let outcome = Outcome { status, error, end: head.at, bytes: total };
                         self.answering = Some((waiting, outcome));
                     }
+                    None if self.late.remove(&correlation) => {}
                     None if head.resync => return Step::Lost,
                     None => cx.orphan(),
                 }
@@ -285,25 +365,35 @@ fn subject(found: &RequestFields<'_>, cx: &mut ConnectionContext<'_>) -> Subject
 
 fn topic(name: &[u8], cx: &mut ConnectionContext<'_>) -> Symbol {
     match std::str::from_utf8(name) {
-        Ok(text) if header::is_topic(name) => cx.name(NameKind::Destination, text),
+        Ok(text) if header::is_topic(name) => cx.candidate(NameKind::Destination, text),
         _ => cx.word("{}"),
     }
 }
 
 /// Reads a response: its error, and the ids of topics.
-fn outcome(waiting: &Waiting, body: &[u8], cx: &mut ConnectionContext<'_>) -> (Status, ErrorClass) {
+fn outcome(
+    waiting: &Waiting,
+    body: &[u8],
+    cut: bool,
+    cx: &mut ConnectionContext<'_>,
+) -> (Status, ErrorClass) {
     let Some(api) = waiting.api.filter(|api| waiting.version <= api.latest) else {
         return (Status::None, ErrorClass::None);
     };
     let Some(body) = header::response_body(body, api, waiting.version) else {
-        return (Status::None, ErrorClass::None);
+        return if cut { cx.unknown_status() } else { (Status::None, ErrorClass::None) };
     };
     let flexible = api.is_flexible(waiting.version);
     let mut named = |name: &[u8], id: &[u8; 16]| {
+        // Servers give ids to topics that exist.
         let symbol = topic(name, cx);
+        let symbol = cx.confirmed(symbol, Timestamp::default());
         cx.learn_id(*id, symbol);
     };
-    let (found, _) = layout::read(body, api.response, waiting.version, flexible, &mut named);
+    let (found, end) = layout::read(body, api.response, waiting.version, flexible, &mut named);
+    if cut && found.lacks(end) && found.error == 0 {
+        return cx.unknown_status();
+    }
     let status = match errors::name(found.error) {
         Some(word) => Status::Word(cx.word(word)),
         None if found.error == 0 => Status::None,

@@ -3,7 +3,7 @@
 use crate::{
     ErrorClass, Protocol, Status, Timestamp,
     memcached::{class, status},
-    parser::{ConnectionContext, Outcome, Request, Resource, Segment, Sender},
+    parser::{ConnectionContext, Framing, Outcome, Request, Resource, Segment, Sender},
     pending::{Fifo, Next},
     stream::{Framer, Head, Piece, Step},
 };
@@ -69,7 +69,7 @@ pub(super) fn request_shape_is_right(header: &Header) -> bool {
     extras.contains(&header.extras) && key == (header.key > 0)
 }
 
-/// Whether these bytes are a request from its start, with all that a request's header and key say of themselves.
+/// Whether these bytes are a request from its start, with everything that a request's header and key must have.
 pub(super) fn is_request(bytes: &[u8]) -> bool {
     let Some(header) = header(bytes, REQUEST).filter(request_shape_is_right) else { return false };
     let values =
@@ -163,6 +163,14 @@ impl Binary {
                 answers.segment(segment, HEAD_MAX, |piece| self.answer(&piece, cx));
                 self.answers = answers;
             }
+        }
+    }
+
+    /// Where this end's bytes stand.
+    pub(super) fn framing(&self, from: Sender) -> Framing {
+        match from {
+            Sender::Client => self.requests.framing(),
+            Sender::Server => self.answers.framing(),
         }
     }
 

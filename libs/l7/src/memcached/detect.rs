@@ -1,7 +1,7 @@
 //! Detection of Memcached: a storage command with its four fields, or a command with a fitting answer, of either protocol.
 
 use crate::{
-    memcached::{binary, text},
+    memcached::{Expect, binary, text},
     parser::{Detection, Prefix, Sender},
 };
 
@@ -10,10 +10,12 @@ pub(super) fn detect(prefix: &Prefix<'_>) -> Detection {
         Some(&binary::REQUEST) => return binary_request(prefix),
         Some(&binary::ANSWER) => return binary_answer(prefix),
         Some(b'a'..=b'z') => command(prefix),
-        Some(b'A'..=b'Z') if command_line(prefix.peer).is_some() => answer_to(prefix.bytes, prefix.peer),
+        Some(b'A'..=b'Z') if asked(prefix.peer).is_some() => answer_to(prefix.bytes, prefix.peer),
         _ => Detection::No,
     };
-    if detection == Detection::More && !prefix.may_grow() && prefix.peer.is_empty() {
+    // Of a line of many keys that was not captured whole the other end can still show that it is one.
+    let waits_for_peer = asked(prefix.bytes).is_some();
+    if detection == Detection::More && !prefix.may_grow() && prefix.peer.is_empty() && !waits_for_peer {
         Detection::No
     } else {
         detection
@@ -58,6 +60,16 @@ fn command_line(bytes: &[u8]) -> Option<text::Command<'_>> {
     if line.iter().all(|b| (b' '..0x7f).contains(b)) { text::command(line) } else { None }
 }
 
+/// The command that the other end answers; of a line of many keys the end may not have been kept.
+fn asked(bytes: &[u8]) -> Option<text::Command<'_>> {
+    if memchr::memchr(b'\n', bytes).is_some() {
+        return command_line(bytes);
+    }
+    let line = bytes.get(..memchr::memrchr(b' ', bytes)?)?;
+    let printable = line.iter().all(|b| (b' '..0x7f).contains(b));
+    text::command(line).filter(|command| printable && command.expect == Expect::UntilEnd)
+}
+
 fn command(prefix: &Prefix<'_>) -> Detection {
     if memchr::memchr(b'\n', prefix.bytes).is_none() {
         let verb = prefix.bytes.split(|b| *b == b' ').next().unwrap_or_default();
@@ -81,7 +93,7 @@ fn command(prefix: &Prefix<'_>) -> Detection {
 
 /// Do these bytes answer that request?
 fn answer_to(answer: &[u8], request: &[u8]) -> Detection {
-    let (Some(line), Some(command)) = (first_line(answer), command_line(request)) else {
+    let (Some(line), Some(command)) = (first_line(answer), asked(request)) else {
         return Detection::No;
     };
     let Some(answer) = text::answer(line) else { return Detection::No };

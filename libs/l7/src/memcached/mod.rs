@@ -22,7 +22,8 @@ use crate::{
     lines::{Line, LineReader, Piece, Step},
     memcached::binary::Binary,
     parser::{
-        ConnectionContext, Entry, Flow, Outcome, Parser, Request, Resource, Segment, Sender, Start, Transport,
+        ConnectionContext, Entry, Flow, Framing, Outcome, Parser, Request, Resource, Segment, Sender, Start,
+        Transport,
     },
     pending::{Fifo, Next},
 };
@@ -52,7 +53,7 @@ enum Expect {
     UntilEnd,
     /// One line, or silence.
     Quiet,
-    /// `MN`, which says that nothing more comes for those before.
+    /// `MN`, after which nothing more comes for those before.
     Barrier,
 }
 
@@ -77,6 +78,15 @@ impl Parser for Memcached {
             Self::Undecided => {}
         }
         Flow::Continue
+    }
+
+    fn framing(&self, from: Sender) -> Framing {
+        match (self, from) {
+            (Self::Text(text), Sender::Client) => text.requests.framing(),
+            (Self::Text(text), Sender::Server) => text.answers.framing(),
+            (Self::Binary(binary), _) => binary.framing(from),
+            (Self::Undecided, _) => Framing::Head(0),
+        }
     }
 
     fn close(&mut self, now: Timestamp, cx: &mut ConnectionContext<'_>) {
@@ -104,6 +114,7 @@ struct Answering {
 
 /// One connection of the text protocol.
 #[derive(Debug, Default)]
+#[allow(clippy::struct_excessive_bools)] // Independent facts about one connection, not states.
 struct Text {
     requests: LineReader,
     answers: LineReader,
@@ -113,6 +124,10 @@ struct Text {
     answering: Answering,
     /// The value of an answer of one line is being sent.
     value: bool,
+    /// The end of the answer was not captured: it ends with the server's last byte before the next command.
+    truncated: bool,
+    /// When the server sent last.
+    answered_at: Timestamp,
     /// Bytes are missing: nothing can be paired before a command follows a whole answer.
     gapped: bool,
     turn: bool,
@@ -128,6 +143,7 @@ impl Text {
                 self.turn = false;
             }
             Sender::Server => {
+                self.answered_at = segment.at;
                 let mut answers = std::mem::take(&mut self.answers);
                 answers.segment(segment, LINE_MAX, |piece| self.answer(&piece, cx));
                 self.turn = !answers.in_message() && !answers.is_lost();
@@ -212,6 +228,7 @@ impl Text {
             let outcome = Outcome { status: Status::None, error: ErrorClass::None, end: at, bytes: 0 };
             return cx.emit(Protocol::Memcached, &waiting.request, &outcome);
         }
+        self.finish_truncated(cx);
         if self.gapped && !self.turn {
             return cx.unparsed();
         }
@@ -240,9 +257,21 @@ impl Text {
             }
             Piece::DataEnd { .. } => {}
             Piece::Head(_) => return Step::Lost,
+            // Values were found, and what is missing is the rest of them.
+            Piece::Gap { .. } if self.answering.hit && self.waiting.len() == 1 => {
+                cx.count_gap();
+                self.truncated = true;
+            }
             Piece::Gap { .. } => self.lose(cx),
         }
         Step::Next
+    }
+
+    fn finish_truncated(&mut self, cx: &mut ConnectionContext<'_>) {
+        if self.truncated {
+            let end = if self.value { b"HIT" } else { b"END" };
+            self.answered(end, self.answered_at, cx);
+        }
     }
 
     /// A line that may be the last of an answer.
@@ -263,6 +292,7 @@ impl Text {
         if self.waiting.front().is_some_and(goes_on) {
             return;
         }
+        self.truncated = false;
         let answering = std::mem::take(&mut self.answering);
         if let Some(Next::Waiting(waiting)) = self.waiting.pop() {
             let word = match (waiting.command, word) {
@@ -282,11 +312,12 @@ impl Text {
             cx.unparsed();
         }
         self.answering = Answering::default();
-        self.value = false;
+        (self.value, self.truncated) = (false, false);
         self.gapped = true;
     }
 
     fn close(&mut self, now: Timestamp, cx: &mut ConnectionContext<'_>) {
+        self.finish_truncated(cx);
         if self.incoming.take().is_some() {
             cx.unparsed();
         }

@@ -129,6 +129,50 @@ fn large_values_are_gone_past_by_length() {
 }
 
 #[test]
+fn an_answer_whose_end_was_not_captured_ends_with_the_next_command() {
+    for (ask, answer, expected) in [
+        ("get k\r\n", "VALUE k 0 3000\r\nxxxx", "Server get  HIT None 7/"),
+        ("mg k v\r\n", "VA 3000\r\nxxxx", "Server mg  HIT None 8/"),
+    ] {
+        let mut replay = Replay::new(connection());
+        for _ in 0..3 {
+            replay.ingress(ask.as_bytes());
+            // Two segments, of each the head; the line that ends the answer is not captured.
+            replay.part(S, answer.as_bytes(), 1400);
+            replay.part(S, b"xxxx", 1700);
+            replay.ingress(b"incr n 1\r\n");
+            replay.egress(b"5\r\n");
+        }
+        replay.close();
+        let lines = replay.lines();
+        assert_eq!(lines.iter().filter(|line| line.starts_with(expected)).count(), 3, "{lines:?}");
+        assert_eq!(
+            lines.iter().filter(|line| line.starts_with("Server incr  - None")).count(),
+            3,
+            "{lines:?}"
+        );
+    }
+}
+
+#[test]
+fn a_connection_may_begin_with_a_line_of_many_keys() {
+    let keys: Vec<String> = (0..300).map(|number| format!("user:{number:016}")).collect();
+    let line = format!("get {}\r\n", keys.join(" "));
+    for captured in [1400, 100] {
+        let mut replay = Replay::new(connection());
+        for piece in line.as_bytes().chunks(1400) {
+            replay.part(C, piece.get(..captured).unwrap_or(piece), piece.len() as u64);
+        }
+        replay.egress(b"END\r\n");
+        replay.ingress(b"get a\r\n");
+        replay.egress(b"END\r\n");
+        replay.close();
+        let lines = replay.lines();
+        assert!(lines[0].starts_with("Server get user MISS None ") && lines.len() == 2, "{lines:?}");
+    }
+}
+
+#[test]
 fn mutations_and_losses_do_no_harm() {
     let steps = [
         (C, b"set user:1 0 60 5\r\nab\r\nc\r\nget user:1 user:2\r\nmg a v q\r\nmn\r\nstats\r\n".to_vec()),

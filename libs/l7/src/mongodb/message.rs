@@ -134,7 +134,7 @@ fn section(bytes: &[u8], most: usize) -> Result<Elements<'_>, Fault> {
 pub(super) enum MessageMatch {
     From(Sender),
     No,
-    /// More bytes are needed to say.
+    /// More bytes are needed to decide.
     Cut,
 }
 

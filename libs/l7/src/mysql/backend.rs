@@ -157,7 +157,7 @@ impl Mysql {
                     && self.server_packet != PacketRole::Continuation
                 {
                     self.answer = None;
-                    self.finish(end, at, bytes, sequence, cx);
+                    self.finish(Some(end), at, bytes, sequence, cx);
                 }
             }
         }
@@ -179,7 +179,7 @@ impl Mysql {
     }
 }
 
-/// A server that ends a connection says so without a request, as packet 0.
+/// A server that ends a connection sends packet 0 without a request.
 fn is_farewell(header: Header, payload: &[u8]) -> bool {
     header.sequence == 0 && wire::failure(payload).is_some()
 }

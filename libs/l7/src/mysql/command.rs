@@ -50,6 +50,7 @@ pub(super) const QUERY: u8 = 0x03;
 pub(super) const PING: u8 = 0x0e;
 pub(super) const PREPARE: u8 = 0x16;
 pub(super) const EXECUTE: u8 = 0x17;
+pub(super) const SEND_LONG_DATA: u8 = 0x18;
 pub(super) const CLOSE: u8 = 0x19;
 pub(super) const RESET_CONNECTION: u8 = 0x1f;
 
@@ -76,7 +77,7 @@ pub(super) fn command(number: u8) -> Option<Command> {
         0x15 => ("REGISTER_REPLICA", Some(Shape::Single), Other, 18),
         PREPARE => ("PREPARE", Some(Shape::Prepared), Statement, 2),
         EXECUTE => ("EXECUTE", Some(Shape::Results), Id, 10),
-        0x18 => ("SEND_LONG_DATA", None, Id, 7),
+        SEND_LONG_DATA => ("SEND_LONG_DATA", None, Id, 7),
         CLOSE => ("CLOSE", None, Id, 5),
         0x1a => ("RESET", Some(Shape::Single), Id, 5),
         0x1b => ("SET_OPTION", Some(Shape::Single), Other, 3),

@@ -1,9 +1,9 @@
 //! Detection of MySQL: a server's greeting, a client's handshake response, or, joined in the middle, a command that nothing
-//! else looks like: a statement with a known verb, the execution of a prepared one, a ping that was answered.
+//! else looks like: a statement with a known verb, the execution of a prepared one, any command with its answer.
 
 use crate::{
     mysql::{
-        command::{self, Content},
+        command::{self, Content, Shape},
         wire::{self, HEADER_BYTES, Header, PacketMatch},
     },
     parser::{Detection, Prefix, Sender},
@@ -16,8 +16,16 @@ const VERB_MAX: usize = 160;
 /// First bytes of a statement that are checked to be text.
 const TEXT_CHECKED: usize = 24;
 
+/// Most commands that a client sends at once: those before the last one have no answer.
+const COMMANDS_MAX: usize = 16;
+
 pub(super) fn detect(prefix: &Prefix<'_>) -> Detection {
-    let detection = match either(prefix.bytes, prefix.total) {
+    let next = behind_unanswered(prefix.bytes);
+    let passed = (prefix.bytes.len() - next.len()) as u64;
+    let detection = match either(next, prefix.total.saturating_sub(passed)) {
+        // Another command decides.
+        Detection::More if next.is_empty() => return Detection::More,
+        Detection::Yes(Sender::Server) if passed > 0 => Detection::No,
         Detection::No => by_both_ends(prefix),
         detection => detection,
     };
@@ -132,29 +140,61 @@ fn another(bytes: &[u8], end: usize, total: u64) -> bool {
     }
 }
 
-/// Commands of one byte, with the answer that only this protocol gives.
+/// What follows whole commands that are not answered.
+fn behind_unanswered(bytes: &[u8]) -> &[u8] {
+    let mut rest = bytes;
+    for _ in 0..COMMANDS_MAX {
+        match wire::packet(rest) {
+            Some((header, [command::CLOSE | command::SEND_LONG_DATA, content @ ..]))
+                if header.sequence == 0 && header.length >= 5 && content.len() >= header.length - 1 =>
+            {
+                rest = rest.get(HEADER_BYTES + header.length..).unwrap_or_default();
+            }
+            _ => break,
+        }
+    }
+    rest
+}
+
+/// Any commands, with the answer that only this protocol gives.
 fn by_both_ends(prefix: &Prefix<'_>) -> Detection {
     let (bytes, peer) = (prefix.bytes, prefix.peer);
-    match (short_command(bytes), short_command(peer)) {
+    match (are_commands(bytes), are_commands(peer)) {
         (true, _) if peer.is_empty() => Detection::More,
-        (true, _) if is_ok(peer) => Detection::Yes(Sender::Client),
-        (_, true) if is_ok(bytes) => Detection::Yes(Sender::Server),
+        (true, _) if is_answer(peer) => Detection::Yes(Sender::Client),
+        (_, true) if is_answer(bytes) => Detection::Yes(Sender::Server),
         (_, true) if prefix.may_grow() && begins_ok(bytes) => Detection::More,
         _ => Detection::No,
     }
 }
 
-fn short_command(bytes: &[u8]) -> bool {
-    matches!(bytes, [1, 0, 0, 0, command::PING | command::RESET_CONNECTION])
+/// Whole commands and nothing else, of which the last one is answered by one packet, or may be.
+fn are_commands(bytes: &[u8]) -> bool {
+    let mut rest = bytes;
+    for _ in 0..COMMANDS_MAX {
+        let Some((header, payload)) = wire::packet(rest) else { return false };
+        let command = payload.first().and_then(|number| command::command(*number));
+        let Some(command) = command.filter(|command| header.length >= command.shortest) else { return false };
+        if header.sequence != 0 || payload.len() < header.length {
+            return false;
+        }
+        rest = rest.get(HEADER_BYTES + header.length..).unwrap_or_default();
+        if rest.is_empty() {
+            return command.answer.is_some_and(|shape| shape != Shape::Stream);
+        }
+    }
+    false
 }
 
-/// A whole OK packet, the first of an answer.
-fn is_ok(bytes: &[u8]) -> bool {
+/// A whole packet, the first of an answer: OK, an error, or what `COM_STATISTICS` gives.
+fn is_answer(bytes: &[u8]) -> bool {
     wire::packet(bytes).is_some_and(|(header, payload)| {
-        header.sequence == 1
-            && (7..64).contains(&header.length)
-            && bytes.len() == HEADER_BYTES + header.length
-            && payload.starts_with(&[0, 0, 0])
+        let is_whole = bytes.len() == HEADER_BYTES + header.length && header.sequence == 1;
+        let is_ok = (7..64).contains(&header.length) && payload.starts_with(&[0, 0, 0]);
+        let is_error = wire::failure(payload).is_some_and(|failure| {
+            failure.state.is_some_and(|state| state.iter().all(u8::is_ascii_alphanumeric))
+        });
+        is_whole && (is_ok || is_error || payload.starts_with(b"Uptime: "))
     })
 }
 
@@ -172,5 +212,9 @@ fn begins_ok(bytes: &[u8]) -> bool {
 
 /// Whether a client's packet starts here, beyond doubt: for finding one again after a loss.
 pub(super) fn is_command(bytes: &[u8], total: u64) -> bool {
-    matches!(either(bytes, total), Detection::Yes(Sender::Client)) || short_command(bytes)
+    let next = behind_unanswered(bytes);
+    let left = total.saturating_sub((bytes.len() - next.len()) as u64);
+    let is_whole = bytes.len() as u64 == total;
+    matches!(either(next, left), Detection::Yes(Sender::Client))
+        || is_whole && (are_commands(bytes) || next.is_empty() && !bytes.is_empty())
 }

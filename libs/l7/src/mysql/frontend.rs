@@ -76,6 +76,9 @@ impl Mysql {
         {
             return Step::Lost;
         }
+        if head.lacks((HEADER_BYTES + wanted).min(HEAD_MAX)) {
+            cx.incomplete();
+        }
         self.phase = Phase::Commands;
         self.client_packet = PacketRole::behind(header.length);
         self.stray = None;
@@ -184,9 +187,9 @@ impl Mysql {
             }
             Content::Id => {
                 let known = match id {
-                    // MariaDB's clients may say "the one prepared last" before they know its id.
+                    // MariaDB's clients may refer to the one prepared last before they know its id.
                     Some(u32::MAX) => self.prepared_last,
-                    Some(id) => self.statements.get_mut(id).copied(),
+                    Some(id) => self.statements.get_used(id).copied(),
                     None => None,
                 };
                 request.operation = cx.word(command.name);
@@ -208,7 +211,8 @@ impl Mysql {
 
     fn shape(&mut self, text: &[u8], complete: bool, cx: &mut ConnectionContext<'_>) -> Statement {
         let operation = sql::shape(sql::Dialect::Mysql, text, complete, &mut self.scratch);
-        let table = cx.name(NameKind::Table, &self.scratch);
+        let table = cx.candidate(NameKind::Table, &self.scratch);
+        self.scratch.clear();
         Statement { operation: cx.word(operation), table, exported: false }
     }
 
@@ -220,7 +224,7 @@ impl Mysql {
             if before == Sender::Client {
                 return cx.unparsed();
             }
-            // What the server said before is no part of the answer.
+            // What the server sent before is no part of the answer.
             self.server = Framer::default();
         } else if self.waiting.len() >= cx.limits().pending_per_connection {
             self.drop_waiting(cx);

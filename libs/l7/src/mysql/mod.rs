@@ -33,9 +33,9 @@ use crate::{
         response::{End, Response},
         wire::{Failure, PAYLOAD_MAX},
     },
-    offload::ConnectionState,
     parser::{
-        ConnectionContext, Entry, Flow, Offload, Outcome, Parser, Request, Segment, Sender, Start, Transport,
+        ConnectionContext, Entry, Flow, Framing, Offload, Offloadable, Outcome, Parser, Request, Segment,
+        Sender, Start, Transport,
     },
     pending::{self, ById, Fifo},
     stream::{Framer, Piece, Step},
@@ -107,7 +107,7 @@ struct CurrentResponse {
 enum AnswerFraming {
     /// Every packet was seen.
     Followed,
-    /// Bytes were not captured: its tail, the next command or a pause says that it has ended.
+    /// Bytes were not captured: its tail, the next command or a pause shows that it has ended.
     Truncated,
 }
 
@@ -201,7 +201,7 @@ struct Mysql {
     /// The sequence number of an EOF packet that may follow definitions.
     stray: Option<u8>,
     pairing: Pairing,
-    /// Who spoke last; the server does before the first command.
+    /// Who sent last; the server does before the first command.
     last_sender: Sender,
     client_packet: PacketRole,
     server_packet: PacketRole,
@@ -248,7 +248,7 @@ impl Parser for Mysql {
                     && segment.truncated == 0
                     && let Some(end) = response::tail(segment.bytes, self.deprecated_eof)
                 {
-                    self.finish_by_tail(end, cx);
+                    self.finish_by_tail(Some(end), cx);
                 }
                 rest
             }
@@ -257,7 +257,7 @@ impl Parser for Mysql {
             Next::Packets | Next::TlsRequested => Flow::Continue,
             Next::Tls => {
                 self.drop_waiting(cx);
-                Flow::Switch { to: Protocol::Tls, rest, handover: None }
+                Flow::Switch { to: Protocol::Tls, rest, handover: None, unrecognised: None }
             }
             Next::Nothing => {
                 self.drop_waiting(cx);
@@ -266,30 +266,20 @@ impl Parser for Mysql {
         }
     }
 
-    fn is_idle(&self) -> bool {
-        self.is_between_exchanges()
-    }
-
-    fn export_statements(&mut self, export: &mut dyn FnMut(u32, Symbol, Symbol)) {
-        self.statements.for_each_entry_mut(|id, statement| {
-            if !std::mem::replace(&mut statement.exported, true) {
-                export(id, statement.operation, statement.table);
-            }
-        });
-    }
-
-    fn offload_accepted(&mut self, cx: &mut ConnectionContext<'_>) {
-        self.prepare_offload(cx);
-    }
-
-    fn resume(&mut self, resumed: &ConnectionState<'_>, cx: &mut ConnectionContext<'_>) -> bool {
-        self.resume_from(resumed, cx);
-        true
+    fn offloadable(&mut self) -> Option<&mut dyn Offloadable> {
+        Some(self)
     }
 
     fn tick(&mut self, now: Timestamp, cx: &mut ConnectionContext<'_>) {
         if now.since(self.server_at) > PAUSE {
             self.finish_truncated(cx);
+        }
+    }
+
+    fn framing(&self, from: Sender) -> Framing {
+        match from {
+            Sender::Client => self.client.framing(),
+            Sender::Server => self.server.framing(),
         }
     }
 
@@ -347,17 +337,24 @@ impl Mysql {
         }
     }
 
+    /// Ends the answer to the first command; how it ended may be among bytes that are missing.
     fn finish(
         &mut self,
-        end: End,
+        end: Option<End>,
         at: Timestamp,
         bytes: u64,
         sequence: Option<u8>,
         cx: &mut ConnectionContext<'_>,
     ) {
         let Some(pending::Next::Waiting(waiting)) = self.waiting.pop() else { return };
-        let (status, error) = end.failure.map_or((Status::None, ErrorClass::None), outcome);
-        if let (Some(id), Some(statement)) = (end.prepared, waiting.statement) {
+        let (status, error) = match end {
+            None => cx.unknown_status(),
+            Some(End { failure: None, .. }) => (Status::None, ErrorClass::None),
+            Some(End { failure: Some(failure), .. }) => outcome(failure),
+        };
+        let end = end.unwrap_or_default();
+        if let (Some(id), Some(mut statement)) = (end.prepared, waiting.statement) {
+            statement.table = cx.confirmed(statement.table, at);
             let _ = self.statements.insert(id, statement, STATEMENTS_MAX);
             self.stray = sequence.filter(|_| self.deprecated_eof.is_none());
         }
@@ -368,7 +365,7 @@ impl Mysql {
         cx.emit(Protocol::Mysql, &waiting.request, &Outcome { status, error, end: at, bytes });
     }
 
-    /// Bytes are missing in what the server said.
+    /// Bytes of the server are missing.
     fn server_gap(&mut self, cx: &mut ConnectionContext<'_>) {
         self.server_packet = PacketRole::First;
         let aligned = self.is_aligned();
@@ -385,11 +382,11 @@ impl Mysql {
     /// The client sends the next command: the answer whose end was not captured has ended.
     fn finish_truncated(&mut self, cx: &mut ConnectionContext<'_>) {
         if self.is_truncated() {
-            self.finish_by_tail(End::default(), cx);
+            self.finish_by_tail(None, cx);
         }
     }
 
-    fn finish_by_tail(&mut self, end: End, cx: &mut ConnectionContext<'_>) {
+    fn finish_by_tail(&mut self, end: Option<End>, cx: &mut ConnectionContext<'_>) {
         if let Some(answer) = self.answer.take() {
             let bytes = self.server_bytes.saturating_sub(answer.start);
             self.finish(end, self.server_at, bytes, None, cx);
@@ -412,7 +409,7 @@ impl Mysql {
     }
 }
 
-/// Errors that are the server's doing although their SQLSTATE does not say so (MySQL: server error reference): no
+/// Errors that are the server's doing although their SQLSTATE is not of that class (MySQL: server error reference): no
 /// memory, disk or connections left, shutting down, locks not granted in time, deadlock, read-only.
 const SERVER_ERRORS: [u16; 30] = [
     1015, 1016, 1020, 1021, 1023, 1026, 1030, 1037, 1038, 1040, 1041, 1053, 1078, 1105, 1114, 1135, 1180,

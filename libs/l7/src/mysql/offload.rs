@@ -11,14 +11,17 @@ use crate::{
         wire,
     },
     offload::{ConnectionState, ExchangeDetail, FramingState, OffloadedExchange, ResultPhase, ResultState},
-    parser::{ConnectionContext, Outcome, Parser, Request, Resource, Segment, Sender},
+    parser::{ConnectionContext, Offloadable, Outcome, Request, Resource, Sender},
     sql,
 };
 
-/// Emits an exchange that the kernel paired; says whether an equal one will always have the same names.
+/// Emits an exchange that the kernel paired; returns whether an equal one will always have the same names.
 pub(super) fn name_offloaded(found: &OffloadedExchange<'_>, cx: &mut ConnectionContext<'_>) -> bool {
     let ExchangeDetail::Mysql { request: name, error: failure } = found.detail else { return false };
-    let (operation, table, _) = words(name, cx);
+    let (operation, mut table, _) = words(name, cx);
+    if failure.is_none() {
+        table = cx.confirmed(table, found.end);
+    }
     let request = Request {
         operation,
         resource: Resource::Name(table),
@@ -45,14 +48,15 @@ fn words(name: &[u8], cx: &mut ConnectionContext<'_>) -> (Symbol, Symbol, Shape)
         return (cx.word(command.name), Symbol::NONE, command.answer.unwrap_or(Shape::Single));
     }
     match sql::name::decode(name) {
-        Some((operation, table)) => (cx.word(operation), cx.name(NameKind::Table, table), Shape::Results),
+        Some((operation, table)) => {
+            (cx.word(operation), cx.candidate(NameKind::Table, table), Shape::Results)
+        }
         None => (Symbol::OTHER, Symbol::OTHER, Shape::Results),
     }
 }
 
-impl Mysql {
-    /// Whether no request is in flight, and the kernel can follow the connection.
-    pub(super) fn is_between_exchanges(&self) -> bool {
+impl Offloadable for Mysql {
+    fn is_idle(&self) -> bool {
         self.phase == Phase::Commands
             && self.is_aligned()
             && self.last_command == LastCommand::Offloadable
@@ -65,8 +69,16 @@ impl Mysql {
             && [&self.client, &self.server].iter().all(|framer| !framer.in_message() && !framer.is_lost())
     }
 
+    fn export_statements(&mut self, export: &mut dyn FnMut(u32, Symbol, Symbol)) {
+        self.statements.for_each_entry_mut(|id, statement| {
+            if !std::mem::replace(&mut statement.exported, true) {
+                export(id, statement.operation, statement.table);
+            }
+        });
+    }
+
     /// The kernel continues with the client's next request: an answer whose end was not captured has ended.
-    pub(super) fn prepare_offload(&mut self, cx: &mut ConnectionContext<'_>) {
+    fn offload_accepted(&mut self, cx: &mut ConnectionContext<'_>) {
         self.finish_truncated(cx);
         self.drop_waiting(cx);
         (self.client, self.server) = Default::default();
@@ -75,8 +87,7 @@ impl Mysql {
         self.pairing = Pairing::Aligned;
     }
 
-    /// Resumes where the kernel stopped, which followed the connection since it [was idle](Parser::is_idle).
-    pub(super) fn resume_from(&mut self, resumed: &ConnectionState<'_>, cx: &mut ConnectionContext<'_>) {
+    fn resume(&mut self, resumed: &ConnectionState<'_>, cx: &mut ConnectionContext<'_>) -> bool {
         // The kernel may have dropped them: each is exported again.
         self.statements.for_each_mut(|statement| statement.exported = false);
         for waiting in resumed.pending {
@@ -88,12 +99,12 @@ impl Mysql {
         }
         if let FramingState::CommandHeader(length) = resumed.requests.framing {
             let [low, middle, high, ..] = length.to_le_bytes();
-            self.say(Sender::Client, &[low, middle, high, 0], resumed, cx);
+            self.replay(Sender::Client, &[low, middle, high, 0], resumed, cx);
         }
         let FramingState::Result(ResultState { phase, remaining: left, buffered }) =
             resumed.responses.framing
         else {
-            return;
+            return true;
         };
         let stage = match phase {
             ResultPhase::Start => Stage::First,
@@ -118,26 +129,13 @@ impl Mysql {
         if left > 0 {
             // At least a byte of its payload is behind.
             let [low, middle, high, ..] = (left + 1).to_le_bytes();
-            self.say(Sender::Server, &[low, middle, high, 0, 0], resumed, cx);
+            self.replay(Sender::Server, &[low, middle, high, 0, 0], resumed, cx);
             if let Some(answer) = &mut self.answer {
                 answer.sequence = None;
                 answer.bytes = bytes + left;
             }
         }
-        self.say(Sender::Server, buffered.bytes(), resumed, cx);
-    }
-
-    /// Bytes that the kernel has seen.
-    fn say(
-        &mut self,
-        from: Sender,
-        bytes: &[u8],
-        resumed: &ConnectionState<'_>,
-        cx: &mut ConnectionContext<'_>,
-    ) {
-        let at = if from == Sender::Client { resumed.requests.start } else { resumed.responses.start };
-        if !bytes.is_empty() {
-            self.segment(&Segment { from, at, gap: 0, bytes, truncated: 0 }, cx);
-        }
+        self.replay(Sender::Server, buffered.bytes(), resumed, cx);
+        true
     }
 }

@@ -89,7 +89,7 @@ impl Response {
         wanted.min(length)
     }
 
-    /// Takes the next packet. `deprecated` says whether `CLIENT_DEPRECATE_EOF` was agreed on; it is found out here
+    /// Takes the next packet. `deprecated` is whether `CLIENT_DEPRECATE_EOF` was agreed on; it is found out here
     /// when that is unknown.
     pub(super) fn packet(
         &mut self,
@@ -187,7 +187,7 @@ impl Response {
     }
 
     /// The number of columns; with `MARIADB_CLIENT_CACHE_METADATA` a byte behind it, with
-    /// `CLIENT_OPTIONAL_RESULTSET_METADATA` one before it, says whether definitions follow.
+    /// `CLIENT_OPTIONAL_RESULTSET_METADATA` one before it, has whether definitions follow.
     fn column_count(&mut self, payload: &[u8], length: usize) -> Progress {
         let known = |count: u64| (1..=COLUMNS_MAX).contains(&count);
         let plain = lenenc(payload).filter(|(count, _)| known(*count));

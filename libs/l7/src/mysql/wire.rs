@@ -29,7 +29,7 @@ pub(super) mod status {
 pub(super) enum PacketMatch<T> {
     /// It is something else.
     No,
-    /// With more bytes it can be said.
+    /// More bytes are needed to decide.
     More,
     /// This.
     Yes(T),
@@ -81,7 +81,7 @@ pub(super) fn ok_status(payload: &[u8]) -> Option<u16> {
     u16_at(rest, 0)
 }
 
-/// What an ERR packet says.
+/// The content of an ERR packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Failure {
     /// The server's error number.
@@ -133,7 +133,7 @@ pub(super) fn greeting(payload: &[u8], length: usize) -> PacketMatch<u32> {
     }
 }
 
-/// What a client wants of a connection.
+/// A client's capabilities for a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Hello {
     /// Its capabilities.

@@ -9,7 +9,7 @@
 //! - `PUB`: any other publication. The protocol answers none: it is over when its last byte moved.
 //! - `MSG`: a delivery that answers no request; over likewise.
 //!
-//! The server speaks first (`INFO {…}`). The resource is the converged subject. Payloads and headers are skipped by length.
+//! The server sends first (`INFO {…}`). The resource is the converged subject. Payloads and headers are skipped by length.
 
 #[cfg(test)]
 mod tests;
@@ -23,10 +23,10 @@ use crate::{
     lines::{Line, LineReader, Piece, Step},
     nats::wire::{Message, Verb},
     parser::{
-        ConnectionContext, Detection, Entry, Flow, Outcome, Parser, Prefix, Request, Resource, Segment,
-        Sender, Start, Transport,
+        ConnectionContext, Detection, Entry, Flow, Framing, Outcome, Parser, Prefix, Request, Resource,
+        Segment, Sender, Start, Transport,
     },
-    pending::ById,
+    pending::{ById, Late},
 };
 
 /// Its line in the table.
@@ -41,10 +41,11 @@ pub(crate) const ENTRY: Entry = Entry {
 /// Longest line, bytes: an `INFO` of a large cluster lists all its members.
 const LINE_MAX: usize = 64 * 1024;
 
-/// Most subscriptions of which a connection's inboxes are remembered.
+/// Most subscriptions of which a connection's inboxes are remembered: the newest.
 const INBOXES_MAX: usize = 64;
 
-/// Looks at first bytes: the server's `INFO {"server_id":…`, or the client's `CONNECT {`.
+/// Looks at first bytes: the server's `INFO {"server_id":…`, the client's `CONNECT {`, or, where the connection was open
+/// before, a whole message.
 fn detect(prefix: &Prefix<'_>) -> Detection {
     let bytes = prefix.bytes;
     let marks: [(&[u8], Sender); 3] = [
@@ -60,7 +61,33 @@ fn detect(prefix: &Prefix<'_>) -> Detection {
             return if prefix.may_grow() { Detection::More } else { Detection::No };
         }
     }
-    Detection::No
+    match message(bytes) {
+        Detection::More if !prefix.may_grow() => Detection::No,
+        detection => detection,
+    }
+}
+
+/// `PUB`, `HPUB`, `MSG` or `HMSG` with its data and the line end behind it.
+fn message(bytes: &[u8]) -> Detection {
+    let verbs: [&[u8]; 4] = [b"PUB ", b"HPUB ", b"MSG ", b"HMSG "];
+    if !verbs.iter().any(|verb| verb.starts_with(bytes) || bytes.starts_with(verb)) {
+        return Detection::No;
+    }
+    let Some(end) = memchr::memchr(b'\n', bytes) else {
+        return if bytes.len() < LINE_MAX { Detection::More } else { Detection::No };
+    };
+    let Some(line) = bytes.get(..end).and_then(|line| line.strip_suffix(b"\r")) else { return Detection::No };
+    let (message, sender) = match wire::line(line) {
+        Some(Verb::Publish(message)) => (message, Sender::Client),
+        Some(Verb::Deliver(message)) => (message, Sender::Server),
+        _ => return Detection::No,
+    };
+    let data = bytes.get(end + 1..).unwrap_or_default();
+    match data.get(..usize::try_from(message.data).unwrap_or(usize::MAX)) {
+        Some(data) if data.ends_with(b"\r\n") => Detection::Yes(sender),
+        Some(_) => Detection::No,
+        None => Detection::More,
+    }
 }
 
 #[derive(Debug)]
@@ -80,13 +107,14 @@ struct Incoming {
 struct Waiting {
     request: Request,
     pull: bool,
+    inbox: u64,
 }
 
-/// How a pull of `JetStream` is called: it lasts until there are messages, which says nothing of the server's speed.
+/// How a pull of `JetStream` is called: it lasts until there are messages, which does not depend on the server's speed.
 const LONG_POLL: &str = "REQUEST (long poll)";
 
 /// A request gets no answer any more after so long, nanoseconds. Clients wait for two to ten seconds by default.
-const PATIENCE_NS: u64 = 60_000_000_000;
+const TIMEOUT_NS: u64 = 60_000_000_000;
 
 /// What a pull that found nothing comes to: it is no failure.
 const NOT_ANSWERED: Outcome =
@@ -102,6 +130,7 @@ struct Nats {
     requests: ById<u64, Waiting>,
     /// Those that may wait for as long as they like.
     pulls: ById<u64, Waiting>,
+    late: Late<u64>,
     /// The headers of a delivered message come next: bytes of the message.
     header: Option<u64>,
     /// Hashes of the prefixes of subscribed inboxes.
@@ -118,9 +147,17 @@ impl Parser for Nats {
         Flow::Continue
     }
 
+    fn framing(&self, from: Sender) -> Framing {
+        match from {
+            Sender::Client => self.client.framing(),
+            Sender::Server => self.server.framing(),
+        }
+    }
+
     fn close(&mut self, now: Timestamp, cx: &mut ConnectionContext<'_>) {
-        for begun in [self.publishing.take(), self.delivering.take()].into_iter().flatten() {
-            let _ = begun;
+        // What a reply answers still waits.
+        let delivering = self.delivering.take().filter(|incoming| incoming.delivery);
+        for _ in self.publishing.take().into_iter().chain(delivering) {
             cx.unparsed();
         }
         for requests in [&mut self.requests, &mut self.pulls] {
@@ -131,9 +168,10 @@ impl Parser for Nats {
     }
 
     fn tick(&mut self, now: Timestamp, cx: &mut ConnectionContext<'_>) {
-        let over = |waiting: &Waiting| now.since(waiting.request.start) >= PATIENCE_NS;
+        let over = |waiting: &Waiting| now.since(waiting.request.start) >= TIMEOUT_NS;
         while let Some(waiting) = self.requests.pop_oldest_if(over) {
-            let end = Timestamp(waiting.request.start.0.saturating_add(PATIENCE_NS));
+            let end = Timestamp(waiting.request.start.0.saturating_add(TIMEOUT_NS));
+            self.late.push(waiting.inbox);
             unanswered(&waiting, end, cx);
         }
     }
@@ -167,7 +205,7 @@ impl Nats {
                     }
                     (Verb::Deliver(message), Sender::Server) => {
                         let inbox = Some(hash(message.subject));
-                        if inbox.is_some_and(|inbox| self.awaits(inbox)) {
+                        if inbox.is_some_and(|inbox| self.awaits(inbox) || self.late.remove(&inbox)) {
                             // The answer to a request: no message of its own.
                             let request = Request {
                                 operation: cx.word("MSG"),
@@ -258,7 +296,10 @@ impl Nats {
     /// `_INBOX.<id>.*` and `_INBOX.<id>` are remembered by what comes before the wildcard.
     fn subscribed(&mut self, subject: &[u8]) {
         let prefix = inbox_prefix(subject);
-        if subject.starts_with(b"_") && self.inboxes.len() < INBOXES_MAX {
+        if subject.starts_with(b"_") {
+            if self.inboxes.len() >= INBOXES_MAX {
+                self.inboxes.remove(0);
+            }
             self.inboxes.push(hash(prefix));
         }
     }
@@ -285,7 +326,7 @@ impl Nats {
         match inbox {
             Some(inbox) => {
                 request.operation = cx.word(if pull { LONG_POLL } else { "REQUEST" });
-                let waiting = Waiting { request, pull };
+                let waiting = Waiting { request, pull, inbox };
                 let requests = if pull { &mut self.pulls } else { &mut self.requests };
                 if requests.insert(inbox, waiting, cx.limits().pending_per_connection).is_some() {
                     cx.unparsed();
@@ -311,7 +352,7 @@ impl Nats {
     }
 }
 
-/// Whose fault a status of the headers says it was (NATS: ADR-4 and ADR-13): 503, no subscriber of the subject or
+/// The error class of a status of the headers (NATS: ADR-4 and ADR-13): 503, no subscriber of the subject or
 /// `JetStream` is not available; 408 and 404, a pull found no messages in time; 100, a heartbeat.
 pub(crate) fn status_class(code: u16) -> ErrorClass {
     match code {

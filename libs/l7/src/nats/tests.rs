@@ -95,3 +95,39 @@ fn a_request_that_nobody_answers_ends_and_a_pull_waits() {
     assert_eq!(found.len(), 1);
     assert!(found[0].starts_with("Client REQUEST a.b - NoResponse"), "{found:?}");
 }
+
+#[test]
+fn an_answer_that_comes_after_all_is_no_delivery() {
+    let mut replay = crate::testing::Replay::new(
+        Connection::known(ScopeId(0), Transport::Stream, Protocol::Nats, crate::Side::Client)
+            .expect("in the table"),
+    );
+    replay.egress(b"PUB a.b _INBOX.x 2\r\nhi\r\n");
+    replay.wait(61_000_000_000);
+    replay.ingress(b"MSG _INBOX.x 1 2\r\nhi\r\nMSG a.c 1 2\r\nhi\r\n");
+    replay.close();
+    let lines = replay.lines();
+    assert_eq!(lines.len(), 2, "{lines:?}");
+    assert!(
+        lines[0].starts_with("Client REQUEST a.b - NoResponse") && lines[1].starts_with("Client MSG a.c")
+    );
+}
+
+#[test]
+fn a_connection_that_was_open_before_is_recognised_by_a_message() {
+    let steps: Vec<Step> = (0..4)
+        .flat_map(|number| {
+            let ask = format!("PUB svc.get _INBOX.x.{number} 3\r\nabc\r\n");
+            [(C, ask.into_bytes()), (S, format!("MSG _INBOX.x.{number} 1 2\r\nok\r\n").into_bytes())]
+        })
+        .collect();
+    for joined in 0..steps.len() {
+        let lines = play(connection(), &steps[joined..]);
+        let requests = lines.iter().filter(|line| line.starts_with("Client REQUEST svc.get - None")).count();
+        assert_eq!(requests, (steps.len() - joined) / 2, "{joined}: {lines:?}");
+        assert!(lines.iter().all(|line| line.starts_with("Client ")), "{joined}: {lines:?}");
+    }
+    for none in ["PUB topic\nabc", "PUB a 3\r\nabcd\r\n", "MSG a 1 3\nabc\n", "PUB  3\r\nabc\r\n"] {
+        assert!(play(connection(), &[(C, none.as_bytes().to_vec())]).is_empty(), "{none:?}");
+    }
+}

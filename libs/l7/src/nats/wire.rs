@@ -85,8 +85,8 @@ fn number(text: &[u8]) -> Option<u64> {
     (value <= PAYLOAD_MAX).then_some(value)
 }
 
-/// Whether a publication asks a consumer of `JetStream` for messages (NATS: ADR-13): it waits until there are some, for as
-/// long as it says itself.
+/// Whether a publication requests messages from a consumer of `JetStream` (NATS: ADR-13): it waits until there are
+/// some, for as long as it states itself.
 pub(super) fn is_pull(subject: &[u8]) -> bool {
     subject.starts_with(b"$JS.API.CONSUMER.MSG.NEXT.")
         || (subject.starts_with(b"$JS.")

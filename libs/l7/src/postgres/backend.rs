@@ -247,7 +247,7 @@ impl Postgres {
     }
 
     fn hold(&mut self, state: Option<[u8; 5]>, end: Timestamp) {
-        self.completion = Some(Completion { state, end, bytes: self.answer_bytes });
+        self.completion = Some(Completion { state, unknown: false, end, bytes: self.answer_bytes });
     }
 
     fn finish_held(&mut self, cx: &mut ConnectionContext<'_>) {
@@ -274,7 +274,8 @@ impl Postgres {
                     self.emit(&item, Completion { end: at, bytes: self.answer_bytes, ..completion }, cx);
                 }
                 (Kind::Prepare | Kind::Function, None) if self.execution == Execution::Running => {
-                    self.emit(&item, Completion { state: None, end: at, bytes: self.answer_bytes }, cx);
+                    let bytes = self.answer_bytes;
+                    self.emit(&item, Completion { state: None, unknown: false, end: at, bytes }, cx);
                 }
                 (_, None) if self.execution == Execution::Skipping => {
                     self.response = ResponseState::Awaited;
@@ -292,7 +293,7 @@ impl Postgres {
         self.answer_bytes = 0;
     }
 
-    /// Bytes are missing in what the server said.
+    /// Bytes of the server are missing.
     pub(super) fn server_gap(&mut self, gap: GapKind, cx: &mut ConnectionContext<'_>) {
         self.message = None;
         if self.phase != Phase::Commands {

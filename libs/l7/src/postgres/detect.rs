@@ -16,7 +16,7 @@ const TEXT_CHECKED: usize = 24;
 /// Longest name of a statement or portal that is accepted here, bytes (`NAMEDATALEN` is 64).
 const NAME_MAX: usize = 64;
 
-/// What a server says when it has let a client in: authentication is over, and a first parameter.
+/// What a server sends when it has let a client in: authentication is over, and a first parameter.
 const WELCOME: &[u8] = b"R\0\0\0\x08\0\0\0\0S\0\0\0";
 
 pub(super) fn detect(prefix: &Prefix<'_>) -> Detection {

@@ -17,13 +17,19 @@ use crate::{
     stream::{Head, Step},
 };
 
-/// What was said since the last statement was executed.
+/// What was sent since the last statement was executed.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Batch {
     start: Timestamp,
     bytes: u64,
     /// What was parsed and is not yet in line.
     parsed: Option<Statement>,
+}
+
+impl Batch {
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes
+    }
 }
 
 /// A bound statement.
@@ -60,7 +66,7 @@ impl Postgres {
             return Step::Lost;
         }
         if header.kind == b'd' && self.phase == Phase::Commands && !head.resync && !self.line.is_empty() {
-            // Some clients do not wait for the server to say that it takes data.
+            // Some clients do not wait for the server's `CopyInResponse`.
             self.client_data = ClientData::Copy;
         }
         if self.client_data == ClientData::Copy {
@@ -75,13 +81,16 @@ impl Postgres {
             return Step::More;
         }
         if head.resync || self.phase != Phase::Commands {
-            // What comes first was identified already; behind a loss nothing is taken on trust.
+            // What comes first was identified already; after a loss every message is checked.
             let begins = matches!(header.kind, b'Q' | b'P' | b'B' | b'E' | b'D' | b'C');
             if !begins || (head.resync && !detect::is_request(head.bytes, total.max(head.bytes.len() as u64)))
             {
                 return Step::Lost;
             }
             self.client_position = ClientPosition::BetweenBatches;
+        }
+        if head.lacks(wanted.min(HEAD_MAX)) {
+            cx.incomplete();
         }
         self.phase = Phase::Commands;
         self.request(header, content, head.at, cx);
@@ -183,7 +192,7 @@ impl Postgres {
             self.pairing = if alone { Pairing::LoneBatch } else { Pairing::Unknown };
             self.drop_line(cx);
             if alone {
-                // What the server said before is no part of the answer.
+                // What the server sent before is no part of the answer.
                 self.server = crate::stream::Framer::default();
                 self.message = None;
             }
@@ -226,7 +235,7 @@ impl Postgres {
         let Some((portal, rest)) = wire::text(content) else { return };
         let statement = match wire::text(rest) {
             Some((b"", _)) => self.unnamed_statement,
-            Some((name, _)) => self.statements.get_mut(hash(name)).copied(),
+            Some((name, _)) => self.statements.get_used(hash(name)).copied(),
             None => None,
         };
         let bound = Portal { statement, executed: false };
@@ -240,7 +249,7 @@ impl Postgres {
     fn execute(&mut self, content: &[u8], cx: &mut ConnectionContext<'_>) {
         let portal = match wire::text(content) {
             Some((b"", _)) => Some(&mut self.unnamed_portal),
-            Some((name, _)) => self.portals.get_mut(hash(name)),
+            Some((name, _)) => self.portals.get_used(hash(name)),
             None => None,
         };
         let mut statement = Statement::UNKNOWN;
@@ -286,7 +295,7 @@ impl Postgres {
         }
     }
 
-    /// Puts a statement in line that starts with what was said since the one before.
+    /// Puts a statement in line that starts with what was sent since the one before.
     fn queue(
         &mut self,
         kind: Kind,

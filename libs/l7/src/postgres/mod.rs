@@ -31,9 +31,9 @@ use std::collections::VecDeque;
 
 use crate::{
     ErrorClass, NameKind, Protocol, Status, Symbol, Timestamp,
-    offload::ConnectionState,
     parser::{
-        ConnectionContext, Entry, Flow, Offload, Outcome, Parser, Request, Segment, Sender, Start, Transport,
+        ConnectionContext, Entry, Flow, Framing, Offload, Offloadable, Outcome, Parser, Request, Segment,
+        Sender, Start, Transport,
     },
     pending::ById,
     postgres::{
@@ -127,6 +127,8 @@ struct Item {
 #[derive(Clone, Copy, Debug)]
 struct Completion {
     state: Option<[u8; 5]>,
+    /// Whether there is a state is among bytes that are missing.
+    unknown: bool,
     end: Timestamp,
     bytes: u64,
 }
@@ -146,7 +148,7 @@ enum ResponseState {
     #[default]
     Awaited,
     Begun,
-    /// Its end was not captured: its tail, the next request or a pause says that it has ended.
+    /// Its end was not captured: its tail, the next request or a pause shows that it has ended.
     Truncated,
 }
 
@@ -272,7 +274,7 @@ impl Parser for Postgres {
             Next::Messages => Flow::Continue,
             Next::Tls => {
                 self.drop_line(cx);
-                Flow::Switch { to: Protocol::Tls, rest: 0, handover: None }
+                Flow::Switch { to: Protocol::Tls, rest: 0, handover: None, unrecognised: None }
             }
             Next::Nothing => {
                 self.drop_line(cx);
@@ -281,22 +283,24 @@ impl Parser for Postgres {
         }
     }
 
-    fn is_idle(&self) -> bool {
-        self.is_between_exchanges()
-    }
-
-    fn offload_accepted(&mut self, cx: &mut ConnectionContext<'_>) {
-        self.prepare_offload(cx);
-    }
-
-    fn resume(&mut self, resumed: &ConnectionState<'_>, cx: &mut ConnectionContext<'_>) -> bool {
-        self.resume_from(resumed, cx);
-        true
+    fn offloadable(&mut self) -> Option<&mut dyn Offloadable> {
+        Some(self)
     }
 
     fn tick(&mut self, now: Timestamp, cx: &mut ConnectionContext<'_>) {
         if now.since(self.server_at) > PAUSE {
             self.finish_truncated(cx);
+        }
+    }
+
+    fn framing(&self, from: Sender) -> Framing {
+        match from {
+            // What was begun and is not executed any more is no statement.
+            Sender::Client => match (self.client.framing(), &self.batch) {
+                (Framing::Head(bytes), Some(batch)) => Framing::Head(bytes.saturating_add(batch.bytes())),
+                (framing, _) => framing,
+            },
+            Sender::Server => self.server.framing(),
         }
     }
 
@@ -403,6 +407,7 @@ impl Postgres {
     fn emit(&mut self, item: &Item, completion: Completion, cx: &mut ConnectionContext<'_>) {
         let (status, error) = match completion.state {
             Some(state) => failure(state, cx),
+            None if completion.unknown => cx.unknown_status(),
             None => (Status::None, ErrorClass::None),
         };
         let outcome = Outcome { status, error, end: completion.end, bytes: completion.bytes };
@@ -428,6 +433,7 @@ impl Postgres {
             Tail::Complete(operation) => (None, operation),
             Tail::Unknown => (known.and_then(|completion| completion.state), None),
         };
+        let unknown = tail == Tail::Unknown && known.is_none();
         if item.unnamed
             && let Some(operation) = operation
         {
@@ -435,7 +441,7 @@ impl Postgres {
         }
         let bytes = self.server_bytes.saturating_sub(self.answer_start);
         if item.kind != Kind::Sync {
-            self.emit(&item, Completion { state, end: self.server_at, bytes }, cx);
+            self.emit(&item, Completion { state, unknown, end: self.server_at, bytes }, cx);
         }
         self.response = ResponseState::Awaited;
         self.execution = Execution::Running;
@@ -467,17 +473,16 @@ impl Postgres {
 
     fn shape(&mut self, text: &[u8], complete: bool, cx: &mut ConnectionContext<'_>) -> Statement {
         let operation = sql::shape(sql::Dialect::Postgresql, text, complete, &mut self.scratch);
-        Statement {
-            operation: (operation != sql::OTHER).then_some(operation),
-            table: cx.name(NameKind::Table, &self.scratch),
-        }
+        let table = cx.candidate(NameKind::Table, &self.scratch);
+        self.scratch.clear();
+        Statement { operation: (operation != sql::OTHER).then_some(operation), table }
     }
 }
 
-/// What an error comes to; its status is absent when the capture ends before it.
+/// What an error comes to.
 fn failure(state: [u8; 5], cx: &mut ConnectionContext<'_>) -> (Status, ErrorClass) {
     if state == UNKNOWN_STATE {
-        return (Status::None, ErrorClass::Client);
+        return (cx.unknown_status().0, ErrorClass::Client);
     }
     let text = std::str::from_utf8(&state).unwrap_or_default();
     (Status::Word(cx.name(NameKind::ErrorWord, text)), class(state))

@@ -3,7 +3,7 @@
 use crate::{
     ErrorClass, NameKind, Protocol, Status, Symbol,
     offload::{ConnectionState, ExchangeDetail, FramingState, OffloadedExchange, ResultPhase, ResultState},
-    parser::{ConnectionContext, Outcome, Parser, Request, Resource, Segment, Sender},
+    parser::{ConnectionContext, Offloadable, Outcome, Request, Resource, Sender},
     postgres::{
         ClientData, ClientPosition, Execution, LastRequest, Next, Pairing, Phase, Postgres, ResponseState,
         ServerState, UNKNOWN_STATE, failure, wire, wire::HEADER_BYTES,
@@ -11,7 +11,7 @@ use crate::{
     sql,
 };
 
-/// Emits an exchange that the kernel paired; says whether an equal one will always have the same names.
+/// Emits an exchange that the kernel paired; returns whether an equal one will always have the same names.
 pub(super) fn name_offloaded(found: &OffloadedExchange<'_>, cx: &mut ConnectionContext<'_>) -> bool {
     let ExchangeDetail::Postgresql { request: name, failed, text } = found.detail else { return false };
     let named = words(name, cx);
@@ -21,6 +21,7 @@ pub(super) fn name_offloaded(found: &OffloadedExchange<'_>, cx: &mut ConnectionC
         Some((None, table)) => (cx.word(tag.unwrap_or(sql::OTHER)), table),
         None => (Symbol::OTHER, Symbol::OTHER),
     };
+    let table = if failed { table } else { cx.confirmed(table, found.end) };
     let resource = Resource::Name(table);
     let request = Request { operation, resource, start: found.start, bytes: found.request_bytes };
     let (status, error) = if failed {
@@ -34,19 +35,18 @@ pub(super) fn name_offloaded(found: &OffloadedExchange<'_>, cx: &mut ConnectionC
     !failed && matches!(named, Some((Some(_), table)) if table != Symbol::OTHER)
 }
 
-/// Operation, where the statement says it, and table; `None` when nothing is known of it.
+/// Operation, where the statement has it, and table; `None` when nothing is known of it.
 fn words(name: &[u8], cx: &mut ConnectionContext<'_>) -> Option<(Option<Symbol>, Symbol)> {
     let (operation, table) = sql::name::decode(name)?;
     let operation = (operation != sql::OTHER).then(|| cx.word(operation));
-    Some((operation, cx.name(NameKind::Table, table)))
+    Some((operation, cx.candidate(NameKind::Table, table)))
 }
 
 /// In place of a query that the kernel has seen.
 const QUERY: &[u8] = b"Q\0\0\0\x0dSELECT 1\0";
 
-impl Postgres {
-    /// Whether no request is in flight, and the kernel can follow the connection.
-    pub(super) fn is_between_exchanges(&self) -> bool {
+impl Offloadable for Postgres {
+    fn is_idle(&self) -> bool {
         self.phase == Phase::Commands
             && self.pairing == Pairing::Aligned
             && self.server_state == ServerState::Ready
@@ -66,7 +66,7 @@ impl Postgres {
     }
 
     /// The kernel continues with the client's next request: an answer whose end was not captured has ended.
-    pub(super) fn prepare_offload(&mut self, cx: &mut ConnectionContext<'_>) {
+    fn offload_accepted(&mut self, cx: &mut ConnectionContext<'_>) {
         self.finish_truncated(cx);
         self.drop_line(cx);
         (self.client, self.server) = Default::default();
@@ -77,15 +77,15 @@ impl Postgres {
         self.pairing = Pairing::Aligned;
     }
 
-    /// Resumes where the kernel stopped, which followed the connection since it [was idle](Parser::is_idle).
-    pub(super) fn resume_from(&mut self, resumed: &ConnectionState<'_>, cx: &mut ConnectionContext<'_>) {
+    fn resume(&mut self, resumed: &ConnectionState<'_>, cx: &mut ConnectionContext<'_>) -> bool {
         for waiting in resumed.pending {
-            self.say(Sender::Client, QUERY, resumed, cx);
-            let (operation, table) = words(waiting.request, cx).unwrap_or((None, Symbol::NONE));
+            self.replay(Sender::Client, QUERY, resumed, cx);
+            let (named, table) = words(waiting.request, cx).unwrap_or((None, Symbol::NONE));
+            let other = if waiting.request.is_empty() { Symbol::OTHER } else { cx.word(sql::OTHER) };
             if let Some(item) = self.line.back_mut() {
-                item.unnamed = operation.is_none();
+                item.unnamed = named.is_none();
                 item.request = Request {
-                    operation: operation.unwrap_or(Symbol::OTHER),
+                    operation: named.unwrap_or(other),
                     resource: Resource::Name(table),
                     start: waiting.start,
                     bytes: waiting.bytes,
@@ -95,7 +95,7 @@ impl Postgres {
         let FramingState::Result(ResultState { phase, remaining: left, buffered }) =
             resumed.responses.framing
         else {
-            return;
+            return true;
         };
         let bytes = resumed.responses.bytes;
         if phase != ResultPhase::Start {
@@ -108,22 +108,9 @@ impl Postgres {
             // Its header was counted already. Data to copy may be of any length, and is not read.
             self.answer_bytes = bytes.saturating_sub(HEADER_BYTES as u64);
             let length = u32::try_from(left + 4).unwrap_or(u32::MAX).to_be_bytes();
-            self.say(Sender::Server, &[&b"d"[..], &length].concat(), resumed, cx);
+            self.replay(Sender::Server, &[&b"d"[..], &length].concat(), resumed, cx);
         }
-        self.say(Sender::Server, buffered.bytes(), resumed, cx);
-    }
-
-    /// Bytes that the kernel has seen.
-    fn say(
-        &mut self,
-        from: Sender,
-        bytes: &[u8],
-        resumed: &ConnectionState<'_>,
-        cx: &mut ConnectionContext<'_>,
-    ) {
-        let at = if from == Sender::Client { resumed.requests.start } else { resumed.responses.start };
-        if !bytes.is_empty() {
-            self.segment(&Segment { from, at, gap: 0, bytes, truncated: 0 }, cx);
-        }
+        self.replay(Sender::Server, buffered.bytes(), resumed, cx);
+        true
     }
 }

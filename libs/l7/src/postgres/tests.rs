@@ -1,9 +1,12 @@
 //! Conversations as PostgreSQL has them, whole and cut, and bytes that are none.
 
 use crate::{
-    Connection, Direction, Protocol, ScopeId, Transport, Verdict, captured,
+    Connection, Direction, Protocol, ScopeId, Transport, Verdict,
     testing::{Random, Replay, Step, assert_no_harm, assert_same_at_every_cut, play},
 };
+
+mod losses;
+mod recordings;
 
 const C: Direction = Direction::Ingress;
 const S: Direction = Direction::Egress;
@@ -238,8 +241,8 @@ fn flushed_answers_end_their_statement() {
         &[
             "Server PREPARE t - None 33/5",
             "Server SELECT t - None 34/66",
-            "Server PREPARE nope 42P01 Client 28/35",
-            "Server SELECT nope - NoResponse 39/0",
+            "Server PREPARE other 42P01 Client 28/35",
+            "Server SELECT other - NoResponse 39/0",
         ],
     );
 }
@@ -320,129 +323,6 @@ fn replication_is_left_alone() {
 }
 
 #[test]
-fn joined_in_the_middle() {
-    let answer = s(&[&columns(), &row("7"), &complete("SELECT 1"), READY]);
-    expect(
-        &[
-            s(&[&row("5"), &row("6"), &complete("SELECT 2"), READY]),
-            c(&[&query("SELECT a FROM t")]),
-            answer.clone(),
-            c(&[&query("/* hint */ update t set a = 1")]),
-            s(&[&complete("UPDATE 1"), READY]),
-        ],
-        &["Server SELECT t - None 21/60", "Server UPDATE t - None 35/20"],
-    );
-    // By a statement that was prepared before: the command tag names the operation.
-    expect(
-        &[
-            c(&[&bind("", "s1"), &message(b'D', b"P\0"), &execute(""), SYNC]),
-            s(&[BOUND, NO_DATA, &complete("UPDATE 1"), READY]),
-            c(&[&bind("", "s1"), &execute(""), SYNC]),
-            s(&[BOUND, &complete("DELETE 1"), READY]),
-        ],
-        &["Server UPDATE  - None 47/30", "Server DELETE  - None 40/25"],
-    );
-    // On the client's side.
-    let turned: Vec<Step> =
-        [c(&[&query("SELECT a FROM t")]), answer].map(|(way, bytes)| (way.reverse(), bytes)).to_vec();
-    expect(&turned, &["Client SELECT t - None 21/60"]);
-    // By the server's welcome.
-    let mut welcomed = login();
-    welcomed.drain(..5);
-    welcomed.extend([c(&[&query("COMMIT")]), s(&[&complete("COMMIT"), READY])]);
-    expect(&welcomed, &["Server COMMIT  - None 12/18"]);
-}
-
-/// Results of which the capture shows only the head.
-#[test]
-fn a_long_result_ends_by_its_tail_or_before_the_next_request() {
-    let mut replay = logged_in();
-    let head = [columns(), row("7"), row("8")].concat();
-    replay.ingress(&query("SELECT a FROM t"));
-    replay.part(S, &head, 8192);
-    replay.part(S, b"D\0\0\0\x05looks like a start", 8192);
-    replay.egress(&[b"rest".as_slice(), &complete("SELECT 900"), READY].concat());
-    assert_eq!(replay.lines(), ["Server SELECT t - None 21/16410"]);
-    replay.ingress(&query("SELECT b FROM t"));
-    replay.part(S, &head, 8192);
-    replay.egress(&[b"rest".as_slice(), &error("57014"), READY].concat());
-    replay.ingress(&[parse("", "SELECT c FROM t"), bind("", ""), execute(""), SYNC.to_vec()].concat());
-    replay.part(S, &[PARSED, BOUND, &head].concat(), 8192);
-    replay.part(S, b"", 100);
-    let end = replay.now;
-    replay.ingress(&query("COMMIT"));
-    replay.egress(&[complete("COMMIT").as_slice(), READY].concat());
-    replay.close();
-    assert_eq!(
-        replay.lines()[1..],
-        [
-            "Server SELECT t 57014 Server 21/8237",
-            "Server SELECT t - None 62/8292",
-            "Server COMMIT  - None 12/18"
-        ]
-    );
-    assert_eq!(replay.exchanges[2].end.0, end);
-    assert_eq!(replay.context.tally().gaps, 3);
-}
-
-#[test]
-fn a_copy_whose_data_were_not_captured_ends() {
-    for waits in [true, false] {
-        let mut replay = logged_in();
-        replay.ingress(&query("COPY t FROM STDIN"));
-        let ready = message(b'G', b"\0\0\x01\0\0");
-        if waits {
-            replay.egress(&ready);
-        }
-        for _ in 0..3 {
-            replay.part(C, &message(b'd', b"1\tsecret\n"), 8192);
-        }
-        if !waits {
-            replay.egress(&ready);
-        }
-        replay.egress(&[complete("COPY 900").as_slice(), READY].concat());
-        replay.ingress(&query("COMMIT"));
-        replay.egress(&[complete("COMMIT").as_slice(), READY].concat());
-        replay.close();
-        assert_eq!(replay.lines(), ["Server COPY t - None 37/30", "Server COMMIT  - None 12/18"]);
-    }
-}
-
-#[test]
-fn the_unseen_end_of_a_lone_sync_is_no_exchange() {
-    let mut replay = logged_in();
-    replay.ingress(&[message(b'C', b"Ss1\0").as_slice(), SYNC].concat());
-    replay.part(S, b"3\0\0\0\x04", 11);
-    replay.ingress(&query("COMMIT"));
-    replay.egress(&[complete("COMMIT").as_slice(), READY].concat());
-    replay.close();
-    assert_eq!(replay.lines(), ["Server COMMIT  - None 12/18"]);
-}
-
-#[test]
-fn nothing_is_paired_across_a_loss() {
-    let mut replay = logged_in();
-    let done = [complete("UPDATE 1").as_slice(), READY].concat();
-    replay.ingress(&query("SELECT a FROM lost"));
-    replay.lose(S, 40);
-    replay.ingress(&query("UPDATE a SET b = 1"));
-    replay.egress(&done);
-    replay.ingress(&query("SELECT b FROM u"));
-    replay.lose(C, 40);
-    replay.egress(&done);
-    replay.ingress(&query("INSERT INTO u VALUES (1)"));
-    replay.egress(&done);
-    replay.egress(&done);
-    // Behind a silence everything was answered.
-    replay.now += 1_000_000_000;
-    replay.ingress(&query("DELETE FROM u"));
-    replay.egress(&done);
-    replay.close();
-    let lines = replay.lines();
-    assert_eq!(lines, ["Server DELETE u - None 19/20"]);
-}
-
-#[test]
 fn prepared_statements_are_bounded() {
     let mut replay = logged_in();
     for number in 0..2_000 {
@@ -506,110 +386,4 @@ fn mutations_and_losses_do_no_harm() {
         s(&[&complete("COMMIT"), READY]),
     ]);
     assert_no_harm(Protocol::Postgresql, Transport::Stream, &conversation);
-}
-
-fn recorded(text: &str, expected: &[&str]) {
-    assert_eq!(captured::counted(&captured::lines(text, Protocol::Postgresql)), expected);
-}
-
-#[test]
-fn the_recorded_programs() {
-    recorded(
-        include_str!("../../captures/postgresql-programs.txt"),
-        &[
-            "1 CREATE items - None",
-            "1 INSERT items - None",
-            "2 SELECT items - None",
-            "2 COPY items - None",
-            "1 OTHER  42601 Client",
-            "1 SELECT missing 42P01 Client",
-            "17 BEGIN  - None",
-            "1 UPDATE items - None",
-            "17 COMMIT  - None",
-            "1 SELECT  - None",
-            "1 SELECT  22012 Client",
-            "1 OTHER  - None",
-            "4 SELECT pg_catalog.pg_class - None",
-            "1 VACUUM  - None",
-            "1 DROP pgbench_accounts - None",
-            "1 CREATE pgbench_history - None",
-            "1 CREATE pgbench_tellers - None",
-            "1 CREATE pgbench_accounts - None",
-            "1 CREATE pgbench_branches - None",
-            "1 TRUNCATE pgbench_accounts - None",
-            "1 INSERT pgbench_branches - None",
-            "1 INSERT pgbench_tellers - None",
-            "1 INSERT pgbench_accounts - None",
-            "1 ALTER pgbench_branches - None",
-            "1 ALTER pgbench_tellers - None",
-            "1 ALTER pgbench_accounts - None",
-            "3 SELECT pgbench_branches - None",
-            "15 UPDATE pgbench_accounts - None",
-            "15 SELECT pgbench_accounts - None",
-            "15 UPDATE pgbench_tellers - None",
-            "15 UPDATE pgbench_branches - None",
-            "15 INSERT pgbench_history - None",
-            "2 PREPARE  - None",
-            "2 PREPARE pgbench_accounts - None",
-            "1 PREPARE pgbench_tellers - None",
-            "1 PREPARE pgbench_branches - None",
-            "1 PREPARE pgbench_history - None",
-        ],
-    );
-}
-
-#[test]
-fn the_recorded_psycopg() {
-    recorded(
-        include_str!("../../captures/postgresql-psycopg.txt"),
-        &[
-            "7 BEGIN  - None",
-            "10 SELECT items - None",
-            "1 PREPARE items - None",
-            "2 SELECT missing 42P01 Client",
-            "3 ROLLBACK  - None",
-            "2 DEALLOCATE  - None",
-            "1 INSERT items 23505 Client",
-            "8 UPDATE items - None",
-            "3 COMMIT  - None",
-            "2 DELETE items - NoResponse",
-            "2 COPY items - None",
-            "5 INSERT items - None",
-            "1 DECLARE  - None",
-            "1 FETCH  - None",
-            "1 CLOSE  - None",
-            "1 LISTEN  - None",
-            "1 NOTIFY  - None",
-        ],
-    );
-}
-
-#[test]
-fn the_recorded_asyncpg() {
-    recorded(
-        include_str!("../../captures/postgresql-asyncpg.txt"),
-        &[
-            "4 PREPARE items - None",
-            "6 SELECT items - None",
-            "5 INSERT items - None",
-            "1 BEGIN  - None",
-            "3 FETCH items - None",
-            "1 COMMIT  - None",
-            "1 PREPARE missing 42P01 Client",
-            "1 COPY items - None",
-        ],
-    );
-}
-
-#[test]
-fn the_recorded_pg8000() {
-    recorded(
-        include_str!("../../captures/postgresql-pg8000.txt"),
-        &[
-            "6 PREPARE items - None",
-            "5 SELECT items - None",
-            "5 UPDATE items - None",
-            "1 SELECT missing 42P01 Client",
-        ],
-    );
 }

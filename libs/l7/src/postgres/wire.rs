@@ -14,7 +14,7 @@ const LENGTH_MAX: u32 = 1 << 30;
 /// Longest startup message (`MAX_STARTUP_PACKET_LENGTH`).
 const STARTUP_MAX: u32 = 10_000;
 
-/// What a client says first, without a type.
+/// A client's first message, which has no type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Startup {
     /// User, database, options.

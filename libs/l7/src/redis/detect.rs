@@ -1,11 +1,13 @@
 //! Detection of Redis: a command array, or an inline command that was answered as Redis answers.
 //!
-//! Both ends send arrays of bulk strings, and the first string of a reply may be a command's name (`type`, `set`). So an
-//! array alone is proof of a client only if the name is in capitals, as data hardly ever is, and has as many arguments as
-//! the command takes. Otherwise the other end decides: it sends something that only its role sends.
+//! Both ends send arrays of bulk strings, and the first string of a reply may be a command's name. So an array alone is no
+//! proof of a client: the other end decides, by something that only its role sends, or by an array that cannot answer this
+//! one (`GET` is answered by no array). Where neither decides, a later message does. Only when the other end stays
+//! silent (the connection ends, or much was sent) an array in capitals with as many arguments as its command takes is a
+//! client's.
 
 use crate::{
-    parser::{Detection, Prefix, Sender},
+    parser::{Detection, PREFIX_BYTES_MAX, Prefix, Sender},
     redis::{
         command,
         reader::{self, Length},
@@ -17,15 +19,12 @@ const ARGUMENTS_MAX: u64 = 1 << 20;
 
 pub(super) fn detect(prefix: &Prefix<'_>) -> Detection {
     let detection = match request(prefix.bytes) {
-        (Detection::Yes(_), Certainty::Alone) if request(prefix.peer).1 < Certainty::Alone => {
-            Detection::Yes(Sender::Client)
-        }
-        (Detection::Yes(_), certainty) => array_by_both_ends(prefix, certainty),
-        (Detection::More, _) => Detection::More,
-        (Detection::No, _) => by_both_ends(prefix),
+        Ok(command) => array_by_both_ends(prefix, &command),
+        Err(Detection::More) => Detection::More,
+        Err(_) => by_both_ends(prefix),
     };
-    // Of a command whose end was not captured the other end can still say that it is one.
-    let waits_for_peer = matches!(request(prefix.bytes).0, Detection::Yes(_));
+    // Of a command whose end was not captured the other end can still show that it is one.
+    let waits_for_peer = request(prefix.bytes).is_ok();
     if detection == Detection::More && !prefix.may_grow() && prefix.peer.is_empty() && !waits_for_peer {
         Detection::No
     } else {
@@ -44,35 +43,92 @@ enum Certainty {
     Alone,
 }
 
-/// An array that may be a command: what the other end says decides.
-fn array_by_both_ends(prefix: &Prefix<'_>, certainty: Certainty) -> Detection {
-    if prefix.peer.is_empty() {
-        return Detection::More;
+/// An array that may be a command.
+#[derive(Clone, Copy, Debug)]
+struct Command<'a> {
+    name: &'a [u8],
+    certainty: Certainty,
+}
+
+impl Command<'_> {
+    /// Whether these bytes of the other end can answer it.
+    fn is_answered_by(&self, bytes: &[u8]) -> bool {
+        value(bytes) == Line::Whole && (!is_array(bytes) || command::may_answer_array(self.name))
     }
-    match request(prefix.peer) {
-        (Detection::Yes(_), of_peer) if of_peer < certainty => Detection::Yes(Sender::Client),
-        (Detection::Yes(_), of_peer) if of_peer > certainty => Detection::Yes(Sender::Server),
-        // Either end may be the client: a later message decides.
-        (Detection::Yes(_), _) => Detection::No,
-        _ if inline(prefix.peer) => Detection::Yes(Sender::Server),
-        _ if certainty > Certainty::Name && is_value(prefix.peer) => Detection::Yes(Sender::Client),
-        (detection, _) => detection,
+
+    /// Whether these bytes of the other end, of which the first line has not ended, may become an answer.
+    fn may_be_answered_by(&self, bytes: &[u8]) -> bool {
+        self.certainty > Certainty::Name && value(bytes) == Line::Begun
+    }
+
+    /// A command between a server and its replica: what both ends send are commands.
+    fn is_replication(&self) -> bool {
+        self.name.eq_ignore_ascii_case(b"REPLCONF")
     }
 }
 
-/// `*<n>\r\n$<length>\r\n<command>\r\n` or a prefix of it.
-fn request(bytes: &[u8]) -> (Detection, Certainty) {
-    match array(bytes) {
-        Ok((count, name)) => {
-            let certainty = match () {
-                () if !command::takes(name, count) => Certainty::Name,
-                () if name.iter().any(u8::is_ascii_lowercase) => Certainty::Arity,
-                () => Certainty::Alone,
-            };
-            (Detection::Yes(Sender::Client), certainty)
-        }
-        Err(detection) => (detection, Certainty::Name),
+/// An array that may be a command: what the other end sends decides.
+fn array_by_both_ends(prefix: &Prefix<'_>, mine: &Command<'_>) -> Detection {
+    if prefix.peer.is_empty() {
+        let silent = prefix.last || prefix.bytes.len() >= PREFIX_BYTES_MAX;
+        let alone = silent && mine.certainty == Certainty::Alone;
+        return if alone { Detection::Yes(Sender::Client) } else { Detection::More };
     }
+    match request(prefix.peer) {
+        Ok(theirs) if mine.is_replication() || theirs.is_replication() => Detection::No,
+        Ok(theirs) => {
+            let (answered, answers) = (mine.is_answered_by(prefix.peer), theirs.is_answered_by(prefix.bytes));
+            match (answered, answers) {
+                (true, false) => Detection::Yes(Sender::Client),
+                (false, true) => Detection::Yes(Sender::Server),
+                (true, true) if mine.certainty > theirs.certainty => Detection::Yes(Sender::Client),
+                (true, true) if mine.certainty < theirs.certainty => Detection::Yes(Sender::Server),
+                // Either end may be the client: a later message decides.
+                _ => Detection::No,
+            }
+        }
+        Err(_) if inline(prefix.peer) => Detection::Yes(Sender::Server),
+        Err(_) if mine.certainty > Certainty::Name && mine.is_answered_by(prefix.peer) => {
+            Detection::Yes(Sender::Client)
+        }
+        // No answer, so it is a command: one that is not listed.
+        Err(_) if is_unlisted(prefix.peer) && !command::may_answer_array(mine.name) => {
+            Detection::Yes(Sender::Server)
+        }
+        Err(_) if mine.may_be_answered_by(prefix.peer) => Detection::More,
+        Err(detection) => detection,
+    }
+}
+
+/// Whether an array with elements begins here.
+fn is_array(bytes: &[u8]) -> bool {
+    matches!(bytes, [b'*', b'1'..=b'9', ..])
+}
+
+/// An array of bulk strings whose first one is written as names of commands are.
+fn is_unlisted(bytes: &[u8]) -> bool {
+    let name = || {
+        let (_, rest) = number(bytes.strip_prefix(b"*")?, ARGUMENTS_MAX).ok()?;
+        let (length, rest) = number(rest.strip_prefix(b"$")?, reader::WORD_MAX as u64).ok()?;
+        rest.get(..usize::try_from(length).ok()?)
+    };
+    name().is_some_and(|name| {
+        name.len() >= 2
+            && name.iter().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(byte))
+            && name.first().is_some_and(u8::is_ascii_alphabetic)
+    })
+}
+
+/// `*<n>\r\n$<length>\r\n<command>\r\n`; otherwise whether it may become one.
+fn request(bytes: &[u8]) -> Result<Command<'_>, Detection> {
+    array(bytes).map(|(count, name)| {
+        let certainty = match () {
+            () if !command::takes(name, count) => Certainty::Name,
+            () if name.iter().any(u8::is_ascii_lowercase) => Certainty::Arity,
+            () => Certainty::Alone,
+        };
+        Command { name, certainty }
+    })
 }
 
 /// The number of elements and the name of a command.
@@ -98,20 +154,53 @@ fn array(bytes: &[u8]) -> Result<(u64, &[u8]), Detection> {
     }
 }
 
-/// A whole first line of any RESP value.
-fn is_value(bytes: &[u8]) -> bool {
-    let Some(end) = memchr::memchr(b'\n', bytes) else { return false };
-    let Some(line) = bytes.get(..end).and_then(|line| line.strip_suffix(b"\r")) else { return false };
-    match line.split_first() {
-        Some((b'+' | b'-', text)) => text.iter().all(|byte| (b' '..0x7f).contains(byte)),
-        Some((b'$' | b'*' | b':' | b'%' | b'~' | b'>' | b'=' | b'!', text)) => {
-            reader::length(text.strip_prefix(b"-").unwrap_or(text)).is_some()
+/// What a value's first line looks like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Line {
+    Whole,
+    /// Its end is missing: a client may read it piece by piece.
+    Begun,
+    None,
+}
+
+impl Line {
+    /// Reads the type byte and the text of a line; `fits` gets both, and whether that is all.
+    fn read(bytes: &[u8], fits: impl Fn(u8, &[u8], bool) -> bool) -> Self {
+        let end = memchr::memchr(b'\n', bytes);
+        let line = bytes.get(..end.unwrap_or(bytes.len())).unwrap_or_default();
+        let text = line.strip_suffix(b"\r");
+        match line.split_first() {
+            Some((&kind, rest)) => {
+                let whole = end.is_some();
+                let text = text.map_or(rest, |text| text.get(1..).unwrap_or_default());
+                let is_line = if whole { line.ends_with(b"\r") } else { rest.len() <= LINE_MAX };
+                match is_line && fits(kind, text, whole || line.ends_with(b"\r")) {
+                    true if whole => Self::Whole,
+                    true => Self::Begun,
+                    false => Self::None,
+                }
+            }
+            None => Self::None,
         }
-        Some((b'_', text)) => text.is_empty(),
-        Some((b'#', text)) => matches!(text, b"t" | b"f"),
-        Some((b',' | b'(', text)) => !text.is_empty() && text.len() <= reader::WORD_MAX,
-        _ => false,
     }
+}
+
+/// Most bytes of a line that has not ended.
+const LINE_MAX: usize = 256;
+
+/// The first line of any RESP value.
+fn value(bytes: &[u8]) -> Line {
+    Line::read(bytes, |kind, text, whole| match kind {
+        b'+' | b'-' => text.iter().all(|byte| (b' '..0x7f).contains(byte)),
+        b'$' | b'*' | b':' | b'%' | b'~' | b'>' | b'=' | b'!' => {
+            let digits = text.strip_prefix(b"-").unwrap_or(text);
+            reader::length(digits).is_some() || (!whole && digits.is_empty())
+        }
+        b'_' => text.is_empty(),
+        b'#' => matches!(text, b"t" | b"f") || (!whole && text.is_empty()),
+        b',' | b'(' => (!whole || !text.is_empty()) && text.len() <= reader::WORD_MAX,
+        _ => false,
+    })
 }
 
 /// Digits and a line end; the number and what follows.
@@ -133,13 +222,33 @@ fn by_both_ends(prefix: &Prefix<'_>) -> Detection {
     if prefix.peer.is_empty() {
         return if inline(prefix.bytes) { Detection::More } else { Detection::No };
     }
-    if inline(prefix.bytes) && answer(prefix.peer) {
+    if inline(prefix.bytes) && answer(prefix.peer) != Line::None {
+        return if answer(prefix.peer) == Line::Whole {
+            Detection::Yes(Sender::Client)
+        } else {
+            Detection::More
+        };
+    }
+    // The other end's array cannot be a command that this one answers: so it answers this one, which is not listed.
+    let unlisted = || {
+        is_unlisted(prefix.bytes)
+            && request(prefix.peer)
+                .is_ok_and(|command| !command.is_replication() && !command::may_answer_array(command.name))
+    };
+    if unlisted() {
         return Detection::Yes(Sender::Client);
     }
-    let array =
-        || matches!(request(prefix.peer), (Detection::Yes(_), certainty) if certainty > Certainty::Name);
-    if (answer(prefix.bytes) && inline(prefix.peer)) || (is_value(prefix.bytes) && array()) {
+    let answers = || {
+        request(prefix.peer)
+            .is_ok_and(|command| command.certainty > Certainty::Name && command.is_answered_by(prefix.bytes))
+    };
+    let is_inline = inline(prefix.peer);
+    if (is_inline && answer(prefix.bytes) == Line::Whole) || answers() {
         return Detection::Yes(Sender::Server);
+    }
+    let may_answer = || request(prefix.peer).is_ok_and(|command| command.may_be_answered_by(prefix.bytes));
+    if (is_inline && answer(prefix.bytes) == Line::Begun) || may_answer() {
+        return Detection::More;
     }
     Detection::No
 }
@@ -161,14 +270,14 @@ fn inline(bytes: &[u8]) -> bool {
     is_distinct(name) && line.iter().all(|b| (b' '..0x7f).contains(b))
 }
 
-/// A whole first line of a RESP value that other line protocols do not send: `+OK`, `+PONG`, `-ERR …`, `$3`, `:1`, `*2`.
-fn answer(bytes: &[u8]) -> bool {
-    let Some(end) = memchr::memchr(b'\n', bytes) else { return false };
-    let Some(line) = bytes.get(..end).and_then(|line| line.strip_suffix(b"\r")) else { return false };
-    match line.split_first() {
-        Some((b'+', text)) => matches!(text, b"OK" | b"PONG" | b"QUEUED" | b"RESET"),
-        Some((b'-', text)) => super::error_prefix(text).is_some(),
-        Some((b'$' | b'*' | b':' | b'%', text)) => reader::length(text).is_some(),
+/// The first line of a RESP value that other line protocols do not send: `+OK`, `+PONG`, `-ERR …`, `$3`, `:1`, `*2`.
+fn answer(bytes: &[u8]) -> Line {
+    Line::read(bytes, |kind, text, whole| match kind {
+        b'+' => ["OK", "PONG", "QUEUED", "RESET"]
+            .iter()
+            .any(|word| word.as_bytes() == text || (!whole && word.as_bytes().starts_with(text))),
+        b'-' => super::error_prefix(text).is_some() || (!whole && text.iter().all(u8::is_ascii_uppercase)),
+        b'$' | b'*' | b':' | b'%' => reader::length(text).is_some() || (!whole && matches!(text, b"" | b"-")),
         _ => false,
-    }
+    })
 }

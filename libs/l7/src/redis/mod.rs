@@ -8,12 +8,14 @@
 //! - `SUBSCRIBE a b` is one exchange and ends with the confirmation of its last channel.
 //! - `CLIENT REPLY OFF|SKIP` make commands that get no reply: each is an exchange without status, over at once.
 //! - Behind `MONITOR`, `SYNC` and `PSYNC` the connection carries no commands, and is ignored.
+//! - Commands that wait until there is something (`BLPOP`, `XREAD BLOCK`) are called long polls.
 //! - A redirect (`MOVED`, `ASK`) is a status, not an error: the client repeats the command on another server.
 //!
 //! A reply whose end was not captured (a long list) ends with the server's last byte before the next command. After a
-//! loss [`Resync`] says from where commands and replies correspond again.
+//! loss [`Resync`] finds from where commands and replies correspond again.
 //!
-//! Only the command's name and an error's prefix leave this module.
+//! Only the command's name and an error's prefix leave this module. A command that is not well known has its name when a
+//! reply has confirmed that it is one.
 
 mod command;
 mod detect;
@@ -27,8 +29,8 @@ use crate::{
     ErrorClass, NameKind, Protocol, Status, Symbol, Timestamp,
     offload::{ConnectionState, ExchangeDetail, OffloadedExchange},
     parser::{
-        ConnectionContext, Entry, Flow, Offload, Outcome, Parser, Request, Resource, Segment, Sender, Start,
-        Transport,
+        ConnectionContext, Entry, Flow, Framing, Offload, Offloadable, Outcome, Parser, Request, Resource,
+        Segment, Sender, Start, Transport,
     },
     pending::{Fifo, Next},
     redis::reader::{INLINE, Item, Message, Reader, Word},
@@ -63,6 +65,8 @@ enum Kind {
 struct Waiting {
     request: Request,
     kind: Kind,
+    /// The name of a command that is not well known: the reply shows whether there is such a command.
+    unconfirmed: Word,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -84,7 +88,7 @@ struct Redis {
     early: VecDeque<Message>,
     mode: Replies,
     subscriber: bool,
-    /// A command was seen: what the server says from now on may answer it.
+    /// A command was seen: what the server sends from now on may answer it.
     begun: bool,
     /// The client sent inline commands that are Redis's alone, and none of its bytes were lost since.
     inline: bool,
@@ -98,31 +102,13 @@ struct Redis {
 
 /// A connection that the kernel followed so far.
 fn restore(resumed: &ConnectionState<'_>, cx: &mut ConnectionContext<'_>) -> Box<dyn Parser> {
-    let mut redis = Redis {
-        requests: Reader::resumed(&resumed.requests),
-        replies: Reader::resumed(&resumed.responses),
-        begun: true,
-        resync: Resync::optimistic(),
-        ..Redis::default()
-    };
-    for request in resumed.pending {
-        cx.message();
-        let operation = operation_of(request.request, cx);
-        let resource = Resource::Name(Symbol::NONE);
-        let request = Request { operation, resource, start: request.start, bytes: request.bytes };
-        let waiting = Waiting { request, kind: Kind::Plain };
-        redis.resync.request();
-        if redis.waiting.push(waiting, cx.limits().pending_per_connection).is_some() {
-            cx.unparsed();
-        }
-    }
-    Box::new(redis)
+    Box::new(Redis::resumed(resumed, Resync::optimistic(), cx))
 }
 
-/// Emits an exchange that the kernel paired; says whether an equal one will always have the same names.
+/// Emits an exchange that the kernel paired; returns whether an equal one will always have the same names.
 fn name_offloaded(found: &OffloadedExchange<'_>, cx: &mut ConnectionContext<'_>) -> bool {
     let ExchangeDetail::Redis { command, error } = found.detail else { return false };
-    let operation = command::at(command).map_or(Symbol::OTHER, |name| cx.word(name));
+    let operation = command::at(command).map_or(Symbol::OTHER, |name| cx.word(called(name, false)));
     let resource = Resource::Name(Symbol::NONE);
     let request = Request { operation, resource, start: found.start, bytes: found.request_bytes };
     let (status, class) = match error {
@@ -136,10 +122,11 @@ fn name_offloaded(found: &OffloadedExchange<'_>, cx: &mut ConnectionContext<'_>)
 }
 
 /// The commands that the kernel can follow without knowing what they mean for the connection: index and name, and whether
-/// that depends on the first argument (`CLIENT REPLY`, `CLIENT TRACKING`).
+/// that depends on the first argument (`CLIENT REPLY`, `CLIENT TRACKING`). Whether a command waits because of a later
+/// argument only the parser sees.
 pub fn redis_commands() -> impl Iterator<Item = (usize, &'static str, bool)> {
     command::all()
-        .filter(|(_, name)| !changes_connection(name))
+        .filter(|(_, name)| !changes_connection(name) && called(name, true) == called(name, false))
         .map(|(at, name)| (at, name, name == "CLIENT"))
 }
 
@@ -187,6 +174,13 @@ impl Parser for Redis {
         if self.ended { Flow::Done } else { Flow::Continue }
     }
 
+    fn framing(&self, from: Sender) -> Framing {
+        match from {
+            Sender::Client => self.requests.framing(),
+            Sender::Server => self.replies.framing(),
+        }
+    }
+
     fn close(&mut self, now: Timestamp, cx: &mut ConnectionContext<'_>) {
         self.end_open(cx);
         if self.requests.in_message() {
@@ -196,10 +190,27 @@ impl Parser for Redis {
             cx.orphan();
         }
         while let Some(waiting) = self.waiting.drain_one() {
-            cx.emit(Protocol::Redis, &waiting.request, &Outcome::none(now));
+            let mut outcome = Outcome::none(now);
+            if LONG_POLLS.iter().any(|(_, name)| cx.word(name) == waiting.request.operation) {
+                // A client may leave while it waits.
+                outcome.error = ErrorClass::None;
+            }
+            cx.emit(Protocol::Redis, &waiting.request, &outcome);
         }
     }
 
+    fn offloadable(&mut self) -> Option<&mut dyn Offloadable> {
+        Some(self)
+    }
+
+    fn tick(&mut self, now: Timestamp, cx: &mut ConnectionContext<'_>) {
+        if self.open.as_ref().is_some_and(|(_, reply)| now.since(reply.end) >= OPEN_QUIET_NS) {
+            self.end_open(cx);
+        }
+    }
+}
+
+impl Offloadable for Redis {
     fn is_idle(&self) -> bool {
         self.begun
             && self.mode == Replies::On
@@ -213,14 +224,39 @@ impl Parser for Redis {
             && self.replies.is_between()
     }
 
-    fn tick(&mut self, now: Timestamp, cx: &mut ConnectionContext<'_>) {
-        if self.open.as_ref().is_some_and(|(_, reply)| now.since(reply.end) >= OPEN_QUIET_NS) {
-            self.end_open(cx);
-        }
+    fn resume(&mut self, resumed: &ConnectionState<'_>, cx: &mut ConnectionContext<'_>) -> bool {
+        // What the client has shown of itself before holds on: the kernel follows arrays only.
+        let (inline, realigned) = (self.inline, self.realigned);
+        *self = Self { inline, realigned, ..Self::resumed(resumed, self.resync.resumed(), cx) };
+        true
     }
 }
 
 impl Redis {
+    /// One that the kernel followed so far.
+    fn resumed(resumed: &ConnectionState<'_>, resync: Resync, cx: &mut ConnectionContext<'_>) -> Self {
+        let mut redis = Self {
+            requests: Reader::resumed(&resumed.requests),
+            replies: Reader::resumed(&resumed.responses),
+            begun: true,
+            resync,
+            ..Self::default()
+        };
+        for request in resumed.pending {
+            cx.message();
+            let operation =
+                command::known(request.request).map_or(Symbol::OTHER, |known| cx.word(called(known, false)));
+            let resource = Resource::Name(Symbol::NONE);
+            let request = Request { operation, resource, start: request.start, bytes: request.bytes };
+            let waiting = Waiting { request, kind: Kind::Plain, unconfirmed: Word::default() };
+            redis.resync.request();
+            if redis.waiting.push(waiting, cx.limits().pending_per_connection).is_some() {
+                cx.unparsed();
+            }
+        }
+        redis
+    }
+
     /// The client sent a segment, which `starts` a command.
     fn client(&mut self, segment: &Segment<'_>, starts: bool, cx: &mut ConnectionContext<'_>) {
         let half = self.open.is_none() && self.replies.in_message();
@@ -269,10 +305,15 @@ impl Redis {
         }
         cx.message();
         // The first string of an array is a command's name. The first word of a line may be data.
-        let operation = match command::known(name.as_bytes()) {
-            Some(known) => cx.word(known),
-            None if message.kind == b'*' || self.is_inline_command(name) => operation_of(name.as_bytes(), cx),
-            None => Symbol::OTHER,
+        let (operation, unconfirmed) = match command::known(name.as_bytes()) {
+            Some(known) => (cx.word(called(known, message.blocks)), Word::default()),
+            None if message.kind == b'*' || self.is_inline_command(name) => {
+                match unusual_name(name.as_bytes(), |text| cx.known_name(NameKind::Command, text)).flatten() {
+                    Some(confirmed) => (confirmed, Word::default()),
+                    None => (Symbol::OTHER, *name),
+                }
+            }
+            None => (Symbol::OTHER, Word::default()),
         };
         self.inline |= message.kind == INLINE && detect::is_distinct(name.as_bytes());
         let request = Request {
@@ -301,7 +342,7 @@ impl Redis {
                 Outcome { status: Status::None, error: ErrorClass::None, end: message.end, bytes: 0 };
             return cx.emit(Protocol::Redis, &request, &outcome);
         }
-        let waiting = Waiting { request, kind: kind(message) };
+        let waiting = Waiting { request, kind: kind(message), unconfirmed };
         self.subscriber |= matches!(waiting.kind, Kind::Subscription(_));
         self.begun = true;
         self.resync.request();
@@ -374,7 +415,8 @@ impl Redis {
             Some(Next::Waiting(waiting)) => {
                 let (status, error) = outcome(message, cx);
                 let outcome = Outcome { status, error, end: message.end, bytes: message.bytes };
-                cx.emit(Protocol::Redis, &waiting.request, &outcome);
+                let request = waiting.confirmed(message, cx);
+                cx.emit(Protocol::Redis, &request, &outcome);
                 self.ended |= waiting.kind == Kind::Last && error == ErrorClass::None;
             }
             Some(Next::Forgotten) | None => {}
@@ -411,11 +453,9 @@ impl Redis {
     fn end_open(&mut self, cx: &mut ConnectionContext<'_>) {
         let Some((waiting, reply)) = self.open.take() else { return };
         let (status, error) = outcome(&reply, cx);
-        cx.emit(
-            Protocol::Redis,
-            &waiting.request,
-            &Outcome { status, error, end: reply.end, bytes: reply.bytes },
-        );
+        let request = waiting.confirmed(&reply, cx);
+        let outcome = Outcome { status, error, end: reply.end, bytes: reply.bytes };
+        cx.emit(Protocol::Redis, &request, &outcome);
         self.replies.forget();
     }
 
@@ -456,6 +496,29 @@ fn left_after(kind: Kind) -> u64 {
 const SUBSCRIPTIONS: [&str; 6] =
     ["SUBSCRIBE", "PSUBSCRIBE", "SSUBSCRIBE", "UNSUBSCRIBE", "PUNSUBSCRIBE", "SUNSUBSCRIBE"];
 
+/// Commands that wait until there is something to answer (redis.io: "Blocking commands"), and how they are called; the
+/// last ones only with `BLOCK`.
+const LONG_POLLS: [(&str, &str); 12] = [
+    ("BLMOVE", "BLMOVE (long poll)"),
+    ("BLMPOP", "BLMPOP (long poll)"),
+    ("BLPOP", "BLPOP (long poll)"),
+    ("BRPOP", "BRPOP (long poll)"),
+    ("BRPOPLPUSH", "BRPOPLPUSH (long poll)"),
+    ("BZMPOP", "BZMPOP (long poll)"),
+    ("BZPOPMAX", "BZPOPMAX (long poll)"),
+    ("BZPOPMIN", "BZPOPMIN (long poll)"),
+    ("WAIT", "WAIT (long poll)"),
+    ("WAITAOF", "WAITAOF (long poll)"),
+    ("XREAD", "XREAD (long poll)"),
+    ("XREADGROUP", "XREADGROUP (long poll)"),
+];
+
+/// How a command is called.
+fn called(name: &'static str, blocks: bool) -> &'static str {
+    let polls = if blocks { &LONG_POLLS[..] } else { &LONG_POLLS[..10] };
+    polls.iter().find(|(command, _)| *command == name).map_or(name, |(_, called)| called)
+}
+
 /// Behind these a connection carries no commands.
 const LAST: [&str; 3] = ["MONITOR", "SYNC", "PSYNC"];
 
@@ -476,21 +539,28 @@ fn confirmation(word: &Word) -> bool {
         .any(|confirmation| word.as_bytes() == confirmation.as_bytes())
 }
 
-fn operation_of(name: &[u8], cx: &mut ConnectionContext<'_>) -> Symbol {
-    if let Some(known) = command::known(name) {
-        return cx.word(known);
+impl Waiting {
+    /// The request, with the command's name if the reply shows that there is such a command: servers answer `ERR` to
+    /// what they do not know.
+    fn confirmed(&self, reply: &Message, cx: &mut ConnectionContext<'_>) -> Request {
+        let refused = matches!(reply.kind, b'-' | b'!')
+            && error_prefix(reply.words[0].as_bytes()).is_none_or(|prefix| prefix == "ERR");
+        if refused || self.unconfirmed.as_bytes().is_empty() {
+            return self.request;
+        }
+        let name = unusual_name(self.unconfirmed.as_bytes(), |text| cx.name(NameKind::Command, text));
+        Request { operation: name.unwrap_or(Symbol::OTHER), ..self.request }
     }
-    // A module's command.
+}
+
+/// The name of a command that is not well known (a module's), in capitals.
+fn unusual_name<T>(name: &[u8], to: impl FnOnce(&str) -> T) -> Option<T> {
     let mut upper = [0_u8; reader::WORD_MAX];
     let plain = name.iter().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(b));
-    match upper.get_mut(..name.len()) {
-        Some(upper) if plain && !name.is_empty() => {
-            upper.copy_from_slice(name);
-            upper.make_ascii_uppercase();
-            std::str::from_utf8(upper).map_or(Symbol::OTHER, |text| cx.name(NameKind::Command, text))
-        }
-        _ => Symbol::OTHER,
-    }
+    let upper = upper.get_mut(..name.len()).filter(|_| plain && !name.is_empty())?;
+    upper.copy_from_slice(name);
+    upper.make_ascii_uppercase();
+    std::str::from_utf8(upper).ok().map(to)
 }
 
 /// The prefix of an error's text: its first word, in capitals.

@@ -6,15 +6,15 @@
 use crate::{
     Timestamp,
     offload::{DirectionState, FramingState},
-    parser::Segment,
+    parser::{Framing, Segment},
     resync::GapKind,
 };
 
 /// Bytes of a line or bulk that are kept.
 pub(super) const WORD_MAX: usize = 32;
 
-/// Deepest nesting that is followed; `COMMAND DOCS` needs about ten.
-const DEPTH_MAX: usize = 32;
+/// Scalars of a command among which options are looked for.
+const OPTIONS_WITHIN: usize = 8;
 
 /// Largest bulk or aggregate accepted (512 MB is Redis' own limit for a bulk).
 const LENGTH_MAX: u64 = 1 << 32;
@@ -68,6 +68,8 @@ pub(super) struct Message {
     pub(super) elements: u64,
     /// The first scalars: of a command its name and arguments, of an error its text.
     pub(super) words: [Word; 3],
+    /// One of the first arguments is `BLOCK`.
+    pub(super) blocks: bool,
     /// When its first byte moved.
     pub(super) start: Timestamp,
     /// When its last byte moved.
@@ -92,8 +94,10 @@ pub(super) enum Item {
 pub(super) struct Reader {
     message: Option<Message>,
     scalars: usize,
-    /// Elements that each open aggregate still waits for.
-    open: Vec<u64>,
+    /// Values of the message that follow the current one, however they are nested.
+    left: u64,
+    /// The current one of the first scalars behind those that are kept.
+    option: Word,
     /// The line that is being read.
     line: Word,
     line_bytes: usize,
@@ -109,26 +113,25 @@ enum Line {
 }
 
 impl Reader {
-    /// One that the kernel followed so far. How values are nested does not matter any more: one of them after the
-    /// other ends the message.
+    /// One that the kernel followed so far.
     pub(super) fn resumed(end: &DirectionState<'_>) -> Self {
         let FramingState::Values { remaining: left, items } = end.framing else { return Self::default() };
         let mut words = [Word::default(); 3];
         words[0].extend(end.name);
-        let value_open = u64::from(left > 0);
         Self {
             message: Some(Message {
                 // An error is one line, which is never in the middle.
                 kind: b'*',
                 elements: 1,
                 words,
+                blocks: false,
                 start: end.start,
                 end: end.start,
                 bytes: end.bytes,
             }),
             // What comes are no words that matter.
             scalars: words.len(),
-            open: if items > 0 { vec![u64::from(items) + value_open] } else { Vec::new() },
+            left: u64::from(items).saturating_sub(u64::from(left == 0)),
             bulk: left,
             ..Self::default()
         }
@@ -188,6 +191,15 @@ impl Reader {
         self.lost
     }
 
+    /// Where the direction's bytes stand.
+    pub(super) fn framing(&self) -> Framing {
+        match &self.message {
+            _ if self.lost => Framing::Lost,
+            Some(begun) => Framing::Head(begun.bytes),
+            None => Framing::Head(0),
+        }
+    }
+
     /// Where the current message ends is unknown: looks for the next one.
     pub(super) fn forget(&mut self) {
         self.lose(GapKind::Truncated, &mut |_| {});
@@ -206,7 +218,8 @@ impl Reader {
     fn lose(&mut self, gap: GapKind, give: &mut impl FnMut(Item)) {
         let begun = self.message.take();
         self.scalars = 0;
-        self.open.clear();
+        self.option = Word::default();
+        self.left = 0;
         self.line = Word::default();
         self.line_bytes = 0;
         self.bulk = 0;
@@ -245,8 +258,11 @@ impl Reader {
         let content = usize::try_from(self.bulk.saturating_sub(2)).unwrap_or(usize::MAX).min(inside.len());
         if let Some(message) = &mut self.message {
             message.bytes += step as u64;
-            if let Some(word) = message.words.get_mut(self.scalars) {
-                word.extend(inside.get(..content).unwrap_or_default());
+            let content = inside.get(..content).unwrap_or_default();
+            match message.words.get_mut(self.scalars) {
+                Some(word) => word.extend(content),
+                None if self.scalars < OPTIONS_WITHIN => self.option.extend(content),
+                None => {}
             }
         }
         self.bulk -= step as u64;
@@ -261,6 +277,7 @@ impl Reader {
             kind: 0,
             elements: 1,
             words: [Word::default(); 3],
+            blocks: false,
             start: at,
             end: at,
             bytes: 0,
@@ -278,7 +295,12 @@ impl Reader {
         let text = line.as_bytes();
         let text = text.strip_suffix(b"\n").unwrap_or(text);
         let text = text.strip_suffix(b"\r").unwrap_or(text);
-        let top = self.open.is_empty();
+        // An attribute comes before the value that counts.
+        let top = self.message.as_ref().is_some_and(|message| match message.kind {
+            0 => true,
+            b'|' => self.left == 0,
+            _ => false,
+        });
         let Some((&kind, rest)) = text.split_first() else {
             // Redis passes over empty lines between commands.
             if top && inline {
@@ -290,9 +312,12 @@ impl Reader {
         if top && inline && kind != b'*' {
             return self.inline_command(text, at, give);
         }
-        let first = top && self.message.as_ref().is_some_and(|message| message.kind == 0);
-        let attribute = self.message.as_ref().is_some_and(|message| message.kind == b'|');
-        if let Some(message) = self.message.as_mut().filter(|_| first || (top && attribute)) {
+        if let Some(message) = self.message.as_mut().filter(|_| top) {
+            if message.kind == b'|' {
+                // Its words are not the value's.
+                message.words = [Word::default(); 3];
+                self.scalars = 0;
+            }
             message.kind = kind;
         }
         match kind {
@@ -315,19 +340,9 @@ impl Reader {
                 if let Some(message) = self.message.as_mut().filter(|_| top) {
                     message.elements = elements;
                 }
-                if kind == b'|' {
-                    // An attribute comes before the value that counts.
-                    match self.open.last_mut() {
-                        Some(waiting) => *waiting += 1,
-                        None => self.open.push(1),
-                    }
-                }
-                if elements == 0 {
-                    self.element_ended(at, give);
-                } else if self.open.len() >= DEPTH_MAX {
-                    return Line::Broken;
-                } else {
-                    self.open.push(elements);
+                self.left = self.left.saturating_add(elements);
+                if kind != b'|' {
+                    self.value_ended(at, give);
                 }
             }
             _ => return Line::Broken,
@@ -358,20 +373,22 @@ impl Reader {
     }
 
     fn scalar_ended(&mut self, at: Timestamp, give: &mut impl FnMut(Item)) {
+        if self.scalars < OPTIONS_WITHIN {
+            let option = std::mem::take(&mut self.option);
+            if let Some(message) = &mut self.message {
+                message.blocks |= message.words.get(self.scalars).unwrap_or(&option).is("BLOCK");
+            }
+        }
         self.scalars += 1;
-        self.element_ended(at, give);
+        self.value_ended(at, give);
     }
 
-    /// A value ended; so do the aggregates of which it was the last.
-    fn element_ended(&mut self, at: Timestamp, give: &mut impl FnMut(Item)) {
-        while let Some(waiting) = self.open.last_mut() {
-            *waiting = waiting.saturating_sub(1);
-            if *waiting > 0 {
-                return;
-            }
-            self.open.pop();
+    /// A value ended, or the line that begins an aggregate; the last one ends the message.
+    fn value_ended(&mut self, at: Timestamp, give: &mut impl FnMut(Item)) {
+        match self.left.checked_sub(1) {
+            Some(left) => self.left = left,
+            None => self.message_ended(at, give),
         }
-        self.message_ended(at, give);
     }
 
     fn message_ended(&mut self, at: Timestamp, give: &mut impl FnMut(Item)) {

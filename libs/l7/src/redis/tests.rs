@@ -2,10 +2,11 @@
 
 use crate::{
     Chunk, Connection, Direction, ErrorClass, Exchange, Limits, ParserContext, Protocol, ScopeId, Side,
-    Status, Timestamp, Transport, Verdict, testing::assert_no_harm,
+    Status, Timestamp, Transport, Verdict,
+    testing::{self, Replay, assert_no_harm},
 };
 
-/// Who speaks next.
+/// Who sends next.
 #[derive(Clone, Copy)]
 enum Say {
     C(&'static [u8]),
@@ -75,6 +76,37 @@ fn expect(conversation: &[Say], operations: &[&str]) {
 }
 
 #[test]
+fn an_attribute_hides_no_error_and_is_no_reply() {
+    expect(
+        &[
+            C(b"*1\r\n$4\r\nPING\r\n"),
+            S(b"+PONG\r\n"),
+            C(b"*1\r\n$4\r\nPING\r\n*2\r\n$3\r\nGET\r\n$1\r\na\r\n*2\r\n$3\r\nDEL\r\n$1\r\na\r\n"),
+            S(b"|1\r\n+ttl\r\n*2\r\n:1\r\n:2\r\n+PONG\r\n|0\r\n|1\r\n+x\r\n_\r\n-WRONGTYPE x\r\n*1\r\n|1\r\n+x\r\n:1\r\n:1\r\n"),
+        ],
+        &["PING", "PING", "GET=WRONGTYPE", "DEL"],
+    );
+}
+
+#[test]
+fn replies_may_be_nested_to_any_depth() {
+    let deep = format!("{}{}$1\r\nx\r\n", "*1\r\n".repeat(500), "*2\r\n:1\r\n".repeat(500));
+    let mut replay = Replay::new(Connection::new(ScopeId(0)));
+    replay.ingress(b"*1\r\n$4\r\nPING\r\n");
+    replay.egress(b"+PONG\r\n");
+    replay.ingress(b"*2\r\n$4\r\nEVAL\r\n$1\r\nx\r\n*1\r\n$4\r\nPING\r\n");
+    deep.as_bytes().chunks(7).for_each(|piece| replay.egress(piece));
+    replay.egress(b"+PONG\r\n");
+    replay.close();
+    let expected = [
+        "PING  - None 14/7".to_owned(),
+        format!("EVAL  - None 21/{}", deep.len()),
+        "PING  - None 14/7".to_owned(),
+    ];
+    assert_eq!(replay.lines(), expected.map(|line| format!("Server {line}")));
+}
+
+#[test]
 fn commands_pair_in_order_when_pipelined() {
     expect(
         &[
@@ -91,7 +123,7 @@ fn errors_carry_their_prefix() {
         C(b"*2\r\n$4\r\nINCR\r\n$1\r\nk\r\n*2\r\n$3\r\nGET\r\n$1\r\nx\r\n*1\r\n$6\r\nNOSUCH\r\n"),
         S(b"-WRONGTYPE Operation against a key\r\n-MOVED 3999 127.0.0.1:6381\r\n-ERR unknown command 'NOSUCH'\r\n"),
     ];
-    expect(conversation, &["INCR=WRONGTYPE", "GET=MOVED", "NOSUCH=ERR"]);
+    expect(conversation, &["INCR=WRONGTYPE", "GET=MOVED", "other=ERR"]);
     let classes: Vec<_> = play(conversation, 99, true).exchanges.iter().map(|e| e.error).collect();
     assert_eq!(classes, [ErrorClass::Client, ErrorClass::None, ErrorClass::Client]);
 }
@@ -329,4 +361,138 @@ fn a_command_whose_end_was_not_captured_is_answered() {
     let found = replay.lines();
     assert_eq!(found.len(), 6, "{found:?}");
     assert!(found.iter().all(|line| line.contains(" None ")), "{found:?}");
+}
+
+#[test]
+fn commands_that_wait_are_called_so_and_are_no_failure() {
+    let found = lines(&[
+        (Direction::Egress, b"*3\r\n$5\r\nBLPOP\r\n$1\r\nq\r\n$1\r\n5\r\n"),
+        (Direction::Ingress, b"*-1\r\n"),
+        (Direction::Egress, b"*4\r\n$5\r\nXREAD\r\n$7\r\nSTREAMS\r\n$1\r\ns\r\n$1\r\n0\r\n"),
+        (Direction::Ingress, b"*-1\r\n"),
+        (
+            Direction::Egress,
+            b"*9\r\n$10\r\nXREADGROUP\r\n$5\r\nGROUP\r\n$1\r\ng\r\n$1\r\nc\r\n$5\r\nblock\r\n$1\r\n0\r\n$7\r\nSTREAMS\r\n$1\r\ns\r\n$1\r\n>\r\n",
+        ),
+        (Direction::Ingress, b"*-1\r\n"),
+        (Direction::Egress, b"*3\r\n$5\r\nBRPOP\r\n$1\r\nq\r\n$1\r\n0\r\n"),
+    ]);
+    let found: Vec<&str> = found.iter().map(|line| line.rsplit_once(' ').expect("sizes").0).collect();
+    assert_eq!(
+        found,
+        [
+            "Client BLPOP (long poll)  - None",
+            "Client XREAD  - None",
+            "Client XREADGROUP (long poll)  - None",
+            "Client BRPOP (long poll)  - None",
+        ]
+    );
+    assert!(crate::redis_commands().all(|(_, name, _)| !["XREAD", "XREADGROUP"].contains(&name)));
+}
+
+/// `*<n>` and bulk strings.
+fn array(words: &str) -> Vec<u8> {
+    let words: Vec<&str> = words.split(' ').collect();
+    let strings = words.iter().map(|word| format!("${}\r\n{word}\r\n", word.len()));
+    format!("*{}\r\n{}", words.len(), strings.collect::<String>()).into_bytes()
+}
+
+#[test]
+fn roles_are_right_wherever_a_connection_is_joined() {
+    for (request, reply) in [
+        ("LRANGE l 0 -1", "GET x"),
+        ("lrange l 0 -1", "GET x"),
+        ("smembers s", "get x"),
+        ("HGETALL h", "SET a b"),
+        ("KEYS *", "PING"),
+        ("EVALSHA abc 0", "DEL a"),
+        ("EXEC", "INCR a"),
+        ("MYMOD.LIST l", "GET x"),
+        ("HGETALL h", "type x"),
+    ] {
+        let exchange = [(Direction::Ingress, array(request)), (Direction::Egress, array(reply))];
+        let steps = [exchange.clone(), exchange.clone(), exchange.clone(), exchange].concat();
+        for joined in 0..steps.len() - 1 {
+            let lines = testing::play(Connection::new(ScopeId(1)), &steps[joined..]);
+            assert!(lines.iter().all(|line| line.starts_with("Server ")), "{request}, {joined}: {lines:?}");
+            let answered = lines.iter().filter(|line| line.contains(" - None ")).count();
+            // The first answer may only show which end is the client.
+            assert!(answered + 1 >= (steps.len() - joined) / 2, "{request}, {joined}: {lines:?}");
+        }
+    }
+}
+
+#[test]
+fn a_servers_link_to_its_replica_has_no_client() {
+    let replica = (Direction::Ingress, array("REPLCONF ACK 100"));
+    let steps = [(Direction::Egress, array("SET a b")), (Direction::Egress, array("PING")), replica];
+    let steps = [steps.clone(), steps.clone(), steps].concat();
+    for joined in 0..steps.len() - 2 {
+        let lines = testing::play(Connection::new(ScopeId(1)), &steps[joined..]);
+        assert!(lines.is_empty(), "{joined}: {lines:?}");
+    }
+}
+
+#[test]
+fn a_server_that_never_answers_is_recognised_by_its_client() {
+    let mut replay = Replay::new(Connection::new(ScopeId(1)));
+    replay.ingress(&array("GET a"));
+    replay.close();
+    assert_eq!(replay.lines(), ["Server GET  - NoResponse 20/0"]);
+}
+
+#[test]
+fn a_connection_may_begin_with_a_large_command() {
+    let command = array(&format!("SET k {}", "x".repeat(6000)));
+    for captured in [1400, 100] {
+        let mut replay = Replay::new(Connection::new(ScopeId(1)));
+        for _ in 0..2 {
+            for piece in command.chunks(1400) {
+                let head = piece.get(..captured).unwrap_or(piece);
+                replay.part(Direction::Ingress, head, piece.len() as u64);
+            }
+            replay.egress(b"+OK\r\n");
+        }
+        replay.close();
+        let expected = format!("Server SET  - None {}/5", command.len());
+        assert_eq!(replay.lines(), [expected.clone(), expected], "{captured}");
+    }
+}
+
+/// Clients read a reply's type, its length and its text by calls of their own.
+#[test]
+fn a_connection_is_recognised_by_replies_that_are_read_in_pieces() {
+    let replies: [&[u8]; 10] = [
+        b"$5\r\nhello\r\n",
+        b"$-1\r\n",
+        b":1234567\r\n",
+        b"+OK\r\n",
+        b"-ERR no such thing\r\n",
+        b"-WRONGTYPE a\r\n",
+        b"#t\r\n",
+        b",3.25\r\n",
+        b"_\r\n",
+        b"%1\r\n+a\r\n:1\r\n",
+    ];
+    for (request, inline) in [(array("GET a"), false), (b"GET a\r\n".to_vec(), true)] {
+        for reply in replies {
+            if inline && matches!(reply[0], b'#' | b',' | b'_') {
+                // Such a line answers in other protocols, too.
+                continue;
+            }
+            for size in 1..=reply.len() {
+                let mut replay = Replay::new(Connection::new(ScopeId(1)));
+                for _ in 0..2 {
+                    replay.egress(&request);
+                    reply.chunks(size).for_each(|piece| replay.ingress(piece));
+                }
+                replay.close();
+                let found = replay.lines();
+                let bytes = format!("{}/{}", request.len(), reply.len());
+                let right = found.len() == 2
+                    && found.iter().all(|line| line.starts_with("Client GET ") && line.ends_with(&bytes));
+                assert!(right, "{} by {size}: {found:?}", reply.escape_ascii());
+            }
+        }
+    }
 }

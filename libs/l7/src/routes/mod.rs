@@ -2,34 +2,51 @@
 //!
 //! ```text
 //! target → template (ids become `{}`) → known route
-//!                                     └ new: kept aside until its outcome is known → its own route, `{}` or `other`
+//!                                     └ new: kept aside until its outcome is known
+//!                                         → name (what is not known to be code becomes `{}`) → its own route, `{}` or `other`
 //! ```
+//!
+//! What is code and what is data, [`learning`] finds out. What follows bounds the routes that are left.
 //!
 //! A real route is one that recurs and is answered by something else than "not found". So:
 //! - a path whose only answers are 404 and the like gets its own route as long as a small share of the bound lasts,
 //!   then it is `other`;
-//! - a place in the tree below which more and more different segments turn up folds: new segments there become `{}`,
-//!   those that were known stay. The fuller the bound, the sooner a place folds;
-//! - a path that was folded and keeps coming back gets its own route after all, out of a reserve.
+//! - a place in the tree below which more and more different segments turn up collapses: new segments there become
+//!   `{}`, those that were known stay. The fuller the bound, the sooner a place collapses;
+//! - a path that was collapsed and keeps coming back gets its own route after all, out of a reserve.
 //!
-//! The number of routes never exceeds the bound; exchanges that had to be folded are counted.
+//! The number of routes never exceeds the bound; exchanges beyond it are counted. At the bound, routes that were
+//! not used for a while are forgotten.
 
+pub(crate) mod learning;
 pub mod own;
 pub(crate) mod template;
+mod vocabulary;
 mod words;
 
-use std::collections::HashMap;
+use foldhash::HashMap;
 
-use crate::{Status, Symbol};
+use crate::{
+    Status, Symbol, Timestamp,
+    routes::learning::{Segments, Sighting},
+    symbol::{SEARCH_INTERVAL_NS, UNUSED_NS},
+};
 
 /// Templates of new paths whose outcome is not known yet, per application.
 const PROVISIONAL_MAX: usize = 256;
 
-/// Counters for folded paths that may recur, per application.
+/// Counters for collapsed paths that may recur, per application.
 const CANDIDATES: usize = 256;
 
-/// Occurrences after which a folded path gets its own route.
+/// Occurrences after which a collapsed path gets its own route.
 const RECURRING: u16 = 16;
+
+/// Occurrences after which a path whose segments were not learned keeps the name that it has by then: what recurs so often is
+/// aggregated in the kernel, where its clients are not known.
+const SETTLED: u16 = 256;
+
+/// Most paths that keep their name so, per application.
+const SETTLED_MAX: usize = 256;
 
 /// A request's route, before its outcome is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,7 +73,10 @@ impl RouteRef {
 enum Inner {
     /// One of the user's.
     Own(Symbol),
-    Known(u32),
+    Known {
+        index: u32,
+        symbol: Symbol,
+    },
     Provisional {
         slot: u16,
         generation: u32,
@@ -65,7 +85,10 @@ enum Inner {
 
 #[derive(Debug)]
 struct Route {
+    name: Box<str>,
     symbol: Symbol,
+    /// When a request for it was last answered.
+    used: Timestamp,
     /// Something else than "not found" was answered.
     proven: bool,
 }
@@ -87,7 +110,7 @@ struct Candidate {
 struct Place {
     /// Different literal segments below it.
     children: u16,
-    folded: bool,
+    collapsed: bool,
 }
 
 /// The result for a new path.
@@ -102,20 +125,29 @@ enum Placing {
 #[derive(Debug, Default)]
 pub(crate) struct Routes {
     known: HashMap<Box<str>, u32>,
-    all: Vec<Route>,
+    /// Those that were forgotten leave free slots.
+    all: Vec<Option<Route>>,
     unproven: usize,
+    /// When unused routes were last looked for.
+    searched: Timestamp,
     /// By hash of the template: those that meet in one slot displace each other.
     provisional: Vec<Provisional>,
     /// By hash of the path that leads there.
     places: HashMap<u64, Place>,
     candidates: Vec<Candidate>,
+    segments: Segments,
+    /// Routes of paths that keep their name, by hash of the path.
+    settled: HashMap<u64, u32>,
 }
 
 impl Routes {
     /// Looks up a template.
     pub(crate) fn begin(&mut self, template: &str) -> RouteRef {
-        if let Some(&index) = self.known.get(template) {
-            return RouteRef(Inner::Known(index));
+        let settled = || self.settled.get(&hash(4, template.as_bytes()));
+        if let Some(&index) = self.known.get(template).or_else(settled)
+            && let Some(Some(Route { symbol, .. })) = self.all.get(index as usize)
+        {
+            return RouteRef(Inner::Known { index, symbol: *symbol });
         }
         if self.provisional.is_empty() {
             self.provisional.resize_with(PROVISIONAL_MAX, Provisional::default);
@@ -134,18 +166,26 @@ impl Routes {
     }
 
     /// The route's symbol, now that its outcome is known. `intern` makes a symbol of a new route's name;
-    /// [`Symbol::OTHER`] says that it was folded away.
+    /// [`Symbol::OTHER`] when it exceeds the bound. When it `trusts`, every segment counts as code.
     pub(crate) fn finish(
         &mut self,
         route: RouteRef,
         status: Status,
+        sighting: Sighting,
+        trusts: bool,
         limit: usize,
         intern: impl FnOnce(&str) -> Symbol,
     ) -> Symbol {
         let proven = proves(status);
         let index = match route.0 {
             Inner::Own(symbol) => return symbol,
-            Inner::Known(index) => index,
+            Inner::Known { index, symbol } => {
+                // The route may have been forgotten meanwhile.
+                if !matches!(self.all.get(index as usize), Some(Some(route)) if route.symbol == symbol) {
+                    return symbol;
+                }
+                index
+            }
             Inner::Provisional { slot, generation } => {
                 let Some(provisional) = self.provisional.get_mut(usize::from(slot)) else {
                     return Symbol::OTHER;
@@ -154,7 +194,29 @@ impl Routes {
                     return Symbol::OTHER;
                 }
                 let text = std::mem::take(&mut provisional.text);
-                let placing = self.place(&text, proven, limit);
+                if self.known.len() >= limit {
+                    self.forget_unused(sighting.at, limit);
+                }
+                let placing = if trusts {
+                    self.place(&text, proven, limit)
+                } else {
+                    let name = self.segments.name(&text, proven.then_some(sighting));
+                    if let Some(turned) = name.turned {
+                        // What was learned there was data.
+                        self.forget_if(|route| Segments::is_through(&route.name, turned));
+                    }
+                    let placing = self.place(&name.text, proven, limit);
+                    if let Placing::Known(index) = placing
+                        && name.text != text
+                        && self.occurrences(&text) >= SETTLED
+                    {
+                        if self.settled.len() >= SETTLED_MAX {
+                            self.settled.clear();
+                        }
+                        self.settled.insert(hash(4, text.as_bytes()), index);
+                    }
+                    placing
+                };
                 if let Some(provisional) = self.provisional.get_mut(usize::from(slot)) {
                     provisional.text = text;
                 }
@@ -166,16 +228,14 @@ impl Routes {
                         if symbol == Symbol::OTHER {
                             return symbol;
                         }
-                        let index = u32::try_from(self.all.len()).unwrap_or(u32::MAX);
-                        self.all.push(Route { symbol, proven });
-                        self.unproven += usize::from(!proven);
-                        self.known.insert(name.into_boxed_str(), index);
-                        index
+                        let used = sighting.at;
+                        self.add(Route { name: name.into_boxed_str(), symbol, used, proven })
                     }
                 }
             }
         };
-        let Some(known) = self.all.get_mut(index as usize) else { return Symbol::OTHER };
+        let Some(Some(known)) = self.all.get_mut(index as usize) else { return Symbol::OTHER };
+        known.used = known.used.max(sighting.at);
         if proven && !known.proven {
             known.proven = true;
             self.unproven = self.unproven.saturating_sub(1);
@@ -183,28 +243,83 @@ impl Routes {
         known.symbol
     }
 
+    fn add(&mut self, route: Route) -> u32 {
+        let free = self.all.iter().position(Option::is_none).unwrap_or(self.all.len());
+        let index = u32::try_from(free).unwrap_or(u32::MAX);
+        self.unproven += usize::from(!route.proven);
+        self.known.insert(route.name.clone(), index);
+        if free == self.all.len() {
+            self.all.push(Some(route));
+        } else if let Some(slot) = self.all.get_mut(free) {
+            *slot = Some(route);
+        }
+        index
+    }
+
+    /// Forgets the routes that were not used for a while.
+    fn forget_unused(&mut self, now: Timestamp, limit: usize) {
+        if now.since(self.searched) < SEARCH_INTERVAL_NS {
+            return;
+        }
+        self.searched = now;
+        if self.forget_if(|route| now.since(route.used) >= UNUSED_NS) {
+            // The tree is that of the routes that are left.
+            self.places.clear();
+            let names: Vec<Box<str>> = self.known.keys().cloned().collect();
+            let room = limit.saturating_sub(names.len());
+            for name in &names {
+                self.grow(name, room);
+            }
+        }
+    }
+
+    /// A route is used, if there is one of that name.
+    pub(crate) fn touch(&mut self, symbol: Symbol, now: Timestamp) {
+        for route in self.all.iter_mut().flatten().filter(|route| route.symbol == symbol) {
+            route.used = route.used.max(now);
+        }
+    }
+
+    /// Forgets the routes whose symbols stand for them no longer.
+    pub(crate) fn retain(&mut self, is_in_use: impl Fn(Symbol) -> bool) {
+        self.forget_if(|route| !is_in_use(route.symbol));
+    }
+
+    /// Forgets routes; whether there were any.
+    fn forget_if(&mut self, unwanted: impl Fn(&Route) -> bool) -> bool {
+        let before = self.known.len();
+        self.settled.clear();
+        for slot in &mut self.all {
+            if let Some(route) = slot.take_if(|route| unwanted(route)) {
+                self.known.remove(&route.name);
+                self.unproven -= usize::from(!route.proven).min(self.unproven);
+            }
+        }
+        self.known.len() < before
+    }
+
     fn place(&mut self, text: &str, proven: bool, limit: usize) -> Placing {
         if let Some(&index) = self.known.get(text) {
             return Placing::Known(index);
         }
-        let room = limit.saturating_sub(self.all.len());
+        let room = limit.saturating_sub(self.known.len());
         if room == 0 {
-            return self.fold(text).map_or(Placing::Other, |folded| self.known_or_other(&folded));
+            return self.collapse(text).map_or(Placing::Other, |collapsed| self.known_or_other(&collapsed));
         }
         if !proven && self.unproven >= limit / 8 {
             return Placing::Other;
         }
         let reserve = limit / 5;
-        if let Some(folded) = self.fold(text) {
+        if let Some(collapsed) = self.collapse(text) {
             if !proven || !self.recurs(text) {
-                if let Some(&index) = self.known.get(folded.as_str()) {
+                if let Some(&index) = self.known.get(collapsed.as_str()) {
                     return Placing::Known(index);
                 }
                 if room <= reserve {
                     return Placing::Other;
                 }
-                self.grow(&folded, room);
-                return Placing::New(folded);
+                self.grow(&collapsed, room);
+                return Placing::New(collapsed);
             }
         } else if room <= reserve && !(proven && self.recurs(text)) {
             return Placing::Other;
@@ -217,33 +332,33 @@ impl Routes {
         self.known.get(text).map_or(Placing::Other, |&index| Placing::Known(index))
     }
 
-    /// The template with `{}` where its segments are new below a folded place; `None` when it stays as it is.
-    fn fold(&self, text: &str) -> Option<String> {
-        let mut folded = None::<String>;
+    /// The template with `{}` where its segments are new below a collapsed place; `None` when it stays as it is.
+    fn collapse(&self, text: &str) -> Option<String> {
+        let mut collapsed = None::<String>;
         let mut path = hash(0, b"");
         let mut done = 0;
         for segment in text.split_inclusive('/') {
             let end = done + segment.len();
             let name = segment.strip_suffix('/').unwrap_or(segment);
             let below = hash(path, name.as_bytes());
-            let unknown_in_folded =
-                self.places.get(&path).is_some_and(|place| place.folded) && !self.places.contains_key(&below);
-            if unknown_in_folded && !name.is_empty() && name != "{}" {
-                let so_far = folded.get_or_insert_with(|| text.get(..done).unwrap_or_default().to_owned());
+            let unknown_in_collapsed = self.places.get(&path).is_some_and(|place| place.collapsed)
+                && !self.places.contains_key(&below);
+            if unknown_in_collapsed && !name.is_empty() && name != "{}" {
+                let so_far = collapsed.get_or_insert_with(|| text.get(..done).unwrap_or_default().to_owned());
                 so_far.push_str("{}");
                 if segment.ends_with('/') {
                     so_far.push('/');
                 }
                 path = hash(path, b"{}");
             } else {
-                if let Some(so_far) = &mut folded {
+                if let Some(so_far) = &mut collapsed {
                     so_far.push_str(segment);
                 }
                 path = below;
             }
             done = end;
         }
-        folded
+        collapsed
     }
 
     /// Notes a new route's places in the tree.
@@ -257,7 +372,7 @@ impl Routes {
             if new && !segment.is_empty() && segment != "{}" {
                 let place = self.places.entry(path).or_default();
                 place.children = place.children.saturating_add(1);
-                place.folded |= usize::from(place.children) >= threshold;
+                place.collapsed |= usize::from(place.children) >= threshold;
             }
             if new {
                 self.places.insert(below, Place::default());
@@ -266,28 +381,33 @@ impl Routes {
         }
     }
 
-    /// Counts a folded path; whether it has come often enough for a route of its own.
+    /// Counts a collapsed path; whether it has come often enough for a route of its own.
     fn recurs(&mut self, text: &str) -> bool {
+        self.occurrences(text) >= RECURRING
+    }
+
+    /// Counts a path; how often it came.
+    fn occurrences(&mut self, text: &str) -> u16 {
         if self.candidates.is_empty() {
             self.candidates = vec![Candidate::default(); CANDIDATES];
         }
         let hash = hash(1, text.as_bytes());
         let slot = usize::try_from(hash % CANDIDATES as u64).unwrap_or(0);
-        let Some(candidate) = self.candidates.get_mut(slot) else { return false };
+        let Some(candidate) = self.candidates.get_mut(slot) else { return 0 };
         if candidate.hash == hash {
             candidate.count = candidate.count.saturating_add(1);
-            return candidate.count >= RECURRING;
+            return candidate.count;
         }
         // The slot's owner must keep coming to stay: a crawler's paths wear each other down.
         candidate.count = candidate.count.saturating_sub(1);
         if candidate.count == 0 {
             *candidate = Candidate { hash, count: 1 };
         }
-        false
+        0
     }
 }
 
-/// Whether an answer says that the route exists.
+/// Whether a status shows that the route exists.
 fn proves(status: Status) -> bool {
     !matches!(status, Status::None | Status::Code(400 | 404 | 405 | 410 | 414 | 501))
 }
@@ -302,5 +422,7 @@ fn hash(seed: u64, bytes: &[u8]) -> u64 {
     hash ^ (hash >> 32)
 }
 
+#[cfg(test)]
+mod learning_tests;
 #[cfg(test)]
 mod tests;

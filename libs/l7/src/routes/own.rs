@@ -87,7 +87,7 @@ impl OwnTemplate {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Limits, ParserContext, ScopeId, Status};
+    use crate::{Limits, ParserContext, ScopeId, Status, Timestamp, routes::learning::Sighting};
 
     fn parsed(text: &str) -> Result<OwnTemplate, TemplateError> {
         OwnTemplate::parse(text, Symbol(7))
@@ -129,7 +129,8 @@ mod tests {
         let scope = ScopeId(1);
         let mut name = |path: String| {
             let route = context.route(scope, path.as_bytes());
-            let symbol = context.route_symbol(scope, route, Status::Code(200));
+            let sighting = Sighting { client: 0, at: Timestamp(0) };
+            let symbol = context.route_symbol(scope, route, Status::Code(200), sighting);
             context.name(symbol).to_owned()
         };
         for word in ["apple", "pear", "plum", "fig", "kiwi", "lime", "date", "nut"] {

@@ -3,7 +3,7 @@
 //! A segment stays as it is only if it can be a word of a program: plain ASCII without `:`, no number, date, hash or
 //! token, no mixed case with digits, and not behind a word that announces a secret or a person (`words.rs`).
 
-use super::words;
+use super::words::{self, Behind};
 
 /// Most segments of a template; what follows becomes `*`.
 const SEGMENTS_MAX: usize = 10;
@@ -25,7 +25,7 @@ pub(crate) fn template(target: &[u8], out: &mut String) {
         }
     };
     let mut count = 0;
-    let mut data = false;
+    let mut behind = Behind::Other;
     for name in path.split(|b| *b == b'/').filter(|name| !name.is_empty()) {
         out.push('/');
         count += 1;
@@ -33,12 +33,12 @@ pub(crate) fn template(target: &[u8], out: &mut String) {
             out.push('*');
             return;
         }
-        if data && !words::is_code(name) {
+        if behind.is_data(name) {
             out.push_str("{}");
-            data = false;
+            behind = Behind::Other;
         } else {
             segment(name, out);
-            data = words::precedes_data(name);
+            behind = words::behind(name);
         }
     }
     if path.last() == Some(&b'/') || out.is_empty() {
@@ -76,6 +76,11 @@ pub(crate) fn name(name: &[u8], out: &mut String) {
     }
 }
 
+/// Whether a part of a name begins as a known kind of token does.
+pub(crate) fn holds_token(name: &[u8]) -> bool {
+    name.split(|byte| matches!(byte, b'.' | b':' | b'/')).any(words::is_token)
+}
+
 /// `host:port`, or `*`.
 fn authority_form(authority: &[u8], out: &mut String) {
     let (host, port) = match authority.iter().rposition(|b| *b == b':') {
@@ -103,7 +108,7 @@ fn segment(name: &[u8], out: &mut String) {
     let name = name.split(|b| *b == b';').next().unwrap_or_default();
     let plain = name.iter().all(|b| b.is_ascii_alphanumeric() || b"-_.~*+!()[]{}$'".contains(b));
     let has_parts = name.contains(&b'.') && name.iter().any(u8::is_ascii_alphabetic);
-    if !plain || name.len() > SEGMENT_BYTES_MAX || (!has_parts && is_id(name)) {
+    if !plain || name.len() > SEGMENT_BYTES_MAX || words::is_token(name) || (!has_parts && is_id(name)) {
         out.push_str("{}");
         return;
     }
@@ -115,7 +120,8 @@ fn segment(name: &[u8], out: &mut String) {
             out.push('.');
         }
         let digits_only = !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit());
-        if (at == 0 && digits_only && has_parts) || (is_id(part.as_bytes()) && !digits_only) {
+        let is_secret = words::is_token(part.as_bytes());
+        if is_secret || (at == 0 && digits_only && has_parts) || (is_id(part.as_bytes()) && !digits_only) {
             out.push_str("{}");
         } else {
             out.push_str(part);
@@ -125,17 +131,19 @@ fn segment(name: &[u8], out: &mut String) {
 
 /// Whether a segment looks like an id, a date, a hash or a token rather than a name.
 fn is_id(name: &[u8]) -> bool {
-    let count = |is: fn(&u8) -> bool| name.iter().filter(|b| is(b)).count();
-    let digits = count(u8::is_ascii_digit);
-    let upper = count(u8::is_ascii_uppercase);
-    let lower = count(u8::is_ascii_lowercase);
-    let letters = upper + lower;
-    let hex = count(u8::is_ascii_hexdigit);
-    let dashes = count(|b| matches!(b, b'-' | b'_' | b':'));
-    let dots = count(|b| matches!(b, b'.'));
-    if words::is_token(name) {
-        return true;
+    let [mut digits, mut upper, mut lower, mut hex, mut dashes, mut dots] = [0_usize; 6];
+    for byte in name {
+        match byte {
+            b'0'..=b'9' => digits += 1,
+            b'A'..=b'Z' => upper += 1,
+            b'a'..=b'z' => lower += 1,
+            b'-' | b'_' | b':' => dashes += 1,
+            b'.' => dots += 1,
+            _ => {}
+        }
+        hex += usize::from(byte.is_ascii_hexdigit());
     }
+    let letters = upper + lower;
     if digits == 0 {
         // Hashes without a digit are rare, words of hexadecimal letters are short; long mixed case is a token.
         return (hex == name.len() && name.len() >= 16)
@@ -234,6 +242,7 @@ mod tests {
             ("/key/AKIAIOSFODNN7EXAMPLE", "/key/{}"),
             ("/t/AKIAIOSFODNNEXAMPLE", "/t/{}"),
             ("/t/ghp_abcdefghijklmnop", "/t/{}"),
+            ("/t/backup.ghp_abcdefghijklmnop", "/t/backup.{}"),
             ("/reset/aB3xY9", "/reset/{}"),
             ("/r/aB3xY9", "/r/{}"),
             ("/users/alice", "/users/{}"),

@@ -1,10 +1,11 @@
-//! Routes: their templates, bounds and folding.
+//! Routes: their templates, bounds and collapsing, where every segment is taken for code.
 
 use std::collections::HashMap;
 
 use super::{template::template, *};
 
 const LIMIT: usize = 200;
+const NOW: Sighting = Sighting { client: 1, at: Timestamp(0) };
 
 #[derive(Default)]
 struct App {
@@ -19,7 +20,7 @@ impl App {
         template(path.as_bytes(), &mut text);
         let route = self.routes.begin(&text);
         let names = &mut self.names;
-        let symbol = self.routes.finish(route, Status::Code(status), LIMIT, |name| {
+        let symbol = self.routes.finish(route, Status::Code(status), NOW, true, LIMIT, |name| {
             names.push(name.to_owned());
             Symbol(u32::try_from(names.len()).expect("few") + 1)
         });
@@ -140,9 +141,9 @@ fn a_small_application_keeps_all_its_routes() {
 fn concurrent_requests_for_a_new_path_share_its_route() {
     let mut routes = Routes::default();
     let (first, second) = (routes.begin("/new"), routes.begin("/new"));
-    let symbol = routes.finish(first, Status::Code(200), LIMIT, |_| Symbol(7));
+    let symbol = routes.finish(first, Status::Code(200), NOW, true, LIMIT, |_| Symbol(7));
     assert_eq!(symbol, Symbol(7));
-    assert_eq!(routes.finish(second, Status::Code(404), LIMIT, |_| unreachable!()), Symbol(7));
+    assert_eq!(routes.finish(second, Status::Code(404), NOW, true, LIMIT, |_| unreachable!()), Symbol(7));
 }
 
 #[test]
@@ -152,5 +153,32 @@ fn an_overwritten_provisional_route_is_other() {
     for number in 0..20 * PROVISIONAL_MAX {
         routes.begin(&word(number));
     }
-    assert_eq!(routes.finish(first, Status::Code(200), LIMIT, |_| unreachable!()), Symbol::OTHER);
+    assert_eq!(routes.finish(first, Status::Code(200), NOW, true, LIMIT, |_| unreachable!()), Symbol::OTHER);
+}
+
+#[test]
+fn routes_that_are_not_used_make_room() {
+    let mut routes = Routes::default();
+    let mut number = 1;
+    let mut request = |path: String, at: u64| {
+        let route = routes.begin(&path);
+        let sighting = Sighting { client: 1, at: Timestamp(at) };
+        let symbol = routes.finish(route, Status::Code(200), sighting, true, 30, |_| {
+            number += 1;
+            Symbol(number)
+        });
+        assert!(routes.known.len() <= 30 && routes.all.len() <= 30);
+        symbol != Symbol::OTHER
+    };
+    // Deep, so that no place collapses.
+    let path = |round: usize, number: usize| format!("/{}/{}", word(number % 3), word(round * 30 + number));
+    for round in 0..3 {
+        let mut named = 0;
+        for number in 0..60 {
+            for _ in 0..20 {
+                named += usize::from(request(path(round, number), (round as u64 + 1) * UNUSED_NS));
+            }
+        }
+        assert!(named >= 10 * 20, "{round}: {named}");
+    }
 }

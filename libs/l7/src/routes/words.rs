@@ -2,7 +2,10 @@
 //! words.
 //!
 //! A segment behind one of [`SECRET_PARENTS`] or [`PERSON_PARENTS`] is data, however plain it looks
-//! (`/password/hunter2`, `/users/alice`), unless it is one of [`CODE_WORDS`] (`/password/reset`, `/users/me`).
+//! (`/password/hunter2`, `/users/alice`), unless it is one of [`CODE_WORDS`] (`/password/reset`, `/users/me`). Behind a
+//! word for persons it may also be a word of programs that recurs (`/user/emails`).
+
+use super::vocabulary::is_made_of_words;
 
 /// Prefixes of well-known kinds of tokens, as their issuers document them: AWS, GitHub, GitLab, Slack, Stripe, Google, npm,
 /// `PyPI`, `OpenAI`, `SendGrid`, `DigitalOcean`, Shopify, JSON Web Tokens.
@@ -225,21 +228,89 @@ const CODE_WORDS: [&str; 92] = [
     "form",
 ];
 
+/// Bytes with which tokens begin: most segments are ruled out by their first one.
+const TOKEN_STARTS: [bool; 256] = {
+    let mut starts = [false; 256];
+    let mut at = 0;
+    while at < TOKEN_PREFIXES.len() {
+        starts[TOKEN_PREFIXES[at].as_bytes()[0] as usize] = true;
+        at += 1;
+    }
+    starts
+};
+
+/// Longest word of [`SECRET_PARENTS`] and [`PERSON_PARENTS`], bytes.
+const PARENT_BYTES_MAX: usize = 16;
+
+/// Lengths of the words of both by first letter, a bit each: most segments are ruled out by them.
+const PARENT_LENGTHS: [u32; 26] = {
+    let mut lengths = [0; 26];
+    let mut at = 0;
+    while at < SECRET_PARENTS.len() + PERSON_PARENTS.len() {
+        let word = if at < SECRET_PARENTS.len() {
+            SECRET_PARENTS[at].as_bytes()
+        } else {
+            PERSON_PARENTS[at - SECRET_PARENTS.len()].as_bytes()
+        };
+        assert!(word.len() <= PARENT_BYTES_MAX, "a longer word would not be found");
+        lengths[(word[0] - b'a') as usize] |= 1 << word.len();
+        at += 1;
+    }
+    lengths
+};
+
 /// Whether a segment begins as a known kind of token does.
 pub(super) fn is_token(name: &[u8]) -> bool {
+    if !name.first().is_some_and(|&first| TOKEN_STARTS[usize::from(first)]) {
+        return false;
+    }
     TOKEN_PREFIXES.iter().any(|prefix| name.len() > prefix.len() + 5 && name.starts_with(prefix.as_bytes()))
 }
 
-/// Whether what follows this segment is data.
-pub(super) fn precedes_data(parent: &[u8]) -> bool {
-    let is = |word: &&str| {
-        let letters = parent.iter().filter(|byte| !matches!(byte, b'-' | b'_')).map(u8::to_ascii_lowercase);
-        letters.eq(word.bytes())
-    };
-    SECRET_PARENTS.iter().chain(&PERSON_PARENTS).any(is)
+/// What a segment announces.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Behind {
+    Secret,
+    Person,
+    Other,
 }
 
-/// Whether a segment is a word that programs use.
+impl Behind {
+    /// Whether a segment at this place is data, whatever came there before.
+    pub(super) fn is_data(self, name: &[u8]) -> bool {
+        match self {
+            Self::Secret => !is_code(name),
+            Self::Person => !is_code(name) && !std::str::from_utf8(name).is_ok_and(is_made_of_words),
+            Self::Other => false,
+        }
+    }
+}
+
+/// What comes behind a segment.
+pub(super) fn behind(parent: &[u8]) -> Behind {
+    let mut letters = [0; PARENT_BYTES_MAX];
+    let mut length = 0;
+    for byte in parent.iter().filter(|byte| !matches!(byte, b'-' | b'_')) {
+        let Some(letter) = letters.get_mut(length) else { return Behind::Other };
+        *letter = byte.to_ascii_lowercase();
+        length += 1;
+    }
+    let word = letters.get(..length).unwrap_or_default();
+    let lengths = word.first().and_then(|first| PARENT_LENGTHS.get(usize::from(first.checked_sub(b'a')?)));
+    if lengths.is_none_or(|lengths| lengths >> length & 1 == 0) {
+        return Behind::Other;
+    }
+    let is = |known: &&str| known.as_bytes() == word;
+    if SECRET_PARENTS.iter().any(is) {
+        Behind::Secret
+    } else if PERSON_PARENTS.iter().any(is) {
+        Behind::Person
+    } else {
+        Behind::Other
+    }
+}
+
+/// Whether a segment is a word that programs use behind words for secrets and persons.
 pub(super) fn is_code(name: &[u8]) -> bool {
     CODE_WORDS.iter().any(|word| name.eq_ignore_ascii_case(word.as_bytes()))
 }

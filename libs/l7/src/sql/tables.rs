@@ -39,6 +39,11 @@ impl<'a> With<'a> {
         self.names.iter().flatten().find(named).map(|(_, body)| body)
     }
 
+    /// Whether this is one of its names.
+    pub(super) fn contains(&self, name: &str) -> bool {
+        self.get(name.as_bytes()).is_some()
+    }
+
     fn is_full(&self) -> bool {
         self.count > NAMES_MAX
     }
@@ -144,26 +149,35 @@ impl<'a, 'w> Search<'a, 'w> {
                     continue;
                 }
                 Some(Token::Mark(b'(')) => {
+                    let mut open = 1_usize;
+                    let mut inside = tokens.clone();
                     let mut ahead = tokens.clone();
                     while ahead.next() == Some(Token::Mark(b'(')) {
+                        inside = ahead.clone();
                         *tokens = ahead.clone();
+                        open += 1;
                     }
-                    let first = tokens.clone().next();
-                    let found = match first {
+                    let found = match inside.clone().next() {
                         Some(Token::Word(word)) if word.eq_ignore_ascii_case(b"VALUES") => SearchEnd::Nothing,
                         Some(Token::Word(word))
                             if known(word) == Some("SELECT") || word.eq_ignore_ascii_case(b"WITH") =>
                         {
-                            self.body(tokens, depth + 1, table)
+                            self.body(&mut inside, depth + 1, table)
                         }
-                        _ => self.list(tokens, depth + 1, table),
+                        _ => self.list(&mut inside, depth + 1, table),
                     };
                     if found == SearchEnd::Done {
                         return found;
                     }
-                    // Where the parenthesis closes is not followed: what comes behind it is not looked at.
-                    return if self.complete { SearchEnd::Nothing } else { SearchEnd::Done };
+                    self.close(tokens, open);
                 }
+                // `ROWS FROM (f(1), g(2))`: functions. A cut may hide the second word.
+                Some(Token::Word(word))
+                    if !self.complete && word.eq_ignore_ascii_case(b"ROWS") && is_last(tokens) =>
+                {
+                    return SearchEnd::Done;
+                }
+                Some(Token::Word(word)) if word.eq_ignore_ascii_case(b"ROWS") && is_from(tokens) => {}
                 Some(Token::Word(name) | Token::Quoted(name)) => {
                     qualified(name, tokens, self.complete, table);
                     let next = tokens.clone().next();
@@ -171,7 +185,8 @@ impl<'a, 'w> Search<'a, 'w> {
                         table.clear();
                         return SearchEnd::Done;
                     }
-                    if next == Some(Token::Mark(b'(')) || table.eq_ignore_ascii_case("DUAL") {
+                    let bare = |known: &&str| table.eq_ignore_ascii_case(known);
+                    if next == Some(Token::Mark(b'(')) || FUNCTIONS.iter().any(bare) {
                         table.clear();
                     } else if let Some(body) = self.with.get(table.as_bytes()) {
                         if self.fallback.is_none() {
@@ -186,6 +201,18 @@ impl<'a, 'w> Search<'a, 'w> {
             }
             if !self.next_of_list(tokens) {
                 return if self.complete { SearchEnd::Nothing } else { SearchEnd::Done };
+            }
+        }
+    }
+
+    /// Moves behind so many closing parentheses.
+    fn close(&mut self, tokens: &mut Tokens<'a>, mut open: usize) {
+        while open > 0 {
+            match self.next(tokens) {
+                Some(Token::Mark(b'(')) => open += 1,
+                Some(Token::Mark(b')')) => open -= 1,
+                Some(_) => {}
+                None => return,
             }
         }
     }
@@ -217,6 +244,22 @@ impl<'a, 'w> Search<'a, 'w> {
     }
 }
 
+/// Functions that are written without parentheses, and the table that is none (PostgreSQL 9.10, MySQL 15.2.13).
+const FUNCTIONS: [&str; 12] = [
+    "DUAL",
+    "CURRENT_DATE",
+    "CURRENT_TIME",
+    "CURRENT_TIMESTAMP",
+    "LOCALTIME",
+    "LOCALTIMESTAMP",
+    "CURRENT_USER",
+    "CURRENT_ROLE",
+    "CURRENT_CATALOG",
+    "CURRENT_SCHEMA",
+    "SESSION_USER",
+    "SYSTEM_USER",
+];
+
 /// Words before a table of a list.
 const LIST_NOISE: [&[u8]; 3] = [b"ONLY", b"LATERAL", b"TABLE"];
 
@@ -241,7 +284,7 @@ const LIST_ENDS: [&[u8]; 13] = [
 ];
 
 /// Words between a verb and the name of its table.
-const NOISE: [&[u8]; 24] = [
+const NOISE: [&[u8]; 19] = [
     b"INTO",
     b"TABLE",
     b"ONLY",
@@ -256,25 +299,109 @@ const NOISE: [&[u8]; 24] = [
     b"EXISTS",
     b"OR",
     b"REPLACE",
+    b"OVERWRITE",
+    b"LATERAL",
+    b"TABLES",
+    b"LOCAL",
+    b"BINARY",
+];
+
+/// Words between `CREATE`, `ALTER` or `DROP` and `TABLE` or `VIEW`.
+const OBJECT_NOISE: [&[u8]; 16] = [
+    b"OR",
+    b"REPLACE",
     b"TEMPORARY",
     b"TEMP",
     b"UNLOGGED",
     b"GLOBAL",
     b"LOCAL",
-    b"OVERWRITE",
-    b"LATERAL",
-    b"TABLES",
-    b"VIEW",
     b"MATERIALIZED",
+    b"RECURSIVE",
+    b"FOREIGN",
+    b"EXTERNAL",
+    b"IGNORE",
+    b"ONLINE",
+    b"OFFLINE",
+    b"SQL",
+    b"SECURITY",
 ];
+
+/// Most tokens of a definer and an algorithm, before `VIEW`.
+const DEFINER_MAX: usize = 24;
+
+fn is_any(word: &[u8], of: &[&[u8]]) -> bool {
+    of.iter().any(|known| word.eq_ignore_ascii_case(known))
+}
+
+/// Takes the name of the table or view that is made, changed or dropped.
+pub(super) fn object_name(tokens: &mut Tokens<'_>, complete: bool, table: &mut String) {
+    let mut definer = false;
+    for _ in 0..DEFINER_MAX {
+        match tokens.next() {
+            Some(Token::Word(word)) if is_any(word, &[b"TABLE", b"VIEW"]) => {
+                return next_name(tokens, complete, table);
+            }
+            // `DEFINER=u@h PROCEDURE …`: no table.
+            Some(Token::Word(word)) if is_any(word, &[b"PROCEDURE", b"FUNCTION", b"TRIGGER", b"EVENT"]) => {
+                return;
+            }
+            Some(Token::Word(word)) if is_any(word, &OBJECT_NOISE) => {}
+            Some(Token::Word(word)) if is_any(word, &[b"DEFINER", b"ALGORITHM"]) => definer = true,
+            None | Some(Token::Mark(b'(' | b';')) => return,
+            // Options of a view before its name (MySQL).
+            Some(_) if definer => {}
+            Some(_) => return,
+        }
+    }
+}
+
+/// Replaces the alias behind MySQL's `DELETE FROM` by the table that has it behind `USING`.
+pub(super) fn resolve_alias(tokens: &mut Tokens<'_>, complete: bool, table: &mut String) {
+    let is_using =
+        |token: Token<'_>| matches!(token, Token::Word(word) if word.eq_ignore_ascii_case(b"USING"));
+    if table.is_empty() || !tokens.take(TOKENS_MAX).any(is_using) {
+        return;
+    }
+    let mut named = String::new();
+    for _ in 0..TOKENS_MAX {
+        match tokens.next() {
+            Some(Token::Word(word) | Token::Quoted(word)) if !is_any(word, &JOINS) => {
+                named.clear();
+                qualified(word, tokens, complete, &mut named);
+                let mut ahead = tokens.clone();
+                let mut alias = ahead.next();
+                if matches!(alias, Some(Token::Word(word)) if word.eq_ignore_ascii_case(b"AS")) {
+                    alias = ahead.next();
+                }
+                if let Some(Token::Word(alias) | Token::Quoted(alias)) = alias
+                    && alias.eq_ignore_ascii_case(table.as_bytes())
+                {
+                    return std::mem::swap(table, &mut named);
+                }
+            }
+            Some(Token::Word(_) | Token::Mark(b',' | b'(' | b')')) => {}
+            _ => return,
+        }
+    }
+}
+
+/// Whether at most one token, which may be cut, follows.
+fn is_last(tokens: &Tokens<'_>) -> bool {
+    let mut ahead = tokens.clone();
+    ahead.next().is_none() || ahead.touches_end()
+}
+
+/// Whether `FROM` comes next.
+fn is_from(tokens: &Tokens<'_>) -> bool {
+    matches!(tokens.clone().next(), Some(Token::Word(word)) if word.eq_ignore_ascii_case(b"FROM"))
+}
 
 /// Takes the next name behind any noise words. Whatever else comes first means that there is none.
 pub(super) fn next_name(tokens: &mut Tokens<'_>, complete: bool, table: &mut String) {
     loop {
         let name = match tokens.next() {
-            Some(Token::Word(word)) if NOISE.iter().any(|noise| word.eq_ignore_ascii_case(noise)) => continue,
-            // `CREATE INDEX i ON t`, `CREATE USER u IDENTIFIED …`: objects that are no tables.
-            Some(Token::Word(word)) if is_other_object(word) => return,
+            Some(Token::Word(word)) if is_any(word, &NOISE) => continue,
+            Some(Token::Word(word)) if is_no_table(word, complete, tokens) => return,
             Some(Token::Word(word) | Token::Quoted(word)) => word,
             _ => return,
         };
@@ -282,27 +409,17 @@ pub(super) fn next_name(tokens: &mut Tokens<'_>, complete: bool, table: &mut Str
     }
 }
 
-fn is_other_object(word: &[u8]) -> bool {
-    const OTHERS: [&[u8]; 17] = [
-        b"INDEX",
-        b"UNIQUE",
-        b"USER",
-        b"ROLE",
-        b"DATABASE",
-        b"SCHEMA",
-        b"FUNCTION",
-        b"PROCEDURE",
-        b"TRIGGER",
-        b"SEQUENCE",
-        b"EXTENSION",
-        b"TYPE",
-        b"DOMAIN",
-        b"SYSTEM",
-        b"SERVER",
-        b"EVENT",
-        b"SELECT",
-    ];
-    OTHERS.iter().any(|other| word.eq_ignore_ascii_case(other))
+/// `DESCRIBE SELECT …`, `DESCRIBE FORMAT=JSON …`, `LOCK INSTANCE FOR BACKUP`: no table's name.
+fn is_no_table(word: &[u8], complete: bool, tokens: &Tokens<'_>) -> bool {
+    if !complete && is_any(word, &[b"FORMAT", b"INSTANCE"]) && is_last(tokens) {
+        return true;
+    }
+    let next = tokens.clone().next();
+    let follows =
+        |wanted: &[u8]| matches!(next, Some(Token::Word(next)) if next.eq_ignore_ascii_case(wanted));
+    is_any(word, &[b"SELECT"])
+        || (is_any(word, &[b"FORMAT"]) && next == Some(Token::Mark(b'=')))
+        || (is_any(word, &[b"INSTANCE"]) && follows(b"FOR"))
 }
 
 /// `name`, then any `.name`.

@@ -30,11 +30,13 @@ pub(super) struct Tokens<'a> {
     at: usize,
     /// The end of a literal was not certain.
     ended: bool,
+    /// Inside of `/*! … */`, which MySQL executes.
+    executable: bool,
 }
 
 impl<'a> Tokens<'a> {
     pub(super) fn new(dialect: Dialect, text: &'a [u8]) -> Self {
-        Self { dialect, text, at: 0, ended: false }
+        Self { dialect, text, at: 0, ended: false, executable: false }
     }
 
     /// Whether the token given out last ended where the text ends, so that a cut may have shortened it.
@@ -70,11 +72,36 @@ impl<'a> Tokens<'a> {
                     self.skip_past(b"\n");
                 }
                 (Some(b'#'), _) if self.dialect == Dialect::Mysql => self.skip_past(b"\n"),
-                // MySQL executes the inside of `/*! … */` and `/*+ … */` is a hint; neither decides the shape.
-                (Some(b'/'), Some(b'*')) => self.skip_comment(),
+                (Some(b'/'), Some(b'*')) => match self.executable_comment() {
+                    Some(introduction) => {
+                        self.at += introduction;
+                        self.executable = true;
+                    }
+                    None => self.skip_comment(),
+                },
+                (Some(b'*'), Some(b'/')) if self.executable => {
+                    self.at += 2;
+                    self.executable = false;
+                }
                 _ => return,
             }
         }
+    }
+
+    /// The length of `/*!`, `/*!40101` or MariaDB's `/*M!100300`, behind which a server of at least that version executes
+    /// what stands there (Reference Manual 11.7). A version of nines alone is meant for no server.
+    fn executable_comment(&self) -> Option<usize> {
+        if self.dialect != Dialect::Mysql || self.executable {
+            return None;
+        }
+        let rest = self.text.get(self.at..)?;
+        let (introduction, rest) = [b"/*!".as_slice(), b"/*M!"]
+            .into_iter()
+            .find_map(|start| Some((start.len(), rest.strip_prefix(start)?)))?;
+        let digits = rest.iter().take(6).take_while(|byte| byte.is_ascii_digit()).count();
+        let version = rest.get(..if digits < 5 { 0 } else { digits })?;
+        let for_none = !version.is_empty() && version.iter().all(|digit| *digit == b'9');
+        (!for_none).then_some(introduction + version.len())
     }
 
     /// Moves behind a comment in slashes and stars; PostgreSQL's are nested.
@@ -276,6 +303,21 @@ mod tests {
     }
 
     #[test]
+    fn executable_comments_are_code_in_mysql() {
+        let words = [Token::Word(b"a"), Token::Word(b"b")];
+        for text in
+            ["/*!a*/ b", "/*!40101 a */ b", "/*M!100300 a*/b", "/*!080000 a b */", "/*! a /* x */ b */"]
+        {
+            assert_eq!(tokens(Dialect::Mysql, text), words, "{text}");
+        }
+        for text in ["a /*!99999 x */ b", "a /*M!999999\\- x */ b", "a /*+ x */ b", "a /* !x */ b"] {
+            assert_eq!(tokens(Dialect::Mysql, text), words, "{text}");
+        }
+        assert_eq!(tokens(Dialect::Postgresql, "a /*!40101 x */ b"), words);
+        assert_eq!(tokens(Dialect::Mysql, "a */")[1..], [Token::Mark(b'*'), Token::Mark(b'/')]);
+    }
+
+    #[test]
     fn the_dialect_says_where_a_literal_ends() {
         let literal = [Token::Literal, Token::Word(b"x")];
         assert_eq!(tokens(Dialect::Postgresql, r"'\' x"), literal[..1]);
@@ -289,7 +331,7 @@ mod tests {
 
     #[test]
     fn every_cut_ends() {
-        let text = b"SELECT 'a\\', \"b, `c, $x$ d, /* e, E'f FROM t -- g";
+        let text = b"SELECT /*!40101 x */ 'a\\', \"b, `c, $x$ d, /* e, E'f FROM t -- g";
         for dialect in [Dialect::Mysql, Dialect::Postgresql] {
             for cut in 0..=text.len() {
                 assert!(Tokens::new(dialect, &text[..cut]).count() <= cut);

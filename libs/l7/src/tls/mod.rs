@@ -10,8 +10,8 @@
 use crate::{
     ErrorClass, NameKind, Protocol, Status, Symbol, Timestamp, domain,
     parser::{
-        ConnectionContext, Detection, Entry, Flow, Outcome, Parser, Prefix, Request, Resource, Segment,
-        Sender, Start, Transport,
+        ConnectionContext, Detection, Entry, Flow, Framing, Outcome, Parser, Prefix, Request, Resource,
+        Segment, Sender, Start, Transport, Unrecognised,
     },
 };
 
@@ -87,10 +87,7 @@ impl Parser for Tls {
         let bytes = segment.bytes.len() as u64 + segment.truncated;
         match segment.from {
             Sender::Client => {
-                if self.started.is_none() {
-                    self.started = Some(segment.at);
-                    cx.message();
-                }
+                self.started.get_or_insert(segment.at);
                 self.hello_bytes = self.hello_bytes.saturating_add(bytes);
                 let room = HELLO_BYTES_MAX.saturating_sub(self.hello.len()).min(segment.bytes.len());
                 self.hello.extend_from_slice(segment.bytes.get(..room).unwrap_or_default());
@@ -99,7 +96,9 @@ impl Parser for Tls {
             Sender::Server => {
                 // A server's hello without a client's: the connection was joined in between.
                 if self.started.is_none() {
-                    return Flow::Done;
+                    // What was sent in the clear before, while nothing was recognised, has no further use.
+                    let is_record = matches!(segment.bytes, [20..=23, 3, ..]);
+                    return if is_record { Flow::Done } else { Flow::Continue };
                 }
                 self.answer_bytes = self.answer_bytes.saturating_add(bytes);
                 let room = 7_usize.saturating_sub(self.answer.len()).min(segment.bytes.len());
@@ -112,14 +111,26 @@ impl Parser for Tls {
                         self.finish(status, ErrorClass::Server, segment.at, cx);
                     }
                     [ALERT, ..] => return Flow::Continue,
+                    // A server of HTTP refuses what it does not understand.
+                    [b'H', b'T', b'T', b'P', b'/', b'1', ..] => {
+                        let unrecognised =
+                            self.started.map(|start| Unrecognised { start, bytes: self.hello_bytes });
+                        let rest = segment.bytes.len();
+                        return Flow::Switch { to: Protocol::Http1, rest, handover: None, unrecognised };
+                    }
                     _ => {
-                        cx.unparsed();
+                        cx.orphan();
                         self.started = None;
                     }
                 }
                 Flow::Done
             }
         }
+    }
+
+    /// Of a connection only the beginning is followed.
+    fn framing(&self, _: Sender) -> Framing {
+        Framing::Head(0)
     }
 
     fn close(&mut self, now: Timestamp, cx: &mut ConnectionContext<'_>) {
@@ -144,6 +155,7 @@ impl Tls {
             start,
             bytes: self.hello_bytes,
         };
+        cx.message();
         cx.emit(Protocol::Tls, &request, &Outcome { status, error, end, bytes: self.answer_bytes });
     }
 }

@@ -70,3 +70,90 @@ fn a_connection_joined_after_the_hello_is_ignored_without_an_exchange() {
     replay.close();
     assert!(replay.exchanges.is_empty());
 }
+
+/// What is sent in the clear before TLS begins: alternating, the client first unless the server greets.
+const PLAIN: [(&str, bool, &[&[u8]]); 7] = [
+    (
+        "SOCKS5 (RFC 1928)",
+        false,
+        &[b"\x05\x01\0", b"\x05\0", b"\x05\x01\0\x03\x07a.b.com\x01\xbb", b"\x05\0\0\x01\0\0\0\0\0\0"],
+    ),
+    (
+        "SOCKS5 with a password (RFC 1929)",
+        false,
+        &[
+            b"\x05\x02\0\x02",
+            b"\x05\x02",
+            b"\x01\x03bob\x06s3cret",
+            b"\x01\0",
+            b"\x05\x01\0\x01\x0a\0\0\x01\x01\xbb",
+            b"\x05\0\0\x01\0\0\0\0\0\0",
+        ],
+    ),
+    ("HTTP CONNECT", false, &[b"CONNECT a.b:443 HTTP/1.1\r\n\r\n", b"HTTP/1.1 200 OK\r\n\r\n"]),
+    (
+        "LDAP StartTLS (RFC 4511)",
+        false,
+        &[
+            b"\x30\x1d\x02\x01\x01\x77\x18\x80\x161.3.6.1.4.1.1466.20037",
+            b"\x30\x0c\x02\x01\x01\x78\x07\x0a\x01\x00\x04\x00\x04\x00",
+        ],
+    ),
+    (
+        "SMTP STARTTLS (RFC 3207)",
+        true,
+        &[
+            b"220 mail.example ESMTP\r\n",
+            b"EHLO a.example\r\n",
+            b"250-mail.example\r\n250 STARTTLS\r\n",
+            b"STARTTLS\r\n",
+            b"220 go ahead\r\n",
+        ],
+    ),
+    (
+        "IMAP STARTTLS (RFC 9051)",
+        true,
+        &[
+            b"* OK IMAP4rev2 ready\r\n",
+            b"a1 CAPABILITY\r\n",
+            b"* CAPABILITY IMAP4rev2 STARTTLS\r\na1 OK done\r\n",
+            b"a2 STARTTLS\r\n",
+            b"a2 OK begin\r\n",
+        ],
+    ),
+    (
+        "POP3 STLS (RFC 2595)",
+        true,
+        &[b"+OK POP3 ready\r\n", b"CAPA\r\n", b"+OK\r\nSTLS\r\n.\r\n", b"STLS\r\n", b"+OK begin\r\n"],
+    ),
+];
+
+#[test]
+fn tls_is_counted_behind_protocols_that_lead_to_it() {
+    let postgresql: [&[u8]; 2] = [b"\0\0\0\x08\x04\xd2\x16\x2f", b"S"];
+    let cases = PLAIN.into_iter().chain([("PostgreSQL SSLRequest", false, &postgresql[..])]);
+    for (name, greets, plain) in cases {
+        for served in [false, true] {
+            let mut replay = Replay::new(Connection::new(crate::ScopeId(1)));
+            for (at, bytes) in plain.iter().enumerate() {
+                let by_server = at.is_multiple_of(2) == greets;
+                if by_server == served { replay.egress(bytes) } else { replay.ingress(bytes) }
+            }
+            let (hello, answer) = (client_hello("www.example.com"), server_hello());
+            if served {
+                replay.ingress(&hello);
+                replay.egress(&answer);
+            } else {
+                replay.egress(&hello);
+                replay.ingress(&answer);
+            }
+            replay.close();
+            let tls: Vec<_> =
+                replay.exchanges.iter().filter(|exchange| exchange.protocol == Protocol::Tls).collect();
+            assert_eq!(tls.len(), 1, "{name}, {served}: {:?}", replay.lines());
+            assert_eq!(tls[0].side, if served { Side::Server } else { Side::Client }, "{name}");
+            let others = usize::from(name == "HTTP CONNECT");
+            assert_eq!(replay.exchanges.len(), 1 + others, "{name}: {:?}", replay.lines());
+        }
+    }
+}

@@ -1,11 +1,12 @@
-//! The privileged operations on the host's file systems, behind a trait.
+//! The privileged operations on the host behind traits: [`System`] on its file systems, [`groups`] on its control groups,
+//! [`network`] on network namespaces.
 //!
 //! [`Linux`] performs them. The tests of what uses them run against a recording implementation, which needs no
 //! privilege and fails where a test wants it to: order and clean-up on failure are thereby tested without root.
 //!
 //! Invariants of [`Linux`]: below an open directory a name is resolved with `openat2` and never leaves it, follows no
-//! symlink and no magic link; a tree of mounts gets its restrictions while it is detached, so that nobody ever sees it
-//! without them.
+//! symlink and no magic link; a tree of mounts gets its restrictions while it is detached, so that no process ever sees
+//! it without them.
 
 use std::{
     io,
@@ -22,6 +23,11 @@ use rustix::{
     mount::{MoveMountFlags, OpenTreeFlags, move_mount, open_tree},
 };
 
+use super::mount_attributes;
+
+pub mod groups;
+pub mod mark;
+pub mod network;
 #[cfg(test)]
 pub mod recorded;
 
@@ -83,7 +89,7 @@ pub trait System {
     /// Takes a detached copy of the mounts at and below a path.
     fn clone_tree(&self, source: &Path) -> io::Result<Self::Handle>;
 
-    /// Forbids set-user-id programs and device nodes on every mount of a detached tree, and writing if asked.
+    /// Forbids set-user-id programs and device nodes on every mount of a detached tree, and writing if `read_only`.
     fn restrict_tree(&self, tree: &Self::Handle, read_only: bool) -> io::Result<()>;
 
     /// Attaches a detached tree to an open file or directory. Later mounts in its source appear in it, not the reverse.
@@ -231,24 +237,10 @@ fn check_name(name: &str) -> io::Result<()> {
     Ok(())
 }
 
-/// Sets attributes and, if not empty, the propagation of every mount of a tree, `mount_setattr(2)`.
+/// Sets attributes and, if not empty, the propagation of every mount of a tree.
 fn set_attributes(tree: &OwnedFd, attributes: u64, propagation: MsFlags) -> io::Result<()> {
-    // SAFETY: the structure is plain numbers, for which zero is a value.
-    let mut change: libc::mount_attr = unsafe { std::mem::zeroed() };
-    change.attr_set = attributes;
-    change.propagation = propagation.bits();
-    // SAFETY: the path is an empty C string, the structure lives across the call, and its size is its own.
-    let result = unsafe {
-        libc::syscall(
-            libc::SYS_mount_setattr,
-            tree.as_raw_fd(),
-            c"".as_ptr(),
-            libc::AT_EMPTY_PATH | libc::AT_RECURSIVE,
-            &raw const change,
-            size_of_val(&change),
-        )
-    };
-    Ok(Errno::result(result).map(drop)?)
+    let flags = libc::AT_EMPTY_PATH | libc::AT_RECURSIVE;
+    mount_attributes::set(tree.as_fd(), c"", flags, attributes, propagation)
 }
 
 fn attach(tree: &OwnedFd, target: &OwnedFd) -> io::Result<()> {

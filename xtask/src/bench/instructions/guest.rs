@@ -51,6 +51,10 @@ const KERNEL_PARAMETERS: &str = "console=ttyS0 quiet loglevel=1 panic=-1 reboot=
 pub struct Outcome {
     /// The kernel's release.
     pub release: String,
+    /// From the agent's start to its programs being attached.
+    pub loading: Duration,
+    /// The agent's log of its start, if the plan requests it.
+    pub log: String,
     /// The measurements.
     pub rows: Vec<Row>,
 }
@@ -67,11 +71,14 @@ pub fn run(kernel: &Path, initrd: &Path, memory_mib: u64) -> Result<Outcome> {
 
 /// The measurements in what the guest wrote to its console.
 fn read(console: &str) -> Result<Outcome> {
-    let mut outcome = Outcome { release: String::new(), rows: Vec::new() };
+    let mut outcome =
+        Outcome { release: String::new(), loading: Duration::ZERO, log: String::new(), rows: Vec::new() };
     let mut done = false;
     for text in console.lines().filter_map(|line| line.split_once(MARK)) {
         match serde_json::from_str(text.1.trim_end()).with_context(|| format!("read `{}`", text.1))? {
             Line::Guest { release } => outcome.release = release,
+            Line::Loaded { ns } => outcome.loading = Duration::from_nanos(ns),
+            Line::Log(log) => outcome.log = log,
             Line::Row(row) => outcome.rows.push(row),
             Line::Failed(reason) => bail!("in the guest: {reason}"),
             Line::Done => done = true,
@@ -90,11 +97,13 @@ mod tests {
 
     #[test]
     fn rows_are_read_between_other_words_of_the_console() {
-        let console = "\u{1b}c[    0.1] kernel\r\n@bench {\"Guest\":{\"release\":\"6.1\"}}\r\n\
-                       @bench {\"Row\":{\"workload\":\"a\",\"phase\":\"With\",\"requests\":2,\"elapsed_ns\":3,\
+        let console = "@bench {\"Log\":\"loaded\"}\n\u{1b}c[    0.1] kernel\r\n@bench {\"Guest\":{\"release\":\"6.1\"}}\r\n\
+                       @bench {\"Loaded\":{\"ns\":5000000}}\r\n@bench {\"Row\":{\"workload\":\"a\",\"phase\":\"With\",\"requests\":2,\"elapsed_ns\":3,\
                        \"agent_ns\":1,\"counted\":4,\"programs\":{}}}\r\n@bench \"Done\"\r\n";
         let outcome = read(console).unwrap();
         assert_eq!((outcome.release.as_str(), outcome.rows.len()), ("6.1", 1));
+        assert_eq!(outcome.log, "loaded");
+        assert_eq!(outcome.loading, Duration::from_millis(5));
     }
 
     #[test]

@@ -19,7 +19,7 @@ const DEADLINE: Duration = Duration::from_mins(5);
 /// An initrd under construction.
 pub struct Image {
     archive: Archive,
-    added: BTreeSet<PathBuf>,
+    added: BTreeSet<String>,
 }
 
 impl Image {
@@ -54,20 +54,19 @@ impl Image {
         self.archive.file(path.trim_start_matches('/'), 0o644, bytes);
     }
 
-    /// Adds a file of the host's at this path in the guest.
+    /// Adds a file of the host's at this path in the guest, once.
     pub fn put(&mut self, path: &str, file: &Path, mode: u32) -> Result<()> {
-        let bytes = fs::read(file).with_context(|| format!("read {}", file.display()))?;
-        self.archive.file(path.trim_start_matches('/'), mode, bytes);
+        if self.added.insert(path.to_owned()) {
+            let bytes = fs::read(file).with_context(|| format!("read {}", file.display()))?;
+            self.archive.file(path.trim_start_matches('/'), mode, bytes);
+        }
         Ok(())
     }
 
     /// Adds a file of the host's where it is on the host.
     pub fn same(&mut self, file: &Path) -> Result<()> {
-        if self.added.insert(file.to_owned()) {
-            let path = file.to_str().with_context(|| format!("the name of {}", file.display()))?;
-            self.put(path, file, 0o755)?;
-        }
-        Ok(())
+        let path = file.to_str().with_context(|| format!("the name of {}", file.display()))?;
+        self.put(path, file, 0o755)
     }
 
     /// Adds a program of the host's with the libraries that it loads; gives its path.

@@ -6,7 +6,7 @@
 
 use std::collections::VecDeque;
 
-use crate::http2::huffman;
+use crate::{http2::huffman, trace::TraceHeader};
 
 /// Size of the table until the encoder changes it (RFC 7541 section 4.2, RFC 9113 section 6.5.2).
 const TABLE_SIZE: u32 = 4096;
@@ -34,6 +34,8 @@ pub(super) enum Name {
     ContentType,
     /// `grpc-status`
     GrpcStatus,
+    /// One that names a trace.
+    Trace(TraceHeader),
     /// One that does not matter.
     Other,
     /// It stands in a part of the table that was not seen.
@@ -50,13 +52,16 @@ impl Name {
             b":status" => Self::Status,
             b"content-type" => Self::ContentType,
             b"grpc-status" => Self::GrpcStatus,
-            _ => Self::Other,
+            _ => TraceHeader::of(name).map_or(Self::Other, Self::Trace),
         }
     }
 
     /// Whether its value is of interest.
     fn matters(self) -> bool {
-        matches!(self, Self::Method | Self::Path | Self::Status | Self::ContentType | Self::GrpcStatus)
+        matches!(
+            self,
+            Self::Method | Self::Path | Self::Status | Self::ContentType | Self::GrpcStatus | Self::Trace(_)
+        )
     }
 }
 

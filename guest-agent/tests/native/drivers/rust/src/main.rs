@@ -1,4 +1,4 @@
-//! Asks a server by the crate that Rust programs use: `db PROTOCOL PORT NAME`.
+//! Sends requests to a server with the crate that Rust programs use: `db PROTOCOL PORT NAME`.
 
 use std::{collections::BTreeMap, error::Error};
 
@@ -75,7 +75,7 @@ fn redis(port: &str, name: &str) -> Asked {
 
 async fn kafka(port: &str, name: &str) -> Asked {
     let client = ClientBuilder::new(vec![format!("127.0.0.1:{port}")]).build().await?;
-    // It does not ask for topics in a way that makes them.
+    // Its request for a topic's metadata does not create the topic.
     client.controller_client()?.create_topic(name, 1, 1, 30_000).await?;
     let partition = client.partition_client(name, 0, UnknownTopicHandling::Retry).await?;
     for _ in 0..5 {

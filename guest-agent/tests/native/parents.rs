@@ -1,0 +1,291 @@
+//! Below which request a server's calls are put, with 100 requests at a time: what is claimed is right.
+//!
+//! The servers are in `parents/`, each with what its people use. Each request has a length of its own, which the server's call for
+//! it has, too: spans have sizes, so they show which call was made for which request.
+
+use std::{
+    collections::HashMap,
+    io::{BufRead, BufReader, Write},
+    net::{SocketAddr, TcpListener, TcpStream},
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    thread,
+    time::Duration,
+};
+
+use porthole_agent_api::agent::{ParentCertainty, Side, Span};
+
+use porthole_trials::{CannotRun, Outcome, Trial, needs, trials};
+
+use crate::{
+    harness::Agent,
+    http,
+    languages::{Server, compile, large},
+    running,
+};
+
+/// The tests of this file.
+pub fn tests() -> Vec<Trial> {
+    trials![
+        calls_of_python_threads_are_below_their_requests,
+        calls_of_an_event_loop_of_python_are_below_its_only_request,
+        calls_of_nginx_are_below_its_only_request,
+        calls_of_go_are_below_no_request,
+        calls_of_node_are_below_its_only_request,
+        calls_of_java_threads_are_below_their_requests,
+        calls_of_java_virtual_threads_are_below_no_request,
+    ]
+}
+
+/// Requests at a time, and of each connection. The longest one fits into nginx's buffer: what it reads in two calls is not aggregated.
+const CONNECTIONS: usize = 100;
+const REQUESTS: usize = 9;
+
+/// The header with the length.
+const PAD: &str = "Pad: ";
+
+/// What is called: it takes some time, another one for each request. Not so little that there are more spans than the agent keeps.
+fn backend() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("bound");
+    let address = listener.local_addr().expect("address");
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.expect("accepted");
+            thread::spawn(move || {
+                while let Some(head) = http::read_head(&mut stream) {
+                    thread::sleep(Duration::from_millis(100 + (head.len() * 7919 % 80) as u64));
+                    if stream.write_all(http::OK).is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+    });
+    address
+}
+
+/// The request that is known by this number.
+fn request(number: usize) -> String {
+    format!("GET /work HTTP/1.1\r\nHost: front\r\n{PAD}{}\r\n\r\n", "x".repeat(number + 1))
+}
+
+/// Sends each request of a round once, many at a time.
+fn send(agent: &mut Agent, port: u16, connections: usize) {
+    let clients = (0..connections).map(|client| {
+        thread::spawn(move || {
+            let mut stream = TcpStream::connect(("127.0.0.1", port)).expect("connected");
+            for round in 0..REQUESTS {
+                let number = round * connections + client;
+                stream.write_all(request(number).as_bytes()).expect("sent");
+                http::read_head(&mut stream).expect("answered");
+            }
+        })
+    });
+    for client in clients.collect::<Vec<_>>() {
+        while !client.is_finished() {
+            agent.next_batch();
+        }
+        client.join().expect("no panic");
+    }
+}
+
+/// How many calls there are below the right request, below another one, below one whose span was lost, and below none.
+#[derive(Debug, Default)]
+struct Parents {
+    right: usize,
+    wrong: usize,
+    lost: usize,
+    none: usize,
+    /// Of all of them, those that an event loop made for the only request that it had.
+    by_task: usize,
+}
+
+/// The same with many requests at a time, and with one.
+#[derive(Debug)]
+struct Measured {
+    many: Parents,
+    one: Parents,
+}
+
+/// Sends requests to a server at this port, which calls the other one; `agent` is there since before the server.
+fn measure(agent: &mut Agent, what: &str, port: u16, backend: SocketAddr) -> Measured {
+    // The programs know by then what recurs.
+    send(agent, port, CONNECTIONS);
+    agent.catch_up();
+    agent.spans.clear();
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).expect("connected");
+    stream.write_all(request(0).as_bytes()).expect("sent");
+    http::read_head(&mut stream).expect("answered");
+    agent.catch_up();
+    let calls = agent.spans.iter().filter(|span| span.remote == backend.to_string());
+    let shortest = calls.map(|span| span.request_bytes).min().expect("a call");
+    let mut of = |connections: usize| {
+        agent.spans.clear();
+        send(agent, port, connections);
+        agent.catch_up();
+        let parents = parents(agent, port, backend, shortest);
+        let calls = parents.right + parents.wrong + parents.lost + parents.none;
+        // Spans of what else runs on this machine can take the place of some.
+        assert!(calls > 0, "{parents:?}");
+        parents
+    };
+    let measured = Measured { many: of(CONNECTIONS), one: of(1) };
+    println!("{what}: {measured:?}, {} spans dropped", agent.counters.spans_dropped);
+    measured
+}
+
+/// Below which requests to a port the calls are whose shortest one has this length.
+fn parents(agent: &Agent, port: u16, backend: SocketAddr, shortest: u64) -> Parents {
+    let series: HashMap<u32, Side> = [Side::SIDE_SERVER, Side::SIDE_CLIENT]
+        .into_iter()
+        .flat_map(|side| agent.all(side).into_iter().map(move |series| (series.id, side)))
+        .collect();
+    let of = |side: Side| {
+        let is = |span: &&Span| series.get(&span.series_id) == Some(&side);
+        agent.spans.iter().filter(is).collect::<Vec<_>>()
+    };
+    let front = format!("127.0.0.1:{port}");
+    let number = |span: &Span, shortest: u64| span.request_bytes - shortest;
+    let shortest_request = request(0).len() as u64;
+    let servers: HashMap<u64, u64> = of(Side::SIDE_SERVER)
+        .into_iter()
+        .filter(|span| span.local == front)
+        .map(|span| (span.number, number(span, shortest_request)))
+        .collect();
+    let calls: Vec<&Span> =
+        of(Side::SIDE_CLIENT).into_iter().filter(|span| span.remote == backend.to_string()).collect();
+    let mut parents = Parents::default();
+    for call in &calls {
+        if call.parent == 0 {
+            parents.none += 1;
+            continue;
+        }
+        let certainty = call.certainty.enum_value_or_default();
+        assert_ne!(certainty, ParentCertainty::PARENT_CERTAINTY_UNSPECIFIED);
+        parents.by_task += usize::from(certainty == ParentCertainty::PARENT_CERTAINTY_TASK);
+        match servers.get(&call.parent) {
+            Some(&request) if request == number(call, shortest) => parents.right += 1,
+            Some(_) => parents.wrong += 1,
+            None => parents.lost += 1,
+        }
+    }
+    parents
+}
+
+/// An agent that reports every exchange.
+fn agent() -> Result<Agent, CannotRun> {
+    Agent::start(&["--span-interval-ms", "0", "--spans-per-second", "1000000"])
+}
+
+fn source(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/native/parents").join(name)
+}
+
+/// The same of a program that prints its port.
+fn of_program(what: &str, program: impl FnOnce(&str) -> Command) -> Result<Measured, CannotRun> {
+    let mut agent = agent()?;
+    let backend = backend();
+    let mut command = program(&backend.port().to_string());
+    let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().expect("a server");
+    let output = child.stdout.take().expect("piped");
+    let _server = Server(child);
+    let mut port = String::new();
+    BufReader::new(output).read_line(&mut port).expect("a port");
+    Ok(measure(&mut agent, what, port.trim().parse().expect("a port"), backend))
+}
+
+/// All calls that were seen are below their requests, whose spans can be lost.
+fn assert_found(measured: &Measured) {
+    for parents in [&measured.many, &measured.one] {
+        let others = parents.wrong + parents.by_task;
+        assert_eq!(others, 0, "{measured:?}");
+        assert!(parents.right > 9 * (parents.none + parents.lost), "{measured:?}");
+    }
+}
+
+/// No call is below a request that it was not made for; with one request at a time they are below it.
+fn assert_only_one_is_found(measured: &Measured) {
+    assert_eq!(measured.many.wrong + measured.one.wrong, 0, "{measured:?}");
+    assert!(measured.one.by_task > 0, "{measured:?}");
+}
+
+/// No call is below any request.
+fn assert_none_found(measured: &Measured) {
+    let claimed = |parents: &Parents| parents.right + parents.wrong + parents.lost;
+    assert_eq!((claimed(&measured.many), claimed(&measured.one)), (0, 0), "{measured:?}");
+}
+
+fn calls_of_python_threads_are_below_their_requests() -> Outcome {
+    needs::program("python3")?;
+    let program =
+        |backend: &str| arguments("python3", &[&source("threads.py").display().to_string(), backend]);
+    assert_found(&of_program("Python, threads", program)?);
+    Ok(())
+}
+
+fn arguments(program: &str, arguments: &[&str]) -> Command {
+    let mut command = Command::new(program);
+    command.args(arguments);
+    command
+}
+
+fn calls_of_an_event_loop_of_python_are_below_its_only_request() -> Outcome {
+    needs::program("python3")?;
+    let program = |backend: &str| arguments("python3", &[&source("loop.py").display().to_string(), backend]);
+    assert_only_one_is_found(&of_program("Python, asyncio", program)?);
+    Ok(())
+}
+
+fn calls_of_nginx_are_below_its_only_request() -> Outcome {
+    let mut agent = agent()?;
+    let backend = backend();
+    let proxy = format!(
+        "location / {{ proxy_pass http://{backend}; proxy_http_version 1.1; proxy_set_header Connection \"\"; }}"
+    );
+    let nginx = running::nginx(&proxy)?;
+    assert_only_one_is_found(&measure(&mut agent, "nginx", nginx.port, backend));
+    Ok(())
+}
+
+fn calls_of_go_are_below_no_request() -> Outcome {
+    // Its library is compiled, too.
+    needs::time()?;
+    needs::program("go")?;
+    let directory = tempfile::tempdir().expect("directory");
+    let binary = directory.path().join("front");
+    let mut go = Command::new("go");
+    go.env("GOCACHE", directory.path().join("cache")).env("GO111MODULE", "off");
+    compile(go.args(["build", "-o"]).arg(&binary).arg(source("front.go")));
+    let program = |backend: &str| arguments(&binary.display().to_string(), &[backend]);
+    assert_none_found(&of_program("Go, net/http", program)?);
+    Ok(())
+}
+
+fn calls_of_node_are_below_its_only_request() -> Outcome {
+    large(needs::program("node"))?;
+    let program = |backend: &str| arguments("node", &[&source("front.js").display().to_string(), backend]);
+    assert_only_one_is_found(&of_program("Node, node:http", program)?);
+    Ok(())
+}
+
+/// The server in Java, with threads of this kind.
+fn java(java: &str, what: &str, kind: &str) -> Result<Measured, CannotRun> {
+    let program =
+        |backend: &str| arguments(java, &[&source("Front.java").display().to_string(), backend, kind]);
+    of_program(what, program)
+}
+
+fn calls_of_java_threads_are_below_their_requests() -> Outcome {
+    large(needs::program("java"))?;
+    assert_found(&java("java", "Java, threads", "threads")?);
+    Ok(())
+}
+
+/// A JDK with virtual threads, from 21 on.
+const VIRTUAL: &str = "/usr/lib/jvm/temurin-25-jdk-amd64/bin/java";
+
+fn calls_of_java_virtual_threads_are_below_no_request() -> Outcome {
+    large(needs::file(VIRTUAL))?;
+    assert_none_found(&java(VIRTUAL, "Java, virtual threads", "virtual")?);
+    Ok(())
+}

@@ -1,0 +1,161 @@
+//! What the programs know of threads that serve requests.
+
+use aya_ebpf::machine::{self, TASK};
+use porthole_bpf_types::{
+    kernel_key::Slot,
+    offload::OffloadedConnection,
+    thread::{CALLS_MAX, OPEN_NS, ServingThread, THREADS_MAX, thread_flag},
+};
+use porthole_l7::{Direction, Limits, ParserContext, Side, Timestamp};
+
+use crate::{
+    agent::monitor::{Mode, Monitor},
+    maps::{HANDED_ON, OFFLOADED, SLOTS, THREADS},
+};
+
+/// Another thread of the same process.
+const OTHER: u64 = TASK + 1;
+
+const REQUEST: &[u8] = b"GET /cart HTTP/1.1\r\nHost: shop\r\n\r\n";
+const RESPONSE: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
+
+/// A connection that a process has accepted.
+struct Served {
+    monitor: Monitor,
+    now: u64,
+}
+
+impl Served {
+    fn new() -> Self {
+        Self {
+            monitor: Monitor::new(Mode::Aggregated, Side::Server, ParserContext::new(Limits::default())),
+            now: 1_000_000,
+        }
+    }
+
+    fn moved(&mut self, task: u64, direction: Direction, bytes: &[u8]) {
+        self.now += 1_000;
+        machine::set_task(task);
+        self.monitor.call(direction, &[bytes], Timestamp(self.now));
+    }
+
+    fn read(&mut self, task: u64) {
+        self.moved(task, Direction::Ingress, REQUEST);
+    }
+
+    fn answered(&mut self, task: u64) {
+        self.moved(task, Direction::Egress, RESPONSE);
+    }
+
+    /// One whose requests have a slot.
+    fn recurring() -> Self {
+        let mut served = Self::new();
+        for _ in 0..4 {
+            served.read(TASK);
+            served.answered(TASK);
+        }
+        assert_eq!(served.monitor.aggregates().len(), 1);
+        served
+    }
+}
+
+fn thread(task: u64) -> *mut ServingThread {
+    let place = u32::try_from(task & u64::from(THREADS_MAX - 1)).expect("small");
+    THREADS.get_ptr_mut(place).expect("a place")
+}
+
+fn open(task: u64) -> u32 {
+    // SAFETY: a value of this thread's machine.
+    unsafe { (*thread(task)).open }
+}
+
+fn slot() -> &'static mut Slot {
+    // SAFETY: a value of this thread's machine, which lives as long as the test.
+    unsafe { &mut *SLOTS.get_ptr_mut(0).expect("a slot") }
+}
+
+/// No span is due by rate but by this: the interval is the longest one.
+fn make_due(now: u64) {
+    slot().sampled = now + 1_000 + 1;
+}
+
+#[test]
+fn a_request_that_is_due_for_a_span_is_one_where_it_is_the_only_one() {
+    let mut served = Served::recurring();
+    let before = served.monitor.exchanges().0.len();
+    make_due(served.now);
+    served.read(TASK);
+    let read = served.now;
+    // SAFETY: a value of this thread's machine.
+    assert_eq!((unsafe { (*thread(TASK)).reported }, slot().sampled), (1 + CALLS_MAX, read));
+    served.answered(TASK);
+    assert_eq!(served.monitor.exchanges().0.len(), before + 1, "a record");
+}
+
+#[test]
+fn a_span_that_is_due_is_not_lost_where_another_request_is_read_before_the_response() {
+    let mut served = Served::recurring();
+    make_due(served.now);
+    served.read(TASK);
+    served.read(TASK);
+    // SAFETY: a value of this thread's machine.
+    assert_eq!((unsafe { (*thread(TASK)).reported }, slot().sampled), (0, 0), "the next one is due");
+    served.read(TASK);
+    assert_eq!((open(TASK), slot().sampled), (3, 0));
+}
+
+#[test]
+fn a_process_that_hands_requests_on_spends_no_span_and_comes_back_when_it_was_displaced() {
+    let mut served = Served::recurring();
+    served.read(TASK);
+    served.answered(OTHER);
+    let process = TASK >> 32;
+    assert!(HANDED_ON.get_ptr(process).is_some());
+    served.read(OTHER);
+    served.answered(OTHER);
+    make_due(served.now);
+    let due = slot().sampled;
+    served.read(OTHER);
+    assert_eq!(slot().sampled, due, "not spent");
+    served.answered(OTHER);
+    let _ = HANDED_ON.remove(process);
+    served.read(TASK);
+    served.answered(OTHER);
+    assert!(HANDED_ON.get_ptr(process).is_some());
+}
+
+#[test]
+fn pipelined_requests_that_two_threads_read_leave_none_open() {
+    let mut served = Served::recurring();
+    served.read(TASK);
+    served.read(OTHER);
+    assert_eq!((open(TASK), open(OTHER)), (0, 2));
+    served.answered(OTHER);
+    served.answered(OTHER);
+    assert_eq!((open(TASK), open(OTHER)), (0, 0));
+    // SAFETY: a value of this thread's machine.
+    assert_eq!(unsafe { (*thread(OTHER)).flags & thread_flag::SEVERAL }, thread_flag::SEVERAL);
+}
+
+#[test]
+fn a_request_whose_end_was_missed_is_open_for_an_hour_at_most() {
+    let mut served = Served::recurring();
+    // SAFETY: a value of this thread's machine.
+    unsafe { (*thread(TASK)).open = 1 };
+    served.now += OPEN_NS;
+    served.read(TASK);
+    // SAFETY: as above.
+    let thread = unsafe { *thread(TASK) };
+    assert_eq!((thread.open, thread.only, thread.flags), (1, 1, 0));
+}
+
+#[test]
+fn a_connection_that_falls_back_stays_locked_and_leaves_no_request_open() {
+    let mut served = Served::recurring();
+    served.read(TASK);
+    let offloaded: *const OffloadedConnection = OFFLOADED.get_ptr(1).expect("followed");
+    served.moved(TASK, Direction::Egress, b"nonsense\r\n\r\n");
+    assert!(!served.monitor.is_offloaded());
+    // SAFETY: a value of this thread's machine, which keeps those whose keys are removed.
+    assert_eq!((unsafe { (*offloaded).lock }, open(TASK)), (1, 0));
+}

@@ -1,0 +1,92 @@
+//! Conversations in which the programs and `l7` once differed.
+
+use porthole_bpf_host::{differential::Call, generated};
+use porthole_l7::{Direction, Side};
+use porthole_protocol::Offload;
+
+use crate::support::Differences;
+
+/// Inputs of the fuzz targets `offload_*`, with what they led to.
+const INPUTS: &[(&str, Offload, &[u8])] = &[
+    ("unknown inline commands after arrays", Offload::Redis, b"\x0e\x00\xb5\xb5"),
+    ("a request line in two calls behind a body that was refused", Offload::Http1, b"\x04\x0f\x83\x36"),
+];
+
+#[test]
+fn inputs_of_the_fuzz_targets_give_the_same_exchanges() {
+    for (what, protocol, input) in INPUTS {
+        println!("{what}");
+        generated::fuzz(*protocol, input);
+    }
+}
+
+/// The programs follow arrays only: that a client sends lines, too, stays known over the time in which they follow it.
+#[test]
+fn a_line_is_a_command_behind_arrays_as_well() {
+    let exchange = |request: &str, reply: &str| {
+        [Call::new(Direction::Ingress, request), Call::new(Direction::Egress, reply)]
+    };
+    let calls = [
+        exchange("*1\r\n$4\r\nPING\r\n", "+PONG\r\n"),
+        exchange("GET key\r\n", "$-1\r\n"),
+        exchange("*1\r\n$4\r\nPING\r\n", "+PONG\r\n"),
+        exchange("MODULE.DO it\r\n", "+OK\r\n"),
+        exchange("*1\r\n$4\r\nPING\r\n", "+PONG\r\n"),
+    ];
+    let mut differences = Differences::default();
+    differences.compare(Side::Server, calls.as_flattened(), "lines between arrays");
+    differences.assert_none();
+}
+
+/// Each status has a slot of its own; the first exchanges are records, by which it is assigned.
+#[test]
+fn requests_that_recur_are_aggregated_with_the_same_sums() {
+    let exchange = |status: &str| {
+        let response = format!("HTTP/1.1 {status}\r\nContent-Length: 5\r\n\r\nhello");
+        let request = "GET /cart HTTP/1.1\r\nHost: shop\r\n\r\n";
+        [Call::new(Direction::Ingress, request), Call::new(Direction::Egress, response)]
+    };
+    let calls: Vec<[Call; 2]> =
+        (0..12).map(|index| exchange(if index % 3 == 0 { "404 Not Found" } else { "200 OK" })).collect();
+    let mut differences = Differences::default();
+    differences.compare(Side::Server, calls.as_flattened(), "requests that recur");
+    differences.assert_none();
+    assert!(differences.aggregated >= 8, "{} of 12", differences.aggregated);
+}
+
+/// A control character does not end what it stands in, but for a line feed; and it is none of the letters of a field's name.
+#[test]
+fn control_characters_in_heads_and_chunks_mean_the_same() {
+    let plain = "GET /cart HTTP/1.1\r\nHost: shop\r\n\r\n";
+    let answer = "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello";
+    let requests = [
+        "GET /cart?a\nb HTTP/1.1\r\n\r\n",
+        "GET /cart?a b\rc\0 HTTP/1.1\r\n\r\n",
+        "GET /cart? HTTP/1.1\r\n\r\n",
+        "GET /cart?HTTP/1.1\r\n\r\n",
+        "GET /cart HTTP/1.1\r\nHost: a\0b\r\n\r\n",
+        "POST /cart HTTP/1.1\r\nContent\rLength: 9\r\n\r\n",
+        "POST /cart HTTP/1.1\r\nContent-Length\u{1a} 9\r\n\r\n",
+        "POST /cart HTTP/1.1\r\nContent-Length: 5\rx\r\n\r\nhello",
+        "POST /cart HTTP/1.1\r\nTransfer\rEncoding: chunked\r\n\r\n",
+    ];
+    let responses = [
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\n10\r\n0\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\r0\r\n\r\n",
+        "HTTP/1.1 200 O\0K\r\nContent-Length: 5\r\n\r\nhello",
+        "HTTP/1.1 200 OK\r\nContent\rLength: 9\r\nContent-Length: 5\r\n\r\nhello",
+    ];
+    let with = |request: &str, response: &str| {
+        let exchange = |request: &str, response: &str| {
+            [Call::new(Direction::Ingress, request), Call::new(Direction::Egress, response)]
+        };
+        [exchange(plain, answer), exchange(plain, answer), exchange(request, response)].concat()
+    };
+    let mut differences = Differences::default();
+    let odd = requests.iter().map(|request| with(request, answer));
+    for calls in odd.chain(responses.iter().map(|response| with(plain, response))) {
+        let what = calls[4..].iter().map(|call| call.bytes.escape_ascii().to_string()).collect::<String>();
+        differences.compare(Side::Server, &calls, what);
+    }
+    differences.assert_none();
+}

@@ -1,0 +1,278 @@
+//! Threads that serve HTTP requests: whether one serves a single request, and whether that exchange goes to user space with the
+//! calls that are made for it.
+//!
+//! ```text
+//! request read  ─► open + 1; nothing else open, and its route is due for a span: its exchange is reported
+//! call answered ─► made by the thread whose exchange is reported: a record as well
+//! response sent ─► open - 1; of an exchange that is reported: a record
+//! ```
+//!
+//! Threads are those of HTTP's servers. Other servers are databases as a rule, which make no calls.
+
+use aya_ebpf::helpers::bpf_get_current_pid_tgid;
+use porthole_bpf_types::{
+    offload::{PENDING_MAX, PendingRequest, protocol, side},
+    thread::{CALLS_MAX, OPEN_NS, ServingThread, THREADS_MAX, serving, thread_flag},
+};
+
+use super::{
+    lock::{self, Lock, Locked},
+    slots,
+};
+use crate::{
+    maps::{HANDED_ON, OFFLOADED, Scratch, THREADS},
+    verifier::bounded,
+};
+
+#[inline(always)]
+fn is_served(offloaded: Locked) -> bool {
+    offloaded.protocol == protocol::HTTP1 && offloaded.side == side::SERVER
+}
+
+/// Where a thread is, or another one.
+#[inline(always)]
+fn place_of(key: u64) -> Option<*mut ServingThread> {
+    THREADS.get_ptr_mut(key as u32 & (THREADS_MAX - 1))
+}
+
+/// What is known of a thread.
+#[inline(always)]
+fn known(key: u64) -> Option<*mut ServingThread> {
+    let thread = place_of(key)?;
+    // SAFETY: a value that a look-up gave (see `maps`).
+    (unsafe { (*thread).thread } == key).then_some(thread)
+}
+
+/// Requests moved on a connection that is locked.
+#[inline(always)]
+pub fn requested(work: Scratch, mut offloaded: Locked) {
+    let key = bpf_get_current_pid_tgid();
+    if is_served(offloaded) {
+        let place = bounded::<{ PENDING_MAX as u64 - 1 }>(u64::from(offloaded.pushed.wrapping_sub(1)));
+        // SAFETY: the index is less than the array's length; the array is part of the map's value.
+        let (kernel_key, generation) = unsafe {
+            let newest = (&raw const (*offloaded.0).pending).cast::<PendingRequest>().add(place as usize);
+            ((*newest).kernel_key, (*newest).generation)
+        };
+        thread_begins(key, u64::from(kernel_key), u64::from(generation));
+        // Responses are those to the thread that read last. Mostly none waited before.
+        let open = offloaded.pushed.wrapping_sub(offloaded.popped);
+        if open != 1 && offloaded.thread != key {
+            thread_passes(offloaded.thread, key, u64::from(open).wrapping_sub(work.parse.found));
+        }
+    }
+    offloaded.thread = key;
+}
+
+/// A thread begins to serve requests, the newest one of which has this kernel key. A global function.
+#[inline(never)]
+#[unsafe(no_mangle)]
+pub extern "C" fn thread_begins(key: u64, kernel_key: u64, generation: u64) -> u64 {
+    let Some(work) = Scratch::get() else { return 0 };
+    let Some(thread) = place_of(key) else { return 0 };
+    let (found, now) = (work.parse.found, work.parse.now);
+    // SAFETY: a value that a look-up gave (see `maps`). Where two threads take one place at once, either may win.
+    unsafe {
+        if (*thread).thread != key {
+            if (*thread).open > 0 && now.wrapping_sub((*thread).read) < OPEN_NS {
+                return 0;
+            }
+            (*thread).thread = key;
+            (*thread).open = 0;
+            (*thread).flags = 0;
+        } else if (*thread).open > 0 && now.wrapping_sub((*thread).read) >= OPEN_NS {
+            (*thread).open = 0;
+            (*thread).reported = 0;
+        }
+        let several = (*thread).open > 0 || found > 1;
+        (*thread).read = now;
+        (*thread).open += found as u32;
+        let reported = (*thread).reported;
+        (*thread).reported = 0;
+        (*thread).only = u32::from(!several);
+        if several {
+            (*thread).flags |= thread_flag::SEVERAL;
+            // Which response is that request's is not known by the thread: the next one of its slot is the span.
+            if reported != 0 && (*thread).slot != 0 {
+                slots::set_sampled((*thread).slot - 1, 0);
+            }
+        } else if (*thread).flags & thread_flag::HANDED_ON == 0
+            && let Some(slot) = slots::due(kernel_key as u32, generation as u32, now)
+            && !is_handed_on(key)
+        {
+            slots::set_sampled(slot, now);
+            (*thread).slot = slot + 1;
+            (*thread).reported = 1 + CALLS_MAX;
+        }
+    }
+    0
+}
+
+/// Requests of a thread are from now on those of another one, which has read more on their connection. A global function.
+#[inline(never)]
+#[unsafe(no_mangle)]
+pub extern "C" fn thread_passes(from: u64, to: u64, requests: u64) -> u64 {
+    close(from, requests);
+    if let Some(thread) = known(to) {
+        // SAFETY: a value that a look-up gave (see `maps`), as in `close`.
+        unsafe {
+            (*thread).open += requests as u32;
+            (*thread).flags |= thread_flag::SEVERAL;
+            (*thread).only = 0;
+        }
+    }
+    0
+}
+
+/// Whether requests that threads of a process read are answered by others.
+#[inline(always)]
+fn is_handed_on(thread: u64) -> bool {
+    HANDED_ON.get_ptr(thread >> 32).is_some()
+}
+
+/// Responses moved on a connection that is locked; `work` gets whether what they complete is reported.
+#[inline(always)]
+pub fn responded(mut work: Scratch, offloaded: Locked) {
+    work.parse.reported = 0;
+    if offloaded.side == side::CLIENT {
+        thread_called();
+    } else if is_served(offloaded) {
+        thread_ends(offloaded.thread);
+    }
+}
+
+/// A call was answered. A global function.
+#[inline(never)]
+#[unsafe(no_mangle)]
+pub extern "C" fn thread_called() -> u64 {
+    let Some(mut work) = Scratch::get() else { return 0 };
+    let Some(thread) = known(bpf_get_current_pid_tgid()) else { return 0 };
+    // SAFETY: a value that a look-up gave (see `maps`), which this thread alone changes but for `open`.
+    unsafe {
+        if (*thread).reported > 1 {
+            (*thread).reported -= 1;
+            work.parse.reported = 1;
+        }
+    }
+    0
+}
+
+/// Requests that a thread read are answered, by whichever runs. A global function.
+#[inline(never)]
+#[unsafe(no_mangle)]
+pub extern "C" fn thread_ends(key: u64) -> u64 {
+    let Some(mut work) = Scratch::get() else { return 0 };
+    let found = work.parse.found;
+    work.parse.reported = close(key, found);
+    if key != bpf_get_current_pid_tgid() {
+        handed_on(key);
+    }
+    0
+}
+
+/// Requests of a thread are open no longer; gives whether their exchange is reported.
+#[inline(always)]
+fn close(key: u64, requests: u64) -> u64 {
+    let Some(thread) = known(key) else { return 0 };
+    // SAFETY: a value that a look-up gave (see `maps`). Where two CPUs change it at once, it has several in progress or hands on.
+    unsafe {
+        let (open, reported) = (u64::from((*thread).open), (*thread).reported);
+        (*thread).open = if open > requests { (open - requests) as u32 } else { 0 };
+        (*thread).reported = 0;
+        u64::from(reported != 0)
+    }
+}
+
+/// A request that a thread read is answered by another one: so may others be of its process.
+#[inline(always)]
+fn handed_on(key: u64) {
+    let Some(thread) = known(key) else { return };
+    // SAFETY: a value that a look-up gave (see `maps`).
+    unsafe { (*thread).flags |= thread_flag::HANDED_ON };
+    // Others of its kind can have displaced it.
+    if is_handed_on(key) {
+        return;
+    }
+    let _ = HANDED_ON.insert(key >> 32, 1, 0);
+}
+
+/// A connection is no longer followed here, and is about to be removed. A global function: its requests that are not answered are of
+/// no thread. It stays locked, for another CPU that has looked it up meanwhile.
+#[inline(never)]
+#[unsafe(no_mangle)]
+pub extern "C" fn thread_left(id: u64) -> u64 {
+    let Some(offloaded) = OFFLOADED.get_ptr_mut(id) else { return 0 };
+    if lock::lock(offloaded, id) != Lock::Locked {
+        return 0;
+    }
+    let offloaded = Locked(offloaded);
+    let open = offloaded.pushed.wrapping_sub(offloaded.popped);
+    if open != 0 && is_served(offloaded) {
+        close(offloaded.thread, u64::from(open));
+    }
+    0
+}
+
+/// One of [`serving`] of a thread.
+#[inline(always)]
+fn kind_of(thread: *const ServingThread, key: u64) -> u8 {
+    // SAFETY: a value that a look-up gave (see `maps`).
+    unsafe {
+        if (*thread).only == 0 || (*thread).flags & thread_flag::HANDED_ON != 0 || is_handed_on(key) {
+            return serving::UNKNOWN;
+        }
+        if (*thread).flags & thread_flag::SEVERAL != 0 { serving::ONLY } else { serving::ALONE }
+    }
+}
+
+/// What this thread serves while it makes a call that user space parses: see [`serving`]. A global function.
+#[inline(never)]
+#[unsafe(no_mangle)]
+pub extern "C" fn call_serving() -> u64 {
+    let key = bpf_get_current_pid_tgid();
+    let Some(thread) = known(key) else { return u64::from(serving::UNKNOWN) };
+    // SAFETY: a value that a look-up gave (see `maps`), which this thread alone changes but for `open`.
+    unsafe {
+        let kind = kind_of(thread, key);
+        if (*thread).open != 1 || kind == serving::UNKNOWN {
+            return u64::from(serving::UNKNOWN);
+        }
+        if (*thread).reported > 1 {
+            (*thread).reported -= 1;
+            return u64::from(kind | serving::REPORTED);
+        }
+        u64::from(kind)
+    }
+}
+
+/// [`porthole_bpf_types::kernel_key::Completed::serving`] of an exchange of a connection; of a call that is `sampled` the exchange
+/// that it is made for is reported, too. A global function.
+#[inline(never)]
+#[unsafe(no_mangle)]
+pub extern "C" fn exchange_serving(id: u64, sampled: u64) -> u64 {
+    let unknown = u64::from(serving::UNKNOWN);
+    let Some(work) = Scratch::get() else { return unknown };
+    let Some(offloaded) = OFFLOADED.get_ptr_mut(id) else { return unknown };
+    let offloaded = Locked(offloaded);
+    let (key, client) = (offloaded.thread, offloaded.side == side::CLIENT);
+    if key != bpf_get_current_pid_tgid() || !(client || is_served(offloaded)) {
+        return unknown;
+    }
+    let Some(thread) = known(key) else { return unknown };
+    // SAFETY: a value that a look-up gave (see `maps`), which this thread alone changes but for `open`.
+    unsafe {
+        let kind = kind_of(thread, key);
+        if kind == serving::UNKNOWN || (*thread).open != u32::from(client) {
+            return unknown;
+        }
+        let mut reported = work.parse.reported != 0;
+        if client {
+            if sampled != 0 && (*thread).reported == 0 {
+                (*thread).reported = 1;
+                (*thread).slot = 0;
+            }
+            reported = (*thread).reported != 0;
+        }
+        u64::from(if reported { kind | serving::REPORTED } else { kind })
+    }
+}

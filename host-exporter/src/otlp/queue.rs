@@ -1,0 +1,194 @@
+//! What waits for a destination: bounded in requests and in bytes, of which each tenant can have an equal share.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    ops::Bound,
+};
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+/// Most bytes that wait for one destination.
+pub(super) const QUEUE_BYTES_MAX: usize = 16 << 20;
+
+/// Spans to be sent, as an encoded request: its length is the memory that it takes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Queued {
+    pub request: Bytes,
+    pub spans: u64,
+}
+
+/// Requests of all tenants, which take turns.
+pub(super) struct Queue {
+    requests_max: usize,
+    bytes_max: usize,
+    waiting: Mutex<Waiting>,
+    added: Notify,
+}
+
+#[derive(Default)]
+struct Waiting {
+    by_tenant: BTreeMap<String, OfTenant>,
+    requests: usize,
+    bytes: usize,
+    /// The tenant whose turn was last.
+    last: String,
+}
+
+/// Never empty.
+#[derive(Default)]
+struct OfTenant {
+    requests: VecDeque<Queued>,
+    bytes: usize,
+}
+
+impl Queue {
+    /// An empty one.
+    pub fn new(requests_max: usize, bytes_max: usize) -> Self {
+        Self { requests_max, bytes_max, waiting: Mutex::default(), added: Notify::new() }
+    }
+
+    /// Adds a request of a tenant. Returns the number of spans for which there was no room: those of the newest requests of the tenant
+    /// that has the most, so that no other one loses its share.
+    pub fn add(&self, tenant: &str, queued: Queued) -> u64 {
+        let mut waiting = self.waiting.lock();
+        waiting.add(tenant, queued);
+        let mut dropped = 0;
+        loop {
+            let excess = if waiting.requests > self.requests_max {
+                waiting.drop_newest(tenant, |of| of.requests.len())
+            } else if waiting.bytes > self.bytes_max {
+                waiting.drop_newest(tenant, |of| of.bytes)
+            } else {
+                None
+            };
+            let Some(excess) = excess else { break };
+            dropped += excess.spans;
+        }
+        drop(waiting);
+        self.added.notify_one();
+        dropped
+    }
+
+    /// Takes the next request, as soon as there is one.
+    pub async fn take(&self) -> Queued {
+        loop {
+            let next = self.waiting.lock().take();
+            if let Some(next) = next {
+                return next;
+            }
+            self.added.notified().await;
+        }
+    }
+}
+
+impl Waiting {
+    fn add(&mut self, tenant: &str, queued: Queued) {
+        self.requests += 1;
+        self.bytes += queued.request.len();
+        let of = self.by_tenant.entry(tenant.to_owned()).or_default();
+        of.bytes += queued.request.len();
+        of.requests.push_back(queued);
+    }
+
+    /// The oldest request of the tenant after the last one's.
+    fn take(&mut self) -> Option<Queued> {
+        let after = (Bound::Excluded(self.last.as_str()), Bound::Unbounded);
+        let next = self.by_tenant.range::<str, _>(after).next().or_else(|| self.by_tenant.iter().next());
+        let tenant = next?.0.clone();
+        let queued = self.remove(&tenant, VecDeque::pop_front);
+        self.last = tenant;
+        queued
+    }
+
+    /// Removes the newest request of the tenant that has the most; of equals, that of the one that adds: it does not displace others.
+    fn drop_newest(&mut self, adding: &str, most: impl Fn(&OfTenant) -> usize) -> Option<Queued> {
+        let all = self.by_tenant.iter();
+        let (tenant, _) = all.max_by_key(|(tenant, of)| (most(of), *tenant == adding))?;
+        let tenant = tenant.clone();
+        self.remove(&tenant, VecDeque::pop_back)
+    }
+
+    fn remove(
+        &mut self,
+        tenant: &str,
+        end: impl Fn(&mut VecDeque<Queued>) -> Option<Queued>,
+    ) -> Option<Queued> {
+        let of = self.by_tenant.get_mut(tenant)?;
+        let queued = end(&mut of.requests)?;
+        self.requests -= 1;
+        self.bytes -= queued.request.len();
+        of.bytes -= queued.request.len();
+        if of.requests.is_empty() {
+            self.by_tenant.remove(tenant);
+        }
+        Some(queued)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A request of one span, which has a mark.
+    fn queued(mark: u8, bytes: usize) -> Queued {
+        Queued { request: vec![mark; bytes].into(), spans: 1 }
+    }
+
+    /// The marks of what waits, in the order in which it is taken.
+    fn marks(queue: &Queue) -> Vec<u8> {
+        std::iter::from_fn(|| queue.waiting.lock().take()).map(|queued| queued.request[0]).collect()
+    }
+
+    #[test]
+    fn one_tenant_alone_has_all_places_and_loses_its_newest() {
+        let queue = Queue::new(3, 100);
+        let dropped = (0..5).map(|mark| queue.add("acme", queued(mark, 1))).sum::<u64>();
+        assert_eq!((dropped, marks(&queue)), (2, vec![0, 1, 2]));
+    }
+
+    #[test]
+    fn a_tenant_that_fills_the_queue_leaves_others_their_share_of_places() {
+        let queue = Queue::new(4, 100);
+        for _ in 0..9 {
+            queue.add("busy", queued(0, 1));
+        }
+        assert_eq!((1..=3).map(|mark| queue.add("calm", queued(mark, 1))).sum::<u64>(), 3);
+        assert_eq!(queue.add("late", queued(9, 1)), 1, "of one of the others");
+        assert_eq!(queue.add("busy", queued(0, 1)), 1, "it has its share already");
+        let marks = marks(&queue);
+        let of = |wanted: &[u8]| marks.iter().filter(|mark| wanted.contains(mark)).count();
+        assert!(marks.len() == 4 && of(&[0]) >= 1 && of(&[1, 2]) >= 1 && of(&[9]) == 1, "{marks:?}");
+    }
+
+    #[test]
+    fn a_tenant_that_fills_the_queue_leaves_others_their_share_of_bytes() {
+        let queue = Queue::new(100, 40);
+        for _ in 0..9 {
+            queue.add("busy", queued(0, 10));
+        }
+        assert_eq!((1..=3).map(|mark| queue.add("calm", queued(mark, 10))).sum::<u64>(), 3);
+        assert_eq!(queue.waiting.lock().bytes, 40);
+        assert_eq!(marks(&queue), [0, 1, 0, 2]);
+        assert_eq!(queue.waiting.lock().bytes, 0);
+        assert_eq!(queue.add("calm", queued(4, 41)), 1, "larger than all of it");
+        assert!(marks(&queue).is_empty());
+    }
+
+    #[test]
+    fn tenants_take_turns() {
+        let queue = Queue::new(9, 100);
+        for (tenant, mark) in [("a", 1), ("a", 2), ("a", 3), ("b", 4), ("c", 5), ("c", 6)] {
+            queue.add(tenant, queued(mark, 1));
+        }
+        assert_eq!(marks(&queue), [1, 4, 5, 2, 6, 3]);
+    }
+
+    #[tokio::test]
+    async fn a_request_is_taken_as_soon_as_it_is_added() {
+        let queue = Queue::new(1, 100);
+        let (taken, dropped) = tokio::join!(queue.take(), async { queue.add("acme", queued(7, 1)) });
+        assert_eq!((taken, dropped), (queued(7, 1), 0));
+    }
+}

@@ -1,0 +1,144 @@
+//! Requests that the exporter sends: one connection each, answers of bounded size.
+
+use std::{io, path::Path, sync::Arc};
+
+use axum::body::Body;
+use http_body_util::{BodyExt as _, Limited};
+use hyper::{Request, StatusCode, header, http::request::Builder};
+use hyper_util::rt::TokioIo;
+use rustls::{
+    ClientConfig, RootCertStore,
+    pki_types::{CertificateDer, ServerName, pem::PemObject as _},
+};
+use thiserror::Error;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+};
+use tokio_rustls::TlsConnector;
+
+use crate::http_url::HttpUrl;
+
+/// Why there is no answer.
+#[derive(Debug, Error)]
+pub enum OutboundError {
+    /// No process listens there, or the handshake of TLS failed.
+    #[error("it cannot be reached: {0}")]
+    Connect(#[from] io::Error),
+    /// The exchange broke off.
+    #[error("the request failed: {0}")]
+    Http(#[from] hyper::Error),
+    /// The answer is longer than allowed, or broke off.
+    #[error("its answer is longer than {0} bytes, or broke off")]
+    Answer(usize),
+}
+
+/// Authorities that cannot be used.
+#[derive(Debug, Error)]
+#[error("{path}: {reason}")]
+pub struct TlsError {
+    path: String,
+    reason: String,
+}
+
+/// How a server's certificate is verified.
+#[derive(Clone)]
+pub struct Tls {
+    connector: TlsConnector,
+    name: ServerName<'static>,
+}
+
+impl Tls {
+    /// For a server of this name, whose certificate is of one of these authorities.
+    pub fn new(host: &str, authorities: &Path) -> Result<Self, TlsError> {
+        let unusable = |reason: String| TlsError { path: authorities.display().to_string(), reason };
+        let mut roots = RootCertStore::empty();
+        let certificates = CertificateDer::pem_file_iter(authorities);
+        for certificate in certificates.map_err(|error| unusable(error.to_string()))? {
+            let certificate = certificate.map_err(|error| unusable(error.to_string()))?;
+            roots.add(certificate).map_err(|error| unusable(error.to_string()))?;
+        }
+        if roots.is_empty() {
+            return Err(unusable("it has no certificate".to_owned()));
+        }
+        let name = ServerName::try_from(host.trim_matches(['[', ']']).to_owned());
+        let name = name.map_err(|_| unusable(format!("`{host}` is no name of a server")))?;
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .map_err(|error| unusable(error.to_string()))?
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        Ok(Self { connector: TlsConnector::from(Arc::new(config)), name })
+    }
+}
+
+/// What a server answered.
+#[derive(Debug)]
+pub struct Answer {
+    /// Its status.
+    pub status: StatusCode,
+    /// Its `Retry-After`.
+    pub retry_after: Option<String>,
+    /// Its body.
+    pub body: Vec<u8>,
+}
+
+/// Sends a request; its answer's status and, up to so many bytes, its body. Of an answer that is not wanted the body is not read.
+pub async fn send(
+    url: &HttpUrl,
+    request: Builder,
+    body: Vec<u8>,
+    answer_bytes_max: Option<usize>,
+) -> Result<(StatusCode, Vec<u8>), OutboundError> {
+    let answer = exchange((&url.host, url.port), None, request, body, answer_bytes_max).await?;
+    Ok((answer.status, answer.body))
+}
+
+/// The same to a host and port, by TLS where there is one.
+pub async fn exchange(
+    server: (&str, u16),
+    tls: Option<&Tls>,
+    request: Builder,
+    body: Vec<u8>,
+    answer_bytes_max: Option<usize>,
+) -> Result<Answer, OutboundError> {
+    let (host, port) = server;
+    let stream = TcpStream::connect((host.trim_matches(['[', ']']), port)).await?;
+    let request = request
+        .header(header::HOST, format!("{host}:{port}"))
+        .header(header::CONNECTION, "close")
+        .header(header::USER_AGENT, concat!("porthole-exporter/", env!("CARGO_PKG_VERSION")))
+        .body(Body::from(body))
+        .map_err(io::Error::other)?;
+    match tls {
+        Some(tls) => {
+            let stream = tls.connector.connect(tls.name.clone(), stream).await?;
+            exchange_on(stream, request, answer_bytes_max).await
+        }
+        None => exchange_on(stream, request, answer_bytes_max).await,
+    }
+}
+
+async fn exchange_on(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    request: Request<Body>,
+    answer_bytes_max: Option<usize>,
+) -> Result<Answer, OutboundError> {
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+    let exchange = async move {
+        let response = sender.send_request(request).await?;
+        let status = response.status();
+        let retry_after = response.headers().get(header::RETRY_AFTER);
+        let retry_after = retry_after.and_then(|value| value.to_str().ok()).map(str::to_owned);
+        let Some(most) = answer_bytes_max else {
+            return Ok(Answer { status, retry_after, body: Vec::new() });
+        };
+        let body = Limited::new(response.into_body(), most).collect().await;
+        let body = body.map_err(|_| OutboundError::Answer(most))?.to_bytes().to_vec();
+        Ok(Answer { status, retry_after, body })
+    };
+    // The connection does the reading and writing that the exchange waits for, and ends with it.
+    let (answer, _) = tokio::join!(exchange, connection);
+    answer
+}

@@ -1,0 +1,65 @@
+//! Questions of dashboards and listings about the past: a fixed set of shapes, with two sources of answers.
+//!
+//! - The exporter's own last hour ([`crate::history`]): this node, no other service.
+//! - A server with Prometheus' HTTP API ([`prometheus`]), where one is configured: any range, all nodes.
+//!
+//! Invariant: whose numbers an answer is about follows from the [`Scope`], which the viewer's rights have narrowed; no text
+//! of a request becomes part of an expression but as a quoted label value.
+
+pub mod prometheus;
+
+use std::sync::Arc;
+
+use self::prometheus::Prometheus;
+use crate::history::{History, Recent, STEP, STEPS};
+
+/// Whose numbers are wanted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Scope {
+    /// Only this tenant's.
+    pub tenant: Option<String>,
+    /// Only this application's.
+    pub service_name: Option<String>,
+}
+
+impl Scope {
+    fn admits(&self, tenant: &str, service_name: &str) -> bool {
+        self.tenant.as_deref().is_none_or(|wanted| wanted == tenant)
+            && self.service_name.as_deref().is_none_or(|wanted| wanted == service_name)
+    }
+}
+
+/// A time before the end of the newest step, in points of equal length.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Range {
+    /// Steps in all.
+    pub steps: u64,
+    /// Steps of one point.
+    pub each: u64,
+}
+
+/// Where answers come from.
+#[derive(Clone, Debug)]
+pub enum Source {
+    /// The exporter's own last hour.
+    Memory(Arc<History>),
+    /// A server with Prometheus' HTTP API.
+    Prometheus(Arc<Prometheus>),
+}
+
+impl Source {
+    /// Steps that it can look back at.
+    pub fn steps_max(&self) -> u64 {
+        match self {
+            Self::Memory(_) => STEPS,
+            // A year.
+            Self::Prometheus(_) => 366 * 86_400 / STEP.as_secs(),
+        }
+    }
+}
+
+/// The answer of the exporter's own last hour.
+pub fn from_memory(history: &History, scope: &Scope, range: Range) -> Recent {
+    let admits = |tenant: &str, service_name: &str| scope.admits(tenant, service_name);
+    history.points(admits, range.steps, range.each)
+}

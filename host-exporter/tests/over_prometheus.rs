@@ -1,0 +1,211 @@
+//! The past from a real Prometheus, held against the exporter's own last hour with the same data; and servers that do not answer as they
+//! should.
+
+#![allow(clippy::float_cmp, reason = "bounds of buckets are exact in f64")]
+
+mod prometheus;
+mod support;
+
+use std::{collections::BTreeMap, fmt::Write as _, process::Command, process::ExitCode, sync::Arc};
+
+use porthole_exporter::{
+    accumulate::golden::{Golden, GoldenTable},
+    buckets::classic,
+    clock::unix_ms,
+    config,
+    exposition::{applications, text::Text},
+    history::{History, Recent, STEP, step_of},
+    identity::Application,
+    objectives::Objectives,
+    protocol::{ErrorClass, Protocol, Side},
+    query::{Range, Scope, from_memory, prometheus::Prometheus as Server},
+};
+use porthole_histogram::Histogram;
+use porthole_trials::{Outcome, needs, trials};
+use prometheus::{Prometheus, RULES};
+use support::{Host, wait_for};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpListener,
+    runtime::Runtime,
+};
+
+const ODD: &str = "te\"na\\nt\n{x=\"y\"} 漢字";
+
+fn main() -> ExitCode {
+    porthole_trials::run(trials![
+        both_sources_give_the_same_answer_from_the_same_data,
+        a_server_that_does_not_answer_as_it_should_is_an_error_in_time
+    ])
+}
+
+/// Totals of an application after so many steps.
+fn table(steps: u64, seed: u64) -> GoldenTable {
+    let mut table = GoldenTable::default();
+    for step in 0..steps {
+        for (side, protocol, class, count) in [
+            (Side::Server, Protocol::Http1, ErrorClass::None, 3 + (step * seed) % 7),
+            (Side::Server, Protocol::Http1, ErrorClass::Server, (step * seed) % 3),
+            (Side::Client, Protocol::Mysql, ErrorClass::NoResponse, step % 2),
+        ] {
+            let mut durations = Histogram::default();
+            (0..count).for_each(|at| durations.record((step + at + seed) * 700_000));
+            table.record(side, protocol, class, &durations);
+        }
+    }
+    table
+}
+
+/// The totals of all applications at the end of a step: one is new in the tenth, one began anew in the twentieth.
+fn totals(step: u64) -> BTreeMap<Application, GoldenTable> {
+    let application = |tenant: &str, service_name: &str| Application {
+        tenant: tenant.to_owned(),
+        service_name: service_name.to_owned(),
+    };
+    let mut totals = BTreeMap::from([
+        (application(ODD, "shop"), table(step + 5, 1)),
+        (application("other", "shop"), table(step + 2, 5)),
+    ]);
+    if step >= 10 {
+        totals.insert(application(ODD, "new"), table(step - 9, 2));
+    }
+    let again = if step >= 20 { table(step - 19, 3) } else { table(step + 30, 3) };
+    totals.insert(application(ODD, "again"), again);
+    totals
+}
+
+/// The exposition of a step's totals as a scrape at its end had it.
+fn samples(totals: &BTreeMap<Application, GoldenTable>, end_seconds: u64, into: &mut String) {
+    let mut text = Vec::new();
+    let mut sink = Text::new(&mut text);
+    applications::encode(&mut sink, &totals.iter().collect::<Vec<_>>(), &Objectives::default());
+    sink.finish();
+    let text = String::from_utf8(text).expect("text");
+    for line in text.lines().filter(|line| !line.starts_with('#')) {
+        let line = line.replacen('{', "{job=\"porthole\",instance=\"node-1\",", 1);
+        writeln!(into, "{line} {end_seconds}").expect("a string takes everything");
+    }
+    writeln!(into, "up{{job=\"porthole\",instance=\"node-1\"}} 1 {end_seconds}")
+        .expect("a string takes everything");
+}
+
+/// What two answers must have in common: counts of requests by bucket, and of errors. Microseconds of the sums.
+fn comparable(answer: &Recent) -> Vec<String> {
+    let point = |golden: &Golden| {
+        let buckets = classic(&golden.durations).map(|(_, count)| count);
+        format!("{buckets:?} {:?} {}", golden.errors, (golden.durations.sum_ns() + 500) / 1_000)
+    };
+    let lines = answer.lines.iter().filter(|line| !line.points.is_empty());
+    let mut lines: Vec<_> = lines
+        .map(|line| {
+            let points: Vec<_> = line.points.iter().map(|(step, golden)| (step, point(golden))).collect();
+            format!("{:?} {:?} {:?} {points:?}", line.application, line.side, line.protocol)
+        })
+        .collect();
+    lines.sort();
+    lines
+}
+
+fn both_sources_give_the_same_answer_from_the_same_data() -> Outcome {
+    needs::program("prometheus")?;
+    needs::program("promtool")?;
+    Runtime::new()?.block_on(async {
+        let host = Host::new();
+        let history = Arc::new(History::new(64 << 20));
+        // The newest step is one that is over, and even, so that points of two steps are whole.
+        let newest = (step_of(unix_ms()) - 1) / 2 * 2 - 1;
+        let first = newest - 39;
+        let mut text = String::new();
+        for step in 0..40 {
+            let totals = totals(step);
+            history.record(first + step, &totals);
+            samples(&totals, (first + step + 1) * STEP.as_secs(), &mut text);
+        }
+        text.push_str("# EOF\n");
+        let (file, directory) = (host.socket("samples"), host.socket("prometheus"));
+        std::fs::write(&file, text)?;
+        std::fs::create_dir(&directory)?;
+        let made = Command::new("promtool")
+            .args(["tsdb", "create-blocks-from", "openmetrics"])
+            .args([&file, &directory.join("data")])
+            .output()?;
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        let nobody = "static_configs: [{ targets: ['127.0.0.1:1'] }]";
+        let prometheus = Prometheus::start_job(&directory, nobody, RULES, "", &[]);
+        let settings = config::Exporter {
+            prometheus_url: Some(format!("http://{}/", prometheus.address())),
+            prometheus_tenant_header: Some("X-Scope-OrgID".to_owned()),
+            ..config::Exporter::default()
+        };
+        let server = Server::new(&settings).expect("it has a URL");
+        let all = Scope { tenant: None, service_name: None };
+        let ask = async |scope: &Scope, range| server.over_time(scope, range, newest + 1).await;
+        wait_for("Prometheus", async || ask(&all, Range { steps: 4, each: 1 }).await.is_ok()).await;
+
+        for scope in [
+            all,
+            Scope { tenant: Some("other".to_owned()), service_name: None },
+            Scope { tenant: Some("other".to_owned()), service_name: Some("none".to_owned()) },
+        ] {
+            for range in [Range { steps: 34, each: 1 }, Range { steps: 34, each: 2 }] {
+                let memory = from_memory(&history, &scope, range);
+                let over_http = ask(&scope, range).await.expect("an answer");
+                assert_eq!((over_http.end, over_http.recorded), (memory.end, memory.recorded));
+                let (memory, over_http) = (comparable(&memory), comparable(&over_http));
+                assert_eq!(memory.is_empty(), scope.service_name.is_some());
+                assert_eq!(over_http, memory, "{scope:?} {range:?}");
+            }
+        }
+        // A name that cannot be a header's value is sent without one.
+        let plain = config::Exporter { prometheus_tenant_header: None, ..settings };
+        let server = Server::new(&plain).expect("it has a URL");
+        let odd = Scope { tenant: Some(ODD.to_owned()), service_name: None };
+        let range = Range { steps: 30, each: 1 };
+        let answer = server.over_time(&odd, range, newest + 1).await.expect("an answer");
+        assert_eq!(comparable(&answer), comparable(&from_memory(&history, &odd, range)));
+        assert!(!answer.lines.is_empty());
+        Ok(())
+    })
+}
+
+fn a_server_that_does_not_answer_as_it_should_is_an_error_in_time() -> Outcome {
+    Runtime::new()?.block_on(async {
+        let scope = Scope { tenant: Some("acme".to_owned()), service_name: None };
+        let ask = async |answer: Option<Vec<u8>>| {
+            let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
+            let settings = config::Exporter {
+                prometheus_url: Some(format!("http://{}", listener.local_addr().expect("address"))),
+                prometheus_timeout_seconds: if answer.is_some() { 10.0 } else { 0.2 },
+                prometheus_answer_mib: 1,
+                ..config::Exporter::default()
+            };
+            let server = Server::new(&settings).expect("it has a URL");
+            let serve = async {
+                let (mut stream, _) = listener.accept().await.expect("accepted");
+                let _ = stream.read(&mut [0; 4096]).await.expect("a request");
+                match answer {
+                    None => std::future::pending().await,
+                    Some(answer) => {
+                        // A client that has read enough is gone before the end.
+                        let _ = stream.write_all(&answer).await;
+                        std::future::pending::<()>().await;
+                    }
+                }
+            };
+            tokio::select! {
+                () = serve => unreachable!("it stays"),
+                asked = server.over_time(&scope, Range { steps: 4, each: 1 }, 100) => asked.expect_err("no answer").to_string(),
+            }
+        };
+        assert!(ask(None).await.contains("did not answer in 0.2 seconds"));
+        let with = |status: &str, body: &str| {
+            format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\n\r\n{body}", body.len()).into_bytes()
+        };
+        let refused = ask(Some(with("422 Unprocessable", "{\"error\":\"too\nmany\"}"))).await;
+        assert!(refused.contains("422") && refused.contains("too many"), "{refused}");
+        assert!(ask(Some(with("200 OK", "{}"))).await.contains("no result"));
+        let large = ask(Some(with("200 OK", &" ".repeat(3 << 20)))).await;
+        assert!(large.contains("longer than 1048576 bytes"), "{large}");
+        Ok(())
+    })
+}

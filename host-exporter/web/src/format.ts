@@ -1,0 +1,80 @@
+// Numbers as people read them, with their units. What was not observed is a dash, never zero.
+
+export const ABSENT = "–";
+
+function digits(value: number): string {
+  const size = Math.abs(value);
+  if (size >= 100) return value.toFixed(0);
+  if (size >= 10) return value.toFixed(1).replace(/\.0$/, "");
+  return value.toFixed(2).replace(/\.?0+$/, "");
+}
+
+function scaled(value: number, units: readonly (readonly [number, string])[]): string {
+  const [size, unit] = units.find(([size]) => Math.abs(value) >= size) ?? units[units.length - 1] ?? [1, ""];
+  return `${digits(value / size)}${unit}`;
+}
+
+export function count(value: number | null): string {
+  if (value === null) return ABSENT;
+  if (Math.abs(value) < 10_000) return String(value);
+  return scaled(value, [
+    [1e9, "G"],
+    [1e6, "M"],
+    [1e3, "k"],
+  ]);
+}
+
+export function rate(perSecond: number | null): string {
+  if (perSecond === null) return ABSENT;
+  if (perSecond > 0 && perSecond < 0.01) return "<0.01/s";
+  return `${scaled(perSecond, [
+    [1e6, "M"],
+    [1e3, "k"],
+    [1, ""],
+  ])}/s`;
+}
+
+export function seconds(value: number | null): string {
+  if (value === null) return ABSENT;
+  return scaled(value, [
+    [60, " min"],
+    [1, " s"],
+    [1e-3, " ms"],
+    [1e-6, " µs"],
+  ]);
+}
+
+export function bytes(value: number | null): string {
+  if (value === null) return ABSENT;
+  return scaled(value, [
+    [2 ** 30, " GiB"],
+    [2 ** 20, " MiB"],
+    [2 ** 10, " KiB"],
+    [1, " B"],
+  ]);
+}
+
+/** CPU time in a second, as a number of CPUs. */
+export function cores(value: number | null): string {
+  if (value === null) return ABSENT;
+  return value > 0 && value < 0.005 ? "<0.01" : digits(Math.round(value * 100) / 100);
+}
+
+/** A share of one as percent. A part that is not all never shows as 100 %, one that is not nothing never as 0 %. */
+export function share(value: number | null): string {
+  if (value === null) return ABSENT;
+  const percent = value * 100;
+  if (percent > 0 && percent < 0.01) return "<0.01 %";
+  if (percent < 100 && percent > 99.99) return ">99.99 %";
+  return `${digits(percent)} %`;
+}
+
+/** `part` of `whole`; nothing of nothing is unknown. */
+export function ratio(part: number, whole: number): number | null {
+  return whole > 0 ? part / whole : null;
+}
+
+export function clock(unixMs: number): string {
+  const date = new Date(unixMs);
+  return [date.getHours(), date.getMinutes(), date.getSeconds()].map((part) => String(part).padStart(2, "0")).join(":");
+}

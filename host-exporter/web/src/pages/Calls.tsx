@@ -1,0 +1,88 @@
+// Calls that failed or took long: the spans that agents sampled.
+
+import type { JSX } from "preact";
+import { path, type Span, type Spans } from "../api";
+import { useShared } from "../context";
+import { useData } from "../data";
+import { clock, seconds } from "../format";
+import { CallFilter } from "../parts/CallFilter";
+import { Outcome } from "../parts/columns";
+import { Empty, Waiting } from "../parts/Empty";
+import { Link } from "../parts/Link";
+import { Table, type Column } from "../parts/Table";
+import { matches } from "../rows";
+import { to } from "../view";
+
+const LIMIT = 500;
+
+export function Calls(): JSX.Element {
+  const { view, text, viewer } = useShared();
+  const loaded = useData<Spans>(
+    path("/api/v1/spans", {
+      tenant: view.tenant,
+      service_name: view.service,
+      errors: view.failed || null,
+      duration_ms_min: view.slower === null ? null : Math.ceil(view.slower),
+      limit: LIMIT,
+    }),
+  );
+  const rows = (loaded.data?.spans ?? []).filter((span) =>
+    matches(view.filter, span.service_name, span.tenant, span.protocol, span.operation, span.resource, span.status, span.remote),
+  );
+  const columns: Column<Span>[] = [
+    { id: "when", head: text("when"), numeric: true, value: (span) => span.start_unix_ns, cell: (span) => clock(span.start_unix_ns / 1e6) },
+    {
+      id: "interface",
+      head: text("interface"),
+      value: (span) => `${span.operation} ${span.resource}`,
+      cell: (span) => (
+        <>
+          <Link to={to(view, "trace", { id: span.trace_id })} class="name">
+            <b>{span.operation}</b> {span.resource}
+          </Link>
+          <span class="under">
+            {viewer.operator ? `${span.tenant} / ` : ""}
+            {span.service_name} · {span.protocol} {span.side === "client" ? `→ ${span.remote}` : ""}
+          </span>
+        </>
+      ),
+    },
+    {
+      id: "status",
+      head: text("status"),
+      value: (span) => span.status,
+      cell: (span) => <Outcome of={span} />,
+    },
+    { id: "duration", head: text("duration"), numeric: true, value: (span) => span.duration_ns, cell: (span) => seconds(span.duration_ns / 1e9) },
+    { id: "reason", head: text("reason"), wide: true, value: (span) => span.reason, cell: (span) => span.reason },
+    {
+      id: "instance",
+      head: text("instance"),
+      wide: true,
+      value: (span) => span.k8s_pod_name || span.sandbox_id,
+      cell: (span) => span.k8s_pod_name || span.sandbox_id,
+    },
+  ];
+  return (
+    <>
+      <h1>
+        {text("slowAndFailed")} {view.service !== null && <span class="count">{view.service}</span>}
+      </h1>
+      <CallFilter />
+      {loaded.data === null ? (
+        <Waiting error={loaded.error} />
+      ) : rows.length === 0 ? (
+        <Empty what={view.filter === "" ? "noCalls" : "noMatch"} hint={view.filter === "" ? "noCallsHint" : "noMatchHint"} />
+      ) : (
+        <Table
+          caption={text("slowAndFailed")}
+          columns={columns}
+          rows={rows}
+          id={(span) => `${span.sandbox_id} ${span.start_unix_ns} ${span.duration_ns} ${span.operation}`}
+          sort="-when"
+          addressed
+        />
+      )}
+    </>
+  );
+}

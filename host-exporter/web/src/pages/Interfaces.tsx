@@ -1,0 +1,97 @@
+// What an application serves or calls, interface by interface; and its instances, to compare.
+
+import type { JSX } from "preact";
+import { useEffect, useRef, useState } from "preact/hooks";
+import type { Instance, Interface, Side } from "../api";
+import { useShared } from "../context";
+import { bytes, count, rate } from "../format";
+import { StateChip } from "../parts/Chip";
+import { errorShare, instance, quantiles } from "../parts/columns";
+import { Empty } from "../parts/Empty";
+import { Table, type Column } from "../parts/Table";
+import { matches } from "../rows";
+
+function idOf(row: Interface): string {
+  return [row.side, row.protocol, row.operation, row.resource, row.peer].join("\u0000");
+}
+
+/** Requests per second of each row between the first answer and the newest one; nothing before there are two. */
+function useRates<Row extends { requests: number }>(of: string, rows: readonly Row[], id: (row: Row) => string): Map<string, number> {
+  const first = useRef<{ of: string; at: number; requests: Map<string, number> } | null>(null);
+  const [rates, setRates] = useState(new Map<string, number>());
+  useEffect(() => {
+    const now = performance.now();
+    if (first.current?.of !== of) {
+      first.current = { of, at: now, requests: new Map(rows.map((row) => [id(row), row.requests])) };
+      setRates(new Map());
+      return;
+    }
+    const { at, requests } = first.current;
+    const elapsed = (now - at) / 1000;
+    if (elapsed < 1) return;
+    setRates(new Map(rows.map((row) => [id(row), Math.max(0, row.requests - (requests.get(id(row)) ?? 0)) / elapsed])));
+  }, [of, rows]);
+  return rates;
+}
+
+export function InterfaceTable({ id, side, interfaces }: { id: string; side: Side; interfaces: Interface[] }): JSX.Element {
+  const { view, text } = useShared();
+  const rates = useRates(id, interfaces, idOf);
+  const ofSide = interfaces.filter((row) => row.side === side);
+  if (ofSide.length === 0) return <Empty what="noRequests" hint="noRequestsHint" />;
+  const rows = ofSide.filter((row) => matches(view.filter, row.protocol, row.operation, row.resource, row.peer));
+  if (rows.length === 0) return <Empty what="noMatch" hint="noMatchHint" />;
+  const columns: Column<Interface>[] = [
+    {
+      id: "interface",
+      head: text("interface"),
+      value: (row) => `${row.operation} ${row.resource}`,
+      cell: (row) => (
+        <>
+          <span class="name">
+            <b>{row.operation}</b> {row.resource}
+          </span>
+          <span class="under">{side === "client" ? `${row.protocol} → ${row.peer}` : row.protocol}</span>
+        </>
+      ),
+    },
+    {
+      id: "statuses",
+      head: text("statuses"),
+      wide: true,
+      cell: (row) => row.statuses.slice(0, 4).map(([status, requests]) => (
+        <span key={status} class="status">
+          {status} <b>{count(requests)}</b>
+        </span>
+      )),
+    },
+    { id: "rate", head: text("rate"), numeric: true, value: (row) => rates.get(idOf(row)) ?? null, cell: (row) => rate(rates.get(idOf(row)) ?? null) },
+    { id: "requests", head: text("requests"), numeric: true, value: (row) => row.requests, cell: (row) => count(row.requests) },
+    errorShare(text("errorShare"), (row) => row),
+    ...quantiles<Interface>((row, of) => row[`${of}_seconds`], ["p50", "p90"]),
+    {
+      id: "bytes",
+      head: "↑↓",
+      numeric: true,
+      wide: true,
+      value: (row) => row.request_bytes + row.response_bytes,
+      cell: (row) => `${bytes(row.request_bytes)} ${bytes(row.response_bytes)}`,
+    },
+  ];
+  return <Table caption={text(side === "server" ? "served" : "called")} columns={columns} rows={rows} id={idOf} sort="-requests" addressed />;
+}
+
+export function InstanceTable({ instances }: { instances: Instance[] }): JSX.Element {
+  const { view, text } = useShared();
+  if (instances.length === 0) return <Empty what="noSandboxes" hint="noSandboxesHint" />;
+  const rows = instances.filter((row) => matches(view.filter, row.k8s_pod_name, row.sandbox_id, row.state));
+  const columns: Column<Instance>[] = [
+    instance(text("instance")),
+    { id: "state", head: text("state"), value: (row) => row.state, cell: (row) => <StateChip of={row.state} /> },
+    { id: "served", head: text("served"), numeric: true, value: (row) => row.served.requests, cell: (row) => count(row.served.requests) },
+    errorShare(text("errorShare"), (row) => row.served),
+    ...quantiles<Instance>((row, of) => row.served[`${of}_seconds`], ["p50", "p90"]),
+    { id: "called", head: text("called"), numeric: true, wide: true, value: (row) => row.called.requests, cell: (row) => count(row.called.requests) },
+  ];
+  return <Table caption={text("instances")} columns={columns} rows={rows} id={(row) => row.sandbox_id} sort="-served" addressed />;
+}

@@ -1,0 +1,201 @@
+// Who calls whom: a picture, and the same as a table.
+
+import type { JSX } from "preact";
+import { useMemo } from "preact/hooks";
+import { path, Refused, type Topology } from "../api";
+import { useShared } from "../context";
+import { useData } from "../data";
+import { fails, type Edge } from "../edges";
+import { count, rate, ratio, seconds, share } from "../format";
+import { chosen, curve, NODE, place, type Node } from "../layout";
+import { errorShare, quantiles, Trouble } from "../parts/columns";
+import { Empty, Waiting } from "../parts/Empty";
+import { Link } from "../parts/Link";
+import { Table, type Column } from "../parts/Table";
+import { matches } from "../rows";
+import type { Text } from "../text";
+import { format, to } from "../view";
+
+/** Names that are longer are cut in the picture; the table has them whole. */
+const NAME_MAX = 22;
+
+function short(name: string): string {
+  const letters = Array.from(name);
+  return letters.length > NAME_MAX ? `${letters.slice(0, NAME_MAX - 1).join("")}…` : name;
+}
+
+/** What has no name is what it is. */
+function nameOf(node: Node): string {
+  return node.name === "" ? node.kind : node.name;
+}
+
+/** Whether there is a page about it. */
+function hasPage(node: Node): boolean {
+  return node.kind === "application" && node.monitored !== false;
+}
+
+export function MapPage(): JSX.Element {
+  const { view, text } = useShared();
+  const loaded = useData<Topology>(path("/api/v1/topology", { seconds: view.range }));
+  const { data, error } = loaded;
+  const filter = view.filter;
+  const parts = useMemo(() => {
+    if (data === null) return null;
+    const found = chosen(data, (node) => matches(filter, node.name, node.tenant ?? "", node.kind, node.protocol ?? ""));
+    return { ...found, placed: place(found.nodes, found.edges) };
+  }, [data, filter]);
+  const title = (
+    <h1>
+      {text("map")} {parts !== null && <span class="count">{parts.nodes.size}</span>}
+    </h1>
+  );
+  if (data === null || parts === null) {
+    const absent = error instanceof Refused && error.status === 404;
+    return (
+      <>
+        {title}
+        {absent ? <Empty what="noMapRoute" hint="noMapRouteHint" /> : <Waiting error={error} />}
+      </>
+    );
+  }
+  if (parts.edges.length === 0) {
+    return (
+      <>
+        {title}
+        {filter === "" ? <Empty what="noMap" hint="noMapHint" /> : <Empty what="noMatch" hint="noMatchHint" />}
+      </>
+    );
+  }
+  return (
+    <>
+      {title}
+      <Picture parts={parts} />
+      {parts.placed.left > 0 && (
+        <p class="note">
+          {parts.placed.left} {text("edgesLeft")}
+        </p>
+      )}
+      <Edges nodes={parts.nodes} edges={parts.edges} />
+    </>
+  );
+}
+
+/** What is written at an edge. */
+function label(edge: Edge, text: Text): string {
+  const failed = edge.connections?.failed ?? 0;
+  const requests = [rate(edge.rate), edge.errors > 0 ? share(ratio(edge.errors, edge.requests)) : null, seconds(edge.seconds.p99)];
+  const connections = failed > 0 ? `${count(failed)} ${text("failedToConnect")}` : null;
+  const made = edge.requests === 0 && failed === 0 ? `${count(edge.connections?.made ?? 0)} ${text("connectionsMade")}` : null;
+  return [...(edge.requests > 0 ? requests : []), connections, made].filter((part) => part !== null).join(" · ");
+}
+
+function Picture({ parts: { nodes, placed } }: { parts: { nodes: ReadonlyMap<string, Node>; placed: ReturnType<typeof place> } }): JSX.Element {
+  const { view, text } = useShared();
+  return (
+    <div class="scroll map" tabIndex={0} role="region" aria-label={text("map")}>
+      <svg width={placed.width} height={placed.height} viewBox={`0 0 ${placed.width} ${placed.height}`}>
+        <title>{`${text("map")}: ${nodes.size}`}</title>
+        <defs>
+          <marker id="arrow" viewBox="0 0 8 8" refX="7.5" refY="4" markerWidth="7" markerHeight="7" orient="auto-start-reverse">
+            <path d="M0 0L8 4L0 8z" />
+          </marker>
+        </defs>
+        {placed.edges.map((edge) => {
+          const middle = edge.points[Math.floor(edge.points.length / 2)] ?? { x: 0, y: 0 };
+          const width = 1.2 + Math.min(3.5, Math.log10(1 + edge.rate) * 1.3);
+          return (
+            <g key={edge.id} class={fails(edge) ? "edge failing" : "edge"}>
+              <path d={curve(edge.points)} stroke-width={width} marker-end="url(#arrow)" />
+              <text x={middle.x} y={middle.y - 6}>
+                {label(edge, text)}
+              </text>
+            </g>
+          );
+        })}
+        {placed.nodes.map((node) => {
+          const box = (
+            <g class={`node ${node.kind}`} transform={`translate(${node.x - NODE.width / 2} ${node.y - NODE.height / 2})`}>
+              <rect width={NODE.width} height={NODE.height} rx={node.kind === "application" ? 8 : 23} />
+              <text x={NODE.width / 2} y="19">
+                {short(nameOf(node))}
+              </text>
+              <text x={NODE.width / 2} y="35" class="kind">
+                {node.kind === "application" ? (node.tenant ?? "") : (node.protocol ?? node.kind)}
+              </text>
+            </g>
+          );
+          if (!hasPage(node)) return <g key={node.id}>{box}</g>;
+          return (
+            <a key={node.id} href={format(to(view, "application", { tenant: node.tenant, service: node.name }))}>
+              {box}
+            </a>
+          );
+        })}
+      </svg>
+    </div>
+  );
+}
+
+function Edges({ nodes, edges }: { nodes: ReadonlyMap<string, Node>; edges: readonly Edge[] }): JSX.Element {
+  const { view, text } = useShared();
+  const named = (id: string): string => {
+    const node = nodes.get(id);
+    return node ? nameOf(node) : "";
+  };
+  const end = (id: string): JSX.Element => {
+    const node = nodes.get(id);
+    return (
+      <>
+        {node && hasPage(node) ? (
+          <Link to={to(view, "application", { tenant: node.tenant, service: node.name })} class="name">
+            {node.name}
+          </Link>
+        ) : (
+          <span class="name">{named(id)}</span>
+        )}
+        <span class="under">{[node?.kind, node?.tenant].filter(Boolean).join(" · ")}</span>
+      </>
+    );
+  };
+  const columns: Column<Edge>[] = [
+    { id: "from", head: text("from"), value: (edge) => named(edge.from), cell: (edge) => end(edge.from) },
+    { id: "to", head: text("to"), value: (edge) => named(edge.to), cell: (edge) => end(edge.to) },
+    { id: "protocol", head: text("protocol"), wide: true, value: (edge) => edge.protocol, cell: (edge) => edge.protocol || "tcp" },
+    { id: "rate", head: text("rate"), numeric: true, value: (edge) => edge.rate, cell: (edge) => rate(edge.rate) },
+    errorShare(text("errorShare"), (edge) => edge),
+    ...quantiles<Edge>((edge, of) => edge.seconds[of], ["p50", "p90"]),
+    {
+      id: "connectsFailed",
+      head: text("connectsFailed"),
+      numeric: true,
+      value: (edge) => edge.connections?.failed ?? null,
+      cell: ({ connections }) => <Trouble of={connections?.failed ?? null} />,
+    },
+    {
+      id: "connectsMade",
+      head: text("connectsMade"),
+      numeric: true,
+      wide: true,
+      value: (edge) => edge.connections?.made ?? null,
+      cell: (edge) => count(edge.connections?.made ?? null),
+    },
+    {
+      id: "connectTime",
+      head: text("connectTime"),
+      numeric: true,
+      wide: true,
+      value: (edge) => edge.connections?.seconds.p99 ?? null,
+      cell: (edge) => seconds(edge.connections?.seconds.p99 ?? null),
+    },
+  ];
+  return (
+    <Table
+      caption={text("map")}
+      columns={columns}
+      rows={edges}
+      id={(edge) => [edge.from, edge.to, edge.protocol, edge.counted_by].join("\u0000")}
+      sort="-rate"
+      addressed
+    />
+  );
+}

@@ -1,0 +1,214 @@
+// What runs, how it is monitored, what it takes of its budgets. A tenant sees its own part.
+
+import type { JSX } from "preact";
+import type { Budget, Resources, Sandbox, Tenants } from "../api";
+import { useShared } from "../context";
+import { useData } from "../data";
+import { ABSENT, bytes, cores, count, ratio, seconds, share } from "../format";
+import { Bar } from "../parts/Bar";
+import { rankOf, StateChip } from "../parts/Chip";
+import { Trouble } from "../parts/columns";
+import { Empty, Waiting } from "../parts/Empty";
+import { Figure } from "../parts/Figure";
+import { Table, type Column } from "../parts/Table";
+import { matches } from "../rows";
+import type { Key } from "../text";
+import { Taken } from "./Resources";
+
+type Tenant = Tenants["tenants"][number];
+
+const BUDGETS: Record<string, Key> = {
+  series: "series",
+  memory_bytes: "memory_bytes",
+  resident_bytes: "resident_bytes",
+  exposed_bytes: "exposed_bytes",
+  history_bytes: "history_bytes",
+};
+
+function fullest(budgets: readonly Budget[]): number | null {
+  const shares = budgets.map((budget) => ratio(budget.taken, budget.limit) ?? 0);
+  return shares.length > 0 ? Math.max(...shares) : null;
+}
+
+function sum(numbers: Record<string, number>): number {
+  return Object.values(numbers).reduce((sum, number) => sum + number, 0);
+}
+
+export function Operator(): JSX.Element {
+  const { view, text } = useShared();
+  const tenants = useData<Tenants>("/api/v1/tenants");
+  const sandboxes = useData<{ sandboxes: Sandbox[] }>("/api/v1/sandboxes");
+  const resources = useData<Resources>("/api/v1/resources");
+  if (tenants.data === null || sandboxes.data === null) return <Waiting error={tenants.error ?? sandboxes.error} />;
+  const listed = tenants.data.tenants.filter((row) => matches(view.filter, row.tenant));
+  const rows = sandboxes.data.sandboxes.filter((row) =>
+    matches(view.filter, row.tenant, row.service_name, row.k8s_pod_name, row.sandbox_id, row.state, row.agent?.capture_mode ?? ""),
+  );
+  const own = tenants.data.exporter;
+  return (
+    <>
+      <h1>{text("operator")}</h1>
+      {own !== null && (
+        <section>
+          <h2>{text("exporter")}</h2>
+          <div class="figures">
+            <Figure name={text("scrapes")} value={count(own.scrapes)} />
+            <Figure name={text("failedScrapes")} value={count(own.scrapes_failed)} />
+            <Figure name={text("denied")} value={count(own.requests_denied)} />
+            {own.budgets.map((budget) => (
+              <BudgetFigure key={budget.name} of={budget} />
+            ))}
+          </div>
+        </section>
+      )}
+      <section>
+        <h2>
+          {text("tenant")} <span class="count">{listed.length}</span>
+        </h2>
+        <TenantTable rows={listed} />
+      </section>
+      <section>
+        <h2>
+          {text("sandboxes")} <span class="count">{rows.length}</span>
+        </h2>
+        {sandboxes.data.sandboxes.length === 0 ? <Empty what="noSandboxes" hint="noSandboxesHint" /> : <SandboxTable rows={rows} resources={resources.data} />}
+      </section>
+    </>
+  );
+}
+
+function amount(budget: Budget, value: number): string {
+  return budget.name.endsWith("bytes") ? bytes(value) : count(value);
+}
+
+function BudgetFigure({ of }: { of: Budget }): JSX.Element {
+  const { text } = useShared();
+  const name = BUDGETS[of.name];
+  return (
+    <Figure name={name ? text(name) : of.name} value={amount(of, of.taken)}>
+      <BudgetBar of={of} />
+    </Figure>
+  );
+}
+
+function BudgetBar({ of }: { of: Budget }): JSX.Element {
+  const { text } = useShared();
+  const name = BUDGETS[of.name];
+  const label = `${name ? text(name) : of.name}: ${amount(of, of.taken)} ${text("of")} ${amount(of, of.limit)}`;
+  return <Bar taken={of.taken} limit={of.limit} label={label} />;
+}
+
+function TenantTable({ rows }: { rows: Tenant[] }): JSX.Element {
+  const { text } = useShared();
+  const columns: Column<Tenant>[] = [
+    { id: "tenant", head: text("tenant"), value: (row) => row.tenant, cell: (row) => <span class="name">{row.tenant}</span> },
+    { id: "applications", head: text("applications"), numeric: true, value: (row) => row.applications, cell: (row) => count(row.applications) },
+    {
+      id: "sandboxes",
+      head: text("sandboxes"),
+      value: (row) => sum(row.sandboxes),
+      cell: (row) =>
+        Object.entries(row.sandboxes).map(([state, number]) => (
+          <span key={state} class="status">
+            <StateChip of={state} /> <b>{number}</b>
+          </span>
+        )),
+    },
+    {
+      id: "completeness",
+      head: text("completeness"),
+      numeric: true,
+      value: (row) => row.capture_completeness_ratio,
+      cell: (row) => share(row.capture_completeness_ratio),
+    },
+    {
+      id: "budgets",
+      head: text("budgets"),
+      value: (row) => fullest(row.budgets),
+      cell: (row) => (
+        <span class="bars">
+          {row.budgets.map((budget) => (
+            <BudgetBar key={budget.name} of={budget} />
+          ))}
+        </span>
+      ),
+    },
+    { id: "rejected", head: text("rejected"), numeric: true, wide: true, value: (row) => sum(row.rejected), cell: (row) => count(sum(row.rejected)) },
+    {
+      id: "throttled",
+      head: text("throttled"),
+      numeric: true,
+      wide: true,
+      value: (row) => row.throttled_seconds,
+      cell: (row) => (row.throttled_seconds > 0 ? seconds(row.throttled_seconds) : ABSENT),
+    },
+  ];
+  return <Table caption={text("tenant")} columns={columns} rows={rows} id={(row) => row.tenant} sort="-budgets" />;
+}
+
+function SandboxTable({ rows, resources }: { rows: Sandbox[]; resources: Resources | null }): JSX.Element {
+  const { text } = useShared();
+  const taken = new Map((resources?.sandboxes ?? []).map((row) => [row.sandbox_id, row]));
+  const guest = (row: Sandbox): Resources["sandboxes"][number]["guest"] => taken.get(row.sandbox_id)?.guest ?? null;
+  const killed = (row: Sandbox): number | null => {
+    const kills = (taken.get(row.sandbox_id)?.containers ?? []).flatMap(({ memory_oom_kills }) => memory_oom_kills ?? []);
+    return kills.length > 0 ? kills.reduce((sum, kills) => sum + kills, 0) : null;
+  };
+  const columns: Column<Sandbox>[] = [
+    {
+      id: "sandbox",
+      head: text("sandbox"),
+      value: (row) => row.k8s_pod_name || row.sandbox_id,
+      cell: (row) => (
+        <>
+          <span class="name">{row.k8s_pod_name || row.sandbox_id}</span>
+          <span class="under">
+            {row.tenant} / {row.service_name}
+          </span>
+        </>
+      ),
+    },
+    { id: "state", head: text("state"), value: (row) => rankOf(row.state), cell: (row) => <StateChip of={row.state} /> },
+    {
+      id: "reason",
+      head: text("reason"),
+      value: (row) => row.reason?.code ?? row.connection.last_error,
+      cell: (row) => (
+        <>
+          {row.reason?.code ?? ""}
+          <span class="under">{row.reason?.message ?? row.connection.last_error ?? ""}</span>
+        </>
+      ),
+    },
+    { id: "connection", head: text("connection"), wide: true, value: (row) => row.connection.state, cell: (row) => row.connection.state },
+    { id: "mode", head: text("captureMode"), value: (row) => row.agent?.capture_mode ?? null, cell: (row) => row.agent?.capture_mode ?? ABSENT },
+    {
+      id: "completeness",
+      head: text("completeness"),
+      numeric: true,
+      value: (row) => row.capture_completeness_ratio,
+      cell: (row) => share(row.capture_completeness_ratio),
+    },
+    { id: "cpu", head: text("cpuCores"), numeric: true, wide: true, value: (row) => guest(row)?.cpu_cores ?? null, cell: (row) => cores(guest(row)?.cpu_cores ?? null) },
+    {
+      id: "memory",
+      head: text("memory"),
+      numeric: true,
+      wide: true,
+      value: (row) => guest(row)?.memory_used_bytes ?? null,
+      cell: (row) => <Taken taken={guest(row)?.memory_used_bytes ?? null} limit={guest(row)?.memory_bytes ?? null} format={bytes} />,
+    },
+    { id: "oom", head: text("oomKills"), numeric: true, wide: true, value: killed, cell: (row) => <Trouble of={killed(row)} /> },
+    { id: "series", head: text("series"), numeric: true, wide: true, value: (row) => row.series, cell: (row) => count(row.series) },
+    {
+      id: "batch",
+      head: text("lastBatch"),
+      numeric: true,
+      wide: true,
+      value: (row) => row.connection.last_batch_age_seconds,
+      cell: (row) => seconds(row.connection.last_batch_age_seconds),
+    },
+    { id: "kernel", head: text("kernel"), wide: true, value: (row) => row.agent?.kernel_release ?? null, cell: (row) => row.agent?.kernel_release ?? ABSENT },
+  ];
+  return <Table caption={text("sandboxes")} columns={columns} rows={rows} id={(row) => row.sandbox_id} sort="state" addressed />;
+}

@@ -1,0 +1,12 @@
+// What is taken of a limit.
+
+import type { JSX } from "preact";
+import { ratio } from "../format";
+
+/** From this share on a limit is nearly reached. */
+const NEAR = 0.8;
+
+export function Bar({ taken, limit, label }: { taken: number; limit: number; label: string }): JSX.Element {
+  const share = ratio(taken, limit) ?? 0;
+  return <progress class={share >= 1 ? "full" : share >= NEAR ? "near" : ""} value={Math.min(share, 1)} max={1} aria-label={label} title={label} />;
+}

@@ -1,0 +1,106 @@
+// What a page shows, held whole in the address, so that a link gives the same view.
+
+/** Pages by the first part of the address. */
+export const PAGES = ["applications", "application", "map", "calls", "traces", "trace", "operator"] as const;
+export type Page = (typeof PAGES)[number];
+
+export interface View {
+  page: Page;
+  /** Of the application's page. */
+  tenant: string | null;
+  service: string | null;
+  /** How far back, seconds. */
+  range: number;
+  /** What names must contain. */
+  filter: string;
+  /** Column of the first table, `-` before it for descending. */
+  sort: string | null;
+  /** Part of the application's page. */
+  part: string | null;
+  /** Only failed calls. */
+  failed: boolean;
+  /** Traces in which this route, table or topic was served or called. */
+  route: string | null;
+  /** Of a trace. */
+  id: string | null;
+  /** Calls that took at least as many milliseconds. */
+  slower: number | null;
+}
+
+/** Ranges that are offered, seconds. */
+export const RANGES = [300, 900, 1800, 3600] as const;
+
+export const FILTER_MAX = 200;
+
+export const START: View = {
+  page: "applications",
+  tenant: null,
+  service: null,
+  range: 900,
+  filter: "",
+  sort: null,
+  part: null,
+  failed: false,
+  route: null,
+  id: null,
+  slower: null,
+};
+
+function decoded(text: string): string | null {
+  try {
+    return decodeURIComponent(text);
+  } catch {
+    return null;
+  }
+}
+
+/** Reads an address's fragment; what cannot be used is as at the start. */
+export function parse(fragment: string): View {
+  const text = fragment.replace(/^#\/?/, "");
+  const at = text.indexOf("?");
+  const [path, query] = at < 0 ? [text, ""] : [text.slice(0, at), text.slice(at + 1)];
+  const [first = "", tenant, service] = path.split("/");
+  const page = PAGES.find((page) => page === first) ?? START.page;
+  const parameters = new URLSearchParams(query);
+  const range = Number(parameters.get("range"));
+  const slower = Number(parameters.get("slower"));
+  const view: View = {
+    ...START,
+    page,
+    tenant: tenant ? decoded(tenant) : null,
+    service: service ? decoded(service) : null,
+    range: RANGES.find((known) => known === range) ?? START.range,
+    filter: (parameters.get("filter") ?? "").slice(0, FILTER_MAX),
+    sort: parameters.get("sort"),
+    part: parameters.get("part"),
+    failed: parameters.get("failed") === "true",
+    route: parameters.get("route"),
+    id: parameters.get("id"),
+    slower: Number.isFinite(slower) && slower > 0 ? slower : null,
+  };
+  const whole = page === "application" ? view.tenant !== null && view.service !== null : page !== "trace" || view.id !== null;
+  return whole ? view : { ...view, page: START.page, tenant: null, service: null };
+}
+
+/** The fragment of a view; what is as at the start is left out. */
+export function format(view: View): string {
+  const parts: string[] = [view.page];
+  if (view.tenant !== null) parts.push(encodeURIComponent(view.tenant));
+  if (view.tenant !== null && view.service !== null) parts.push(encodeURIComponent(view.service));
+  const parameters = new URLSearchParams();
+  if (view.range !== START.range) parameters.set("range", String(view.range));
+  if (view.filter !== "") parameters.set("filter", view.filter);
+  if (view.sort !== null) parameters.set("sort", view.sort);
+  if (view.part !== null) parameters.set("part", view.part);
+  if (view.failed) parameters.set("failed", "true");
+  if (view.route !== null) parameters.set("route", view.route);
+  if (view.id !== null) parameters.set("id", view.id);
+  if (view.slower !== null) parameters.set("slower", String(view.slower));
+  const query = parameters.toString();
+  return `#/${parts.join("/")}${query === "" ? "" : `?${query}`}`;
+}
+
+/** The view of another page: the range stays, the rest begins anew. */
+export function to(view: View, page: Page, more: Partial<View> = {}): View {
+  return { ...START, range: view.range, page, ...more };
+}

@@ -1,0 +1,32 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { format, parse, START, to, type View } from "../src/view";
+
+const SHOP: View = { ...START, page: "application", tenant: "acme", service: "shop" };
+
+test("a view that is formatted and parsed is the same", () => {
+  const views: View[] = [
+    START,
+    SHOP,
+    { ...SHOP, tenant: "a/b?c#d", service: "<img src=x>&range=1", range: 3600, filter: "x y&z", sort: "-rate", part: "called" },
+    { ...START, page: "calls", failed: true, slower: 250 },
+    { ...START, page: "traces", tenant: "acme", service: "shop", route: "/items/{}", failed: true },
+    { ...START, page: "trace", id: "0af7651916cd43dd8448eb211c80319c" },
+    { ...SHOP, tenant: "漢字", service: "%" },
+  ];
+  for (const view of views) assert.deepEqual(parse(format(view)), view);
+});
+
+test("an address that cannot be used gives the start", () => {
+  for (const fragment of ["", "#", "#/", "#/nothing", "#/application", "#/application/acme", "#/application/%ff/x", "#/trace", "#content", "#/?range=7&slower=x"]) {
+    assert.deepEqual(parse(fragment), START, fragment);
+  }
+});
+
+test("a filter from an address is bounded", () => {
+  assert.equal(parse(`#/applications?filter=${"x".repeat(5000)}`).filter.length, 200);
+});
+
+test("another page keeps the range and nothing else", () => {
+  assert.deepEqual(to({ ...SHOP, range: 3600, filter: "x" }, "operator"), { ...START, page: "operator", range: 3600 });
+});
