@@ -139,11 +139,14 @@ const FIRST_ROUND: [Request; 11] = [
 const SECOND_ROUND: [Request; 2] =
     [plain(SHOP, "GET", "/items/7", "/items/{}", 502, 5), plain(SHOP, "GET", "/", "/", 200, 3)];
 
+/// Goes through both applications of `acme`, and the client's end of it fails.
+const MISSING: Request = proxied("/items/4711", 404, 1);
+
 /// Sent again and again while the demo stays up.
 const A_FEW: [Request; 5] = [
     plain(SHOP, "GET", "/", "/", 200, 2),
     proxied("/items/7", 200, 3),
-    proxied("/items/4711", 404, 1),
+    MISSING,
     plain(BLOG, "GET", "/", "/", 200, 2),
     plain(BLOG, "GET", "/posts/2024-05-01", "/posts/{}", 200, 1),
 ];
@@ -269,9 +272,7 @@ impl Running {
     /// Sends both rounds and stops `catalog` between them, which is started first if it does not run. Every response
     /// must be the expected one.
     pub fn send_everything(&mut self, progress: &dyn Fn(&str)) -> Result<()> {
-        if !self.containers.contains_key(CATALOG.service) {
-            self.restart_catalog(progress)?;
-        }
+        self.need_catalog(progress)?;
         self.send_first_round()?;
         self.stop_catalog()?;
         self.send(&SECOND_ROUND)
@@ -295,6 +296,16 @@ impl Running {
     /// Stops the upstream, as an operator would.
     pub fn stop_catalog(&mut self) -> Result<()> {
         self.containers.remove(CATALOG.service).context("catalog runs")?.remove()
+    }
+
+    /// Sends a request for an item that does not exist, through `shop` to `catalog`, which has to run.
+    pub fn send_for_missing(&mut self) -> Result<()> {
+        self.send(&[MISSING])
+    }
+
+    /// Starts the upstream again if it was stopped.
+    pub fn need_catalog(&mut self, progress: &dyn Fn(&str)) -> Result<()> {
+        if self.containers.contains_key(CATALOG.service) { Ok(()) } else { self.restart_catalog(progress) }
     }
 
     /// Starts the upstream again, as a new instance.

@@ -1,6 +1,6 @@
 //! Is every request counted, once, under the right names?
 
-use std::{collections::BTreeMap, time::Duration};
+use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, ensure};
 use porthole_testbed::{
@@ -76,7 +76,7 @@ fn assert_edges(
     };
     let expected = grown(calls(running), calls_before);
     // A step has 15 seconds, and callers from outside show a step later.
-    wait::until("the edges of what was sent", Duration::from_mins(1), || {
+    wait::until("the edges of what was sent", wait::SOON, || {
         let found = grown(edges(environment)?, edges_before);
         for (edge, count) in &found {
             let sent = expected.get(edge).copied().unwrap_or(0);
@@ -104,6 +104,8 @@ fn two_tenants(stage: &Stage) -> Result<()> {
     stage.with_applications(|running| {
         let environment = stage.environment()?;
         let (edges, calls) = (edges(&environment)?, calls(running));
+        running.need_catalog(&progress)?;
+        traces::assert_joined(&environment, running)?;
         running.send_everything(&progress)?;
         assert_exact(stage, running)?;
         assert_edges(&environment, running, &edges, &calls)?;
@@ -118,7 +120,6 @@ fn two_tenants(stage: &Stage) -> Result<()> {
             at_shop && span["status"] == "502" && span["error_type"] == "502"
         });
         ensure!(bad_gateway.is_some(), "no span of the failed requests: {failed:#?}");
-        traces::assert_joined(&environment)?;
         starts::assert_in_order(&environment, &id)?;
         let others = environment.exporter()?.spans("tenant=globex")?;
         ensure!(others.iter().all(|span| span["tenant"] == "globex"), "spans of another tenant: {others:#?}");

@@ -1,14 +1,19 @@
 //! Is a request that goes through two sandboxes one trace?
 
+use std::time::Duration;
+
 use anyhow::{Context, Result, bail, ensure};
-use porthole_testbed::{environment::Environment, wait};
+use porthole_testbed::{environment::Environment, scenario::Running, wait};
 use serde_json::Value;
 
-/// Demands that the failed requests through `shop` to `catalog` are traces of three spans each, none with another's call. No program
-/// propagates anything: `shop` is an nginx that adds no headers.
-pub fn assert_joined(environment: &Environment) -> Result<()> {
+/// Sends failing requests through `shop` to `catalog` until one of them is a trace of three spans: only what failed is sampled for sure,
+/// which is the middle one. Demands that none of the traces has another's call. No program propagates anything: `shop` is an nginx that
+/// adds no headers.
+pub fn assert_joined(environment: &Environment, running: &mut Running) -> Result<()> {
     let query = "tenant=acme&service_name=catalog&errors=true&spans_min=3";
     let listed = wait::until("a trace through two sandboxes", wait::SOON, || {
+        running.send_for_missing()?;
+        wait::hold(Duration::from_millis(500))?;
         let traces = environment.exporter()?.traces(query)?;
         Ok((!traces.is_empty()).then_some(traces))
     })?;
