@@ -154,7 +154,9 @@ fn requests(path: &str, shows: Shows) -> Vec<(String, Statuses)> {
             by_tenant("?tenant=nobody", 403, 403),
             (format!("{path}?tennant={ACME}"), (401, 400, 400, 400)),
         ],
-        ("/metrics", Shows::Everything) => vec![(path.to_owned(), (401, 403, 403, 200))],
+        ("/metrics" | "/api/v1/nodes", Shows::Everything) => {
+            vec![(path.to_owned(), (401, 403, 403, 200))]
+        }
         ("/tenants/{*rest}", Shows::TenantOfPath) => vec![
             (format!("/tenants/{ACME}/metrics"), (401, 403, 200, 200)),
             (format!("/tenants/{RIVAL}/metrics"), (401, 200, 403, 200)),

@@ -18,7 +18,10 @@ use porthole_exporter::{
     identity::Application,
     objectives::Objectives,
     protocol::{ErrorClass, Protocol, Side},
-    query::{Range, Scope, from_memory, prometheus::Prometheus as Server},
+    query::{
+        Range, Selection, from_memory,
+        prometheus::{Prometheus as Server, nodes::Node},
+    },
 };
 use porthole_histogram::Histogram;
 use porthole_trials::{Outcome, needs, trials};
@@ -35,6 +38,7 @@ const ODD: &str = "te\"na\\nt\n{x=\"y\"} 漢字";
 fn main() -> ExitCode {
     porthole_trials::run(trials![
         both_sources_give_the_same_answer_from_the_same_data,
+        nodes_are_the_exporters_that_prometheus_scrapes,
         a_server_that_does_not_answer_as_it_should_is_an_error_in_time
     ])
 }
@@ -106,6 +110,20 @@ fn comparable(answer: &Recent) -> Vec<String> {
     lines
 }
 
+/// A Prometheus that has these samples.
+fn with_samples(host: &Host, text: &str) -> Result<Prometheus, std::io::Error> {
+    let (file, directory) = (host.socket("samples"), host.socket("prometheus"));
+    std::fs::write(&file, text)?;
+    std::fs::create_dir(&directory)?;
+    let made = Command::new("promtool")
+        .args(["tsdb", "create-blocks-from", "openmetrics"])
+        .args([&file, &directory.join("data")])
+        .output()?;
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    let nobody = "static_configs: [{ targets: ['127.0.0.1:1'] }]";
+    Ok(Prometheus::start_job(&directory, nobody, RULES, "", &[]))
+}
+
 fn both_sources_give_the_same_answer_from_the_same_data() -> Outcome {
     needs::program("prometheus")?;
     needs::program("promtool")?;
@@ -122,44 +140,35 @@ fn both_sources_give_the_same_answer_from_the_same_data() -> Outcome {
             samples(&totals, (first + step + 1) * STEP.as_secs(), &mut text);
         }
         text.push_str("# EOF\n");
-        let (file, directory) = (host.socket("samples"), host.socket("prometheus"));
-        std::fs::write(&file, text)?;
-        std::fs::create_dir(&directory)?;
-        let made = Command::new("promtool")
-            .args(["tsdb", "create-blocks-from", "openmetrics"])
-            .args([&file, &directory.join("data")])
-            .output()?;
-        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-        let nobody = "static_configs: [{ targets: ['127.0.0.1:1'] }]";
-        let prometheus = Prometheus::start_job(&directory, nobody, RULES, "", &[]);
+        let prometheus = with_samples(&host, &text)?;
         let settings = config::Exporter {
             prometheus_url: Some(format!("http://{}/", prometheus.address())),
             prometheus_tenant_header: Some("X-Scope-OrgID".to_owned()),
             ..config::Exporter::default()
         };
         let server = Server::new(&settings).expect("it has a URL");
-        let all = Scope { tenant: None, service_name: None };
-        let ask = async |scope: &Scope, range| server.over_time(scope, range, newest + 1).await;
+        let all = Selection::default();
+        let ask = async |selection: &Selection, range| server.over_time(selection, range, newest + 1).await;
         wait_for("Prometheus", async || ask(&all, Range { steps: 4, each: 1 }).await.is_ok()).await;
 
-        for scope in [
+        for selection in [
             all,
-            Scope { tenant: Some("other".to_owned()), service_name: None },
-            Scope { tenant: Some("other".to_owned()), service_name: Some("none".to_owned()) },
+            Selection { tenant: Some("other".to_owned()), service_name: None },
+            Selection { tenant: Some("other".to_owned()), service_name: Some("none".to_owned()) },
         ] {
             for range in [Range { steps: 34, each: 1 }, Range { steps: 34, each: 2 }] {
-                let memory = from_memory(&history, &scope, range);
-                let over_http = ask(&scope, range).await.expect("an answer");
+                let memory = from_memory(&history, &selection, range);
+                let over_http = ask(&selection, range).await.expect("an answer");
                 assert_eq!((over_http.end, over_http.recorded), (memory.end, memory.recorded));
                 let (memory, over_http) = (comparable(&memory), comparable(&over_http));
-                assert_eq!(memory.is_empty(), scope.service_name.is_some());
-                assert_eq!(over_http, memory, "{scope:?} {range:?}");
+                assert_eq!(memory.is_empty(), selection.service_name.is_some());
+                assert_eq!(over_http, memory, "{selection:?} {range:?}");
             }
         }
         // A name that cannot be a header's value is sent without one.
         let plain = config::Exporter { prometheus_tenant_header: None, ..settings };
         let server = Server::new(&plain).expect("it has a URL");
-        let odd = Scope { tenant: Some(ODD.to_owned()), service_name: None };
+        let odd = Selection { tenant: Some(ODD.to_owned()), service_name: None };
         let range = Range { steps: 30, each: 1 };
         let answer = server.over_time(&odd, range, newest + 1).await.expect("an answer");
         assert_eq!(comparable(&answer), comparable(&from_memory(&history, &odd, range)));
@@ -168,9 +177,67 @@ fn both_sources_give_the_same_answer_from_the_same_data() -> Outcome {
     })
 }
 
+fn nodes_are_the_exporters_that_prometheus_scrapes() -> Outcome {
+    needs::program("prometheus")?;
+    needs::program("promtool")?;
+    Runtime::new()?.block_on(async {
+        let host = Host::new();
+        let end = unix_ms() / 1_000 - 60;
+        let mut text = String::new();
+        for (at, instance, up) in
+            [(end - 60, "a:1", 1), (end, "a:1", 1), (end - 1_200, "b:1", 1), (end, "b:1", 0)]
+        {
+            let mut sample = |name: &str, labels: &str, value: &str| {
+                writeln!(text, "{name}{{job=\"porthole\",instance=\"{instance}\"{labels}}} {value} {at}")
+                    .expect("a string takes everything");
+            };
+            sample("up", "", &up.to_string());
+            if up == 1 {
+                sample("porthole_build_info", ",version=\"1.2.3\"", "1");
+                sample("porthole_exporter_resident_bytes", "", "5000");
+                sample("porthole_sandboxes", ",state=\"watching\",reason=\"\"", "3");
+                sample("porthole_sandboxes", ",state=\"failed\",reason=\"x\"", "1");
+                sample("porthole_sandboxes", ",state=\"failed\",reason=\"y\"", "1");
+                sample("porthole_capture_completeness_ratio", ",tenant=\"acme\"", "0.75");
+                sample("porthole_capture_completeness_ratio", ",tenant=\"rival\"", "1");
+                sample(
+                    "porthole_tenant_ingest_cpu_seconds_total",
+                    ",tenant=\"acme\"",
+                    &at.saturating_sub(end - 60).to_string(),
+                );
+            }
+        }
+        // Another server that is up is no node, nor is a tenant's scrape.
+        writeln!(text, "up{{job=\"other\",instance=\"c:1\"}} 1 {end}").expect("a string takes everything");
+        writeln!(
+            text,
+            "porthole_sandboxes{{job=\"acme\",instance=\"a:1\",state=\"watching\"}} 3 {end}\n# EOF"
+        )
+        .expect("a string takes everything");
+        let prometheus = with_samples(&host, &text)?;
+        let settings = config::Exporter {
+            prometheus_url: Some(format!("http://{}/", prometheus.address())),
+            ..config::Exporter::default()
+        };
+        let server = Server::new(&settings).expect("it has a URL");
+        wait_for("Prometheus", async || server.nodes(end).await.is_ok()).await;
+        let nodes = server.nodes(end).await.expect("an answer").nodes;
+        let [a, b] = &*nodes else { panic!("{nodes:?}") };
+        assert_eq!(
+            (&*a.instance, &*a.job, a.up, a.version.as_deref()),
+            ("a:1", "porthole", true, Some("1.2.3"))
+        );
+        assert_eq!(a.sandboxes, BTreeMap::from([("failed".into(), 2), ("watching".into(), 3)]));
+        assert_eq!((a.resident_bytes, a.completeness_ratio_min), (Some(5_000), Some(0.75)));
+        assert!(a.ingest_cpu_cores.is_some_and(|cores| cores > 0.0 && cores < 2.0), "{a:?}");
+        assert_eq!(*b, Node { instance: "b:1".into(), job: "porthole".into(), ..Node::default() });
+        Ok(())
+    })
+}
+
 fn a_server_that_does_not_answer_as_it_should_is_an_error_in_time() -> Outcome {
     Runtime::new()?.block_on(async {
-        let scope = Scope { tenant: Some("acme".to_owned()), service_name: None };
+        let selection = Selection { tenant: Some("acme".to_owned()), service_name: None };
         let ask = async |answer: Option<Vec<u8>>| {
             let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
             let settings = config::Exporter {
@@ -181,20 +248,22 @@ fn a_server_that_does_not_answer_as_it_should_is_an_error_in_time() -> Outcome {
             };
             let server = Server::new(&settings).expect("it has a URL");
             let serve = async {
-                let (mut stream, _) = listener.accept().await.expect("accepted");
-                let _ = stream.read(&mut [0; 4096]).await.expect("a request");
-                match answer {
-                    None => std::future::pending().await,
-                    Some(answer) => {
-                        // A client that has read enough is gone before the end.
-                        let _ = stream.write_all(&answer).await;
-                        std::future::pending::<()>().await;
-                    }
+                // All expressions are requested before the first one is answered.
+                let mut streams = Vec::new();
+                for _ in 0..4 {
+                    let (mut stream, _) = listener.accept().await.expect("accepted");
+                    let _ = stream.read(&mut [0; 4096]).await.expect("a request");
+                    streams.push(stream);
                 }
+                if let Some(answer) = answer {
+                    // A client that has read enough is gone before the end.
+                    let _ = streams[0].write_all(&answer).await;
+                }
+                std::future::pending::<()>().await;
             };
             tokio::select! {
                 () = serve => unreachable!("it stays"),
-                asked = server.over_time(&scope, Range { steps: 4, each: 1 }, 100) => asked.expect_err("no answer").to_string(),
+                asked = server.over_time(&selection, Range { steps: 4, each: 1 }, 100) => asked.expect_err("no answer").to_string(),
             }
         };
         assert!(ask(None).await.contains("did not answer in 0.2 seconds"));

@@ -24,7 +24,7 @@ use percent_encoding::percent_decode_str;
 use porthole_access::{AccessError, Grants, NewSession, Scope, Sessions};
 
 use super::{cookie, tls::PeerCertificate};
-use crate::{config, fleet::Fleet};
+use crate::{config, fleet::Fleet, query::Selection};
 
 /// What a route shows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,6 +74,11 @@ impl Viewer {
             (Some(wanted), _) => Ok(Some(wanted)),
             (None, own) => Ok(own.map(str::to_owned)),
         }
+    }
+
+    /// The same of a selection.
+    pub fn narrow_selection(&self, wanted: Selection) -> Result<Selection, Denied> {
+        Ok(Selection { tenant: self.narrow(wanted.tenant)?, ..wanted })
     }
 }
 

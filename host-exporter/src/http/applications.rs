@@ -14,7 +14,6 @@ use serde::{Deserialize, Serialize};
 use super::{
     App,
     access::{Denied, Viewer},
-    sandboxes::Filter,
 };
 use crate::{
     accumulate::golden::Errors,
@@ -26,6 +25,7 @@ use crate::{
     },
     identity::Application,
     protocol::{Protocol, Side},
+    query::Selection,
 };
 
 /// Interfaces in one answer; further ones are counted in `interfaces_left_out`.
@@ -133,16 +133,17 @@ pub(super) async fn list(
     Query(wanted): Query<Wanted>,
 ) -> Result<Response, Denied> {
     let instances = wanted.instances.unwrap_or(true);
-    let filter = Filter { tenant: wanted.tenant, service_name: wanted.service_name }.narrowed(&viewer)?;
+    let selection = Selection { tenant: wanted.tenant, service_name: wanted.service_name };
+    let selection = viewer.narrow_selection(selection)?;
     let history = Arc::clone(&app.history);
-    let name = format!("applications {filter:?} {instances}");
-    Ok(app.listing(name, move |fleet| listing(fleet, &history, &filter, instances)).await)
+    let name = format!("applications {selection:?} {instances}");
+    Ok(app.listing(name, move |fleet| listing(fleet, &history, &selection, instances)).await)
 }
 
-fn listing(fleet: &Fleet, history: &History, filter: &Filter, instances: bool) -> Listing {
+fn listing(fleet: &Fleet, history: &History, selection: &Selection, instances: bool) -> Listing {
     let mut rows = BTreeMap::new();
     for (application, table) in fleet.applications() {
-        if !filter.admits(&application.tenant, &application.service_name) {
+        if !selection.admits(&application.tenant, &application.service_name) {
             continue;
         }
         let totals = table.iter().map(|(side, protocol, golden)| Total {
@@ -169,7 +170,7 @@ fn listing(fleet: &Fleet, history: &History, filter: &Filter, instances: bool) -
         rows.insert(application, row);
     }
     let mut listed = 0_usize;
-    let sandboxes = if instances { fleet.sandboxes_of(filter.tenant.as_deref()) } else { Vec::new() };
+    let sandboxes = if instances { fleet.sandboxes_of(selection.tenant.as_deref()) } else { Vec::new() };
     for sandbox in sandboxes {
         let Some(row) = rows.get_mut(sandbox.application()) else { continue };
         if sandbox.phase().exposes_series() {

@@ -15,13 +15,13 @@ use super::{
     App,
     access::{Denied, Viewer},
     interfaces::peer,
-    sandboxes::Filter,
 };
 use crate::{
     accumulate::dependencies::{Connections, Failures},
     clock,
     fleet::Fleet,
     identity::Application,
+    query::Selection,
     topology::{Target, Topology, addresses::AddressBook},
 };
 
@@ -67,23 +67,23 @@ struct OfAddress {
 pub(super) async fn list(
     State(app): State<App>,
     Extension(viewer): Extension<Viewer>,
-    Query(filter): Query<Filter>,
+    Query(selection): Query<Selection>,
 ) -> Result<Response, Denied> {
-    let filter = filter.narrowed(&viewer)?;
+    let selection = viewer.narrow_selection(selection)?;
     let topology = Arc::clone(&app.topology);
-    let name = format!("connections {filter:?}");
-    Ok(app.listing(name, move |fleet| listing(fleet, &topology, &filter)).await)
+    let name = format!("connections {selection:?}");
+    Ok(app.listing(name, move |fleet| listing(fleet, &topology, &selection)).await)
 }
 
 /// What is at an address, and the connections to it.
 type Known = (Target, Connections);
 
-fn listing(fleet: &Fleet, topology: &Topology, filter: &Filter) -> Listing {
+fn listing(fleet: &Fleet, topology: &Topology, selection: &Selection) -> Listing {
     let all = fleet.sandboxes();
     let book = AddressBook::of(all.iter().map(|sandbox| &**sandbox), clock::unix_ms());
     let mut applications = BTreeMap::<Application, BTreeMap<String, Known>>::new();
     let (mut room, mut addresses_left_out) = (ADDRESSES_MAX, 0);
-    for sandbox in filter.sandboxes(fleet) {
+    for sandbox in selection.sandboxes(fleet) {
         let application = sandbox.application();
         let known = applications.entry(application.clone()).or_default();
         for ([_, address, port], connections) in sandbox.dependencies.lock().iter() {

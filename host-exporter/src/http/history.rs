@@ -11,7 +11,7 @@ use axum::{
 use porthole_histogram::bucket_upper_bound_seconds;
 use serde::{Deserialize, Serialize};
 
-use super::{App, access::Viewer, sandboxes::Filter};
+use super::{App, access::Viewer};
 use crate::{
     accumulate::golden::{Errors, Golden},
     buckets::sum_seconds,
@@ -19,7 +19,7 @@ use crate::{
     history::{Points, Recent, STEP, STEPS, StepNumber, step_of},
     identity::Application,
     protocol::{Protocol, Side},
-    query::{self, Range, Scope, Source},
+    query::{self, Range, Selection, Source},
 };
 
 /// What is requested.
@@ -197,19 +197,20 @@ pub(super) async fn list(
         Ok(range) => range,
         Err(reason) => return (StatusCode::BAD_REQUEST, reason).into_response(),
     };
-    let filter = Filter { tenant: wanted.tenant.clone(), service_name: wanted.service_name.clone() };
-    let scope = match filter.narrowed(&viewer) {
-        Ok(Filter { tenant, service_name }) => Scope { tenant, service_name },
+    let selection = Selection { tenant: wanted.tenant.clone(), service_name: wanted.service_name.clone() };
+    let selection = match viewer.narrow_selection(selection) {
+        Ok(selection) => selection,
         Err(denied) => return denied.into_response(),
     };
     match app.source.clone() {
         Source::Memory(history) => {
-            let name = format!("history {scope:?} {range:?} {} {}", wanted.merged, wanted.buckets);
-            let make = move |_: &_| Listing::of(query::from_memory(&history, &scope, range), range, &wanted);
+            let name = format!("history {selection:?} {range:?} {} {}", wanted.merged, wanted.buckets);
+            let make =
+                move |_: &_| Listing::of(query::from_memory(&history, &selection, range), range, &wanted);
             app.listing(name, make).await
         }
         Source::Prometheus(server) => {
-            match server.over_time(&scope, range, step_of(clock::unix_ms())).await {
+            match server.over_time(&selection, range, step_of(clock::unix_ms())).await {
                 Ok(recent) => Json(Listing::of(recent, range, &wanted)).into_response(),
                 Err(error) => {
                     tracing::warn!(%error, "no answer about the past");

@@ -14,7 +14,7 @@ use serde::Serialize;
 use super::{
     App,
     access::{Denied, Viewer},
-    sandboxes::{Filter, state_of},
+    sandboxes::state_of,
 };
 use crate::{
     accumulate::{golden::Golden, values::Values},
@@ -22,6 +22,7 @@ use crate::{
     fleet::{Fleet, sandbox::Sandbox},
     identity::Application,
     protocol::{Protocol, Side},
+    query::Selection,
 };
 
 /// Interfaces in one answer; exchanges of further ones are counted in `requests_left_out`.
@@ -120,16 +121,16 @@ struct Gathered {
 pub(super) async fn list(
     State(app): State<App>,
     Extension(viewer): Extension<Viewer>,
-    Query(filter): Query<Filter>,
+    Query(selection): Query<Selection>,
 ) -> Result<Response, Denied> {
-    let filter = filter.narrowed(&viewer)?;
-    Ok(app.listing(format!("interfaces {filter:?}"), move |fleet| listing(fleet, &filter)).await)
+    let selection = viewer.narrow_selection(selection)?;
+    Ok(app.listing(format!("interfaces {selection:?}"), move |fleet| listing(fleet, &selection)).await)
 }
 
-fn listing(fleet: &Fleet, filter: &Filter) -> Listing {
+fn listing(fleet: &Fleet, selection: &Selection) -> Listing {
     let mut applications = BTreeMap::<Application, Gathered>::new();
     let (mut room, mut requests_left_out) = (INTERFACES_MAX, 0_u64);
-    for sandbox in filter.sandboxes(fleet) {
+    for sandbox in selection.sandboxes(fleet) {
         let application = sandbox.application();
         let gathered = applications.entry(application.clone()).or_default();
         let left_out = gathered.add(&sandbox, &mut room);

@@ -11,6 +11,7 @@ pub mod events;
 pub mod history;
 pub mod hosts;
 pub mod interfaces;
+pub mod nodes;
 pub mod pages;
 pub mod reload;
 pub mod resources;
@@ -120,6 +121,7 @@ pub const ROUTES: &[Route] = &[
     route("/api/v1/session", Shows::Nothing, || post(session::begin).delete(session::end)),
     route("/api/v1/events", Shows::OfViewer, || get(events::stream)),
     route("/api/v1/history", Shows::OfViewer, || get(history::list)),
+    route("/api/v1/nodes", Shows::Everything, || get(nodes::list)),
     route("/api/v1/topology", Shows::OfViewer, || get(topology::show)),
     route("/api/v1/http_sd", Shows::OfViewer, || get(discovery::targets)),
 ];

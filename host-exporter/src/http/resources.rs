@@ -13,12 +13,13 @@ use serde::Serialize;
 use super::{
     App,
     access::{Denied, Viewer},
-    sandboxes::{Filter, state_of},
+    sandboxes::state_of,
 };
 use crate::{
     accumulate::resources::Taken,
     fleet::{Fleet, sandbox::Sandbox},
     identity::Application,
+    query::Selection,
 };
 
 #[derive(Serialize)]
@@ -84,14 +85,14 @@ struct Container {
 pub(super) async fn list(
     State(app): State<App>,
     Extension(viewer): Extension<Viewer>,
-    Query(filter): Query<Filter>,
+    Query(selection): Query<Selection>,
 ) -> Result<Response, Denied> {
-    let filter = filter.narrowed(&viewer)?;
-    Ok(app.listing(format!("resources {filter:?}"), move |fleet| listing(fleet, &filter)).await)
+    let selection = viewer.narrow_selection(selection)?;
+    Ok(app.listing(format!("resources {selection:?}"), move |fleet| listing(fleet, &selection)).await)
 }
 
-fn listing(fleet: &Fleet, filter: &Filter) -> Listing {
-    let rows = filter.sandboxes(fleet).map(|sandbox| row(&sandbox));
+fn listing(fleet: &Fleet, selection: &Selection) -> Listing {
+    let rows = selection.sandboxes(fleet).map(|sandbox| row(&sandbox));
     Listing { sandboxes: rows.filter(|row| row.guest.is_some() || !row.containers.is_empty()).collect() }
 }
 

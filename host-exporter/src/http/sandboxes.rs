@@ -1,6 +1,6 @@
 //! `GET /api/v1/sandboxes`: every sandbox, its state, its agent.
 
-use std::{collections::BTreeMap, sync::Arc, time::Instant};
+use std::{collections::BTreeMap, time::Instant};
 
 use axum::{
     Extension,
@@ -8,7 +8,7 @@ use axum::{
     response::Response,
 };
 use porthole_registry::Reason;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use super::{
     App,
@@ -22,39 +22,9 @@ use crate::{
         sandbox::Sandbox,
         starts::Phase,
     },
-    identity::{Application, Identity},
+    identity::Identity,
+    query::Selection,
 };
-
-/// Which sandboxes are listed.
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Filter {
-    /// Only this tenant's.
-    pub tenant: Option<String>,
-    /// Only this application's.
-    pub service_name: Option<String>,
-}
-
-impl Filter {
-    /// The filter of a viewer, who may read one tenant only.
-    pub fn narrowed(self, viewer: &Viewer) -> Result<Self, Denied> {
-        Ok(Self { tenant: viewer.narrow(self.tenant)?, ..self })
-    }
-
-    /// Whether the query includes a tenant's application.
-    pub fn admits(&self, tenant: &str, service_name: &str) -> bool {
-        self.tenant.as_deref().is_none_or(|wanted| wanted == tenant)
-            && self.service_name.as_deref().is_none_or(|wanted| wanted == service_name)
-    }
-
-    /// The sandboxes that count for an application that the query includes, as long as their series are exposed.
-    pub fn sandboxes(&self, fleet: &Fleet) -> impl Iterator<Item = Arc<Sandbox>> {
-        fleet.sandboxes_of(self.tenant.as_deref()).into_iter().filter(|sandbox| {
-            let Application { tenant, service_name } = sandbox.application();
-            sandbox.phase().exposes_series() && self.admits(tenant, service_name)
-        })
-    }
-}
 
 #[derive(Serialize)]
 pub(super) struct Listing {
@@ -122,20 +92,20 @@ struct Connection {
 pub(super) async fn list(
     State(app): State<App>,
     Extension(viewer): Extension<Viewer>,
-    Query(filter): Query<Filter>,
+    Query(selection): Query<Selection>,
 ) -> Result<Response, Denied> {
-    let filter = filter.narrowed(&viewer)?;
+    let selection = viewer.narrow_selection(selection)?;
     let operator = viewer.is_operator();
-    let name = format!("sandboxes {operator} {filter:?}");
-    Ok(app.listing(name, move |fleet| listing(fleet, &filter, operator)).await)
+    let name = format!("sandboxes {operator} {selection:?}");
+    Ok(app.listing(name, move |fleet| listing(fleet, &selection, operator)).await)
 }
 
-fn listing(fleet: &Fleet, filter: &Filter, operator: bool) -> Listing {
+fn listing(fleet: &Fleet, selection: &Selection, operator: bool) -> Listing {
     let sandboxes = fleet
         .sandboxes()
         .iter()
         .filter(|sandbox| sandbox.phase().exposes_series())
-        .filter(|sandbox| filter.admits(&sandbox.identity.tenant, &sandbox.identity.service_name))
+        .filter(|sandbox| selection.admits(&sandbox.identity.tenant, &sandbox.identity.service_name))
         .map(|sandbox| row(sandbox, operator))
         .collect();
     Listing { sandboxes }

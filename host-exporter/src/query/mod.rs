@@ -3,29 +3,45 @@
 //! - The exporter's own last hour ([`crate::history`]): this node, no other service.
 //! - A server with Prometheus' HTTP API ([`prometheus`]), where one is configured: any range, all nodes.
 //!
-//! Invariant: whose numbers an answer is about follows from the [`Scope`], which the viewer's rights have narrowed; no text
+//! Invariant: whose numbers an answer is about follows from the [`Selection`], which the viewer's rights have narrowed; no text
 //! of a request becomes part of an expression but as a quoted label value.
 
 pub mod prometheus;
 
 use std::sync::Arc;
 
+use serde::Deserialize;
+
 use self::prometheus::Prometheus;
-use crate::history::{History, Recent, STEP, STEPS};
+use crate::{
+    fleet::{Fleet, sandbox::Sandbox},
+    history::{History, Recent, STEP, STEPS},
+    identity::Application,
+};
 
 /// Whose numbers are wanted.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Scope {
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Selection {
     /// Only this tenant's.
     pub tenant: Option<String>,
     /// Only this application's.
     pub service_name: Option<String>,
 }
 
-impl Scope {
-    fn admits(&self, tenant: &str, service_name: &str) -> bool {
+impl Selection {
+    /// Whether a tenant's application is among them.
+    pub fn admits(&self, tenant: &str, service_name: &str) -> bool {
         self.tenant.as_deref().is_none_or(|wanted| wanted == tenant)
             && self.service_name.as_deref().is_none_or(|wanted| wanted == service_name)
+    }
+
+    /// The sandboxes that count for these applications, as long as their series are exposed.
+    pub fn sandboxes(&self, fleet: &Fleet) -> impl Iterator<Item = Arc<Sandbox>> {
+        fleet.sandboxes_of(self.tenant.as_deref()).into_iter().filter(|sandbox| {
+            let Application { tenant, service_name } = sandbox.application();
+            sandbox.phase().exposes_series() && self.admits(tenant, service_name)
+        })
     }
 }
 
@@ -59,7 +75,7 @@ impl Source {
 }
 
 /// The answer of the exporter's own last hour.
-pub fn from_memory(history: &History, scope: &Scope, range: Range) -> Recent {
-    let admits = |tenant: &str, service_name: &str| scope.admits(tenant, service_name);
+pub fn from_memory(history: &History, selection: &Selection, range: Range) -> Recent {
+    let admits = |tenant: &str, service_name: &str| selection.admits(tenant, service_name);
     history.points(admits, range.steps, range.each)
 }

@@ -1,113 +1,52 @@
-//! Answers of a server with Prometheus' HTTP API (Prometheus documentation, "HTTP API", "Range queries").
+//! What applications did over time, by range queries of a Prometheus server.
 //!
 //! What came in a point is the difference of a counter's value at its end and at its beginning, without extrapolation, so that
 //! counts are those that exporters counted. A counter that fell began anew and counts from zero; so does one that is new at an exporter
 //! that was scraped before. Durations come from classic buckets, whose bounds are powers of two.
 
-use std::{collections::BTreeMap, fmt::Write as _, time::Duration};
+use std::collections::BTreeMap;
 
-use hyper::{Request, StatusCode, header};
-use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use porthole_histogram::{Histogram, bucket_index};
 use serde::Deserialize;
-use thiserror::Error;
-use tokio::sync::Semaphore;
 
-use super::{Range, Scope};
+use super::{Element, Prometheus, QueryError, Sample, Turn};
 use crate::{
     accumulate::golden::Golden,
-    config,
     history::{Points, Recent, STEP, StepNumber},
-    http_url::HttpUrl,
     identity::Application,
-    outbound::{self, OutboundError},
     protocol::{ErrorClass, Protocol, Side},
+    query::{Range, Selection},
 };
-
-/// Questions that are sent to the server at one time; each has an answer in memory.
-const AT_ONCE: usize = 4;
 
 /// Labels of an application's side of a protocol.
 const LINE_LABELS: &str = "tenant, service_name, side, protocol";
 
-/// Bytes of a server's explanation that are shown.
-const REASON_BYTES_MAX: usize = 300;
-
-/// Why there is no answer.
-#[derive(Debug, Error)]
-pub enum QueryError {
-    /// The exchange with the server failed.
-    #[error("the Prometheus server did not answer: {0}")]
-    Exchange(#[from] OutboundError),
-    /// It took too long.
-    #[error("the Prometheus server did not answer in {} seconds", .0.as_secs_f64())]
-    Deadline(Duration),
-    /// The server refused.
-    #[error("the Prometheus server answered {0}: {1}")]
-    Status(StatusCode, String),
-    /// The answer is something else.
-    #[error("the Prometheus server's answer is no result of a range query: {0}")]
-    Malformed(String),
-    /// The tenant's name cannot be sent in a header.
-    #[error("the tenant's name cannot be the value of a header")]
-    TenantName,
-}
-
 /// What one side of one protocol of an application did.
 type Line = (Application, Side, Protocol);
 
-/// A server with Prometheus' HTTP API.
-#[derive(Debug)]
-pub struct Prometheus {
-    url: HttpUrl,
-    tenant_header: Option<String>,
-    all_tenants: String,
-    timeout: Duration,
-    answer_bytes_max: usize,
-    at_once: Semaphore,
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Labels {
+    tenant: Box<str>,
+    service_name: Box<str>,
+    side: Box<str>,
+    protocol: Box<str>,
+    le: Box<str>,
+    error_class: Box<str>,
 }
 
-/// Its response, as far as it is read.
-#[derive(Deserialize)]
-struct Response {
-    data: Data,
-}
-
-#[derive(Deserialize)]
-struct Data {
-    result: Vec<Series>,
-}
-
-#[derive(Deserialize)]
-struct Series {
-    metric: BTreeMap<String, String>,
-    #[serde(default)]
-    values: Vec<(f64, String)>,
-}
+type Series = Element<Labels>;
 
 impl Prometheus {
-    /// The configured one; none without a URL. The settings were checked.
-    pub fn new(settings: &config::Exporter) -> Option<Self> {
-        let url = settings.prometheus_url.as_deref().and_then(HttpUrl::parse)?;
-        Some(Self {
-            url: HttpUrl { target: url.target.trim_end_matches('/').to_owned(), ..url },
-            tenant_header: settings.prometheus_tenant_header.clone(),
-            all_tenants: settings.prometheus_all_tenants.clone(),
-            timeout: config::seconds(settings.prometheus_timeout_seconds),
-            answer_bytes_max: settings.prometheus_answer_mib << 20,
-            at_once: Semaphore::new(AT_ONCE),
-        })
-    }
-
     /// Requests, errors and durations over time; `now` is the running step, whose beginning is the end of the last point or in it.
     pub async fn over_time(
         &self,
-        scope: &Scope,
+        selection: &Selection,
         range: Range,
         now: StepNumber,
     ) -> Result<Recent, QueryError> {
         let end = now.next_multiple_of(range.each.max(1));
-        let shape = Shape { scope, range, end };
+        let shape = Shape { selection, range, end };
         let mut lines = BTreeMap::<Line, BTreeMap<StepNumber, Golden>>::new();
         let [buckets, sums, errors, unknown] = [
             ("porthole_app_request_duration_seconds_bucket", ", le"),
@@ -116,9 +55,16 @@ impl Prometheus {
             ("porthole_app_requests_unknown_total", ""),
         ]
         .map(|(counter, by)| shape.came(counter, by));
-        for series in self.range(scope, &shape, &buckets).await? {
-            let (Some(line), Some(bound)) = (line_of(&series), series.metric.get("le")) else { continue };
-            let Some(index) = bucket_of(bound) else { continue };
+        let (buckets, sums, errors, unknown) = self
+            .question(async |turn| {
+                let ask = async |query| self.range(turn, &shape, query).await;
+                tokio::try_join!(ask(&buckets), ask(&sums), ask(&errors), ask(&unknown))
+            })
+            .await?;
+        for series in buckets {
+            let (Some(line), Some(index)) = (line_of(&series), bucket_of(&series.metric.le)) else {
+                continue;
+            };
             let points = lines.entry(line).or_default();
             for (step, value) in shape.points(&series) {
                 points.entry(step).or_default().durations.add(index, count(value), 0);
@@ -128,7 +74,7 @@ impl Prometheus {
         for golden in lines.values_mut().flat_map(BTreeMap::values_mut) {
             golden.durations = not_cumulative(&golden.durations);
         }
-        for series in self.range(scope, &shape, &sums).await? {
+        for series in sums {
             let Some(points) = line_of(&series).and_then(|line| lines.get_mut(&line)) else {
                 continue;
             };
@@ -138,9 +84,8 @@ impl Prometheus {
                 }
             }
         }
-        for series in self.range(scope, &shape, &errors).await? {
-            let class = series.metric.get("error_class").map(String::as_str);
-            let class = ErrorClass::ALL.into_iter().find(|known| Some(known.name()) == class);
+        for series in errors {
+            let class = ErrorClass::ALL.into_iter().find(|known| known.name() == &*series.metric.error_class);
             let (Some(line), Some(class)) = (line_of(&series), class) else { continue };
             let Some(points) = lines.get_mut(&line) else { continue };
             for (step, value) in shape.points(&series) {
@@ -149,7 +94,7 @@ impl Prometheus {
                 }
             }
         }
-        for series in self.range(scope, &shape, &unknown).await? {
+        for series in unknown {
             let Some(points) = line_of(&series).and_then(|line| lines.get_mut(&line)) else { continue };
             for (step, value) in shape.points(&series) {
                 if let Some(golden) = points.get_mut(&step) {
@@ -164,42 +109,19 @@ impl Prometheus {
         Ok(Recent { end, recorded: now, lines: lines.collect() })
     }
 
-    async fn range(&self, scope: &Scope, shape: &Shape<'_>, query: &str) -> Result<Vec<Series>, QueryError> {
-        let body = shape.form(query).into_bytes();
-        let mut request = Request::post(format!("{}/api/v1/query_range", self.url.target))
-            .header(header::CONTENT_TYPE, "application/x-www-form-urlencoded");
-        if let Some(name) = &self.tenant_header {
-            let tenant = scope.tenant.as_deref().unwrap_or(&self.all_tenants);
-            let tenant =
-                header::HeaderValue::from_bytes(tenant.as_bytes()).map_err(|_| QueryError::TenantName)?;
-            request = request.header(name, tenant);
-        }
-        let answer = async {
-            let _turn = self.at_once.acquire().await;
-            outbound::send(&self.url, request, body, Some(self.answer_bytes_max)).await
-        };
-        let (status, body) = tokio::time::timeout(self.timeout, answer)
-            .await
-            .map_err(|_| QueryError::Deadline(self.timeout))??;
-        if !status.is_success() {
-            let reason = String::from_utf8_lossy(&body[..body.len().min(REASON_BYTES_MAX)]);
-            return Err(QueryError::Status(status, reason.replace(char::is_control, " ")));
-        }
-        let response: Response =
-            serde_json::from_slice(&body).map_err(|error| QueryError::Malformed(error.to_string()))?;
+    async fn range(&self, turn: &Turn, shape: &Shape<'_>, query: &str) -> Result<Vec<Series>, QueryError> {
+        let [start, end, step] = shape.times().map(|seconds| seconds.to_string());
+        let parameters = [("query", query), ("start", &start), ("end", &end), ("step", &step)];
+        let mut result = self.evaluate::<Labels>(turn, shape.selection, "query_range", &parameters).await?;
         // The expression selects a tenant; series of another one are dropped all the same.
-        let mut result = response.data.result;
-        result.retain(|series| {
-            let label = |name: &str| series.metric.get(name).map_or("", String::as_str);
-            scope.admits(label("tenant"), label("service_name"))
-        });
+        result.retain(|series| shape.selection.admits(&series.metric.tenant, &series.metric.service_name));
         Ok(result)
     }
 }
 
 /// A query: whose numbers, when.
 struct Shape<'a> {
-    scope: &'a Scope,
+    selection: &'a Selection,
     range: Range,
     end: StepNumber,
 }
@@ -212,7 +134,9 @@ impl Shape<'_> {
     /// An expression of what came to a counter in each point.
     fn came(&self, counter: &str, by: &str) -> String {
         let mut matchers = Vec::new();
-        for (label, value) in [("tenant", &self.scope.tenant), ("service_name", &self.scope.service_name)] {
+        for (label, value) in
+            [("tenant", &self.selection.tenant), ("service_name", &self.selection.service_name)]
+        {
             matchers.extend(value.as_ref().map(|value| format!("{label}={}", quoted(value))));
         }
         let matchers = matchers.join(",");
@@ -227,30 +151,17 @@ impl Shape<'_> {
         )
     }
 
-    /// The body of a request.
-    fn form(&self, query: &str) -> String {
+    /// Start, end and step, seconds.
+    fn times(&self) -> [u64; 3] {
         let point = self.point_seconds();
         let end = self.end.saturating_mul(STEP.as_secs());
         let points = (self.range.steps / self.range.each.max(1)).max(1);
-        let start = end.saturating_sub(point.saturating_mul(points - 1));
-        let mut form = String::new();
-        for (name, value) in [
-            ("query", query),
-            ("start", &start.to_string()),
-            ("end", &end.to_string()),
-            ("step", &point.to_string()),
-        ] {
-            let separator = if form.is_empty() { "" } else { "&" };
-            // Writing to a string cannot fail.
-            let _ = write!(form, "{separator}{name}={}", utf8_percent_encode(value, NON_ALPHANUMERIC));
-        }
-        form
+        [end.saturating_sub(point.saturating_mul(points - 1)), end, point]
     }
 
     /// Points of a series with something in them, by the first step after each.
     fn points(&self, series: &Series) -> Vec<(StepNumber, f64)> {
-        let points = series.values.iter().filter_map(|(time, value)| {
-            let value: f64 = value.parse().ok()?;
+        let points = series.values.iter().filter_map(|&Sample(time, value)| {
             #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
             let step = (time / STEP.as_secs_f64()).round() as StepNumber;
             (value > 0.0 && step <= self.end).then_some((step, value))
@@ -274,11 +185,10 @@ fn quoted(value: &str) -> String {
 }
 
 fn line_of(series: &Series) -> Option<Line> {
-    let label = |name: &str| series.metric.get(name);
-    let application =
-        Application { tenant: label("tenant")?.clone(), service_name: label("service_name")?.clone() };
-    let side = Side::ALL.into_iter().find(|side| Some(side.name()) == label("side").map(String::as_str))?;
-    Some((application, side, Protocol::from_name(label("protocol")?)?))
+    let Labels { tenant, service_name, side, protocol, .. } = &series.metric;
+    let application = Application { tenant: tenant.to_string(), service_name: service_name.to_string() };
+    let side = Side::ALL.into_iter().find(|known| known.name() == &**side)?;
+    Some((application, side, Protocol::from_name(protocol)?))
 }
 
 /// The bucket of the histogram that reaches to a bound; that of everything longer for the last.
@@ -314,15 +224,16 @@ mod tests {
 
     #[test]
     fn a_tenants_name_stays_a_quoted_value() {
-        let scope = Scope { tenant: Some("a\"} or up{x=\"\\\n".to_owned()), service_name: None };
-        let shape = Shape { scope: &scope, range: Range { steps: 4, each: 2 }, end: 100 };
+        let selection = Selection { tenant: Some("a\"} or up{x=\"\\\n".to_owned()), service_name: None };
+        let shape = Shape { selection: &selection, range: Range { steps: 4, each: 2 }, end: 100 };
         let query = shape.came("c", ", le");
         let matchers = r#"{tenant="a\"} or up{x=\"\\\n"}"#;
         let pieces: Vec<&str> = query.split(matchers).collect();
         assert_eq!(pieces.len(), 6, "each counter has them: {query}");
         assert!(!pieces.concat().contains("x="), "{query}");
-        let form = shape.form("a&b");
-        assert_eq!(form, "query=a%26b&start=1470&end=1500&step=30");
+        assert_eq!(shape.times(), [1470, 1500, 30]);
+        let form = crate::query::prometheus::form(&[("query", "a&b"), ("start", "1470")]);
+        assert_eq!(form, "query=a%26b&start=1470");
     }
 
     #[test]

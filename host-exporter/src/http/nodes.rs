@@ -1,0 +1,36 @@
+//! `GET /api/v1/nodes`: the exporters of all nodes, where a Prometheus server scrapes them. For operators.
+
+use axum::{
+    Json,
+    extract::State,
+    http::StatusCode,
+    response::{IntoResponse as _, Response},
+};
+use serde::Serialize;
+
+use super::App;
+use crate::{
+    clock,
+    query::{Source, prometheus::nodes::Nodes},
+};
+
+#[derive(Serialize)]
+struct Listing {
+    /// Whether there is a server that knows of the nodes (`prometheus_url`).
+    configured: bool,
+    #[serde(flatten)]
+    nodes: Nodes,
+}
+
+pub(super) async fn list(State(app): State<App>) -> Response {
+    let Source::Prometheus(server) = app.source else {
+        return Json(Listing { configured: false, nodes: Nodes::default() }).into_response();
+    };
+    match server.nodes(clock::unix_ms() / 1_000).await {
+        Ok(nodes) => Json(Listing { configured: true, nodes }).into_response(),
+        Err(error) => {
+            tracing::warn!(%error, "no answer about the nodes");
+            (StatusCode::BAD_GATEWAY, format!("{error}\n")).into_response()
+        }
+    }
+}

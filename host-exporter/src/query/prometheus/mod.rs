@@ -1,0 +1,196 @@
+//! Answers of a server with Prometheus' HTTP API (Prometheus documentation, "HTTP API").
+//!
+//! A question is several expressions, which are evaluated at the same time ([`over_time`], [`nodes`]). Bounded: [`QUESTIONS_AT_ONCE`]
+//! questions, the bytes of each answer, and the time of a question. An answer is decoded by a thread that may block, into the
+//! labels and numbers that are wanted and nothing else, before the next question has its turn.
+
+pub mod nodes;
+mod over_time;
+
+use std::{borrow::Cow, fmt::Write as _, sync::Arc, time::Duration};
+
+use hyper::{Request, StatusCode, header};
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use serde::{Deserialize, Deserializer, de::DeserializeOwned};
+use thiserror::Error;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use super::Selection;
+use crate::{
+    config,
+    http_url::HttpUrl,
+    outbound::{self, OutboundError},
+};
+
+/// Questions that are put to the server at one time, of at most five expressions; the answer to each is in memory.
+const QUESTIONS_AT_ONCE: usize = 2;
+
+/// Bytes of a server's explanation that are shown.
+const REASON_BYTES_MAX: usize = 300;
+
+/// Why there is no answer.
+#[derive(Debug, Error)]
+pub enum QueryError {
+    /// The exchange with the server failed.
+    #[error("the Prometheus server did not answer: {0}")]
+    Exchange(#[from] OutboundError),
+    /// It took too long.
+    #[error("the Prometheus server did not answer in {} seconds", .0.as_secs_f64())]
+    Deadline(Duration),
+    /// The server refused.
+    #[error("the Prometheus server answered {0}: {1}")]
+    Status(StatusCode, String),
+    /// The answer is something else.
+    #[error("the Prometheus server's answer is no result of a query: {0}")]
+    Malformed(String),
+    /// The tenant's name cannot be sent in a header.
+    #[error("the tenant's name cannot be the value of a header")]
+    TenantName,
+}
+
+/// A server with Prometheus' HTTP API.
+#[derive(Debug)]
+pub struct Prometheus {
+    url: HttpUrl,
+    tenant_header: Option<String>,
+    all_tenants: String,
+    timeout: Duration,
+    answer_bytes_max: usize,
+    questions: Arc<Semaphore>,
+}
+
+/// Its response, as far as it is read.
+#[derive(Deserialize)]
+struct Response<L> {
+    data: Data<L>,
+}
+
+#[derive(Deserialize)]
+struct Data<L> {
+    result: Vec<Element<L>>,
+}
+
+/// A series of a matrix, or an element of a vector, with the labels that are wanted.
+#[derive(Debug, Deserialize)]
+struct Element<L> {
+    metric: L,
+    /// Of a matrix.
+    #[serde(default)]
+    values: Vec<Sample>,
+    /// Of a vector.
+    value: Option<Sample>,
+}
+
+/// Seconds since 1970, and the value then.
+#[derive(Clone, Copy, Debug, Deserialize)]
+struct Sample(f64, #[serde(deserialize_with = "number")] f64);
+
+/// A number in a string, as the API writes values.
+fn number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
+    let text = Cow::<'de, str>::deserialize(deserializer)?;
+    text.parse().map_err(serde::de::Error::custom)
+}
+
+/// The right to put a question, which ends when its last answer is decoded.
+type Turn = Arc<OwnedSemaphorePermit>;
+
+impl Prometheus {
+    /// The configured one; none without a URL. The settings were checked.
+    pub fn new(settings: &config::Exporter) -> Option<Self> {
+        let url = settings.prometheus_url.as_deref().and_then(HttpUrl::parse)?;
+        Some(Self {
+            url: HttpUrl { target: url.target.trim_end_matches('/').to_owned(), ..url },
+            tenant_header: settings.prometheus_tenant_header.clone(),
+            all_tenants: settings.prometheus_all_tenants.clone(),
+            timeout: config::seconds(settings.prometheus_timeout_seconds),
+            answer_bytes_max: settings.prometheus_answer_mib << 20,
+            questions: Arc::new(Semaphore::new(QUESTIONS_AT_ONCE)),
+        })
+    }
+
+    /// Puts a question when it is its turn, until the deadline.
+    async fn question<T>(
+        &self,
+        put: impl AsyncFnOnce(&Turn) -> Result<T, QueryError>,
+    ) -> Result<T, QueryError> {
+        let put = async {
+            // It is never closed; without a turn there is no answer in time.
+            let Ok(turn) = Arc::clone(&self.questions).acquire_owned().await else {
+                return std::future::pending().await;
+            };
+            put(&Arc::new(turn)).await
+        };
+        tokio::time::timeout(self.timeout, put).await.map_err(|_| QueryError::Deadline(self.timeout))?
+    }
+
+    /// The result of one expression of a question: `path` of the API with these parameters.
+    async fn evaluate<L: DeserializeOwned + Send + 'static>(
+        &self,
+        turn: &Turn,
+        selection: &Selection,
+        path: &str,
+        parameters: &[(&str, &str)],
+    ) -> Result<Vec<Element<L>>, QueryError> {
+        let mut request = Request::post(format!("{}/api/v1/{path}", self.url.target))
+            .header(header::CONTENT_TYPE, "application/x-www-form-urlencoded");
+        if let Some(name) = &self.tenant_header {
+            let tenant = selection.tenant.as_deref().unwrap_or(&self.all_tenants);
+            let tenant =
+                header::HeaderValue::from_bytes(tenant.as_bytes()).map_err(|_| QueryError::TenantName)?;
+            request = request.header(name, tenant);
+        }
+        let body = form(parameters).into_bytes();
+        // On the heap: several are on their way at once.
+        let sent = Box::pin(outbound::send(&self.url, request, body, Some(self.answer_bytes_max)));
+        let (status, body) = sent.await?;
+        if !status.is_success() {
+            let reason = String::from_utf8_lossy(&body[..body.len().min(REASON_BYTES_MAX)]);
+            return Err(QueryError::Status(status, reason.replace(char::is_control, " ")));
+        }
+        let turn = Arc::clone(turn);
+        let decoded = tokio::task::spawn_blocking(move || {
+            let _turn = turn;
+            serde_json::from_slice::<Response<L>>(&body).map_err(|error| error.to_string())
+        });
+        let response = decoded.await.map_err(|error| error.to_string()).and_then(|decoded| decoded);
+        Ok(response.map_err(QueryError::Malformed)?.data.result)
+    }
+}
+
+/// The body of a request.
+fn form(parameters: &[(&str, &str)]) -> String {
+    let mut form = String::new();
+    for (name, value) in parameters {
+        let separator = if form.is_empty() { "" } else { "&" };
+        // Writing to a string cannot fail.
+        let _ = write!(form, "{separator}{name}={}", utf8_percent_encode(value, NON_ALPHANUMERIC));
+    }
+    form
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, Deserialize)]
+    struct Labels {
+        le: Option<Box<str>>,
+    }
+
+    #[test]
+    fn vectors_and_matrices_are_read_with_the_labels_that_are_wanted() {
+        let decoded = |result: &str| {
+            let text =
+                format!("{{\"status\":\"success\",\"data\":{{\"resultType\":\"x\",\"result\":[{result}]}}}}");
+            serde_json::from_str::<Response<Labels>>(&text).map(|response| response.data.result)
+        };
+        let matrix = decoded(r#"{"metric":{"le":"+Inf","x":"y"},"values":[[15,"3"],[30.5,"1e3"]]}"#)
+            .expect("a matrix");
+        assert_eq!(matrix[0].metric.le.as_deref(), Some("+Inf"));
+        let values = matrix[0].values.iter().map(|Sample(at, value)| (*at, *value));
+        assert!(values.eq([(15.0, 3.0), (30.5, 1000.0)]));
+        let vector = decoded(r#"{"metric":{},"value":[15,"+Inf"]}"#).expect("a vector");
+        assert!(vector[0].value.is_some_and(|Sample(_, value)| value == f64::INFINITY));
+        assert!(decoded(r#"{"metric":{},"value":[15,"three"]}"#).is_err());
+    }
+}
