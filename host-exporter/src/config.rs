@@ -18,6 +18,9 @@ const MEMORY_MIB_MIN: usize = 64;
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Exporter {
+    /// The file that it was read from.
+    #[serde(skip)]
+    pub file: Option<PathBuf>,
     /// Address and port of the HTTP server.
     pub listen: SocketAddr,
     /// The server's certificate and those between it and its authority, PEM; with it the server accepts TLS alone.
@@ -76,8 +79,10 @@ pub struct Exporter {
     pub trace_ratio: f64,
     /// How many of them are kept and sent of each route in a minute in any case.
     pub trace_reservoir_per_minute: f64,
-    /// Where traces are sent by OTLP.
+    /// Where traces and metrics are sent by OTLP.
     pub otlp: Vec<Otlp>,
+    /// Time between two times that metrics are sent.
+    pub otlp_metrics_seconds: f64,
     /// Applications of one tenant; those beyond are counted as `other`.
     pub applications_per_tenant: usize,
     /// How long an application without sandboxes keeps its totals.
@@ -113,6 +118,7 @@ pub struct Exporter {
 impl Default for Exporter {
     fn default() -> Self {
         Self {
+            file: None,
             listen: SocketAddr::from(([127, 0, 0, 1], 9464)),
             tls_certificate: None,
             tls_key: None,
@@ -143,6 +149,7 @@ impl Default for Exporter {
             trace_ratio: 1.0,
             trace_reservoir_per_minute: 10.0,
             otlp: Vec::new(),
+            otlp_metrics_seconds: 60.0,
             applications_per_tenant: 200,
             application_idle_seconds: 86_400.0,
             agent_connections_max: 4_096,
@@ -306,6 +313,9 @@ impl Exporter {
     }
 
     fn invalid_of_traces(&self) -> Option<(&'static str, &'static str)> {
+        if !(0.001..=86_400.0).contains(&self.otlp_metrics_seconds) {
+            return Some(("otlp_metrics_seconds", "must lie between 0.001 and 86400 seconds"));
+        }
         self.sampling().invalid().or_else(|| self.otlp.iter().find_map(Otlp::invalid))
     }
 
@@ -363,6 +373,7 @@ mod tests {
             ("prometheus_answer_mib = 0", "prometheus_answer_mib"),
             ("[[exporter.otlp]]\nendpoint = \"collector\"", "otlp.endpoint"),
             ("[[exporter.otlp]]\nprotocol = \"http/json\"", "protocol"),
+            ("otlp_metrics_seconds = 0.0", "otlp_metrics_seconds"),
             ("trace_ratio = 1.5", "trace_ratio"),
             ("trace_reservoir_per_minute = nan", "trace_reservoir_per_minute"),
             ("colour = \"blue\"", "colour"),

@@ -2,12 +2,12 @@
 
 use std::{
     net::SocketAddr,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Arc, atomic::AtomicBool},
 };
 
 use anyhow::Context as _;
-use porthole_config::watch::Watched;
+use porthole_config::{ConfigFile, watch::Watched};
 use rustix::process::setpriority_process;
 use tokio::{
     net::TcpListener,
@@ -32,10 +32,10 @@ use crate::{
         tls::{Files, Tls, TlsError},
     },
     http_url::HttpUrl,
-    ledger::{self, file::DirectoryLock},
+    ledger::{self, Store, file::DirectoryLock},
     memory,
     objectives::Objectives,
-    otlp,
+    otlp::{self, Destinations, MetricRounds},
     query::{Source, prometheus::Prometheus},
     steps::{LastHour, Recorder},
     supervisor::{Supervisor, Watching},
@@ -120,6 +120,7 @@ pub fn prepare(config: &config::Exporter) -> anyhow::Result<Prepared> {
     let mut paths = vec![config.access_file.clone()];
     paths.extend(Files::of(config).iter().flat_map(Files::paths).cloned());
     paths.extend(config.addresses_file.clone());
+    paths.extend(config.file.clone());
     let watched = Watched::new(paths);
     let access = Arc::new(Access::load(config)?);
     let tls = load_tls(config).context("the TLS files of [exporter] cannot be used")?.map(Arc::new);
@@ -193,9 +194,9 @@ pub fn start(
         held.shed();
     };
     tokio::spawn(memory::watch(Arc::clone(&fleet), shed, stopped.clone()));
-    // Not waited for: it holds nothing that must be finished.
-    let rounds = Rounds::start(&config.otlp, config.sampling(), &fleet, &stopped)?;
-    ingest.spawn(trace_rounds::keep(Arc::clone(&fleet), rounds, stopped.clone()));
+    let outgoing =
+        Outgoing { fleet: Arc::clone(&fleet), store: Arc::clone(&store), topology: Arc::clone(&topology) };
+    let destinations = outgoing.send(config, &ingest, &stopped)?;
     let (burning, burns) = watch::channel(Vec::new());
     let recorder = Recorder::start(Arc::clone(&fleet), hour, burning);
     let supervisor = ingest.spawn(Supervisor::new(links, watching, Arc::clone(&ready)).run());
@@ -230,7 +231,8 @@ pub fn start(
     ));
     let (reload, demanded) = watch::channel(0);
     let names = config.addresses_file.clone().map(|path| (Arc::clone(&topology), path));
-    let read_again = read_again(prepared.access, prepared.tls, names, Arc::clone(&fleet));
+    let otlp = config.file.clone().map(|path| (destinations, path));
+    let read_again = read_again(prepared.access, prepared.tls, names, otlp, Arc::clone(&fleet));
     // Not waited for: it holds nothing that must be finished.
     tokio::spawn(reload::watch(prepared.watched, demanded, stopped.clone(), read_again));
     let interval = seconds(config.ledger_interval_seconds);
@@ -251,11 +253,38 @@ pub fn start(
     })
 }
 
-/// Reads tokens, certificates and names of addresses again; the last ones stay in force while that fails.
+/// What is sent by OTLP is made of these.
+struct Outgoing {
+    fleet: Arc<Fleet>,
+    store: Arc<Store>,
+    topology: Arc<Topology>,
+}
+
+impl Outgoing {
+    /// Starts the tasks that send traces and metrics. They are not waited for: they hold nothing that must be finished.
+    fn send(
+        self,
+        config: &config::Exporter,
+        ingest: &Ingest,
+        stop: &watch::Receiver<bool>,
+    ) -> anyhow::Result<Arc<Destinations>> {
+        let Self { fleet, store, topology } = self;
+        let destinations = Arc::new(Destinations::start(config, &fleet, stop)?);
+        let traces = Rounds::new(Arc::clone(&destinations), config.sampling());
+        ingest.spawn(trace_rounds::keep(Arc::clone(&fleet), traces, stop.clone()));
+        let to = Arc::clone(&destinations);
+        let metrics = MetricRounds::new(fleet, store, topology, to, &config.state_directory);
+        ingest.spawn(otlp::keep(metrics, stop.clone()));
+        Ok(destinations)
+    }
+}
+
+/// Reads tokens, certificates, names of addresses and destinations of OTLP again; the last ones stay in force while that fails.
 fn read_again(
     access: Arc<Access>,
     tls: Option<Arc<Tls>>,
     names: Option<(Arc<Topology>, PathBuf)>,
+    otlp: Option<(Arc<Destinations>, PathBuf)>,
     fleet: Arc<Fleet>,
 ) -> impl Fn() + Send + Sync + Clone + 'static {
     let done = move |what: &'static str, error: Option<String>| match error {
@@ -273,7 +302,19 @@ fn read_again(
         if let Some((topology, path)) = &names {
             done("names of addresses", topology.read_names(path).err().map(|error| error.to_string()));
         }
+        if let Some((destinations, path)) = &otlp {
+            let read = read_destinations(destinations, path);
+            done("destinations of OTLP", read.err().map(|error| format!("{error:#}")));
+        }
     }
+}
+
+/// Takes the destinations that the configuration has now. What else is new in it applies when the exporter is started again.
+fn read_destinations(destinations: &Destinations, path: &Path) -> anyhow::Result<()> {
+    let config: config::Exporter = ConfigFile::load(Some(path))?.section()?;
+    config.validate()?;
+    destinations.apply(&config)?;
+    Ok(())
 }
 
 impl Running {

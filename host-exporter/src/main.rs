@@ -42,7 +42,7 @@ Examples:
   curl http://127.0.0.1:9464/api/v1/applications?tenant=acme
   curl -H \"Authorization: Bearer $(cat acme.token)\" http://node:9464/tenants/acme/metrics
 
-SIGHUP reads tokens again; a change of their file does so within a second.
+SIGHUP reads tokens and the destinations of OTLP again; a change of their file does so within a second.
 
 Environment:
   PORTHOLE_CONFIG  configuration file
@@ -90,6 +90,7 @@ struct Configuration {
 fn load(arguments: &Arguments) -> anyhow::Result<Configuration> {
     let file = ConfigFile::load(arguments.config.as_deref())?;
     let mut settings: config::Exporter = file.section()?;
+    settings.file = Some(arguments.config.clone().unwrap_or_else(porthole_config::path));
     if let Some(listen) = arguments.listen {
         settings.listen = listen;
     }

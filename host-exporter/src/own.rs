@@ -56,6 +56,12 @@ own_counts! {
     otlp_spans_refused, "porthole_otlp_spans_refused", "Spans that a destination of OTLP refused for good";
     /// Spans for which a queue had no room, or whose time was over.
     otlp_spans_undelivered, "porthole_otlp_spans_undelivered", "Spans for which the queue of a destination of OTLP had no room, or that could not be delivered in time";
+    /// Points of metrics that OTLP's destinations took.
+    otlp_points_sent, "porthole_otlp_points_sent", "Points of metrics that were sent by OTLP and taken, once for each destination";
+    /// Points that they refused for good.
+    otlp_points_refused, "porthole_otlp_points_refused", "Points of metrics that a destination of OTLP refused for good";
+    /// Points for which a queue had no room, or whose time was over.
+    otlp_points_undelivered, "porthole_otlp_points_undelivered", "Points of metrics for which the queue of a destination of OTLP had no room, or that could not be delivered in time";
     /// Records that changed their identity.
     identity_changes, "porthole_registry_identity_changes", "Sandboxes whose tenant, application, pod or container the host gave another name while they ran";
     /// Whole expositions sent.
@@ -69,7 +75,7 @@ own_counts! {
     /// Requests without a valid token, or with one for something else.
     requests_denied, "porthole_exporter_requests_denied", "Requests without a valid token, or with one for something else";
     /// Files that could not be read again.
-    reloads_failed, "porthole_exporter_reloads_failed", "Times that tokens or certificates had changed and could not be used; the last ones stay in force";
+    reloads_failed, "porthole_exporter_reloads_failed", "Times that tokens, certificates, names of addresses or destinations of OTLP had changed and could not be used; the last ones stay in force";
     /// Applications whose totals were dropped.
     applications_forgotten, "porthole_applications_forgotten", "Applications whose totals were dropped: without a sandbox for application_idle_seconds, or to make room for others of their tenant";
     /// Entries of the ledger that could not be read.

@@ -4,15 +4,23 @@
 //! minute as its reservoir has. The decision is made when a trace is quiet, so it follows the joined calls, and of the spans that agents sample each
 //! by itself. A kept trace that has lost a span to a bound of memory is no longer whole: the rest of it goes too, unless something failed.
 //! Before it is decided it loses that span alone: a sandbox that is over its bound loses what it has itself, and not its neighbours'
-//! spans before they are sent. Nothing is remembered of a discarded trace, so a span that comes later is a trace of its own.
+//! spans before they are sent. The newest spans of discarded traces are remembered for a while, apart from those that are kept: one that
+//! comes later and would have been of such a trace goes, too, unless it failed or was slow.
 
 use std::{
+    cmp::Reverse,
     collections::{BTreeMap, HashMap, HashSet},
     hash::{BuildHasher as _, RandomState},
-    time::Instant,
+    sync::Arc,
+    time::{Duration, Instant},
 };
 
-use crate::{ids::TraceId, spans::Eviction, traces::Trace};
+use crate::{
+    accumulate::budget::{Charge, TenantBudget},
+    ids::{IdKeys, TraceId},
+    spans::{Eviction, Kept},
+    traces::{self, Trace},
+};
 
 /// A trace is whole when none of its spans came for so long: the intervals of all agents' batches, and what a busy host adds.
 pub const QUIET_MS: u64 = 5_000;
@@ -69,8 +77,52 @@ struct Reservoir {
 #[derive(Debug, Default)]
 struct Reservoirs(HashMap<u64, Reservoir>);
 
+/// For how long a span of a discarded trace is remembered.
+const REMEMBERED: Duration = Duration::from_mins(2);
+
+/// Most of a tenant that are remembered.
+const REMEMBERED_MAX: usize = 1_024;
+
+/// The same of a sandbox.
+const REMEMBERED_OF_SANDBOX_MAX: usize = 256;
+
+/// Spans of traces that were discarded lately, in the order in which they came, each with when it was.
+#[derive(Debug, Default)]
+struct Remembered {
+    spans: Vec<(Arc<Kept>, Instant)>,
+    charge: Option<Charge>,
+}
+
+impl Remembered {
+    /// Adds those of discarded traces, and forgets what is old or beyond the limits, the oldest first. All of it where the tenant's memory
+    /// is used up.
+    fn add(&mut self, discarded: Vec<Arc<Kept>>, budget: &Arc<TenantBudget>, now: Instant) {
+        self.spans.extend(discarded.into_iter().map(|kept| (kept, now)));
+        self.spans.sort_unstable_by_key(|(kept, _)| Reverse(kept.number));
+        let mut of_sandboxes: HashMap<usize, usize> = HashMap::new();
+        let mut left = REMEMBERED_MAX;
+        self.spans.retain(|(kept, when)| {
+            let of_sandbox = of_sandboxes.entry(Arc::as_ptr(&kept.identity).addr()).or_default();
+            let stays = left > 0
+                && *of_sandbox < REMEMBERED_OF_SANDBOX_MAX
+                && now.saturating_duration_since(*when) < REMEMBERED;
+            *of_sandbox += usize::from(stays);
+            left -= usize::from(stays);
+            stays
+        });
+        self.spans.reverse();
+        let charge = self.charge.get_or_insert_with(|| Charge::new(Arc::clone(budget)));
+        let bytes = self.spans.iter().map(|(kept, _)| kept.bytes()).sum::<usize>();
+        if !budget.resident.admits(bytes.saturating_sub(charge.resident())) {
+            self.spans = Vec::new();
+        }
+        charge.set_resident(if self.spans.is_empty() { 0 } else { bytes });
+    }
+}
+
 #[derive(Debug, Default)]
 struct OfTenant {
+    remembered: Remembered,
     /// The spans of traces that were kept at the last look, each with the lowest number of its trace.
     kept: HashMap<u64, u64>,
     reservoirs: Reservoirs,
@@ -109,6 +161,43 @@ impl Sampler {
     /// Forgets tenants without spans.
     pub fn retain(&mut self, has_spans: impl Fn(&str) -> bool) {
         self.tenants.retain(|tenant, _| has_spans(tenant));
+    }
+
+    /// Numbers of spans that came after their trace was discarded, and in which nothing failed or was slow.
+    pub fn late(&self, tenant: &str, spans: &[Arc<Kept>], ids: &IdKeys, now_unix_ms: u64) -> HashSet<u64> {
+        let Some(of) = self.tenants.get(tenant).filter(|of| !of.remembered.spans.is_empty()) else {
+            return HashSet::new();
+        };
+        let before = now_unix_ms.saturating_sub(QUIET_MS);
+        let discarded: HashSet<u64> = of.remembered.spans.iter().map(|(kept, _)| kept.number).collect();
+        let mut all: Vec<_> = of.remembered.spans.iter().map(|(kept, _)| Arc::clone(kept)).collect();
+        all.extend(spans.iter().cloned());
+        all.sort_by_key(|kept| kept.number);
+        let mut late = HashSet::new();
+        for trace in traces::assemble(&all, ids) {
+            let numbers = || trace.spans.iter().map(|span| span.kept.number);
+            let is_late = numbers().any(|number| discarded.contains(&number))
+                && !trace.is_marked()
+                && trace.received_unix_ms() <= before
+                && !numbers().any(|number| of.kept.contains_key(&number));
+            if is_late {
+                late.extend(numbers().filter(|number| !discarded.contains(number)));
+            }
+        }
+        late
+    }
+
+    /// Remembers spans whose trace was discarded.
+    pub fn remember(
+        &mut self,
+        tenant: &str,
+        discarded: Vec<Arc<Kept>>,
+        budget: &Arc<TenantBudget>,
+        now: Instant,
+    ) {
+        if let Some(of) = self.tenants.get_mut(tenant) {
+            of.remembered.add(discarded, budget, now);
+        }
     }
 
     /// Takes those of a tenant's traces out that are not kept, and gives their spans.
@@ -217,16 +306,17 @@ impl Reservoirs {
 
 #[cfg(test)]
 mod tests {
-    use std::{sync::Arc, time::Duration};
-
     use super::*;
     use crate::{
-        accumulate::series::{Labels, SeriesKey},
+        accumulate::{
+            budget::{Limits, NodeBudget},
+            series::{Labels, SeriesKey},
+        },
         guest_clock::Offset,
         identity::Identity,
         ids::SpanId,
         protocol::{ErrorClass, Protocol, Side, SpanReason},
-        spans::{CheckedSpan, Kept, Reception},
+        spans::{CheckedSpan, Connection, Reception},
         traces::TraceSpan,
     };
 
@@ -336,6 +426,70 @@ mod tests {
         assert_eq!((kept, discarded), (vec![1, 2], [0, 1]));
         let late = trace(&[1, 2, 4], "/", SpanReason::Rate, 0);
         assert_eq!(decide(&mut sampler, vec![late], now).0, [1, 2, 4], "as the trace was decided");
+    }
+
+    fn budget(series: usize) -> Arc<TenantBudget> {
+        Arc::new(TenantBudget::new(&NodeBudget::new(Limits::of_series(series))))
+    }
+
+    /// A span of an end of one call.
+    fn end(number: u64, side: Side, reason: SpanReason) -> Arc<Kept> {
+        let [local, remote] = match side {
+            Side::Client => ["10.0.0.1:4000", "10.0.0.2:80"],
+            Side::Server => ["10.0.0.2:80", "10.0.0.1:4000"],
+        };
+        let span =
+            CheckedSpan { local: local.into(), remote: remote.into(), ..CheckedSpan::lasting(reason, 1) };
+        let own = local.parse::<std::net::SocketAddr>().expect("an address").ip();
+        let connection = Connection::of(&span, &[own]);
+        let labels = Labels { operation: "GET", ..Labels::default() };
+        Arc::new(Kept {
+            number,
+            reception: Reception { unix_ms: 1, offset: Offset::default(), connection },
+            identity: Arc::new(Identity::in_default("acme", side.name(), side.name())),
+            key: Arc::new(SeriesKey::new(Protocol::Http1, side, labels).expect("short")),
+            error: ErrorClass::None,
+            span,
+        })
+    }
+
+    #[test]
+    fn what_comes_after_its_trace_was_discarded_goes_unless_it_failed() {
+        let (ids, now) = (IdKeys::default(), Instant::now());
+        let mut sampler = Sampler::new(NONE);
+        sampler.decide("acme", &mut Vec::new(), LATER, now);
+        let served = end(1, Side::Server, SpanReason::Rate);
+        let late =
+            |sampler: &Sampler, reason| sampler.late("acme", &[end(2, Side::Client, reason)], &ids, LATER);
+        assert!(late(&sampler, SpanReason::Rate).is_empty(), "nothing was discarded");
+        sampler.remember("acme", vec![Arc::clone(&served)], &budget(1), now);
+        assert_eq!(late(&sampler, SpanReason::Rate), HashSet::from([2]));
+        assert!(late(&sampler, SpanReason::Slow).is_empty());
+        let early = [end(2, Side::Client, SpanReason::Rate)];
+        assert!(sampler.late("acme", &early, &ids, QUIET_MS).is_empty(), "more can come");
+        assert!(sampler.late("rival", &early, &ids, LATER).is_empty());
+        sampler.remember("acme", Vec::new(), &budget(1), now + REMEMBERED);
+        assert!(late(&sampler, SpanReason::Rate).is_empty(), "it is long ago");
+    }
+
+    #[test]
+    fn what_is_remembered_of_discarded_traces_is_bounded_and_charged() {
+        let (tenant, now) = (budget(1_000_000), Instant::now());
+        let mut remembered = Remembered::default();
+        let calm = end(0, Side::Client, SpanReason::Rate);
+        let busy = end(0, Side::Server, SpanReason::Rate);
+        let numbered = |of: &Arc<Kept>, number| Arc::new(Kept { number, ..Kept::clone(of) });
+        let mut all = vec![numbered(&calm, 1)];
+        all.extend((2..1_000).map(|number| numbered(&busy, number)));
+        remembered.add(all, &tenant, now);
+        let numbers: Vec<_> = remembered.spans.iter().map(|(kept, _)| kept.number).collect();
+        assert_eq!((numbers.len(), numbers[0]), (1 + REMEMBERED_OF_SANDBOX_MAX, 1), "and the newest");
+        assert!(numbers.is_sorted());
+        assert!(tenant.resident.taken() >= numbers.len() * size_of::<Kept>());
+        tenant.resident.take(tenant.resident.tenant_limit());
+        remembered.add(vec![numbered(&calm, 1_001)], &tenant, now);
+        tenant.resident.give_back(tenant.resident.tenant_limit());
+        assert_eq!((remembered.spans.len(), tenant.resident.taken()), (0, 0));
     }
 
     #[test]

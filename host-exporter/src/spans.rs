@@ -205,7 +205,7 @@ pub struct Kept {
 impl Kept {
     /// Bytes of memory, with what is remembered of it: that its trace is kept, and that it was sent. The key counts with each: its
     /// series may be gone.
-    fn bytes(&self) -> usize {
+    pub(crate) fn bytes(&self) -> usize {
         cost::ascending_map_entry::<u64, Arc<Self>>()
             + cost::block(size_of::<Self>() + 16)
             + 2 * size_of::<u64>()

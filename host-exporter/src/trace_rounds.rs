@@ -3,7 +3,7 @@
 //! room. And they are sent to OTLP's destinations when they are quiet.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashSet},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -15,10 +15,9 @@ use tokio::{
 
 use crate::{
     clock::unix_ms,
-    config::otlp::Otlp,
     exemplars,
     fleet::Fleet,
-    otlp::{Destinations, TransportError},
+    otlp::{Destinations, Outgoing},
     protocol::SpanReason,
     sampling::{Rule, Sampler},
     traces,
@@ -33,7 +32,7 @@ const ROUNDS_AFTER: u32 = 2;
 /// What was seen of the tenants' traces, and where they are sent.
 #[derive(Debug)]
 pub struct Rounds {
-    destinations: Destinations,
+    outgoing: Outgoing,
     sampler: Sampler,
     news: News,
 }
@@ -67,37 +66,44 @@ impl News {
 }
 
 impl Rounds {
-    /// Before the first round; within a runtime.
-    pub fn start(
-        otlp: &[Otlp],
-        rule: Rule,
-        fleet: &Arc<Fleet>,
-        stop: &watch::Receiver<bool>,
-    ) -> Result<Self, TransportError> {
-        let destinations = Destinations::start(otlp, fleet, stop)?;
-        Ok(Self { destinations, sampler: Sampler::new(rule), news: News::default() })
+    /// Before the first round.
+    pub fn new(destinations: Arc<Destinations>, rule: Rule) -> Self {
+        let outgoing = Outgoing::new(destinations);
+        Self { outgoing, sampler: Sampler::new(rule), news: News::default() }
     }
 
     /// One round over all tenants. Spans are taken of one tenant at a time, and of tenants with news alone.
     pub fn run(&mut self, fleet: &Fleet, now_unix_ms: u64, now: Instant) {
         let spans = &fleet.spans;
-        let waits = self.sampler.discards() || !self.destinations.is_empty();
+        let waits = self.sampler.discards() || !self.outgoing.is_nowhere();
         let rounds_after = if waits { ROUNDS_AFTER } else { 0 };
         for tenant in self.news.tenants(spans.newest(None), rounds_after) {
-            let mut traces = traces::assemble(&spans.of_tenant(&tenant), &spans.ids);
-            for (eviction, numbers) in self.sampler.decide(&tenant, &mut traces, now_unix_ms, now) {
+            let mut of_tenant = spans.of_tenant(&tenant);
+            let late = self.sampler.late(&tenant, &of_tenant, &spans.ids, now_unix_ms);
+            let all = of_tenant.clone();
+            of_tenant.retain(|kept| !late.contains(&kept.number));
+            let mut traces = traces::assemble(&of_tenant, &spans.ids);
+            let mut discarded = self.sampler.decide(&tenant, &mut traces, now_unix_ms, now);
+            let [_, (_, sampled_out)] = &mut discarded;
+            sampled_out.extend(late);
+            let numbers: HashSet<u64> = sampled_out.iter().copied().collect();
+            for (eviction, numbers) in discarded {
                 spans.discard(&tenant, &numbers, eviction);
+            }
+            if let Some(budget) = fleet.budget_of(&tenant) {
+                let gone = all.into_iter().filter(|kept| numbers.contains(&kept.number)).collect();
+                self.sampler.remember(&tenant, gone, &budget, now);
             }
             // One of a trace that may yet be discarded would point to nothing.
             let stay = traces.iter().filter(|trace| self.sampler.is_kept(&tenant, trace));
             spans.set_exemplars(&tenant, exemplars::of(stay));
-            self.destinations.offer(&tenant, &traces, now_unix_ms, &fleet.own);
+            self.outgoing.offer(&tenant, &traces, now_unix_ms);
             let marked = traces.iter().filter(|trace| trace.is_marked()).flat_map(|trace| &trace.spans);
             let samples = marked.filter(|span| span.kept.span.reason == SpanReason::Rate);
             let numbers: Vec<u64> = samples.map(|span| span.kept.number).collect();
             spans.promote(&tenant, &numbers);
         }
-        self.destinations.retain(|tenant| self.news.newest.contains_key(tenant));
+        self.outgoing.retain(|tenant| self.news.newest.contains_key(tenant));
         self.sampler.retain(|tenant| self.news.newest.contains_key(tenant));
     }
 }
@@ -134,6 +140,7 @@ mod tests {
             budget::{Limits, TenantBudget},
             series::{Labels, SeriesKey},
         },
+        config,
         fleet::Retention,
         guest_clock::Offset,
         identity::Identity,
@@ -162,7 +169,9 @@ mod tests {
             let labels = Labels { operation: "GET", resource: "/", status: "200", ..Labels::default() };
             let key = SeriesKey::new(Protocol::Http1, Side::Server, labels).expect("short texts");
             let identity = Identity::in_default("acme", "shop", "shop-1");
-            let rounds = Rounds::start(&[], rule, &fleet, &watch::channel(false).1).expect("no destinations");
+            let (config, stop) = (config::Exporter::default(), watch::channel(false).1);
+            let destinations = Destinations::start(&config, &fleet, &stop).expect("no destinations");
+            let rounds = Rounds::new(Arc::new(destinations), rule);
             let budget = fleet.tenant_budget("acme");
             let (identity, key) = (Arc::new(identity), Arc::new(key));
             Self { fleet, rounds, began: Instant::now(), identity, key, budget }

@@ -1,6 +1,8 @@
 //! Traces on their whole way: agents' spans, the exporter, a real Collector of OpenTelemetry by gRPC and by HTTP with TLS, a real Jaeger, and its
-//! query interface.
+//! query interface. Metrics up to what the Collector sends on.
 
+#[path = "support/otlp.rs"]
+mod receiver;
 mod support;
 #[path = "support/tls.rs"]
 mod tls;
@@ -25,8 +27,9 @@ use porthole_trials::{CannotRun, Outcome, ports::free_address, reasons, trials};
 use serde_json::{Value, json};
 use support::{
     Companion, Host,
-    agent::{TestAgent, http, http_client, of_each_protocol},
-    get, record, wait_for,
+    agent::{TestAgent, http, http_client, of_each_protocol, span},
+    exposition::Exposition,
+    get, wait_for,
 };
 use tls::Authority;
 use tokio::runtime::Runtime;
@@ -38,7 +41,8 @@ const MS: u64 = 1_000_000;
 
 fn main() -> ExitCode {
     porthole_trials::run(trials![
-        traces_are_found_in_jaeger_behind_a_collector_with_the_conventions_attributes
+        traces_are_found_in_jaeger_behind_a_collector_with_the_conventions_attributes,
+        a_collector_sends_on_the_metrics_of_scrapes
     ])
 }
 
@@ -116,9 +120,14 @@ fn addresses<const N: usize>() -> [SocketAddr; N] {
     [(); N].map(|()| addresses.next().expect("so many"))
 }
 
-/// Starts a Collector that sends what comes by gRPC on by gRPC, and what comes by HTTP by HTTP. It has a certificate of the authority
-/// in `ca.pem`.
-fn collector(programs: &Path, host: &Host, jaeger: &Jaeger, [grpc, http]: [SocketAddr; 2]) -> Program {
+/// Starts a Collector that sends on what comes, with these exporters and pipelines. It has a certificate of the authority in `ca.pem`.
+fn collector(
+    programs: &Path,
+    host: &Host,
+    [grpc, http]: [SocketAddr; 2],
+    exporters: &Value,
+    pipelines: &Value,
+) -> Program {
     let authority = Authority::new();
     std::fs::write(host.socket("ca.pem"), authority.pem()).expect("written");
     let (certificate, key) = (host.socket("collector.pem"), host.socket("collector.key"));
@@ -130,16 +139,10 @@ fn collector(programs: &Path, host: &Host, jaeger: &Jaeger, [grpc, http]: [Socke
             "otlp/grpc": { "protocols": { "grpc": { "endpoint": grpc, "tls": tls } } },
             "otlp/http": { "protocols": { "http": { "endpoint": http, "tls": tls } } },
         },
-        "exporters": {
-            "otlp": { "endpoint": jaeger.grpc, "tls": { "insecure": true } },
-            "otlphttp": { "endpoint": format!("http://{}", jaeger.http) },
-        },
+        "exporters": exporters,
         "service": {
             "telemetry": { "metrics": { "level": "none" }, "logs": { "level": "error" } },
-            "pipelines": {
-                "traces/grpc": { "receivers": ["otlp/grpc"], "exporters": ["otlp"] },
-                "traces/http": { "receivers": ["otlp/http"], "exporters": ["otlphttp"] },
-            },
+            "pipelines": pipelines,
         },
     });
     let path = host.socket("collector.yaml");
@@ -148,37 +151,9 @@ fn collector(programs: &Path, host: &Host, jaeger: &Jaeger, [grpc, http]: [Socke
     Program::start(command.arg("--config").arg(path))
 }
 
-async fn sandbox(
-    host: &Host,
-    (tenant, service, address): (&str, &str, &str),
-    series: Vec<agent::Series>,
-) -> (TestAgent, Companion) {
-    let id = format!("{tenant}-{service}");
-    let socket = host.socket(&id);
-    let agent = TestAgent::start(&socket, 7).await;
-    agent.set_clock(0);
-    agent.tell(series);
-    let mut record = record(&id, tenant, service, &socket);
-    record.addresses = vec![address.parse().expect("an address")];
-    record.k8s_pod_name = Some(format!("{service}-0"));
-    (agent, host.companion(&record))
-}
-
-fn span(
-    began_unix_ns: u64,
-    series_id: u32,
-    [local, remote]: [&str; 2],
-    (from, to): (u64, u64),
-) -> agent::Span {
-    agent::Span {
-        series_id,
-        start_unix_ns: began_unix_ns + from * MS,
-        duration_ns: (to - from) * MS,
-        reason: SpanReason::SPAN_REASON_ERROR.into(),
-        local: local.into(),
-        remote: remote.into(),
-        ..Default::default()
-    }
+fn error_span(series_id: u32, ends: [&str; 2], began: u64, (from, to): (u64, u64)) -> agent::Span {
+    let times = [from, to].map(|ms| began + ms * MS);
+    span(series_id, SpanReason::SPAN_REASON_ERROR, ends, times)
 }
 
 /// A call of `shop` to `catalog` of tenant `acme`, and a span of each protocol and side of tenant `rival`.
@@ -191,21 +166,21 @@ async fn calls(host: &Host, exporter: &support::Exporter) -> Vec<(TestAgent, Com
     let spans = every.iter().map(|series| {
         // Each of another connection.
         let (own, other) = (format!("10.0.0.3:{}", 5_000 + series.id), format!("10.0.0.2:{}", 80));
-        span(began, series.id, [&own, &other], (20, 50))
+        error_span(series.id, [&own, &other], began, (20, 50))
     });
     let spans: Vec<_> = spans.collect();
     let all = [
-        sandbox(host, ("acme", "shop", "10.0.0.1"), of_call("acme-shop")).await,
-        sandbox(host, ("acme", "catalog", "10.0.0.2"), of_call("acme-catalog")).await,
-        sandbox(host, ("rival", "store", "10.0.0.3"), every).await,
+        host.sandbox(["acme", "shop", "10.0.0.1"], 0, of_call("acme-shop")).await,
+        host.sandbox(["acme", "catalog", "10.0.0.2"], 0, of_call("acme-catalog")).await,
+        host.sandbox(["rival", "store", "10.0.0.3"], 0, every).await,
     ];
     for id in ["acme-shop", "acme-catalog", "rival-store"] {
         exporter.wait_for_sandbox(id, "a batch", |row| row["series"].as_u64() > Some(0)).await;
     }
     let context =
         |span| agent::Span { trace_id: vec![7; 16], parent_span_id: vec![8; 8], trace_sampled: true, ..span };
-    let client = context(span(began, 2, ["10.0.0.1:4000", "10.0.0.2:80"], (20, 50)));
-    let server = context(span(began, 1, ["10.0.0.2:80", "10.0.0.1:4000"], (30, 40)));
+    let client = context(error_span(2, ["10.0.0.1:4000", "10.0.0.2:80"], began, (20, 50)));
+    let server = context(error_span(1, ["10.0.0.2:80", "10.0.0.1:4000"], began, (30, 40)));
     for (at, spans) in [vec![client], vec![server], spans].into_iter().enumerate() {
         all[at].0.send(agent::Batch { spans, ..Default::default() });
     }
@@ -312,22 +287,87 @@ async fn spans_of_each_protocol_are_found(jaeger: &Jaeger, protocols: usize) {
     }
 }
 
+/// The Collector as a tenant's destination.
+fn destination(host: &Host, protocol: Protocol, address: SocketAddr, tenant: &str) -> Otlp {
+    Otlp {
+        endpoint: format!("https://{address}"),
+        protocol,
+        tls_ca: Some(host.socket("ca.pem")),
+        tenants: Some(vec![tenant.to_owned()]),
+        ..Otlp::default()
+    }
+}
+
+fn a_collector_sends_on_the_metrics_of_scrapes() -> Outcome {
+    /// Families whose values change only when agents report something.
+    const OF_WORKLOADS: [&str; 7] = ["db_", "dns_", "http_", "messaging_", "porthole_app_", "rpc_", "tls_"];
+    let programs = programs()?;
+    Runtime::new()?.block_on(async {
+        let host = Host::new();
+        let addresses @ [grpc, http] = addresses();
+        let receiver = receiver::Collector::default();
+        let exporters = json!({
+            "otlphttp": {
+                "endpoint": format!("http://{}/otlp", receiver.serve_http().await),
+                "headers": { "authorization": receiver::TOKEN },
+                "compression": "none",
+            },
+        });
+        let both = json!({ "receivers": ["otlp/grpc", "otlp/http"], "exporters": ["otlphttp"] });
+        let _collector = collector(&programs, &host, addresses, &exporters, &json!({ "metrics": both }));
+        let otlp = [(Protocol::Grpc, grpc, "acme"), (Protocol::Http, http, "rival")].map(
+            |(protocol, address, tenant)| Otlp {
+                traces: false,
+                metrics: true,
+                ..destination(&host, protocol, address, tenant)
+            },
+        );
+        let config = config::Exporter { otlp: otlp.into(), otlp_metrics_seconds: 0.2, ..host.config() };
+        let exporter = host.start_with(&config);
+        let mut sandboxes = Vec::new();
+        for (tenant, requests) in [("acme", 3), ("rival", 500)] {
+            let mut every = of_each_protocol(requests);
+            for series in &mut every {
+                series.key.as_mut().expect("a key").container_id = format!("{tenant}-shop");
+            }
+            sandboxes.push(host.sandbox([tenant, "shop", "10.0.0.1"], 0, every).await);
+        }
+        exporter.wait_for_requests("shop", 2 * Spoken::ALL.len() as u64 * 503).await;
+        let mut expected = BTreeMap::new();
+        for tenant in ["acme", "rival"] {
+            let (status, _, body) = exporter.get(&format!("/tenants/{tenant}/metrics")).await;
+            assert_eq!(status, 200, "{body}");
+            expected.extend(receiver::scraped(&Exposition::parse(&body), &OF_WORKLOADS));
+        }
+        assert!(expected.len() > 1_000, "{}", expected.len());
+        wait_for("the same values", async || receiver.points().beginning(&OF_WORKLOADS) == expected).await;
+        let refused = exporter.metrics().await.sum("porthole_otlp_points_refused_total", &[]);
+        assert_eq!(refused.to_string(), "0", "the Collector takes every point");
+        exporter.stop().await;
+        Ok(())
+    })
+}
+
 fn traces_are_found_in_jaeger_behind_a_collector_with_the_conventions_attributes() -> Outcome {
     let programs = programs()?;
     Runtime::new()?.block_on(async {
         let host = Host::new();
         let [grpc, http, of_jaeger @ ..] = addresses::<9>();
         let jaeger = Jaeger::start(&programs, of_jaeger);
-        let _collector = collector(&programs, &host, &jaeger, [grpc, http]);
-        let destination = |protocol, address: SocketAddr, tenant: &str| Otlp {
-            endpoint: format!("https://{address}"),
-            protocol,
-            tls_ca: Some(host.socket("ca.pem")),
-            tenants: Some(vec![tenant.to_owned()]),
-            ..Otlp::default()
-        };
-        let otlp =
-            vec![destination(Protocol::Grpc, grpc, "acme"), destination(Protocol::Http, http, "rival")];
+        // What comes by gRPC goes on by gRPC, and what comes by HTTP by HTTP.
+        let exporters = json!({
+            "otlp": { "endpoint": jaeger.grpc, "tls": { "insecure": true } },
+            "otlphttp": { "endpoint": format!("http://{}", jaeger.http) },
+        });
+        let pipelines = json!({
+            "traces/grpc": { "receivers": ["otlp/grpc"], "exporters": ["otlp"] },
+            "traces/http": { "receivers": ["otlp/http"], "exporters": ["otlphttp"] },
+        });
+        let _collector = collector(&programs, &host, [grpc, http], &exporters, &pipelines);
+        let otlp = vec![
+            destination(&host, Protocol::Grpc, grpc, "acme"),
+            destination(&host, Protocol::Http, http, "rival"),
+        ];
         let exporter = host.start_with(&config::Exporter { otlp, ..host.config() });
         let _sandboxes = calls(&host, &exporter).await;
         let protocols = Spoken::ALL.len();

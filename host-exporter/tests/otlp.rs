@@ -3,31 +3,11 @@
 
 #![allow(clippy::float_cmp, reason = "counts are exact in f64")]
 
+#[path = "support/otlp.rs"]
+mod receiver;
 mod support;
 
-use std::{
-    collections::{BTreeMap, VecDeque},
-    net::SocketAddr,
-    sync::Arc,
-};
-
-use axum::{
-    Router,
-    body::Bytes,
-    extract::State,
-    http::{HeaderMap, StatusCode, header},
-    response::{IntoResponse, Response},
-    routing::post,
-};
-use opentelemetry_proto::tonic::{
-    collector::trace::v1::{
-        ExportTraceServiceRequest, ExportTraceServiceResponse,
-        trace_service_server::{TraceService, TraceServiceServer},
-    },
-    common::v1::{KeyValue, any_value::Value},
-    trace::v1::{Span, span::SpanKind},
-};
-use parking_lot::Mutex;
+use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
 use porthole_agent_api::{agent, agent::SpanReason};
 use porthole_exporter::{
     clock::unix_ns,
@@ -37,163 +17,49 @@ use porthole_exporter::{
     },
     otlp::check,
 };
-use prost::Message as _;
+use receiver::{Collector, TOKEN, scraped, texts};
 use support::{
     Companion, Exporter, Host,
-    agent::{TestAgent, http, http_client},
-    record, wait_for,
+    agent::{TestAgent, http, http_client, of_each_protocol, span},
+    exposition::Exposition,
+    wait_for,
 };
-use tokio::net::TcpListener;
-use tonic::transport::server::TcpIncoming;
 
 const MS: u64 = 1_000_000;
-
-/// A double of a collector: it refuses by these statuses first, and then takes everything.
-#[derive(Clone, Default)]
-struct Collector {
-    refusals: Arc<Mutex<VecDeque<u16>>>,
-    taken: Arc<Mutex<Vec<ExportTraceServiceRequest>>>,
-    requests: Arc<Mutex<usize>>,
-    /// `Retry-After` of its refusals over HTTP; 0 without it.
-    retry_after: Option<&'static str>,
-}
-
-impl Collector {
-    fn refusing(statuses: &[u16]) -> Self {
-        let collector = Self::default();
-        collector.refusals.lock().extend(statuses);
-        collector
-    }
-
-    /// The status to refuse with; a request without the token is refused for good.
-    fn take(&self, token: Option<&str>, request: ExportTraceServiceRequest) -> Option<u16> {
-        *self.requests.lock() += 1;
-        if token != Some("Bearer secret") {
-            return Some(401);
-        }
-        let refusal = self.refusals.lock().pop_front();
-        if refusal.is_none() {
-            self.taken.lock().push(request);
-        }
-        refusal
-    }
-
-    async fn serve_http(&self) -> SocketAddr {
-        async fn take(State(collector): State<Collector>, headers: HeaderMap, body: Bytes) -> Response {
-            assert_eq!(headers[header::CONTENT_TYPE], "application/x-protobuf");
-            let token = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
-            let request = ExportTraceServiceRequest::decode(body).expect("a request");
-            let retry_after = collector.retry_after.unwrap_or("0");
-            match collector.take(token, request) {
-                None => ExportTraceServiceResponse::default().encode_to_vec().into_response(),
-                Some(status) => {
-                    let status = StatusCode::from_u16(status).expect("status");
-                    (status, [(header::RETRY_AFTER, retry_after)]).into_response()
-                }
-            }
-        }
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
-        let address = listener.local_addr().expect("address");
-        let router = Router::new().route("/otlp/v1/traces", post(take)).with_state(self.clone());
-        tokio::spawn(async move { axum::serve(listener, router).await });
-        address
-    }
-
-    async fn serve_grpc(&self) -> SocketAddr {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
-        let address = listener.local_addr().expect("address");
-        let server = tonic::transport::Server::builder().add_service(TraceServiceServer::new(self.clone()));
-        tokio::spawn(server.serve_with_incoming(TcpIncoming::from(listener)));
-        address
-    }
-
-    fn spans(&self) -> Vec<(BTreeMap<String, String>, Span)> {
-        let taken = self.taken.lock().clone();
-        let of_resources = taken.into_iter().flat_map(|request| request.resource_spans);
-        of_resources
-            .flat_map(|of_resource| {
-                let resource = texts(&of_resource.resource.expect("a resource").attributes);
-                let spans = of_resource.scope_spans.into_iter().flat_map(|of_scope| of_scope.spans);
-                spans.map(move |span| (resource.clone(), span)).collect::<Vec<_>>()
-            })
-            .collect()
-    }
-}
-
-#[tonic::async_trait]
-impl TraceService for Collector {
-    async fn export(
-        &self,
-        request: tonic::Request<ExportTraceServiceRequest>,
-    ) -> Result<tonic::Response<ExportTraceServiceResponse>, tonic::Status> {
-        let (metadata, _, request) = request.into_parts();
-        let token = metadata.get("authorization").and_then(|value| value.to_str().ok());
-        match self.take(token, request) {
-            None => Ok(tonic::Response::new(ExportTraceServiceResponse::default())),
-            Some(401) => Err(tonic::Status::unauthenticated("no token")),
-            Some(400) => Err(tonic::Status::invalid_argument("not this")),
-            Some(_) => Err(tonic::Status::unavailable("not now")),
-        }
-    }
-}
-
-fn texts(attributes: &[KeyValue]) -> BTreeMap<String, String> {
-    let text = |attribute: &KeyValue| match attribute.value.clone()?.value? {
-        Value::StringValue(text) => Some(text),
-        Value::IntValue(number) => Some(number.to_string()),
-        _ => None,
-    };
-    attributes.iter().filter_map(|attribute| Some((attribute.key.clone(), text(attribute)?))).collect()
-}
 
 fn destination(protocol: Protocol, endpoint: String, tenants: Option<&[&str]>) -> Otlp {
     Otlp {
         endpoint,
         protocol,
-        headers: [("authorization".to_owned(), "Bearer secret".to_owned())].into(),
+        headers: [("authorization".to_owned(), TOKEN.to_owned())].into(),
         tenants: tenants.map(|tenants| tenants.iter().map(|&tenant| tenant.to_owned()).collect()),
         ..Otlp::default()
     }
 }
 
-async fn sandbox(host: &Host, tenant: &str, service: &str, address: &str) -> (TestAgent, Companion) {
-    let id = format!("{tenant}-{service}");
-    let socket = host.socket(&id);
-    let agent = TestAgent::start(&socket, 7).await;
-    agent.set_clock(0);
-    agent.tell(vec![http(1, &id, "/items/{}", "503", 1, 1), http_client(2, &id, "10.0.0.2:80", "503", 1)]);
-    let mut record = record(&id, tenant, service, &socket);
-    record.addresses = vec![address.parse().expect("an address")];
-    (agent, host.companion(&record))
-}
-
 /// One call of `shop` to `catalog`, and a request of another tenant's `blog`.
 async fn call(host: &Host, exporter: &Exporter) -> Vec<(TestAgent, Companion)> {
+    let series =
+        |id: &str| vec![http(1, id, "/items/{}", "503", 1, 1), http_client(2, id, "10.0.0.2:80", "503", 1)];
     let all = [
-        sandbox(host, "acme", "shop", "10.0.0.1").await,
-        sandbox(host, "acme", "catalog", "10.0.0.2").await,
-        sandbox(host, "rival", "blog", "10.0.0.1").await,
+        host.sandbox(["acme", "shop", "10.0.0.1"], 0, series("acme-shop")).await,
+        host.sandbox(["acme", "catalog", "10.0.0.2"], 0, series("acme-catalog")).await,
+        host.sandbox(["rival", "blog", "10.0.0.1"], 0, series("rival-blog")).await,
     ];
     for id in ["acme-shop", "acme-catalog", "rival-blog"] {
         exporter.wait_for_sandbox(id, "a batch", |row| row["series"].as_u64() == Some(2)).await;
     }
     let began = unix_ns() - 100 * MS;
-    let span = |series_id, local: &str, remote: &str, from: u64, to: u64| agent::Span {
-        series_id,
-        start_unix_ns: began + from * MS,
-        duration_ns: (to - from) * MS,
-        reason: SpanReason::SPAN_REASON_ERROR.into(),
-        local: local.into(),
-        remote: remote.into(),
+    let span = |series_id, ends: [&str; 2], from: u64, to: u64| agent::Span {
         trace_id: vec![7; 16],
         parent_span_id: vec![8; 8],
         trace_sampled: true,
-        ..Default::default()
+        ..span(series_id, SpanReason::SPAN_REASON_ERROR, ends, [from, to].map(|ms| began + ms * MS))
     };
     let send = |at: usize, span| all[at].0.send(agent::Batch { spans: vec![span], ..Default::default() });
-    send(0, span(2, "10.0.0.1:4000", "10.0.0.2:80", 20, 50));
-    send(1, span(1, "10.0.0.2:80", "10.0.0.1:4000", 30, 40));
-    send(2, span(1, "10.0.0.1:80", "10.0.0.9:4000", 30, 40));
+    send(0, span(2, ["10.0.0.1:4000", "10.0.0.2:80"], 20, 50));
+    send(1, span(1, ["10.0.0.2:80", "10.0.0.1:4000"], 30, 40));
+    send(2, span(1, ["10.0.0.1:80", "10.0.0.9:4000"], 30, 40));
     all.into()
 }
 
@@ -263,6 +129,176 @@ async fn what_is_refused_for_good_or_not_delivered_in_time_is_counted_and_not_se
     .await;
     assert_eq!((*refusing.requests.lock(), *overloaded.requests.lock()), (1, 1), "not again");
     exporter.stop().await;
+}
+
+/// Families whose values change only when agents report something.
+const OF_WORKLOADS: [&str; 12] = [
+    "container_",
+    "db_",
+    "dns_",
+    "http_",
+    "messaging_",
+    "porthole_app_",
+    "porthole_guest_",
+    "porthole_sandbox_address",
+    "porthole_sandbox_start",
+    "rpc_",
+    "tcp_client_",
+    "tls_",
+];
+
+/// What a tenant's scrape has.
+async fn of_tenant(exporter: &Exporter, tenant: &str) -> Exposition {
+    let (status, _, body) = exporter.get(&format!("/tenants/{tenant}/metrics")).await;
+    assert_eq!(status, 200, "{body}");
+    Exposition::parse(&body)
+}
+
+fn with_metrics(destination: Otlp) -> Otlp {
+    Otlp { traces: false, metrics: true, ..destination }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tenants_destinations_get_the_values_of_its_scrapes() {
+    let host = Host::new();
+    let (over_http, over_grpc) = (Collector::refusing(&[503]), Collector::refusing(&[429]));
+    let http = format!("http://{}/otlp", over_http.serve_http().await);
+    let grpc = format!("http://{}", over_grpc.serve_grpc().await);
+    let otlp = vec![
+        with_metrics(destination(Protocol::Http, http, Some(&["acme"]))),
+        with_metrics(destination(Protocol::Grpc, grpc, Some(&["rival"]))),
+    ];
+    let exporter = host.start_with(&config::Exporter { otlp, otlp_metrics_seconds: 0.05, ..host.config() });
+    let mut every = of_each_protocol(3);
+    for series in &mut every {
+        series.key.as_mut().expect("a key").container_id = "acme-shop".into();
+    }
+    let protocols = every.len();
+    let (shop, _shop) = host.sandbox(["acme", "shop", "10.0.0.1"], 0, every).await;
+    let (_blog, _companion) = host
+        .sandbox(
+            ["rival", "blog", "10.0.0.2"],
+            0,
+            vec![support::agent::http(1, "rival-blog", "/", "200", 7, 1)],
+        )
+        .await;
+    exporter
+        .wait_for_sandbox("acme-shop", "a batch", |row| row["series"].as_u64() == Some(protocols as u64))
+        .await;
+    shop.measure(&["", "acme-shop"], 2);
+    shop.connect("acme-shop", "10.0.0.2:80", 4);
+    wait_for("resources and connections", async || {
+        let text = of_tenant(&exporter, "acme").await.text;
+        text.contains("container_threads{") && text.contains("tcp_client_")
+    })
+    .await;
+    let expected = scraped(&of_tenant(&exporter, "acme").await, &OF_WORKLOADS);
+    assert!(expected.len() > 300, "{}", expected.len());
+    wait_for("the same values", async || over_http.points().beginning(&OF_WORKLOADS) == expected).await;
+    wait_for("those of the other tenant", async || {
+        let of_rival = over_grpc.points().beginning(&["http_server_request_duration_seconds_count"]);
+        of_rival.iter().any(|((_, labels), requests)| labels["tenant"] == "rival" && *requests == 7.0)
+    })
+    .await;
+    for (collector, tenant) in [(over_http, "acme"), (over_grpc, "rival")] {
+        let points = collector.points();
+        assert!(points.samples.keys().all(|(_, labels)| labels["tenant"] == tenant), "{points:?}");
+    }
+    let metrics = exporter.metrics().await;
+    assert!(metrics.sum("porthole_otlp_points_sent_total", &[]) > 0.0);
+    assert_eq!(metrics.sum("porthole_otlp_spans_sent_total", &[]), 0.0, "they want no traces");
+    exporter.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn values_have_their_start_over_a_restart_and_exemplars_their_trace() {
+    let host = Host::new();
+    let collector = Collector::default();
+    let grpc = format!("http://{}", collector.serve_grpc().await);
+    let otlp = vec![with_metrics(destination(Protocol::Grpc, grpc, None))];
+    let config = config::Exporter { otlp, otlp_metrics_seconds: 0.05, ..host.config() };
+    let exporter = host.start_with(&config);
+    let series = vec![http(1, "acme-shop", "/items/{}", "503", 1, 30)];
+    let (shop, _companion) = host.sandbox(["acme", "shop", "10.0.0.1"], 0, series).await;
+    let requests = "http_server_request_duration_seconds";
+    let times = |collector: &Collector| {
+        let points = collector.points();
+        points.times.iter().find(|((name, _), _)| name == requests).map(|(_, times)| *times)
+    };
+    wait_for("points", async || times(&collector).is_some_and(|(start, taken)| start < taken)).await;
+    let (start, _) = times(&collector).expect("a point");
+    exporter.stop().await;
+
+    let (_, last) = times(&collector).expect("a point");
+    let exporter = host.start_with(&config);
+    wait_for("a point of the other run", async || times(&collector).is_some_and(|(_, taken)| taken > last))
+        .await;
+    assert_eq!(times(&collector).expect("a point").0, start);
+    exporter.wait_for_sandbox("acme-shop", "a batch", |row| row["series"].as_u64() == Some(1)).await;
+    let now = unix_ns();
+    let span = agent::Span {
+        trace_id: vec![7; 16],
+        ..span(1, SpanReason::SPAN_REASON_ERROR, ["10.0.0.1:80", "10.0.0.2:4000"], [now - 30 * MS, now])
+    };
+    shop.send(agent::Batch { spans: vec![span], ..Default::default() });
+    wait_for("an exemplar", async || {
+        collector.points().exemplars.get(requests).is_some_and(|traces| traces.contains(&vec![7; 16]))
+    })
+    .await;
+    exporter.stop().await;
+}
+
+/// The configuration of a host whose file has these destinations.
+fn from_file(host: &Host, otlp: &str) -> config::Exporter {
+    let file = host.directory().join("porthole.toml");
+    std::fs::write(&file, otlp).expect("written");
+    let read = porthole_config::ConfigFile::load(Some(&file)).expect("read");
+    let read: config::Exporter = read.section().expect("a section");
+    config::Exporter { file: Some(file), otlp: read.otlp, ..host.config() }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn destinations_of_the_file_that_changed_are_in_force_and_what_waits_is_sent_or_counted() {
+    let host = Host::new();
+    // Each refuses one request, and gives an hour until it is sent again.
+    let refusing = || Collector { retry_after: Some("3600"), ..Collector::refusing(&[503]) };
+    let (changed, removed, added) = (refusing(), refusing(), Collector::default());
+    let mut endpoints = Vec::new();
+    for collector in [&changed, &removed, &added] {
+        endpoints.push(format!("http://{}/otlp", collector.serve_http().await));
+    }
+    let to = |at: usize, more: &str| {
+        format!(
+            "[[exporter.otlp]]\nendpoint = \"{}\"\nprotocol = \"http/protobuf\"\nheaders = {{ authorization = \"{TOKEN}\" }}\nretry_seconds = 86400.0\n{more}\n",
+            endpoints[at]
+        )
+    };
+    let config = from_file(&host, &(to(0, "") + &to(1, "")));
+    let exporter = host.start_with(&config);
+    let sandboxes = call(&host, &exporter).await;
+    wait_for("refusals", async || (*changed.requests.lock(), *removed.requests.lock()) == (1, 1)).await;
+
+    let path = config.file.clone().expect("a file");
+    std::fs::write(&path, "[[exporter.otlp]]\nendpoint = \"nowhere\"\n").expect("written");
+    wait_for("a file that cannot be used", async || {
+        exporter.metrics().await.sum("porthole_exporter_reloads_failed_total", &[]) >= 1.0
+    })
+    .await;
+    assert_eq!((*changed.requests.lock(), *removed.requests.lock()), (1, 1), "the last ones are in force");
+    std::fs::write(&path, to(0, "timeout_seconds = 20.0") + &to(2, "")).expect("written");
+    exporter.running.reload();
+    wait_for("what waited, at once", async || changed.spans().len() == 3 && removed.spans().len() == 3).await;
+    let late = agent::Span { trace_id: vec![9; 16], ..late_span() };
+    sandboxes[0].0.send(agent::Batch { spans: vec![late], ..Default::default() });
+    wait_for("a span that came later", async || added.spans().len() == 1 && changed.spans().len() == 4).await;
+    assert_eq!(removed.spans().len(), 3, "no longer");
+    exporter.stop().await;
+}
+
+/// A request to `shop`.
+fn late_span() -> agent::Span {
+    let now = unix_ns();
+    span(1, SpanReason::SPAN_REASON_ERROR, ["10.0.0.1:80", "10.0.0.7:4000"], [now - 30 * MS, now])
 }
 
 #[test]

@@ -120,14 +120,19 @@ fn prometheus_stores_the_trace_of_a_slow_request_as_an_exemplar() -> Outcome {
     needs::program("prometheus")?;
     Runtime::new()?.block_on(async {
         let host = Host::new();
-        let Shop { agent, exporter, companion: _companion, .. } = host.shop().await;
-        let prometheus = Prometheus::start_with(
-            &host.socket("prometheus"),
-            exporter.address(),
-            RULES,
-            "",
-            &["--enable-feature=exemplar-storage"],
-        );
+        // Prometheus 2.42 takes exemplars of native histograms from their classic buckets.
+        let exporter = host.start_with(&config::Exporter { classic_with_native: true, ..host.config() });
+        let socket = host.socket("s");
+        let agent = TestAgent::start(&socket, 7).await;
+        agent.tell(vec![http(1, "shop-1", "/", "200", 5, 1)]);
+        let _companion = host.companion(&record("shop-1", "acme", "shop", &socket));
+        exporter.wait_for_requests("shop", 5).await;
+        let with = |name, features: &str| {
+            let features = [&*format!("--enable-feature={features}")];
+            Prometheus::start_with(&host.socket(name), exporter.address(), RULES, "", &features)
+        };
+        let classic = with("classic", "exemplar-storage");
+        let native = with("native", "exemplar-storage,native-histograms");
         let span = Span {
             series_id: 1,
             start_unix_ns: unix_ns() - 1_000_000_000,
@@ -136,22 +141,28 @@ fn prometheus_stores_the_trace_of_a_slow_request_as_an_exemplar() -> Outcome {
             ..Default::default()
         };
         agent.send(Batch { spans: vec![span], ..Default::default() });
-        let query = "/api/v1/query_exemplars?query=http_server_request_duration_seconds_bucket&start=0&end=9999999999";
-        let mut stored = serde_json::Value::Null;
-        wait_for("the exemplar in Prometheus", async || {
-            if tokio::net::TcpStream::connect(prometheus.address()).await.is_ok() {
-                // It answers in plain text while it starts.
-                let (_, _, body) = get(prometheus.address(), query, "").await;
-                let mut answer = serde_json::from_str::<serde_json::Value>(&body).unwrap_or_default();
-                stored = answer.pointer_mut("/data/0").map(serde_json::Value::take).unwrap_or_default();
-            }
-            !stored.is_null()
-        })
-        .await;
-        let trace = exporter.json("/api/v1/traces").await["traces"][0]["trace_id"].clone();
-        assert_eq!(stored["seriesLabels"]["le"], "1.0");
-        let exemplar = &stored["exemplars"][0];
-        assert_eq!((&exemplar["labels"]["trace_id"], &exemplar["value"]), (&trace, &"0.7".into()));
+        let family = "http_server_request_duration_seconds";
+        for (prometheus, series, bound) in [
+            (&classic, format!("{family}_bucket"), "1.0".into()),
+            (&native, family.to_owned(), serde_json::Value::Null),
+        ] {
+            let query = format!("/api/v1/query_exemplars?query={series}&start=0&end=9999999999");
+            let mut stored = serde_json::Value::Null;
+            wait_for("the exemplar in Prometheus", async || {
+                if tokio::net::TcpStream::connect(prometheus.address()).await.is_ok() {
+                    // It answers in plain text while it starts.
+                    let (_, _, body) = get(prometheus.address(), &query, "").await;
+                    let mut answer = serde_json::from_str::<serde_json::Value>(&body).unwrap_or_default();
+                    stored = answer.pointer_mut("/data/0").map(serde_json::Value::take).unwrap_or_default();
+                }
+                !stored.is_null()
+            })
+            .await;
+            let trace = exporter.json("/api/v1/traces").await["traces"][0]["trace_id"].clone();
+            assert_eq!(stored["seriesLabels"]["le"], bound);
+            let exemplar = &stored["exemplars"][0];
+            assert_eq!((&exemplar["labels"]["trace_id"], &exemplar["value"]), (&trace, &"0.7".into()));
+        }
         let older = get(exporter.address(), "/metrics", "Accept: text/plain;version=0.0.4\r\n").await.2;
         assert!(!older.contains("trace_id"), "the older text form has no exemplars");
         exporter.stop().await;

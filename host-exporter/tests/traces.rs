@@ -10,8 +10,8 @@ use porthole_exporter::{clock::unix_ns, config::Exporter as Config};
 use serde_json::Value;
 use support::{
     Companion, Exporter, Host,
-    agent::{TestAgent, http, http_client},
-    record, wait_for,
+    agent::{TestAgent, http, http_client, span},
+    wait_for,
 };
 
 const MS: u64 = 1_000_000;
@@ -30,32 +30,20 @@ const CALLS: u32 = 2;
 
 async fn sandbox(host: &Host, tenant: &str, service: &str, address: &str, ahead_ns: u64) -> Sandbox {
     let id = format!("{tenant}-{service}");
-    let socket = host.socket(&id);
-    let agent = TestAgent::start(&socket, 7).await;
-    agent.set_clock(ahead_ns);
-    agent.tell(vec![
+    let series = vec![
         http(SERVES, &id, "/items/{}", "200", 1, 1),
         http_client(CALLS, &id, "catalog.example", "200", 1),
-    ]);
-    let mut record = record(&id, tenant, service, &socket);
-    record.addresses = vec![address.parse().expect("an address")];
-    Sandbox { agent, _companion: host.companion(&record), ahead_ns }
+    ];
+    let (agent, companion) = host.sandbox([tenant, service, address], ahead_ns, series).await;
+    Sandbox { agent, _companion: companion, ahead_ns }
 }
 
 impl Sandbox {
     /// One span from `from` to `to`, by the host's clock.
-    fn span(&self, series_id: u32, [local, remote]: [&str; 2], from: u64, to: u64) -> agent::Span {
-        agent::Span {
-            series_id,
-            start_unix_ns: from + self.ahead_ns,
-            duration_ns: to - from,
-            reason: SpanReason::SPAN_REASON_RATE.into(),
-            process_id: 1,
-            thread_id: 7,
-            local: local.into(),
-            remote: remote.into(),
-            ..Default::default()
-        }
+    fn span(&self, series_id: u32, ends: [&str; 2], from: u64, to: u64) -> agent::Span {
+        let times = [from, to].map(|time| time + self.ahead_ns);
+        let span = span(series_id, SpanReason::SPAN_REASON_RATE, ends, times);
+        agent::Span { process_id: 1, thread_id: 7, ..span }
     }
 
     fn send(&self, spans: Vec<agent::Span>) {

@@ -21,17 +21,21 @@ pub enum Protocol {
 #[derive(Clone, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Otlp {
-    /// `http` or `https` URL of the server, with the path below which OTLP/HTTP has `v1/traces`.
+    /// `http` or `https` URL of the server, with the path below which OTLP/HTTP has `v1/traces` and `v1/metrics`.
     pub endpoint: String,
     /// How it is reached.
     pub protocol: Protocol,
     /// What every request carries, such as a token.
     pub headers: BTreeMap<String, String>,
-    /// Tenants whose traces are sent; those of all without it.
+    /// Tenants whose traces and metrics are sent; those of all without it.
     pub tenants: Option<Vec<String>>,
+    /// Whether traces are sent.
+    pub traces: bool,
+    /// Whether metrics are sent.
+    pub metrics: bool,
     /// Authorities of the server's certificate, PEM.
     pub tls_ca: Option<PathBuf>,
-    /// Requests that wait, each of 512 spans at most; of all tenants together, and 16 MiB at most.
+    /// Requests with traces that wait, each of 512 spans at most; of all tenants together, and 16 MiB at most.
     pub queue_requests: usize,
     /// Longest time for one request.
     pub timeout_seconds: f64,
@@ -46,6 +50,8 @@ impl Default for Otlp {
             protocol: Protocol::Grpc,
             headers: BTreeMap::new(),
             tenants: None,
+            traces: true,
+            metrics: false,
             tls_ca: None,
             queue_requests: 64,
             timeout_seconds: 10.0,
@@ -63,6 +69,8 @@ impl fmt::Debug for Otlp {
             .field("protocol", &self.protocol)
             .field("headers", &names)
             .field("tenants", &self.tenants)
+            .field("traces", &self.traces)
+            .field("metrics", &self.metrics)
             .field("tls_ca", &self.tls_ca)
             .field("queue_requests", &self.queue_requests)
             .field("timeout_seconds", &self.timeout_seconds)
@@ -84,7 +92,7 @@ impl Otlp {
         self.uri().is_some_and(|uri| uri.scheme_str() == Some("https"))
     }
 
-    /// Whether it gets the traces of a tenant.
+    /// Whether it gets what there is of a tenant.
     pub fn admits(&self, tenant: &str) -> bool {
         self.tenants.as_ref().is_none_or(|tenants| tenants.iter().any(|name| name == tenant))
     }
@@ -122,6 +130,8 @@ impl Otlp {
             Some(("otlp.tls_ca", "must be an absolute path"))
         } else if !has_headers {
             Some(("otlp.headers", "must be names and values of headers; with gRPC no name may end in `-bin`"))
+        } else if !self.traces && !self.metrics {
+            Some(("otlp.traces", "or `metrics` must be true"))
         } else if !(1..=4_096).contains(&self.queue_requests) {
             Some(("otlp.queue_requests", "must lie between 1 and 4096"))
         } else if !seconds.contains(&self.timeout_seconds) || !seconds.contains(&self.retry_seconds) {
@@ -164,6 +174,8 @@ mod tests {
                 assert_eq!(otlp.invalid().map(|(key, _)| key), key, "{name} over {protocol:?}");
             }
         }
+        assert_eq!(refused(|otlp| otlp.traces = false), Some("otlp.traces"));
+        assert_eq!(refused(|otlp| (otlp.traces, otlp.metrics) = (false, true)), None);
         assert_eq!(refused(|otlp| otlp.queue_requests = 0), Some("otlp.queue_requests"));
         assert_eq!(refused(|otlp| otlp.retry_seconds = f64::NAN), Some("otlp.timeout_seconds"));
     }

@@ -78,14 +78,15 @@ pub fn encode(
         }
         Format::Protobuf { classic } => {
             let mut protobuf = protobuf::Protobuf::new(output, classic);
-            let ended = write(fleet, totals, topology, of, &Exemplars::default(), &mut protobuf);
+            let ended = write(fleet, totals, topology, of, &fleet.spans.exemplars(of), &mut protobuf);
             protobuf.finish();
             ended
         }
     }
 }
 
-fn write(
+/// Writes all families of everything, or of what belongs to one tenant, and gives the ended sandboxes in it.
+pub fn write(
     fleet: &Fleet,
     totals: &Durable,
     topology: &Topology,

@@ -10,7 +10,7 @@
 use porthole_histogram::{Histogram, INDEX_MIN};
 
 use super::sink::{Family, Kind, Label, Output, Sink};
-use crate::buckets;
+use crate::{buckets, spans::Exemplar};
 
 /// Schema of the histograms: bounds are powers of 2^(1/8).
 const SCHEMA: i32 = 3;
@@ -45,11 +45,19 @@ mod field {
         pub const ZERO_COUNT: u32 = 7;
         pub const POSITIVE_SPAN: u32 = 12;
         pub const POSITIVE_DELTA: u32 = 13;
+        pub const EXEMPLARS: u32 = 16;
+    }
+    /// Of `Exemplar`.
+    pub mod exemplar {
+        pub const LABEL: u32 = 1;
+        pub const VALUE: u32 = 2;
+        pub const TIMESTAMP: u32 = 3;
     }
     /// Of `Bucket`.
     pub mod bucket {
         pub const CUMULATIVE_COUNT: u32 = 1;
         pub const UPPER_BOUND: u32 = 2;
+        pub const EXEMPLAR: u32 = 3;
     }
 }
 
@@ -153,6 +161,10 @@ impl Sink for Protobuf<'_> {
     }
 
     fn histogram(&mut self, labels: &[Label<'_>], durations: &Histogram) {
+        self.histogram_with(labels, durations, &[]);
+    }
+
+    fn histogram_with(&mut self, labels: &[Label<'_>], durations: &Histogram, exemplars: &[Exemplar]) {
         self.begin_metric(labels);
         let Self { inner, deltas, span, metric, .. } = self;
         inner.clear();
@@ -160,11 +172,18 @@ impl Sink for Protobuf<'_> {
         double(inner, field::histogram::SAMPLE_SUM, buckets::sum_seconds(durations));
         if self.classic {
             let mut cumulative = 0_u64;
+            let mut above = f64::NEG_INFINITY;
             for (bound, count) in buckets::classic(durations) {
                 cumulative = cumulative.saturating_add(count);
                 span.clear();
                 number(span, field::bucket::CUMULATIVE_COUNT, cumulative);
                 double(span, field::bucket::UPPER_BOUND, bound);
+                // Older versions of Prometheus (2.42) take those of native histograms from here.
+                let mut of_bucket = exemplars.iter();
+                if let Some(exemplar) = of_bucket.find(|exemplar| exemplar.is_between(above, bound)) {
+                    bytes(span, field::bucket::EXEMPLAR, &encoded(exemplar));
+                }
+                above = bound;
                 bytes(inner, field::histogram::BUCKET, span);
             }
         }
@@ -206,9 +225,30 @@ impl Sink for Protobuf<'_> {
         } else {
             bytes(inner, field::histogram::POSITIVE_DELTA, deltas);
         }
+        for exemplar in exemplars {
+            bytes(inner, field::histogram::EXEMPLARS, &encoded(exemplar));
+        }
         bytes(metric, field::metric::HISTOGRAM, inner);
         self.end_metric();
     }
+}
+
+/// An exemplar, as a message.
+fn encoded(exemplar: &Exemplar) -> Vec<u8> {
+    let mut message = Vec::new();
+    let ids = [("trace_id", exemplar.trace.to_string()), ("span_id", exemplar.span.to_string())];
+    for (name, id) in ids {
+        let mut label = Vec::new();
+        bytes(&mut label, 1, name.as_bytes());
+        bytes(&mut label, 2, id.as_bytes());
+        bytes(&mut message, field::exemplar::LABEL, &label);
+    }
+    double(&mut message, field::exemplar::VALUE, exemplar.seconds());
+    let mut timestamp = Vec::new();
+    number(&mut timestamp, 1, exemplar.unix_ms / 1_000);
+    number(&mut timestamp, 2, exemplar.unix_ms % 1_000 * 1_000_000);
+    bytes(&mut message, field::exemplar::TIMESTAMP, &timestamp);
+    message
 }
 
 fn varint(out: &mut Vec<u8>, mut value: u64) {
@@ -242,9 +282,15 @@ fn bytes(out: &mut Vec<u8>, field: u32, content: &[u8]) {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
+    use std::{collections::BTreeMap, sync::Arc};
 
     use super::*;
+    use crate::{
+        accumulate::series::{Labels, SeriesKey},
+        identity::Identity,
+        ids::{SpanId, TraceId},
+        protocol::{Protocol, Side},
+    };
 
     /// Fields of a message: numbers of varints and fixed ones, and contents of the others, in their order.
     fn fields(mut message: &[u8]) -> Vec<(u32, u64, Vec<u8>)> {
@@ -316,6 +362,56 @@ mod tests {
             buckets.insert(ZERO_BUCKET, zero.1);
         }
         buckets
+    }
+
+    #[test]
+    fn exemplars_are_of_the_native_histogram_and_of_the_classic_bucket_that_they_are_in() {
+        let exemplar = |ms: u64| Exemplar {
+            identity: Arc::new(Identity::in_default("acme", "shop", "shop-1")),
+            key: Arc::new(SeriesKey::new(Protocol::Http1, Side::Server, Labels::default()).expect("short")),
+            trace: TraceId([7; 16]),
+            span: SpanId([8; 8]),
+            duration_ns: ms * 1_000_000,
+            unix_ms: 1_700_000_000_250,
+        };
+        let mut durations = Histogram::default();
+        durations.record(700_000_000);
+        for classic in [false, true] {
+            let mut written = Vec::new();
+            let mut protobuf = Protobuf::new(&mut written, classic);
+            protobuf.family(&Family { name: "h_seconds", help: "H", unit: None, kind: Kind::Histogram });
+            protobuf.histogram_with(&[], &durations, &[exemplar(700), exemplar(40_000)]);
+            protobuf.finish();
+            let mut rest = &written[..];
+            read(&mut rest);
+            let inner = |message: &[u8], field: u32| {
+                let of_field = fields(message).into_iter().filter(move |(of, ..)| *of == field);
+                of_field.map(|(_, _, content)| content).collect::<Vec<_>>()
+            };
+            let metric = &inner(rest, field::family::METRIC)[0];
+            let histogram = &inner(metric, field::metric::HISTOGRAM)[0];
+            let native = inner(histogram, field::histogram::EXEMPLARS);
+            assert_eq!(native.len(), 2);
+            let ids: Vec<_> = inner(&native[0], field::exemplar::LABEL)
+                .iter()
+                .map(|label| (inner(label, 1)[0].clone(), inner(label, 2)[0].clone()))
+                .collect();
+            let pair = |name: &str, id: String| (name.as_bytes().to_vec(), id.into_bytes());
+            assert_eq!(ids, [pair("trace_id", "07".repeat(16)), pair("span_id", "08".repeat(8))]);
+            let all = fields(&native[0]);
+            let value = all.iter().find(|(field, ..)| *field == field::exemplar::VALUE).expect("a value").1;
+            assert_eq!(value, 0.7_f64.to_bits());
+            let time = fields(&inner(&native[0], field::exemplar::TIMESTAMP)[0]);
+            assert_eq!((time[0].1, time[1].1), (1_700_000_000, 250_000_000));
+            let classic_buckets = inner(histogram, field::histogram::BUCKET);
+            let of_buckets = classic_buckets.iter().filter_map(|bucket| {
+                let bound = fields(bucket).iter().find(|(of, ..)| *of == field::bucket::UPPER_BOUND)?.1;
+                let exemplars = inner(bucket, field::bucket::EXEMPLAR).len();
+                (exemplars > 0).then_some((f64::from_bits(bound).to_string(), exemplars))
+            });
+            let expected: &[_] = if classic { &[("1".to_owned(), 1), ("inf".to_owned(), 1)] } else { &[] };
+            assert_eq!(of_buckets.collect::<Vec<_>>(), expected);
+        }
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //!
 //! prometheus-client encodes this form too, but it formats the labels of each bucket anew.
 
-use std::{fmt::Write as _, time::Duration};
+use std::fmt::Write as _;
 
 use porthole_histogram::Histogram;
 
@@ -88,12 +88,10 @@ impl<'a> Text<'a> {
 
     /// The exemplar of a bucket, behind its sample (OpenMetrics 1.0.0, "Exemplars").
     fn write_exemplar(&mut self, exemplars: &[Exemplar], above: f64, bound: f64) {
-        let seconds = |exemplar: &Exemplar| Duration::from_nanos(exemplar.duration_ns).as_secs_f64();
-        let is_of = |exemplar: &&Exemplar| seconds(exemplar) > above && seconds(exemplar) <= bound;
-        if let Some(exemplar) = exemplars.iter().find(is_of) {
+        if let Some(exemplar) = exemplars.iter().find(|exemplar| exemplar.is_between(above, bound)) {
             let Exemplar { trace, span, unix_ms, .. } = exemplar;
             let _ = write!(self.buffer, " # {{trace_id=\"{trace}\",span_id=\"{span}\"}} ");
-            write_float(&mut self.buffer, seconds(exemplar));
+            write_float(&mut self.buffer, exemplar.seconds());
             let _ = write!(self.buffer, " {}.{:03}", unix_ms / 1_000, unix_ms % 1_000);
         }
     }

@@ -109,6 +109,8 @@ pub struct Fleet {
     saved: watch::Sender<u64>,
     dirty: Mutex<Dirty>,
     starts: Mutex<Starts>,
+    /// Series of sandboxes that ended since stay whatever scrapes had of them, milliseconds since 1970-01-01T00:00:00Z.
+    held_since: AtomicU64,
 }
 
 #[derive(Debug, Default)]
@@ -148,6 +150,7 @@ impl Fleet {
             saved: watch::Sender::new(0),
             dirty: Mutex::default(),
             starts: Mutex::default(),
+            held_since: AtomicU64::new(u64::MAX),
         }
     }
 
@@ -536,16 +539,27 @@ impl Fleet {
         self.retire(unix_ms());
     }
 
+    /// The series of sandboxes that ended since this time stay, though scrapes had them: they were not sent yet.
+    pub fn hold_ended_since(&self, unix_ms: u64) {
+        self.held_since.store(unix_ms, Ordering::Relaxed);
+    }
+
+    /// No series stay that scrapes had.
+    pub fn hold_no_ended(&self) {
+        self.hold_ended_since(u64::MAX);
+    }
+
     /// Lets series, and then memory, of ended sandboxes go when their time has come.
     pub fn retire(&self, now_unix_ms: u64) {
+        let held_since = self.held_since.load(Ordering::Relaxed);
         let mut remembered = Vec::new();
         for sandbox in self.sandboxes() {
             match sandbox.phase() {
                 Phase::Live => {}
                 Phase::Ended { at_unix_ms, scrapes } => {
                     let age = Duration::from_millis(now_unix_ms.saturating_sub(at_unix_ms));
-                    let seen = scrapes >= self.retention.scrapes && age >= self.retention.at_least;
-                    if seen || age >= self.retention.at_most {
+                    let scraped = scrapes >= self.retention.scrapes && age >= self.retention.at_least;
+                    if (scraped && at_unix_ms < held_since) || age >= self.retention.at_most {
                         sandbox.forget_series();
                     }
                 }

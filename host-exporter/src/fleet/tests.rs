@@ -141,6 +141,23 @@ fn series_go_after_enough_scrapes_and_enough_time() {
 }
 
 #[test]
+fn series_that_were_not_sent_yet_stay_though_they_were_scraped() {
+    let fleet = fleet();
+    let sandbox = fleet.register(&record("a", "acme", 1));
+    fleet.end(&sandbox);
+    let ended = ended_at(&sandbox);
+    fleet.hold_ended_since(ended);
+    for _ in 0..5 {
+        fleet.scraped(std::slice::from_ref(&sandbox));
+    }
+    fleet.retire(ended + 6_000);
+    assert!(sandbox.phase().exposes_series());
+    fleet.hold_ended_since(ended + 1);
+    fleet.retire(ended + 6_000);
+    assert!(!sandbox.phase().exposes_series());
+}
+
+#[test]
 fn totals_stay_through_every_phase() {
     let fleet = fleet();
     let sandbox = fleet.register(&record("a", "acme", 1));

@@ -1,33 +1,23 @@
-//! Which spans a destination gets, in which requests, and the task that sends them.
+//! The destinations of the configuration in force, and the tasks that send them what waits.
 
-use std::{
-    collections::{BTreeMap, HashSet},
-    sync::Arc,
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use prost::Message as _;
+use parking_lot::Mutex;
 use tokio::{
     sync::watch,
     time::{Instant, sleep},
 };
 
 use super::{
-    queue::{QUEUE_BYTES_MAX, Queue, Queued},
-    spans,
+    queue::{Queue, Queued},
+    signal::Signal,
     transport::{Outcome, Transport, TransportError},
 };
 use crate::{
-    config::{otlp::Otlp, seconds},
+    config::{self, otlp::Otlp, seconds},
     fleet::Fleet,
-    own::OwnCounts,
-    sampling::QUIET_MS,
-    traces::Trace,
 };
-
-/// Spans of one request.
-const REQUEST_SPANS_MAX: usize = 512;
 
 /// First wait before a request is sent again; it doubles.
 const BACKOFF_FIRST: Duration = Duration::from_secs(1);
@@ -35,114 +25,182 @@ const BACKOFF_FIRST: Duration = Duration::from_secs(1);
 /// Longest wait.
 const BACKOFF_MAX: Duration = Duration::from_secs(30);
 
-/// All destinations, and what was sent to them.
+/// Most bytes of traces that wait for one destination.
+const TRACES_BYTES_MAX: usize = 16 << 20;
+
+/// Most bytes of metrics that wait for one destination: histograms of 256 MiB as text (`exposed_mib`) take less.
+const METRICS_BYTES_MAX: usize = 32 << 20;
+
+/// All destinations.
 pub struct Destinations {
-    queues: Vec<(Otlp, Arc<Queue>)>,
-    /// Numbers of spans that were sent and are kept, by tenant.
-    sent: BTreeMap<String, HashSet<u64>>,
+    fleet: Arc<Fleet>,
+    stop: watch::Receiver<bool>,
+    metrics_interval: watch::Sender<Duration>,
+    all: Mutex<Vec<Destination>>,
+}
+
+/// One of the configuration in force.
+struct Destination {
+    settings: watch::Sender<Settings>,
+    queues: Vec<(Signal, Arc<Queue>)>,
+}
+
+/// How requests are sent.
+#[derive(Clone)]
+struct Settings {
+    otlp: Arc<Otlp>,
+    transport: Transport,
+    /// When what waits is given up: the destination was removed.
+    ends: Option<Instant>,
 }
 
 impl std::fmt::Debug for Destinations {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_list().entries(self.queues.iter().map(|(otlp, _)| otlp)).finish()
+        let all = self.all.lock();
+        f.debug_list().entries(all.iter().map(|one| Arc::clone(&one.settings.borrow().otlp))).finish()
     }
 }
 
 impl Destinations {
     /// Starts the tasks of all destinations; within a runtime.
     pub fn start(
-        all: &[Otlp],
+        config: &config::Exporter,
         fleet: &Arc<Fleet>,
         stop: &watch::Receiver<bool>,
     ) -> Result<Self, TransportError> {
-        let mut queues = Vec::new();
-        for otlp in all {
-            let transport = Transport::new(otlp)?;
-            let queue = Arc::new(Queue::new(otlp.queue_requests, QUEUE_BYTES_MAX));
-            tokio::spawn(empty(otlp.clone(), transport, Arc::clone(&queue), Arc::clone(fleet), stop.clone()));
-            queues.push((otlp.clone(), queue));
-        }
-        Ok(Self { queues, sent: BTreeMap::new() })
+        let destinations = Self {
+            fleet: Arc::clone(fleet),
+            stop: stop.clone(),
+            metrics_interval: watch::Sender::new(Duration::ZERO),
+            all: Mutex::default(),
+        };
+        destinations.apply(config)?;
+        Ok(destinations)
     }
 
-    /// Whether there is none.
-    pub fn is_empty(&self) -> bool {
-        self.queues.is_empty()
+    /// Takes those of another configuration in place of these; of one that cannot be used, none. What waits for one whose endpoint,
+    /// protocol, tenants and signals are the same is sent by its new settings; to others what waits is sent as before, until the time
+    /// for which requests are sent again is over.
+    pub fn apply(&self, config: &config::Exporter) -> Result<(), TransportError> {
+        let transports = config.otlp.iter().map(Transport::new).collect::<Result<Vec<_>, _>>()?;
+        self.metrics_interval.send_replace(seconds(config.otlp_metrics_seconds));
+        let mut all = self.all.lock();
+        let mut before = std::mem::take(&mut *all);
+        for (otlp, transport) in config.otlp.iter().zip(transports) {
+            let settings = Settings { otlp: Arc::new(otlp.clone()), transport, ends: None };
+            let same = before.iter().position(|one| is_continued(&one.settings.borrow().otlp, otlp));
+            all.push(match same {
+                Some(at) => before.remove(at).with(settings),
+                None => self.add(settings),
+            });
+        }
+        for removed in before {
+            removed.settings.send_modify(|settings| {
+                settings.ends = Some(Instant::now() + seconds(settings.otlp.retry_seconds));
+            });
+        }
+        Ok(())
     }
 
-    /// Queues those traces of a tenant that are quiet, each span once.
-    pub fn offer(&mut self, tenant: &str, traces: &[Trace], now_unix_ms: u64, own: &OwnCounts) {
-        let wanting: Vec<_> = self.queues.iter().filter(|(otlp, _)| otlp.admits(tenant)).collect();
-        if wanting.is_empty() {
-            return;
+    fn add(&self, settings: Settings) -> Destination {
+        let wanted = Signal::ALL.into_iter().filter(|signal| signal.is_of(&settings.otlp));
+        let queue =
+            |signal| (signal, Arc::new(Queue::new(requests_max(signal, &settings.otlp), bytes_max(signal))));
+        let queues: Vec<_> = wanted.map(queue).collect();
+        let sender = watch::Sender::new(settings);
+        for (signal, queue) in &queues {
+            let (queue, fleet, stop) = (Arc::clone(queue), Arc::clone(&self.fleet), self.stop.clone());
+            tokio::spawn(empty(*signal, sender.subscribe(), queue, fleet, stop));
         }
-        let sent = self.sent.entry(tenant.to_owned()).or_default();
-        let before = now_unix_ms.saturating_sub(QUIET_MS);
-        let mut unsent = Vec::new();
-        let mut kept = HashSet::new();
-        for trace in traces {
-            let numbers = trace.spans.iter().map(|span| span.kept.number);
-            if trace.received_unix_ms() > before {
-                kept.extend(numbers.filter(|number| sent.contains(number)));
-                continue;
-            }
-            let of_trace = trace.spans.iter().filter(|span| !sent.contains(&span.kept.number));
-            unsent.push(of_trace.map(|span| (trace, span)).collect::<Vec<_>>());
-            kept.extend(numbers);
-        }
-        for spans in requests(&unsent) {
-            let request = spans::request(&spans).encode_to_vec().into();
-            let queued = Queued { request, spans: spans.len() as u64 };
-            for (_, queue) in &wanting {
-                own.otlp_spans_undelivered.inc_by(queue.add(tenant, queued.clone()));
-            }
-        }
-        *sent = kept;
+        Destination { settings: sender, queues }
     }
 
-    /// Forgets tenants without spans.
-    pub fn retain(&mut self, has_spans: impl Fn(&str) -> bool) {
-        self.sent.retain(|tenant, _| has_spans(tenant));
+    /// Whether there is one that gets this.
+    pub(super) fn has(&self, signal: Signal) -> bool {
+        self.all.lock().iter().any(|one| one.queue(signal).is_some())
+    }
+
+    /// The queues of those that get this of a tenant.
+    pub(super) fn queues(&self, signal: Signal, tenant: &str) -> Vec<Arc<Queue>> {
+        let all = self.all.lock();
+        let admitting = all.iter().filter(|one| one.settings.borrow().otlp.admits(tenant));
+        admitting.filter_map(|one| one.queue(signal).cloned()).collect()
+    }
+
+    /// Queues a request of a tenant for each.
+    pub(super) fn queue(&self, signal: Signal, to: &[Arc<Queue>], tenant: &str, queued: &Queued) {
+        let undelivered = to.iter().map(|queue| queue.add(tenant, queued.clone())).sum();
+        signal.counts(&self.fleet.own).undelivered.inc_by(undelivered);
+    }
+
+    /// Time between two times that metrics are sent.
+    pub(super) fn metrics_interval(&self) -> watch::Receiver<Duration> {
+        self.metrics_interval.subscribe()
     }
 }
 
-/// The spans of each request: those of one trace together, where a request has room for them.
-fn requests<T: Copy>(traces: &[Vec<T>]) -> Vec<Vec<T>> {
-    let mut requests: Vec<Vec<T>> = Vec::new();
-    for part in traces.iter().flat_map(|spans| spans.chunks(REQUEST_SPANS_MAX)) {
-        match requests.last_mut() {
-            Some(last) if last.len() + part.len() <= REQUEST_SPANS_MAX => last.extend(part),
-            _ => requests.push(part.to_vec()),
-        }
+impl Destination {
+    fn queue(&self, signal: Signal) -> Option<&Arc<Queue>> {
+        self.queues.iter().find(|(of, _)| *of == signal).map(|(_, queue)| queue)
     }
-    requests
+
+    fn with(self, settings: Settings) -> Self {
+        for (signal, queue) in &self.queues {
+            queue.set_requests_max(requests_max(*signal, &settings.otlp));
+        }
+        self.settings.send_replace(settings);
+        self
+    }
 }
 
-/// Sends what is queued, one request after the other, until the exporter stops.
+/// Whether what waits for one destination may be sent to another one: it is the same but for how it is reached.
+fn is_continued(before: &Otlp, now: &Otlp) -> bool {
+    let identity = |otlp: &Otlp| (otlp.endpoint.clone(), otlp.tenants.clone(), otlp.traces, otlp.metrics);
+    identity(before) == identity(now) && before.protocol == now.protocol
+}
+
+fn requests_max(signal: Signal, otlp: &Otlp) -> usize {
+    match signal {
+        Signal::Traces => otlp.queue_requests,
+        // Their bytes are bounded.
+        Signal::Metrics => usize::MAX,
+    }
+}
+
+fn bytes_max(signal: Signal) -> usize {
+    match signal {
+        Signal::Traces => TRACES_BYTES_MAX,
+        Signal::Metrics => METRICS_BYTES_MAX,
+    }
+}
+
+/// Sends what is queued, one request after the other, until the exporter stops, or all that waited for a destination that was removed is
+/// sent or given up.
 async fn empty(
-    otlp: Otlp,
-    mut transport: Transport,
+    signal: Signal,
+    mut settings: watch::Receiver<Settings>,
     queue: Arc<Queue>,
     fleet: Arc<Fleet>,
     mut stop: watch::Receiver<bool>,
 ) {
-    let own = &fleet.own;
+    let counts = signal.counts(&fleet.own);
     let sending = async {
-        loop {
-            let Queued { request, spans } = queue.take().await;
-            match deliver(&otlp, &mut transport, &request).await {
+        while let Some(Queued { request, items }) = next(&queue, &mut settings).await {
+            let outcome = deliver(signal, &mut settings, &request).await;
+            let endpoint = settings.borrow().otlp.endpoint.clone();
+            match outcome {
                 Outcome::Taken { refused } => {
-                    let refused = refused.min(spans);
-                    own.otlp_spans_sent.inc_by(spans - refused);
-                    own.otlp_spans_refused.inc_by(refused);
+                    let refused = refused.min(items);
+                    counts.sent.inc_by(items - refused);
+                    counts.refused.inc_by(refused);
                 }
                 Outcome::Refused(why) => {
-                    own.otlp_spans_refused.inc_by(spans);
-                    tracing::warn!(endpoint = otlp.endpoint, spans, why, "spans were refused");
+                    counts.refused.inc_by(items);
+                    tracing::warn!(endpoint, items, why, "{} were refused", signal.items());
                 }
                 Outcome::Later(_, why) => {
-                    own.otlp_spans_undelivered.inc_by(spans);
-                    tracing::warn!(endpoint = otlp.endpoint, spans, why, "spans could not be delivered");
+                    counts.undelivered.inc_by(items);
+                    tracing::warn!(endpoint, items, why, "{} could not be delivered", signal.items());
                 }
             }
         }
@@ -153,21 +211,41 @@ async fn empty(
     }
 }
 
+/// The next request; none once the destination was removed and nothing waits.
+async fn next(queue: &Queue, settings: &mut watch::Receiver<Settings>) -> Option<Queued> {
+    tokio::select! {
+        biased;
+        queued = queue.take() => Some(queued),
+        _ = settings.wait_for(|settings| settings.ends.is_some()) => queue.take_or_close(),
+    }
+}
+
 /// Sends a request until it is taken or refused, or its time is over.
-async fn deliver(otlp: &Otlp, transport: &mut Transport, request: &Bytes) -> Outcome {
-    let until = Instant::now() + seconds(otlp.retry_seconds);
+async fn deliver(signal: Signal, settings: &mut watch::Receiver<Settings>, request: &Bytes) -> Outcome {
+    let began = Instant::now();
     let mut backoff = BACKOFF_FIRST;
     loop {
-        let outcome = transport.send(request, seconds(otlp.timeout_seconds)).await;
+        let Settings { otlp, transport, ends } = settings.borrow_and_update().clone();
+        let until = began + seconds(otlp.retry_seconds);
+        let until = ends.map_or(until, |ends| ends.min(until));
+        if ends.is_some_and(|ends| ends <= Instant::now()) {
+            return Outcome::Later(Duration::ZERO, "the destination was removed".to_owned());
+        }
+        let outcome = transport.send(signal, request, seconds(otlp.timeout_seconds)).await;
         let Outcome::Later(given, why) = &outcome else { return outcome };
         let left = until.saturating_duration_since(Instant::now());
         let Some(wait) = wait(*given, backoff, left) else { return outcome };
+        let (endpoint, items) = (&otlp.endpoint, signal.items());
         if backoff == BACKOFF_FIRST {
-            tracing::info!(endpoint = otlp.endpoint, why, "spans could not be sent, and are sent again");
+            tracing::info!(endpoint, why, "{items} could not be sent, and are sent again");
         } else {
-            tracing::debug!(endpoint = otlp.endpoint, why, ?wait, "spans are sent again");
+            tracing::debug!(endpoint, why, ?wait, "{items} are sent again");
         }
-        sleep(wait).await;
+        tokio::select! {
+            () = sleep(wait) => {}
+            // By others they may be taken at once.
+            Ok(()) = settings.changed() => {}
+        }
         backoff = (backoff * 2).min(BACKOFF_MAX);
     }
 }
@@ -183,26 +261,7 @@ fn wait(given: Duration, backoff: Duration, left: Duration) -> Option<Duration> 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_request_has_at_most_512_spans_and_whole_traces_where_they_fit() {
-        let sizes = |traces: &[usize]| {
-            let traces: Vec<_> =
-                traces.iter().enumerate().map(|(trace, &spans)| vec![trace; spans]).collect();
-            let of = |request: &Vec<usize>| {
-                let in_request = |trace: &usize| request.iter().filter(|of| *of == trace).count();
-                (0..traces.len())
-                    .filter(|trace| request.contains(trace))
-                    .map(|trace| in_request(&trace))
-                    .collect()
-            };
-            requests(&traces).iter().map(of).collect::<Vec<Vec<usize>>>()
-        };
-        assert_eq!(sizes(&[]), Vec::<Vec<usize>>::new());
-        assert_eq!(sizes(&[0, 3, 0, 509]), [vec![3, 509]]);
-        assert_eq!(sizes(&[300, 300, 212]), [vec![300], vec![300, 212]]);
-        assert_eq!(sizes(&[2, 1_500, 1]), [vec![2], vec![512], vec![512], vec![476, 1]]);
-    }
+    use crate::{accumulate::budget::Limits, fleet::Retention};
 
     #[test]
     fn a_request_is_not_sent_again_at_once_whatever_its_answer_gives() {
@@ -221,5 +280,50 @@ mod tests {
             assert_eq!(wait(given, BACKOFF_FIRST, left), None, "{given:?}");
         }
         assert_eq!(wait(Duration::ZERO, BACKOFF_FIRST, Duration::ZERO), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_waits_for_a_removed_destination_is_given_up_in_time_and_counted() {
+        let retention = Retention { scrapes: 1, at_least: Duration::ZERO, at_most: Duration::ZERO };
+        let fleet = Arc::new(Fleet::new(Limits::of_series(1), retention));
+        // Nothing listens there.
+        let otlp = Otlp { endpoint: "http://127.0.0.1:1".into(), ..Otlp::default() };
+        let config = config::Exporter { otlp: vec![otlp], ..config::Exporter::default() };
+        let (_stop, stopped) = watch::channel(false);
+        let destinations = Destinations::start(&config, &fleet, &stopped).expect("started");
+        let to = destinations.queues(Signal::Traces, "acme");
+        let queued = || Queued { request: Bytes::new(), items: 3 };
+        for _ in 0..2 {
+            destinations.queue(Signal::Traces, &to, "acme", &queued());
+        }
+        destinations.apply(&config::Exporter::default()).expect("none");
+        assert!(destinations.queues(Signal::Traces, "acme").is_empty());
+        let undelivered = || fleet.own.otlp_spans_undelivered.get();
+        // Time goes on while nothing else can.
+        let began = Instant::now();
+        while undelivered() < 6 {
+            assert!(began.elapsed() < Duration::from_hours(1), "{}", undelivered());
+            sleep(Duration::from_secs(1)).await;
+        }
+        while to[0].add("acme", queued()) == 0 {
+            assert!(began.elapsed() < Duration::from_hours(1), "it is not closed");
+            sleep(Duration::from_secs(1)).await;
+        }
+    }
+
+    #[test]
+    fn what_waits_goes_to_the_same_tenants_destination_alone() {
+        let otlp =
+            Otlp { endpoint: "http://a".into(), tenants: Some(vec!["acme".into()]), ..Otlp::default() };
+        let renewed = Otlp { headers: [("token".into(), "new".into())].into(), ..otlp.clone() };
+        assert!(is_continued(&otlp, &renewed));
+        for other in [
+            Otlp { endpoint: "http://b".into(), ..otlp.clone() },
+            Otlp { tenants: Some(vec!["rival".into()]), ..otlp.clone() },
+            Otlp { tenants: None, ..otlp.clone() },
+            Otlp { metrics: true, ..otlp.clone() },
+        ] {
+            assert!(!is_continued(&otlp, &other), "{other:?}");
+        }
     }
 }

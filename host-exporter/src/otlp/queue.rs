@@ -9,19 +9,16 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-/// Most bytes that wait for one destination.
-pub(super) const QUEUE_BYTES_MAX: usize = 16 << 20;
-
-/// Spans to be sent, as an encoded request: its length is the memory that it takes.
+/// Spans or points to be sent, as an encoded request: its length is the memory that it takes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Queued {
     pub request: Bytes,
-    pub spans: u64,
+    /// Spans or points in it.
+    pub items: u64,
 }
 
 /// Requests of all tenants, which take turns.
 pub(super) struct Queue {
-    requests_max: usize,
     bytes_max: usize,
     waiting: Mutex<Waiting>,
     added: Notify,
@@ -29,6 +26,9 @@ pub(super) struct Queue {
 
 #[derive(Default)]
 struct Waiting {
+    requests_max: usize,
+    /// What is added is dropped.
+    is_closed: bool,
     by_tenant: BTreeMap<String, OfTenant>,
     requests: usize,
     bytes: usize,
@@ -46,17 +46,26 @@ struct OfTenant {
 impl Queue {
     /// An empty one.
     pub fn new(requests_max: usize, bytes_max: usize) -> Self {
-        Self { requests_max, bytes_max, waiting: Mutex::default(), added: Notify::new() }
+        let waiting = Waiting { requests_max, ..Waiting::default() };
+        Self { bytes_max, waiting: Mutex::new(waiting), added: Notify::new() }
     }
 
-    /// Adds a request of a tenant. Returns the number of spans for which there was no room: those of the newest requests of the tenant
-    /// that has the most, so that no other one loses its share.
+    /// Has room for so many requests from now on. Those beyond are dropped when the next one is added.
+    pub fn set_requests_max(&self, requests_max: usize) {
+        self.waiting.lock().requests_max = requests_max;
+    }
+
+    /// Adds a request of a tenant. Returns the number of spans or points for which there was no room: those of the newest requests of
+    /// the tenant that has the most, so that no other one loses its share.
     pub fn add(&self, tenant: &str, queued: Queued) -> u64 {
         let mut waiting = self.waiting.lock();
+        if waiting.is_closed {
+            return queued.items;
+        }
         waiting.add(tenant, queued);
         let mut dropped = 0;
         loop {
-            let excess = if waiting.requests > self.requests_max {
+            let excess = if waiting.requests > waiting.requests_max {
                 waiting.drop_newest(tenant, |of| of.requests.len())
             } else if waiting.bytes > self.bytes_max {
                 waiting.drop_newest(tenant, |of| of.bytes)
@@ -64,11 +73,19 @@ impl Queue {
                 None
             };
             let Some(excess) = excess else { break };
-            dropped += excess.spans;
+            dropped += excess.items;
         }
         drop(waiting);
         self.added.notify_one();
         dropped
+    }
+
+    /// Takes the next request, if there is one. Else it is closed.
+    pub fn take_or_close(&self) -> Option<Queued> {
+        let mut waiting = self.waiting.lock();
+        let next = waiting.take();
+        waiting.is_closed |= next.is_none();
+        next
     }
 
     /// Takes the next request, as soon as there is one.
@@ -133,12 +150,22 @@ mod tests {
 
     /// A request of one span, which has a mark.
     fn queued(mark: u8, bytes: usize) -> Queued {
-        Queued { request: vec![mark; bytes].into(), spans: 1 }
+        Queued { request: vec![mark; bytes].into(), items: 1 }
     }
 
     /// The marks of what waits, in the order in which it is taken.
     fn marks(queue: &Queue) -> Vec<u8> {
         std::iter::from_fn(|| queue.waiting.lock().take()).map(|queued| queued.request[0]).collect()
+    }
+
+    #[test]
+    fn a_queue_is_closed_when_its_last_request_was_taken() {
+        let queue = Queue::new(3, 100);
+        queue.add("acme", queued(1, 1));
+        assert!(queue.take_or_close().is_some());
+        assert_eq!(queue.add("acme", queued(2, 1)), 0, "it is open");
+        assert!(queue.take_or_close().is_some() && queue.take_or_close().is_none());
+        assert_eq!((queue.add("acme", queued(3, 1)), marks(&queue).len()), (1, 0), "dropped, and counted");
     }
 
     #[test]

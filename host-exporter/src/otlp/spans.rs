@@ -5,19 +5,15 @@ use std::collections::BTreeMap;
 
 use opentelemetry_proto::tonic::{
     collector::trace::v1::ExportTraceServiceRequest,
-    common::v1::{AnyValue, InstrumentationScope, KeyValue, any_value::Value},
-    resource::v1::Resource,
     trace::v1::{ResourceSpans, ScopeSpans, Span, Status, span::SpanKind, status::StatusCode},
 };
 
+use super::attributes::{self, number, text, texts};
 use crate::{
     identity::Identity,
     protocol::Side,
     traces::{Trace, TraceSpan},
 };
-
-/// Attributes whose values are numbers.
-const NUMBERS: [&str; 2] = ["http.response.status_code", "server.port"];
 
 /// Spans, each with its trace, as a request.
 pub(super) fn request(spans: &[(&Trace, &TraceSpan)]) -> ExportTraceServiceRequest {
@@ -26,32 +22,19 @@ pub(super) fn request(spans: &[(&Trace, &TraceSpan)]) -> ExportTraceServiceReque
         let resource = (&*span.kept.identity, span.kept.key.labels().container);
         by_resource.entry(resource).or_default().push(one(trace, span));
     }
-    let resource_spans = by_resource.into_iter().map(|((identity, container), spans)| ResourceSpans {
-        resource: Some(resource(identity, container)),
-        scope_spans: vec![ScopeSpans {
-            scope: Some(InstrumentationScope {
-                name: "porthole".into(),
-                version: env!("CARGO_PKG_VERSION").into(),
-                ..InstrumentationScope::default()
-            }),
-            spans,
-            ..ScopeSpans::default()
-        }],
-        ..ResourceSpans::default()
+    let resource_spans = by_resource.into_iter().map(|((identity, container), spans)| {
+        let labels = identity.labels().into_iter().chain([("k8s_container_name", container)]);
+        ResourceSpans {
+            resource: Some(attributes::resource(labels)),
+            scope_spans: vec![ScopeSpans {
+                scope: Some(attributes::scope()),
+                spans,
+                ..ScopeSpans::default()
+            }],
+            ..ResourceSpans::default()
+        }
     });
     ExportTraceServiceRequest { resource_spans: resource_spans.collect() }
-}
-
-fn resource(identity: &Identity, container: &str) -> Resource {
-    let attributes = [
-        ("service.name", identity.service_name.as_str()),
-        ("service.instance.id", &identity.sandbox_id),
-        ("k8s.namespace.name", &identity.k8s_namespace_name),
-        ("k8s.pod.name", &identity.k8s_pod_name),
-        ("k8s.container.name", container),
-        ("porthole.tenant", &identity.tenant),
-    ];
-    Resource { attributes: texts(attributes), ..Resource::default() }
 }
 
 fn one(trace: &Trace, span: &TraceSpan) -> Span {
@@ -108,28 +91,6 @@ fn one(trace: &Trace, span: &TraceSpan) -> Span {
         status: Some(Status { code: status.into(), message: String::new() }),
         ..Span::default()
     }
-}
-
-/// Attributes with these values. One without a name, or without a value, is none.
-fn texts<const N: usize>(all: [(&str, &str); N]) -> Vec<KeyValue> {
-    let there = all.into_iter().filter(|(name, value)| !name.is_empty() && !value.is_empty());
-    let attributes = there.map(|(name, value)| match value.parse() {
-        Ok(value) if NUMBERS.contains(&name) => number(name, value),
-        _ => text(name, value),
-    });
-    attributes.collect()
-}
-
-fn text(name: &str, value: &str) -> KeyValue {
-    attribute(name, Value::StringValue(value.to_owned()))
-}
-
-fn number(name: &str, value: i64) -> KeyValue {
-    attribute(name, Value::IntValue(value))
-}
-
-fn attribute(name: &str, value: Value) -> KeyValue {
-    KeyValue { key: name.to_owned(), value: Some(AnyValue { value: Some(value) }), ..KeyValue::default() }
 }
 
 fn saturated(value: u64) -> i64 {

@@ -6,8 +6,14 @@ use std::{error::Error as _, panic::AssertUnwindSafe, path::Path, time::Duration
 use axum::http::{HeaderMap, Request, StatusCode, Uri, header};
 use bytes::Bytes;
 use futures_util::FutureExt as _;
-use opentelemetry_proto::tonic::collector::trace::v1::{
-    ExportTraceServiceRequest, ExportTraceServiceResponse, trace_service_client::TraceServiceClient,
+use opentelemetry_proto::tonic::collector::{
+    metrics::v1::{
+        ExportMetricsServiceRequest, ExportMetricsServiceResponse,
+        metrics_service_client::MetricsServiceClient,
+    },
+    trace::v1::{
+        ExportTraceServiceRequest, ExportTraceServiceResponse, trace_service_client::TraceServiceClient,
+    },
 };
 use prost::Message as _;
 use thiserror::Error;
@@ -18,6 +24,7 @@ use tonic::{
 };
 use tonic_types::StatusExt as _;
 
+use super::signal::Signal;
 use crate::{
     config::{
         otlp::{Otlp, Protocol},
@@ -56,9 +63,9 @@ pub enum TransportError {
 /// What became of a request.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Outcome {
-    /// It was taken, but for so many spans.
+    /// It was taken, but for so many spans or points.
     Taken {
-        /// Spans that were refused.
+        /// Those that were refused.
         refused: u64,
     },
     /// It was refused for good.
@@ -68,16 +75,19 @@ pub(super) enum Outcome {
 }
 
 /// How requests get to a destination.
+#[derive(Clone)]
 pub(super) enum Transport {
     Grpc(Box<Grpc>),
     Http(Box<Http>),
 }
 
+#[derive(Clone)]
 pub(super) struct Grpc {
-    client: TraceServiceClient<Channel>,
+    channel: Channel,
     metadata: MetadataMap,
 }
 
+#[derive(Clone)]
 pub(super) struct Http {
     uri: Uri,
     headers: HeaderMap,
@@ -90,19 +100,18 @@ impl Transport {
         Ok(match otlp.protocol {
             Protocol::Grpc => {
                 let (endpoint, metadata) = grpc(otlp)?;
-                let client = TraceServiceClient::new(endpoint.connect_lazy());
-                Self::Grpc(Box::new(Grpc { client, metadata }))
+                Self::Grpc(Box::new(Grpc { channel: endpoint.connect_lazy(), metadata }))
             }
             Protocol::Http => Self::Http(Box::new(http(otlp)?)),
         })
     }
 
     /// Sends a request once.
-    pub async fn send(&mut self, request: &Bytes, timeout: Duration) -> Outcome {
+    pub async fn send(&self, signal: Signal, request: &Bytes, timeout: Duration) -> Outcome {
         let sent = async {
             match self {
-                Self::Grpc(grpc) => grpc.send(request).await,
-                Self::Http(http) => http.send(request).await,
+                Self::Grpc(grpc) => grpc.send(signal, request).await,
+                Self::Http(http) => http.send(signal, request).await,
             }
         };
         let late = || Outcome::Later(Duration::ZERO, format!("no answer in {timeout:?}"));
@@ -159,16 +168,37 @@ fn unusable(otlp: &Otlp, reason: String) -> TransportError {
 }
 
 impl Grpc {
-    async fn send(&mut self, request: &Bytes) -> Outcome {
-        let request = ExportTraceServiceRequest::decode(request.clone()).expect("encoded by this program");
-        let mut request = tonic::Request::new(request);
-        *request.metadata_mut() = self.metadata.clone();
+    async fn send(&self, signal: Signal, request: &Bytes) -> Outcome {
+        let channel = self.channel.clone();
+        let request = request.clone();
+        let sent = async {
+            match signal {
+                Signal::Traces => {
+                    let request = ExportTraceServiceRequest::decode(request);
+                    let request = self.with_metadata(request.expect("encoded by this program"));
+                    let answer = TraceServiceClient::new(channel).export(request).await?;
+                    Ok(rejected_spans(answer.get_ref()))
+                }
+                Signal::Metrics => {
+                    let request = ExportMetricsServiceRequest::decode(request);
+                    let request = self.with_metadata(request.expect("encoded by this program"));
+                    let answer = MetricsServiceClient::new(channel).export(request).await?;
+                    Ok(rejected_points(answer.get_ref()))
+                }
+            }
+        };
         // tonic panics at a status whose details are not base64.
-        match AssertUnwindSafe(self.client.export(request)).catch_unwind().await {
-            Ok(Ok(response)) => taken(response.get_ref()),
+        match AssertUnwindSafe(sent).catch_unwind().await {
+            Ok(Ok(refused)) => Outcome::Taken { refused },
             Ok(Err(status)) => of_status(&status),
             Err(_) => Outcome::Refused("its status is malformed".into()),
         }
+    }
+
+    fn with_metadata<T>(&self, request: T) -> tonic::Request<T> {
+        let mut request = tonic::Request::new(request);
+        *request.metadata_mut() = self.metadata.clone();
+        request
     }
 }
 
@@ -203,14 +233,19 @@ fn of_status(status: &tonic::Status) -> Outcome {
     }
 }
 
-fn taken(response: &ExportTraceServiceResponse) -> Outcome {
+fn rejected_spans(response: &ExportTraceServiceResponse) -> u64 {
     let refused = response.partial_success.as_ref().map_or(0, |partial| partial.rejected_spans);
-    Outcome::Taken { refused: u64::try_from(refused).unwrap_or_default() }
+    u64::try_from(refused).unwrap_or_default()
+}
+
+fn rejected_points(response: &ExportMetricsServiceResponse) -> u64 {
+    let refused = response.partial_success.as_ref().map_or(0, |partial| partial.rejected_data_points);
+    u64::try_from(refused).unwrap_or_default()
 }
 
 impl Http {
-    async fn send(&self, request: &Bytes) -> Outcome {
-        let path = format!("{}/v1/traces", self.uri.path().trim_end_matches('/'));
+    async fn send(&self, signal: Signal, request: &Bytes) -> Outcome {
+        let path = format!("{}/{}", self.uri.path().trim_end_matches('/'), signal.path());
         let mut post = Request::post(path).header(header::CONTENT_TYPE, "application/x-protobuf");
         for (name, value) in &self.headers {
             post = post.header(name, value);
@@ -220,16 +255,22 @@ impl Http {
         let server = (self.uri.host().unwrap_or_default(), self.uri.port_u16().unwrap_or(usual));
         let body = request.to_vec();
         match outbound::exchange(server, self.tls.as_ref(), post, body, Some(ANSWER_BYTES_MAX)).await {
-            Ok(answer) => of_answer(answer.status, answer.retry_after.as_deref(), &answer.body),
+            Ok(answer) => of_answer(signal, answer.status, answer.retry_after.as_deref(), &answer.body),
             Err(error) => Outcome::Later(Duration::ZERO, error.to_string()),
         }
     }
 }
 
-fn of_answer(status: StatusCode, retry_after: Option<&str>, body: &[u8]) -> Outcome {
+fn of_answer(signal: Signal, status: StatusCode, retry_after: Option<&str>, body: &[u8]) -> Outcome {
     if status.is_success() {
         // What cannot be read has no refusal that could be counted.
-        return taken(&ExportTraceServiceResponse::decode(body).unwrap_or_default());
+        let refused = match signal {
+            Signal::Traces => rejected_spans(&ExportTraceServiceResponse::decode(body).unwrap_or_default()),
+            Signal::Metrics => {
+                rejected_points(&ExportMetricsServiceResponse::decode(body).unwrap_or_default())
+            }
+        };
+        return Outcome::Taken { refused };
     }
     match status.as_u16() {
         429 | 502 | 503 | 504 => {
@@ -252,7 +293,9 @@ fn delay(retry_after: &str) -> Option<Duration> {
 mod tests {
     use std::sync::Arc;
 
-    use opentelemetry_proto::tonic::collector::trace::v1::ExportTracePartialSuccess;
+    use opentelemetry_proto::tonic::collector::{
+        metrics::v1::ExportMetricsPartialSuccess, trace::v1::ExportTracePartialSuccess,
+    };
     use rcgen::{CertificateParams, DnType, KeyPair};
     use rustls::{ServerConfig, crypto::ring, pki_types::PrivateKeyDer};
     use tokio::{
@@ -267,7 +310,7 @@ mod tests {
     #[test]
     fn answers_of_http_are_read_as_otlp_has_them() {
         let of = |status: u16, retry_after| {
-            of_answer(StatusCode::from_u16(status).expect("status"), retry_after, b"")
+            of_answer(Signal::Traces, StatusCode::from_u16(status).expect("status"), retry_after, b"")
         };
         let longest = u64::MAX.to_string();
         for (status, after, delay) in [
@@ -285,7 +328,10 @@ mod tests {
         }
         let partial = ExportTracePartialSuccess { rejected_spans: 3, error_message: "no".into() };
         let body = ExportTraceServiceResponse { partial_success: Some(partial) }.encode_to_vec();
-        assert_eq!(of_answer(StatusCode::OK, None, &body), Outcome::Taken { refused: 3 });
+        assert_eq!(of_answer(Signal::Traces, StatusCode::OK, None, &body), Outcome::Taken { refused: 3 });
+        let partial = ExportMetricsPartialSuccess { rejected_data_points: 4, error_message: "no".into() };
+        let body = ExportMetricsServiceResponse { partial_success: Some(partial) }.encode_to_vec();
+        assert_eq!(of_answer(Signal::Metrics, StatusCode::OK, None, &body), Outcome::Taken { refused: 4 });
     }
 
     #[test]
@@ -345,9 +391,9 @@ mod tests {
         };
         let client = async {
             let otlp = Otlp { endpoint, protocol, ..Otlp::default() };
-            let mut transport = Transport::new(&otlp).expect("a destination");
+            let transport = Transport::new(&otlp).expect("a destination");
             let request = Bytes::from(ExportTraceServiceRequest::default().encode_to_vec());
-            transport.send(&request, Duration::from_mins(1)).await
+            transport.send(Signal::Traces, &request, Duration::from_mins(1)).await
         };
         tokio::spawn(server);
         client.await
@@ -414,9 +460,9 @@ mod tests {
                 acceptor.accept(stream).await.expect_err("refused by the client");
             });
             let otlp = Otlp { endpoint, protocol, tls_ca: Some(ca.clone()), ..Otlp::default() };
-            let mut transport = Transport::new(&otlp).expect("a destination");
+            let transport = Transport::new(&otlp).expect("a destination");
             let request = Bytes::from(ExportTraceServiceRequest::default().encode_to_vec());
-            let outcome = transport.send(&request, Duration::from_mins(1)).await;
+            let outcome = transport.send(Signal::Traces, &request, Duration::from_mins(1)).await;
             let Outcome::Later(_, why) = outcome else { panic!("{outcome:?}") };
             assert!(why.contains("invalid peer certificate: UnknownIssuer"), "{protocol:?}: {why}");
         }

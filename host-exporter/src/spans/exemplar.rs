@@ -1,6 +1,6 @@
 //! A span that shows where in its series' histogram a trace is.
 
-use std::{cmp::Ordering, collections::BTreeMap, sync::Arc};
+use std::{cmp::Ordering, collections::BTreeMap, sync::Arc, time::Duration};
 
 use crate::{
     accumulate::{cost, series::SeriesKey},
@@ -29,6 +29,16 @@ pub struct Exemplar {
 }
 
 impl Exemplar {
+    /// How long it took, seconds.
+    pub fn seconds(&self) -> f64 {
+        Duration::from_nanos(self.duration_ns).as_secs_f64()
+    }
+
+    /// Whether it is in the bucket with these bounds, seconds: above one, and up to the other.
+    pub fn is_between(&self, above: f64, bound: f64) -> bool {
+        self.seconds() > above && self.seconds() <= bound
+    }
+
     /// Bytes of memory. The key counts with each: its series may be gone.
     pub(super) fn bytes(&self) -> usize {
         size_of::<Self>() + cost::key(&self.key)

@@ -308,18 +308,43 @@ fn what_an_agent_reports_of_the_parent_counts_and_threads_of_others_alone() {
     }
 }
 
+fn carrying(trace: u8, parent: u8) -> Lineage {
+    let (trace, parent) = (TraceId([trace; 16]), Some(SpanId([parent; 8])));
+    Lineage { context: Some(Context { trace, parent, is_sampled: true }), ..Lineage::default() }
+}
+
+#[test]
+fn a_call_with_the_trace_of_the_only_request_during_which_it_was_made_is_below_that() {
+    let (shop, evil) = (guest("shop", "10.0.0.1", 0), guest("evil", "10.0.0.66", 0));
+    let numbered = |lineage, number| Lineage { number, ..lineage };
+    let request = |ends: (u64, u64), trace, number| {
+        let made = server(&shop, "10.0.0.1:80", "10.0.0.100:1", ends.0, ends.1);
+        (made, numbered(carrying(trace, 1), number))
+    };
+    let call = |of, ends: (u64, u64), trace| {
+        (client(of, "10.0.0.1:4000", "10.9.9.9:80", ends.0, ends.1), numbered(carrying(trace, 5), 9))
+    };
+    let one = request((20, 50), 7, 1);
+    let spans = with_lineages(&[one, call(&shop, (30, 40), 7), request((10, 60), 8, 2)]);
+    assert_eq!(shapes(&spans), [joined(&[(0, None), (1, Some(0))]), joined(&[(2, None)])]);
+    let traces = assemble(&spans, &IdKeys::default());
+    let certainties = traces.iter().flat_map(|trace| &trace.spans).filter_map(|span| span.parent);
+    assert_eq!(certainties.map(|(_, certainty)| certainty.as_str()).collect::<Vec<_>>(), ["propagated"]);
+    let is_alone = |others: &[(Made<'_>, Lineage)]| shapes(&with_lineages(others)).len() == others.len();
+    assert!(is_alone(&[one, call(&shop, (30, 40), 8)]), "of another trace");
+    assert!(is_alone(&[one, call(&shop, (10, 40), 7)]) && is_alone(&[one, call(&shop, (40, 60), 7)]));
+    assert!(is_alone(&[one, call(&evil, (30, 40), 7)]), "of another sandbox");
+    assert!(is_alone(&[one, request((25, 60), 7, 2), call(&shop, (30, 40), 7)]), "two requests of the trace");
+    assert!(
+        is_alone(&[one, (call(&shop, (30, 40), 7).0, numbered(Lineage::default(), 9))]),
+        "without a context"
+    );
+}
+
 #[test]
 fn ids_that_requests_carry_name_the_trace_and_join_what_addresses_do_not() {
     let (shop, db) = (guest("shop", "10.0.0.1", 0), guest("db", "10.0.0.2", 900));
     let evil = guest("evil", "10.0.0.66", 0);
-    let carrying = |trace: u8, parent: u8| Lineage {
-        context: Some(Context {
-            trace: TraceId([trace; 16]),
-            parent: Some(SpanId([parent; 8])),
-            is_sampled: true,
-        }),
-        ..Lineage::default()
-    };
     // By way of an address that is translated.
     let call = (client(&shop, "10.0.0.1:4000", "10.96.0.7:80", 20, 50), carrying(1, 1));
     let served = (server(&db, "10.0.0.2:80", "10.0.0.1:4000", 22, 48), carrying(1, 1));

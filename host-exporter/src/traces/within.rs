@@ -1,9 +1,9 @@
 //! Within a sandbox: which server's span a client's span was made during.
 //!
-//! Of an agent that numbers its spans only what it reports counts: a call without a reported parent is below none. Of spans without
-//! numbers it is concluded from threads: a thread that serves one request after the other makes calls for the request that it serves. A
+//! Of an agent that numbers its spans what it reports counts. Of spans without numbers it is concluded from threads: a thread that serves one request after the other makes calls for the request that it serves. A
 //! thread that has several requests in progress, an event loop, does not: which one a call is for cannot be found by times, so its calls
-//! stay where they are. That it is one is known when two of its requests, or two of its calls over separate connections, overlap.
+//! stay where they are. That it is one is known when two of its requests, or two of its calls over separate connections, overlap. What is
+//! below none then, the trace contexts of request and call join.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -23,7 +23,31 @@ pub(super) type Within = (usize, usize, ParentCertainty);
 pub(super) fn link(spans: &[Arc<Kept>]) -> Vec<Within> {
     let mut links = by_number(spans);
     links.extend(by_thread(spans));
+    links.extend(by_context(spans));
     links
+}
+
+/// By the trace that both requests carry, where an agent or a thread shows no parent: the program passed it on. The call has to be made
+/// within the time of the request, and of no other request of that trace to that sandbox.
+fn by_context(spans: &[Arc<Kept>]) -> Vec<Within> {
+    let context = |kept: &Kept| kept.span.lineage.context.map(|context| (sandbox(kept), context.trace));
+    let mut servers: HashMap<_, Vec<usize>> = HashMap::new();
+    for (at, kept) in spans.iter().enumerate().filter(|(_, kept)| kept.key.side == Side::Server) {
+        if let Some(context) = context(kept) {
+            servers.entry(context).or_default().push(at);
+        }
+    }
+    let clients = spans.iter().enumerate().filter(|(_, kept)| kept.key.side == Side::Client);
+    let links = clients.filter_map(|(at, kept)| {
+        let is_within = |server: &&usize| {
+            let server = &spans[**server];
+            begin(server) <= begin(kept) && end(kept) <= end(server) + SLACK_NS
+        };
+        let mut during = servers.get(&context(kept)?)?.iter().filter(is_within);
+        let server = during.next()?;
+        during.next().is_none().then_some((at, *server, ParentCertainty::Propagated))
+    });
+    links.collect()
 }
 
 /// What agents report. The number of a parent can be that of another request, before the agent was started again, so the call has to

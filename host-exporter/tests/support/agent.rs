@@ -341,6 +341,24 @@ pub fn http_client(id: u32, container: &str, peer: &str, status: &str, requests:
     series
 }
 
+/// A span over a connection, from one time of the guest's clock to another.
+pub fn span(
+    series_id: u32,
+    reason: agent::SpanReason,
+    [local, remote]: [&str; 2],
+    [from_unix_ns, to_unix_ns]: [u64; 2],
+) -> agent::Span {
+    agent::Span {
+        series_id,
+        start_unix_ns: from_unix_ns,
+        duration_ns: to_unix_ns - from_unix_ns,
+        reason: reason.into(),
+        local: local.into(),
+        remote: remote.into(),
+        ..Default::default()
+    }
+}
+
 /// Every resource of a container, or of the guest.
 fn every_resource(id: &str, times: u64) -> agent::Resources {
     let mut measured = Measured::default();

@@ -32,6 +32,11 @@ impl Exposition {
         Self { text: text.to_owned(), samples }
     }
 
+    /// All samples.
+    pub fn samples(&self) -> impl Iterator<Item = &(String, Labels, f64)> {
+        self.samples.iter()
+    }
+
     /// Sum over the samples of a name that have these labels.
     pub fn sum(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
         self.select(name, labels).iter().map(|(_, value)| value).sum()

@@ -14,7 +14,7 @@ use std::{
 
 use self::agent::{TestAgent, http};
 use nix::fcntl::{Flock, FlockArg};
-use porthole_agent_api::agent::Batch;
+use porthole_agent_api::agent::{Batch, Series};
 use porthole_exporter::{
     clock::{unix_ms, unix_ns},
     config, exporter,
@@ -126,6 +126,24 @@ impl Host {
         let companion = self.companion(&record("shop-1", "acme", "shop", &socket));
         exporter.wait_for_requests("shop", 5).await;
         Shop { agent, socket, exporter, companion }
+    }
+
+    /// `<tenant>-<service>`, with an address: its agent reports these series, and a clock that is ahead.
+    pub async fn sandbox(
+        &self,
+        [tenant, service, address]: [&str; 3],
+        ahead_ns: u64,
+        series: Vec<Series>,
+    ) -> (TestAgent, Companion) {
+        let id = format!("{tenant}-{service}");
+        let socket = self.socket(&id);
+        let agent = TestAgent::start(&socket, 7).await;
+        agent.set_clock(ahead_ns);
+        agent.tell(series);
+        let mut record = record(&id, tenant, service, &socket);
+        record.addresses = vec![address.parse().expect("an address")];
+        record.k8s_pod_name = Some(format!("{service}-0"));
+        (agent, self.companion(&record))
     }
 
     /// The sandbox of a tenant whose agent is hostile, and another tenant's.
