@@ -226,7 +226,10 @@ async fn values_have_their_start_over_a_restart_and_exemplars_their_trace() {
         points.times.iter().find(|((name, _), _)| name == requests).map(|(_, times)| *times)
     };
     wait_for("points", async || times(&collector).is_some_and(|(start, taken)| start < taken)).await;
-    let (start, _) = times(&collector).expect("a point");
+    let (start, first) = times(&collector).expect("a point");
+    // Then the round before has written the file.
+    wait_for("a point of the next round", async || times(&collector).is_some_and(|(_, taken)| taken > first))
+        .await;
     exporter.stop().await;
 
     let (_, last) = times(&collector).expect("a point");

@@ -1,6 +1,6 @@
 //! A tenant's exposition in OpenTelemetry's form: sums and gauges, and exponential histograms, which the agents' histograms are already.
 //!
-//! Labels that say whose a value is are attributes of the resource. What is counted by application or tenant has the exporter's host as
+//! Labels of whose a value is are attributes of the resource. What is counted by application or tenant has the exporter's host as
 //! its instance: other hosts' exporters count the same.
 
 use std::collections::HashMap;

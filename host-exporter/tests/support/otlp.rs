@@ -3,7 +3,7 @@
 #![allow(dead_code, reason = "each test program uses a part")]
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     net::SocketAddr,
     sync::Arc,
 };
@@ -48,7 +48,7 @@ pub const TOKEN: &str = "Bearer secret";
 pub struct Collector {
     pub refusals: Arc<Mutex<VecDeque<u16>>>,
     pub taken: Arc<Mutex<Vec<ExportTraceServiceRequest>>>,
-    pub metrics: Arc<Mutex<Vec<ExportMetricsServiceRequest>>>,
+    pub metrics: Arc<Mutex<Points>>,
     pub requests: Arc<Mutex<usize>>,
     /// `Retry-After` of its refusals over HTTP; 0 without it.
     pub retry_after: Option<&'static str>,
@@ -105,7 +105,7 @@ impl Collector {
         async fn metrics(State(collector): State<Collector>, headers: HeaderMap, body: Bytes) -> Response {
             let answer = collector.answer(&headers);
             if answer.status().is_success() {
-                collector.metrics.lock().push(ExportMetricsServiceRequest::decode(body).expect("a request"));
+                collector.metrics.lock().add(&ExportMetricsServiceRequest::decode(body).expect("a request"));
             }
             answer
         }
@@ -131,7 +131,7 @@ impl Collector {
 
     /// The newest point of each stream.
     pub fn points(&self) -> Points {
-        Points::of(&self.metrics.lock())
+        self.metrics.lock().clone()
     }
 
     pub fn spans(&self) -> Vec<(BTreeMap<String, String>, Span)> {
@@ -166,7 +166,7 @@ impl MetricsService for Collector {
         request: tonic::Request<ExportMetricsServiceRequest>,
     ) -> Result<tonic::Response<ExportMetricsServiceResponse>, tonic::Status> {
         self.status(request.metadata())?;
-        self.metrics.lock().push(request.into_inner());
+        self.metrics.lock().add(request.get_ref());
         Ok(tonic::Response::new(ExportMetricsServiceResponse::default()))
     }
 }
@@ -175,24 +175,22 @@ impl MetricsService for Collector {
 pub type Times = (u64, u64);
 
 /// The newest point of each stream, by the name and labels of its samples in scrapes.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Points {
     pub samples: BTreeMap<(String, Labels), f64>,
     pub times: BTreeMap<(String, Labels), Times>,
     /// Trace ids of exemplars, by the name of the metric.
-    pub exemplars: BTreeMap<String, Vec<Vec<u8>>>,
+    pub exemplars: BTreeMap<String, BTreeSet<Vec<u8>>>,
 }
 
 impl Points {
-    fn of(requests: &[ExportMetricsServiceRequest]) -> Self {
-        let mut points = Self::default();
-        for of_resource in requests.iter().flat_map(|request| &request.resource_metrics) {
+    fn add(&mut self, request: &ExportMetricsServiceRequest) {
+        for of_resource in &request.resource_metrics {
             let resource = texts(&of_resource.resource.as_ref().expect("a resource").attributes);
             for metric in of_resource.scope_metrics.iter().flat_map(|of_scope| &of_scope.metrics) {
-                points.take(&resource, metric);
+                self.take(&resource, metric);
             }
         }
-        points
     }
 
     fn take(&mut self, resource: &Labels, metric: &Metric) {
@@ -240,7 +238,7 @@ impl Points {
         assert_eq!(point.zero_count + counts.clone().map(|(count, _)| count).sum::<u64>(), point.count);
         // Bounds of scrapes are powers of two of seconds.
         for power in -16..=5 {
-            let below = counts.clone().filter(|(_, index)| index < 8 * power).map(|(count, _)| count);
+            let below = counts.clone().filter(|(_, index)| *index < 8 * power).map(|(count, _)| count);
             let mut labels = labels.clone();
             labels.insert("le".to_owned(), format!("{:?}", 2_f64.powi(power)));
             let cumulative = point.zero_count + below.sum::<u64>();
