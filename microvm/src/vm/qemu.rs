@@ -194,7 +194,12 @@ mod tests {
     #[test]
     fn qemu_confines_itself_and_parameters_are_appended() {
         let line = line(&user_device(), false);
-        assert!(line.contains("-sandbox on,obsolete=deny,elevateprivileges=deny,spawn=deny"), "{line}");
+        assert!(
+            line.contains(
+                "-sandbox on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny "
+            ),
+            "{line}"
+        );
         assert!(line.contains("preempt=voluntary tsc_early_khz=2500000 extra=1 "), "{line}");
     }
 
