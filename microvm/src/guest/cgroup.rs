@@ -2,7 +2,7 @@
 
 use std::{
     collections::HashMap,
-    io,
+    io::{self, Write as _},
     path::{Path, PathBuf},
 };
 
@@ -34,13 +34,29 @@ impl Group {
         Self { path: Path::new(ROOT).join(id) }
     }
 
+    /// The group in this directory.
+    #[cfg(test)]
+    pub fn at(path: PathBuf) -> Self {
+        Self { path }
+    }
+
+    /// Kills what is in it and removes it, if it is there.
+    pub fn discard(&self) {
+        // The kernel ends the processes a moment later: one that is still busy stays empty, and the next container of its name takes it.
+        let _ = self.kill();
+        let _ = std::fs::remove_dir(&self.path);
+    }
+
     fn file(&self, name: &str) -> PathBuf {
         self.path.join(name)
     }
 
     fn write(&self, name: &str, value: &str) -> Result<(), GuestError> {
         let path = self.file(name);
-        std::fs::write(&path, value).map_err(GuestError::io(format!("write {}", path.display())))
+        // Never made: where the kernel does not have the file, there is no such operation.
+        let mut file = std::fs::OpenOptions::new();
+        let written = file.write(true).open(&path).and_then(|mut file| file.write_all(value.as_bytes()));
+        written.map_err(GuestError::io(format!("write {}", path.display())))
     }
 
     fn number(&self, name: &str) -> u64 {
@@ -152,7 +168,7 @@ mod tests {
         }
         std::fs::create_dir(directory.path().join("sub")).expect("created");
         std::fs::write(directory.path().join("sub/cgroup.procs"), "7\n").expect("written");
-        let group = Group { path: directory.path().to_owned() };
+        let group = Group::at(directory.path().to_owned());
         let stats = group.stats();
         assert_eq!((stats.memory_current, stats.memory_limit), (4096, u64::MAX));
         assert_eq!((stats.cpu_usage_micros, stats.cpu_user_micros, stats.pids_current), (7, 5, 0));

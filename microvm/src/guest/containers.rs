@@ -132,8 +132,8 @@ impl Containers {
                 Ok(pid)
             }
             Err(error) => {
-                // The host gets the failure; the bundle is of no further use.
-                let _ = std::fs::remove_dir_all(&bundle);
+                // The host gets the failure, and removes what it has mounted.
+                discard(id, &bundle, Path::new(helper::STATE), &Group::of(id));
                 Err(error)
             }
         }
@@ -176,7 +176,10 @@ impl Containers {
         let console = attachments.console.as_ref().map(|console| console.path().to_owned());
         let order = Order { id: id.to_owned(), make, console };
         let (pid, ending) = helper::run(&order, attachments.stdio, &self.reaper).await?;
-        let terminal = attachments.console.map(ConsoleSocket::receive).transpose()?;
+        let terminal = attachments.console.map(ConsoleSocket::receive).transpose().inspect_err(|_| {
+            // No table has it, so that it could not be ended later.
+            let _ = send_signal(pid, libc::SIGKILL);
+        })?;
         for carrier in attachments.carriers {
             match (carrier, &terminal) {
                 (Carrier::In(connection, sink), _) => streams::carry_in(connection, sink),
@@ -361,6 +364,19 @@ impl Containers {
     }
 }
 
+/// Removes what there is of a container that was not made: which of its parts there are depends on where that failed.
+fn discard(id: &str, bundle: &Path, states: &Path, group: &Group) {
+    let state = states.join(id);
+    // Kills its processes, and takes its control group and its state away.
+    let deleted = OciContainer::load(state.clone()).and_then(|mut container| container.delete(true));
+    if deleted.is_err() {
+        group.discard();
+        // What could not be loaded has no more to it than this.
+        let _ = std::fs::remove_dir_all(&state);
+    }
+    let _ = std::fs::remove_dir_all(bundle);
+}
+
 fn load(id: &str) -> Result<OciContainer, GuestError> {
     OciContainer::load(Path::new(helper::STATE).join(id))
         .map_err(|error| GuestError::Container(error.to_string()))
@@ -403,7 +419,28 @@ fn check_id(id: &str) -> Result<(), GuestError> {
 
 #[cfg(test)]
 mod tests {
-    use super::check_id;
+    use super::*;
+
+    #[test]
+    fn nothing_stays_of_a_container_that_was_not_made() {
+        let scratch = tempfile::tempdir().expect("directory");
+        let (bundle, states, group) =
+            (scratch.path().join("bundle"), scratch.path().join("states"), scratch.path().join("group"));
+        for parts in [&[&bundle][..], &[&bundle, &states.join("c1")], &[&bundle, &states.join("c1"), &group]]
+        {
+            std::fs::create_dir_all(&states).expect("made");
+            for part in parts {
+                std::fs::create_dir_all(part).expect("made");
+            }
+            std::fs::write(bundle.join(helper::CONFIG), "{}").expect("written");
+            if states.join("c1").exists() {
+                std::fs::write(states.join("c1/state.json"), "{\"cut").expect("written");
+            }
+            discard("c1", &bundle, &states, &Group::at(group.clone()));
+            assert!(parts.iter().all(|part| !part.exists()), "{parts:?}");
+            assert!(states.exists(), "those of other containers");
+        }
+    }
 
     #[test]
     fn ids_that_would_leave_their_directory_are_refused() {

@@ -190,7 +190,7 @@ impl Sandbox {
             streams: MessageField::some(streams),
             ..Default::default()
         };
-        running.call(async |guest, context| guest.create_container(context, &guest_request).await).await?;
+        running.make(&guest_request).await?;
 
         let init = Process::new(&request.id, "", request.stdio.clone(), Vec::new());
         *init.stdio.lock().await = Some(stdio);
@@ -220,6 +220,17 @@ impl Sandbox {
     /// containerd's bundles are beside each other; a companion's is elsewhere.
     fn is_containerds(&self, bundle: &Path) -> bool {
         self.container(&self.id).is_ok_and(|own| own.bundle.parent() == bundle.parent())
+    }
+}
+
+impl Running {
+    /// Has the guest make a container. When the call fails, nothing of the container stays there, also if only the response was lost.
+    pub(super) async fn make(&self, request: &guest::CreateContainerRequest) -> Result<(), ShimError> {
+        let made = self.call(async |guest, context| guest.create_container(context, request).await).await;
+        if made.is_err() {
+            self.forget(&request.id, "").await;
+        }
+        Ok(made.map(drop)?)
     }
 }
 

@@ -7,7 +7,7 @@ use containerd_shim::protos::events::task::TaskDelete;
 use super::{
     ShimError,
     container::{Exit, Status},
-    sandbox::{Sandbox, timestamp},
+    sandbox::{Running, Sandbox, timestamp},
 };
 use crate::{text::printable, wire::guest};
 
@@ -43,20 +43,7 @@ impl Sandbox {
         };
         process.drain(DRAIN_TIMEOUT).await;
         if let Some(running) = self.machine() {
-            let request = guest::ProcessRequest {
-                id: id.to_owned(),
-                exec_id: exec_id.to_owned(),
-                ..Default::default()
-            };
-            // The machine may be going down; then there is nothing left to forget.
-            if let Err(error) = running
-                .guest
-                .call(REMOVE_TIMEOUT, async |guest, context| guest.remove(context, &request).await)
-                .await
-            {
-                let error = printable(&error.to_string());
-                tracing::debug!(error, process = process.name(), "the guest did not remove it");
-            }
+            running.forget(id, exec_id).await;
         }
         if !exec_id.is_empty() {
             container.remove(exec_id);
@@ -89,5 +76,20 @@ impl Sandbox {
         }
         self.end().await;
         self.exit.signal();
+    }
+}
+
+impl Running {
+    /// Has the guest remove a process, or with the empty exec id a container.
+    pub(super) async fn forget(&self, id: &str, exec_id: &str) {
+        let request =
+            guest::ProcessRequest { id: id.to_owned(), exec_id: exec_id.to_owned(), ..Default::default() };
+        let removed =
+            self.guest.call(REMOVE_TIMEOUT, async |guest, context| guest.remove(context, &request).await);
+        // The machine may be going down; then there is nothing left to forget.
+        if let Err(error) = removed.await {
+            let error = printable(&error.to_string());
+            tracing::debug!(error, container = id, process = exec_id, "the guest did not remove it");
+        }
     }
 }

@@ -550,3 +550,31 @@ async fn a_start_ends_in_time_without_a_word_from_the_guest() {
         timed(stand_in.running.machine.connect(Duration::from_mins(1), Duration::ZERO)).await;
     assert!(silent.is_err() && elapsed <= Duration::from_mins(2), "{elapsed:?}");
 }
+
+/// Methods that the init was called with.
+static CALLED: std::sync::Mutex<Vec<String>> = std::sync::Mutex::new(Vec::new());
+
+#[tokio::test(start_paused = true)]
+async fn a_container_whose_creation_failed_or_was_not_answered_is_removed_in_the_guest() {
+    let refused: Behaviour = |method, stream| {
+        CALLED.lock().expect("no test panics here").push(method.to_owned());
+        match method {
+            "CreateContainer" => Reply::Bytes(refusal(stream, "no".to_owned())),
+            _ => empty(stream),
+        }
+    };
+    let unanswered: Behaviour = |method, stream| {
+        CALLED.lock().expect("no test panics here").push(method.to_owned());
+        match method {
+            "CreateContainer" => Reply::Nothing,
+            _ => empty(stream),
+        }
+    };
+    for behaviour in [refused, unanswered] {
+        CALLED.lock().expect("no test panics here").clear();
+        let stand_in = StandIn::new(behaviour).await;
+        let request = guest::CreateContainerRequest { id: "c1".to_owned(), ..Default::default() };
+        stand_in.running.make(&request).await.expect_err("not made");
+        assert_eq!(*CALLED.lock().expect("no test panics here"), ["CreateContainer", "Remove"]);
+    }
+}

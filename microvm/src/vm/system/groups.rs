@@ -202,4 +202,48 @@ mod tests {
         assert_eq!(groups, wanted.map(|path| Some(path.into())));
         assert_eq!(own_group("5:cpuset:/\n", &found[0]), None);
     }
+
+    /// Tables of hosts with hierarchies of version 1 beside one of version 2, whose mounts are shared, joined and under two names.
+    #[test]
+    fn tables_of_hosts_with_version_1_are_read() {
+        let systemd = "\
+25 31 0:23 / /sys/fs/cgroup ro,nosuid,nodev,noexec shared:9 - tmpfs tmpfs ro,size=4096k,nr_inodes=1024,mode=755,inode64
+26 25 0:24 / /sys/fs/cgroup/unified rw,nosuid,nodev,noexec,relatime shared:10 - cgroup2 cgroup2 rw,nsdelegate
+27 25 0:25 / /sys/fs/cgroup/systemd rw,nosuid,nodev,noexec,relatime shared:11 - cgroup cgroup rw,xattr,name=systemd
+36 25 0:31 / /sys/fs/cgroup/net_cls,net_prio rw,nosuid,nodev,noexec,relatime shared:16 - cgroup cgroup rw,net_cls,net_prio
+41 25 0:36 / /sys/fs/cgroup/cpu,cpuacct rw,nosuid,nodev,noexec,relatime shared:21 - cgroup cgroup rw,cpu,cpuacct
+42 25 0:37 / /sys/fs/cgroup/memory rw,nosuid,nodev,noexec,relatime shared:22 - cgroup cgroup rw,memory
+";
+        let own = "\
+5:memory:/system.slice/containerd.service
+4:cpu,cpuacct:/system.slice/containerd.service
+3:net_cls,net_prio:/
+1:name=systemd:/system.slice/containerd.service
+0::/system.slice/containerd.service
+";
+        let groups: Vec<_> = mounted(systemd).iter().map(|hierarchy| own_group(own, hierarchy)).collect();
+        let service = "system.slice/containerd.service";
+        assert_eq!(
+            groups,
+            [
+                format!("unified/{service}"),
+                format!("systemd/{service}"),
+                "net_cls,net_prio/".to_owned(),
+                format!("cpu,cpuacct/{service}"),
+                format!("memory/{service}"),
+            ]
+            .map(|group| Some(Path::new("/sys/fs/cgroup").join(group)))
+        );
+        // Each controller by itself, and none is another's whose name it begins.
+        let separate = "\
+32 31 0:29 / /sys/fs/cgroup/cpu rw,relatime - cgroup cgroup rw,cpu
+33 31 0:30 / /sys/fs/cgroup/cpuacct rw,relatime - cgroup cgroup rw,cpuacct
+34 31 0:31 / /sys/fs/cgroup/cpuset rw,relatime - cgroup cgroup rw,cpuset
+41 31 0:38 / /sys/fs/cgroup/unified rw,relatime - cgroup2 cgroup2 rw
+";
+        let own = "3:cpuset:/c\n2:cpuacct:/b\n1:cpu:/a\n0::/d\n";
+        let groups: Vec<_> = mounted(separate).iter().map(|hierarchy| own_group(own, hierarchy)).collect();
+        let wanted = ["cpu/a", "cpuacct/b", "cpuset/c", "unified/d"];
+        assert_eq!(groups, wanted.map(|group| Some(Path::new("/sys/fs/cgroup").join(group))));
+    }
 }
