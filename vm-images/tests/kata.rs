@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     process::{Command, ExitCode, Stdio},
 };
@@ -14,6 +15,7 @@ fn main() -> ExitCode {
     porthole_trials::run(trials![
         gnu_cpio_finds_the_agent_behind_an_initrd_whose_bytes_stay,
         debugfs_finds_the_agent_and_its_unit_in_a_disk_image,
+        systemd_starts_the_agent_of_a_disk_image_before_katas_own,
         a_disk_image_without_room_is_refused_and_nothing_is_left,
     ])
 }
@@ -72,11 +74,18 @@ fn gnu_cpio_finds_the_agent_behind_an_initrd_whose_bytes_stay() -> Outcome {
 /// Sectors before the partition, as in Kata's images.
 const PARTITION: u64 = 6144;
 
-/// A disk image with one partition, as Kata's builder makes it.
+/// A disk image with one partition, as Kata's builder makes it, and nothing in it.
 fn disk(directory: &Path, kib: u64) -> Result<PathBuf> {
+    let empty = tempfile::tempdir()?;
+    disk_of(directory, kib, empty.path())
+}
+
+/// A disk image with the files of a directory.
+fn disk_of(directory: &Path, kib: u64, files: &Path) -> Result<PathBuf> {
     let (file_system, disk) = (directory.join("ext4"), directory.join("disk"));
     fs::File::create(&file_system)?.set_len(kib << 10)?;
-    run(Command::new("mkfs.ext4").args(["-q", "-F", "-O", "^has_journal"]).arg(&file_system))?;
+    let mut make = Command::new("mkfs.ext4");
+    run(make.args(["-q", "-F", "-O", "^has_journal", "-d"]).arg(files).arg(&file_system))?;
     let mut table = vec![0; 512];
     table[446 + 4] = 0x83;
     table[446 + 8..446 + 12].copy_from_slice(&u32::try_from(PARTITION)?.to_le_bytes());
@@ -113,6 +122,58 @@ fn debugfs_finds_the_agent_and_its_unit_in_a_disk_image() -> Outcome {
     run(Command::new("e2fsck").args(["-f", "-n"]).arg(&file_system))?;
     let error = kata::extend_disk(&output, &agent, &input).err().context("added twice")?;
     ensure!(error.to_string().contains("already"), "{error}");
+    Ok(())
+}
+
+/// Units of Kata's images, as far as the agent's unit has to do with them: `osbuilder` and the agent's own repository have the whole.
+const KATA_UNITS: [(&str, &str); 5] = [
+    ("kata-agent.service", "[Service]\nExecStart=/usr/bin/kata-agent\n"),
+    (
+        "kata-containers.target",
+        "[Unit]\nRequires=basic.target kata-agent.service\nAfter=basic.target kata-agent.service\n",
+    ),
+    ("basic.target", "[Unit]\nDefaultDependencies=no\n"),
+    ("sysinit.target", "[Unit]\nDefaultDependencies=no\n"),
+    ("shutdown.target", "[Unit]\nDefaultDependencies=no\n"),
+];
+
+fn systemd_starts_the_agent_of_a_disk_image_before_katas_own() -> Outcome {
+    for program in ["mkfs.ext4", "debugfs", "systemd-analyze"] {
+        needs::program(program)?;
+    }
+    let directory = tempfile::tempdir()?;
+    let own = directory.path().join("own");
+    let units = own.join("usr/lib/systemd/system");
+    for path in [&units, &own.join("usr/bin")] {
+        fs::create_dir_all(path)?;
+    }
+    fs::write(own.join("usr/bin/kata-agent"), program())?;
+    fs::set_permissions(own.join("usr/bin/kata-agent"), fs::Permissions::from_mode(0o755))?;
+    for (name, text) in KATA_UNITS {
+        fs::write(units.join(name), text)?;
+    }
+    let agent = agent(directory.path())?;
+    let (input, output) = (disk_of(directory.path(), 8192, &own)?, directory.path().join("out"));
+    kata::extend_disk(&input, &agent, &output)?;
+    let tree = directory.path().join("tree");
+    fs::create_dir(&tree)?;
+    let device = format!("{}?offset={}", output.display(), PARTITION * 512);
+    run(Command::new("debugfs").arg("-R").arg(format!("rdump / \"{}\"", tree.display())).arg(&device))?;
+    // What systemd would do to reach the target, and what it complains about.
+    let verify = || -> Result<String> {
+        let mut analyze = Command::new("systemd-analyze");
+        analyze.arg(format!("--root={}", tree.display())).args(["verify", "kata-containers.target"]);
+        let output = analyze.env("LC_ALL", "C").output()?;
+        Ok(String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let complaints = verify()?;
+    ensure!(complaints.is_empty(), "{complaints}");
+    // Were Kata's agent before it, the two would wait for each other: so it is started, and before Kata's agent.
+    let other = tree.join("usr/lib/systemd/system/kata-agent.service.d");
+    fs::create_dir(&other)?;
+    fs::write(other.join("before.conf"), "[Unit]\nBefore=porthole-agent.service\n")?;
+    let complaints = verify()?;
+    ensure!(complaints.contains("ordering cycle on kata-agent.service"), "no cycle: {complaints}");
     Ok(())
 }
 

@@ -136,6 +136,7 @@ impl Need {
         need("bind9-dnsutils", &["dig"], "asks the name server"),
         need("chromium", &["chromium"], "opens the dashboards"),
         need("cpio", &["cpio"], "reads the guests' initial file systems"),
+        need("systemd", &["systemd-analyze"], "reads the unit in Kata's disk image"),
         need("curl", &["curl"], "asks in a container that ends at once"),
         need("dnsmasq-base", &["dnsmasq"], "a name server to count the questions of"),
         need("nginx-light", &["/usr/sbin/nginx"], "a server to count the requests of"),
