@@ -49,7 +49,7 @@ impl Containerd {
     fn wait_answers(&self) -> Result<()> {
         wait::until("containerd answers", wait::SOON, || {
             self.daemon().check()?;
-            let finished = command::run(self.ctr("default").arg("version"), Duration::from_secs(10))?;
+            let finished = command::run(self.ctr("default").arg("version"), CALL_DEADLINE)?;
             Ok(finished.status.success().then_some(()))
         })
     }

@@ -17,8 +17,8 @@ use nix::{
 
 use crate::command;
 
-/// Time between SIGTERM and SIGKILL.
-const GRACE: Duration = Duration::from_secs(10);
+/// Time between SIGTERM and SIGKILL: the exporter writes its ledger meanwhile, on a disk that others use too.
+const GRACE: Duration = Duration::from_mins(1);
 
 /// A program that runs until it is stopped or dropped; its output goes to a file.
 #[derive(Debug)]

@@ -41,8 +41,7 @@ impl Footprint {
         for line in marked_lines("/proc/net/unix", marks)? {
             found.insert(format!("socket {}", line.split_whitespace().last().unwrap_or_default()));
         }
-        let links =
-            command::try_quietly(Command::new("ip").args(["-brief", "link"]), Duration::from_secs(20))?;
+        let links = command::try_quietly(Command::new("ip").args(["-brief", "link"]), wait::SOON)?;
         let links = links.text();
         found.extend(links.lines().filter(|line| bears(line, marks)).map(|line| format!("interface {line}")));
         let usual = STATE_DIRECTORIES.iter().map(Path::new).chain([Path::new(network::NETNS_DIRECTORY)]);
@@ -168,7 +167,7 @@ mod tests {
         // A process has no environment to read for a moment after `spawn` returned: the kernel lets the
         // parent run before it has laid out the new program's memory (fs/binfmt_elf.c).
         let process = format!("process {} sleep 60", child.id());
-        wait::until("the process and the file are found", Duration::from_secs(5), || {
+        wait::until("the process and the file are found", wait::SOON, || {
             let left = Footprint::take(&[mark], &[&directory])?.beyond(&before);
             Ok((left.contains(&process) && left.contains(&format!("file {mark}/left"))).then_some(()))
         })
@@ -176,6 +175,6 @@ mod tests {
         gone(&[mark], &[&directory], &before, Duration::from_millis(50)).expect_err("not gone");
         child.kill().and_then(|()| child.wait()).expect("killed");
         fs::remove_dir_all(&directory).expect("removed");
-        gone(&[mark], &[&directory], &before, Duration::from_secs(5)).expect("gone");
+        gone(&[mark], &[&directory], &before, wait::SOON).expect("gone");
     }
 }

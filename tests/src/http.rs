@@ -10,11 +10,6 @@ use anyhow::{Context, Result, bail};
 
 use crate::wait;
 
-const DEADLINE: Duration = wait::SOON;
-
-/// How long a server may take to listen: its guest boots meanwhile, emulated and perhaps beside others.
-const LISTENS: Duration = Duration::from_mins(2);
-
 /// Limit of one attempt to connect to a server that may not listen yet.
 const ATTEMPT: Duration = Duration::from_secs(1);
 
@@ -54,19 +49,19 @@ pub struct Connection {
 impl Connection {
     /// Connects. Call it on a thread in the hub to reach a sandbox.
     pub fn open(to: SocketAddr) -> Result<Self> {
-        Self::open_within(to, DEADLINE)
+        Self::open_within(to, wait::SOON)
     }
 
-    /// Connects once the server listens, which in a guest can be after its agent is attached. Connecting sends no byte, so
+    /// Connects once the server listens, which in a guest can be after its agent is attached; the guest boots meanwhile. Connecting sends no byte, so
     /// that no attempt is counted anywhere.
     pub fn open_once_listening(to: SocketAddr) -> Result<Self> {
-        wait::until(&format!("{to} listens"), LISTENS, || Self::open_within(to, ATTEMPT).map(Some))
+        wait::until(&format!("{to} listens"), wait::SOON, || Self::open_within(to, ATTEMPT).map(Some))
     }
 
     fn open_within(to: SocketAddr, limit: Duration) -> Result<Self> {
         let stream = TcpStream::connect_timeout(&to, limit).with_context(|| format!("connect to {to}"))?;
-        stream.set_read_timeout(Some(DEADLINE)).context("set a deadline")?;
-        stream.set_write_timeout(Some(DEADLINE)).context("set a deadline")?;
+        stream.set_read_timeout(Some(wait::SOON)).context("set a deadline")?;
+        stream.set_write_timeout(Some(wait::SOON)).context("set a deadline")?;
         stream.set_nodelay(true).context("set TCP_NODELAY")?;
         Ok(Self { stream: BufReader::new(stream), host: to.to_string() })
     }

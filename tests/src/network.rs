@@ -14,7 +14,6 @@ use std::{
         atomic::{AtomicBool, Ordering},
     },
     thread,
-    time::Duration,
 };
 
 use anyhow::{Context, Result, anyhow};
@@ -24,8 +23,6 @@ use crate::{command, wait};
 
 /// Where `ip netns` keeps its names.
 pub const NETNS_DIRECTORY: &str = "/run/netns";
-
-const DEADLINE: Duration = wait::SOON;
 
 /// The hub's address on the bridge; clients in the hub have it as their source.
 pub const HUB: Ipv4Addr = Ipv4Addr::new(10, 231, 0, 1);
@@ -47,7 +44,7 @@ pub struct Endpoint {
 }
 
 fn ip(arguments: &str) -> Result<()> {
-    command::succeed(Command::new("ip").args(arguments.split_whitespace()), DEADLINE).map(drop)
+    command::succeed(Command::new("ip").args(arguments.split_whitespace()), wait::SOON).map(drop)
 }
 
 impl Network {
@@ -142,14 +139,14 @@ impl Endpoint {
     pub fn interfaces(&self) -> Result<Vec<String>> {
         let mut command = Command::new("ip");
         command.args(["-n", &self.name, "-brief", "link"]);
-        Ok(command::succeed(&mut command, DEADLINE)?.text().lines().map(str::to_owned).collect())
+        Ok(command::succeed(&mut command, wait::SOON)?.text().lines().map(str::to_owned).collect())
     }
 
     /// The traffic control rules on `eth0`, which a runtime must take away again.
     pub fn traffic_rules(&self) -> Result<String> {
         let mut command = Command::new("tc");
         command.args(["-n", &self.name, "qdisc", "show", "dev", "eth0"]);
-        Ok(command::succeed(&mut command, DEADLINE)?.text())
+        Ok(command::succeed(&mut command, wait::SOON)?.text())
     }
 }
 
@@ -157,7 +154,7 @@ impl Drop for Endpoint {
     fn drop(&mut self) {
         // Taken away first, so that the name is free at once: the namespace itself may live until its last process ends.
         let hub_side = format!("-n {} link delete {}", self.hub, self.interface);
-        let _ = command::try_quietly(Command::new("ip").args(hub_side.split_whitespace()), DEADLINE);
+        let _ = command::try_quietly(Command::new("ip").args(hub_side.split_whitespace()), wait::SOON);
         remove(&self.name);
     }
 }
@@ -165,7 +162,7 @@ impl Drop for Endpoint {
 /// Removes a namespace's name; already gone is fine.
 pub(crate) fn remove(name: &str) {
     if Path::new(NETNS_DIRECTORY).join(name).exists() {
-        match command::try_quietly(Command::new("ip").args(["netns", "delete", name]), DEADLINE) {
+        match command::try_quietly(Command::new("ip").args(["netns", "delete", name]), wait::SOON) {
             Ok(finished) if finished.status.success() => {}
             Ok(finished) => eprintln!("remove network namespace {name}: {finished}"),
             Err(error) => eprintln!("remove network namespace {name}: {error:#}"),

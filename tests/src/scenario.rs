@@ -355,7 +355,7 @@ impl Running {
     fn wait_listening(&self, application: Application) -> Result<()> {
         let address = self.at(application)?;
         let network = &self.environment.network;
-        wait::until(&format!("{} listens", application.service), Duration::from_mins(1), || {
+        wait::until(&format!("{} listens", application.service), wait::SOON, || {
             network.inside(|| TcpStream::connect_timeout(&address, Duration::from_secs(1)))??;
             Ok(Some(()))
         })
@@ -393,7 +393,7 @@ pub fn record(environment: &Environment, id: &str) -> Result<SandboxRecord> {
 /// Waits until the companion has put the agent into the sandbox and the exporter is connected: from then on every
 /// request is seen.
 pub fn wait_watched(environment: &Environment, id: &str) -> Result<()> {
-    wait::until(&format!("{id} is watched"), Duration::from_mins(1), || {
+    wait::until(&format!("{id} is watched"), wait::SOON, || {
         let record = record(environment, id)?;
         ensure!(record.state != SandboxState::Unmonitored, "unmonitored: {:?}", record.reason);
         let sandbox = environment.exporter()?.sandbox(id)?;
@@ -409,14 +409,16 @@ pub fn wait_watched(environment: &Environment, id: &str) -> Result<()> {
 
 /// For how long containers of a sandbox ran before its agent was attached, as the exporter lists it.
 pub fn unattached(environment: &Environment, id: &str) -> Result<Duration> {
-    let sandbox = environment.exporter()?.sandbox(id)?.context("the exporter does not know it")?;
-    let ns = sandbox["counters"]["unattached_start_ns"].as_u64().context("no such count")?;
-    Ok(Duration::from_nanos(ns))
+    wait::until("the agent's counters are listed", wait::SOON, || {
+        let sandbox = environment.exporter()?.sandbox(id)?.context("the exporter does not know it")?;
+        let ns = sandbox["counters"]["unattached_start_ns"].as_u64().context("no such count")?;
+        Ok(Some(Duration::from_nanos(ns)))
+    })
 }
 
 /// Waits until the companion has given up on a sandbox; returns why.
 pub fn wait_unmonitored(environment: &Environment, id: &str) -> Result<Reason> {
-    wait::until(&format!("{id} is unmonitored"), Duration::from_mins(1), || {
+    wait::until(&format!("{id} is unmonitored"), wait::SOON, || {
         let record = record(environment, id)?;
         ensure!(record.state == SandboxState::Unmonitored, "its state is {}", record.state.as_str());
         record.reason.context("no reason").map(Some)

@@ -110,13 +110,13 @@ fn sweep_abandoned() -> Result<()> {
 /// Returns the processes and mounts, which an orderly teardown would not have left.
 fn sweep(directory: &Path) -> Result<Vec<String>> {
     let mark = directory.to_str().context("a directory in UTF-8")?;
-    let mut swept = Vec::new();
+    let (mut swept, start) = (Vec::new(), std::time::Instant::now());
     for attempt in 0.. {
         let left = footprint::processes(&[mark])?;
         if left.is_empty() {
             break;
         }
-        anyhow::ensure!(attempt < 200, "processes that do not end: {left:?}");
+        anyhow::ensure!(start.elapsed() < wait::SOON, "processes that do not end: {left:?}");
         for process in left {
             match kill(Pid::from_raw(process.id), Signal::SIGKILL) {
                 Ok(()) if attempt == 0 => {
@@ -131,7 +131,7 @@ fn sweep(directory: &Path) -> Result<Vec<String>> {
     for point in footprint::mount_points(&[mark])?.iter().rev() {
         let mut unmount = Command::new("umount");
         unmount.arg("--lazy").arg(point);
-        if command::try_quietly(&mut unmount, Duration::from_secs(20))?.status.success() {
+        if command::try_quietly(&mut unmount, wait::SOON)?.status.success() {
             swept.push(format!("mount {}", point.display()));
         }
     }
@@ -153,7 +153,7 @@ fn remove_directory(directory: &Path) -> Result<()> {
         match fs::remove_dir_all(directory) {
             Ok(()) => return Ok(()),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-            Err(error) if start.elapsed() > Duration::from_secs(5) => return Err(error).context(what),
+            Err(error) if start.elapsed() > wait::SOON => return Err(error).context(what),
             Err(_) => std::thread::sleep(Duration::from_millis(50)),
         }
     }

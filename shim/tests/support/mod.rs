@@ -19,7 +19,7 @@ use porthole_registry::{SandboxRecord, SandboxState};
 use tempfile::TempDir;
 
 /// Longest wait for anything that should happen soon.
-pub const SOON: Duration = Duration::from_mins(1);
+pub const SOON: Duration = Duration::from_mins(2);
 
 /// The program under test.
 pub const PROGRAM: &str = env!("CARGO_BIN_EXE_containerd-shim-porthole-v2");

@@ -3,7 +3,6 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt::{self, Write},
-    time::Duration,
 };
 
 use anyhow::Result;
@@ -15,10 +14,7 @@ use crate::{
 };
 
 /// How far back the queries look: a sandbox that ended is no longer exposed, but Prometheus has it.
-const WINDOW: &str = "30m";
-
-/// How long a count may take to arrive: agent to exporter at most a second, then a scrape.
-const ARRIVAL: Duration = wait::SOON;
+pub(super) const WINDOW: &str = "30m";
 
 /// One line of the comparison.
 #[derive(Clone, Debug, Default)]
@@ -71,7 +67,7 @@ impl Comparison {
     /// counted twice is seen too. Without agreement by the deadline it returns the last comparison.
     pub fn settle(prometheus: &Prometheus, sent: &Sent) -> Result<Self> {
         let mut last = Self::default();
-        let arrived = wait::until("every count arrives", ARRIVAL, || {
+        let arrived = wait::until("every count arrives", wait::SOON, || {
             last = Self::take(prometheus, sent)?;
             Ok(last.differences().is_empty().then_some(()))
         });

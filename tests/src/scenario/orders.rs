@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 
-use super::wait_watched;
+use super::{counted::WINDOW, wait_watched};
 use crate::{
     container::{Container, Launch, PORTHOLE},
     environment::Environment,
@@ -74,10 +74,7 @@ const READ: u64 = 30;
 const PAID: u64 = 12;
 
 /// How long the servers may take until `orders` listens, in emulated guests.
-const START: Duration = Duration::from_mins(3);
-
-/// How long counts may take to arrive, and an objective to be judged: steps of 15 seconds.
-const ARRIVAL: Duration = Duration::from_secs(45);
+const START: Duration = Duration::from_mins(5);
 
 #[derive(Clone, Copy, Debug)]
 struct Service {
@@ -221,7 +218,7 @@ impl Orders {
     /// Waits until the exporter's own hour shows that `orders` misses its objective of availability: one of six requests
     /// fails. The share that failed in the last five minutes.
     pub fn wait_objective_missed(&self) -> Result<f64> {
-        wait::until("orders misses its objective", ARRIVAL, || {
+        wait::until("orders misses its objective", wait::SOON, || {
             let applications = self.environment.exporter()?.applications()?;
             let of_orders = applications.iter().find(|application| {
                 application["tenant"] == NAMESPACE && application["service_name"] == ORDERS.name
@@ -239,7 +236,7 @@ impl Table {
     /// Waits until every count equals what was sent; without agreement in time it returns the last look.
     pub fn settle(prometheus: &Prometheus) -> Result<Self> {
         let mut table = Self(LINES.to_vec());
-        let arrived = wait::until("every count of initech arrives", ARRIVAL, || {
+        let arrived = wait::until("every count of initech arrives", wait::SOON, || {
             table.look(prometheus)?;
             Ok((table.differences() == 0).then_some(()))
         });
@@ -257,7 +254,9 @@ impl Table {
             for (name, value) in line.labels {
                 write!(selector, r#",{name}="{value}""#).context("write a selector")?;
             }
-            let found = prometheus.query(&format!("sum({}_count{{{selector}}})", line.family))?;
+            // Over a while: a scrape that failed leaves no value of now.
+            let counts = format!("max_over_time({}_count{{{selector}}}[{WINDOW}])", line.family);
+            let found = prometheus.query(&format!("sum({counts})"))?;
             line.counted = found.first().map(|element| super::counted::whole(element.value));
         }
         Ok(())

@@ -20,9 +20,6 @@ use crate::{environment::Environment, exposition, wait};
 /// containerd's namespace of these sandboxes, which is their tenant.
 pub const NAMESPACE: &str = "starts";
 
-/// How long the last values may take once everything has ended.
-const ARRIVAL: Duration = wait::SOON;
-
 /// Serves one request, which this container sends itself, a few milliseconds after its first process was executed: the server
 /// and the client are processes of their own, which end with the request.
 ///
@@ -79,7 +76,8 @@ fn settle(environment: &Environment, service: &str, sent: u64, has_clients: bool
         let client = has_clients.then(|| total(environment, service, "client")).transpose()?;
         Ok(Counted { sent, server: total(environment, service, "server")?, client })
     };
-    let arrived = wait::until("every request is counted", ARRIVAL, || Ok(look()?.is_exact().then_some(())));
+    let arrived =
+        wait::until("every request is counted", wait::SOON, || Ok(look()?.is_exact().then_some(())));
     crate::interrupt::check()?;
     if arrived.is_ok() {
         wait::hold(Duration::from_secs(2))?;

@@ -114,12 +114,15 @@ fn two_tenants(stage: &Stage) -> Result<()> {
         let resident = sandbox["agent"]["resident_bytes"].as_u64().context("what the agent takes")?;
         ensure!(resident <= AGENT_RESIDENT_MAX, "the agent has {resident} bytes in memory");
         // What the stopped upstream made of the last requests is a span.
-        let failed = environment.exporter()?.spans("tenant=acme&errors=true")?;
-        let bad_gateway = failed.iter().find(|span| {
-            let at_shop = span["service_name"] == scenario::SHOP.service && span["side"] == "server";
-            at_shop && span["status"] == "502" && span["error_type"] == "502"
-        });
-        ensure!(bad_gateway.is_some(), "no span of the failed requests: {failed:#?}");
+        wait::until("a span of the failed requests", wait::SOON, || {
+            let failed = environment.exporter()?.spans("tenant=acme&errors=true")?;
+            let is_bad_gateway = |span: &serde_json::Value| {
+                let at_shop = span["service_name"] == scenario::SHOP.service && span["side"] == "server";
+                at_shop && span["status"] == "502" && span["error_type"] == "502"
+            };
+            ensure!(failed.iter().any(is_bad_gateway), "{failed:#?}");
+            Ok(Some(()))
+        })?;
         starts::assert_in_order(&environment, &id)?;
         let others = environment.exporter()?.spans("tenant=globex")?;
         ensure!(others.iter().all(|span| span["tenant"] == "globex"), "spans of another tenant: {others:#?}");
@@ -134,23 +137,24 @@ fn totals_stay(stage: &Stage) -> Result<()> {
             running.send_everything(&progress)?;
         }
         let environment = stage.environment()?;
-        // More than two scrapes after its end, the instance's series are gone and the application's are not.
+        // Some time after its end, the instance's series are gone and the application's are not.
         let prometheus = environment.prometheus.as_ref().context("Prometheus")?;
         wait::until("the series of the ended sandbox go", wait::SOON, || {
             let series =
                 prometheus.query("http_server_request_duration_seconds_count{service_name=\"catalog\"}")?;
             Ok(series.is_empty().then_some(()))
         })?;
-        let samples = environment.exporter()?.samples()?;
         let labels =
             [("tenant", "acme"), ("service_name", "catalog"), ("side", "server"), ("protocol", "http1")];
-        let total = exposition::sum(&samples, "porthole_app_requests_total", &labels);
         let sent = running.sent_to(scenario::CATALOG);
-        ensure!(
-            sent > 0 && total == Some(count(sent)),
-            "the application's total is {total:?}, {sent} were sent"
-        );
-        Ok(())
+        ensure!(sent > 0, "nothing was sent to it");
+        // A scrape that failed has no series either.
+        wait::until("the application's total is what was sent", wait::SOON, || {
+            let total =
+                exposition::sum(&environment.exporter()?.samples()?, "porthole_app_requests_total", &labels);
+            ensure!(total == Some(count(sent)), "{total:?}, {sent} were sent");
+            Ok(Some(()))
+        })
     })
 }
 
@@ -220,7 +224,12 @@ fn exporter_restart(stage: &Stage) -> Result<()> {
             let labels = [("tenant", "globex"), ("service_name", "blog"), ("side", "server")];
             Ok(exposition::sum(&samples, "porthole_app_requests_total", &labels).unwrap_or(0.0))
         };
-        let before = total(&environment)?;
+        let before = count(running.sent_to(scenario::BLOG));
+        wait::until("everything before is counted", wait::SOON, || {
+            let now = total(&environment)?;
+            ensure!((now - before).abs() < 0.5, "{before} were sent, {now} are counted");
+            Ok(Some(()))
+        })?;
         environment.exporter()?.stop()?;
         running.send_to_blog(17).context("blog serves while the exporter is down")?;
         environment.exporter()?.restart()?;

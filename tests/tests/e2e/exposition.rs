@@ -58,7 +58,10 @@ fn odd_names(stage: &Stage) -> Result<()> {
     resources_and_connections(&environment, &container)?;
 
     // The first exchange of a route is sampled as a span, labelled with the host's name of its sandbox.
+    // Should it have had no room, one of later requests is.
     wait::until("a span under the odd names", wait::SOON, || {
+        environment.from_hub(|| http::get(address, "/"))?;
+        wait::hold(Duration::from_millis(500))?;
         let spans = environment.exporter()?.spans("limit=10000")?;
         let is_it = |span: &serde_json::Value| {
             span["tenant"] == ODD_TENANT
@@ -78,7 +81,7 @@ fn odd_names(stage: &Stage) -> Result<()> {
     let file = environment.directory().join("log/exposition.txt");
     fs::write(&file, &text).context("keep the exposition")?;
     let mut python = Command::new("/usr/bin/python3");
-    let read = command::succeed(python.args(["-c", PYTHON]).arg(&file), Duration::from_mins(1))?.text();
+    let read = command::succeed(python.args(["-c", PYTHON]).arg(&file), wait::SOON)?.text();
     let python_quoted = format!("'{}'", ODD_TENANT.replace('\\', "\\\\"));
     ensure!(
         read.lines()
@@ -88,15 +91,19 @@ fn odd_names(stage: &Stage) -> Result<()> {
 
     let prometheus = environment.prometheus.as_ref().context("Prometheus")?;
     prometheus.next_scrape()?;
-    let (health, error) = prometheus.target()?;
-    ensure!(health == "up" && error.is_empty(), "Prometheus' target is {health}: {error}");
-    let totals = prometheus.query("porthole_app_requests_total{side=\"server\"}")?;
-    ensure!(
-        totals
-            .iter()
-            .any(|total| total.label("tenant") == ODD_TENANT && total.label("service_name") == ODD_SERVICE),
-        "Prometheus does not know the odd names: {totals:?}"
-    );
+    // On a busy machine a scrape may fail.
+    wait::until("Prometheus has the odd names", wait::SOON, || {
+        let (health, error) = prometheus.target()?;
+        ensure!(health == "up" && error.is_empty(), "Prometheus' target is {health}: {error}");
+        let totals = prometheus.query("porthole_app_requests_total{side=\"server\"}")?;
+        ensure!(
+            totals.iter().any(|total| {
+                total.label("tenant") == ODD_TENANT && total.label("service_name") == ODD_SERVICE
+            }),
+            "Prometheus does not know the odd names: {totals:?}"
+        );
+        Ok(Some(()))
+    })?;
     container.remove()
 }
 

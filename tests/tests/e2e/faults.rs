@@ -2,7 +2,7 @@
 
 use std::{
     fs::File,
-    io::{ErrorKind, Write},
+    io::{ErrorKind, Read as _, Write},
     net::SocketAddr,
     os::{fd::AsRawFd as _, unix::net::UnixStream},
     sync::atomic::{AtomicBool, Ordering},
@@ -36,7 +36,7 @@ pub const TESTS: &[Test] = &[
 ];
 
 /// Longest time from the start of a container to its first process, whatever is broken.
-const START_MAX: Duration = Duration::from_mins(2);
+const START_MAX: Duration = Duration::from_mins(3);
 
 /// Serves, takes an exec, stops when it gets SIGTERM, and is removed.
 fn lives_as_usual(environment: &Environment, container: Container, address: SocketAddr) -> Result<()> {
@@ -123,7 +123,7 @@ fn no_bpf(stage: &Stage) -> Result<()> {
             .on(&endpoint)
             .start(&environment.containerd)
     })?;
-    let said = wait::until("the reason can be read", Duration::from_mins(1), || {
+    let said = wait::until("the reason can be read", wait::SOON, || {
         let record = scenario::record(&environment, &id)?;
         let agent = environment.exporter()?.sandbox(&id)?.unwrap_or_default();
         let limitations = agent["agent"]["limitations"].as_array().cloned().unwrap_or_default();
@@ -169,6 +169,11 @@ fn dial(channel: &Channel) -> Result<Box<dyn Write>> {
         Channel::Hybrid { path, port } => {
             let mut stream = UnixStream::connect(path).context("connect to the vsock device")?;
             stream.write_all(format!("CONNECT {port}\n").as_bytes())?;
+            // vhost-device-vsock 0.3.0 ends when it cannot write its answer, and keeps the descriptor where it is not read. The agent
+            // may have no room for the connection: then there is none.
+            stream.set_read_timeout(Some(wait::SOON))?;
+            let mut byte = [0];
+            while matches!(stream.read(&mut byte), Ok(1)) && byte != *b"\n" {}
             Box::new(stream)
         }
         Channel::Unix { path } => Box::new(UnixStream::connect(path).context("connect to the agent")?),

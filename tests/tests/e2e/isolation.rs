@@ -10,7 +10,6 @@ use std::{
     path::{Path, PathBuf},
     process::Command,
     sync::{Mutex, PoisonError},
-    time::Duration,
 };
 
 use anyhow::{Context, Result, ensure};
@@ -461,7 +460,7 @@ fn twins(stage: &Stage) -> Result<()> {
     }
     let is = |sandbox: &Value, tenant: &str| sandbox["sandbox_id"] == id && sandbox["tenant"] == tenant;
     for (container, endpoint, requests) in &twins {
-        wait::until(&format!("{}/{id} is watched", container.namespace), Duration::from_mins(1), || {
+        wait::until(&format!("{}/{id} is watched", container.namespace), wait::SOON, || {
             let sandboxes = environment.exporter()?.sandboxes()?;
             let own = sandboxes.iter().find(|sandbox| is(sandbox, &container.namespace));
             Ok(own.filter(|own| own["connection"]["state"] == "connected").map(drop))

@@ -72,17 +72,19 @@ impl Sandbox {
         let (id, socket) = (container.id.clone(), container.shim_socket.clone());
         container.remove()?;
         environment.wait_gone(&id, &before, wait::SOON)?;
-        if let Some(socket) = socket {
-            ensure!(!std::path::Path::new(&socket).exists(), "the shim's socket {socket} is left");
-        }
-        let left = endpoint.interfaces()?;
-        ensure!(names(&left) == names(&interfaces), "interfaces before: {interfaces:?}, left: {left:?}");
-        let left = endpoint.traffic_rules()?;
-        ensure!(left == rules, "traffic rules before: {rules:?}, left: {left:?}");
-        ensure!(
-            !environment.containerd.containers()?.iter().any(|(_, known)| *known == id),
-            "containerd still lists it"
-        );
+        // containerd's own clean-up of a shim that died goes on behind the removal.
+        wait::until("its socket and what it did to the network go", wait::SOON, || {
+            if let Some(socket) = &socket {
+                ensure!(!std::path::Path::new(socket).exists(), "the shim's socket {socket} is left");
+            }
+            let left = endpoint.interfaces()?;
+            ensure!(names(&left) == names(&interfaces), "interfaces before: {interfaces:?}, left: {left:?}");
+            let left = endpoint.traffic_rules()?;
+            ensure!(left == rules, "traffic rules before: {rules:?}, left: {left:?}");
+            Ok(Some(()))
+        })?;
+        let listed = environment.containerd.containers()?;
+        ensure!(!listed.iter().any(|(_, known)| *known == id), "containerd still lists it");
         Ok(())
     }
 }

@@ -127,8 +127,13 @@ fn silent(stage: &Stage) -> Result<()> {
             continue;
         }
         let arguments = fs::read_to_string(&path).context("read arguments")?;
-        let stdout = fs::read(path.with_extension("stdout")).context("read stdout")?;
-        let stderr = fs::read(path.with_extension("stderr")).context("read stderr")?;
+        // A call behind the removal may have just begun.
+        let recorded = |stream: &str| {
+            wait::until("the call's streams are recorded", wait::SOON, || {
+                Ok(Some(fs::read(path.with_extension(stream))?))
+            })
+        };
+        let (stdout, stderr) = (recorded("stdout")?, recorded("stderr")?);
         ensure!(stderr.is_empty(), "`{arguments}` wrote {:?} on stderr", String::from_utf8_lossy(&stderr));
         if arguments.split_whitespace().any(|word| word == "start") {
             starts += 1;

@@ -16,7 +16,6 @@ use std::{
         atomic::{AtomicBool, Ordering},
     },
     thread,
-    time::Duration,
 };
 
 use anyhow::{Context, Result, ensure};
@@ -38,14 +37,14 @@ pub const TESTS: &[Test] = &[("privacy::no_value_is_on_the_channel_in_a_log_or_i
 /// Values as users have them. Each is long and strange enough that nothing has it by accident.
 const MARKERS: [&str; 4] = ["swordfish-hunter2", "Bob.Smithers", "ghp_abcdefghijkl", "AKIAIOSFODNN7EXAMPLE"];
 
+/// A command of one of the conversations, which is no value.
+const COMMAND: &str = "LRANGE";
+
 /// The sandbox, its tenant and its application.
 const NAME: &str = "privacy";
 
 /// Begins the name of its record's file.
 const NAME_OF_RECORD: &str = "privacy@privacy";
-
-/// Longest wait of one end for what the other sends.
-const PATIENCE: Duration = wait::SOON;
 
 /// The requests to the exporter: each path, and the forms of the exposition.
 const ANSWERS: [(&str, &str); 7] = [
@@ -72,13 +71,13 @@ fn no_value(stage: &Stage) -> Result<()> {
     command.args(["--spans-per-second", "1000"]);
     command.env("PORTHOLE_LOG", "trace").env("PORTHOLE_AGENT_SECRET", secret.expose());
     let mut agent = Daemon::spawn("porthole-agent", &mut command, &log)?;
-    wait::until("the agent listens", PATIENCE, || {
+    wait::until("the agent listens", wait::SOON, || {
         agent.check()?;
         Ok(UnixStream::connect(&socket).ok())
     })?;
     let relay = Relay::start(&directory.join("relay"), socket)?;
     let companion = enter(&environment, &directory.join("relay"), &secret)?;
-    wait::until("the exporter hears the agent", PATIENCE, || {
+    wait::until("the exporter hears the agent", wait::SOON, || {
         let sandbox = environment.exporter()?.sandbox(NAME)?;
         Ok(sandbox.is_some_and(|sandbox| sandbox["connection"]["state"] == "connected").then_some(()))
     })?;
@@ -88,14 +87,18 @@ fn no_value(stage: &Stage) -> Result<()> {
             play(&conversation).with_context(|| format!("{:?}", conversation.protocol))?;
         }
     }
-    wait::until("every protocol is counted", PATIENCE, || {
+    wait::until("every protocol is counted", wait::SOON, || {
         let counted = counted(&environment.exporter()?.samples()?);
         let missing: Vec<_> = EXPECTED.iter().filter(|name| !counted.contains(**name)).collect();
         ensure!(missing.is_empty(), "not counted: {missing:?}; counted: {counted:?}");
         Ok(Some(()))
     })?;
-    let spans = environment.exporter()?.spans(&format!("service_name={NAME}&limit=10000"))?;
-    ensure!(spans.len() > EXPECTED.len(), "{} spans", spans.len());
+    // Each comes in a batch after its series.
+    wait::until("spans of what was counted, and a command that the search looks for", wait::SOON, || {
+        let spans = environment.exporter()?.spans(&format!("service_name={NAME}&limit=10000"))?;
+        ensure!(spans.len() > EXPECTED.len(), "{} spans", spans.len());
+        Ok(environment.exporter()?.text()?.contains(COMMAND).then_some(()))
+    })?;
     agent.stop()?;
     let mut places = vec![("the channel".to_owned(), relay.bytes())];
     ensure!(places[0].1.len() > 10_000, "{} bytes on the channel", places[0].1.len());
@@ -114,7 +117,7 @@ fn no_value(stage: &Stage) -> Result<()> {
     // What is no value is there: the search looks at the right bytes.
     for place in ["the channel", "/metrics"] {
         let bytes = &places.iter().find(|(name, _)| name == place).context("a place")?.1;
-        ensure!(String::from_utf8_lossy(bytes).contains("LRANGE"), "no command in {place}");
+        ensure!(String::from_utf8_lossy(bytes).contains(COMMAND), "no command in {place}");
     }
     for (place, bytes) in &places {
         let text = String::from_utf8_lossy(bytes).to_ascii_lowercase();
@@ -217,7 +220,7 @@ fn play(conversation: &Conversation) -> Result<()> {
             let mut client = TcpStream::connect(listener.local_addr()?).context("connect")?;
             let (mut server, _) = listener.accept().context("accept")?;
             for end in [&client, &server] {
-                end.set_read_timeout(Some(PATIENCE))?;
+                end.set_read_timeout(Some(wait::SOON))?;
                 end.set_nodelay(true)?;
             }
             for (direction, bytes) in &conversation.steps {
@@ -241,7 +244,7 @@ fn play(conversation: &Conversation) -> Result<()> {
                     Direction::Ingress => (&client, &server),
                     Direction::Egress => (&server, &client),
                 };
-                to.set_read_timeout(Some(PATIENCE))?;
+                to.set_read_timeout(Some(wait::SOON))?;
                 from.send(bytes).context("send")?;
                 to.recv(&mut vec![0; bytes.len() + 1]).context("receive")?;
             }

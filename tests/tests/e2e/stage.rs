@@ -54,7 +54,12 @@ impl Stage {
         if let Some(environment) = &*made {
             return Ok(Arc::clone(environment));
         }
-        let settings = Settings::default().with("tenants.by_namespace", ODD_NAMESPACE, ODD_TENANT);
+        let settings = Settings::default()
+            .with("tenants.by_namespace", ODD_NAMESPACE, ODD_TENANT)
+            // On a busy machine an emulated guest attaches the agent later than on others.
+            .with("microvm", "agent_wait_ms", 20_000)
+            // So that a test sees the row of a sandbox that has ended; otherwise two scrapes, a second each, take it away.
+            .with("exporter", "ended_keep_at_least_seconds", 15.0);
         let begin = Instant::now();
         let namespaces = [&NAMESPACES[..], &[ODD_NAMESPACE, starts::NAMESPACE]].concat();
         let environment = Environment::start(Dist::from_env()?, &settings, &namespaces, true, &|_| {})?;

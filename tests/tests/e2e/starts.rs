@@ -1,8 +1,6 @@
 //! From the first request to the last one: is everything in the numbers, however shortly a sandbox lives? The short form of
 //! `cargo xtask bench starts`.
 
-use std::time::Duration;
-
 use anyhow::{Context, Result, bail, ensure};
 use porthole_testbed::{
     container::{Launch, PORTHOLE},
@@ -65,7 +63,7 @@ fn usurper(stage: &Stage) -> Result<()> {
     let container = launch.start(&environment.containerd)?;
     // The agent that the exporter is connected to has proved that it holds the secret in the record.
     scenario::wait_watched(&environment, &id)?;
-    let said = wait::until("the workload has tried", Duration::from_mins(1), || {
+    let said = wait::until("the workload has tried", wait::SOON, || {
         let said = container.exec(&["cat", "/tmp/said"])?.text();
         ensure!(said.contains("tried"), "it has said {said:?}");
         Ok(Some(said))
@@ -73,8 +71,7 @@ fn usurper(stage: &Stage) -> Result<()> {
     let lines: Vec<_> = said.lines().collect();
     ensure!(lines.first() == Some(&"listen EADDRINUSE"), "the agent's port was free:\n{said}");
     ensure!(lines.len() == 4 && !said.contains("ANSWERED"), "the agent answers the workload:\n{said}");
-    let sandbox = environment.exporter()?.sandbox(&id)?.context("the sandbox")?;
-    ensure!(sandbox["connection"]["state"] == "connected", "{}", sandbox["connection"]);
+    scenario::wait_watched(&environment, &id)?;
     container.remove()
 }
 
@@ -114,8 +111,9 @@ fn crashing(stage: &Stage) -> Result<()> {
 
 /// Demands that the times of the start of a sandbox are known, and in order.
 pub fn assert_in_order(environment: &Environment, id: &str) -> Result<()> {
-    /// By how much the clocks of guest and host can disagree on a busy machine, seconds.
-    const CLOCKS: f64 = 2.0;
+    /// By how much the clocks of guest and host can disagree on a busy machine, seconds: half of the time that a call took by which
+    /// they were compared.
+    const CLOCKS: f64 = 10.0;
     let names = ["machine", "first_process", "first_listen", "first_request"];
     let times = wait::until("all times of the start", wait::SOON, || {
         let sandbox = environment.exporter()?.sandbox(id)?.context("the sandbox is listed")?;
