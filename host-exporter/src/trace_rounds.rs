@@ -145,7 +145,7 @@ mod tests {
         guest_clock::Offset,
         identity::Identity,
         protocol::{ErrorClass, Protocol, Side},
-        spans::{CheckedSpan, Eviction, Reception},
+        spans::{CheckedSpan, Connection, Eviction, Reception},
     };
 
     /// What an agent sends of spans in a second, and at once.
@@ -181,6 +181,26 @@ mod tests {
             let reception = Reception { unix_ms: ms, offset: Offset::default(), connection: None };
             let (key, span) = (Arc::clone(&self.key), CheckedSpan::lasting(reason, ms));
             self.fleet.spans.put(&self.identity, &self.budget, key, ErrorClass::None, span, reception);
+        }
+
+        /// A sample of one end of a call over a connection from this port.
+        fn put_end(&self, side: Side, port: u16, ms: u64) {
+            let (client, server) = (format!("10.0.0.1:{port}"), "10.0.0.2:80".to_owned());
+            let (local, remote, own) = match side {
+                Side::Client => (client, server, [10, 0, 0, 1]),
+                Side::Server => (server, client, [10, 0, 0, 2]),
+            };
+            let span = CheckedSpan {
+                local: local.into(),
+                remote: remote.into(),
+                ..CheckedSpan::lasting(SpanReason::Rate, 1)
+            };
+            let connection = Connection::of(&span, &[own.into()]);
+            let reception = Reception { unix_ms: ms, offset: Offset::default(), connection };
+            let labels = Labels { operation: "GET", ..Labels::default() };
+            let key = Arc::new(SeriesKey::new(Protocol::Http1, side, labels).expect("short texts"));
+            let identity = Arc::new(Identity::in_default("acme", side.name(), side.name()));
+            self.fleet.spans.put(&identity, &self.budget, key, ErrorClass::None, span, reception);
         }
 
         fn round(&mut self, ms: u64) {
@@ -221,6 +241,25 @@ mod tests {
         let evicted = |eviction| sampled.fleet.spans.evicted(eviction);
         assert_eq!(Eviction::ALL.map(evicted).iter().sum::<u64>(), sent);
         assert_eq!(evicted(Eviction::Sampling), sent, "each by its trace's decision");
+    }
+
+    #[test]
+    fn a_call_that_comes_late_follows_the_decision_about_what_its_server_did() {
+        // One of each route is kept: of the servers' traces, and of clients' without a server.
+        let mut sampled = Sampled::new(Rule { ratio: 0.0, reservoir_per_minute: 1.0 });
+        let evicted = |sampled: &Sampled| sampled.fleet.spans.evicted(Eviction::Sampling);
+        for port in [4_000, 4_001] {
+            sampled.put_end(Side::Server, port, 1);
+        }
+        sampled.round(5_500);
+        assert_eq!(evicted(&sampled), 1);
+        for port in [4_000, 4_001] {
+            sampled.put_end(Side::Client, port, 6_000);
+        }
+        sampled.round(11_500);
+        let spans = sampled.fleet.spans.of_tenant("acme");
+        assert_eq!((spans.len(), evicted(&sampled)), (2, 2), "both ends of one call: {spans:?}");
+        assert_eq!(traces::assemble(&spans, &sampled.fleet.spans.ids).len(), 1);
     }
 
     #[test]
