@@ -174,7 +174,8 @@ fn requests(path: &str, shows: Shows) -> Vec<(String, Statuses)> {
             | "/api/v1/history"
             | "/api/v1/interfaces"
             | "/api/v1/connections"
-            | "/api/v1/resources",
+            | "/api/v1/resources"
+            | "/api/v1/starts",
             Shows::OfViewer,
         ) => vec![
             by_tenant("", 200, 200),
@@ -235,6 +236,8 @@ async fn sandbox(host: &Host, mark: &str) -> (TestAgent, Companion) {
     let mut of_tenant = record(&container, mark, &format!("{mark}-service"), &socket);
     of_tenant.k8s_pod_name = Some(format!("{mark}-pod"));
     of_tenant.k8s_namespace_name = Some(format!("{mark}-namespace"));
+    of_tenant.created_unix_ms = unix_ms();
+    of_tenant.watching_unix_ms = Some(of_tenant.created_unix_ms + 1);
     let companion = host.companion(&of_tenant);
     (agent, companion)
 }
@@ -319,6 +322,7 @@ async fn every_route_answers_every_caller_exactly_and_without_a_byte_of_a_neighb
         asked.shown("/metrics", &format!("http_route=\"/{mark}\"")).await;
         span(agent, mark);
         asked.shown("/api/v1/spans", mark).await;
+        asked.shown("/api/v1/starts", mark).await;
     }
     // The end of a step, for which this test does not wait.
     let running = &asked.exporter.running;
@@ -378,6 +382,7 @@ async fn every_route_answers_every_caller_exactly_and_without_a_byte_of_a_neighb
         "/api/v1/interfaces",
         "/api/v1/connections",
         "/api/v1/resources",
+        "/api/v1/starts",
         "/api/v1/tenants",
         "/api/v1/viewer",
         "/api/v1/http_sd",

@@ -6,6 +6,7 @@ mod support;
 
 use porthole_agent_api::agent::Counters;
 use porthole_registry::{ContainerRecord, SandboxState};
+use serde_json::{Value, json};
 use support::{
     Host, Shop,
     agent::{TestAgent, http, http_client},
@@ -73,6 +74,15 @@ async fn starts_are_timed_by_the_hosts_clock_listed_and_counted_once_by_applicat
         "the older one may have been counted before"
     );
     assert_eq!(metrics.sum("porthole_sandbox_start_seconds_sum", &[("phase", "agent")]), 2.0);
+    let listed = exporter.json("/api/v1/starts?tenant=acme&service_name=shop").await;
+    let phases = listed["applications"][0]["phases"].as_array().cloned().unwrap_or_default();
+    let reached: Vec<_> = phases.iter().map(|times| (&times["phase"], times["sandboxes"].as_u64())).collect();
+    let expected = ["machine", "agent", "first_process", "first_listen", "first_request"].map(Value::from);
+    assert_eq!(reached, expected.iter().map(|phase| (phase, Some(1))).collect::<Vec<_>>());
+    let agent = phases[1]["p99_seconds"].as_f64().expect("a quantile");
+    assert!((2.0..2.2).contains(&agent), "the upper bound of its bucket: {agent}");
+    let of_others = exporter.json("/api/v1/starts?tenant=acme&service_name=store").await;
+    assert_eq!(of_others["applications"], json!([]), "none was created under this name");
     exporter.stop().await;
 }
 

@@ -21,6 +21,7 @@ pub mod server;
 mod session;
 mod slots;
 pub mod spans;
+pub mod starts;
 pub mod tenants;
 pub mod tls;
 pub mod topology;
@@ -115,6 +116,7 @@ pub const ROUTES: &[Route] = &[
     route("/api/v1/interfaces", Shows::OfViewer, || get(interfaces::list)),
     route("/api/v1/connections", Shows::OfViewer, || get(connections::list)),
     route("/api/v1/resources", Shows::OfViewer, || get(resources::list)),
+    route("/api/v1/starts", Shows::OfViewer, || get(starts::list)),
     route("/api/v1/tenants", Shows::OfViewer, || get(tenants::list)),
     route("/api/v1/viewer", Shows::OfViewer, || get(viewer::show)),
     // Its handlers check who sends the request: only its token's bearer begins a session.

@@ -8,7 +8,7 @@ use axum::{
     http::StatusCode,
     response::{IntoResponse as _, Response},
 };
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::{
     App,
@@ -19,7 +19,7 @@ use crate::{
     clock::unix_ms,
     fleet::Fleet,
     ids::TraceId,
-    protocol::SpanReason,
+    protocol::{Side, SpanReason, by_name},
     traces::{self, Trace, TraceSpan},
 };
 
@@ -36,6 +36,16 @@ pub struct Filter {
     tenant: Option<String>,
     /// Only those that went through this application.
     service_name: Option<String>,
+    /// Only those with a call on this side: `server` or `client`. The calls that this, `service_name`, and the next four are about
+    /// have to be the same.
+    #[serde(default, deserialize_with = "some_side")]
+    side: Option<Side>,
+    /// Only those with a call that was received from then on, and before.
+    received_from_unix_ms: Option<u64>,
+    received_until_unix_ms: Option<u64>,
+    /// Only those with a call that took as long, and no longer.
+    call_ns_min: Option<u64>,
+    call_ns_max: Option<u64>,
     /// Only those in which this route, table, or topic was served or called.
     route: Option<String>,
     /// Only those whose first span took as long.
@@ -146,10 +156,26 @@ pub(super) async fn show(
     Ok(app.listing(name, move |fleet| found(fleet, tenant.as_deref(), id)).await)
 }
 
+fn some_side<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Side>, D::Error> {
+    by_name::deserialize(deserializer).map(Some)
+}
+
 impl Filter {
+    /// Whether a call is one that the trace has to have.
+    fn admits_call(&self, span: &TraceSpan) -> bool {
+        let kept = &span.kept;
+        let (received, took) = (kept.reception.unix_ms, kept.span.duration_ns);
+        self.service_name.as_ref().is_none_or(|name| kept.identity.service_name == *name)
+            && self.side.is_none_or(|side| kept.key.side == side)
+            && self.received_from_unix_ms.is_none_or(|from| received >= from)
+            && self.received_until_unix_ms.is_none_or(|until| received < until)
+            && self.call_ns_min.is_none_or(|least| took >= least)
+            && self.call_ns_max.is_none_or(|most| took <= most)
+    }
+
     fn admits(&self, trace: &Trace) -> bool {
         let any = |holds: &dyn Fn(&TraceSpan) -> bool| trace.spans.iter().any(holds);
-        self.service_name.as_ref().is_none_or(|name| any(&|span| span.kept.identity.service_name == *name))
+        any(&|span| self.admits_call(span))
             && self.route.as_ref().is_none_or(|route| any(&|span| span.kept.key.labels().resource == route))
             && trace.root().kept.span.duration_ns
                 >= self.duration_ms_min.unwrap_or_default().saturating_mul(1_000_000)
@@ -244,17 +270,21 @@ mod tests {
         fleet::Retention,
         guest_clock::Offset,
         identity::Identity,
-        protocol::{ErrorClass, Protocol, Side},
+        protocol::{ErrorClass, Protocol},
         spans::{CheckedSpan, Lineage, Reception},
     };
 
-    /// Keeps a span that came at that time.
+    /// Keeps a span that came at that time, of a request that `shop` answered in a nanosecond.
     fn put(fleet: &Fleet, tenant: &str, unix_ms: u64) {
+        put_of(fleet, tenant, unix_ms, Side::Server, 1);
+    }
+
+    fn put_of(fleet: &Fleet, tenant: &str, unix_ms: u64, side: Side, duration_ns: u64) {
         let identity = Identity::in_default(tenant, "shop", "shop-1");
-        let key = SeriesKey::new(Protocol::Http1, Side::Server, Labels::default()).expect("short texts");
+        let key = SeriesKey::new(Protocol::Http1, side, Labels::default()).expect("short texts");
         let span = CheckedSpan {
             start_unix_ns: 1,
-            duration_ns: 1,
+            duration_ns,
             request_bytes: 0,
             response_bytes: 0,
             reason: SpanReason::Rate,
@@ -285,5 +315,35 @@ mod tests {
         };
         assert_eq!((listed(None), listed(Some("acme")), listed(Some("none"))), (2, 1, 0));
         assert_eq!((found(None, 2), found(Some("acme"), 2), found(Some("other"), 2)), (1, 1, 0));
+    }
+
+    #[test]
+    fn traces_of_one_cell_of_a_heat_map_have_one_call_that_is_all_of_it() {
+        let retention = Retention { scrapes: 1, at_least: Duration::ZERO, at_most: Duration::ZERO };
+        let fleet = Fleet::new(Limits::of_series(1), retention);
+        let now = unix_ms();
+        put_of(&fleet, "acme", now, Side::Server, 500);
+        put_of(&fleet, "acme", now + 10, Side::Client, 500);
+        put_of(&fleet, "acme", now + 10, Side::Server, 900);
+        let listed = |query: &str| {
+            let uri = format!("/?{query}").parse().expect("an address");
+            let Query(filter) = Query::<Filter>::try_from_uri(&uri).expect("a query");
+            listing(&fleet, &filter).traces.len()
+        };
+        let cell = |side: &str, from: u64, until: u64, least: u64, most: u64| {
+            listed(&format!(
+                "service_name=shop&side={side}&received_from_unix_ms={from}&received_until_unix_ms={until}\
+                 &call_ns_min={least}&call_ns_max={most}"
+            ))
+        };
+        assert_eq!((listed(""), listed("side=server"), listed("side=client")), (3, 2, 1));
+        assert_eq!(cell("server", now, now + 11, 1, 1_000), 2);
+        assert_eq!(cell("server", now, now + 10, 1, 1_000), 1, "before its end");
+        assert_eq!(cell("server", now + 1, now + 11, 1, 1_000), 1, "from its beginning on");
+        assert_eq!(cell("server", now, now + 11, 501, 900), 1, "as long, and no longer");
+        assert_eq!(cell("server", now, now + 10, 501, 900), 0, "one call is all of it");
+        assert_eq!(listed("service_name=cart&side=server"), 0);
+        let uri = "/?side=both".parse().expect("an address");
+        assert!(Query::<Filter>::try_from_uri(&uri).is_err());
     }
 }
