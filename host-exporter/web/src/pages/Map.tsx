@@ -42,8 +42,8 @@ export function MapPage(): JSX.Element {
   const parts = useMemo(() => {
     if (data === null) return null;
     const found = chosen(data, (node) => matches(filter, node.name, node.tenant ?? "", node.kind, node.protocol ?? ""));
-    return { ...found, placed: place(found.nodes, found.edges) };
-  }, [data, filter]);
+    return { ...found, placed: place(found.nodes, found.edges, (edge) => label(edge, text)) };
+  }, [data, filter, text]);
   const title = (
     <h1>
       {text("map")} {parts !== null && <span class="count">{parts.nodes.size}</span>}
@@ -96,22 +96,32 @@ function Picture({ parts: { nodes, placed } }: { parts: { nodes: ReadonlyMap<str
       <svg width={placed.width} height={placed.height} viewBox={`0 0 ${placed.width} ${placed.height}`}>
         <title>{`${text("map")}: ${nodes.size}`}</title>
         <defs>
-          <marker id="arrow" viewBox="0 0 8 8" refX="7.5" refY="4" markerWidth="7" markerHeight="7" orient="auto-start-reverse">
+          <marker id="arrow" viewBox="0 0 8 8" refX="7.5" refY="4" markerWidth="11" markerHeight="11" markerUnits="userSpaceOnUse" orient="auto-start-reverse">
             <path d="M0 0L8 4L0 8z" />
           </marker>
         </defs>
         {placed.edges.map((edge) => {
-          const middle = edge.points[Math.floor(edge.points.length / 2)] ?? { x: 0, y: 0 };
           const width = 1.2 + Math.min(3.5, Math.log10(1 + edge.rate) * 1.3);
           return (
             <g key={edge.id} class={fails(edge) ? "edge failing" : "edge"}>
               <path d={curve(edge.points)} stroke-width={width} marker-end="url(#arrow)" />
-              <text x={middle.x} y={middle.y - 6}>
-                {label(edge, text)}
-              </text>
             </g>
           );
         })}
+        {placed.edges.map((edge) => (
+          <g key={edge.id} class={fails(edge) ? "label failing" : "label"}>
+            <rect
+              x={edge.label.x - edge.label.width / 2}
+              y={edge.label.y - edge.label.height / 2}
+              width={edge.label.width}
+              height={edge.label.height}
+              rx="6"
+            />
+            <text x={edge.label.x} y={edge.label.y + 4}>
+              {edge.label.text}
+            </text>
+          </g>
+        ))}
         {placed.nodes.map((node) => {
           const box = (
             <g class={`node ${node.kind}`} transform={`translate(${node.x - NODE.width / 2} ${node.y - NODE.height / 2})`}>
