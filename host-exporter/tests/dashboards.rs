@@ -106,6 +106,8 @@ async fn sandbox(
     let socket = host.socket(name);
     let agent = TestAgent::start(&socket, 7).await;
     agent.set_counters(Counters { messages_seen: 1_000, exchanges: 495, ..Default::default() });
+    agent.set_clock(0);
+    agent.has_started();
     agent.tell(vec![
         http(1, name, "/orders/{}", "200", 400, ms),
         http(2, name, "/orders/{}", "503", 20, 90),
@@ -118,6 +120,7 @@ async fn sandbox(
     record.k8s_pod_name = Some(name.to_owned());
     record.k8s_namespace_name = Some(format!("{tenant}-namespace"));
     record.created_unix_ms = unix_ms();
+    record.watching_unix_ms = Some(record.created_unix_ms + 1_500);
     record.addresses = vec![address.parse().expect("an address")];
     let companion = host.companion(&record);
     (agent, companion)
@@ -140,6 +143,26 @@ fn send_spans(agent: &TestAgent) {
         ..Default::default()
     };
     agent.send(agent::Batch { spans: (1..12).map(span).collect(), ..Default::default() });
+}
+
+/// First requests with a time; the exporter then requests the moments before.
+async fn start(exporter: &Exporter, agents: impl Iterator<Item = (&TestAgent, &str)>) {
+    for (agent, name) in agents {
+        let mut served = http(7, name, "/ready", "200", 1, 1);
+        served.start_unix_ns = unix_ns();
+        agent.tell(vec![served]);
+    }
+    wait_for("starts", async || {
+        let listed = exporter.json("/api/v1/starts").await;
+        let applications = listed["applications"].as_array().cloned().unwrap_or_default();
+        let whole = |row: &serde_json::Value| {
+            let phases = row["phases"].as_array().cloned().unwrap_or_default();
+            let sandboxes = if row["service_name"] == "shop" { 2 } else { 1 };
+            phases.len() == 5 && phases.iter().all(|times| times["sandboxes"] == sandboxes)
+        };
+        applications.len() == 3 && applications.iter().all(whole)
+    })
+    .await;
 }
 
 /// Requests that fail, so that the objective is still missed however long the browser takes.
@@ -237,6 +260,8 @@ fn every_page_shows_what_the_exporter_has_in_both_themes_and_on_a_phone() -> Out
         for (agent, _, name) in &kept {
             agent.measure(&["", name], 100);
         }
+        let agents = kept.iter().map(|(agent, _, name)| (agent, *name));
+        start(&exporter, agents).await;
         send_trace(&kept[0].0, &kept[2].0);
         wait_for("a trace", async || {
             exporter.json("/api/v1/traces?spans_min=3").await["traces"][0].is_object()

@@ -6,11 +6,15 @@
 import assert from "node:assert/strict";
 import { mkdirSync, rmSync } from "node:fs";
 import { join } from "node:path";
-import { check, has, launch, SIZES, watched as watchedAt } from "./pages.mjs";
+import { answers, dense, manyNodes, manyStarts } from "./made.mjs";
+import { apart, check, has, launch, SIZES, until, watched as watchedAt } from "./pages.mjs";
 
 const [address, closed, folder] = process.argv.slice(2);
 rmSync(folder, { recursive: true, force: true });
 mkdirSync(folder, { recursive: true });
+
+/** A trace with a call between two sandboxes, and the cell of its application's heat map that it is in. */
+const traced = await traceOfSeveral();
 
 /** Pages, and what each has to show. */
 const PAGES = [
@@ -19,11 +23,25 @@ const PAGES = [
   ["called", "#/application/acme/shop?part=called", ["10.0.0.9:80", "10.0.0.77:9000", "refused 16", "150 µs"]],
   ["instances", "#/application/acme/shop?part=instances", ["shop-0", "shop-1"]],
   ["resources", "#/application/acme/shop?part=resources", ["Throttled", "1100", "Open files"]],
+  ["starts", "#/application/acme/shop?part=starts", ["Machine", "First request", "shop-0", "shop-1", "1.5 s"]],
   ["map", "#/map", ["10.0.0.9:80", "shop", "/s ·", "16 failed to connect"]],
   ["calls", "#/calls", ["/orders/{}", "error"]],
   ["traces", "#/traces", ["/orders/{}", "cart, shop"]],
-  ["trace", `#/trace?id=${await traceOfSeveral()}`, ["first", "thread", "connection", "/items/{}", "served by cart", "120 ms"]],
-  ["operator", "#/operator", ["create_refused", "syscall_raw_tracepoint", "acme", "globex"]],
+  ["traces-of-cell", `#/traces/acme/${traced.service}?cell=${traced.cell}`, ["without this limit", "/orders/{}"]],
+  ["no-traces-of-cell", "#/traces/acme/shop?cell=server-1-2-3-4", ["No trace of these requests is kept", "--span-interval-ms"]],
+  ["trace", `#/trace?id=${traced.id}`, ["How the calls are joined", "Certain. Both ends", "first", "thread", "connection", "/items/{}", "served by cart", "120 ms"]],
+  ["operator", "#/operator", ["create_refused", "syscall_raw_tracepoint", "acme", "globex", "Slowest starts", "Needs a look", "1 not monitored", "this node", "prometheus_url"]],
+];
+
+/** Some of them in Chinese. */
+const CHINESE = [
+  ["applications", "#/applications", ["应用", "shop"]],
+  ["application", "#/application/acme/shop", ["耗时分布", "选择一格"]],
+  ["starts", "#/application/acme/shop?part=starts", ["首个请求", "分位数"]],
+  ["map", "#/map", ["次连接失败"]],
+  ["no-traces-of-cell", "#/traces/acme/shop?cell=server-1-2-3-4", ["没有保留这些请求的链路"]],
+  ["trace", `#/trace?id=${traced.id}`, ["各调用如何关联", "确定"]],
+  ["operator", "#/operator", ["最慢的启动", "需要关注", "本节点"]],
 ];
 
 const browser = await launch();
@@ -36,20 +54,57 @@ try {
       await context.close();
     }
   }
+  for (const [size, colorScheme] of [["desk", "light"], ["phone", "dark"]]) {
+    const context = await browser.newContext({ viewport: SIZES[size], colorScheme, locale: "zh-CN" });
+    for (const [name, view, texts] of CHINESE) await open(context, `${name}-${size}-${colorScheme}-chinese`, view, texts);
+    await context.close();
+  }
+  await many();
   await use(await browser.newContext({ viewport: SIZES.desk, locale: "en-US" }));
   await signIn(await browser.newContext({ viewport: SIZES.phone, locale: "en-US" }));
-  const chinese = await browser.newContext({ viewport: SIZES.desk, locale: "zh-CN" });
-  await open(chinese, "applications-chinese", "#/applications", ["应用", "shop"]);
-  await chinese.close();
 } finally {
   await browser.close();
 }
 console.log(`${opened} views`);
 
-/** The id of a trace with a call between two sandboxes. */
 async function traceOfSeveral() {
   const answer = await fetch(`${address}/api/v1/traces?spans_min=3`);
-  return (await answer.json()).traces[0].trace_id;
+  const { trace_id: id, service_name: service, received_unix_ms: received, duration_ns: took, side } = (await answer.json()).traces[0];
+  // Its spans came at different times, the first one at the latest.
+  return { id, service, cell: [side, received - 60_000, received + 1, took, took].join("-") };
+}
+
+/** What so many have on a page of their own, which the exporter of this test does not: a dense topology, and starts. */
+async function many() {
+  for (const [locale, colorScheme] of [["en-US", "light"], ["zh-CN", "dark"]]) {
+    const context = await browser.newContext({ viewport: SIZES.desk, colorScheme, locale });
+    await answers(context, "topology", dense());
+    const { page, faults } = await watched(context);
+    await page.goto(`${address}/#/map`);
+    await page.locator(".map .label").first().waitFor();
+    await apart(page, ".map .label text", ".map .node rect");
+    await check(page, faults, `map-dense-${locale}`);
+    await page.screenshot({ path: join(folder, `map-dense-${locale}.png`), fullPage: true });
+    opened += 1;
+    await context.close();
+  }
+  const context = await browser.newContext({ viewport: SIZES.desk, locale: "en-US" });
+  await answers(context, "starts", manyStarts(500));
+  const { page, faults } = await watched(context);
+  await answers(context, "nodes", manyNodes(200));
+  await page.goto(`${address}/#/operator`);
+  const starts = page.getByRole("region", { name: "Starts" });
+  await starts.getByRole("button", { name: /Show more/ }).waitFor();
+  assert.equal(await starts.locator("tbody tr").count(), 100, "not all rows at once");
+  await starts.getByRole("link", { name: "started-499", exact: true }).waitFor();
+  const nodes = page.getByRole("region", { name: "Nodes" });
+  assert.equal(await nodes.locator("tbody tr").count(), 100);
+  await nodes.locator("tr", { hasText: "node-7:9464" }).getByText("down").waitFor();
+  await check(page, faults, "operator-many");
+  await page.screenshot({ path: join(folder, "operator-many.png"), fullPage: true });
+  assert.deepEqual(faults, []);
+  opened += 1;
+  await context.close();
 }
 
 function watched(context, expected) {
@@ -98,6 +153,7 @@ async function use(context) {
   await page.getByRole("link", { name: "1 h" }).click();
   await page.getByText("/orders/{}").first().waitFor();
   assert.match(page.url(), /application\/acme\/shop\?range=3600/);
+  await heat(page);
   await page.goBack();
   await page.keyboard.press("Escape");
   await page.locator("main").focus();
@@ -105,7 +161,7 @@ async function use(context) {
   await page.keyboard.press("3");
   await page.getByRole("link", { name: "GET /orders/{}" }).first().click();
   await page.getByText("Joined by").first().waitFor();
-  await page.getByRole("link", { name: "Traces" }).click();
+  await page.getByRole("link", { name: "List of traces" }).click();
   await page.getByLabel("Route, table or topic").fill("/items/{}");
   await page.getByLabel("Route, table or topic").press("Enter");
   await page.waitForURL(/route=/);
@@ -117,6 +173,39 @@ async function use(context) {
   await page.getByRole("button", { name: "Paused" }).waitFor();
   assert.deepEqual(faults, []);
   await context.close();
+}
+
+/** From a cell of a heat map to its traces, by keys, by a click and by a link, and back. */
+async function heat(page) {
+  const chooser = page.getByRole("button", { name: /^Choose a cell/ });
+  const ofCell = /traces\/acme\/shop\?range=3600&cell=server-/;
+  const back = async () => {
+    await page.waitForURL(ofCell);
+    await page.getByRole("link", { name: "without this limit" }).waitFor();
+    await page.goBack();
+    await chooser.waitFor();
+  };
+  await chooser.focus();
+  await page.locator(".cells rect").waitFor();
+  const described = await page.locator("#cell").innerText();
+  await page.keyboard.press("Home");
+  await until(async () => (await page.locator("#cell").innerText()) !== described, "another cell is described");
+  await page.keyboard.press("Enter");
+  await back();
+  await chooser.focus();
+  await page.locator("#cell").getByRole("link", { name: "Traces" }).click();
+  await back();
+  await chooser.focus();
+  await page.locator(".cells rect").waitFor();
+  // A map that is drawn anew meanwhile has the cell elsewhere: then the click chooses nothing.
+  await until(async () => {
+    const box = await page.evaluate(() => document.querySelector(".cells rect")?.getBoundingClientRect().toJSON() ?? null);
+    if (box !== null) await page.mouse.click(box.x + box.width / 2, box.y + box.height / 2);
+    // Not chosen any more: by the keyboard again.
+    else await page.evaluate(() => [document.querySelector(".skip"), document.querySelector(".cells")].forEach((element) => element?.focus()));
+    return ofCell.test(page.url());
+  }, "a click opens the traces of a cell");
+  await back();
 }
 
 /** Signs in and out where a token is needed. */

@@ -31,6 +31,30 @@ export async function has(page, texts) {
   }
 }
 
+/** Tries until something holds; nothing that a page does after a moment takes as long. */
+export async function until(holds, what) {
+  const end = Date.now() + 120_000;
+  while (!(await holds())) {
+    assert.ok(Date.now() < end, what);
+    await new Promise((later) => setTimeout(later, 100));
+  }
+}
+
+/** Checks that texts lie over none of each other, and over no box. */
+export async function apart(page, texts, boxes) {
+  const over = await page.evaluate(
+    ([texts, boxes]) => {
+      const of = (selector) => [...document.querySelectorAll(selector)].map((element) => ({ text: element.textContent, ...element.getBoundingClientRect().toJSON() }));
+      const written = of(texts);
+      const all = [...written, ...of(boxes)];
+      const meet = (a, b) => a.left + 1 < b.right && b.left + 1 < a.right && a.top + 1 < b.bottom && b.top + 1 < a.bottom;
+      return written.flatMap((text, at) => all.slice(at + 1).filter((other) => meet(text, other)).map((other) => `${text.text} ${other.text}`));
+    },
+    [texts, boxes],
+  );
+  assert.deepEqual(over, []);
+}
+
 /** Checks that a page fits its screen, that axe finds nothing serious, and that nothing went wrong. */
 export async function check(page, faults, name) {
   const wide = await page.evaluate(() => document.documentElement.scrollWidth - document.documentElement.clientWidth);

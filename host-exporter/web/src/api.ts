@@ -123,6 +123,51 @@ export interface Tenants {
   } | null;
 }
 
+/** What is not known of a node is null. */
+export interface Node {
+  instance: string;
+  job: string;
+  up: boolean;
+  version: string | null;
+  /** Sandboxes by state. */
+  sandboxes: Record<string, number>;
+  completeness_ratio_min: number | null;
+  resident_bytes: number | null;
+  memory_limit_bytes: number | null;
+  accounted_bytes: number | null;
+  accounted_bytes_limit: number | null;
+  ingest_cpu_cores: number | null;
+  last_scrape_duration_seconds: number | null;
+}
+
+export interface Nodes {
+  /** Whether there is a server that knows of the nodes. */
+  configured: boolean;
+  nodes: Node[];
+  nodes_left_out: number;
+}
+
+/** From a sandbox's creation on. */
+export interface StartTimes {
+  machine_seconds: number | null;
+  agent_seconds: number | null;
+  first_process_seconds: number | null;
+  first_listen_seconds: number | null;
+  first_request_seconds: number | null;
+}
+
+export interface Starts {
+  applications: (Application & {
+    phases: {
+      phase: string;
+      sandboxes: number;
+      p50_seconds: number | null;
+      p90_seconds: number | null;
+      p99_seconds: number | null;
+    }[];
+  })[];
+}
+
 export interface Sandbox extends Application {
   sandbox_id: string;
   k8s_namespace_name: string;
@@ -131,6 +176,8 @@ export interface Sandbox extends Application {
   state: string;
   reason: { code: string; message: string } | null;
   connection: { state: string; last_error: string | null; last_batch_age_seconds: number | null };
+  created_unix_ms: number;
+  start: StartTimes;
   agent: { version: string; kernel_release: string; capture_mode: string | null; placement: string | null } | null;
   series: number;
   capture_completeness_ratio: number | null;
@@ -217,6 +264,7 @@ export interface Span extends NamesOfCall {
 /** A call in its trace. */
 export interface Call extends NamesOfCall {
   span_id: string;
+  parent_span_id: string | null;
   certainty: string | null;
   depth: number;
   clock_error_ns: number;

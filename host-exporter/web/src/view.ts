@@ -1,8 +1,21 @@
 // What a page shows, held whole in the address, so that a link gives the same view.
 
+import type { Side } from "./api";
+
 /** Pages by the first part of the address. */
 export const PAGES = ["applications", "application", "map", "calls", "traces", "trace", "operator"] as const;
 export type Page = (typeof PAGES)[number];
+
+/** Calls of an application in one cell of a heat map of its durations. */
+export interface CellOfCalls {
+  side: Side;
+  /** When they were received: from this millisecond on, and before that one. */
+  from: number;
+  until: number;
+  /** How long they took, nanoseconds. */
+  least: number;
+  most: number;
+}
 
 export interface View {
   page: Page;
@@ -25,6 +38,8 @@ export interface View {
   id: string | null;
   /** Calls that took at least as many milliseconds. */
   slower: number | null;
+  /** Traces with a call of a cell of the application's heat map. */
+  cell: CellOfCalls | null;
 }
 
 /** Ranges that are offered, seconds. */
@@ -44,6 +59,7 @@ export const START: View = {
   route: null,
   id: null,
   slower: null,
+  cell: null,
 };
 
 function decoded(text: string): string | null {
@@ -52,6 +68,13 @@ function decoded(text: string): string | null {
   } catch {
     return null;
   }
+}
+
+function cellOf(text: string | null): CellOfCalls | null {
+  const [side, ...rest] = (text ?? "").split("-");
+  const [from = NaN, until = NaN, least = NaN, most = NaN] = rest.map((part) => (/^\d+$/.test(part) ? Number(part) : NaN));
+  const whole = rest.length === 4 && [from, until, least, most].every(Number.isSafeInteger);
+  return whole && (side === "server" || side === "client") ? { side, from, until, least, most } : null;
 }
 
 /** Reads an address's fragment; what cannot be used is as at the start. */
@@ -77,6 +100,7 @@ export function parse(fragment: string): View {
     route: parameters.get("route"),
     id: parameters.get("id"),
     slower: Number.isFinite(slower) && slower > 0 ? slower : null,
+    cell: cellOf(parameters.get("cell")),
   };
   const whole = page === "application" ? view.tenant !== null && view.service !== null : page !== "trace" || view.id !== null;
   return whole ? view : { ...view, page: START.page, tenant: null, service: null };
@@ -96,6 +120,10 @@ export function format(view: View): string {
   if (view.route !== null) parameters.set("route", view.route);
   if (view.id !== null) parameters.set("id", view.id);
   if (view.slower !== null) parameters.set("slower", String(view.slower));
+  if (view.cell !== null) {
+    const { side, from, until, least, most } = view.cell;
+    parameters.set("cell", [side, from, until, least, most].join("-"));
+  }
   const query = parameters.toString();
   return `#/${parts.join("/")}${query === "" ? "" : `?${query}`}`;
 }

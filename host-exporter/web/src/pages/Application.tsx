@@ -17,8 +17,9 @@ import { to } from "../view";
 import { ConnectionTable } from "./Connections";
 import { InstanceTable, InterfaceTable } from "./Interfaces";
 import { ResourceTables } from "./Resources";
+import { StartsOf } from "./Starts";
 
-const PARTS = ["served", "called", "instances", "resources"] as const;
+const PARTS = ["served", "called", "instances", "resources", "starts"] as const;
 type Part = (typeof PARTS)[number];
 
 export function ApplicationPage(): JSX.Element {
@@ -73,6 +74,7 @@ function Detail({ part, of, interfaces }: { part: Part; of: Names; interfaces: I
   const { text } = useShared();
   const detail = interfaces.applications[0];
   if (part === "resources") return <ResourcesOf of={of} />;
+  if (part === "starts") return <StartsOf of={of} />;
   return (
     <>
       {part === "called" && <ConnectionsOf of={of} />}

@@ -11,7 +11,6 @@ import { Empty, Waiting } from "../parts/Empty";
 import { Link } from "../parts/Link";
 import { Table, type Column } from "../parts/Table";
 import { matches } from "../rows";
-import { to } from "../view";
 
 const LIMIT = 500;
 
@@ -37,7 +36,7 @@ export function Calls(): JSX.Element {
       value: (span) => `${span.operation} ${span.resource}`,
       cell: (span) => (
         <>
-          <Link to={to(view, "trace", { id: span.trace_id })} class="name">
+          <Link to={{ ...view, page: "trace", id: span.trace_id }} class="name">
             <b>{span.operation}</b> {span.resource}
           </Link>
           <span class="under">

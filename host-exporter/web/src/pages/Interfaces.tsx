@@ -8,8 +8,10 @@ import { bytes, count, rate } from "../format";
 import { StateChip } from "../parts/Chip";
 import { errorShare, instance, quantiles } from "../parts/columns";
 import { Empty } from "../parts/Empty";
+import { Link } from "../parts/Link";
 import { Table, type Column } from "../parts/Table";
 import { matches } from "../rows";
+import { to } from "../view";
 
 function idOf(row: Interface): string {
   return [row.side, row.protocol, row.operation, row.resource, row.peer].join("\u0000");
@@ -48,9 +50,7 @@ export function InterfaceTable({ id, side, interfaces }: { id: string; side: Sid
       value: (row) => `${row.operation} ${row.resource}`,
       cell: (row) => (
         <>
-          <span class="name">
-            <b>{row.operation}</b> {row.resource}
-          </span>
+          <InterfaceName of={row} />
           <span class="under">{side === "client" ? `${row.protocol} → ${row.peer}` : row.protocol}</span>
         </>
       ),
@@ -79,6 +79,22 @@ export function InterfaceTable({ id, side, interfaces }: { id: string; side: Sid
     },
   ];
   return <Table caption={text(side === "server" ? "served" : "called")} columns={columns} rows={rows} id={idOf} sort="-requests" addressed />;
+}
+
+/** Leads to the traces in which it was served or called. */
+function InterfaceName({ of: { operation, resource } }: { of: Interface }): JSX.Element {
+  const { view } = useShared();
+  const name = (
+    <>
+      <b>{operation}</b> {resource}
+    </>
+  );
+  if (resource === "") return <span class="name">{name}</span>;
+  return (
+    <Link to={to(view, "traces", { tenant: view.tenant, service: view.service, route: resource })} class="name">
+      {name}
+    </Link>
+  );
 }
 
 export function InstanceTable({ instances }: { instances: Instance[] }): JSX.Element {

@@ -1,29 +1,24 @@
 // What runs, how it is monitored, what it takes of its budgets. A tenant sees its own part.
 
 import type { JSX } from "preact";
-import type { Budget, Resources, Sandbox, Tenants } from "../api";
+import type { Budget, Resources, Sandbox, Starts, Tenants } from "../api";
 import { useShared } from "../context";
 import { useData } from "../data";
-import { ABSENT, bytes, cores, count, ratio, seconds, share } from "../format";
-import { Bar } from "../parts/Bar";
+import { ABSENT, bytes, cores, count, ratio, seconds } from "../format";
+import { amount, BudgetBar, budgetName } from "../parts/Budget";
 import { rankOf, StateChip } from "../parts/Chip";
 import { Trouble } from "../parts/columns";
 import { Empty, Waiting } from "../parts/Empty";
 import { Figure } from "../parts/Figure";
+import { Completeness, States } from "../parts/States";
 import { Table, type Column } from "../parts/Table";
 import { matches } from "../rows";
-import type { Key } from "../text";
 import { Taken } from "./Resources";
+import { NodesOf } from "./Nodes";
+import { SlowestStarts } from "./Starts";
+import { Troubles } from "./Troubles";
 
 type Tenant = Tenants["tenants"][number];
-
-const BUDGETS: Record<string, Key> = {
-  series: "series",
-  memory_bytes: "memory_bytes",
-  resident_bytes: "resident_bytes",
-  exposed_bytes: "exposed_bytes",
-  history_bytes: "history_bytes",
-};
 
 function fullest(budgets: readonly Budget[]): number | null {
   const shares = budgets.map((budget) => ratio(budget.taken, budget.limit) ?? 0);
@@ -39,6 +34,7 @@ export function Operator(): JSX.Element {
   const tenants = useData<Tenants>("/api/v1/tenants");
   const sandboxes = useData<{ sandboxes: Sandbox[] }>("/api/v1/sandboxes");
   const resources = useData<Resources>("/api/v1/resources");
+  const starts = useData<Starts>("/api/v1/starts");
   if (tenants.data === null || sandboxes.data === null) return <Waiting error={tenants.error ?? sandboxes.error} />;
   const listed = tenants.data.tenants.filter((row) => matches(view.filter, row.tenant));
   const rows = sandboxes.data.sandboxes.filter((row) =>
@@ -61,6 +57,8 @@ export function Operator(): JSX.Element {
           </div>
         </section>
       )}
+      <Troubles tenants={tenants.data} sandboxes={sandboxes.data.sandboxes} />
+      {own !== null && <NodesOf tenants={tenants.data} />}
       <section>
         <h2>
           {text("tenant")} <span class="count">{listed.length}</span>
@@ -73,29 +71,22 @@ export function Operator(): JSX.Element {
         </h2>
         {sandboxes.data.sandboxes.length === 0 ? <Empty what="noSandboxes" hint="noSandboxesHint" /> : <SandboxTable rows={rows} resources={resources.data} />}
       </section>
+      <section>
+        <h2>{text("slowestStarts")}</h2>
+        {starts.data === null ? <Waiting error={starts.error} /> : <SlowestStarts starts={starts.data} />}
+        <p class="note">{text("startsNote")}</p>
+      </section>
     </>
   );
 }
 
-function amount(budget: Budget, value: number): string {
-  return budget.name.endsWith("bytes") ? bytes(value) : count(value);
-}
-
 function BudgetFigure({ of }: { of: Budget }): JSX.Element {
   const { text } = useShared();
-  const name = BUDGETS[of.name];
   return (
-    <Figure name={name ? text(name) : of.name} value={amount(of, of.taken)}>
+    <Figure name={budgetName(of, text)} value={amount(of, of.taken)}>
       <BudgetBar of={of} />
     </Figure>
   );
-}
-
-function BudgetBar({ of }: { of: Budget }): JSX.Element {
-  const { text } = useShared();
-  const name = BUDGETS[of.name];
-  const label = `${name ? text(name) : of.name}: ${amount(of, of.taken)} ${text("of")} ${amount(of, of.limit)}`;
-  return <Bar taken={of.taken} limit={of.limit} label={label} />;
 }
 
 function TenantTable({ rows }: { rows: Tenant[] }): JSX.Element {
@@ -107,19 +98,14 @@ function TenantTable({ rows }: { rows: Tenant[] }): JSX.Element {
       id: "sandboxes",
       head: text("sandboxes"),
       value: (row) => sum(row.sandboxes),
-      cell: (row) =>
-        Object.entries(row.sandboxes).map(([state, number]) => (
-          <span key={state} class="status">
-            <StateChip of={state} /> <b>{number}</b>
-          </span>
-        )),
+      cell: (row) => <States of={row.sandboxes} />,
     },
     {
       id: "completeness",
       head: text("completeness"),
       numeric: true,
       value: (row) => row.capture_completeness_ratio,
-      cell: (row) => share(row.capture_completeness_ratio),
+      cell: (row) => <Completeness of={row.capture_completeness_ratio} />,
     },
     {
       id: "budgets",
@@ -187,7 +173,7 @@ function SandboxTable({ rows, resources }: { rows: Sandbox[]; resources: Resourc
       head: text("completeness"),
       numeric: true,
       value: (row) => row.capture_completeness_ratio,
-      cell: (row) => share(row.capture_completeness_ratio),
+      cell: (row) => <Completeness of={row.capture_completeness_ratio} />,
     },
     { id: "cpu", head: text("cpuCores"), numeric: true, wide: true, value: (row) => guest(row)?.cpu_cores ?? null, cell: (row) => cores(guest(row)?.cpu_cores ?? null) },
     {

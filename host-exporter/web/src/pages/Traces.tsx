@@ -1,22 +1,18 @@
-// Traces: what one request came to in all sandboxes that it went through. A list of them, and one of them over time.
+// Traces: what one request came to in all sandboxes that it went through.
 
 import type { JSX } from "preact";
-import { useMemo } from "preact/hooks";
-import { path, type Call, type Trace, type Traces } from "../api";
+import { path, type Traces } from "../api";
 import { useShared } from "../context";
 import { useData } from "../data";
-import { placed } from "../fall";
 import { clock, count, seconds } from "../format";
 import { CallFilter } from "../parts/CallFilter";
 import { Outcome, Trouble } from "../parts/columns";
 import { Empty, Waiting } from "../parts/Empty";
 import { Field } from "../parts/Field";
-import { Figure } from "../parts/Figure";
 import { Link } from "../parts/Link";
 import { Table, type Column } from "../parts/Table";
 import { matches } from "../rows";
-import type { Key } from "../text";
-import { to } from "../view";
+import { to, type CellOfCalls } from "../view";
 
 const LIMIT = 200;
 
@@ -24,6 +20,7 @@ type Summary = Traces["traces"][number];
 
 export function TracesPage(): JSX.Element {
   const { view, show, text, viewer } = useShared();
+  const { cell } = view;
   const { data, error } = useData<Traces>(
     path("/api/v1/traces", {
       tenant: view.tenant,
@@ -31,6 +28,11 @@ export function TracesPage(): JSX.Element {
       route: view.route,
       errors: view.failed || null,
       duration_ms_min: view.slower === null ? null : Math.ceil(view.slower),
+      side: cell?.side,
+      received_from_unix_ms: cell?.from,
+      received_until_unix_ms: cell?.until,
+      call_ns_min: cell?.least,
+      call_ns_max: cell?.most,
       limit: LIMIT,
     }),
   );
@@ -43,7 +45,7 @@ export function TracesPage(): JSX.Element {
       value: (row) => `${row.operation} ${row.resource}`,
       cell: (row) => (
         <>
-          <Link to={to(view, "trace", { id: row.trace_id })} class="name">
+          <Link to={{ ...view, page: "trace", id: row.trace_id }} class="name">
             <b>{row.operation}</b> {row.resource}
           </Link>
           <span class="under">
@@ -63,7 +65,19 @@ export function TracesPage(): JSX.Element {
       value: (row) => row.errors,
       cell: (row) => <Trouble of={row.errors} />,
     },
-    { id: "services", head: text("applications"), wide: true, value: (row) => row.services.length, cell: (row) => row.services.join(", ") },
+    {
+      id: "services",
+      head: text("applications"),
+      wide: true,
+      value: (row) => row.services.length,
+      cell: (row) =>
+        row.services.map((service, at) => (
+          <span key={service}>
+            {at > 0 && ", "}
+            <Link to={to(view, "application", { tenant: row.tenant, service })}>{service}</Link>
+          </span>
+        )),
+    },
   ];
   return (
     <>
@@ -80,10 +94,11 @@ export function TracesPage(): JSX.Element {
           }}
         />
       </CallFilter>
+      {cell !== null && <CellNote of={cell} />}
       {data === null ? (
         <Waiting error={error} />
       ) : rows.length === 0 ? (
-        <Empty what={view.filter === "" ? "noTraces" : "noMatch"} hint={view.filter === "" ? "noTracesHint" : "noMatchHint"} />
+        <NoTraces />
       ) : (
         <Table caption={text("traces")} columns={columns} rows={rows} id={(row) => row.trace_id} sort="-when" addressed />
       )}
@@ -96,100 +111,19 @@ export function TracesPage(): JSX.Element {
   );
 }
 
-export function TracePage(): JSX.Element {
+/** Of which cell of a heat map the traces are. */
+function CellNote({ of: { side, from, until, least, most } }: { of: CellOfCalls }): JSX.Element {
   const { view, text } = useShared();
-  const { data, error } = useData<{ traces: Trace[] }>(`/api/v1/traces/${encodeURIComponent(view.id ?? "")}`);
-  if (data === null) return <Waiting error={error} />;
-  if (data.traces.length === 0) return <Empty what="noTrace" hint="noTraceHint" />;
   return (
-    <>
-      {data.traces.map((trace) => (
-        <OneTrace key={trace.trace_id} trace={trace} />
-      ))}
-      <p class="note">{text("traceNote")}</p>
-    </>
+    <p class="note">
+      {text(side === "server" ? "servedBy" : "calledBy")} <b>{view.service}</b> · {clock(from)} – {clock(until)} · {seconds(least / 1e9)} –{" "}
+      {seconds(most / 1e9)} · <Link to={{ ...view, cell: null }}>{text("withoutCell")}</Link>
+    </p>
   );
 }
 
-const CERTAINTIES: Record<string, Key> = {
-  connection: "byConnection",
-  thread: "byThread",
-  task: "byTask",
-  propagated: "byContext",
-};
-
-function OneTrace({ trace }: { trace: Trace }): JSX.Element {
-  const { view, text, viewer } = useShared();
-  const places = useMemo(() => new Map(placed(trace.tree).map((place, at) => [trace.tree[at]?.span_id, place])), [trace]);
-  const columns: Column<Call>[] = [
-    {
-      id: "call",
-      head: text("call"),
-      cell: (call) => (
-        <span class="call">
-          <svg width={call.depth * 18} height="1" aria-hidden="true" />
-          <span>
-            <span class="name">
-              <b>{call.operation}</b> {call.resource}
-            </span>
-            <span class="under">
-              {text(call.side === "server" ? "servedBy" : "calledBy")}{" "}
-              <Link to={to(view, "application", { tenant: call.tenant, service: call.service_name })}>{call.service_name}</Link>
-              {call.side === "client" && call.remote !== "" ? ` → ${call.remote}` : ""}
-            </span>
-          </span>
-        </span>
-      ),
-    },
-    {
-      id: "certainty",
-      head: text("joined"),
-      cell: (call) => (call.certainty === null ? text("firstCall") : <span class="chip none">{text(CERTAINTIES[call.certainty] ?? "joined")}</span>),
-    },
-    { id: "status", head: text("status"), cell: (call) => <Outcome of={call} /> },
-    { id: "duration", head: text("duration"), numeric: true, cell: (call) => seconds(call.duration_ns / 1e9) },
-    {
-      id: "time",
-      head: text("when"),
-      cell: (call) => {
-        const place = places.get(call.span_id) ?? { from: 0, width: 0 };
-        return (
-          <svg class="fall" aria-hidden="true">
-            <rect
-              class={call.error === "none" ? "" : "bad"}
-              x={`${100 * place.from}%`}
-              width={`${Math.max(0.4, 100 * place.width)}%`}
-              y="3"
-              height="10"
-              rx="2"
-            />
-          </svg>
-        );
-      },
-    },
-    { id: "clock", head: text("clockError"), numeric: true, wide: true, cell: (call) => `± ${seconds(call.clock_error_ns / 1e9)}` },
-    {
-      id: "instance",
-      head: text("instance"),
-      wide: true,
-      cell: (call) => call.k8s_pod_name || call.sandbox_id,
-    },
-  ];
-  return (
-    <>
-      <h1>
-        {trace.operation} {trace.resource} <span class="count">{viewer.operator ? `${trace.tenant} / ${trace.service_name}` : trace.service_name}</span>
-      </h1>
-      <div class="figures">
-        <Figure name={text("when")} value={clock(trace.start_unix_ns / 1e6)} />
-        <Figure name={text("duration")} value={seconds(trace.duration_ns / 1e9)} />
-        <Figure name={text("calls")} value={count(trace.spans)} />
-        <Figure name={text("failedCalls")} value={count(trace.errors)} />
-      </div>
-      <Table caption={text("trace")} columns={columns} rows={trace.tree} id={(call) => call.span_id} sort="" />
-      <p class="note">
-        {text("trace")} <code>{trace.trace_id}</code>
-      </p>
-    </>
-  );
+function NoTraces(): JSX.Element {
+  const { view } = useShared();
+  if (view.filter !== "") return <Empty what="noMatch" hint="noMatchHint" />;
+  return view.cell === null ? <Empty what="noTraces" hint="noTracesHint" /> : <Empty what="noTracesOfCell" hint="noTracesOfCellHint" />;
 }

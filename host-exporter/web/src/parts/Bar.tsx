@@ -2,9 +2,7 @@
 
 import type { JSX } from "preact";
 import { ratio } from "../format";
-
-/** From this share on a limit is nearly reached. */
-const NEAR = 0.8;
+import { NEAR } from "../troubles";
 
 export function Bar({ taken, limit, label }: { taken: number; limit: number; label: string }): JSX.Element {
   const share = ratio(taken, limit) ?? 0;

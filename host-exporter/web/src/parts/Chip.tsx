@@ -12,8 +12,8 @@ export function VerdictChip({ of }: { of: Verdict }): JSX.Element {
   return <span class={`chip ${of}`}>{text(WORDS[of])}</span>;
 }
 
-const GOOD = new Set(["watching", "connected"]);
-const BAD = new Set(["unmonitored", "quarantined"]);
+const GOOD = new Set(["watching", "connected", "up"]);
+const BAD = new Set(["unmonitored", "quarantined", "down"]);
 
 /** For an order in which what needs a look comes first. */
 export function rankOf(state: string): number {

@@ -9,7 +9,7 @@ export interface Column<Row> {
   id: string;
   head: string;
   /** By what it is sorted; a column without cannot be. */
-  value?: (row: Row) => string | number | null;
+  value?: ((row: Row) => string | number | null) | undefined;
   cell: (row: Row) => ComponentChildren;
   numeric?: boolean;
   /** Not on narrow screens. */
