@@ -74,9 +74,9 @@ struct Arguments {
     /// Hooks on system calls
     #[arg(long, value_enum, default_value_t)]
     hooks: HookChoice,
-    /// Size of the ring buffer between kernel and agent, KiB; a power of two
-    #[arg(long, value_name = "KIB", default_value_t = 1024, value_parser = ring_kib)]
-    ring_kib: u32,
+    /// Size of the ring buffer between kernel and agent, KiB; a power of two. 1024 unless it is given, 2048 for packets
+    #[arg(long, value_name = "KIB", value_parser = ring_kib)]
+    ring_kib: Option<u32>,
     /// Connections that the kernel keeps
     #[arg(long, value_name = "NUMBER", default_value_t = 8192, value_parser = clap::value_parser!(u32).range(64..=1_000_000))]
     connections: u32,
@@ -183,7 +183,7 @@ fn main() -> anyhow::Result<ExitCode> {
         per_second: arguments.spans_per_second,
     };
     let limits = ProbeLimits {
-        ring_bytes: arguments.ring_kib * 1024,
+        ring_bytes: arguments.ring_kib.map(|kib| kib * 1024),
         connections: arguments.connections,
         offload: !arguments.no_offload,
         spans,

@@ -23,8 +23,8 @@ pub const SETTINGS_MAP: &str = ".bss.settings";
 /// Bounds of what the programs may use.
 #[derive(Clone, Copy, Debug)]
 pub struct ProbeLimits {
-    /// Size of the ring buffer, bytes; a power of two and at least a page.
-    pub ring_bytes: u32,
+    /// Size of the ring buffer, bytes; a power of two and at least a page. By default what the programs need.
+    pub ring_bytes: Option<u32>,
     /// Connections that the kernel keeps.
     pub connections: u32,
     /// Whether the programs aggregate exchanges themselves where they can.
@@ -35,7 +35,7 @@ pub struct ProbeLimits {
 
 impl Default for ProbeLimits {
     fn default() -> Self {
-        Self { ring_bytes: 1 << 20, connections: 8192, offload: true, spans: SpanPolicy::default() }
+        Self { ring_bytes: None, connections: 8192, offload: true, spans: SpanPolicy::default() }
     }
 }
 

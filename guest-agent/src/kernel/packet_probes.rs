@@ -17,6 +17,10 @@ use super::{
 /// The programs, and where they hang.
 const PROGRAMS: [(&str, Hook); 2] = [("packet_in", Hook::PacketsIn), ("packet_out", Hook::PacketsOut)];
 
+/// Size of the ring buffer, bytes. Packets are captured whole, and those between two sockets of one kernel twice: what two
+/// programs send within a tenth of a second comes to a megabyte, and is a gap when there is no room for it.
+const RING_BYTES: u32 = 2 << 20;
+
 /// The loaded and attached programs. Dropping it detaches them.
 #[allow(missing_debug_implementations)]
 pub struct PacketProbes {
@@ -41,7 +45,7 @@ impl PacketProbes {
         object.functions.retain(|key, _| ours.contains(key));
         let mut maps = object::create_maps(&mut object, |name, map| {
             match name {
-                "RECORDS" => map.set_max_entries(limits.ring_bytes),
+                "RECORDS" => map.set_max_entries(limits.ring_bytes.unwrap_or(RING_BYTES)),
                 "VERDICTS" => map.set_max_entries(limits.connections),
                 SETTINGS_MAP | "COUNTERS" => {}
                 _ => return false,

@@ -31,6 +31,9 @@ use super::{
 };
 use crate::recorder::SpanPolicy;
 
+/// Size of the ring buffer, bytes.
+const RING_BYTES: u32 = 1 << 20;
+
 /// The loaded and attached programs. Dropping it detaches them.
 #[allow(missing_debug_implementations)]
 pub struct Probes {
@@ -87,7 +90,7 @@ impl Probes {
         tracing::debug!("the object is parsed");
         let mut maps = object::create_maps(&mut object, |name, map| {
             match name {
-                "RECORDS" => map.set_max_entries(limits.ring_bytes),
+                "RECORDS" => map.set_max_entries(limits.ring_bytes.unwrap_or(RING_BYTES)),
                 "CONNECTIONS" | "VERDICTS" | "OFFLOADED" => map.set_max_entries(limits.connections),
                 "SLOTS" => map.set_max_entries(stripes * SLOTS_MAX),
                 _ => {}

@@ -11,6 +11,7 @@ use crate::{
     capture::{event_source::EventSource, parsed},
     cgroups::Tree,
     kernel::{ProbeError, packet_probes::PacketProbes},
+    packets::pieces::Pieces,
     recorder::{
         Details, Origin, Recorder,
         containers::{ContainerIndex, Containers},
@@ -86,6 +87,7 @@ impl EventSource for PacketSource {
         let packets = self.flows.table.tally();
         vec![
             (packets.lost_bytes, "bytes of streams were not seen"),
+            (self.flows.shortened, "packets were captured in part: the ring buffer had no room for more"),
             (packets.evicted, "connections made room for newer ones"),
             (self.flows.containers.displaced(), "containers made room for newer ones"),
         ]
@@ -107,6 +109,9 @@ pub struct PacketFlows {
     bytes: u64,
     /// Records that are no packet.
     malformed: u64,
+    /// Packets of which not all bytes were captured.
+    shortened: u64,
+    pieces: Pieces,
 }
 
 impl PacketFlows {
@@ -119,6 +124,8 @@ impl PacketFlows {
             ignored: Vec::new(),
             bytes: 0,
             malformed: 0,
+            shortened: 0,
+            pieces: Pieces::default(),
         }
     }
 
@@ -132,6 +139,28 @@ impl PacketFlows {
             self.malformed += 1;
             return;
         };
+        if packet.position == 0 && bytes.len() == packet.head as usize {
+            self.take_older(&packet, recorder);
+            self.packet(packet, bytes, recorder);
+        } else if let Some((packet, bytes)) = self.pieces.join(packet, bytes) {
+            self.take_older(&packet, recorder);
+            self.packet(packet, &bytes, recorder);
+        } else {
+            while let Some((packet, bytes)) = self.pieces.excess() {
+                self.packet(packet, &bytes, recorder);
+            }
+        }
+    }
+
+    /// Takes packets of the same socket of which a record is missing: it comes before a later one, or never.
+    fn take_older(&mut self, packet: &Packet, recorder: &mut Recorder) {
+        while let Some((packet, bytes)) = self.pieces.older(packet) {
+            self.packet(packet, &bytes, recorder);
+        }
+    }
+
+    fn packet(&mut self, packet: Packet, bytes: &[u8], recorder: &mut Recorder) {
+        self.shortened += u64::from(bytes.len() < packet.length as usize);
         let sent = packet.direction == u32::from(direction::EGRESS);
         let captured = Captured {
             bytes,
@@ -144,6 +173,9 @@ impl PacketFlows {
     }
 
     fn idle(&mut self, now_ns: u64, recorder: &mut Recorder) {
+        while let Some((packet, bytes)) = self.pieces.oldest() {
+            self.packet(packet, &bytes, recorder);
+        }
         let (table, mut recording) = self.recording(None, recorder);
         table.idle(now_ns, &mut recording);
     }
