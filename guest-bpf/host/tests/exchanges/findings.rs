@@ -90,3 +90,38 @@ fn control_characters_in_heads_and_chunks_mean_the_same() {
     }
     differences.assert_none();
 }
+
+/// Arrays in arrays that announce 2^32 values, of which the programs' count has none.
+#[test]
+fn replies_of_more_values_than_fit_in_a_word_do_not_end_early() {
+    let exchange = |reply: &str| {
+        [Call::new(Direction::Ingress, "*2\r\n$3\r\nGET\r\n$1\r\na\r\n"), Call::new(Direction::Egress, reply)]
+    };
+    let huge = format!("{}*4\r\n", "*1073741824\r\n".repeat(4));
+    let calls = [exchange("$-1\r\n"), exchange(&huge), exchange("$1\r\nb\r\n")];
+    let mut differences = Differences::default();
+    differences.compare(Side::Server, calls.as_flattened(), "2^32 values");
+    differences.assert_none();
+}
+
+/// A control character ends no method, and what follows it begins none.
+#[test]
+fn methods_with_control_characters_in_calls_of_one_byte_are_the_same() {
+    let plain = [
+        Call::new(Direction::Ingress, "GET /cart HTTP/1.1\r\nHost: shop\r\n\r\n"),
+        Call::new(Direction::Egress, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"),
+    ];
+    let mut differences = Differences::default();
+    for control in ["\0", "\r", "\t", "\u{1}", "\u{7f}"] {
+        let odd = [
+            Call::new(Direction::Ingress, "G"),
+            Call::new(Direction::Ingress, control),
+            Call::new(Direction::Ingress, "ET /cart HTTP/1.1\r\nHost: shop\r\n\r\n"),
+            Call::new(Direction::Egress, "HTTP/1.1 400 no\r\nContent-Length: 0\r\n\r\n"),
+        ];
+        let what = control.escape_default().to_string();
+        differences.compare(Side::Server, &[&odd[..], &plain, &plain].concat(), &what);
+        differences.compare(Side::Server, &[&plain[..], &odd, &plain].concat(), &what);
+    }
+    differences.assert_none();
+}

@@ -167,7 +167,12 @@ pub extern "C" fn redis_reply_step() -> u64 {
                     return 0;
                 }
                 let elements = if kind == b'%' { 2 * elements } else { elements };
-                work.parse.state.items += elements as u32;
+                let items = u64::from(work.parse.state.items) + elements;
+                // Values within values: more than are counted.
+                if items > u64::from(u32::MAX) {
+                    return 0;
+                }
+                work.parse.state.items = items as u32;
                 let taken = work.parse.cursor - start;
                 advance(work, taken);
             }

@@ -54,8 +54,8 @@ pub(super) trait Handler {
     fn start(&mut self, line: &[u8], whole: bool, at: Timestamp) -> bool;
     /// The head ended; `certain` is false when its end is in bytes that were not captured.
     fn head(&mut self, fields: &Fields, certain: bool, bytes: u64, at: Timestamp) -> Body;
-    /// So many bytes, since then, are no message.
-    fn malformed(&mut self, at: Timestamp, bytes: u64);
+    /// So many bytes, since then, are no message; `is_line` when they end with a line feed.
+    fn malformed(&mut self, at: Timestamp, bytes: u64, is_line: bool);
     /// The message ended.
     fn end(&mut self, bytes: u64, at: Timestamp);
     /// The message, whose head did not end, is none.
@@ -386,7 +386,7 @@ impl Reader {
                     if self.state == State::Start && self.detect_line() == Detection::No {
                         self.line.clear();
                         self.long = false;
-                        handler.malformed(self.first, self.bytes);
+                        handler.malformed(self.first, self.bytes, false);
                         self.lose(GapKind::Malformed, handler);
                     }
                     return &[];
@@ -423,7 +423,7 @@ impl Reader {
                     self.misses = 0;
                     self.state = State::Header;
                 } else {
-                    handler.malformed(self.first, self.bytes);
+                    handler.malformed(self.first, self.bytes, true);
                     self.lose(GapKind::Malformed, handler);
                 }
             }

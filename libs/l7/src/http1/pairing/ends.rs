@@ -94,9 +94,13 @@ impl Handler for RequestEnd<'_, '_> {
         }
     }
 
-    fn malformed(&mut self, at: Timestamp, bytes: u64) {
+    fn malformed(&mut self, at: Timestamp, bytes: u64, is_line: bool) {
         let refusable = self.pairing.is_quiet().then_some(Unrecognised { start: at, bytes });
-        self.pairing.malformed = Malformed::Line(refusable);
+        self.pairing.malformed = match refusable {
+            // A request behind it is the rest of the same line, and has the same answer.
+            Some(malformed) if !is_line => Malformed::Refusable(malformed),
+            refusable => Malformed::Line(refusable),
+        };
     }
 
     fn next_expected(&self) -> bool {
@@ -179,7 +183,7 @@ impl Handler for ResponseEnd<'_, '_> {
         self.pairing.current = None;
     }
 
-    fn malformed(&mut self, _at: Timestamp, _bytes: u64) {}
+    fn malformed(&mut self, _at: Timestamp, _bytes: u64, _is_line: bool) {}
 
     fn next_expected(&self) -> bool {
         !self.pairing.waiting.is_empty() || self.pairing.trust == Trust::Desynced
