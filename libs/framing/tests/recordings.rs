@@ -9,10 +9,12 @@ use porthole_framing::{
 use porthole_l7::{Chunk, Connection, Direction, Exchange, Limits, ParserContext, ScopeId, Timestamp};
 use porthole_protocol::Protocol;
 
-const RECORDINGS: [(Protocol, &str); 21] = [
+const RECORDINGS: [(Protocol, &str); 23] = [
     (Protocol::Amqp, include_str!("../../../tests/recordings/amqp-rabbitmq.txt")),
     (Protocol::Http2, include_str!("../../../tests/recordings/grpc-core.txt")),
     (Protocol::Http2, include_str!("../../../tests/recordings/grpc-go.txt")),
+    (Protocol::Http2, include_str!("../../../tests/recordings/grpc-java.txt")),
+    (Protocol::Http2, include_str!("../../../tests/recordings/grpc-java-server.txt")),
     (Protocol::Http2, include_str!("../../../tests/recordings/grpc-js.txt")),
     (Protocol::Http2, include_str!("../../../tests/recordings/grpc-tonic.txt")),
     (Protocol::Http2, include_str!("../../../tests/recordings/http2-nghttp2.txt")),

@@ -25,6 +25,8 @@ pub(crate) const RECORDINGS: &[Recording] = &[
     recording!(Dns, "dns-libc"),
     recording!(Grpc, "grpc-core"),
     recording!(Grpc, "grpc-go"),
+    recording!(Grpc, "grpc-java"),
+    recording!(Grpc, "grpc-java-server"),
     recording!(Grpc, "grpc-js"),
     recording!(Grpc, "grpc-tonic"),
     recording!(Http2, "http2-nghttp2"),

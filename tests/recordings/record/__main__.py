@@ -1,6 +1,6 @@
 """Makes the recordings of real servers and clients that the tests read.
 
-    record relayed amqp|dns|grpc|http2|kafka JARS|mongodb JARS|mysql|postgresql
+    record relayed amqp|dns|grpc|grpc-java JARS|http2|kafka JARS|mongodb JARS|mysql|postgresql
     record packets [http1|http2|grpc|redis|memcached|nats|dns|mysql|postgresql|tls ...]
 
 `relayed` writes NAME-SERVER-OR-CLIENT.txt, what a relay between client and server on the loopback interface passed on: a line
@@ -15,7 +15,8 @@ dnsmasq with dig, mariadb-server, postgresql (programs from PG_BIN, by default t
 redis, memcached, nats-server, rabbitmq-server, openssl, curl, nghttp2-client, tcpdump; of Python: pika, pymongo (before 4.16, which refuses
 mongo-java-server: it has wire version 8), kafka-python, confluent-kafka, pymysql,
 mysql-connector-python, psycopg, psycopg2, asyncpg, pg8000, grpcio; for grpc and http2 Go, Node.js and cargo, which
-get gRPC from their registries. JARS is a folder of jars from Maven: for kafka org.apache.kafka:kafka_2.13 and kafka-tools with what they depend on, beside a Java runtime and kcat; for mongodb
+get gRPC from their registries. JARS is a folder of jars from Maven: for kafka org.apache.kafka:kafka_2.13 and kafka-tools with what they depend on, beside a Java runtime and kcat; for grpc-java
+io.grpc:grpc-netty-shaded and grpc-stub with what they depend on, beside a Java development kit and what grpc needs; for mongodb
 de.bwaldvogel:mongo-java-server, beside a Java development kit (no distribution packages MongoDB's own server).
 """
 
@@ -48,7 +49,7 @@ def main():
         for name in options.names or packets.MAKERS:
             packets.make(options.to, name)
         return
-    needs_jars = options.name in relayed.OF_JARS
+    needs_jars = options.name in relayed.OF_JARS | relayed_http2.OF_JARS
     if needs_jars != (options.jars is not None):
         parser.error(f"{options.name} takes {'a folder of jars' if needs_jars else 'no jars'}")
     RELAYED[options.name](options.to, *([options.jars.resolve()] if needs_jars else []))

@@ -46,6 +46,21 @@ def grpc(folder):
             relay.write(folder, "grpc-go.txt", [f"grpcio {core().__version__} (C core), grpc-go {go_version(scratch)}"])
 
 
+def grpc_java(folder, jars):
+    name = f"grpc-java {next(jars.glob('grpc-netty-shaded-*.jar')).stem.rsplit('-', 1)[1]}"
+    with directory() as scratch:
+        java = ("java", "-cp", f"{jars}/*", str(PROGRAMS / "Cart.java"))
+        cart = go_program(scratch)
+        with running(cart, "serve", str(TARGET), port=TARGET):
+            relay = Relay(LISTEN, TARGET)
+            quiet(*java, "call", str(LISTEN))
+            relay.write(folder, "grpc-java.txt", [f"grpc-go {go_version(scratch)}, {name}"])
+        with running(*java, "serve", str(TARGET + 1), port=TARGET + 1):
+            relay = Relay(LISTEN + 4, TARGET + 1)
+            call_with_core(LISTEN + 4)
+            relay.write(folder, "grpc-java-server.txt", [f"{name}, grpcio {core().__version__} (C core)"])
+
+
 def core():
     import grpc as library  # pylint: disable=import-outside-toplevel
     return library
@@ -101,9 +116,9 @@ def core_server():
     server.stop(None).wait()
 
 
-def call_with_core():
+def call_with_core(port=LISTEN):
     library = core()
-    with library.insecure_channel(f"127.0.0.1:{LISTEN}") as channel:
+    with library.insecure_channel(f"127.0.0.1:{port}") as channel:
         def call(method, size=20):
             with contextlib.suppress(library.RpcError):
                 channel.unary_unary("/shop.Cart/" + method)(b"x" * size)
@@ -122,4 +137,5 @@ def call_with_core():
         go_round()
 
 
-MAKERS = {"grpc": grpc, "http2": http2}
+OF_JARS = {"grpc-java"}
+MAKERS = {"grpc": grpc, "grpc-java": grpc_java, "http2": http2}

@@ -4,9 +4,9 @@ use crate::captured::assert_counts;
 
 #[test]
 fn every_librarys_calls_of_grpc_are_found() {
-    for client in ["core", "go", "js", "tonic"] {
+    for ends in ["core", "go", "java", "java-server", "js", "tonic"] {
         assert_counts(
-            &format!("grpc-{client}"),
+            &format!("grpc-{ends}"),
             &[
                 "14 POST /shop.Cart/Add 0 None",
                 "2 POST /shop.Cart/Missing 5 Client",
