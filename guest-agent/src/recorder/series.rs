@@ -47,6 +47,8 @@ struct Entry {
     start_unix_ns: u64,
     /// [`SeriesTable::version`] when it last changed.
     changed: u64,
+    /// It was made for exchanges whose own series found no room.
+    is_overflow: bool,
 }
 
 /// Exchanges of one series that were aggregated in the kernel.
@@ -60,6 +62,14 @@ pub struct Increment<B> {
     pub response_bytes: u64,
     /// Exchanges by bucket: index and number.
     pub buckets: B,
+}
+
+/// Where an exchange is added.
+#[derive(Clone, Copy, Debug)]
+struct Place {
+    at: usize,
+    /// It is not the series of the exchange's own key.
+    overflows: bool,
 }
 
 /// What a series is called, beyond the table that it is in.
@@ -141,7 +151,6 @@ impl SeriesTable {
             Side::Server => PeerIndex::NONE,
             Side::Client => self.peers.index(origin.peer, exchange.end.0),
         };
-        self.overflowed += u64::from(peer == PeerIndex::OTHER);
         let key = Key {
             container: origin.container,
             protocol: exchange.protocol,
@@ -153,10 +162,13 @@ impl SeriesTable {
             peer,
         };
         let labels = |key: &Key| labels::labels(key, &origin, context);
-        let Some(at) = self.find_or_make(key, now_unix_ns, labels) else {
+        let Some(Place { at, overflows }) = self.find_or_make(key, now_unix_ns, labels) else {
             self.dropped += 1;
             return None;
         };
+        // Names without room are counted where they are given (`porthole_l7::Tally`).
+        let is_counted = [key.operation, key.resource].contains(&Symbol::OTHER);
+        self.overflowed += u64::from(!is_counted && (overflows || peer == PeerIndex::OTHER));
         self.version += 1;
         self.recorded += 1;
         self.bytes = self.bytes.saturating_add(exchange.bytes());
@@ -191,6 +203,9 @@ impl SeriesTable {
         self.bytes =
             self.bytes.saturating_add(increment.request_bytes).saturating_add(increment.response_bytes);
         entry.changed = self.version;
+        if entry.is_overflow {
+            self.overflowed += exchanges;
+        }
         exchanges
     }
 
@@ -200,23 +215,25 @@ impl SeriesTable {
         key: Key,
         now_unix_ns: u64,
         labels: impl Fn(&Key) -> agent::SeriesKey,
-    ) -> Option<usize> {
+    ) -> Option<Place> {
+        let own = |at| Some(Place { at, overflows: false });
         if let Some(&at) = self.index.get(&key) {
-            return Some(at as usize);
+            return own(at as usize);
         }
         if self.entries.len() < SERIES_MAX {
-            return Some(self.make(key, labels(&key), now_unix_ns));
+            return own(self.make(key, labels(&key), now_unix_ns));
         }
-        self.overflowed += 1;
         let [_, no_resource, coarsest] = key.coarser();
         for (candidate, limit) in
             [(no_resource, SERIES_MAX + SERIES_MAX / 8), (coarsest, SERIES_WITH_OVERFLOW_MAX)]
         {
             if let Some(&at) = self.index.get(&candidate) {
-                return Some(at as usize);
+                return Some(Place { at: at as usize, overflows: true });
             }
             if self.entries.len() < limit {
-                return Some(self.make(candidate, labels(&candidate), now_unix_ns));
+                let at = self.make(candidate, labels(&candidate), now_unix_ns);
+                self.entries[at].is_overflow = true;
+                return Some(Place { at, overflows: true });
             }
         }
         None
@@ -232,6 +249,7 @@ impl SeriesTable {
             response_bytes: 0,
             start_unix_ns: now_unix_ns,
             changed: 0,
+            is_overflow: false,
         });
         self.index.insert(key, u32::try_from(at).unwrap_or(u32::MAX));
         at
@@ -244,9 +262,8 @@ impl SeriesTable {
 
     /// The series of that name, which an earlier table had; none when there is no room.
     pub fn again(&mut self, named: &NamedSeries) -> Option<usize> {
-        self.find_or_make(named.key, self.renewed_unix_ns, |key| {
-            labels::coarsened(&named.labels, &named.key, key)
-        })
+        let labels = |key: &Key| labels::coarsened(&named.labels, &named.key, key);
+        self.find_or_make(named.key, self.renewed_unix_ns, labels).map(|place| place.at)
     }
 
     /// The names of a series, and the container that has them.
@@ -455,6 +472,32 @@ mod tests {
         let again = table.again(&named).expect("room");
         let other = table.named(again).expect("a series").labels;
         assert_eq!((&other.operation[..], &other.resource[..], &other.status[..]), ("GET", "other", "0"));
+        // What the programs in the kernel add to it is counted, and not that it was made.
+        assert_eq!(table.overflowed(), 0);
+        let buckets = [(1, 5), (2, 2)].into_iter();
+        table.add(again, Increment { duration_ns: 9, request_bytes: 0, response_bytes: 0, buckets });
+        assert_eq!(table.overflowed(), 7);
+    }
+
+    #[test]
+    fn an_exchange_with_a_peer_and_a_series_too_many_is_counted_once() {
+        let (mut table, mut context) = (SeriesTable::default(), ParserContext::new(Limits::default()));
+        let base = exchange(&mut context, Side::Client, "/a", 200);
+        let peer = |number: u32| Peer::Internet((std::net::Ipv4Addr::from_bits(number), 80).into());
+        let numbers = || (1..).zip(0..SERIES_MAX as u32 + 10);
+        for (peer_number, code) in numbers() {
+            let exchange = Exchange { status: Status::Code(code), ..base };
+            table.record(&exchange, origin(&peer(peer_number)), &context, 0);
+        }
+        // Most peers are too many, and so are ten series.
+        let peers = table.all().iter().filter(|series| series.key.peer != "other").count();
+        let many = SERIES_MAX as u64 + 10;
+        assert!(peers > 0 && table.overflowed() + peers as u64 == many, "{} of {many}", table.overflowed());
+        // A name without room was counted when it was given.
+        let exchange = Exchange { resource: Symbol::OTHER, status: Status::Code(9_999), ..base };
+        let before = table.overflowed();
+        table.record(&exchange, origin(&peer(1)), &context, 0);
+        assert_eq!(table.overflowed(), before);
     }
 
     #[test]

@@ -224,7 +224,14 @@ impl Shared {
 
 #[cfg(test)]
 mod tests {
+    use porthole_l7::{Exchange, Limits, ParserContext, Side, Status};
+
     use super::*;
+    use crate::recorder::{
+        peer::Peer,
+        series::{SERIES_MAX, SERIES_WITH_OVERFLOW_MAX},
+        testing::{exchange, origin},
+    };
 
     #[test]
     fn exits_go_once_to_each_watcher_and_are_bounded() {
@@ -246,5 +253,50 @@ mod tests {
         shared.publish(Signal { version: 2, ..Signal::default() });
         assert!(subscriber.has_changed().expect("open"));
         assert_eq!(subscriber.borrow_and_update().version, 2);
+    }
+
+    /// Exchanges in series, and those of them in overflow series.
+    fn counted(recorder: &Recorder) -> [u64; 2] {
+        let all = recorder.series.all();
+        assert!(all.len() <= SERIES_WITH_OVERFLOW_MAX, "{}", all.len());
+        let count = |is_counted: fn(&agent::Series) -> bool| {
+            all.iter().filter(|series| is_counted(series)).map(|series| series.duration.count).sum()
+        };
+        [count(|_| true), count(|series| series.key.resource == "other")]
+    }
+
+    /// Every ten seconds some series are no longer used and others are new, and more are in use than have room.
+    #[test]
+    fn over_epochs_with_too_many_series_in_use_every_exchange_is_in_one_series() {
+        const STEP_NS: u64 = 10_000_000_000;
+        let in_use = u32::try_from(SERIES_MAX).expect("few") + 600;
+        let (mut state, mut context) = (State::default(), ParserContext::new(Limits::default()));
+        state.set_epoch(Epoch::beginning_at(1));
+        let base = exchange(&mut context, Side::Server, "/a", 200);
+        let (mut sent, mut epochs, mut sums) = (0, 0, [0; 2]);
+        for (step, now) in (0..40).zip((1..).map(|number| number * STEP_NS)) {
+            for code in step * 200..step * 200 + in_use {
+                let exchange = Exchange { status: Status::Code(code), ..base };
+                state.recorder.record(&exchange, origin(&Peer::Unknown), &context);
+                sent += 1;
+            }
+            if !state.wants_epoch(now) {
+                continue;
+            }
+            epochs += 1;
+            state.begin_epoch(Epoch::beginning_at(now), now);
+            let ended = state.offered();
+            assert!(ended.is_over);
+            let of_epoch = counted(ended.recorder);
+            let id = ended.epoch.id;
+            sums = [0, 1].map(|which| sums[which] + of_epoch[which]);
+            state.delivered(id);
+        }
+        let rest = counted(&state.recorder);
+        let sums = [0, 1].map(|which| sums[which] + rest[which]);
+        let series = &state.recorder.series;
+        assert!(epochs >= 5, "{epochs} epochs");
+        assert_eq!(sums, [sent, series.overflowed()]);
+        assert_eq!((series.recorded(), series.dropped()), (sent, 0));
     }
 }
