@@ -25,6 +25,8 @@ pub(super) struct RequestFields<'a> {
     pub(super) error: i16,
     /// Whether there are any records.
     pub(super) records: bool,
+    /// All records, if they are in one field, as far as was read.
+    pub(super) batch: Option<&'a [u8]>,
     pub(super) acks: Option<i16>,
     pub(super) max_wait: i32,
     pub(super) min_bytes: Option<i32>,
@@ -158,8 +160,14 @@ impl<'a> Reader<'a, '_> {
             b'B' => self.pass_bytes()?,
             b'r' => {
                 let length = self.bytes_length()?;
-                self.found.records |= length.is_some_and(|length| length > 0);
-                self.pass(length.unwrap_or(0))?;
+                let length = length.unwrap_or(0);
+                let start = self.at;
+                let is_first = !self.found.records;
+                self.found.records |= length > 0;
+                self.pass(length)?;
+                if length > 0 {
+                    self.found.batch = self.bytes.get(start..self.at).filter(|_| is_first);
+                }
             }
             b'W' => self.numbers(4)?,
             b'Q' => self.numbers(8)?,

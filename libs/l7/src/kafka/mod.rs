@@ -13,6 +13,8 @@
 //! - A `Fetch` that the server may answer late, and that took no longer than that, is a `Fetch (long poll)`: its
 //!   duration is the time in which there was nothing to fetch, not a latency. One that took longer than it was
 //!   allowed to, or was not allowed to wait, is a `Fetch`. A client that leaves while it polls is no failure.
+//! - A `Produce` request of one record, which is not compressed and whole in what is looked at, has the trace that the record's
+//!   headers name.
 //! - A request without a response ends after [`TIMEOUT_NS`], of a group's members after [`GROUP_TIMEOUT_NS`].
 //!
 //! Records, keys, group and member names do not leave this module.
@@ -21,6 +23,7 @@ mod api;
 mod errors;
 mod header;
 mod layout;
+mod records;
 #[cfg(test)]
 mod tests;
 
@@ -32,7 +35,7 @@ use crate::{
     kafka::{
         api::{Api, FETCH, JOIN_GROUP, PRODUCE, SYNC_GROUP},
         header::{Header, MessageMatch, PREFIX},
-        layout::{RequestFields, Topic},
+        layout::{End, RequestFields, Topic},
     },
     parser::{
         ConnectionContext, Entry, Flow, Framing, Outcome, Parser, Request, Resource, Segment, Sender, Start,
@@ -40,6 +43,7 @@ use crate::{
     },
     pending::{ById, Late},
     stream::{Framer, Head, Piece, Step},
+    trace::TraceContext,
 };
 
 /// Its line in the table.
@@ -88,6 +92,7 @@ struct Waiting {
     max_wait_ns: u64,
     /// In the order of the requests.
     number: u64,
+    trace: Option<TraceContext>,
 }
 
 /// One connection.
@@ -260,7 +265,10 @@ impl Kafka {
         let resource = Resource::Name(Symbol::NONE);
         let request = Request { operation, resource, start: at, bytes };
         let number = self.number;
-        let waiting = Waiting { request, api, version: header.version, subject, max_wait_ns, number };
+        // Behind bytes that are missing there may be further records.
+        let batch = found.batch.filter(|_| header.key == PRODUCE && matches!(end, End::At(_)));
+        let trace = batch.and_then(records::trace);
+        let waiting = Waiting { request, api, version: header.version, subject, max_wait_ns, number, trace };
         if header.key == PRODUCE && found.acks == Some(0) {
             self.one_way = Some(waiting);
         } else if self
@@ -342,7 +350,7 @@ impl Kafka {
 fn message<'a>(head: &Head<'a>, most: usize) -> Result<(usize, &'a [u8]), Step> {
     let length = match header::length(head.bytes) {
         Ok(length) => length,
-        Err(layout::End::Cut) => return Err(Step::More),
+        Err(End::Cut) => return Err(Step::More),
         Err(_) => return Err(Step::Lost),
     };
     let wanted = length.min(most);
@@ -417,5 +425,6 @@ fn emit(waiting: &Waiting, outcome: &Outcome, cx: &mut ConnectionContext<'_>) {
         Subject::Id(id) => cx.learned_id(id).unwrap_or(Symbol::NONE),
     };
     request.resource = Resource::Name(symbol);
+    cx.set_trace(waiting.trace);
     cx.emit(Protocol::Kafka, &request, &outcome);
 }

@@ -3,7 +3,10 @@
 use crate::{
     Connection, Direction, Limits, Protocol, ScopeId, Transport, Verdict,
     captured::assert_counts,
-    kafka::header::{self, MessageMatch},
+    kafka::{
+        header::{self, MessageMatch},
+        records,
+    },
     parser::{Detection, Prefix, Sender},
     testing::{Random, Replay, Step, assert_no_harm, assert_same_at_every_cut, play},
 };
@@ -38,12 +41,20 @@ fn string(text: &str) -> Vec<u8> {
 
 /// Version 2: acks, time-out, one topic with one partition.
 fn produce(correlation: u32, acks: u16, topic: &str, records: usize) -> Vec<u8> {
+    produce_batches(correlation, acks, topic, &[&vec![b'r'; records]])
+}
+
+/// The same with a partition for each batch.
+fn produce_batches(correlation: u32, acks: u16, topic: &str, batches: &[&[u8]]) -> Vec<u8> {
+    let number = |length: usize| u32::try_from(length).expect("small").to_be_bytes();
     let mut body = acks.to_be_bytes().to_vec();
     body.extend([0, 0, 0x75, 0x30, 0, 0, 0, 1]);
     body.extend(string(topic));
-    body.extend([0, 0, 0, 1, 0, 0, 0, 0]);
-    body.extend(u32::try_from(records).expect("small").to_be_bytes());
-    body.extend(vec![b'r'; records]);
+    body.extend(number(batches.len()));
+    for (partition, batch) in batches.iter().enumerate() {
+        body.extend([number(partition), number(batch.len())].as_flattened());
+        body.extend(*batch);
+    }
     request(0, 2, correlation, &body)
 }
 
@@ -500,4 +511,21 @@ fn transactions_logins_compressions_and_rebalances_are_understood() {
         "1 Metadata orders - NoResponse",
     ];
     assert_counts("kafka-4.0.0-transactions", &expected);
+}
+
+#[test]
+fn a_produced_record_names_its_trace_in_its_headers() {
+    let batch = records::tests::batch(0, 1, &[("traceparent", records::tests::PARENT)]);
+    let requests: [&[&[u8]]; 3] = [&[&batch], &[&batch, &batch], &[&batch, &[b'r'; 2000]]];
+    let mut replay = Replay::new(connection());
+    // Before them, what nothing else looks like.
+    replay.egress(&metadata(1, &["orders"]));
+    replay.ingress(&response(1, &[0; 8]));
+    for (correlation, batches) in (2..).zip(requests) {
+        replay.egress(&produce_batches(correlation, 1, "orders", batches));
+        replay.ingress(&produced(correlation, "orders", 0));
+    }
+    let parents: Vec<_> =
+        replay.exchanges.iter().map(|exchange| exchange.trace.map(|trace| trace.parent_span_id[0])).collect();
+    assert_eq!(parents, [None, Some(0x11), None, None]);
 }
