@@ -3,7 +3,7 @@
 
 use crate::{
     mysql::{
-        command::{self, Content, Shape},
+        command::{self, Command, Content, Shape},
         wire::{self, HEADER_BYTES, Header, PacketMatch},
     },
     parser::{Detection, Prefix, Sender},
@@ -140,18 +140,21 @@ fn another(bytes: &[u8], end: usize, total: u64) -> bool {
     }
 }
 
+/// The command that these bytes begin with, if they have all of it: its number, what is known about it, and what follows.
+fn whole_command(bytes: &[u8]) -> Option<(u8, Command, &[u8])> {
+    let (header, payload) = wire::packet(bytes)?;
+    let number = *payload.first()?;
+    let command = command::command(number).filter(|command| header.length >= command.shortest)?;
+    let is_whole = header.sequence == 0 && payload.len() >= header.length;
+    is_whole.then(|| (number, command, bytes.get(HEADER_BYTES + header.length..).unwrap_or_default()))
+}
+
 /// What follows whole commands that are not answered.
 fn behind_unanswered(bytes: &[u8]) -> &[u8] {
     let mut rest = bytes;
     for _ in 0..COMMANDS_MAX {
-        match wire::packet(rest) {
-            Some((header, [command::CLOSE | command::SEND_LONG_DATA, content @ ..]))
-                if header.sequence == 0 && header.length >= 5 && content.len() >= header.length - 1 =>
-            {
-                rest = rest.get(HEADER_BYTES + header.length..).unwrap_or_default();
-            }
-            _ => break,
-        }
+        let Some((command::CLOSE | command::SEND_LONG_DATA, _, next)) = whole_command(rest) else { break };
+        rest = next;
     }
     rest
 }
@@ -172,13 +175,8 @@ fn by_both_ends(prefix: &Prefix<'_>) -> Detection {
 fn are_commands(bytes: &[u8]) -> bool {
     let mut rest = bytes;
     for _ in 0..COMMANDS_MAX {
-        let Some((header, payload)) = wire::packet(rest) else { return false };
-        let command = payload.first().and_then(|number| command::command(*number));
-        let Some(command) = command.filter(|command| header.length >= command.shortest) else { return false };
-        if header.sequence != 0 || payload.len() < header.length {
-            return false;
-        }
-        rest = rest.get(HEADER_BYTES + header.length..).unwrap_or_default();
+        let Some((_, command, next)) = whole_command(rest) else { return false };
+        rest = next;
         if rest.is_empty() {
             return command.answer.is_some_and(|shape| shape != Shape::Stream);
         }
