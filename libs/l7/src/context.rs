@@ -1,7 +1,15 @@
 //! What the connections of one agent share: names, limits and counts.
+//!
+//! - [`vocabulary`] bounds the names of each kind that an application has, [`learned_ids`] what it calls by an id.
+
+mod learned_ids;
+mod vocabulary;
+
+pub use vocabulary::NameKind;
 
 use foldhash::{HashMap, HashMapExt as _};
 
+use self::{learned_ids::LearnedIds, vocabulary::Vocabularies};
 use crate::{
     Timestamp,
     coverage::UnaccountedBytes,
@@ -13,55 +21,8 @@ use crate::{
         own::{OwnTemplate, TEMPLATES_MAX, TemplateError},
         template::{self, template},
     },
-    symbol::{Names, SEARCH_INTERVAL_NS, ScopeId, Symbol, UNUSED_NS},
+    symbol::{Names, ScopeId, Symbol},
 };
-
-/// A vocabulary of names that an application brings, each bounded by itself.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[non_exhaustive]
-pub enum NameKind {
-    /// HTTP methods that are not well known.
-    HttpMethod,
-    /// gRPC `/service/method`.
-    GrpcMethod,
-    /// Tables of SQL statements.
-    Table,
-    /// Commands that are not well known, of any protocol.
-    Command,
-    /// Error words that are not well known: SQLSTATEs, Redis error prefixes.
-    ErrorWord,
-    /// Topics, subjects, queues, exchanges.
-    Destination,
-    /// Collections of document stores.
-    Collection,
-    /// Domain names, converged.
-    Domain,
-    /// Classes of keys.
-    KeyClass,
-}
-
-impl NameKind {
-    const ALL: [Self; 9] = [
-        Self::HttpMethod,
-        Self::GrpcMethod,
-        Self::Table,
-        Self::Command,
-        Self::ErrorWord,
-        Self::Destination,
-        Self::Collection,
-        Self::Domain,
-        Self::KeyClass,
-    ];
-
-    /// Most names of this kind that one application has.
-    fn limit(self, limits: &Limits) -> usize {
-        match self {
-            Self::HttpMethod => 16,
-            Self::Command | Self::ErrorWord => 64,
-            _ => limits.routes_per_scope,
-        }
-    }
-}
 
 /// Longest name, bytes; longer ones are cut.
 pub const NAME_BYTES_MAX: usize = 256;
@@ -111,7 +72,7 @@ pub struct ParserContext {
     tally: Tally,
     unaccounted: UnaccountedBytes,
     names: Names,
-    vocabularies: HashMap<(ScopeId, NameKind), Vocabulary>,
+    vocabularies: Vocabularies,
     routes: HashMap<ScopeId, Routes>,
     /// When names of an application were last used.
     scopes: HashMap<ScopeId, Timestamp>,
@@ -124,39 +85,12 @@ pub struct ParserContext {
     trusts_paths: bool,
     candidates: Candidates,
     /// What was called by an id, by the application that did so.
-    learned_ids: HashMap<(ScopeId, [u8; 16]), (Symbol, Timestamp)>,
+    learned_ids: LearnedIds,
     scratch: String,
 }
 
 /// Most applications whose names are kept: that which was not used for the longest time makes room.
 const SCOPES_MAX: usize = 256;
-
-/// Most ids of which names are kept.
-const LEARNED_IDS_MAX: usize = 4096;
-
-/// The names of one kind of an application, with the time of their last use.
-#[derive(Debug, Default)]
-struct Vocabulary {
-    used: HashMap<Symbol, Timestamp>,
-    searched: Timestamp,
-}
-
-impl Vocabulary {
-    /// Whether a name is in it; it is used now.
-    fn contains(&mut self, symbol: Symbol, now: Timestamp) -> bool {
-        let Some(used) = self.used.get_mut(&symbol) else { return false };
-        *used = now;
-        true
-    }
-
-    fn has_room(&mut self, limit: usize, now: Timestamp) -> bool {
-        if self.used.len() >= limit && now.since(self.searched) >= SEARCH_INTERVAL_NS {
-            self.searched = now;
-            self.used.retain(|_, used| now.since(*used) < UNUSED_NS);
-        }
-        self.used.len() < limit
-    }
-}
 
 impl ParserContext {
     /// An context without connections.
@@ -166,7 +100,7 @@ impl ParserContext {
             tally: Tally::default(),
             unaccounted: UnaccountedBytes::default(),
             names: Names::new(limits.symbols),
-            vocabularies: HashMap::new(),
+            vocabularies: Vocabularies::default(),
             routes: HashMap::new(),
             scopes: HashMap::new(),
             now: Timestamp::default(),
@@ -174,7 +108,7 @@ impl ParserContext {
             configured_routes_only: false,
             trusts_paths: false,
             candidates: Candidates::default(),
-            learned_ids: HashMap::new(),
+            learned_ids: LearnedIds::default(),
             scratch: String::new(),
         };
         for reserved in ["", "other"] {
@@ -244,13 +178,11 @@ impl ParserContext {
             return;
         }
         let names = &self.names;
-        for vocabulary in self.vocabularies.values_mut() {
-            vocabulary.used.retain(|symbol, _| names.is_in_use(*symbol));
-        }
+        self.vocabularies.retain(|symbol| names.is_in_use(symbol));
         for routes in self.routes.values_mut() {
             routes.retain(|symbol| names.is_in_use(symbol));
         }
-        self.learned_ids.retain(|_, (symbol, _)| names.is_in_use(*symbol));
+        self.learned_ids.retain(|symbol| names.is_in_use(symbol));
     }
 
     /// An exchange has these names.
@@ -266,11 +198,7 @@ impl ParserContext {
         self.enter(scope);
         for symbol in symbols.into_iter().filter(|symbol| *symbol > Symbol::OTHER) {
             self.names.touch(symbol, self.now);
-            for kind in NameKind::ALL {
-                if let Some(vocabulary) = self.vocabularies.get_mut(&(scope, kind)) {
-                    vocabulary.contains(symbol, self.now);
-                }
-            }
+            self.vocabularies.touch(scope, symbol, self.now);
             if let Some(routes) = self.routes.get_mut(&scope) {
                 routes.touch(symbol, self.now);
             }
@@ -281,8 +209,8 @@ impl ParserContext {
     pub fn forget_scope(&mut self, scope: ScopeId) {
         self.routes.remove(&scope);
         self.candidates.forget(scope);
-        self.vocabularies.retain(|(of, _), _| *of != scope);
-        self.learned_ids.retain(|(of, _), _| *of != scope);
+        self.vocabularies.forget(scope);
+        self.learned_ids.forget(scope);
         self.scopes.remove(&scope);
     }
 
@@ -319,22 +247,19 @@ impl ParserContext {
         self.enter(scope);
         let now = self.now;
         let known = self.names.known(name);
-        let vocabulary = self.vocabularies.entry((scope, kind)).or_default();
         if let Some(symbol) = known
-            && vocabulary.contains(symbol, now)
+            && self.vocabularies.contain(scope, kind, symbol, now)
         {
             self.names.touch(symbol, now);
             return symbol;
         }
-        if !vocabulary.has_room(kind.limit(&self.limits), now) {
+        if !self.vocabularies.have_room(scope, kind, kind.limit(&self.limits), now) {
             self.tally.overflowed_names += 1;
             return Symbol::OTHER;
         }
         let symbol = self.symbol(name, false);
-        if symbol != Symbol::OTHER
-            && let Some(vocabulary) = self.vocabularies.get_mut(&(scope, kind))
-        {
-            vocabulary.used.insert(symbol, now);
+        if symbol != Symbol::OTHER {
+            self.vocabularies.insert(scope, kind, symbol, now);
         }
         symbol
     }
@@ -379,28 +304,20 @@ impl ParserContext {
     /// The symbol of a name that is in an application's vocabulary already.
     pub(crate) fn known_name(&mut self, scope: ScopeId, kind: NameKind, name: &str) -> Option<Symbol> {
         let symbol = self.names.known(name)?;
-        self.vocabularies.get_mut(&(scope, kind))?.contains(symbol, self.now).then_some(symbol)
+        self.vocabularies.contain(scope, kind, symbol, self.now).then_some(symbol)
     }
 
     /// Learns the name of what an application calls by an id on any of its connections. With no room for another, it
     /// is not stored, and counted.
     pub(crate) fn learn_id(&mut self, scope: ScopeId, id: [u8; 16], name: Symbol) {
-        let now = self.now;
-        if self.learned_ids.len() >= LEARNED_IDS_MAX && !self.learned_ids.contains_key(&(scope, id)) {
-            self.learned_ids.retain(|_, (_, used)| now.since(*used) < UNUSED_NS);
-        }
-        if self.learned_ids.len() < LEARNED_IDS_MAX || self.learned_ids.contains_key(&(scope, id)) {
-            self.learned_ids.insert((scope, id), (name, now));
-        } else {
+        if !self.learned_ids.learn(scope, id, name, self.now) {
             self.tally.overflowed_names += 1;
         }
     }
 
     /// The name that belongs to an id of an application, once it is known.
     pub(crate) fn learned_id(&mut self, scope: ScopeId, id: [u8; 16]) -> Option<Symbol> {
-        let (symbol, used) = self.learned_ids.get_mut(&(scope, id))?;
-        *used = self.now;
-        Some(*symbol)
+        self.learned_ids.get(scope, id, self.now)
     }
 
     /// All names that were given out.
@@ -470,159 +387,4 @@ fn truncate(text: &str, bytes: usize) -> &str {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_vocabulary_is_bounded_per_application() {
-        let mut context = ParserContext::new(Limits { routes_per_scope: 3, ..Limits::default() });
-        let (one, two) = (ScopeId(1), ScopeId(2));
-        let first = context.name_of(one, NameKind::Table, "t0");
-        for number in 1..10 {
-            context.name_of(one, NameKind::Table, &format!("t{number}"));
-        }
-        assert_eq!(context.name_of(one, NameKind::Table, "t0"), first);
-        assert_eq!(context.name_of(one, NameKind::Table, "t9"), Symbol::OTHER);
-        assert_ne!(context.name_of(two, NameKind::Table, "t9"), Symbol::OTHER);
-        assert_eq!(context.tally().overflowed_names, 8);
-    }
-
-    #[test]
-    fn names_that_are_not_used_make_room() {
-        let mut context = ParserContext::new(Limits { routes_per_scope: 3, ..Limits::default() });
-        let scope = ScopeId(1);
-        for round in 0..3_u64 {
-            context.observe(Timestamp(round * UNUSED_NS));
-            for number in 0..3 {
-                let name = format!("t{round}{number}");
-                assert_ne!(context.name_of(scope, NameKind::Table, &name), Symbol::OTHER, "{name}");
-                assert_ne!(context.name_of(scope, NameKind::Domain, &name), Symbol::OTHER, "{name}");
-            }
-            assert_eq!(context.name_of(scope, NameKind::Table, "late"), Symbol::OTHER, "all are in use");
-        }
-        // What is used stays.
-        context.observe(Timestamp(2 * UNUSED_NS + UNUSED_NS / 2));
-        let used = context.name_of(scope, NameKind::Table, "t20");
-        context.observe(Timestamp(3 * UNUSED_NS));
-        assert_ne!(context.name_of(scope, NameKind::Table, "new"), Symbol::OTHER);
-        assert_eq!(context.known_name(scope, NameKind::Table, "t20"), Some(used));
-        assert_eq!(context.known_name(scope, NameKind::Table, "t21"), None);
-    }
-
-    #[test]
-    fn applications_and_ids_that_are_not_used_make_room() {
-        let mut context = ParserContext::new(Limits::default());
-        let number = |at: usize| u32::try_from(at).expect("few");
-        for at in 0..2 * SCOPES_MAX {
-            context.observe(Timestamp(at as u64));
-            let scope = ScopeId(number(at));
-            context.name_of(scope, NameKind::Table, "t");
-            context.route(scope, b"/a");
-            assert!(context.scopes.len() <= SCOPES_MAX && context.routes.len() <= SCOPES_MAX);
-            assert!(context.vocabularies.len() <= SCOPES_MAX);
-        }
-        for round in 0..2_u64 {
-            context.observe(Timestamp((round + 1) * UNUSED_NS));
-            for at in 0..LEARNED_IDS_MAX {
-                let id = (u128::from(round) << 64 | at as u128).to_be_bytes();
-                context.learn_id(ScopeId(1), id, Symbol(7));
-                assert_eq!(context.learned_id(ScopeId(1), id), Some(Symbol(7)), "{round} {at}");
-            }
-        }
-        assert!(context.learned_ids.len() <= LEARNED_IDS_MAX);
-    }
-
-    /// Fills every bound many times over, and then names come that are used all the time.
-    #[test]
-    fn whatever_filled_a_bound_ordinary_names_are_known_again_an_hour_later() {
-        const KINDS: [NameKind; 9] = NameKind::ALL;
-        let limits = Limits { symbols: 2048, ..Limits::default() };
-        let mut context = ParserContext::new(limits);
-        let word = context.intern("SELECT");
-        let mut first = Symbol::NONE;
-        for number in 0..5_u32 * 2048 {
-            context.observe(Timestamp(u64::from(number) * 1_000_000));
-            let scope = ScopeId(number % 20);
-            for kind in KINDS {
-                let name = format!("{kind:?}-{number}");
-                let symbol = context.name_of(scope, kind, &name);
-                if first == Symbol::NONE {
-                    first = symbol;
-                }
-                assert!(symbol == Symbol::OTHER || context.name(symbol) == name);
-                context.candidate(scope, kind, &format!("candidate-{number}"));
-            }
-            let route = context.route(scope, format!("/api/orders/v{number}/items").as_bytes());
-            let sighting =
-                Sighting { client: u64::from(number), at: Timestamp(u64::from(number) * 1_000_000) };
-            context.route_symbol(scope, route, Status::Code(200), sighting);
-            context.learn_id(scope, u128::from(number).to_be_bytes(), word);
-        }
-        assert_eq!(context.name_of(ScopeId(1), NameKind::Table, "late"), Symbol::OTHER, "no room");
-        let at = Timestamp(100_000_000_000 + UNUSED_NS);
-        context.observe(at);
-        for scope in (0..20).map(ScopeId) {
-            for kind in KINDS {
-                let name = format!("ordinary-{kind:?}");
-                for _ in 0..2 {
-                    let symbol = context.name_of(scope, kind, &name);
-                    assert_eq!(context.name(symbol), name);
-                }
-            }
-            let route = context.route(scope, b"/api/orders");
-            let symbol = context.route_symbol(scope, route, Status::Code(200), Sighting { client: 1, at });
-            assert_eq!(context.name(symbol), "/api/orders");
-            context.learn_id(scope, [7; 16], symbol);
-            assert_eq!(context.learned_id(scope, [7; 16]), Some(symbol));
-        }
-        // What was dropped is the name of nothing now, words stay, and the bound holds.
-        assert!(first != Symbol::OTHER && context.name(first) == "other");
-        assert_eq!(context.name(word), "SELECT");
-        assert!(context.names().count() <= 2048);
-    }
-
-    #[test]
-    fn names_that_are_used_keep_their_symbols() {
-        let mut context = ParserContext::new(Limits { symbols: 100, ..Limits::default() });
-        let scope = ScopeId(1);
-        let used = context.name_of(scope, NameKind::Table, "used");
-        for minute in 0..600_u64 {
-            context.observe(Timestamp(minute * 60_000_000_000));
-            context.used([used, Symbol::NONE]);
-            for number in 0..10 {
-                context.name_of(ScopeId(2), NameKind::Table, &format!("t{minute}-{number}"));
-            }
-        }
-        assert_eq!(context.name(used), "used");
-    }
-
-    #[test]
-    fn names_of_what_is_aggregated_elsewhere_are_used() {
-        let limits = Limits { symbols: 100, routes_per_scope: 20, ..Limits::default() };
-        let (mut context, scope) = (ParserContext::new(limits), ScopeId(1));
-        let table = context.name_of(scope, NameKind::Table, "used");
-        let sighting = |at| Sighting { client: 1, at };
-        let route = context.route(scope, b"/api/orders");
-        let route = context.route_symbol(scope, route, Status::Code(200), sighting(Timestamp(0)));
-        for minute in 0..180_u64 {
-            let at = Timestamp(minute * 60_000_000_000);
-            context.keep_names(scope, [table, route, Symbol::OTHER], at);
-            for number in 0..30 {
-                context.name_of(scope, NameKind::Table, &format!("t{minute}-{number}"));
-                let other = context.route(scope, format!("/api/v{minute}/v{number}/items").as_bytes());
-                context.route_symbol(scope, other, Status::Code(200), sighting(at));
-            }
-        }
-        assert_eq!((context.name(table), context.name(route)), ("used", "/api/orders"));
-        assert_eq!(context.name_of(scope, NameKind::Table, "used"), table, "in the vocabulary");
-        let again = context.route(scope, b"/api/orders");
-        assert!(again.is_known());
-        assert_eq!(context.route_symbol(scope, again, Status::Code(200), sighting(context.now)), route);
-    }
-
-    #[test]
-    fn names_are_cut_between_characters() {
-        assert_eq!(truncate("a\u{fc}b", 2), "a");
-        assert_eq!(truncate("abc", 3), "abc");
-    }
-}
+mod tests;
