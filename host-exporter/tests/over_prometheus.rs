@@ -1,12 +1,13 @@
-//! The past from a real Prometheus, held against the exporter's own last hour with the same data; and servers that do not answer as they
-//! should.
+//! The past from a real Prometheus and a real `VictoriaMetrics`, held against the exporter's own last hour with the same data; and servers
+//! that do not answer as they should.
 
 #![allow(clippy::float_cmp, reason = "bounds of buckets are exact in f64")]
 
 mod prometheus;
 mod support;
+mod victoria_metrics;
 
-use std::{collections::BTreeMap, fmt::Write as _, process::Command, process::ExitCode, sync::Arc};
+use std::{collections::BTreeMap, fmt::Write as _, process::Command, process::ExitCode};
 
 use porthole_exporter::{
     accumulate::golden::{Golden, GoldenTable},
@@ -32,12 +33,14 @@ use tokio::{
     net::TcpListener,
     runtime::Runtime,
 };
+use victoria_metrics::VictoriaMetrics;
 
 const ODD: &str = "te\"na\\nt\n{x=\"y\"} 漢字";
 
 fn main() -> ExitCode {
     porthole_trials::run(trials![
-        both_sources_give_the_same_answer_from_the_same_data,
+        prometheus_and_memory_give_the_same_answer_from_the_same_data,
+        victoriametrics_and_memory_give_the_same_answer_from_the_same_data,
         nodes_are_the_exporters_that_prometheus_scrapes,
         a_server_that_does_not_answer_as_it_should_is_an_error_in_time
     ])
@@ -79,7 +82,7 @@ fn totals(step: u64) -> BTreeMap<Application, GoldenTable> {
 }
 
 /// The exposition of a step's totals as a scrape at its end had it.
-fn samples(totals: &BTreeMap<Application, GoldenTable>, end_seconds: u64, into: &mut String) {
+fn samples(totals: &BTreeMap<Application, GoldenTable>, end: u64, into: &mut String) {
     let mut text = Vec::new();
     let mut sink = Text::new(&mut text);
     applications::encode(&mut sink, &totals.iter().collect::<Vec<_>>(), &Objectives::default());
@@ -87,10 +90,9 @@ fn samples(totals: &BTreeMap<Application, GoldenTable>, end_seconds: u64, into: 
     let text = String::from_utf8(text).expect("text");
     for line in text.lines().filter(|line| !line.starts_with('#')) {
         let line = line.replacen('{', "{job=\"porthole\",instance=\"node-1\",", 1);
-        writeln!(into, "{line} {end_seconds}").expect("a string takes everything");
+        writeln!(into, "{line} {end}").expect("a string takes everything");
     }
-    writeln!(into, "up{{job=\"porthole\",instance=\"node-1\"}} 1 {end_seconds}")
-        .expect("a string takes everything");
+    writeln!(into, "up{{job=\"porthole\",instance=\"node-1\"}} 1 {end}").expect("a string takes everything");
 }
 
 /// What two answers must have in common: counts of requests by bucket, and of errors. Microseconds of the sums.
@@ -124,40 +126,57 @@ fn with_samples(host: &Host, text: &str) -> Result<Prometheus, std::io::Error> {
     Ok(Prometheus::start_job(&directory, nobody, RULES, "", &[]))
 }
 
-fn both_sources_give_the_same_answer_from_the_same_data() -> Outcome {
-    needs::program("prometheus")?;
-    needs::program("promtool")?;
-    Runtime::new()?.block_on(async {
-        let host = Host::new();
-        let history = Arc::new(History::new(64 << 20));
-        // The newest step is one that is over, and even, so that points of two steps are whole.
+/// Steps that are recorded: with more than 50 points, `VictoriaMetrics` moves times to those of its cache.
+const STEPS: u64 = 70;
+
+/// Steps that are over, in memory and as samples.
+struct Hour {
+    history: History,
+    newest: u64,
+    totals: Vec<BTreeMap<Application, GoldenTable>>,
+}
+
+impl Hour {
+    fn record() -> Self {
+        let history = History::new(64 << 20);
+        // The newest step is one that is over, and odd, so that points of two steps are whole.
         let newest = (step_of(unix_ms()) - 1) / 2 * 2 - 1;
-        let first = newest - 39;
-        let mut text = String::new();
-        for step in 0..40 {
-            let totals = totals(step);
-            history.record(first + step, &totals);
-            samples(&totals, (first + step + 1) * STEP.as_secs(), &mut text);
+        let totals: Vec<_> = (0..STEPS).map(totals).collect();
+        for (step, totals) in (newest + 1 - STEPS..).zip(&totals) {
+            history.record(step, totals);
         }
-        text.push_str("# EOF\n");
-        let prometheus = with_samples(&host, &text)?;
+        Self { history, newest, totals }
+    }
+
+    /// What scrapes at the ends of the steps had; a time has this many units in a second.
+    fn samples(&self, units: u64) -> String {
+        let mut text = String::new();
+        for (step, totals) in (self.newest + 1 - STEPS..).zip(&self.totals) {
+            samples(totals, (step + 1) * STEP.as_secs() * units, &mut text);
+        }
+        text
+    }
+
+    /// Sends the fixed set of queries to a server, and compares its answers with those from memory.
+    async fn compare_with(&self, url: String) {
+        let newest = self.newest;
         let settings = config::Exporter {
-            prometheus_url: Some(format!("http://{}/", prometheus.address())),
+            prometheus_url: Some(url),
             prometheus_tenant_header: Some("X-Scope-OrgID".to_owned()),
             ..config::Exporter::default()
         };
         let server = Server::new(&settings).expect("it has a URL");
         let all = Selection::default();
         let ask = async |selection: &Selection, range| server.over_time(selection, range, newest + 1).await;
-        wait_for("Prometheus", async || ask(&all, Range { steps: 4, each: 1 }).await.is_ok()).await;
+        wait_for("the server", async || ask(&all, Range { steps: 4, each: 1 }).await.is_ok()).await;
 
         for selection in [
             all,
             Selection { tenant: Some("other".to_owned()), service_name: None },
             Selection { tenant: Some("other".to_owned()), service_name: Some("none".to_owned()) },
         ] {
-            for range in [Range { steps: 34, each: 1 }, Range { steps: 34, each: 2 }] {
-                let memory = from_memory(&history, &selection, range);
+            for range in [Range { steps: 64, each: 1 }, Range { steps: 64, each: 2 }] {
+                let memory = from_memory(&self.history, &selection, range);
                 let over_http = ask(&selection, range).await.expect("an answer");
                 assert_eq!((over_http.end, over_http.recorded), (memory.end, memory.recorded));
                 let (memory, over_http) = (comparable(&memory), comparable(&over_http));
@@ -169,10 +188,33 @@ fn both_sources_give_the_same_answer_from_the_same_data() -> Outcome {
         let plain = config::Exporter { prometheus_tenant_header: None, ..settings };
         let server = Server::new(&plain).expect("it has a URL");
         let odd = Selection { tenant: Some(ODD.to_owned()), service_name: None };
-        let range = Range { steps: 30, each: 1 };
+        let range = Range { steps: 60, each: 1 };
         let answer = server.over_time(&odd, range, newest + 1).await.expect("an answer");
-        assert_eq!(comparable(&answer), comparable(&from_memory(&history, &odd, range)));
+        assert_eq!(comparable(&answer), comparable(&from_memory(&self.history, &odd, range)));
         assert!(!answer.lines.is_empty());
+    }
+}
+
+fn prometheus_and_memory_give_the_same_answer_from_the_same_data() -> Outcome {
+    needs::program("prometheus")?;
+    needs::program("promtool")?;
+    Runtime::new()?.block_on(async {
+        let host = Host::new();
+        let hour = Hour::record();
+        let prometheus = with_samples(&host, &(hour.samples(1) + "# EOF\n"))?;
+        hour.compare_with(format!("http://{}/", prometheus.address())).await;
+        Ok(())
+    })
+}
+
+fn victoriametrics_and_memory_give_the_same_answer_from_the_same_data() -> Outcome {
+    victoria_metrics::is_there()?;
+    Runtime::new()?.block_on(async {
+        let host = Host::new();
+        let hour = Hour::record();
+        let server = VictoriaMetrics::start(&host.socket("victoria-metrics")).await;
+        server.import(&hour.samples(1_000)).await;
+        hour.compare_with(server.url()).await;
         Ok(())
     })
 }
@@ -244,6 +286,7 @@ fn a_server_that_does_not_answer_as_it_should_is_an_error_in_time() -> Outcome {
                 prometheus_url: Some(format!("http://{}", listener.local_addr().expect("address"))),
                 prometheus_timeout_seconds: if answer.is_some() { 10.0 } else { 0.2 },
                 prometheus_answer_mib: 1,
+                prometheus_tenant_header: Some("X-Scope-OrgID".to_owned()),
                 ..config::Exporter::default()
             };
             let server = Server::new(&settings).expect("it has a URL");
@@ -252,7 +295,12 @@ fn a_server_that_does_not_answer_as_it_should_is_an_error_in_time() -> Outcome {
                 let mut streams = Vec::new();
                 for _ in 0..4 {
                     let (mut stream, _) = listener.accept().await.expect("accepted");
-                    let _ = stream.read(&mut [0; 4096]).await.expect("a request");
+                    let mut head = Vec::new();
+                    while !head.windows(4).any(|four| four == b"\r\n\r\n") {
+                        assert_ne!(stream.read_buf(&mut head).await.expect("a request"), 0);
+                    }
+                    let head = String::from_utf8_lossy(&head).to_lowercase();
+                    assert!(head.contains("x-scope-orgid: acme\r\n"), "{head}");
                     streams.push(stream);
                 }
                 if let Some(answer) = answer {

@@ -47,6 +47,9 @@ const KAFKA_ENV: &str = "PORTHOLE_KAFKA_JARS";
 /// Names the folder with a Collector of OpenTelemetry, and Jaeger.
 const COLLECTOR_ENV: &str = "PORTHOLE_COLLECTOR";
 
+/// Names the folder with oauth2-proxy and a mock of an `OpenID` Connect provider.
+const OIDC_ENV: &str = "PORTHOLE_OIDC";
+
 /// Options of `cargo xtask test`.
 #[derive(clap::Args)]
 pub struct Options {
@@ -62,6 +65,7 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> {
     require_root("running containers and guests")?;
     setup::packages(Need::RUN)?;
     setup::packages(Need::TEST)?;
+    setup::available_packages(Need::TEST_WHERE_THERE_IS_ONE)?;
     if options.all {
         setup::packages(Need::TEST_ALL)?;
     }
@@ -123,11 +127,14 @@ fn test(
         .env(web::BUNDLE_ENV, web::folder(workspace))
         .env("PORTHOLE_BPF_OBJECT", dist.root.join("bpf/porthole.bpf.o"))
         .stdout(Stdio::piped());
-    if let Some(programs) = setup::collector(workspace)? {
+    if let Some(programs) = setup::go_programs(workspace, &setup::COLLECTOR)? {
         command.env(COLLECTOR_ENV, programs);
     }
     if options.all {
         command.env(ALL_ENV, "1").env(KAFKA_ENV, setup::kafka_jars(workspace)?);
+        if let Some(programs) = setup::go_programs(workspace, &setup::OIDC)? {
+            command.env(OIDC_ENV, programs);
+        }
     }
     command.args(["--", "--quiet"]).args(&options.filter);
     let mut child = command.spawn().context("run cargo test")?;

@@ -45,16 +45,31 @@ impl Prometheus {
 
     /// The same of what the job's configuration names.
     pub fn start_job(directory: &Path, job: &str, rules: &str, further: &str, arguments: &[&str]) -> Self {
-        std::fs::create_dir_all(directory).expect("directory");
-        let configuration = directory.join("prometheus.yml");
         let text = format!(
             "global: {{ evaluation_interval: 500ms }}\nrule_files: ['{rules}']\nscrape_configs:\n- {{ job_name: porthole, honor_labels: true, scrape_interval: 1s, scrape_timeout: 1s, {job} }}\n{further}"
         );
-        std::fs::write(&configuration, text).expect("written");
+        let storage = format!("--storage.tsdb.path={}", directory.join("data").display());
+        Self::run(directory, &text, &[arguments, &[&storage]].concat())
+    }
+
+    /// In agent mode, with this configuration.
+    pub fn start_agent(directory: &Path, configuration: &str) -> Self {
+        let help = Command::new("prometheus").arg("--help").output().expect("started");
+        let help = String::from_utf8_lossy(&[help.stdout, help.stderr].concat()).into_owned();
+        // An argument of its own from 3.0 on.
+        let has_own = help.split_whitespace().any(|word| ["--agent", "--[no-]agent"].contains(&word));
+        let mode = if has_own { "--agent" } else { "--enable-feature=agent" };
+        let storage = format!("--storage.agent.path={}", directory.join("data").display());
+        Self::run(directory, configuration, &[mode, &storage])
+    }
+
+    fn run(directory: &Path, configuration: &str, arguments: &[&str]) -> Self {
+        std::fs::create_dir_all(directory).expect("directory");
+        let file = directory.join("prometheus.yml");
+        std::fs::write(&file, configuration).expect("written");
         let address = free_address().expect("an address");
         let process = Command::new("prometheus")
-            .arg(format!("--config.file={}", configuration.display()))
-            .arg(format!("--storage.tsdb.path={}", directory.join("data").display()))
+            .arg(format!("--config.file={}", file.display()))
             .arg(format!("--web.listen-address={address}"))
             .args(arguments)
             .stdout(Stdio::null())

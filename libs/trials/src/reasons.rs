@@ -12,5 +12,14 @@ pub const NO_SOCKET_TRACEPOINTS: &str = "sockets report what they move from Linu
 pub const NO_COLLECTOR: &str = "a Collector and Jaeger are needed: `cargo xtask test` builds them where Go is 1.21 or \
                                 later and its modules are in reach";
 
+/// `cargo xtask test --all` builds them, with Go 1.21 or later and modules of a registry.
+pub const NO_OIDC: &str = "oauth2-proxy and a mock of a provider are needed: `cargo xtask test --all` builds them where Go is \
+                           1.21 or later and its modules are in reach";
+
+/// A package of Debian up to 12, which later releases have under another name or not at all.
+pub const NO_VICTORIA_METRICS: &str = "victoria-metrics is not installed: `cargo xtask test` installs it where the \
+                                       distribution has it";
+
 /// All of them.
-pub const ACCEPTED: &[&str] = &[ONLY_WITH_ALL, NO_SOCKET_TRACEPOINTS, NO_COLLECTOR];
+pub const ACCEPTED: &[&str] =
+    &[ONLY_WITH_ALL, NO_SOCKET_TRACEPOINTS, NO_COLLECTOR, NO_OIDC, NO_VICTORIA_METRICS];

@@ -126,9 +126,9 @@ impl Need {
     pub const GUEST_PYTHON: &'static [Self] =
         &[need("python3", &["/usr/bin/python3"], "runs a server to measure")];
 
-    /// To build a Collector of OpenTelemetry, and Jaeger.
-    pub const COLLECTOR: &'static [Self] =
-        &[need("golang-go", &["go"], "builds a collector and a backend of traces")];
+    /// To build programs in Go that tests need.
+    pub const GO: &'static [Self] =
+        &[need("golang-go", &["go"], "builds a collector, a backend of traces, a proxy")];
 
     /// To test beside that.
     pub const TEST: &'static [Self] = &[
@@ -162,6 +162,10 @@ impl Need {
             "reads OpenMetrics strictly",
         ),
     ];
+
+    /// What some releases of the distribution lack; tests without it are ignored.
+    pub const TEST_WHERE_THERE_IS_ONE: &'static [Self] =
+        &[need("victoria-metrics", &["victoria-metrics"], "stores what Prometheus in agent mode writes")];
 
     /// To test what takes large toolchains too.
     pub const TEST_ALL: &'static [Self] = &[
@@ -260,6 +264,20 @@ pub fn install(needs: &[Need]) -> Result<()> {
         bail!("installed, but without the expected programs: {}", absent.join(", "));
     }
     Ok(())
+}
+
+/// Installs what is missing of these, as far as the distribution has it.
+pub fn install_available(needs: &[Need]) -> Result<()> {
+    let mut available = Vec::new();
+    for need in needs.iter().filter(|need| !need.is_there()) {
+        let found = Command::new("apt-cache").args(["show", need.package]).output();
+        if found.is_ok_and(|found| found.status.success()) {
+            available.push(*need);
+        } else {
+            report::note(&format!("the distribution has no {}: it {}", need.package, need.why));
+        }
+    }
+    install(&available)
 }
 
 fn apt() -> Command {

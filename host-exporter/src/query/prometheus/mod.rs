@@ -25,6 +25,9 @@ use crate::{
 /// Questions that are put to the server at one time, of at most five expressions; the answer to each is in memory.
 const QUESTIONS_AT_ONCE: usize = 2;
 
+/// Parameters that other servers ignore: times that are not moved for its cache, and samples as soon as they are there.
+const OF_VICTORIA_METRICS: [(&str, &str); 2] = [("nocache", "1"), ("latency_offset", "1s")];
+
 /// Bytes of a server's explanation that are shown.
 const REASON_BYTES_MAX: usize = 300;
 
@@ -139,7 +142,7 @@ impl Prometheus {
                 header::HeaderValue::from_bytes(tenant.as_bytes()).map_err(|_| QueryError::TenantName)?;
             request = request.header(name, tenant);
         }
-        let body = form(parameters).into_bytes();
+        let body = form(&[parameters, &OF_VICTORIA_METRICS].concat()).into_bytes();
         // On the heap: several are on their way at once.
         let sent = Box::pin(outbound::send(&self.url, request, body, Some(self.answer_bytes_max)));
         let (status, body) = sent.await?;

@@ -1,4 +1,5 @@
-//! A Collector of OpenTelemetry and Jaeger, which no distribution has: from their Go modules (`xtask/collector`).
+//! Programs in Go for tests, which no distribution has, from their modules: a Collector of OpenTelemetry and Jaeger (`xtask/collector`);
+//! oauth2-proxy and a mock of an `OpenID` Connect provider (`xtask/oidc`).
 
 use std::{
     fs,
@@ -14,9 +15,28 @@ use crate::{
     workspace::{Workspace, output, run},
 };
 
-/// Each program, and the package that it is.
-const PROGRAMS: [(&str, &str); 2] =
-    [("otelcol", "."), ("jaeger-all-in-one", "github.com/jaegertracing/jaeger/cmd/all-in-one")];
+/// A Go module, and the programs that it gives.
+pub struct GoModule {
+    folder: &'static str,
+    /// For people.
+    name: &'static str,
+    /// Each program, and the package that it is.
+    programs: &'static [(&'static str, &'static str)],
+}
+
+/// A Collector and a backend of traces.
+pub const COLLECTOR: GoModule = GoModule {
+    folder: "xtask/collector",
+    name: "the Collector and Jaeger",
+    programs: &[("otelcol", "."), ("jaeger-all-in-one", "github.com/jaegertracing/jaeger/cmd/all-in-one")],
+};
+
+/// A log-in by `OpenID` Connect.
+pub const OIDC: GoModule = GoModule {
+    folder: "xtask/oidc",
+    name: "oauth2-proxy and the mock of a provider",
+    programs: &[("mock-oidc", "."), ("oauth2-proxy", "github.com/oauth2-proxy/oauth2-proxy/v7")],
+};
 
 /// The files that determine what is built.
 const SOURCES: [&str; 3] = ["main.go", "go.mod", "go.sum"];
@@ -25,20 +45,20 @@ const SOURCES: [&str; 3] = ["main.go", "go.mod", "go.sum"];
 const GO_MIN: (u32, u32) = (1, 21);
 
 /// The folder with the programs, which are built once; none where Go is too old, or its modules are out of reach.
-pub fn programs(workspace: &Workspace) -> Result<Option<PathBuf>> {
+pub fn programs(workspace: &Workspace, of: &GoModule) -> Result<Option<PathBuf>> {
     let tools = workspace.dist().tools;
-    let module = workspace.root.join("xtask/collector");
+    let module = workspace.root.join(of.folder);
     let wanted = sources(&module)?;
     // What was built, beside the programs.
-    let stamp = tools.join("otelcol.sources");
-    let is_there = PROGRAMS.iter().all(|(name, _)| tools.join(name).exists());
+    let stamp = tools.join(of.programs.first().map_or("", |(name, _)| name)).with_extension("sources");
+    let is_there = of.programs.iter().all(|(name, _)| tools.join(name).exists());
     if is_there && fs::read_to_string(&stamp).is_ok_and(|built| built == wanted) {
         return Ok(Some(tools));
     }
-    packages::install(Need::COLLECTOR)?;
+    packages::install(Need::GO)?;
     let version = output(Command::new("go").arg("version"))?;
     if release(&version).is_none_or(|release| release < GO_MIN) {
-        report::note(&format!("{} is too old to build the Collector and Jaeger", version.trim()));
+        report::note(&format!("{} is too old to build {}", version.trim(), of.name));
         return Ok(None);
     }
     fs::create_dir_all(&tools).with_context(|| format!("make {}", tools.display()))?;
@@ -55,14 +75,14 @@ pub fn programs(workspace: &Workspace) -> Result<Option<PathBuf>> {
             .env("GOCACHE", work.join("packages"));
         go
     };
-    let fetched = report::step("get the modules of the Collector and Jaeger", || {
-        output(go().args(["list", "-deps", "-f", ""]).args(PROGRAMS.map(|(_, package)| package)))
+    let fetched = report::step(&format!("get the modules of {}", of.name), || {
+        output(go().args(["list", "-deps", "-f", ""]).args(of.programs.iter().map(|(_, package)| package)))
     });
     if let Err(error) = fetched {
-        report::note(&format!("the modules of the Collector and Jaeger are out of reach: {error:#}"));
+        report::note(&format!("the modules of {} are out of reach: {error:#}", of.name));
         return Ok(None);
     }
-    for (name, package) in PROGRAMS {
+    for (name, package) in of.programs {
         report::step(&format!("build {name} (once)"), || {
             let mut build = go();
             build
