@@ -170,15 +170,17 @@ fn prometheus_stores_the_trace_of_a_slow_request_as_an_exemplar() -> Outcome {
     })
 }
 
-/// The dashboards of `deploy/grafana`.
-const DASHBOARDS: [(&str, &str); 6] = [
-    ("application", include_str!("../../deploy/grafana/dashboards/application.json")),
-    ("instances", include_str!("../../deploy/grafana/dashboards/instances.json")),
-    ("operator", include_str!("../../deploy/grafana/dashboards/operator.json")),
-    ("resources", include_str!("../../deploy/grafana/dashboards/resources.json")),
-    ("service-graph", include_str!("../../deploy/grafana/dashboards/service-graph.json")),
-    ("tenant", include_str!("../../deploy/grafana/dashboards/tenant.json")),
-];
+/// Name and text of each dashboard of `deploy/grafana`.
+fn dashboards() -> Vec<(String, String)> {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/grafana/dashboards");
+    let files = std::fs::read_dir(folder).expect("dashboards");
+    let paths = files.map(|file| file.expect("a file").path());
+    let dashboards: Vec<_> = paths
+        .map(|path| (path.display().to_string(), std::fs::read_to_string(&path).expect("text")))
+        .collect();
+    assert!(dashboards.len() >= 6, "{dashboards:?}");
+    dashboards
+}
 
 /// Metrics without a sample as long as nothing of the kind has happened.
 const RARE: [&str; 2] = ["porthole_rejected_total", "porthole_agent_unattached_seconds_total"];
@@ -192,16 +194,25 @@ fn queries(dashboard: &str) -> Vec<(String, String)> {
         targets.map(move |target| (&panel["title"], &target["expr"]))
     });
     let text = |value: &serde_json::Value| value.as_str().expect("text").to_owned();
+    let variables = dashboard["templating"]["list"].as_array().expect("variables").iter();
+    let variables = variables.filter(|variable| variable["type"] == "query").map(|variable| {
+        let query = text(&variable["query"]["query"]);
+        let of_label = query.strip_prefix("label_values(").and_then(|rest| rest.strip_suffix(')'));
+        let (series, label) = of_label.and_then(|query| query.rsplit_once(", ")).expect("values of a label");
+        (format!("variable {label}"), format!("group by ({label}) ({series})"))
+    });
     targets
+        .map(|(title, expression)| (text(title), text(expression)))
+        .chain(variables)
         .map(|(title, expression)| {
-            let expression = text(expression)
+            let expression = expression
                 .replace("$__rate_interval", "1m")
                 .replace("$tenant", "acme")
                 .replace("$service_name", "shop")
                 .replace("$instance_id", ".*")
                 .replace("$instance", ".*");
             assert!(!expression.contains('$'), "an unknown variable: {expression}");
-            (text(title), expression)
+            (title, expression)
         })
         .collect()
 }
@@ -247,8 +258,8 @@ fn every_query_of_the_dashboards_has_an_answer_with_native_histograms_and_with_c
         exporter.wait_for_requests("shop", 500 * series).await;
         end_step();
         for (form, prometheus) in [("classic", &classic), ("native", &native)] {
-            for (name, dashboard) in DASHBOARDS {
-                for (title, expression) in queries(dashboard) {
+            for (name, dashboard) in dashboards() {
+                for (title, expression) in queries(&dashboard) {
                     if RARE.iter().any(|rare| expression.contains(rare)) {
                         prometheus.evaluate(&expression).await.unwrap_or_else(|error| panic!("{error}"));
                         continue;
