@@ -2,6 +2,7 @@
 
 mod circles;
 pub mod dependencies;
+mod documents;
 pub mod modules;
 mod source;
 mod words;
@@ -52,6 +53,7 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> {
         dependencies::check(workspace, &packages)
     })?;
     report::step("words", || words::check(workspace))?;
+    report::step("what the documents name", || documents::check(workspace))?;
     report::step("clippy", || {
         run_in(
             workspace,
