@@ -296,7 +296,6 @@ fn containers_that_are_there_for_a_moment_are_named_in_the_record_until_the_sand
     /// How long such a container lives.
     const MOMENT: Duration = Duration::from_millis(100);
     const NAMED: usize = 8;
-    const AT_MOST: usize = 3 * NAMED;
     let setup = Setup::new();
     let double = sandbox(&setup, true, |double| double.set(ID, Status::RUNNING));
     setup.reaches(ID, SandboxState::Watching);
@@ -309,15 +308,15 @@ fn containers_that_are_there_for_a_moment_are_named_in_the_record_until_the_sand
         let containers = setup.record(ID).map(|record| record.containers).unwrap_or_default();
         containers.values().filter(|container| container.name == "worker").count()
     };
-    for number in 0..AT_MOST {
-        let bundle = setup.bundle(&format!("worker-{number}"), &annotations);
+    let mut started = 0;
+    // On a busy machine the companion may have no time within a moment: then there is another container.
+    wait("containers that were there are in the record", || {
+        let bundle = setup.bundle(&format!("worker-{started}"), &annotations);
+        started += 1;
         std::thread::sleep(MOMENT);
         std::fs::remove_dir_all(bundle).expect("removed");
-        if named() >= NAMED {
-            break;
-        }
-    }
-    wait("the containers that were there are in the record", || (named() >= NAMED).then_some(()));
+        (named() >= NAMED).then_some(())
+    });
     end(&setup, &double);
 }
 
