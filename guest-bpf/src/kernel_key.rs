@@ -86,6 +86,10 @@ pub struct Slot {
 /// Bytes of an outcome's text that go to user space.
 pub const TEXT_MAX: usize = 48;
 
+/// Bytes of an HTTP request's head that go to user space, from the first line on that names its trace: enough for each of
+/// the forms that are known, also of B3's four lines.
+pub const CONTEXT_MAX: usize = 136;
+
 /// An exchange whose key or status has no slot, or that is sampled as a span.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
@@ -117,6 +121,7 @@ pub struct Completed {
     /// Its key.
     pub key: RequestKey,
     /// Redis: the beginning of an error's text. MySQL: an error's packet, from its number on. PostgreSQL: an error's
-    /// fields, or the command's tag.
-    pub text: [u64; TEXT_MAX / 8],
+    /// fields, or the command's tag. Each of these [`TEXT_MAX`] bytes long. HTTP: the request's lines with a trace context, and
+    /// what follows them; the first byte is zero where there is none.
+    pub text: [u64; CONTEXT_MAX / 8],
 }

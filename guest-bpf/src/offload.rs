@@ -1,5 +1,5 @@
-//! Connections that are offloaded: the programs pair requests with responses by themselves, and nothing of the bytes is
-//! copied to user space.
+//! Connections that are offloaded: the programs pair requests with responses by themselves. Of the bytes only names of requests,
+//! texts of outcomes and trace contexts are copied to user space.
 //!
 //! ```text
 //! request  ──► PendingRequest (key, start) ─┐
@@ -14,6 +14,8 @@
 //!
 //! User space offers connections that it parses when no exchange is in progress on them ([`OFFERED`]). The programs accept
 //! an offer with the next call if nothing moved since, and report it.
+
+use crate::kernel_key::CONTEXT_MAX;
 
 /// Protocols that the programs parse.
 pub mod protocol {
@@ -176,6 +178,10 @@ pub struct OffloadedConnection {
     pub requests: ParseState,
     /// The direction of the responses.
     pub responses: ParseState,
+    /// Number of the request whose context [`Self::context`] is, as [`Self::pushed`] was before it, plus one; 0 when there is none.
+    pub context_of: u64,
+    /// HTTP: the lines of a request's head with a trace context, and what follows them.
+    pub context: [u64; CONTEXT_MAX / 8],
     /// The requests that have no response yet.
     pub pending: [PendingRequest; PENDING_MAX],
 }
@@ -202,6 +208,8 @@ impl OffloadedConnection {
             popped: 0,
             requests: ParseState::AT_START,
             responses: ParseState::AT_START,
+            context_of: 0,
+            context: [0; CONTEXT_MAX / 8],
             pending: [NO_REQUEST; PENDING_MAX],
         }
     }

@@ -347,8 +347,8 @@ plain! {
     Listen: 24;
     Counters: 72;
     Settings: 16;
-    OffloadedConnection: 2224;
-    Completed: 152;
+    OffloadedConnection: 2368;
+    Completed: 240;
 }
 
 /// A record, as it comes out of the ring buffer.

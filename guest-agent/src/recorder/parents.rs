@@ -48,18 +48,12 @@ impl Parents {
         (start_ns, end_ns): (u64, u64),
         parent: Option<(u64, ParentCertainty)>,
     ) -> Vec<Span> {
-        let is_of_thread =
-            |waiting: &Waiting| (waiting.span.process_id, waiting.span.thread_id) == (process, thread);
-        // Mostly there is none, and nothing moves.
-        let Some(first) = self.waiting.iter().position(is_of_thread) else { return Vec::new() };
         let mut spans = Vec::new();
-        let behind = self.waiting.split_off(first);
-        for mut waiting in behind {
-            if !is_of_thread(&waiting) {
-                self.waiting.push_back(waiting);
-                continue;
-            }
+        self.waiting.retain_mut(|waiting| {
             let span = &mut waiting.span;
+            if (span.process_id, span.thread_id) != (process, thread) {
+                return true;
+            }
             if let Some((number, certainty)) = parent
                 && waiting.start_ns >= start_ns
                 && waiting.end_ns <= end_ns
@@ -67,8 +61,9 @@ impl Parents {
                 span.parent = number;
                 span.certainty = certainty.into();
             }
-            spans.push(waiting.span);
-        }
+            spans.push(std::mem::take(span));
+            false
+        });
         spans
     }
 

@@ -1,13 +1,13 @@
 //! The way back from the programs to the agent: what they know of a connection or an exchange, as `l7` needs it.
 
 use porthole_bpf_types::{
-    kernel_key::{Completed, RequestKey},
+    kernel_key::{CONTEXT_MAX, Completed, RequestKey, TEXT_MAX},
     offload::{
         OffloadedConnection, PENDING_MAX, ParseState, PendingRequest, framing_state, request_flag, side,
     },
 };
 use porthole_l7::{
-    ClientId, Connection, ParserContext, ScopeId, Side, Timestamp,
+    ClientId, Connection, ParserContext, ScopeId, Side, Timestamp, TraceContext,
     offload::{
         BufferedBytes, ConnectionState, DirectionState, ExchangeDetail, FramingState, OffloadedExchange,
         ResultPhase, ResultState,
@@ -28,7 +28,8 @@ pub fn exchange<'a>(
 ) -> Option<OffloadedExchange<'a>> {
     let failed = completed.status != 0;
     let line = text.split(|&byte| byte == b'\r').next().unwrap_or_default();
-    let detail = match Offload::from_number(u16::try_from(completed.key.protocol).ok()?)? {
+    let offload = Offload::from_number(u16::try_from(completed.key.protocol).ok()?)?;
+    let detail = match offload {
         Offload::Http1 => {
             ExchangeDetail::Http1 { request: name, status: u16::try_from(completed.status).ok()? }
         }
@@ -48,12 +49,20 @@ pub fn exchange<'a>(
         end: Timestamp(completed.end),
         request_bytes: completed.request_bytes,
         response_bytes: completed.response_bytes,
+        trace: (offload == Offload::Http1).then(|| trace(&completed.text)).flatten(),
     })
 }
 
 /// The beginning of an outcome's text, as it was captured.
 pub fn text(completed: &Completed) -> Vec<u8> {
-    completed.text.iter().flat_map(|word| word.to_ne_bytes()).collect()
+    completed.text.iter().take(TEXT_MAX / 8).flat_map(|word| word.to_ne_bytes()).collect()
+}
+
+/// The trace that lines of a request's head name, if there are any.
+fn trace(lines: &[u64; CONTEXT_MAX / 8]) -> Option<TraceContext> {
+    let mut bytes = [0; CONTEXT_MAX];
+    bytes.as_chunks_mut().0.iter_mut().zip(lines).for_each(|(to, word)| *to = word.to_ne_bytes());
+    if bytes[0] == 0 { None } else { TraceContext::of_lines(&bytes) }
 }
 
 /// `l7` resumes the connection.
@@ -75,12 +84,15 @@ pub fn resume(
             side: offloaded.side.into(),
         }),
     };
-    let pending: Vec<porthole_l7::offload::PendingRequest<'_>> = pending(offloaded)
-        .map(|pending| porthole_l7::offload::PendingRequest {
+    let pending: Vec<porthole_l7::offload::PendingRequest<'_>> = numbered(offloaded)
+        .map(|(number, pending)| porthole_l7::offload::PendingRequest {
             request: name_of(pending.request),
             start: Timestamp(pending.start),
             bytes: pending.bytes.into(),
             head: pending.flags & request_flag::HEAD != 0,
+            trace: (offloaded.context_of == u64::from(number) + 1)
+                .then(|| trace(&offloaded.context))
+                .flatten(),
         })
         .collect();
     let name = if offload == Offload::Redis { redis_name(offloaded.requests.request) } else { &[] };
@@ -95,11 +107,12 @@ pub fn resume(
     connection.resume(scope, &state, context);
 }
 
-/// The pending requests, the oldest first.
-fn pending(offloaded: &OffloadedConnection) -> impl Iterator<Item = &PendingRequest> {
+/// The pending requests with their numbers, the oldest first.
+fn numbered(offloaded: &OffloadedConnection) -> impl Iterator<Item = (u32, &PendingRequest)> {
     let count = (offloaded.pushed.wrapping_sub(offloaded.popped) as usize).min(PENDING_MAX);
     let oldest = offloaded.popped as usize % PENDING_MAX;
-    offloaded.pending.iter().cycle().skip(oldest).take(count)
+    let numbers = (0..).map(|index| offloaded.popped.wrapping_add(index));
+    numbers.zip(offloaded.pending.iter().cycle().skip(oldest).take(count))
 }
 
 fn redis_name(command: u64) -> &'static [u8] {
@@ -163,7 +176,7 @@ mod tests {
         for (place, number) in [(PENDING_MAX - 2, 1), (PENDING_MAX - 1, 2), (0, 3)] {
             offloaded.pending[place] = request(number);
         }
-        let pending: Vec<u64> = pending(&offloaded).map(|pending| pending.request).collect();
+        let pending: Vec<u64> = numbered(&offloaded).map(|(_, pending)| pending.request).collect();
         assert_eq!(pending, [1, 2, 3]);
     }
 
@@ -208,6 +221,6 @@ mod tests {
     #[test]
     fn a_hostile_count_is_bounded() {
         let offloaded = OffloadedConnection { pushed: u32::MAX, ..offloaded() };
-        assert_eq!(pending(&offloaded).count(), PENDING_MAX);
+        assert_eq!(numbered(&offloaded).count(), PENDING_MAX);
     }
 }

@@ -60,15 +60,21 @@ pub fn compile(command: &mut Command) {
     assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
+/// Builds a program of Go, with its cache beside it.
+pub fn go_build(source: &Path, binary: &Path) -> Command {
+    let mut command = Command::new("go");
+    command
+        .env("GOCACHE", binary.with_file_name("cache"))
+        .env("GOFLAGS", "-mod=mod")
+        .env("GO111MODULE", "off");
+    command.args(["build", "-o"]).arg(binary).arg(source);
+    command
+}
+
 /// Starts a server that prints its port.
-fn serve(command: &mut Command) -> (Server, String) {
-    let mut child = command
-        .arg("server")
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .expect("a server");
+pub fn serve(command: &mut Command) -> (Server, String) {
+    let mut child =
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("a server");
     let output = child.stdout.take().expect("piped");
     let server = Server(child);
     let mut port = String::new();
@@ -99,7 +105,7 @@ fn assert_counted(agent: &mut Agent, language: &str, client: &mut Command, port:
 fn interpreted(interpreter: &str, file: &str, language: &str) -> Outcome {
     let mut agent = Agent::start(&[])?;
     let program = source(file);
-    let (_server, port) = serve(Command::new(interpreter).arg(&program));
+    let (_server, port) = serve(Command::new(interpreter).arg(&program).arg("server"));
     assert_counted(&mut agent, language, Command::new(interpreter).arg(&program), &port);
     Ok(())
 }
@@ -110,7 +116,7 @@ fn compiled(build: impl FnOnce(&Path) -> Command, language: &str) -> Outcome {
     let binary = directory.path().join("program");
     compile(&mut build(&binary));
     let mut agent = Agent::start(&[])?;
-    let (_server, port) = serve(&mut Command::new(&binary));
+    let (_server, port) = serve(Command::new(&binary).arg("server"));
     assert_counted(&mut agent, language, &mut Command::new(&binary), &port);
     Ok(())
 }
@@ -159,16 +165,7 @@ fn java_is_counted() -> Outcome {
 
 fn go_is_counted() -> Outcome {
     large(needs::program("go"))?;
-    let build = |binary: &Path| {
-        let mut command = Command::new("go");
-        command
-            .env("GOCACHE", binary.with_file_name("cache"))
-            .env("GOFLAGS", "-mod=mod")
-            .env("GO111MODULE", "off");
-        command.args(["build", "-o"]).arg(binary).arg(source("web.go"));
-        command
-    };
-    compiled(build, "go")
+    compiled(|binary| go_build(&source("web.go"), binary), "go")
 }
 
 fn php_is_counted() -> Outcome {

@@ -5,10 +5,10 @@
 
 use std::{
     collections::HashMap,
-    io::{BufRead, BufReader, Write},
+    io::Write,
     net::{SocketAddr, TcpListener, TcpStream},
     path::{Path, PathBuf},
-    process::{Command, Stdio},
+    process::Command,
     thread,
     time::Duration,
 };
@@ -20,7 +20,7 @@ use porthole_trials::{CannotRun, Outcome, Trial, needs, trials};
 use crate::{
     harness::Agent,
     http,
-    languages::{Server, compile, large},
+    languages::{compile, go_build, large, serve},
     running,
 };
 
@@ -185,13 +185,8 @@ fn source(name: &str) -> PathBuf {
 fn of_program(what: &str, program: impl FnOnce(&str) -> Command) -> Result<Measured, CannotRun> {
     let mut agent = agent()?;
     let backend = backend();
-    let mut command = program(&backend.port().to_string());
-    let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().expect("a server");
-    let output = child.stdout.take().expect("piped");
-    let _server = Server(child);
-    let mut port = String::new();
-    BufReader::new(output).read_line(&mut port).expect("a port");
-    Ok(measure(&mut agent, what, port.trim().parse().expect("a port"), backend))
+    let (_server, port) = serve(&mut program(&backend.port().to_string()));
+    Ok(measure(&mut agent, what, port.parse().expect("a port"), backend))
 }
 
 /// All calls that were seen are below their requests, whose spans can be lost.
@@ -253,9 +248,7 @@ fn calls_of_go_are_below_no_request() -> Outcome {
     needs::program("go")?;
     let directory = tempfile::tempdir().expect("directory");
     let binary = directory.path().join("front");
-    let mut go = Command::new("go");
-    go.env("GOCACHE", directory.path().join("cache")).env("GO111MODULE", "off");
-    compile(go.args(["build", "-o"]).arg(&binary).arg(source("front.go")));
+    compile(&mut go_build(&source("front.go"), &binary));
     let program = |backend: &str| arguments(&binary.display().to_string(), &[backend]);
     assert_none_found(&of_program("Go, net/http", program)?);
     Ok(())

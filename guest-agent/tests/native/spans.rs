@@ -1,6 +1,7 @@
 //! Exchanges that are sampled as spans.
 
 use std::{
+    collections::{BTreeMap, BTreeSet},
     io::{Read, Write},
     net::{TcpListener, TcpStream},
     time::Instant,
@@ -13,6 +14,7 @@ use porthole_trials::{Outcome, Trial, trials};
 use crate::{
     harness::{Agent, DEADLINE},
     http::{self, Server},
+    running,
 };
 
 /// The tests of this file.
@@ -22,6 +24,7 @@ pub fn tests() -> Vec<Trial> {
         failed_and_slow_exchanges_are_sampled_with_both_ends,
         failures_among_many_successes_are_sampled_though_the_kernel_aggregates_both,
         requests_that_overlap_in_one_thread_are_sampled_by_rate,
+        spans_of_what_the_kernel_aggregates_carry_the_trace_that_the_request_names,
         the_budget_limits_spans_and_no_counts,
     ]
 }
@@ -98,8 +101,11 @@ fn carry(client: &mut TcpStream, server: &mut TcpStream, path: &str, status: u16
 }
 
 fn request(client: &mut TcpStream, server: &mut TcpStream, path: &str) {
-    let request = http::request(path);
-    client.write_all(&request).expect("sent");
+    deliver(client, server, &http::request(path));
+}
+
+fn deliver(client: &mut TcpStream, server: &mut TcpStream, request: &[u8]) {
+    client.write_all(request).expect("sent");
     server.read_exact(&mut vec![0; request.len()]).expect("read");
 }
 
@@ -107,6 +113,54 @@ fn respond(client: &mut TcpStream, server: &mut TcpStream, status: u16) {
     let response = format!("HTTP/1.1 {status} Reason\r\nContent-Length: 0\r\n\r\n");
     server.write_all(response.as_bytes()).expect("sent");
     client.read_exact(&mut vec![0; response.len()]).expect("read");
+}
+
+/// A request whose trace and caller's span have this number, and whose length has it, too.
+fn traced(path: &str, number: usize) -> Vec<u8> {
+    let (context, pad) = (format!("00-{number:032x}-{number:016x}-01"), "x".repeat(number));
+    format!("GET {path} HTTP/1.1\r\nHost: test\r\nTraceparent: {context}\r\nPad: {pad}\r\n\r\n").into_bytes()
+}
+
+/// The number of the request whose trace a span belongs to.
+fn number(span: &Span) -> Option<u64> {
+    let trace = u128::from_be_bytes(*span.trace_id.first_chunk()?);
+    let parent = u64::from_be_bytes(*span.parent_span_id.first_chunk()?);
+    (trace == u128::from(parent) && span.trace_sampled).then_some(parent)
+}
+
+fn spans_of_what_the_kernel_aggregates_carry_the_trace_that_the_request_names() -> Outcome {
+    // A proxy passes the header on. Of both its ends and those of its client and of its server each exchange is a span.
+    const REQUESTS: usize = 60;
+    let mut agent = Agent::start(&["--span-interval-ms", "0", "--spans-per-second", "1000000"])?;
+    let server = Server::start();
+    let proxy = format!(
+        "location / {{ proxy_pass http://{}; proxy_http_version 1.1; proxy_set_header Connection \"\"; }}",
+        server.address
+    );
+    let nginx = running::nginx(&proxy)?;
+    let mut stream = TcpStream::connect(("127.0.0.1", nginx.port)).expect("connected");
+    for at in 1..=REQUESTS {
+        stream.write_all(&traced("/traced", at)).expect("sent");
+        http::read_head(&mut stream).expect("answered");
+    }
+    agent.catch_up();
+    let mut ends: BTreeMap<(bool, String), Vec<&Span>> = BTreeMap::new();
+    for (side, is_server) in [(Side::SIDE_SERVER, true), (Side::SIDE_CLIENT, false)] {
+        let ids: Vec<u32> = agent.series(side, "/traced").iter().map(|series| series.id).collect();
+        for span in agent.spans.iter().filter(|span| ids.contains(&span.series_id)) {
+            let at = if is_server { &span.local } else { &span.remote };
+            ends.entry((is_server, at.clone())).or_default().push(span);
+        }
+    }
+    assert_eq!(ends.len(), 4, "{:?}", ends.keys());
+    for (end, spans) in ends {
+        // Spans of what else runs on this machine can take the place of some.
+        assert!(spans.len() > REQUESTS / 2, "{end:?}: {}", spans.len());
+        let lengths: BTreeSet<Option<u64>> =
+            spans.iter().map(|span| Some(span.request_bytes - number(span)?)).collect();
+        assert!(lengths.len() == 1 && !lengths.contains(&None), "{end:?}: {lengths:?}");
+    }
+    Ok(())
 }
 
 fn failures_among_many_successes_are_sampled_though_the_kernel_aggregates_both() -> Outcome {
@@ -128,17 +182,22 @@ fn failures_among_many_successes_are_sampled_though_the_kernel_aggregates_both()
             for _ in 0..ROUND {
                 carry(&mut client, &mut server, "/among", 200);
             }
-            carry(&mut client, &mut server, "/among", 500);
             failures += 1;
+            deliver(&mut client, &mut server, &traced("/among", failures));
+            respond(&mut client, &mut server, 500);
             agent.catch_up();
         }
-        let all = (ROUND + 1) * failures;
+        let all = (ROUND + 1) * failures as u64;
         assert_eq!(agent.counts("/among"), (all, all), "{counts:?}");
         let of_failures = |span: &&Span| status_of(&agent, span) == "500";
         let spans = of_path(&agent, "/among");
         assert!(
             spans.iter().copied().filter(of_failures).all(|span| is(span, SpanReason::SPAN_REASON_ERROR))
         );
+        // When one was read it was not known that it would fail.
+        let shortest = traced("/among", 0).len() as u64;
+        let is_traced = |span: &Span| number(span) == Some(span.request_bytes - shortest);
+        assert!(spans.iter().copied().filter(of_failures).all(is_traced), "{counts:?}: {spans:?}");
         let successes = spans.iter().filter(|span| status_of(&agent, span) == "200").count();
         assert!((1..=10).contains(&successes), "{successes} of the successes sampled");
     }

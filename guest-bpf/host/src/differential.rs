@@ -43,8 +43,9 @@ pub struct Named(String);
 
 impl Named {
     fn of(exchange: &Exchange, context: &ParserContext) -> Self {
+        let trace = exchange.trace.map_or(String::new(), |trace| format!(" {trace:02x?}"));
         Self(format!(
-            "{} {}..{} {}/{}",
+            "{} {}..{} {}/{}{trace}",
             labels(exchange, context),
             exchange.start.0,
             exchange.end.0,

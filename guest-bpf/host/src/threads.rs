@@ -10,7 +10,7 @@ use porthole_l7::{Direction, Limits, ParserContext, Side, Timestamp};
 
 use crate::{
     agent::monitor::{Mode, Monitor},
-    maps::{HANDED_ON, OFFLOADED, SLOTS, THREADS},
+    maps::{HANDED_ON, MEMORY, OFFLOADED, SLOTS, THREADS, memory},
 };
 
 /// Another thread of the same process.
@@ -158,4 +158,33 @@ fn a_connection_that_falls_back_stays_locked_and_leaves_no_request_open() {
     assert!(!served.monitor.is_offloaded());
     // SAFETY: a value of this thread's machine, which keeps those whose keys are removed.
     assert_eq!((unsafe { (*offloaded).lock }, open(TASK)), (1, 0));
+}
+
+#[test]
+fn of_a_failed_statement_without_a_slot_the_request_is_reported_as_well_but_not_too_often() {
+    let served = ServingThread { thread: TASK, open: 1, only: 1, ..ServingThread::default() };
+    let mut client = Served {
+        monitor: Monitor::new(Mode::Begun, Side::Client, ParserContext::new(Limits::default())),
+        now: u64::MAX / 2,
+    };
+    let mut called = |reply: &[u8]| {
+        // SAFETY: a value of this thread's machine.
+        unsafe { *thread(TASK) = served };
+        client.moved(TASK, Direction::Egress, b"*2\r\n$3\r\nGET\r\n$1\r\na\r\n");
+        client.moved(TASK, Direction::Ingress, reply);
+        // SAFETY: as above.
+        unsafe { (*thread(TASK)).reported }
+    };
+    assert_eq!(called(b"$-1\r\n"), 0, "it has not failed");
+    let due = |at: u64| {
+        for index in memory::FAILED_CALLS..memory::END {
+            // SAFETY: a value of this thread's machine.
+            unsafe { *MEMORY.get_ptr_mut(index).expect("a value") = at };
+        }
+    };
+    // No time is as long as the interval of these programs but this.
+    let now = u64::MAX / 2 + 4_000;
+    due(now.wrapping_add(1));
+    assert_eq!(called(b"-ERR no\r\n"), 1);
+    assert_eq!(called(b"-ERR no\r\n"), 0, "a short while ago");
 }

@@ -135,6 +135,8 @@ pub struct Parse {
     pub found: u64,
     /// Of those, the ones that were pushed, or completed a request.
     pub done: u64,
+    /// Of a head: index in the window of the line with the trace's context; 0 where there is none.
+    pub context_at: u64,
     /// Not zero: the cursor is at the beginning of a line of a head.
     pub line_begins: u64,
     /// Not zero: the exchange that a response completes is a record in any case.
@@ -440,7 +442,7 @@ pub static CGROUP: PerCpuArray<Cgroup> = PerCpuArray::with_max_entries(2, 0);
 
 /// What the kernel side remembers for itself, one value for all CPUs each: see [`memory`].
 #[map]
-pub static MEMORY: Array<u64> = Array::with_max_entries(2, 0);
+pub static MEMORY: Array<u64> = Array::with_max_entries(memory::END, 0);
 
 /// Indexes in [`MEMORY`].
 pub mod memory {
@@ -448,6 +450,12 @@ pub mod memory {
     pub const SOCKET_OPERATIONS: u32 = 0;
     /// When a process exit last woke the agent.
     pub const EXIT_WAKE: u32 = 1;
+    /// When a failed call that has no slot was last sampled with the request that it was made for: by the call's
+    /// [`porthole_bpf_types::kernel_key::RequestKey::request`] modulo [`FAILED_CALLS_MAX`].
+    pub const FAILED_CALLS: u32 = 2;
+    pub const FAILED_CALLS_MAX: u32 = 64;
+    /// Number of the values.
+    pub const END: u32 = FAILED_CALLS + FAILED_CALLS_MAX;
 }
 
 /// Adds to one of this CPU's counters.

@@ -36,6 +36,7 @@ impl ParserContext {
         let mut cx = ConnectionContext::new(self, of, &mut sink);
         cx.context.observe(offloaded.end);
         cx.message();
+        cx.set_trace(offloaded.trace);
         let is_stable = name(offloaded, &mut cx);
         Some(NamedExchange { exchange, is_stable })
     }

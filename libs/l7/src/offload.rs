@@ -11,6 +11,7 @@ use crate::{
     chunk::Timestamp,
     exchange::{Exchange, Protocol, Side},
     symbol::{ClientId, ScopeId},
+    trace::TraceContext,
 };
 
 /// An exchange that the kernel paired.
@@ -32,6 +33,8 @@ pub struct OffloadedExchange<'a> {
     pub request_bytes: u64,
     /// Size of the response, bytes.
     pub response_bytes: u64,
+    /// The trace that the request names.
+    pub trace: Option<TraceContext>,
 }
 
 /// Request and outcome of an [`OffloadedExchange`].
@@ -186,6 +189,8 @@ pub struct PendingRequest<'a> {
     pub bytes: u64,
     /// HTTP: it is a HEAD request.
     pub head: bool,
+    /// HTTP: the trace that it names, where the kernel has kept it.
+    pub trace: Option<TraceContext>,
 }
 
 /// A connection that the kernel followed and gives back.

@@ -19,6 +19,31 @@ pub struct TraceContext {
     pub sampled: bool,
 }
 
+impl TraceContext {
+    /// The context in some whole lines of a head, which ends at a blank line; what follows the last whole line is left out.
+    pub fn of_lines(mut bytes: &[u8]) -> Option<Self> {
+        let mut fields = TraceFields::default();
+        while let Some(end) = bytes.iter().position(|byte| *byte == b'\n') {
+            let (line, rest) = bytes.split_at(end);
+            bytes = rest.get(1..).unwrap_or_default();
+            let Some(line) = line.strip_suffix(b"\r").filter(|line| !line.is_empty()) else { break };
+            if let Some((name, value)) = header(line)
+                && let Some(header) = TraceHeader::of(name)
+            {
+                fields.take(header, value);
+            }
+        }
+        fields.context()
+    }
+}
+
+/// Name and value of a header line, if the name is not longer than any that concerns a parser of heads.
+pub(crate) fn header(line: &[u8]) -> Option<(&[u8], &[u8])> {
+    let colon = line.iter().take(24).position(|byte| *byte == b':')?;
+    let (name, value) = line.split_at(colon);
+    Some((name, value.get(1..).unwrap_or_default().trim_ascii()))
+}
+
 /// A header that carries a context, or a part of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum TraceHeader {
@@ -267,6 +292,24 @@ mod tests {
         assert_eq!((&short.trace_id[..8], &short.trace_id[8..]), (&[0; 8][..], &SPAN[..]));
         let other = format!("00-{}-{S}-00", T.replace('4', "5"));
         assert!(context(&[("b3", &format!("{T}-{S}")), ("traceparent", &other)]) != Some(expected(false)));
+    }
+
+    #[test]
+    fn whole_lines_are_read_up_to_the_head_s_end() {
+        let line = format!("Traceparent: 00-{T}-{S}-01\r\n");
+        let of = |lines: &str| TraceContext::of_lines(lines.as_bytes());
+        assert_eq!(of(&line), Some(expected(true)));
+        assert_eq!(of(&format!("{line}Cookie: what comes is cu")), Some(expected(true)));
+        assert_eq!(of(&format!("{line}\r\n{line}")), Some(expected(true)), "the second is of a body");
+        assert_eq!(
+            of(&format!("X-B3-TraceId:{T}\r\nx-b3-spanid: {S}\r\nx-b3-flags:1\r\n")),
+            Some(expected(true))
+        );
+        for none in
+            ["", "\r\n", "\n", &line[1..], &line[..line.len() - 1], &format!("\r\n{line}"), &line.repeat(2)]
+        {
+            assert_eq!(of(none), None, "{none:?}");
+        }
     }
 
     #[test]

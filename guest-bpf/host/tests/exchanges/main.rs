@@ -5,3 +5,4 @@ mod findings;
 mod generated;
 mod recordings;
 mod support;
+mod traces;

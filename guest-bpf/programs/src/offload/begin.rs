@@ -68,6 +68,7 @@ pub extern "C" fn begin(sk: u64) -> u64 {
     new.head_requests = 0;
     new.pushed = 0;
     new.popped = 0;
+    new.context_of = 0;
     // SAFETY: this CPU's value, which only the program that runs uses (see `maps`).
     unsafe {
         copy(&raw const AT_START, &raw mut new.requests);

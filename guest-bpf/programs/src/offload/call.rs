@@ -10,6 +10,7 @@ use porthole_protocol::Offload;
 use super::{
     exchange,
     lock::{self, Lock, Locked},
+    pending::{self, Pending},
     steps, threads,
 };
 use crate::maps::{NO_VECTOR, OFFLOADED, Scratch, count};
@@ -61,6 +62,7 @@ fn locked(mut work: Scratch, mut offloaded: Locked, id: u64, sk: u64) -> u64 {
         &raw mut work.parse.found,
         &raw mut work.parse.buffer,
         &raw mut work.parse.gathered,
+        &raw mut work.parse.context_at,
     ] {
         // SAFETY: fields of this CPU's value.
         unsafe { core::ptr::write_volatile(field, 0) };
@@ -122,6 +124,10 @@ fn followed(mut work: Scratch, offloaded: Locked, id: u64, sk: u64) -> u64 {
         if found > 0 && waiting + found > most {
             return FALL_BACK;
         }
+        // Of several in one call it is not known which one's it is.
+        if found == 1 && work.parse.context_at != 0 {
+            pending::keep_context(work, offloaded);
+        }
         exchange::push(work, offloaded, id, found);
         if found > 0 {
             threads::requested(work, offloaded);
@@ -132,7 +138,7 @@ fn followed(mut work: Scratch, offloaded: Locked, id: u64, sk: u64) -> u64 {
         }
         // The responses come before the end of the newest request's body, which was counted with its head.
         if offloaded.requests.framing == framing_state::BODY && found == waiting {
-            exchange::leave_out(offloaded, offloaded.requests.left);
+            Pending::newest(offloaded).leave_out(offloaded.requests.left);
         }
         if found > 0 {
             threads::responded(work, offloaded);

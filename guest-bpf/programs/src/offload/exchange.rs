@@ -3,13 +3,19 @@
 use aya_ebpf::helpers::bpf_get_current_pid_tgid;
 use porthole_bpf_types::{
     kernel_key::{COMMANDS_MAX, Slot, TEXT_MAX},
-    offload::{PENDING_MAX, PendingRequest, request_flag},
+    offload::{PENDING_MAX, request_flag},
     record::{UnnamedRequest, kind},
 };
 use porthole_histogram::{BUCKETS, INDEX_MIN, bucket_index};
 use porthole_protocol::Offload;
 
-use super::{lock::Locked, slots::slot_index, sql, threads};
+use super::{
+    lock::Locked,
+    pending::{self, Pending},
+    slots::slot_index,
+    sql,
+    threads::{self, why},
+};
 use crate::{
     connections,
     maps::{
@@ -121,6 +127,15 @@ fn has_text(protocol: Offload, status: u32) -> bool {
     }
 }
 
+/// Whether an outcome is a failure.
+#[inline(always)]
+fn is_failure(protocol: Offload, status: u32) -> bool {
+    match protocol {
+        Offload::Http1 => status >= FAILURES_FROM,
+        Offload::Redis | Offload::Mysql | Offload::Postgresql => status != 0,
+    }
+}
+
 /// Bytes of a request that are sent for its name.
 #[inline(always)]
 fn name_bytes(protocol: Offload) -> u64 {
@@ -153,33 +168,13 @@ fn enqueue(work: Scratch, mut offloaded: Locked, index: u64, (kernel_key, genera
     // SAFETY: the index was bounded to less than the array's length.
     let (request, start, bytes, flags) =
         unsafe { ((*message).request, (*message).start, (*message).bytes, u32::from((*message).flags)) };
-    let place = bounded::<{ PENDING_MAX as u64 - 1 }>(u64::from(offloaded.pushed));
-    // SAFETY: the index was bounded to less than the array's length.
-    unsafe {
-        let pending = (&raw mut offloaded.pending).cast::<PendingRequest>().add(place as usize);
-        (*pending).request = request;
-        (*pending).start = start;
-        (*pending).bytes = bytes as u32;
-        (*pending).flags = flags;
-        (*pending).kernel_key = kernel_key;
-        (*pending).generation = generation;
-    }
+    let place = pending::place_of(offloaded.pushed);
+    Pending::next(offloaded, place).write(request, start, bytes as u32, flags, (kernel_key, generation));
     let bit = 1_u64 << place;
     let head_requests = offloaded.head_requests & !bit;
     offloaded.head_requests =
         if flags & request_flag::HEAD != 0 { head_requests | bit } else { head_requests };
     offloaded.pushed = offloaded.pushed.wrapping_add(1);
-}
-
-/// Takes bytes that have not moved from the newest pending request.
-#[inline(always)]
-pub fn leave_out(mut offloaded: Locked, bytes: u32) {
-    let place = bounded::<{ PENDING_MAX as u64 - 1 }>(u64::from(offloaded.pushed.wrapping_sub(1)));
-    // SAFETY: the index was bounded to less than the array's length.
-    unsafe {
-        let newest = (&raw mut offloaded.pending).cast::<PendingRequest>().add(place as usize);
-        (*newest).bytes = (*newest).bytes.wrapping_sub(bytes);
-    }
 }
 
 /// The responses that end in this call complete the oldest pending requests.
@@ -256,45 +251,6 @@ fn is_sampled(slot: *mut Slot, now: u64, start: u64, status: u32) -> bool {
         return false;
     }
     since >= sampling!(interval) || status >= FAILURES_FROM || now.wrapping_sub(start) >= sampling!(slow)
-}
-
-/// A pending request. What it gives are copies: a request that is pushed meanwhile may take its place.
-#[derive(Clone, Copy)]
-struct Pending(*const PendingRequest);
-
-impl Pending {
-    /// The oldest one of a connection.
-    #[inline(always)]
-    fn oldest(offloaded: Locked) -> Self {
-        let index = bounded::<{ PENDING_MAX as u64 - 1 }>(u64::from(offloaded.popped));
-        // SAFETY: the index is less than the array's length; the array is part of the map's value.
-        Self(unsafe { (&raw const (*offloaded.0).pending).cast::<PendingRequest>().add(index as usize) })
-    }
-
-    #[inline(always)]
-    fn request(self) -> u64 {
-        // SAFETY: an element of the array of a connection that this CPU has locked.
-        unsafe { (*self.0).request }
-    }
-
-    #[inline(always)]
-    fn start(self) -> u64 {
-        // SAFETY: as in `request`.
-        unsafe { (*self.0).start }
-    }
-
-    #[inline(always)]
-    fn bytes(self) -> u64 {
-        // SAFETY: as in `request`.
-        u64::from(unsafe { (*self.0).bytes })
-    }
-
-    /// Its kernel key, plus one, and that entry's generation.
-    #[inline(always)]
-    fn kernel_key(self) -> (u32, u32) {
-        // SAFETY: as in `request`.
-        unsafe { ((*self.0).kernel_key, (*self.0).generation) }
-    }
 }
 
 /// Adds an exchange to its slot; false when it has none, or is to be sampled.
@@ -396,7 +352,13 @@ fn send_completed(
     let task = bpf_get_current_pid_tgid();
     let end = work.parse.now;
     set_key(work, offloaded, pending.request());
-    let serving = threads::exchange_serving(offloaded.connection, u64::from(kind == kind::SAMPLED));
+    let protocol = Offload::from_number(offloaded.protocol);
+    let why = match kind {
+        kind::SAMPLED => why::SAMPLED,
+        _ if protocol.is_some_and(|protocol| is_failure(protocol, status)) => why::FAILED,
+        _ => why::NONE,
+    };
+    let serving = threads::exchange_serving(offloaded.connection, why);
     let completed = &mut work.completed;
     completed.kind = kind;
     completed.serving = serving as u32;
@@ -409,7 +371,9 @@ fn send_completed(
     completed.request_bytes = pending.bytes();
     completed.response_bytes = bytes;
     completed.text[0] = 0;
-    if Offload::from_number(offloaded.protocol).is_some_and(|protocol| has_text(protocol, status)) {
+    if protocol == Some(Offload::Http1) {
+        pending::add_context(work, offloaded);
+    } else if protocol.is_some_and(|protocol| has_text(protocol, status)) {
         let from = window_at(u64::from(at), TEXT_MAX as u64 + 1);
         if from != NONE {
             let mut index = 0;

@@ -16,12 +16,18 @@ use crate::maps::Scratch;
 use crate::verifier::rounds;
 use crate::window::{CONTINUES, LINE_FEED, NONE, byte, class, decimal, find, newline, text, window_at, word};
 
-/// A head's fields about the body.
+/// A head's fields about the body, and about its trace.
 mod framing {
     pub const LENGTH: u32 = 1;
     pub const CHUNKED: u32 = 2;
     /// There is an `Upgrade`.
     pub const UPGRADE: u32 = 4;
+    /// There is a trace context, of one of these forms; of several the lowest is kept, as `l7` does.
+    pub const CONTEXT: u32 = TRACEPARENT | B3 | B3_PARTS | JAEGER;
+    pub const TRACEPARENT: u32 = 8;
+    pub const B3: u32 = 16;
+    pub const B3_PARTS: u32 = 32;
+    pub const JAEGER: u32 = 64;
 }
 
 /// Most lines and stretches of lines of a head.
@@ -120,7 +126,7 @@ fn first(mut work: Scratch) -> u64 {
 #[inline(always)]
 fn request_begins(mut work: Scratch) -> u64 {
     work.parse.state.framing = framing_state::START;
-    if work.parse.framing & !framing::LENGTH != 0 {
+    if work.parse.framing & !(framing::LENGTH | framing::CONTEXT) != 0 {
         return 0;
     }
     let length = work.parse.length;
@@ -147,7 +153,7 @@ fn response_begins(mut work: Scratch) -> u64 {
         return 0;
     }
     // A response may offer another protocol, but only 101 changes to it.
-    let framed = framed & !framing::UPGRADE;
+    let framed = framed & !(framing::UPGRADE | framing::CONTEXT);
     if head || status == 204 || status == 304 || (framed == framing::LENGTH && work.parse.length == 0) {
         return u64::from(response_ended(work));
     }
@@ -410,6 +416,7 @@ pub extern "C" fn head_lines() -> u64 {
     work.parse.framing = 0;
     work.parse.length = 0;
     work.parse.line_begins = 1;
+    work.parse.context_at = 0;
     let mut left = rounds::<LINES_MAX>();
     while left > 0 {
         match line() {
@@ -449,7 +456,7 @@ pub extern "C" fn line() -> u64 {
 /// The bit by which small letters differ from capital ones, in eight bytes.
 const LOWER: u64 = 0x2020_2020_2020_2020;
 
-/// Reads the beginning of a header line, and what it is about the body's framing.
+/// Reads the beginning of a header line, and what it is about the body's framing or the trace.
 #[inline(always)]
 fn header(mut work: Scratch) -> u64 {
     let cursor = work.parse.cursor;
@@ -462,48 +469,92 @@ fn header(mut work: Scratch) -> u64 {
     if first as u8 <= b' ' {
         return 0;
     }
-    let plain = first;
-    let first = first | LOWER;
-    if (first ^ text(b"expect: ")) << 8 == 0 {
+    match first as u8 | 0x20 {
+        b'b' => trace_line(work, (first | LOWER) << 40 == text(b"b3:     ") << 40, framing::B3),
+        b'c' => content(work, first),
         // The body comes only after the server's `100 Continue`.
-        return 0;
+        b'e' => u64::from(((first | LOWER) ^ text(b"expect: ")) << 8 != 0),
+        b't' => {
+            let second = word(&work, cursor + 8);
+            if first | LOWER == text(b"transfer") {
+                return transfer_encoding(work, second);
+            }
+            let named = first | LOWER == text(b"tracepar") && (second as u32 | LOWER as u32) == ENT;
+            trace_line(work, named, framing::TRACEPARENT)
+        }
+        b'u' => {
+            if first | LOWER == text(b"upgrade:") {
+                work.parse.framing |= framing::UPGRADE;
+                return HEAD_CONTINUES;
+            }
+            let rest = (word(&work, cursor + 8) | LOWER) ^ text(b"ce-id:  ");
+            trace_line(work, first | LOWER == text(b"uber-tra") && rest << 16 == 0, framing::JAEGER)
+        }
+        b'x' => trace_line(work, ((first | LOWER) ^ text(b"x-b3-   ")) << 24 == 0, framing::B3_PARTS),
+        _ => HEAD_CONTINUES,
     }
-    if first == text(b"upgrade:") {
-        work.parse.framing |= framing::UPGRADE;
+}
+
+/// The end of `traceparent:`.
+const ENT: u32 = u32::from_le_bytes(*b"ent:");
+
+/// A line at the cursor may be one of a trace's context in this form. The connection falls back where the form comes twice.
+#[inline(always)]
+fn trace_line(mut work: Scratch, is_one: bool, form: u32) -> u64 {
+    if !is_one {
         return HEAD_CONTINUES;
     }
-    if first == text(b"content-") {
-        let length = word(&work, cursor + 8);
-        // Of what is no letter, the bit by which letters differ was not set above.
-        let named = ((length | LOWER) ^ text(b"length: ")) << 16 == 0;
-        if !named || (length >> 48) as u8 != b':' || (plain >> 56) as u8 != b'-' {
-            return u64::from(!may_be_event_stream(work, cursor, length | LOWER));
-        }
-        if work.parse.framing & framing::LENGTH != 0 {
-            return 0;
-        }
-        work.parse.framing |= framing::LENGTH;
-        return content_length(work, cursor + 15);
+    let known = work.parse.framing & framing::CONTEXT;
+    if known & form != 0 {
+        return u64::from(form == framing::B3_PARTS);
     }
-    if first == text(b"transfer") {
-        let encoding = word(&work, cursor + 8);
-        if encoding | LOWER != text(b"-encodin") || encoding as u8 != b'-' {
-            return 1;
-        }
-        if work.parse.framing & framing::CHUNKED != 0 {
-            return 0;
-        }
-        work.parse.framing |= framing::CHUNKED;
-        let colon = byte(&work, cursor + 17) == b':' && byte(&work, cursor + 16) | 0x20 == b'g';
-        let mut value = cursor + 18;
-        if byte(&work, value) == b' ' {
-            value += 1;
-        }
-        let (chunked, end) = (word(&work, value) | LOWER, word(&work, value + 7));
-        let plain = (chunked ^ text(b"chunked ")) << 8 == 0 && end as u16 == 0x0a0d;
-        return u64::from(colon && plain);
+    // None of them, or only forms that are worth less.
+    if known & (form - 1) == 0 {
+        work.parse.context_at = work.parse.cursor;
     }
-    1
+    work.parse.framing |= form;
+    HEAD_CONTINUES
+}
+
+/// A line at the cursor that begins with `c`: about the body's length, or of a stream of events.
+#[inline(always)]
+fn content(mut work: Scratch, first: u64) -> u64 {
+    let cursor = work.parse.cursor;
+    if first | LOWER != text(b"content-") {
+        return HEAD_CONTINUES;
+    }
+    let length = word(&work, cursor + 8);
+    // Of what is no letter, the bit by which letters differ was not set above.
+    let named = ((length | LOWER) ^ text(b"length: ")) << 16 == 0;
+    if !named || (length >> 48) as u8 != b':' || (first >> 56) as u8 != b'-' {
+        return u64::from(!may_be_event_stream(work, cursor, length | LOWER));
+    }
+    if work.parse.framing & framing::LENGTH != 0 {
+        return 0;
+    }
+    work.parse.framing |= framing::LENGTH;
+    content_length(work, cursor + 15)
+}
+
+/// A line at the cursor that begins with `transfer`; `encoding` are the eight bytes behind that.
+#[inline(always)]
+fn transfer_encoding(mut work: Scratch, encoding: u64) -> u64 {
+    let cursor = work.parse.cursor;
+    if encoding | LOWER != text(b"-encodin") || encoding as u8 != b'-' {
+        return HEAD_CONTINUES;
+    }
+    if work.parse.framing & framing::CHUNKED != 0 {
+        return 0;
+    }
+    work.parse.framing |= framing::CHUNKED;
+    let colon = byte(&work, cursor + 17) == b':' && byte(&work, cursor + 16) | 0x20 == b'g';
+    let mut value = cursor + 18;
+    if byte(&work, value) == b' ' {
+        value += 1;
+    }
+    let (chunked, end) = (word(&work, value) | LOWER, word(&work, value + 7));
+    let plain = (chunked ^ text(b"chunked ")) << 8 == 0 && end as u16 == 0x0a0d;
+    u64::from(colon && plain)
 }
 
 /// Whether a field may be a `Content-Type` of server-sent events, which answer with their head; `name` are the eight bytes

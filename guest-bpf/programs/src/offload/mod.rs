@@ -22,6 +22,7 @@ mod lock;
 mod message;
 mod mysql;
 mod offer;
+mod pending;
 mod postgres;
 mod redis;
 mod slots;

@@ -11,18 +11,16 @@
 
 use aya_ebpf::helpers::bpf_get_current_pid_tgid;
 use porthole_bpf_types::{
-    offload::{PENDING_MAX, PendingRequest, protocol, side},
+    offload::{protocol, side},
     thread::{CALLS_MAX, OPEN_NS, ServingThread, THREADS_MAX, serving, thread_flag},
 };
 
 use super::{
     lock::{self, Lock, Locked},
+    pending::Pending,
     slots,
 };
-use crate::{
-    maps::{HANDED_ON, OFFLOADED, Scratch, THREADS},
-    verifier::bounded,
-};
+use crate::maps::{HANDED_ON, OFFLOADED, Scratch, THREADS};
 
 #[inline(always)]
 fn is_served(offloaded: Locked) -> bool {
@@ -43,17 +41,32 @@ fn known(key: u64) -> Option<*mut ServingThread> {
     (unsafe { (*thread).thread } == key).then_some(thread)
 }
 
+/// Whether a request that a thread has read is open no longer for certain: its end was missed.
+#[inline(always)]
+fn is_over(thread: *const ServingThread, now: u64) -> bool {
+    // SAFETY: a value that a look-up gave (see `maps`).
+    now.wrapping_sub(unsafe { (*thread).read }) >= OPEN_NS
+}
+
+/// Whether one more call goes with the exchange that a thread serves; then it does.
+#[inline(always)]
+fn takes_call(thread: *mut ServingThread) -> bool {
+    // SAFETY: a value that a look-up gave (see `maps`), which this thread alone changes but for `open`.
+    unsafe {
+        let takes = (*thread).reported > 1;
+        if takes {
+            (*thread).reported -= 1;
+        }
+        takes
+    }
+}
+
 /// Requests moved on a connection that is locked.
 #[inline(always)]
 pub fn requested(work: Scratch, mut offloaded: Locked) {
     let key = bpf_get_current_pid_tgid();
     if is_served(offloaded) {
-        let place = bounded::<{ PENDING_MAX as u64 - 1 }>(u64::from(offloaded.pushed.wrapping_sub(1)));
-        // SAFETY: the index is less than the array's length; the array is part of the map's value.
-        let (kernel_key, generation) = unsafe {
-            let newest = (&raw const (*offloaded.0).pending).cast::<PendingRequest>().add(place as usize);
-            ((*newest).kernel_key, (*newest).generation)
-        };
+        let (kernel_key, generation) = Pending::newest(offloaded).kernel_key();
         thread_begins(key, u64::from(kernel_key), u64::from(generation));
         // Responses are those to the thread that read last. Mostly none waited before.
         let open = offloaded.pushed.wrapping_sub(offloaded.popped);
@@ -73,16 +86,17 @@ pub extern "C" fn thread_begins(key: u64, kernel_key: u64, generation: u64) -> u
     let (found, now) = (work.parse.found, work.parse.now);
     // SAFETY: a value that a look-up gave (see `maps`). Where two threads take one place at once, either may win.
     unsafe {
-        if (*thread).thread != key {
-            if (*thread).open > 0 && now.wrapping_sub((*thread).read) < OPEN_NS {
+        let is_known = (*thread).thread == key;
+        if (*thread).open > 0 && is_over(thread, now) {
+            (*thread).open = 0;
+            (*thread).reported = 0;
+        }
+        if !is_known {
+            if (*thread).open > 0 {
                 return 0;
             }
             (*thread).thread = key;
-            (*thread).open = 0;
             (*thread).flags = 0;
-        } else if (*thread).open > 0 && now.wrapping_sub((*thread).read) >= OPEN_NS {
-            (*thread).open = 0;
-            (*thread).reported = 0;
         }
         let several = (*thread).open > 0 || found > 1;
         (*thread).read = now;
@@ -147,12 +161,8 @@ pub fn responded(mut work: Scratch, offloaded: Locked) {
 pub extern "C" fn thread_called() -> u64 {
     let Some(mut work) = Scratch::get() else { return 0 };
     let Some(thread) = known(bpf_get_current_pid_tgid()) else { return 0 };
-    // SAFETY: a value that a look-up gave (see `maps`), which this thread alone changes but for `open`.
-    unsafe {
-        if (*thread).reported > 1 {
-            (*thread).reported -= 1;
-            work.parse.reported = 1;
-        }
+    if takes_call(thread) {
+        work.parse.reported = 1;
     }
     0
 }
@@ -231,25 +241,32 @@ fn kind_of(thread: *const ServingThread, key: u64) -> u8 {
 pub extern "C" fn call_serving() -> u64 {
     let key = bpf_get_current_pid_tgid();
     let Some(thread) = known(key) else { return u64::from(serving::UNKNOWN) };
-    // SAFETY: a value that a look-up gave (see `maps`), which this thread alone changes but for `open`.
-    unsafe {
-        let kind = kind_of(thread, key);
-        if (*thread).open != 1 || kind == serving::UNKNOWN {
-            return u64::from(serving::UNKNOWN);
-        }
-        if (*thread).reported > 1 {
-            (*thread).reported -= 1;
-            return u64::from(kind | serving::REPORTED);
-        }
-        u64::from(kind)
+    // SAFETY: a value that a look-up gave (see `maps`).
+    if unsafe { (*thread).open } != 1 {
+        return u64::from(serving::UNKNOWN);
     }
+    let kind = kind_of(thread, key);
+    if kind == serving::UNKNOWN {
+        return u64::from(serving::UNKNOWN);
+    }
+    u64::from(if takes_call(thread) { kind | serving::REPORTED } else { kind })
 }
 
-/// [`porthole_bpf_types::kernel_key::Completed::serving`] of an exchange of a connection; of a call that is `sampled` the exchange
-/// that it is made for is reported, too. A global function.
+/// Why an exchange goes to user space: `why` of [`exchange_serving`].
+pub mod why {
+    /// Because it has no slot.
+    pub const NONE: u64 = 0;
+    /// It is sampled.
+    pub const SAMPLED: u64 = 1;
+    /// It has failed, and has no slot.
+    pub const FAILED: u64 = 2;
+}
+
+/// [`porthole_bpf_types::kernel_key::Completed::serving`] of an exchange of a connection, which goes to user space for one of the
+/// reasons in [`why`]; of a call that is sampled, or has failed, the exchange that it is made for is reported, too. A global function.
 #[inline(never)]
 #[unsafe(no_mangle)]
-pub extern "C" fn exchange_serving(id: u64, sampled: u64) -> u64 {
+pub extern "C" fn exchange_serving(id: u64, why: u64) -> u64 {
     let unknown = u64::from(serving::UNKNOWN);
     let Some(work) = Scratch::get() else { return unknown };
     let Some(offloaded) = OFFLOADED.get_ptr_mut(id) else { return unknown };
@@ -259,20 +276,31 @@ pub extern "C" fn exchange_serving(id: u64, sampled: u64) -> u64 {
         return unknown;
     }
     let Some(thread) = known(key) else { return unknown };
-    // SAFETY: a value that a look-up gave (see `maps`), which this thread alone changes but for `open`.
-    unsafe {
-        let kind = kind_of(thread, key);
-        if kind == serving::UNKNOWN || (*thread).open != u32::from(client) {
-            return unknown;
-        }
-        let mut reported = work.parse.reported != 0;
-        if client {
-            if sampled != 0 && (*thread).reported == 0 {
+    // SAFETY: a value that a look-up gave (see `maps`).
+    if unsafe { (*thread).open } != u32::from(client) {
+        return unknown;
+    }
+    let kind = kind_of(thread, key);
+    if kind == serving::UNKNOWN {
+        return unknown;
+    }
+    let mut reported = work.parse.reported != 0;
+    if client {
+        // SAFETY: a value that a look-up gave (see `maps`), which this thread alone changes but for `open`.
+        unsafe {
+            if (*thread).reported == 0 && calls_for_report(work, why) {
                 (*thread).reported = 1;
                 (*thread).slot = 0;
             }
             reported = (*thread).reported != 0;
         }
-        u64::from(if reported { kind | serving::REPORTED } else { kind })
     }
+    u64::from(if reported { kind | serving::REPORTED } else { kind })
+}
+
+/// Whether the request is reported for which the call under construction was made.
+#[inline(always)]
+fn calls_for_report(work: Scratch, why: u64) -> bool {
+    why == why::SAMPLED
+        || (why == why::FAILED && slots::failed_call_is_due(work.completed.key.request, work.parse.now))
 }

@@ -1,6 +1,6 @@
 //! The header fields of a message that its framing, its end, or its trace depends on.
 
-use crate::trace::{TraceContext, TraceFields, TraceHeader};
+use crate::trace::{TraceContext, TraceFields, TraceHeader, header};
 
 /// The framing of a message by its head, and the trace that it names.
 #[derive(Debug, Default)]
@@ -32,9 +32,7 @@ impl Fields {
 
     /// Takes a header line, if it concerns framing or traces.
     pub(super) fn take(&mut self, line: &[u8]) {
-        let Some(colon) = line.iter().take(24).position(|b| *b == b':') else { return };
-        let (name, value) = line.split_at(colon);
-        let value = value.get(1..).unwrap_or_default().trim_ascii();
+        let Some((name, value)) = header(line) else { return };
         if name.eq_ignore_ascii_case(b"content-length") {
             let length = decimal(value);
             self.contradictory |= length.is_none() || self.length.is_some_and(|known| Some(known) != length);
@@ -50,8 +48,8 @@ impl Fields {
         } else if name.eq_ignore_ascii_case(b"upgrade") {
             self.upgrade_h2c |=
                 value.split(|b| *b == b',').any(|one| one.trim_ascii().eq_ignore_ascii_case(b"h2c"));
-        } else if let Some(header) = TraceHeader::of(name) {
-            self.trace.get_or_insert_default().take(header, value);
+        } else if let Some(of) = TraceHeader::of(name) {
+            self.trace.get_or_insert_default().take(of, value);
         }
     }
 }

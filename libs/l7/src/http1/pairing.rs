@@ -162,9 +162,10 @@ impl Pairing {
             cx.message();
             let method = if request.head { Method::Head } else { Method::Other };
             let bytes = request.bytes.saturating_sub(rest);
+            let trace = request.trace;
             let request = Request { operation, resource, start: request.start, bytes };
             pairing.resync.request();
-            let waiting = Waiting { request, method, upgrade_h2c: false, certain: true, trace: None };
+            let waiting = Waiting { request, method, upgrade_h2c: false, certain: true, trace };
             if pairing.waiting.push(waiting, cx.limits().pending_per_connection).is_some() {
                 cx.unparsed();
             }

@@ -127,7 +127,8 @@ fn an_answer_resumes_at_every_place() {
             let mut context = ParserContext::new(Limits::default());
             let mut connection = idle_connection(protocol, &mut context);
             let name = statement_name(crate::sql::Dialect::Mysql, b"SELECT * FROM t");
-            let waiting = [PendingRequest { request: &name, start: START, bytes: 77, head: false }];
+            let waiting =
+                [PendingRequest { request: &name, start: START, bytes: 77, head: false, trace: None }];
             let resumed = ConnectionState {
                 protocol,
                 side: Side::Server,
@@ -223,7 +224,8 @@ fn a_command_goes_on_behind_its_header() {
 fn what_nobody_knows_any_more_is_said_to_be_missing() {
     let mut context = ParserContext::new(Limits::default());
     let mut connection = Connection::new(ScopeId(1));
-    let waiting = [PendingRequest { request: b"SELECT\0t", start: START, bytes: 7, head: false }];
+    let waiting =
+        [PendingRequest { request: b"SELECT\0t", start: START, bytes: 7, head: false, trace: None }];
     let resumed = ConnectionState {
         protocol: Protocol::Mysql,
         side: Side::Server,
@@ -252,6 +254,7 @@ fn statements_are_called_as_parsed_ones() {
                 end,
                 request_bytes: 1,
                 response_bytes: 2,
+                trace: None,
             })
             .expect("the kernel pairs these")
     };

@@ -56,7 +56,7 @@ fn resumed<'a>(protocol: Protocol, pending: &'a [PendingRequest<'a>]) -> Connect
 }
 
 fn request(text: &[u8]) -> PendingRequest<'_> {
-    PendingRequest { request: text, start: START, bytes: 60, head: false }
+    PendingRequest { request: text, start: START, bytes: 60, head: false, trace: None }
 }
 
 #[test]
@@ -176,6 +176,7 @@ fn found_exchanges_are_called_as_parsed_ones_and_last_once_their_route_is_known(
                 end: NOW,
                 request_bytes: 1,
                 response_bytes: 2,
+                trace: None,
             })
             .expect("the kernel pairs these")
     };

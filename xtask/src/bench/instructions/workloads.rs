@@ -94,12 +94,13 @@ impl Workload {
 
     /// By which share of its instructions the cheapest repetition of a request differs when anything else in the guest
     /// does. Go's scheduler decides by chance who runs next, and gRPC's writer sends more or less at once accordingly;
-    /// MariaDB is measured once.
+    /// MariaDB and Python are measured once.
     pub fn noise(self) -> f64 {
         match self {
             Self::Grpc => 0.03,
             Self::Go => 0.005,
             Self::Mariadb => 0.007,
+            Self::Python => 0.003,
             _ => 0.002,
         }
     }
