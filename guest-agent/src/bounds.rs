@@ -214,7 +214,7 @@ fn dependencies() -> Filled {
             remote_port: 80,
             ..ClientSocket::default()
         };
-        dependencies.record(&socket, ContainerIndex(container), "c");
+        dependencies.record(&socket, ContainerIndex(container), "c", |_| None);
     };
     // More containers than there are places for what has none of its own.
     for host in 0..1_000 {

@@ -19,7 +19,7 @@ use crate::{
         values::Values,
     },
     ids::{SpanId, TraceId},
-    instrument,
+    instrument, peer,
     protocol::{self, ErrorClass, ParentCertainty, Protocol, Side, SpanReason},
     rejection::Rejection,
     spans::{CheckedSpan, Context, Lineage},
@@ -73,7 +73,7 @@ pub fn check_series(wire: agent::Series) -> Result<CheckedSeries, Rejection> {
     {
         return Err(Rejection::CountTooLarge);
     }
-    let (peer_address, peer_port) = split_peer(&key.peer);
+    let (peer_address, peer_port) = peer::split(&key.peer);
     let [operation, resource, status] =
         instrument::label_values(protocol, [&key.operation, &key.resource, &key.status]);
     let error_type = protocol::error_type(protocol, side, error, status);
@@ -128,6 +128,7 @@ fn check_context(trace: &[u8], parent: &[u8], is_sampled: bool) -> Result<Option
 pub fn check_dependency(wire: agent::Dependency) -> Result<Reported, Rejection> {
     check_text(&wire.container_id, KEY_STRING_MAX)?;
     check_text(&wire.peer, KEY_STRING_MAX)?;
+    check_text(&wire.name, KEY_STRING_MAX)?;
     let made = match wire.made.as_ref() {
         Some(histogram) => Histogram::try_from(histogram).map_err(|_| Rejection::HistogramMalformed)?,
         None => Histogram::default(),
@@ -136,10 +137,11 @@ pub fn check_dependency(wire: agent::Dependency) -> Result<Reported, Rejection> 
     if counts.iter().chain(&wire.failed).chain(&wire.broken).any(|&count| count > COUNT_MAX) {
         return Err(Rejection::CountTooLarge);
     }
-    let (address, port) = split_peer(&wire.peer);
+    let (address, port) = peer::split(&wire.peer);
     Ok(Reported {
         address: address.into(),
         port: port.into(),
+        name: Some(wire.name.into()).filter(|name: &Box<str>| !name.is_empty()),
         connections: Connections {
             made,
             failed: by_reason(&wire.failed),
@@ -180,22 +182,6 @@ fn check_text(text: &str, bytes_max: usize) -> Result<(), Rejection> {
         return Err(Rejection::TextCharacters);
     }
     Ok(())
-}
-
-/// Address and port of `address:port`, `[address]:port`, or a socket's path, which has no port.
-fn split_peer(peer: &str) -> (&str, &str) {
-    let whole = (peer, "");
-    let Some((address, port)) = peer.rsplit_once(':') else { return whole };
-    if peer.starts_with('/') || port.is_empty() || !port.bytes().all(|byte| byte.is_ascii_digit()) {
-        return whole;
-    }
-    let bare = address.strip_prefix('[').and_then(|address| address.strip_suffix(']'));
-    match bare {
-        Some(bare) => (bare, port),
-        // An IPv6 address without brackets has no port of its own that could be distinguished from its last group.
-        None if address.contains(':') => whole,
-        None => (address, port),
-    }
 }
 
 /// A text of an agent about itself, cut to size, with control characters replaced.
@@ -341,17 +327,6 @@ mod tests {
         for (trace, parent) in [(15, 8), (17, 8), (16, 7), (16, 9), (0, 1), (1, 0)] {
             assert_eq!(checked(&vec![1; trace], &vec![1; parent]), Err(Rejection::SpanContextMalformed));
         }
-    }
-
-    #[test]
-    fn peers_that_differ_stay_different() {
-        assert_eq!(split_peer("10.0.0.1:80"), ("10.0.0.1", "80"));
-        assert_eq!(split_peer("catalog:80"), ("catalog", "80"));
-        assert_eq!(split_peer("[::1]:80"), ("::1", "80"));
-        assert_eq!(split_peer("::1:80"), ("::1:80", ""));
-        assert_eq!(split_peer("/run/mysqld.sock"), ("/run/mysqld.sock", ""));
-        assert_eq!(split_peer("/run/a:80"), ("/run/a:80", ""));
-        assert_eq!(split_peer(""), ("", ""));
     }
 
     #[test]

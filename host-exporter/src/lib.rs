@@ -46,6 +46,7 @@ pub mod objectives;
 pub mod otlp;
 pub mod outbound;
 pub mod own;
+pub mod peer;
 pub mod protocol;
 pub mod query;
 pub mod registry;

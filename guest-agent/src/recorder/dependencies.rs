@@ -4,6 +4,8 @@
 //! An attempt that fails moves no byte, so no exchange shows it. Values are cumulative since the agent's start, whatever the epoch, or
 //! since the address came again: addresses of which nothing came for a while make room for others.
 
+use std::net::IpAddr;
+
 use foldhash::HashMap;
 use porthole_agent_api::{
     agent,
@@ -17,12 +19,17 @@ use super::{containers::ContainerIndex, marks::Marks, peer::Peer};
 /// [`UNUSED`] in nanoseconds.
 const UNUSED_NS: u64 = UNUSED.as_secs() * 1_000_000_000;
 
+/// Stands for the addresses that have no entry of their own.
+const OTHER: &str = "other";
+
 /// What is known of the connections to one address.
 #[derive(Debug, Default)]
 struct Dependency {
     container_id: String,
     /// As in a series' key.
     peer: String,
+    /// For which the container got the address from a name server; empty where that was not seen.
+    name: String,
     made: Histogram,
     failed: [u64; Failure::ALL.len()],
     broken: [u64; Failure::ALL.len()],
@@ -45,17 +52,27 @@ pub struct Dependencies {
 }
 
 impl Dependencies {
-    /// Takes what became of a container's connection.
-    pub fn record(&mut self, socket: &ClientSocket, container: ContainerIndex, container_id: &str) {
+    /// Takes what became of a container's connection; `name` gives the name for which the container looked its address up.
+    pub fn record<'a>(
+        &mut self,
+        socket: &ClientSocket,
+        container: ContainerIndex,
+        container_id: &str,
+        name: impl FnOnce(IpAddr) -> Option<&'a str>,
+    ) {
         let peer = Peer::internet(socket.family, socket.remote, socket.remote_port);
-        if peer == Peer::Unknown {
-            return;
-        }
+        let Peer::Internet(address) = peer else { return };
         let version = self.version + 1;
         let Some(entry) = self.find_or_make(container, peer, container_id) else {
             self.dropped += 1;
             return;
         };
+        // The entry of all others has no name.
+        if entry.peer != OTHER
+            && let Some(name) = name(address.ip()).filter(|name| entry.name != *name)
+        {
+            entry.name = name.to_owned();
+        }
         match socket.event {
             client_event::MADE => entry.made.record(socket.elapsed_ns),
             client_event::FAILED => entry.failed[Failure::of(socket.error) as usize] += 1,
@@ -102,7 +119,7 @@ impl Dependencies {
             if self.has_room(DEPENDENCIES_MAX - DEPENDENCIES_MAX / 8) {
                 text = key.1.to_string();
             } else {
-                (key.1, text) = (Peer::Unknown, "other".to_owned());
+                (key.1, text) = (Peer::Unknown, OTHER.to_owned());
                 if !self.entries.contains_key(&key) && !self.has_room(DEPENDENCIES_MAX) {
                     return None;
                 }
@@ -146,6 +163,7 @@ impl Dependency {
         agent::Dependency {
             container_id: self.container_id.clone(),
             peer: self.peer.clone(),
+            name: self.name.clone(),
             made: Some(agent::Histogram::from(&self.made)).into(),
             failed: self.failed.to_vec(),
             broken: self.broken.to_vec(),
@@ -169,7 +187,29 @@ mod tests {
     }
 
     fn record(dependencies: &mut Dependencies, event: u32, error: u32, host: u32) {
-        dependencies.record(&socket(event, error, host), ContainerIndex(1), "shop-1");
+        dependencies.record(&socket(event, error, host), ContainerIndex(1), "shop-1", |_| None);
+    }
+
+    #[test]
+    fn an_address_has_the_name_that_its_container_looked_up() {
+        let mut dependencies = Dependencies::default();
+        let connect = |dependencies: &mut Dependencies, host: u32, name: Option<&'static str>| {
+            dependencies.record(&socket(client_event::MADE, 0, host), ContainerIndex(1), "shop-1", |_| name);
+        };
+        for (name, expected) in [
+            (None, ""),
+            (Some("a.example"), "a.example"),
+            (None, "a.example"),
+            (Some("b.example"), "b.example"),
+        ] {
+            connect(&mut dependencies, 1, name);
+            assert_eq!(dependencies.changed_since(0)[0].name, expected);
+        }
+        for host in 2..2_000 {
+            connect(&mut dependencies, host, Some("c.example"));
+        }
+        let all = dependencies.changed_since(0);
+        assert!(all.iter().any(|one| one.peer == OTHER && one.name.is_empty()));
     }
 
     #[test]

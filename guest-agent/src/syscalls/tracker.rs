@@ -165,7 +165,8 @@ impl Tracker {
             Record::ClientSocket(socket) => {
                 let container = self.containers.of_cgroup(socket.cgroup);
                 let id = self.containers.id(container);
-                recorder.dependencies.record(&socket, container, id);
+                let name = |address| self.context.looked_up(ScopeId(container.0), address);
+                recorder.dependencies.record(&socket, container, id, name);
             }
             Record::Listen(listen) => {
                 let container = self.containers.of_cgroup(listen.cgroup);

@@ -3,6 +3,7 @@
 use std::{
     fmt::Write as _,
     fs,
+    net::{TcpListener, TcpStream},
     process::{Command, Stdio},
 };
 
@@ -10,11 +11,18 @@ use porthole_agent_api::{agent::ErrorClass, agent::Protocol, agent::Side};
 
 use porthole_trials::{Outcome, Trial, needs, trials};
 
-use crate::{harness::Agent, running};
+use crate::{
+    harness::{Agent, EVERY_HOOKS},
+    running,
+};
 
 /// The tests of this file.
 pub fn tests() -> Vec<Trial> {
-    trials![every_lookup_is_counted_on_both_sides, every_lookup_is_counted_from_packets,]
+    trials![
+        every_lookup_is_counted_on_both_sides,
+        every_lookup_is_counted_from_packets,
+        connections_have_the_name_that_was_looked_up,
+    ]
 }
 
 fn every_lookup_is_counted_on_both_sides() -> Outcome {
@@ -64,6 +72,31 @@ fn look_up(arguments: &[&str]) -> Outcome {
                 ("AAAA", "NXDOMAIN", ErrorClass::ERROR_CLASS_CLIENT, LOOKUPS),
             ];
             assert_eq!(found, expected, "{side:?} {way}");
+        }
+    }
+    Ok(())
+}
+
+fn connections_have_the_name_that_was_looked_up() -> Outcome {
+    const ZONE: &str = "by-name.example";
+    needs::program("dig")?;
+    for arguments in EVERY_HOOKS {
+        let server = running::dnsmasq(ZONE)?;
+        let mut agent = Agent::start(arguments)?;
+        let [named, unnamed] =
+            ["127.0.0.9:0", "127.0.0.10:0"].map(|address| TcpListener::bind(address).expect("bound"));
+        let port = server.port.to_string();
+        let status = Command::new("dig")
+            .args(["@127.0.0.1", "-p", &port, "+notcp", &format!("near.{ZONE}"), "A"])
+            .stdout(Stdio::null())
+            .status();
+        assert!(status.is_ok_and(|status| status.success()));
+        agent.until("the lookup", |agent| (!agent.series(Side::SIDE_CLIENT, ZONE).is_empty()).then_some(()));
+        for (listener, name) in [(&named, ZONE), (&unnamed, "")] {
+            let address = listener.local_addr().expect("bound");
+            drop(TcpStream::connect(address).expect("connected"));
+            agent.until("the connection", |agent| agent.dependency(address).map(drop));
+            assert_eq!(agent.dependency(address).expect("known").name, name, "{arguments:?}");
         }
     }
     Ok(())

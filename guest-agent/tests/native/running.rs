@@ -172,7 +172,8 @@ pub fn dnsmasq(zone: &str) -> Result<Running, CannotRun> {
         .args(["--keep-in-foreground", "--conf-file=/dev/null", "--no-resolv", "--no-hosts", "--user=root"])
         .args(["--listen-address=127.0.0.1", "--bind-interfaces", "--pid-file="])
         .args([format!("--port={port}"), format!("--local=/{zone}/")])
-        .arg(format!("--host-record=known.{zone},10.1.2.3"));
+        .arg(format!("--host-record=known.{zone},10.1.2.3"))
+        .arg(format!("--host-record=near.{zone},127.0.0.9"));
     let running = Running::start(command, libc::SIGKILL, port, directory);
     listens(port);
     Ok(running)

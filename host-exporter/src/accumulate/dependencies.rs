@@ -9,6 +9,7 @@
 
 use std::{
     collections::BTreeMap,
+    net::IpAddr,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -86,6 +87,8 @@ pub struct Reported {
     pub address: Box<str>,
     /// Its port; empty where there is none.
     pub port: Box<str>,
+    /// The name for which the container looked it up, as the guest reports it.
+    pub name: Option<Box<str>>,
     /// The values.
     pub connections: Connections,
     /// Another number than before where the agent has begun the address anew; it grows.
@@ -104,7 +107,9 @@ const FIRST_REPORTS: Duration = Duration::from_mins(1);
 
 #[derive(Debug)]
 struct Known {
-    connections: Connections,
+    /// Shared with scrapes, which take them without copying.
+    connections: Arc<Connections>,
+    name: Option<Box<str>>,
     begun: u64,
     reported: Instant,
 }
@@ -118,7 +123,7 @@ pub struct Dependencies {
     charge: Charge,
     /// Bytes of the labels that all series have in a scrape.
     identity_labels: usize,
-    known: BTreeMap<Key, Known>,
+    known: BTreeMap<Arc<Key>, Known>,
     /// What it reports first of an address came lately.
     young: bool,
     /// When an agent reported first.
@@ -178,12 +183,17 @@ impl Dependencies {
             return Ok(());
         }
         let begins_anew = known.is_some_and(|known| known.begun != begun);
-        let before = known.map(|known| &known.connections);
+        let before = known.map(|known| &*known.connections);
         let (held, exposed) = match before {
             Some(before) => (bytes(before), 0),
             None => (0, exposed_bytes(&key, self.identity_labels)),
         };
-        let more = bytes(&connections) + if before.is_none() { entry_bytes(&key) } else { 0 };
+        let name = reported.name.or_else(|| known.and_then(|known| known.name.clone()));
+        let of_name = |name: Option<&str>| name.map_or(0, cost::text);
+        let held = held + of_name(known.and_then(|known| known.name.as_deref()));
+        let more = bytes(&connections)
+            + of_name(name.as_deref())
+            + if before.is_none() { entry_bytes(&key) } else { 0 };
         let all = || connections.golden();
         let came = match before {
             Some(_) if begins_anew => all(),
@@ -200,7 +210,12 @@ impl Dependencies {
             return Err(Rejection::TenantSeriesLimit);
         }
         self.add_came(&key, &came);
-        self.known.insert(key, Known { connections, begun, reported: now });
+        let known = Known { connections: Arc::new(connections), name, begun, reported: now };
+        if let Some(before) = self.known.get_mut(&key) {
+            *before = known;
+        } else {
+            self.known.insert(Arc::new(key), known);
+        }
         self.resident = self.resident + more - held;
         self.exposed += exposed;
         self.charge.set_resident(self.resident + self.came_bytes);
@@ -238,11 +253,12 @@ impl Dependencies {
     fn make_room(&mut self, now: Instant) -> Result<(), Rejection> {
         let oldest = self.known.iter().min_by_key(|(_, known)| known.reported);
         let is_old = |known: &Known| now.saturating_duration_since(known.reported) >= UNREPORTED;
-        let Some(key) = oldest.filter(|(_, known)| is_old(known)).map(|(key, _)| key.clone()) else {
+        let Some(key) = oldest.filter(|(_, known)| is_old(known)).map(|(key, _)| Arc::clone(key)) else {
             return Err(Rejection::SandboxSeriesLimit);
         };
         if let Some(known) = self.known.remove(&key) {
-            self.resident -= bytes(&known.connections) + entry_bytes(&key);
+            let name = known.name.as_deref().map_or(0, cost::text);
+            self.resident -= bytes(&known.connections) + name + entry_bytes(&key);
             self.exposed -= exposed_bytes(&key, self.identity_labels);
         }
         Ok(())
@@ -258,9 +274,32 @@ impl Dependencies {
 
     /// Addresses by container, and the connections to them.
     pub fn iter(&self) -> impl Iterator<Item = (&Key, &Connections)> {
-        self.known.iter().map(|(key, known)| (key, &known.connections))
+        self.known.iter().map(|(key, known)| (&**key, &*known.connections))
+    }
+
+    /// The same, to be read when the lock is released.
+    pub fn shared(&self) -> Vec<SharedConnections> {
+        let shared = |(key, known): (&Arc<Key>, &Known)| (Arc::clone(key), Arc::clone(&known.connections));
+        self.known.iter().map(shared).collect()
+    }
+
+    /// The names for which containers looked addresses up, by address. Of several containers' names the first one's.
+    pub fn names(&self) -> LookedUp {
+        let mut names = LookedUp::new();
+        for (key, known) in &self.known {
+            if let (Some(name), Ok(address)) = (&known.name, key[1].parse::<IpAddr>()) {
+                names.entry(address.to_canonical()).or_insert_with(|| name.clone());
+            }
+        }
+        names
     }
 }
+
+/// A container's address, and the connections to it.
+pub type SharedConnections = (Arc<Key>, Arc<Connections>);
+
+/// Names by address, as a guest reports them.
+pub type LookedUp = BTreeMap<IpAddr, Box<str>>;
 
 /// Bytes that depend on the values.
 fn bytes(connections: &Connections) -> usize {
@@ -268,7 +307,8 @@ fn bytes(connections: &Connections) -> usize {
 }
 
 fn entry_bytes(key: &Key) -> usize {
-    cost::map_entry::<Key, Known>() + key.iter().map(|text| cost::text(text)).sum::<usize>()
+    let shared = cost::block(size_of::<Key>() + 16) + cost::block(size_of::<Connections>() + 16);
+    cost::map_entry::<Arc<Key>, Known>() + shared + key.iter().map(|text| cost::text(text)).sum::<usize>()
 }
 
 fn came_entry_bytes(address: &str, port: &str) -> usize {
@@ -307,7 +347,8 @@ mod tests {
         connections.made.record(1_000_000);
         connections.failed[Failure::Refused as usize] = refused;
         let container_id = container.to_owned();
-        Reported { container_id, address: address.into(), port: "80".into(), connections, begun: 1 }
+        let (address, port) = (address.into(), "80".into());
+        Reported { container_id, address, port, name: None, connections, begun: 1 }
     }
 
     fn refused(dependencies: &Dependencies) -> Vec<(String, u64)> {
@@ -374,6 +415,25 @@ mod tests {
             dependencies.apply(reported("c1", "10.0.0.2", 9), &listed(), false, later).expect("room");
             assert_eq!(taken(&mut dependencies), [(1, 9)], "one that is new");
         }
+    }
+
+    #[test]
+    fn names_are_kept_by_address_and_charged() {
+        let mut dependencies = dependencies(1 << 20);
+        let apply = |dependencies: &mut Dependencies, address: &str, name: Option<&str>| {
+            let reported = Reported { name: name.map(Into::into), ..reported("c1", address, 1) };
+            dependencies.apply(reported, &listed(), false, Instant::now()).expect("room");
+            dependencies.charge().resident()
+        };
+        let without = apply(&mut dependencies, "10.0.0.1", None);
+        let with = apply(&mut dependencies, "10.0.0.1", Some("db.example"));
+        assert_eq!(with, without + cost::text("db.example"));
+        assert_eq!(apply(&mut dependencies, "10.0.0.1", None), with, "a name stays");
+        apply(&mut dependencies, "::ffff:10.0.0.2", Some("a.example"));
+        apply(&mut dependencies, "other", Some("b.example"));
+        let names = dependencies.names();
+        let names: Vec<_> = names.iter().map(|(address, name)| (address.to_string(), &**name)).collect();
+        assert_eq!(names, [("10.0.0.1".to_owned(), "db.example"), ("10.0.0.2".to_owned(), "a.example")]);
     }
 
     #[test]

@@ -107,6 +107,7 @@ static DEPENDENCY: Shape = Shape {
         (6, Varint),
         (7, Varint),
         (8, Varint),
+        (9, Bytes),
     ],
     counted: Some(DEPENDENCY_COUNT),
 };
@@ -311,6 +312,7 @@ mod tests {
         let dependency = agent::Dependency {
             container_id: "c".into(),
             peer: "10.0.0.1:80".into(),
+            name: "db.example".into(),
             made: series.duration.clone(),
             failed: vec![1],
             broken: vec![1],

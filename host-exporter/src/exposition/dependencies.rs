@@ -6,7 +6,7 @@ use porthole_agent_api::dependencies::Failure;
 
 use super::sink::{Family, Kind, Label, Sink};
 use crate::{
-    accumulate::dependencies::{Connections, Failures, Key},
+    accumulate::dependencies::{Connections, Failures, SharedConnections},
     fleet::sandbox::Sandbox,
 };
 
@@ -15,18 +15,12 @@ const FAILED: &[Failure] = &[Failure::Refused, Failure::TimedOut, Failure::Unrea
 const BROKEN: &[Failure] = &[Failure::Reset, Failure::TimedOut];
 
 /// A sandbox and its addresses.
-type OfSandbox<'a> = (&'a Sandbox, Vec<(Key, Connections)>);
+type OfSandbox<'a> = (&'a Sandbox, Vec<SharedConnections>);
 
 /// Encodes the families, if there is any address.
 pub fn encode(sink: &mut dyn Sink, sandboxes: &[Arc<Sandbox>]) {
-    let known: Vec<OfSandbox<'_>> = sandboxes
-        .iter()
-        .map(|sandbox| {
-            let dependencies = sandbox.dependencies.lock();
-            let known = dependencies.iter().map(|(key, connections)| (key.clone(), connections.clone()));
-            (&**sandbox, known.collect())
-        })
-        .collect();
+    let known: Vec<OfSandbox<'_>> =
+        sandboxes.iter().map(|sandbox| (&**sandbox, sandbox.dependencies.lock().shared())).collect();
     if known.iter().all(|(_, known)| known.is_empty()) {
         return;
     }
@@ -83,7 +77,8 @@ fn family(sink: &mut dyn Sink, name: &str, help: &str, kind: Kind) {
 fn for_each(known: &[OfSandbox<'_>], mut write: impl FnMut(&[Label<'_>], &Connections)) {
     for (sandbox, known) in known {
         let of_sandbox = sandbox.identity.labels();
-        for ([container, address, port], connections) in known {
+        for (key, connections) in known {
+            let [container, address, port] = &**key;
             let mut labels: Vec<Label<'_>> = of_sandbox.to_vec();
             labels.extend([
                 ("k8s_container_name", &**container),

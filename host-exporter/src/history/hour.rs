@@ -94,9 +94,14 @@ impl<K: LineKey> Hour<K> {
         self.tenants.iter()
     }
 
-    /// All tenants.
-    pub fn iter_mut(&mut self) -> impl Iterator<Item = (&String, &mut Tenant<K>)> {
-        self.tenants.iter_mut()
+    /// The same to be changed.
+    pub fn of_mut(&mut self, name: &str) -> Option<&mut Tenant<K>> {
+        self.tenants.get_mut(name)
+    }
+
+    /// The names of all tenants.
+    pub fn names(&self) -> Vec<String> {
+        self.tenants.keys().cloned().collect()
     }
 
     /// The end of a step: what is an hour old goes, lines without steps of what is not there any more, and what exceeds the budget.

@@ -24,6 +24,7 @@ use crate::{
         burn::{self, Burn},
     },
     identity::Application,
+    peer::joined,
     protocol::{Protocol, Side},
     query::Selection,
 };
@@ -199,7 +200,7 @@ fn instance(sandbox: &Sandbox, listed: &mut usize) -> Instance {
             resource: labels.resource.to_owned(),
             status: labels.status.to_owned(),
             error_type: labels.error_type.to_owned(),
-            peer: super::interfaces::peer(labels.peer_address, labels.peer_port),
+            peer: joined(labels.peer_address, labels.peer_port),
             requests: values.durations.count(),
             request_bytes: values.request_bytes,
             response_bytes: values.response_bytes,

@@ -14,13 +14,13 @@ use serde::Serialize;
 use super::{
     App,
     access::{Denied, Viewer},
-    interfaces::peer,
 };
 use crate::{
     accumulate::dependencies::{Connections, Failures},
     clock,
     fleet::Fleet,
     identity::Application,
+    peer::{Peer, joined},
     query::Selection,
     topology::{Target, Topology, addresses::AddressBook},
 };
@@ -49,6 +49,8 @@ struct OfAddress {
     application: Option<String>,
     /// What the host's table names there.
     name: Option<String>,
+    /// The name for which containers looked the address up: their guests' word.
+    looked_up: Option<String>,
     made: u64,
     /// Until they were made; upper bounds of the buckets with the quantiles.
     p50_seconds: Option<f64>,
@@ -81,19 +83,25 @@ type Known = (Target, Connections);
 fn listing(fleet: &Fleet, topology: &Topology, selection: &Selection) -> Listing {
     let all = fleet.sandboxes();
     let book = AddressBook::of(all.iter().map(|sandbox| &**sandbox), clock::unix_ms());
+    let names = topology.names();
     let mut applications = BTreeMap::<Application, BTreeMap<String, Known>>::new();
     let (mut room, mut addresses_left_out) = (ADDRESSES_MAX, 0);
     for sandbox in selection.sandboxes(fleet) {
         let application = sandbox.application();
         let known = applications.entry(application.clone()).or_default();
-        for ([_, address, port], connections) in sandbox.dependencies.lock().iter() {
-            let peer = peer(address, port);
+        let (shared, looked_up) = {
+            let dependencies = sandbox.dependencies.lock();
+            (dependencies.shared(), dependencies.names())
+        };
+        for (key, connections) in shared {
+            let [_, address, port] = &*key;
+            let peer = joined(address, port);
             if let Some((_, sum)) = known.get_mut(&peer) {
-                sum.add(connections);
+                sum.add(&connections);
             } else if room > 0 {
                 room -= 1;
-                let target = topology.target(&book, &sandbox, [address, port]);
-                known.insert(peer, (target, connections.clone()));
+                let target = book.target(&sandbox, Peer::of(address, port), &names, &looked_up);
+                known.insert(peer, (target, (*connections).clone()));
             } else {
                 addresses_left_out += 1;
             }
@@ -109,15 +117,17 @@ fn listing(fleet: &Fleet, topology: &Topology, selection: &Selection) -> Listing
 fn of_address((peer, (target, connections)): (String, Known)) -> OfAddress {
     let quantile = |q| connections.made.quantile(q);
     let round_trip = Duration::from_micros(connections.round_trip_us.into());
-    let (application, name) = match target {
-        Target::Application(name) => (Some(name), None),
-        Target::Named(name) => (None, Some(name)),
-        Target::Itself | Target::AnotherTenant | Target::Address(_) => (None, None),
+    let (application, name, looked_up) = match target {
+        Target::Application(name) => (Some(name), None, None),
+        Target::Named(name) => (None, Some(name), None),
+        Target::Address(_, name) => (None, None, name.map(String::from)),
+        Target::Itself | Target::AnotherTenant => (None, None, None),
     };
     OfAddress {
         peer,
         application,
         name,
+        looked_up,
         made: connections.made.count(),
         p50_seconds: quantile(0.5),
         p90_seconds: quantile(0.9),

@@ -21,6 +21,7 @@ use crate::{
     buckets::sum_seconds,
     fleet::{Fleet, sandbox::Sandbox},
     identity::Application,
+    peer::joined,
     protocol::{Protocol, Side},
     query::Selection,
 };
@@ -155,7 +156,7 @@ impl Gathered {
         }
         let visited = accumulator.for_each_series::<std::convert::Infallible>(|key, values| {
             let labels = key.labels();
-            let peer = peer(labels.peer_address, labels.peer_port);
+            let peer = joined(labels.peer_address, labels.peer_port);
             let requests = values.durations.count();
             let key = (key.side, key.protocol, labels.operation.to_owned(), labels.resource.to_owned(), peer);
             if !self.interfaces.contains_key(&key) {
@@ -189,15 +190,6 @@ impl Gathered {
             called: summary(&called),
         });
         left_out
-    }
-}
-
-/// A server's `address:port`.
-pub(super) fn peer(address: &str, port: &str) -> String {
-    match (address, port) {
-        (address, "") => address.to_owned(),
-        (address, port) if address.contains(':') => format!("[{address}]:{port}"),
-        (address, port) => format!("{address}:{port}"),
     }
 }
 

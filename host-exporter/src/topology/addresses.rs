@@ -1,5 +1,5 @@
 //! Whose addresses are whose, by what the host knows: the sandboxes' own, which companions read in their network namespaces,
-//! and those of the host's table ([`super::names`]). Nothing that a guest reports is among them.
+//! and those of the host's table ([`super::names`]). What a guest looked up comes behind them, and names servers for its own tenant alone.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::{Target, names::Names};
-use crate::{fleet::sandbox::Sandbox, identity::Application};
+use crate::{accumulate::dependencies::LookedUp, fleet::sandbox::Sandbox, identity::Application, peer::Peer};
 
 /// How long the addresses of an ended sandbox are still its own, milliseconds: what was called at its end is reported after it.
 const ENDED_KEEP_MS: u64 = 60_000;
@@ -36,16 +36,15 @@ impl AddressBook {
     }
 
     /// Whom a sandbox called, as its tenant may see it. An address that two applications have, in networks that do not know each
-    /// other, has no name.
-    pub fn target(&self, caller: &Sandbox, [address, port]: [&str; 2], names: &Names) -> Target {
-        let Ok(address) = address.parse::<IpAddr>() else {
-            return match address {
-                // A socket's path, or its abstract name: within the sandbox.
-                path if path.starts_with(['/', '@']) => Target::Itself,
-                name => Target::Address(joined(name, port)),
+    /// other, has no name of the host's, only one that the sandbox looked up.
+    pub fn target(&self, caller: &Sandbox, peer: Peer, names: &Names, looked_up: &LookedUp) -> Target {
+        let Peer::Address(address, port) = peer else {
+            return match peer {
+                // Within the sandbox.
+                Peer::Path(_) => Target::Itself,
+                peer => Target::Address(peer, None),
             };
         };
-        let address = address.to_canonical();
         let own = || caller.record().is_some_and(|record| record.addresses.contains(&address));
         if address.is_loopback() || address.is_unspecified() || own() {
             return Target::Itself;
@@ -59,16 +58,7 @@ impl AddressBook {
             (Some(only), None) if only.tenant != caller.identity.tenant => Target::AnotherTenant,
             _ => names
                 .target(&caller.identity.tenant, address, port)
-                .unwrap_or_else(|| Target::Address(joined(&address.to_string(), port))),
+                .unwrap_or_else(|| Target::Address(peer, looked_up.get(&address).cloned())),
         }
-    }
-}
-
-/// `address:port`, with brackets where an address has colons of its own.
-fn joined(address: &str, port: &str) -> String {
-    match port {
-        "" => address.to_owned(),
-        _ if address.contains(':') => format!("[{address}]:{port}"),
-        _ => format!("{address}:{port}"),
     }
 }

@@ -1,6 +1,6 @@
 //! Edges as scrapes show them: with the labels of service graphs (Grafana Tempo, "Service graphs").
 
-use super::{Edge, Target, graph::Kind};
+use super::{Edge, Target, graph::Kind, shown};
 use crate::{
     accumulate::{cost, golden::Golden},
     protocol::Protocol,
@@ -22,7 +22,7 @@ pub struct TenantEdges {
 pub struct ExposedEdge {
     /// The calling application.
     pub client: String,
-    /// The application that is called, or its address and port.
+    /// The application that is called, or its address and port; the name that was looked up in place of the address.
     pub server: String,
     /// Empty between applications, else what the server is.
     pub connection_type: &'static str,
@@ -48,13 +48,13 @@ impl ExposedEdge {
             Target::Itself => (client.clone(), ""),
             Target::Application(name) => (name.clone(), ""),
             Target::AnotherTenant => ("another tenant".to_owned(), "virtual_node"),
-            Target::Named(name) | Target::Address(name) => (name.clone(), of_kind),
+            Target::Named(name) => (name.clone(), of_kind),
+            Target::Address(peer, name) => (shown(peer, name.as_deref()), of_kind),
         };
         let (address, port) = match &edge.to {
-            Target::Address(address) => parts(address),
-            _ => ("", ""),
+            Target::Address(peer, _) => (peer.address(), peer.port()),
+            _ => (String::new(), String::new()),
         };
-        let (address, port) = (address.to_owned(), port.to_owned());
         Self { client, server, connection_type, protocol: edge.protocol, address, port, totals }
     }
 
@@ -70,15 +70,5 @@ impl ExposedEdge {
             ("server_port", self.port.as_str()),
         ];
         cost::exposed_edge(labels)
-    }
-}
-
-/// Address and port, without brackets.
-fn parts(address: &str) -> (&str, &str) {
-    let Some((host, port)) = address.rsplit_once(':') else { return (address, "") };
-    match host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
-        Some(host) => (host, port),
-        None if host.contains(':') => (address, ""),
-        None => (host, port),
     }
 }

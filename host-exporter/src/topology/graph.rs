@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 
-use super::{Target, Topology};
+use super::{Target, Topology, shown};
 use crate::{
     accumulate::golden::Golden,
     history::{History, Points, Recent, STEP, STEPS, StepNumber},
@@ -74,13 +74,22 @@ struct Node {
     id: String,
     kind: Kind,
     tenant: String,
-    /// The application's name, the table's name, or `address:port`; empty where there is none.
+    /// The application's name, the table's name, or `address:port`, with the name that its callers looked up in place of the address;
+    /// empty where there is none.
     name: String,
+    /// The name is one that its callers looked up: their guests' word.
+    #[serde(skip_serializing_if = "is_false")]
+    looked_up: bool,
     /// Whether it is an application that Porthole monitors on this node.
     monitored: bool,
     /// The protocol that it is called by, where it is one.
     #[serde(skip_serializing_if = "Option::is_none")]
     protocol: Option<&'static str>,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 #[derive(Debug, Serialize)]
@@ -133,6 +142,8 @@ impl Seconds {
 enum Place {
     Application(String),
     Address(String),
+    /// An address, by the name that its callers looked up.
+    LookedUp(String),
     AnotherTenant,
     /// Callers whose end was not observed.
     Callers,
@@ -144,7 +155,9 @@ impl Place {
             Target::Itself => Self::Application(from.to_owned()),
             Target::Application(name) => Self::Application(name.clone()),
             Target::AnotherTenant => Self::AnotherTenant,
-            Target::Named(name) | Target::Address(name) => Self::Address(name.clone()),
+            Target::Named(name) => Self::Address(name.clone()),
+            Target::Address(peer, None) => Self::Address(peer.to_string()),
+            Target::Address(peer, name) => Self::LookedUp(shown(peer, name.as_deref())),
         }
     }
 
@@ -155,6 +168,7 @@ impl Place {
         match self {
             Self::Application(_) => format!("application/{tenant}/{name}"),
             Self::Address(_) => format!("address/{tenant}/{name}"),
+            Self::LookedUp(_) => format!("looked-up/{tenant}/{name}"),
             Self::AnotherTenant => format!("another-tenant/{tenant}"),
             Self::Callers => format!("callers/{tenant}"),
         }
@@ -162,7 +176,7 @@ impl Place {
 
     fn name(&self) -> &str {
         match self {
-            Self::Application(name) | Self::Address(name) => name,
+            Self::Application(name) | Self::Address(name) | Self::LookedUp(name) => name,
             Self::AnotherTenant | Self::Callers => "",
         }
     }
@@ -170,7 +184,7 @@ impl Place {
     fn kind(&self, served: &BTreeSet<Protocol>) -> Kind {
         match self {
             Self::Application(_) => Kind::serving(served).unwrap_or(Kind::Application),
-            Self::Address(_) => Kind::serving(served).unwrap_or(Kind::Outside),
+            Self::Address(_) | Self::LookedUp(_) => Kind::serving(served).unwrap_or(Kind::Outside),
             Self::AnotherTenant => Kind::AnotherTenant,
             Self::Callers => Kind::Outside,
         }
@@ -187,12 +201,17 @@ pub fn of(topology: &Topology, history: &History, tenant: Option<&str>, steps: u
     let mut nodes: BTreeMap<(String, Place), BTreeSet<Protocol>> = BTreeMap::new();
     let mut edges = Vec::new();
     let mut seen_by_clients: BTreeMap<(String, String, Protocol), Golden> = BTreeMap::new();
+    // Several addresses of one name are one node.
+    let mut calls = BTreeMap::<(String, Place, Place, Protocol), Golden>::new();
     for (tenant, edge, sum) in topology.since(tenant, from) {
-        let (caller, place) = (Place::Application(edge.from.clone()), Place::of(&edge.from, &edge.to));
+        let place = Place::of(&edge.from, &edge.to);
+        calls.entry((tenant, Place::Application(edge.from), place, edge.protocol)).or_default().add(&sum);
+    }
+    for ((tenant, caller, place, protocol), sum) in calls {
         edges.push(Flow {
             from: caller.id(&tenant),
             to: place.id(&tenant),
-            protocol: edge.protocol,
+            protocol,
             counted_by: Side::Client,
             requests: sum.durations.count(),
             errors: sum.errors.total(),
@@ -200,9 +219,9 @@ pub fn of(topology: &Topology, history: &History, tenant: Option<&str>, steps: u
             seconds: Seconds::of(&sum),
         });
         nodes.entry((tenant.clone(), caller)).or_default();
-        nodes.entry((tenant.clone(), place.clone())).or_default().insert(edge.protocol);
+        nodes.entry((tenant.clone(), place.clone())).or_default().insert(protocol);
         if let Place::Application(name) = place {
-            seen_by_clients.entry((tenant, name, edge.protocol)).or_default().add(&sum);
+            seen_by_clients.entry((tenant, name, protocol)).or_default().add(&sum);
         }
     }
     for line in served.iter().filter(|line| line.side == Side::Server) {
@@ -224,8 +243,12 @@ pub fn of(topology: &Topology, history: &History, tenant: Option<&str>, steps: u
         nodes.entry((tenant.clone(), place)).or_default().insert(line.protocol);
     }
     let mut connections = Vec::new();
+    let mut links = BTreeMap::<(String, Place, Place), Golden>::new();
     for (tenant, link, sum) in topology.connections_since(tenant, from) {
-        let (caller, place) = (Place::Application(link.from.clone()), Place::of(&link.from, &link.to));
+        let place = Place::of(&link.from, &link.to);
+        links.entry((tenant, Place::Application(link.from), place)).or_default().add(&sum);
+    }
+    for ((tenant, caller, place), sum) in links {
         connections.push(Connections {
             from: caller.id(&tenant),
             to: place.id(&tenant),
@@ -252,6 +275,7 @@ pub fn of(topology: &Topology, history: &History, tenant: Option<&str>, steps: u
         kind: place.kind(&served),
         monitored: matches!(place, Place::Application(_)),
         name: place.name().to_owned(),
+        looked_up: matches!(place, Place::LookedUp(_)),
         protocol: (served.len() == 1).then(|| served.first().map(|only| only.name())).flatten(),
         tenant,
     });

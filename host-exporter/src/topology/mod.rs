@@ -3,7 +3,7 @@
 //! ```text
 //! accumulate: calls of each sandbox ──► every 15 s: addresses to names ──► the hour of each edge
 //!                                             ▲                                   │
-//!                    registry's records, table of addresses                       ▼
+//!         registry's records, table of addresses, lookups                       ▼
 //!                          history: what each application served ──────────► graph: nodes and edges
 //! ```
 //!
@@ -15,7 +15,8 @@
 //!
 //! Invariants:
 //! - an edge belongs to the tenant whose guest counted it. What a guest reports changes no other tenant's edges;
-//! - names of addresses come from the host alone ([`addresses`]); of other tenants there is only that it was one;
+//! - names of applications come from the host alone ([`addresses`]); of other tenants there is only that it was one. An address that the host
+//!   has no name for is shown with the name that the guest looked up, to its own tenant;
 //! - memory is bounded, in all and by tenant: [`EDGES_PER_TENANT_MAX`], and the budget of the hour.
 
 pub mod addresses;
@@ -41,6 +42,7 @@ use crate::{
         hour::{Hour, Line, LineKey},
         step::PackedGolden,
     },
+    peer::{Peer, joined},
     protocol::Protocol,
 };
 
@@ -61,15 +63,25 @@ pub enum Target {
     AnotherTenant,
     /// What the host's table names.
     Named(String),
-    /// An address, with its port, of which the host knows no more; empty where the guest does not know it.
-    Address(String),
+    /// An address, of which the host knows no more, with the name for which the caller looked it up.
+    Address(Peer, Option<Box<str>>),
+}
+
+/// An address as it is shown: by the name that was looked up, if there is one.
+fn shown(peer: &Peer, name: Option<&str>) -> String {
+    name.map_or_else(|| peer.to_string(), |name| joined(name, &peer.port()))
 }
 
 impl Target {
-    fn text(&self) -> &str {
+    /// Bytes of memory besides its own.
+    fn bytes(&self) -> usize {
         match self {
-            Self::Itself | Self::AnotherTenant => "",
-            Self::Application(name) | Self::Named(name) | Self::Address(name) => name,
+            Self::Itself | Self::AnotherTenant => 0,
+            Self::Application(name) | Self::Named(name) => cost::text(name),
+            Self::Address(peer, name) => {
+                let texts = peer.texts().into_iter().chain(name.as_deref());
+                texts.map(cost::text).sum()
+            }
         }
     }
 }
@@ -87,7 +99,7 @@ impl LineKey for Edge {
     const STAYS_WITHOUT_STEPS: bool = false;
 
     fn bytes(&self) -> usize {
-        cost::text(&self.from) + cost::text(self.to.text())
+        cost::text(&self.from) + self.to.bytes()
     }
 }
 
@@ -102,13 +114,13 @@ impl LineKey for Link {
     const STAYS_WITHOUT_STEPS: bool = false;
 
     fn bytes(&self) -> usize {
-        cost::text(&self.from) + cost::text(self.to.text())
+        cost::text(&self.from) + self.to.bytes()
     }
 }
 
 /// What a call or a connection goes to, where there is no room for a further one.
 fn of_others() -> Target {
-    Target::Address(OTHER.to_owned())
+    Target::Address(Peer::of(OTHER, ""), None)
 }
 
 /// The line of a key; that of [`of_others`] beyond the bound.
@@ -123,15 +135,21 @@ fn line_of<K: LineKey>(
     lines.entry(key).or_default()
 }
 
-/// The sums of one tenant's lines, or of all tenants', from a step on.
+/// The tenants that have lines, or the one that is wanted.
+fn tenants_of<K: LineKey>(hour: &Mutex<Hour<K>>, wanted: Option<&str>) -> Vec<String> {
+    wanted.map_or_else(|| hour.lock().names(), |tenant| vec![tenant.to_owned()])
+}
+
+/// The sums of one tenant's lines, or of all tenants', from a step on. It is locked for one tenant at a time.
 fn sums<K: LineKey + Clone>(
-    hour: &Hour<K>,
+    hour: &Mutex<Hour<K>>,
     tenant: Option<&str>,
     from: StepNumber,
 ) -> Vec<(String, K, Golden)> {
     let mut sums = Vec::new();
-    let wanted = hour.iter().filter(|(name, _)| tenant.is_none_or(|tenant| tenant == *name));
-    for (name, held) in wanted {
+    for name in tenants_of(hour, tenant) {
+        let hour = hour.lock();
+        let Some(held) = hour.of(&name) else { continue };
         for (key, line) in &held.lines {
             let mut sum = Golden::default();
             for (_, packed) in line.since(from) {
@@ -154,7 +172,7 @@ pub struct Topology {
     connections: Mutex<Hour<Link>>,
     /// What each tenant's edges and addresses take of its part of a scrape.
     charges: Mutex<BTreeMap<String, Charge>>,
-    names: RwLock<Names>,
+    names: RwLock<Arc<Names>>,
 }
 
 impl Topology {
@@ -172,32 +190,52 @@ impl Topology {
     /// Reads the table of names, again or for the first time. The names before stay where it cannot be used.
     pub fn read_names(&self, path: &Path) -> Result<(), NamesError> {
         let names = Names::read(path)?;
-        *self.names.write() = names;
+        *self.names.write() = Arc::new(names);
         Ok(())
     }
 
-    /// What a sandbox's containers call at an address and a port.
-    pub fn target(&self, book: &AddressBook, caller: &Sandbox, at: [&str; 2]) -> Target {
-        book.target(caller, at, &self.names.read())
+    /// The host's table.
+    pub fn names(&self) -> Arc<Names> {
+        Arc::clone(&self.names.read())
     }
 
-    /// Takes the calls and the connections of all sandboxes at the end of a step.
+    /// Takes the calls and the connections of all sandboxes at the end of a step. What they hold is locked for one sandbox at a time, and
+    /// not while names are looked for.
     pub fn record(&self, step: StepNumber, fleet: &Fleet) {
         let sandboxes = fleet.sandboxes();
         let book = AddressBook::of(sandboxes.iter().map(|sandbox| &**sandbox), clock::unix_ms());
-        let names = self.names.read();
-        let connections_held = self.record_connections(step, &sandboxes, &book, &names);
-        let mut hour = self.hour.lock();
+        let names = self.names();
         for sandbox in &sandboxes {
-            let calls = sandbox.accumulator.lock().take_calls();
-            if calls.is_empty() {
-                continue;
-            }
-            let lines = &mut hour.tenant(&sandbox.identity.tenant).lines;
-            for (call, came) in calls {
-                let from = sandbox.application().service_name.clone();
-                let to = book.target(sandbox, [&call.address, &call.port], &names);
-                let edge = Edge { from, to, protocol: call.protocol };
+            self.record_sandbox(step, sandbox, &book, &names);
+        }
+        let connections_held = {
+            let mut connections = self.connections.lock();
+            connections.end(step, self.budget / CONNECTIONS_PART, |_, _| false);
+            connections.held()
+        };
+        self.hour.lock().end(step, self.budget.saturating_sub(connections_held), |_, _| false);
+        self.admit(fleet);
+    }
+
+    /// Takes the calls and the connections of one sandbox.
+    fn record_sandbox(&self, step: StepNumber, sandbox: &Sandbox, book: &AddressBook, names: &Names) {
+        let calls = sandbox.accumulator.lock().take_calls();
+        let (came, looked_up) = {
+            let mut dependencies = sandbox.dependencies.lock();
+            (dependencies.take_came(), dependencies.names())
+        };
+        let (tenant, from) = (&sandbox.identity.tenant, &sandbox.application().service_name);
+        let target =
+            |address: &str, port: &str| book.target(sandbox, Peer::of(address, port), names, &looked_up);
+        if !calls.is_empty() {
+            let edges = calls.into_iter().map(|(call, came)| {
+                let to = target(&call.address, &call.port);
+                (Edge { from: from.clone(), to, protocol: call.protocol }, came)
+            });
+            let edges: Vec<_> = edges.collect();
+            let mut hour = self.hour.lock();
+            let lines = &mut hour.tenant(tenant).lines;
+            for (edge, came) in edges {
                 let line = line_of(lines, edge, |edge| &mut edge.to);
                 line.add(step, &came);
                 let mut totals = line.totals.unpack();
@@ -205,40 +243,30 @@ impl Topology {
                 line.totals = PackedGolden::from(&totals);
             }
         }
-        hour.end(step, self.budget.saturating_sub(connections_held), |_, _| false);
-        self.admit(&mut hour, fleet);
-    }
-
-    /// Takes the connections; gives the bytes that they hold.
-    fn record_connections(
-        &self,
-        step: StepNumber,
-        sandboxes: &[Arc<Sandbox>],
-        book: &AddressBook,
-        names: &Names,
-    ) -> usize {
-        let mut hour = self.connections.lock();
-        for sandbox in sandboxes {
-            let came = sandbox.dependencies.lock().take_came();
-            for ([address, port], came) in came {
-                let lines = &mut hour.tenant(&sandbox.identity.tenant).lines;
-                let from = sandbox.application().service_name.clone();
-                let link = Link { from, to: book.target(sandbox, [&address, &port], names) };
+        if !came.is_empty() {
+            let links = came.into_iter().map(|([address, port], came)| {
+                (Link { from: from.clone(), to: target(&address, &port) }, came)
+            });
+            let links: Vec<_> = links.collect();
+            let mut connections = self.connections.lock();
+            let lines = &mut connections.tenant(tenant).lines;
+            for (link, came) in links {
                 line_of(lines, link, |link| &mut link.to).add(step, &came);
             }
         }
-        hour.end(step, self.budget / CONNECTIONS_PART, |_, _| false);
-        hour.held()
     }
 
     /// Decides which edges scrapes show: as many as their tenants' parts have room for. One that is shown stays.
-    fn admit(&self, hour: &mut Hour<Edge>, fleet: &Fleet) {
+    fn admit(&self, fleet: &Fleet) {
+        let tenants = self.hour.lock().names();
         let mut charges = self.charges.lock();
-        charges.retain(|tenant, _| hour.of(tenant).is_some());
-        for (name, tenant) in hour.iter_mut() {
+        charges.retain(|tenant, _| tenants.contains(tenant));
+        for name in tenants {
+            let mut hour = self.hour.lock();
+            let Some(tenant) = hour.of_mut(&name) else { continue };
             let charge =
-                charges.entry(name.clone()).or_insert_with(|| Charge::new(fleet.tenant_budget(name)));
-            let bytes = |edge: &Edge| ExposedEdge::of(edge, Golden::default()).bytes(name);
+                charges.entry(name.clone()).or_insert_with(|| Charge::new(fleet.tenant_budget(&name)));
+            let bytes = |edge: &Edge| ExposedEdge::of(edge, Golden::default()).bytes(&name);
             let shown =
                 tenant.lines.iter().filter(|(_, line)| line.exposed).map(|(edge, _)| bytes(edge)).sum();
             charge.set_exposed(shown);
@@ -253,13 +281,14 @@ impl Topology {
 
     /// The edges of one tenant, or of all, as scrapes show them.
     pub fn exposed(&self, of: Option<&str>) -> Vec<TenantEdges> {
-        let hour = self.hour.lock();
-        let wanted = hour.iter().filter(|(name, _)| of.is_none_or(|tenant| tenant == *name));
-        let tenants = wanted.map(|(name, tenant)| {
+        let tenants = tenants_of(&self.hour, of).into_iter().filter_map(|name| {
+            let hour = self.hour.lock();
+            let tenant = hour.of(&name)?;
             let shown = tenant.lines.iter().filter(|(_, line)| line.exposed);
             let edges: Vec<_> =
                 shown.map(|(edge, line)| ExposedEdge::of(edge, line.totals.unpack())).collect();
-            TenantEdges { tenant: name.clone(), left_out: tenant.lines.len() - edges.len(), edges }
+            let left_out = tenant.lines.len() - edges.len();
+            Some(TenantEdges { tenant: name, left_out, edges })
         });
         tenants.collect()
     }
@@ -281,12 +310,12 @@ impl Topology {
 
     /// The sums of one tenant's edges, or of all tenants', from a step on.
     fn since(&self, tenant: Option<&str>, from: StepNumber) -> Vec<(String, Edge, Golden)> {
-        sums(&self.hour.lock(), tenant, from)
+        sums(&self.hour, tenant, from)
     }
 
     /// The same of connections: their durations are the times until they were made, `no_response` the attempts that failed.
     fn connections_since(&self, tenant: Option<&str>, from: StepNumber) -> Vec<(String, Link, Golden)> {
-        sums(&self.connections.lock(), tenant, from)
+        sums(&self.connections, tenant, from)
     }
 }
 

@@ -115,8 +115,7 @@ impl Names {
     }
 
     /// What a tenant's client called at an address: what is named for this tenant, then for all, then that it is another tenant's.
-    pub(super) fn target(&self, tenant: &str, address: IpAddr, port: &str) -> Option<Target> {
-        let port: Option<u16> = port.parse().ok();
+    pub(super) fn target(&self, tenant: &str, address: IpAddr, port: Option<u16>) -> Option<Target> {
         let exact = port.and_then(|port| self.0.get(&(address, Some(port))));
         let rows = || exact.into_iter().chain(self.0.get(&(address, None))).flatten();
         let of = |wanted: Option<&str>| {
@@ -150,12 +149,12 @@ mod tests {
         )
         .expect("a table");
         let target =
-            |tenant, address: &str, port| names.target(tenant, address.parse().expect("address"), port);
-        assert_eq!(target("acme", "10.96.0.7", "3306"), Some(Target::Application("db".to_owned())));
-        assert_eq!(target("rival", "10.96.0.7", "3306"), Some(Target::AnotherTenant));
-        assert_eq!(target("acme", "10.96.0.7", "3307"), None);
-        assert_eq!(target("rival", "10.96.0.10", "53"), Some(Target::Named("cluster DNS".to_owned())));
-        assert_eq!(target("acme", "10.96.0.10", "53"), Some(Target::Named("own DNS".to_owned())));
+            |tenant, address: &str, port| names.target(tenant, address.parse().expect("address"), Some(port));
+        assert_eq!(target("acme", "10.96.0.7", 3306), Some(Target::Application("db".to_owned())));
+        assert_eq!(target("rival", "10.96.0.7", 3306), Some(Target::AnotherTenant));
+        assert_eq!(target("acme", "10.96.0.7", 3307), None);
+        assert_eq!(target("rival", "10.96.0.10", 53), Some(Target::Named("cluster DNS".to_owned())));
+        assert_eq!(target("acme", "10.96.0.10", 53), Some(Target::Named("own DNS".to_owned())));
     }
 
     #[test]

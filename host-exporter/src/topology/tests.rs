@@ -1,18 +1,24 @@
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use porthole_histogram::Histogram;
-use porthole_registry::{SandboxKey, SandboxRecord, SandboxState};
+use porthole_registry::{ContainerRecord, SandboxKey, SandboxRecord, SandboxState};
+
+use serde_json::json;
 
 use super::*;
 use crate::{
     accumulate::{
+        dependencies::{Connections, LookedUp, Reported},
         sandbox::Containers,
         series::{CheckedSeries, Labels, SeriesKey},
         values::Values,
     },
     config,
     fleet::{Retention, sandbox::Sandbox},
-    history::STEPS,
+    history::{History, STEPS},
     protocol::{ErrorClass, Side},
 };
 
@@ -66,22 +72,76 @@ fn an_address_is_named_only_where_it_is_one_applications_alone() {
     let _other = sandbox(&fleet, "rival", "cache", &["10.0.0.9", "10.0.0.3"]);
     let sandboxes = fleet.sandboxes();
     let book = AddressBook::of(sandboxes.iter().map(|sandbox| &**sandbox), clock::unix_ms());
-    let target = |address: &str| book.target(&shop, [address, "3306"], &Names::default());
+    let looked_up = LookedUp::from(
+        ["10.0.0.2", "10.0.0.9"].map(|of| (of.parse().expect("address"), "db.example".into())),
+    );
+    let target = |address: &str| book.target(&shop, Peer::of(address, "3306"), &Names::default(), &looked_up);
     assert_eq!(target("10.0.0.2"), Target::Application("db".to_owned()));
     assert_eq!(target("::ffff:10.0.0.2"), Target::Application("db".to_owned()));
     assert_eq!(target("10.0.0.3"), Target::AnotherTenant);
-    assert_eq!(target("10.0.0.9"), Target::Address("10.0.0.9:3306".to_owned()));
-    assert_eq!(target("fd00::2"), Target::Address("[fd00::2]:3306".to_owned()));
+    assert_eq!(target("10.0.0.9"), Target::Address(Peer::of("10.0.0.9", "3306"), Some("db.example".into())));
+    assert_eq!(target("fd00::2"), Target::Address(Peer::of("fd00::2", "3306"), None));
     for own in ["10.0.0.1", "fd00::1", "127.0.0.1", "::1", "/run/mysqld.sock", "@mysql"] {
         assert_eq!(target(own), Target::Itself, "{own}");
     }
     fleet.end(&sandboxes[0]);
     let later = AddressBook::of(sandboxes.iter().map(|sandbox| &**sandbox), clock::unix_ms() + 61_000);
     assert_eq!(
-        later.target(&shop, ["10.0.0.9", "1"], &Names::default()),
+        later.target(&shop, Peer::of("10.0.0.9", "1"), &Names::default(), &looked_up),
         Target::AnotherTenant,
         "the address of one that has ended is free"
     );
+}
+
+#[test]
+fn addresses_of_one_name_that_a_guest_looked_up_are_one_node_of_its_tenant() {
+    let fleet = fleet();
+    let topology = Topology::new(1 << 20);
+    let (shop, other) = (sandbox(&fleet, "acme", "shop", &[]), sandbox(&fleet, "rival", "shop", &[]));
+    let containers: Containers =
+        [("c1".parse().expect("an id"), ContainerRecord { name: "shop".to_owned() })].into_iter().collect();
+    // Of a sandbox that is not young, only what comes to an address later counts.
+    for (address, times) in [("192.0.2.1", 1), ("192.0.2.2", 1), ("192.0.2.1", 2), ("192.0.2.2", 2)] {
+        let mut connections = Connections::default();
+        (0..times).for_each(|_| connections.made.record(1_000_000));
+        let reported = Reported {
+            container_id: "c1".to_owned(),
+            address: address.into(),
+            port: "3306".into(),
+            name: Some("db.example".into()),
+            connections,
+            begun: 1,
+        };
+        shop.dependencies.lock().apply(reported, &containers, false, Instant::now()).expect("room");
+    }
+    for (id, address) in [(1, "192.0.2.1"), (2, "192.0.2.2"), (3, "192.0.2.3")] {
+        call(&shop, id, address, 2);
+        call(&other, id, address, 2);
+    }
+    topology.record(10, &fleet);
+    let graph = |tenant| {
+        let graph = graph::of(&topology, &History::new(1 << 20), Some(tenant), STEPS);
+        serde_json::to_value(graph).expect("JSON")
+    };
+    let edges = |graph: &serde_json::Value, list: &str, count: &str| {
+        let edges = graph[list].as_array().expect("a list").iter();
+        let mut edges: Vec<_> = edges
+            .map(|edge| (edge["to"].as_str().expect("an id").to_owned(), edge[count].as_u64()))
+            .collect();
+        edges.sort();
+        edges
+    };
+    let to = |id: &str, count| (id.to_owned(), Some(count));
+    let acme = graph("acme");
+    let (named, unnamed) = ("looked-up/acme/db.example:3306", "address/acme/192.0.2.3:3306");
+    assert_eq!(edges(&acme, "edges", "requests"), [to(unnamed, 2), to(named, 4)]);
+    assert_eq!(edges(&acme, "connections", "made"), [to(named, 2)]);
+    let node = acme["nodes"].as_array().expect("nodes").iter().find(|node| node["id"] == named).expect("it");
+    assert_eq!((&node["name"], &node["looked_up"]), (&json!("db.example:3306"), &json!(true)));
+    assert!(!graph("rival").to_string().contains("db.example"), "another tenant's name");
+    let exposed = topology.exposed(Some("acme")).remove(0).edges;
+    let exposed: Vec<_> = exposed.iter().map(|edge| (&*edge.server, &*edge.address, &*edge.port)).collect();
+    assert!(exposed.contains(&("db.example:3306", "192.0.2.2", "3306")), "{exposed:?}");
 }
 
 #[test]
@@ -93,7 +153,7 @@ fn calls_are_in_the_step_in_which_they_came_and_leave_after_an_hour() {
     topology.record(10, &fleet);
     call(&shop, 1, "10.0.0.2", 7);
     topology.record(11, &fleet);
-    let to = || Target::Address("10.0.0.2:3306".to_owned());
+    let to = || Target::Address(Peer::of("10.0.0.2", "3306"), None);
     assert_eq!(requests(&topology, "acme", 0), [(to(), 7)]);
     assert_eq!(requests(&topology, "acme", 11), [(to(), 4)]);
     assert_eq!(requests(&topology, "rival", 0), []);
@@ -125,9 +185,7 @@ fn a_tenant_has_so_many_edges_and_displaces_only_its_own() {
         assert!(edges <= EDGES_PER_TENANT_MAX + apps.len(), "{edges}");
         if step == 1 {
             println!("{} bytes for each of {edges} edges with one step", topology.held() / edges);
-            let other = requests(&topology, "busy", 0)
-                .into_iter()
-                .filter(|(to, _)| *to == Target::Address(OTHER.to_owned()));
+            let other = requests(&topology, "busy", 0).into_iter().filter(|(to, _)| *to == of_others());
             let other: u64 = other.map(|(_, count)| count).sum();
             assert_eq!(other, 8 * 800 - EDGES_PER_TENANT_MAX as u64);
         }

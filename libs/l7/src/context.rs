@@ -7,6 +7,8 @@ mod vocabulary;
 
 pub use vocabulary::NameKind;
 
+use std::net::IpAddr;
+
 use foldhash::{HashMap, HashMapExt as _};
 
 use self::{learned_ids::LearnedIds, vocabulary::Vocabularies};
@@ -14,6 +16,7 @@ use crate::{
     Timestamp,
     coverage::UnaccountedBytes,
     exchange::Status,
+    lookups::Lookups,
     names::Candidates,
     routes::{
         RouteRef, Routes,
@@ -86,6 +89,7 @@ pub struct ParserContext {
     candidates: Candidates,
     /// What was called by an id, by the application that did so.
     learned_ids: LearnedIds,
+    lookups: Lookups,
     scratch: String,
 }
 
@@ -109,6 +113,7 @@ impl ParserContext {
             trusts_paths: false,
             candidates: Candidates::default(),
             learned_ids: LearnedIds::default(),
+            lookups: Lookups::default(),
             scratch: String::new(),
         };
         for reserved in ["", "other"] {
@@ -183,6 +188,7 @@ impl ParserContext {
             routes.retain(|symbol| names.is_in_use(symbol));
         }
         self.learned_ids.retain(|symbol| names.is_in_use(symbol));
+        self.lookups.retain(|_, symbol| names.is_in_use(symbol));
     }
 
     /// An exchange has these names.
@@ -211,6 +217,7 @@ impl ParserContext {
         self.candidates.forget(scope);
         self.vocabularies.forget(scope);
         self.learned_ids.forget(scope);
+        self.lookups.retain(|of, _| of != scope);
         self.scopes.remove(&scope);
     }
 
@@ -305,6 +312,19 @@ impl ParserContext {
     pub(crate) fn known_name(&mut self, scope: ScopeId, kind: NameKind, name: &str) -> Option<Symbol> {
         let symbol = self.names.known(name)?;
         self.vocabularies.contain(scope, kind, symbol, self.now).then_some(symbol)
+    }
+
+    pub(crate) fn look_up(&mut self, scope: ScopeId, address: IpAddr, name: Symbol) {
+        // Of a name that has no place, and of what is no name of a host, there is nothing to show.
+        if name > Symbol::OTHER && self.names.text(name) != "{}" {
+            self.lookups.add(scope, address.to_canonical(), name, self.now);
+        }
+    }
+
+    /// The name, converged, for which an application got this address from a name server.
+    pub fn looked_up(&self, scope: ScopeId, address: IpAddr) -> Option<&str> {
+        let symbol = self.lookups.name(scope, address.to_canonical())?;
+        self.names.is_in_use(symbol).then(|| self.names.text(symbol))
     }
 
     /// Learns the name of what an application calls by an id on any of its connections. With no room for another, it

@@ -61,6 +61,7 @@ mod kafka;
 pub mod lines;
 #[cfg(test)]
 mod lookalikes;
+mod lookups;
 #[cfg(test)]
 mod losses;
 mod memcached;

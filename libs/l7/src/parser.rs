@@ -8,7 +8,10 @@
 //! The connection takes care of directions, offsets, duplicates and losses before a parser sees anything: a
 //! [`Segment`] has who sent it, how much was lost before it and how much of it was not captured.
 
-use std::{fmt, net::SocketAddr};
+use std::{
+    fmt,
+    net::{IpAddr, SocketAddr},
+};
 
 pub use crate::exchange::Outcome;
 
@@ -427,6 +430,11 @@ impl ConnectionContext<'_> {
     /// The name that belongs to an id of this application, once it is known.
     pub fn learned_id(&mut self, id: [u8; 16]) -> Option<Symbol> {
         self.context.learned_id(self.scope, id)
+    }
+
+    /// This application looked up a name and got an address.
+    pub fn look_up(&mut self, address: IpAddr, name: Symbol) {
+        self.context.look_up(self.scope, address, name);
     }
 
     /// Looks up the route of a request target (path and query, absolute or authority form).

@@ -1,5 +1,7 @@
 //! DNS messages on the wire (RFC 1035 section 4; EDNS: RFC 6891; types and codes: IANA, DNS parameters).
 
+use std::{net::IpAddr, ops::Range};
+
 /// Header, bytes.
 pub(super) const HEADER: usize = 12;
 
@@ -136,6 +138,34 @@ const SIG: u16 = 24;
 const OPT: u16 = 41;
 const TSIG: u16 = 250;
 
+/// Types of records that are addresses.
+pub(super) const A: u16 = 1;
+pub(super) const AAAA: u16 = 28;
+
+/// Addresses in one answer that are looked at.
+const ADDRESSES_MAX: usize = 16;
+
+/// The addresses among a message's answers, as far as its bytes are there; what follows a record that does not fit is passed.
+pub(super) fn addresses<'a>(bytes: &'a [u8], message: &Message<'_>) -> impl Iterator<Item = IpAddr> + 'a {
+    let mut walk = Walk { end: message.records, ..Walk::default() };
+    let records = (0..message.counts[1]).map_while(move |_| record(bytes, bytes.len(), &mut walk).ok());
+    let address = |Record { kind, data }| {
+        let data = bytes.get(data)?;
+        match kind {
+            A => <[u8; 4]>::try_from(data).ok().map(IpAddr::from),
+            AAAA => <[u8; 16]>::try_from(data).ok().map(IpAddr::from),
+            _ => None,
+        }
+    };
+    records.filter_map(address).take(ADDRESSES_MAX)
+}
+
+/// A record's type, and where its data is.
+struct Record {
+    kind: u16,
+    data: Range<usize>,
+}
+
 /// Passes the records behind the question. `length` is the message's.
 pub(super) fn walk(bytes: &[u8], message: &Message<'_>, length: usize) -> Walk {
     let mut walk = Walk { end: message.records, ..Walk::default() };
@@ -149,7 +179,7 @@ pub(super) fn walk(bytes: &[u8], message: &Message<'_>, length: usize) -> Walk {
     walk
 }
 
-fn record(bytes: &[u8], length: usize, walk: &mut Walk) -> Result<(), Fault> {
+fn record(bytes: &[u8], length: usize, walk: &mut Walk) -> Result<Record, Fault> {
     let start = walk.end;
     let mut at = start;
     loop {
@@ -187,7 +217,7 @@ fn record(bytes: &[u8], length: usize, walk: &mut Walk) -> Result<(), Fault> {
     walk.data |= !matches!(kind, OPT | TSIG | SIG);
     walk.records += 1;
     walk.end = at + 10 + data;
-    Ok(())
+    Ok(Record { kind, data: at + 10..walk.end })
 }
 
 /// What the head of a message is, beyond doubt.

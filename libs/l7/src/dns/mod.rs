@@ -16,7 +16,8 @@
 //! - A zone transfer lasts until its first message.
 //! - Multicast DNS is set aside: its questions have many answers, or none.
 //!
-//! Names leave this module converged, answers' data not at all.
+//! Names leave this module converged. Of answers' data there are the addresses that a client looked up, for names of the servers that it
+//! calls then ([`ParserContext::looked_up`](crate::ParserContext::looked_up)).
 
 mod message;
 #[cfg(test)]
@@ -27,7 +28,7 @@ use std::collections::hash_map::DefaultHasher;
 use std::hash::{Hash, Hasher};
 
 use crate::{
-    ErrorClass, NameKind, Protocol, Status, Symbol, Timestamp,
+    ErrorClass, NameKind, Protocol, Side, Status, Symbol, Timestamp,
     dns::{
         message::{Message, MessageMatch, NOTIFY, Question, UPDATE},
         waiting::{Key, Waiting, WaitingQuestions},
@@ -279,6 +280,17 @@ impl Dns {
             None => Status::Code(u32::from(rcode)),
         };
         let error = class(rcode);
+        let question =
+            message.question.filter(|question| matches!(question.kind, message::A | message::AAAA));
+        if rcode == 0
+            && cx.side() == Side::Client
+            && question.is_some()
+            && let Resource::Name(name) = waiting.request.resource
+        {
+            for address in message::addresses(bytes, message) {
+                cx.look_up(address, name);
+            }
+        }
         cx.set_peer(waiting.key.peer.or(key.peer));
         Some((waiting.request, Outcome { status, error, end: at, bytes: total }))
     }

@@ -83,6 +83,44 @@ fn a_search_list_and_parallel_types_are_exchanges_of_their_own() {
 }
 
 #[test]
+fn addresses_that_a_client_looked_up_have_the_name_of_its_question() {
+    // An alias, two addresses behind it, and a record that ends beyond the message.
+    let alias = [&[0xc0, 12, 0, 5, 0, 1, 0, 0, 0, 60, 0, 4], &[1, b'x', 0xc0, 12][..]].concat();
+    let six = [&[0xc0, 12, 0, 28, 0, 1, 0, 0, 0, 60, 0, 16], &[0xfd; 16][..]].concat();
+    let records = [&alias[..], ADDRESS, &six, &ADDRESS[..8]].concat();
+    let four: std::net::IpAddr = [10, 0, 0, 1].into();
+    let six: std::net::IpAddr = [0xfd; 16].into();
+    let looked_up = |bytes: &[Step], scope, address| {
+        let mut replay = Replay::new(socket());
+        for (direction, bytes) in bytes {
+            replay.datagram(None, *direction, bytes, bytes.len() as u64);
+        }
+        replay.context.looked_up(ScopeId(scope), address).map(str::to_owned)
+    };
+    let response = message(1, 0x8180, "api.Example.com", 1, [4, 0, 0], &records);
+    let steps = vec![(C, query(1, "api.Example.com", 1)), (S, response)];
+    for address in [four, six] {
+        assert_eq!(looked_up(&steps, 0, address).as_deref(), Some("example.com"));
+        assert_eq!(looked_up(&steps, 1, address), None, "another application's");
+    }
+    for (steps, why) in [
+        (vec![(S, query(1, "example.com", 1)), (C, answer(1, "example.com", 1))], "a server's answer"),
+        (vec![(C, query(1, "example.com", 15)), (S, answer(1, "example.com", 15))], "another type"),
+        (vec![(S, answer(1, "example.com", 1))], "no question"),
+        (
+            vec![
+                (C, query(1, "example.com", 1)),
+                (S, message(1, 0x8183, "example.com", 1, [1, 0, 0], ADDRESS)),
+            ],
+            "a failure",
+        ),
+        (vec![(C, query(1, "a b.example", 1)), (S, answer(1, "a b.example", 1))], "no name of a host"),
+    ] {
+        assert_eq!(looked_up(&steps, 0, four), None, "{why}");
+    }
+}
+
+#[test]
 fn clients_of_one_server_may_choose_the_same_id() {
     let steps: Vec<Step> = vec![
         (S, query(7, "a.example", 1)),
