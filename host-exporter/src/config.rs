@@ -1,5 +1,6 @@
 //! `[exporter]` of the configuration file.
 
+pub mod kubernetes;
 pub mod otlp;
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
@@ -8,7 +9,7 @@ use hyper::header::{HeaderName, HeaderValue};
 use porthole_config::Section;
 use serde::Deserialize;
 
-use self::otlp::Otlp;
+use self::{kubernetes::Kubernetes, otlp::Otlp};
 use crate::{accumulate::budget::Limits, http_url::HttpUrl, sampling::Rule};
 
 /// Least memory of the whole process, MiB: program, database, encodings and the tenants' half.
@@ -64,6 +65,8 @@ pub struct Exporter {
     pub topology_mib: usize,
     /// Table of names of addresses, TOML.
     pub addresses_file: Option<PathBuf>,
+    /// The cluster whose Services and Pods have names.
+    pub kubernetes: Option<Kubernetes>,
     /// `http` URL under which a server with Prometheus' HTTP API has `api/v1/query_range`: it answers questions about the past in
     /// place of the last hour in memory.
     pub prometheus_url: Option<String>,
@@ -141,6 +144,7 @@ impl Default for Exporter {
             history_mib: 32,
             topology_mib: 16,
             addresses_file: None,
+            kubernetes: None,
             prometheus_url: None,
             prometheus_tenant_header: None,
             prometheus_all_tenants: String::new(),
@@ -290,7 +294,7 @@ impl Exporter {
             (Some(_), None, _) => refuse("tls_key", "must be set where tls_certificate is"),
             (None, Some(_), _) => refuse("tls_certificate", "must be set where tls_key is"),
             (None, None, Some(_)) => refuse("tls_certificate", "must be set where tls_client_ca is"),
-            _ => self.invalid_of_traces().map_or(Ok(()), |(key, what)| refuse(key, what)),
+            _ => self.invalid_of_parts().map_or(Ok(()), |(key, what)| refuse(key, what)),
         }
     }
 }
@@ -312,11 +316,12 @@ impl Exporter {
         }
     }
 
-    fn invalid_of_traces(&self) -> Option<(&'static str, &'static str)> {
+    fn invalid_of_parts(&self) -> Option<(&'static str, &'static str)> {
         if !(0.001..=86_400.0).contains(&self.otlp_metrics_seconds) {
             return Some(("otlp_metrics_seconds", "must lie between 0.001 and 86400 seconds"));
         }
-        self.sampling().invalid().or_else(|| self.otlp.iter().find_map(Otlp::invalid))
+        let of_traces = self.sampling().invalid().or_else(|| self.otlp.iter().find_map(Otlp::invalid));
+        of_traces.or_else(|| self.kubernetes.as_ref().and_then(Kubernetes::invalid))
     }
 
     /// Which traces are kept.
@@ -372,6 +377,7 @@ mod tests {
             ("prometheus_all_tenants = \"a\\nb\"", "prometheus_all_tenants"),
             ("prometheus_answer_mib = 0", "prometheus_answer_mib"),
             ("[[exporter.otlp]]\nendpoint = \"collector\"", "otlp.endpoint"),
+            ("[exporter.kubernetes]\nurl = \"http://10.96.0.1\"", "kubernetes.url"),
             ("[[exporter.otlp]]\nprotocol = \"http/json\"", "protocol"),
             ("otlp_metrics_seconds = 0.0", "otlp_metrics_seconds"),
             ("trace_ratio = 1.5", "trace_ratio"),

@@ -32,6 +32,7 @@ use crate::{
         tls::{Files, Tls, TlsError},
     },
     http_url::HttpUrl,
+    kubernetes,
     ledger::{self, Store, file::DirectoryLock},
     memory,
     objectives::Objectives,
@@ -183,6 +184,7 @@ pub fn start(
     if let Some(path) = &config.addresses_file {
         topology.read_names(path).context("`addresses_file` of [exporter] cannot be used")?;
     }
+    follow_cluster(config, &topology, &fleet, &stopped);
     let encodings = Arc::new(Encodings::new(Arc::clone(&store), Arc::clone(&topology), ingest.handle()));
     // Not waited for: it holds nothing that must be finished.
     let sent = Arc::clone(&encodings);
@@ -315,6 +317,18 @@ fn read_destinations(destinations: &Destinations, path: &Path) -> anyhow::Result
     config.validate()?;
     destinations.apply(&config)?;
     Ok(())
+}
+
+/// Gives addresses the names of the configured cluster. Not waited for: it holds nothing that must be finished.
+fn follow_cluster(
+    config: &config::Exporter,
+    topology: &Topology,
+    fleet: &Arc<Fleet>,
+    stopped: &watch::Receiver<bool>,
+) {
+    if let Some(settings) = &config.kubernetes {
+        topology.follow(kubernetes::start(settings, fleet, stopped));
+    }
 }
 
 impl Running {

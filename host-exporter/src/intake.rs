@@ -141,7 +141,7 @@ pub fn check_dependency(wire: agent::Dependency) -> Result<Reported, Rejection> 
     Ok(Reported {
         address: address.into(),
         port: port.into(),
-        name: Some(wire.name.into()).filter(|name: &Box<str>| !name.is_empty()),
+        name: (!wire.name.is_empty()).then(|| wire.name.into()),
         connections: Connections {
             made,
             failed: by_reason(&wire.failed),

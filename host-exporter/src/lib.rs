@@ -38,6 +38,7 @@ pub mod identity;
 pub mod ids;
 pub mod instrument;
 pub mod intake;
+pub mod kubernetes;
 pub mod last_states;
 pub mod ledger;
 pub mod memory;

@@ -4,7 +4,12 @@ use std::{io, path::Path, sync::Arc};
 
 use axum::body::Body;
 use http_body_util::{BodyExt as _, Limited};
-use hyper::{Request, StatusCode, header, http::request::Builder};
+use hyper::{
+    Request, StatusCode,
+    body::{Bytes, Frame, Incoming},
+    header,
+    http::request::Builder,
+};
 use hyper_util::rt::TokioIo;
 use rustls::{
     ClientConfig, RootCertStore,
@@ -14,6 +19,7 @@ use thiserror::Error;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
+    task::JoinHandle,
 };
 use tokio_rustls::TlsConnector;
 
@@ -103,14 +109,8 @@ pub async fn exchange(
     body: Vec<u8>,
     answer_bytes_max: Option<usize>,
 ) -> Result<Answer, OutboundError> {
-    let (host, port) = server;
-    let stream = TcpStream::connect((host.trim_matches(['[', ']']), port)).await?;
-    let request = request
-        .header(header::HOST, format!("{host}:{port}"))
-        .header(header::CONNECTION, "close")
-        .header(header::USER_AGENT, concat!("porthole-exporter/", env!("CARGO_PKG_VERSION")))
-        .body(Body::from(body))
-        .map_err(io::Error::other)?;
+    let stream = connect(server).await?;
+    let request = whole(server, request, body)?;
     match tls {
         Some(tls) => {
             let stream = tls.connector.connect(tls.name.clone(), stream).await?;
@@ -118,6 +118,68 @@ pub async fn exchange(
         }
         None => exchange_on(stream, request, answer_bytes_max).await,
     }
+}
+
+/// An answer that is read as it comes. The connection ends with it.
+#[derive(Debug)]
+pub struct Streamed {
+    /// Its status.
+    pub status: StatusCode,
+    body: Incoming,
+    _connection: AbortOnDrop,
+}
+
+impl Streamed {
+    /// The next bytes of its body; none at the end.
+    pub async fn next(&mut self) -> Option<Result<Bytes, OutboundError>> {
+        loop {
+            match self.body.frame().await?.map(Frame::into_data) {
+                Ok(Ok(bytes)) => return Some(Ok(bytes)),
+                // Trailers.
+                Ok(Err(_)) => {}
+                Err(error) => return Some(Err(error.into())),
+            }
+        }
+    }
+}
+
+/// Ends a task.
+#[derive(Debug)]
+struct AbortOnDrop(JoinHandle<()>);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// Sends a request without a body, by TLS; its answer, of which the body is read as it comes.
+pub async fn open(server: (&str, u16), tls: &Tls, request: Builder) -> Result<Streamed, OutboundError> {
+    let stream = connect(server).await?;
+    let request = whole(server, request, Vec::new())?;
+    let stream = tls.connector.connect(tls.name.clone(), stream).await?;
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+    let connection = tokio::spawn(async move {
+        // The reader of the body gets the error.
+        let _ = connection.await;
+    });
+    let connection = AbortOnDrop(connection);
+    let (parts, body) = sender.send_request(request).await?.into_parts();
+    Ok(Streamed { status: parts.status, body, _connection: connection })
+}
+
+async fn connect((host, port): (&str, u16)) -> io::Result<TcpStream> {
+    TcpStream::connect((host.trim_matches(['[', ']']), port)).await
+}
+
+/// The request with what every one has.
+fn whole((host, port): (&str, u16), request: Builder, body: Vec<u8>) -> io::Result<Request<Body>> {
+    request
+        .header(header::HOST, format!("{host}:{port}"))
+        .header(header::CONNECTION, "close")
+        .header(header::USER_AGENT, concat!("porthole-exporter/", env!("CARGO_PKG_VERSION")))
+        .body(Body::from(body))
+        .map_err(io::Error::other)
 }
 
 async fn exchange_on(

@@ -76,6 +76,8 @@ own_counts! {
     requests_denied, "porthole_exporter_requests_denied", "Requests without a valid token, or with one for something else";
     /// Files that could not be read again.
     reloads_failed, "porthole_exporter_reloads_failed", "Times that tokens, certificates, names of addresses or destinations of OTLP had changed and could not be used; the last ones stay in force";
+    /// Lists and watches of the cluster's API that failed.
+    kubernetes_failures, "porthole_kubernetes_failures", "Lists and watches of the cluster's API that failed; names that cannot be renewed for ten minutes are dropped";
     /// Applications whose totals were dropped.
     applications_forgotten, "porthole_applications_forgotten", "Applications whose totals were dropped: without a sandbox for application_idle_seconds, or to make room for others of their tenant";
     /// Entries of the ledger that could not be read.

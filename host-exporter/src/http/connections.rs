@@ -22,7 +22,7 @@ use crate::{
     identity::Application,
     peer::{Peer, joined},
     query::Selection,
-    topology::{Target, Topology, addresses::AddressBook},
+    topology::{Name, Target, Topology, addresses::AddressBook},
 };
 
 /// Addresses in one answer; further ones are counted in `addresses_left_out`.
@@ -47,7 +47,7 @@ struct OfAddress {
     peer: String,
     /// The application of the same tenant that is there.
     application: Option<String>,
-    /// What the host's table names there.
+    /// What the host's table names there, or the cluster's API.
     name: Option<String>,
     /// The name for which containers looked the address up: their guests' word.
     looked_up: Option<String>,
@@ -120,8 +120,9 @@ fn of_address((peer, (target, connections)): (String, Known)) -> OfAddress {
     let (application, name, looked_up) = match target {
         Target::Application(name) => (Some(name), None, None),
         Target::Named(name) => (None, Some(name), None),
-        Target::Address(_, name) => (None, None, name.map(String::from)),
-        Target::Itself | Target::AnotherTenant => (None, None, None),
+        Target::Address(_, Some(Name::Cluster(name))) => (None, Some(name.into()), None),
+        Target::Address(_, Some(Name::LookedUp(name))) => (None, None, Some(name.into())),
+        Target::Address(_, None) | Target::Itself | Target::AnotherTenant => (None, None, None),
     };
     OfAddress {
         peer,

@@ -49,7 +49,7 @@ impl ExposedEdge {
             Target::Application(name) => (name.clone(), ""),
             Target::AnotherTenant => ("another tenant".to_owned(), "virtual_node"),
             Target::Named(name) => (name.clone(), of_kind),
-            Target::Address(peer, name) => (shown(peer, name.as_deref()), of_kind),
+            Target::Address(peer, name) => (shown(peer, name.as_ref()), of_kind),
         };
         let (address, port) = match &edge.to {
             Target::Address(peer, _) => (peer.address(), peer.port()),

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 
-use super::{Target, Topology, shown};
+use super::{Name, Target, Topology, shown};
 use crate::{
     accumulate::golden::Golden,
     history::{History, Points, Recent, STEP, STEPS, StepNumber},
@@ -156,8 +156,10 @@ impl Place {
             Target::Application(name) => Self::Application(name.clone()),
             Target::AnotherTenant => Self::AnotherTenant,
             Target::Named(name) => Self::Address(name.clone()),
-            Target::Address(peer, None) => Self::Address(peer.to_string()),
-            Target::Address(peer, name) => Self::LookedUp(shown(peer, name.as_deref())),
+            Target::Address(peer, name @ Some(Name::LookedUp(_))) => {
+                Self::LookedUp(shown(peer, name.as_ref()))
+            }
+            Target::Address(peer, name) => Self::Address(shown(peer, name.as_ref())),
         }
     }
 

@@ -3,7 +3,7 @@
 //! ```text
 //! accumulate: calls of each sandbox ──► every 15 s: addresses to names ──► the hour of each edge
 //!                                             ▲                                   │
-//!         registry's records, table of addresses, lookups                       ▼
+//!         records, table, cluster's API, lookups                       ▼
 //!                          history: what each application served ──────────► graph: nodes and edges
 //! ```
 //!
@@ -42,6 +42,7 @@ use crate::{
         hour::{Hour, Line, LineKey},
         step::PackedGolden,
     },
+    kubernetes::table::Cluster,
     peer::{Peer, joined},
     protocol::Protocol,
 };
@@ -63,13 +64,37 @@ pub enum Target {
     AnotherTenant,
     /// What the host's table names.
     Named(String),
-    /// An address, of which the host knows no more, with the name for which the caller looked it up.
-    Address(Peer, Option<Box<str>>),
+    /// An address that is none of this node's, with a name where there is one.
+    Address(Peer, Option<Name>),
 }
 
-/// An address as it is shown: by the name that was looked up, if there is one.
-fn shown(peer: &Peer, name: Option<&str>) -> String {
-    name.map_or_else(|| peer.to_string(), |name| joined(name, &peer.port()))
+/// What an address is called.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Name {
+    /// A Service or a Pod with its namespace, by the cluster's API.
+    Cluster(Box<str>),
+    /// The name for which the caller looked it up: its guest's word.
+    LookedUp(Box<str>),
+}
+
+impl Name {
+    fn text(&self) -> &str {
+        match self {
+            Self::Cluster(name) | Self::LookedUp(name) => name,
+        }
+    }
+}
+
+/// An address as it is shown: by its name, if it has one.
+fn shown(peer: &Peer, name: Option<&Name>) -> String {
+    name.map_or_else(|| peer.to_string(), |name| joined(name.text(), &peer.port()))
+}
+
+/// What the host knows of addresses besides the sandboxes' own.
+#[derive(Clone, Debug, Default)]
+pub struct HostNames {
+    table: Arc<Names>,
+    cluster: Option<Arc<Cluster>>,
 }
 
 impl Target {
@@ -79,7 +104,7 @@ impl Target {
             Self::Itself | Self::AnotherTenant => 0,
             Self::Application(name) | Self::Named(name) => cost::text(name),
             Self::Address(peer, name) => {
-                let texts = peer.texts().into_iter().chain(name.as_deref());
+                let texts = peer.texts().into_iter().chain(name.as_ref().map(Name::text));
                 texts.map(cost::text).sum()
             }
         }
@@ -172,7 +197,7 @@ pub struct Topology {
     connections: Mutex<Hour<Link>>,
     /// What each tenant's edges and addresses take of its part of a scrape.
     charges: Mutex<BTreeMap<String, Charge>>,
-    names: RwLock<Arc<Names>>,
+    names: RwLock<HostNames>,
 }
 
 impl Topology {
@@ -190,13 +215,18 @@ impl Topology {
     /// Reads the table of names, again or for the first time. The names before stay where it cannot be used.
     pub fn read_names(&self, path: &Path) -> Result<(), NamesError> {
         let names = Names::read(path)?;
-        *self.names.write() = Arc::new(names);
+        self.names.write().table = Arc::new(names);
         Ok(())
     }
 
-    /// The host's table.
-    pub fn names(&self) -> Arc<Names> {
-        Arc::clone(&self.names.read())
+    /// Addresses have the names of this cluster's Services and Pods.
+    pub fn follow(&self, cluster: Arc<Cluster>) {
+        self.names.write().cluster = Some(cluster);
+    }
+
+    /// What the host knows.
+    pub fn names(&self) -> HostNames {
+        self.names.read().clone()
     }
 
     /// Takes the calls and the connections of all sandboxes at the end of a step. What they hold is locked for one sandbox at a time, and
@@ -218,7 +248,7 @@ impl Topology {
     }
 
     /// Takes the calls and the connections of one sandbox.
-    fn record_sandbox(&self, step: StepNumber, sandbox: &Sandbox, book: &AddressBook, names: &Names) {
+    fn record_sandbox(&self, step: StepNumber, sandbox: &Sandbox, book: &AddressBook, names: &HostNames) {
         let calls = sandbox.accumulator.lock().take_calls();
         let (came, looked_up) = {
             let mut dependencies = sandbox.dependencies.lock();
@@ -244,13 +274,13 @@ impl Topology {
             }
         }
         if !came.is_empty() {
-            let links = came.into_iter().map(|([address, port], came)| {
+            let new = came.into_iter().map(|([address, port], came)| {
                 (Link { from: from.clone(), to: target(&address, &port) }, came)
             });
-            let links: Vec<_> = links.collect();
+            let new: Vec<_> = new.collect();
             let mut connections = self.connections.lock();
             let lines = &mut connections.tenant(tenant).lines;
-            for (link, came) in links {
+            for (link, came) in new {
                 line_of(lines, link, |link| &mut link.to).add(step, &came);
             }
         }

@@ -19,6 +19,10 @@ use crate::{
     config,
     fleet::{Retention, sandbox::Sandbox},
     history::{History, STEPS},
+    kubernetes::{
+        objects::{Kind, Object},
+        table::Cluster,
+    },
     protocol::{ErrorClass, Side},
 };
 
@@ -75,11 +79,15 @@ fn an_address_is_named_only_where_it_is_one_applications_alone() {
     let looked_up = LookedUp::from(
         ["10.0.0.2", "10.0.0.9"].map(|of| (of.parse().expect("address"), "db.example".into())),
     );
-    let target = |address: &str| book.target(&shop, Peer::of(address, "3306"), &Names::default(), &looked_up);
+    let target =
+        |address: &str| book.target(&shop, Peer::of(address, "3306"), &HostNames::default(), &looked_up);
     assert_eq!(target("10.0.0.2"), Target::Application("db".to_owned()));
     assert_eq!(target("::ffff:10.0.0.2"), Target::Application("db".to_owned()));
     assert_eq!(target("10.0.0.3"), Target::AnotherTenant);
-    assert_eq!(target("10.0.0.9"), Target::Address(Peer::of("10.0.0.9", "3306"), Some("db.example".into())));
+    assert_eq!(
+        target("10.0.0.9"),
+        Target::Address(Peer::of("10.0.0.9", "3306"), Some(Name::LookedUp("db.example".into())))
+    );
     assert_eq!(target("fd00::2"), Target::Address(Peer::of("fd00::2", "3306"), None));
     for own in ["10.0.0.1", "fd00::1", "127.0.0.1", "::1", "/run/mysqld.sock", "@mysql"] {
         assert_eq!(target(own), Target::Itself, "{own}");
@@ -87,10 +95,64 @@ fn an_address_is_named_only_where_it_is_one_applications_alone() {
     fleet.end(&sandboxes[0]);
     let later = AddressBook::of(sandboxes.iter().map(|sandbox| &**sandbox), clock::unix_ms() + 61_000);
     assert_eq!(
-        later.target(&shop, Peer::of("10.0.0.9", "1"), &Names::default(), &looked_up),
+        later.target(&shop, Peer::of("10.0.0.9", "1"), &HostNames::default(), &looked_up),
         Target::AnotherTenant,
         "the address of one that has ended is free"
     );
+}
+
+#[test]
+fn what_a_cluster_has_at_an_address_is_shown_to_the_tenants_of_its_namespace() {
+    let fleet = fleet();
+    let in_namespace = |tenant: &str, service: &str, namespace: &str| {
+        let key = SandboxKey {
+            namespace: "default".parse().expect("namespace"),
+            id: format!("{tenant}-{service}").parse().expect("id"),
+        };
+        let record = SandboxRecord {
+            state: SandboxState::Watching,
+            k8s_namespace_name: Some(namespace.to_owned()),
+            ..SandboxRecord::new(key, tenant, service, "test", 1)
+        };
+        fleet.register(&Arc::new(record))
+    };
+    let [acme, rival] = [in_namespace("acme", "a", "shop"), in_namespace("rival", "b", "bank")];
+    in_namespace("acme", "c", "both");
+    in_namespace("rival", "d", "both");
+    let cluster = Cluster::new(&["kube-system".to_owned()]);
+    for (namespace, address) in [
+        ("shop", "10.96.0.1"),
+        ("bank", "10.96.0.2"),
+        ("both", "10.96.0.3"),
+        ("elsewhere", "10.96.0.4"),
+        ("kube-system", "10.96.0.5"),
+    ] {
+        let addresses = vec![address.parse().expect("address")];
+        cluster.put(
+            Kind::Services,
+            Object { key: (namespace.into(), "db".into()), name: "db".into(), addresses },
+        );
+    }
+    let topology = Topology::new(1 << 20);
+    topology.follow(Arc::new(cluster));
+    let sandboxes = fleet.sandboxes();
+    let book = AddressBook::of(sandboxes.iter().map(|sandbox| &**sandbox), clock::unix_ms());
+    let looked_up = LookedUp::from([("10.96.0.4".parse().expect("address"), "db.example".into())]);
+    let target = |caller: &Sandbox, address: &str| {
+        book.target(caller, Peer::of(address, "1"), &topology.names(), &looked_up)
+    };
+    let address = |address: &str, name| Target::Address(Peer::of(address, "1"), name);
+    let named = |at: &str, name: &str| address(at, Some(Name::Cluster(name.into())));
+    for (caller, own, others, own_name) in
+        [(&acme, "10.96.0.1", "10.96.0.2", "db.shop"), (&rival, "10.96.0.2", "10.96.0.1", "db.bank")]
+    {
+        assert_eq!(target(caller, own), named(own, own_name));
+        assert_eq!(target(caller, others), Target::AnotherTenant);
+        assert_eq!(target(caller, "10.96.0.3"), address("10.96.0.3", None), "whose it is, is not known");
+        let by_lookup = Some(Name::LookedUp("db.example".into()));
+        assert_eq!(target(caller, "10.96.0.4"), address("10.96.0.4", by_lookup));
+        assert_eq!(target(caller, "10.96.0.5"), named("10.96.0.5", "db.kube-system"));
+    }
 }
 
 #[test]
