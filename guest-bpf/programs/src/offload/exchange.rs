@@ -145,10 +145,10 @@ fn name_bytes(protocol: Offload) -> u64 {
     }
 }
 
-/// [`PendingRequest::kernel_key`] and [`PendingRequest::generation`] of a request that has no kernel key.
+/// Number and generation of the kernel key of a request that has none.
 const UNKNOWN: (u32, u32) = (0, 0);
 
-/// A request's [`PendingRequest::kernel_key`] and [`PendingRequest::generation`]; `None` when it has no kernel key.
+/// Number and generation of a request's kernel key; `None` when it has none.
 #[inline(always)]
 fn kernel_key_of(work: Scratch, offloaded: Locked, request: u64) -> Option<(u32, u32)> {
     set_key(work, offloaded, request);
