@@ -2,18 +2,25 @@
 
 use std::{
     fs::File,
+    net::{IpAddr, Ipv4Addr},
     path::Path,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    time::Duration,
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use anyhow::{Context, Result};
 use async_trait::async_trait;
 use nix::fcntl::{Flock, FlockArg};
-use porthole_agent_api::{agent, agent_ttrpc, limits::CONTRACT_VERSION, testing::http_series};
+use porthole_agent_api::{
+    agent, agent_ttrpc,
+    dependencies::Failure,
+    limits::CONTRACT_VERSION,
+    resources::{Measured, Resource},
+    testing::http_series,
+};
 use porthole_histogram::Histogram;
 use porthole_registry::{
     ContainerRecord, SandboxKey, SandboxRecord, SandboxState, channel::Channel, lock_path,
@@ -32,6 +39,16 @@ const AGENTS_PER_APPLICATION: u32 = 5;
 /// Requests that come into each histogram between two batches.
 const REQUESTS: u64 = 40;
 
+/// What agents send.
+#[derive(Clone, Copy)]
+pub struct Content {
+    /// Histograms of each.
+    pub histograms: u32,
+    /// How many of them are of calls, each to another agent of the same tenant; with any, agents also send connections to each of these,
+    /// what the guest and its container take, and two spans a batch: of a request and of a call during it.
+    pub edges: u32,
+}
+
 /// What all agents share.
 #[derive(Default)]
 struct Shared {
@@ -43,14 +60,73 @@ struct Service {
     shared: Arc<Shared>,
     sending: watch::Receiver<bool>,
     number: u32,
-    histograms: u32,
+    content: Content,
 }
 
 impl Service {
     /// The state after so many batches.
     fn batch(&self, sequence: u64) -> agent::Batch {
-        let series = (0..self.histograms).map(|id| self.series(id, sequence)).collect();
-        agent::Batch { epoch: 1 + u64::from(self.number), sequence, series, ..Default::default() }
+        let series = (0..self.content.histograms).map(|id| self.series(id, sequence)).collect();
+        let batch =
+            agent::Batch { epoch: 1 + u64::from(self.number), sequence, series, ..Default::default() };
+        if self.content.edges == 0 {
+            return batch;
+        }
+        let container = container(self.number);
+        agent::Batch {
+            spans: if sequence > 1 { self.request_with_call() } else { Vec::new() },
+            resources: vec![
+                resources(String::new(), sequence, |resource| resource >= Resource::GuestCpuUser),
+                resources(container.clone(), sequence, |resource| resource < Resource::GuestCpuUser),
+            ],
+            dependencies: (0..self.content.edges)
+                .map(|edge| self.connections(&container, edge, sequence))
+                .collect(),
+            ..batch
+        }
+    }
+
+    /// The other end of an edge: an agent of the same tenant and of another application.
+    fn peer(&self, edge: u32) -> u32 {
+        let (tenant, within) = (self.number / AGENTS_PER_TENANT, self.number % AGENTS_PER_TENANT);
+        tenant * AGENTS_PER_TENANT + (within + (edge + 1) * AGENTS_PER_APPLICATION) % AGENTS_PER_TENANT
+    }
+
+    fn connections(&self, container: &str, edge: u32, sequence: u64) -> agent::Dependency {
+        let mut made = Histogram::default();
+        made.add(-80, sequence, sequence * 300_000);
+        agent::Dependency {
+            container_id: container.to_owned(),
+            peer: format!("{}:80", address(self.peer(edge))),
+            made: Some(agent::Histogram::from(&made)).into(),
+            failed: Failure::ALL.iter().map(|failure| u64::from(*failure == Failure::Refused)).collect(),
+            retransmitted_segments: sequence / 10,
+            round_trip_us: 150,
+            ..Default::default()
+        }
+    }
+
+    /// A request that took long, and the call that it made meanwhile.
+    fn request_with_call(&self) -> Vec<agent::Span> {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let began = u64::try_from(now.as_nanos()).unwrap_or(u64::MAX).saturating_sub(600_000_000);
+        let (own, peer) = (address(self.number), address(self.peer(0)));
+        let span = |series_id, at_ms: u64, ms: u64, [local, remote]: [String; 2]| agent::Span {
+            series_id,
+            start_unix_ns: began + at_ms * 1_000_000,
+            duration_ns: ms * 1_000_000,
+            reason: agent::SpanReason::SPAN_REASON_SLOW.into(),
+            process_id: 1,
+            thread_id: 7,
+            local,
+            remote,
+            ..Default::default()
+        };
+        let caller = format!("{own}:40000");
+        vec![
+            span(self.content.histograms - 1, 100, 300, [caller, format!("{peer}:80")]),
+            span(0, 0, 550, [format!("{own}:80"), "192.0.2.1:5000".to_owned()]),
+        ]
     }
 
     fn series(&self, id: u32, sequence: u64) -> agent::Series {
@@ -62,10 +138,33 @@ impl Service {
             durations.add(index, count, count * 2_000_000);
         }
         let (method, status) = if id % 4 == 3 { ("POST", "201") } else { ("GET", "200") };
-        let container = format!("sandbox-{:05}", self.number);
         let route = format!("/api/v1/resource{id:02}/{{id}}");
-        http_series(id, &container, (method, &route, status), &durations)
+        let mut series = http_series(id, &container(self.number), (method, &route, status), &durations);
+        let edge = self.content.histograms - 1 - id;
+        if edge < self.content.edges
+            && let Some(key) = series.key.as_mut()
+        {
+            key.side = agent::Side::SIDE_CLIENT.into();
+            key.peer = format!("{}:80", address(self.peer(edge)));
+        }
+        series
     }
+}
+
+fn container(number: u32) -> String {
+    format!("sandbox-{number:05}")
+}
+
+fn address(number: u32) -> Ipv4Addr {
+    Ipv4Addr::from_bits(Ipv4Addr::new(10, 0, 0, 0).to_bits() + number + 1)
+}
+
+fn resources(container: String, sequence: u64, is_of_it: impl Fn(Resource) -> bool) -> agent::Resources {
+    let mut measured = Measured::default();
+    for &resource in Resource::ALL.iter().filter(|resource| is_of_it(**resource)) {
+        measured.set(resource, sequence * 1_000_000);
+    }
+    measured.to_wire(container)
 }
 
 #[async_trait]
@@ -125,14 +224,14 @@ pub struct Agents {
 
 impl Agents {
     /// Starts agents and registers their sandboxes.
-    pub async fn start(directory: &Path, registry: &Path, agents: u32, histograms: u32) -> Result<Self> {
+    pub async fn start(directory: &Path, registry: &Path, agents: u32, content: Content) -> Result<Self> {
         let (sending, is_sending) = watch::channel(false);
         let shared = Arc::<Shared>::default();
         let (mut servers, mut locks) = (Vec::new(), Vec::new());
         for number in 0..agents {
             let socket = directory.join(format!("{number}"));
             let service =
-                Service { shared: Arc::clone(&shared), sending: is_sending.clone(), number, histograms };
+                Service { shared: Arc::clone(&shared), sending: is_sending.clone(), number, content };
             let mut server = Server::new()
                 .bind(&format!("unix://{}", socket.display()))
                 .context("bind")?
@@ -180,7 +279,7 @@ impl Agents {
 }
 
 fn record(number: u32, socket: &Path) -> Result<SandboxRecord> {
-    let id: porthole_registry::ContainerId = format!("sandbox-{number:05}").parse()?;
+    let id: porthole_registry::ContainerId = container(number).parse()?;
     let (tenant, service) = (number / AGENTS_PER_TENANT, number / AGENTS_PER_APPLICATION);
     Ok(SandboxRecord {
         k8s_namespace_name: Some(format!("tenant-{tenant:02}")),
@@ -188,6 +287,7 @@ fn record(number: u32, socket: &Path) -> Result<SandboxRecord> {
         containers: [(id.clone(), ContainerRecord { name: "main".into() })].into(),
         channel: Some(Channel::Unix { path: socket.to_owned() }),
         state: SandboxState::Watching,
+        addresses: vec![IpAddr::V4(address(number))],
         ..SandboxRecord::new(
             SandboxKey { namespace: "k8s.io".parse()?, id },
             format!("tenant-{tenant:02}"),

@@ -13,7 +13,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
 use self::{
-    agents::Agents,
+    agents::{Agents, Content},
     process::Exporter,
     scrape::{FORMS, Form},
 };
@@ -28,8 +28,11 @@ pub struct Options {
     /// Histograms of each agent
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=500))]
     histograms: u32,
-    /// Seconds for which CPU time of batches is measured
-    #[arg(long, default_value_t = 10)]
+    /// How many of them are of calls to other agents; with any, agents also send resources, connections and spans
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(..=9))]
+    edges: u32,
+    /// Seconds for which CPU time of batches is measured; steps of history and topology end every 15 seconds
+    #[arg(long, default_value_t = 40)]
     seconds: u64,
     /// Scrapes of each form; the median is shown
     #[arg(long, default_value_t = 7)]
@@ -37,6 +40,13 @@ pub struct Options {
     /// Print one JSON object instead of a table
     #[arg(long)]
     json: bool,
+}
+
+impl Options {
+    fn content(&self) -> Result<Content> {
+        ensure!(self.edges < self.histograms, "calls are a part of the histograms, and one is of requests");
+        Ok(Content { histograms: self.histograms, edges: self.edges })
+    }
 }
 
 /// Measures and prints.
@@ -57,6 +67,7 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
         ("series".to_owned(), "series".to_owned()),
         ("resident MiB".to_owned(), "resident_mib".to_owned()),
         ("bytes/histogram".to_owned(), "bytes_per_histogram".to_owned()),
+        ("MiB after batches".to_owned(), "after_mib".to_owned()),
         ("accounted/histogram".to_owned(), "accounted_per_histogram".to_owned()),
         ("peak MiB".to_owned(), "peak_mib".to_owned()),
         ("CPU µs/batch".to_owned(), "cpu_us_per_batch".to_owned()),
@@ -78,7 +89,7 @@ async fn measure(program: &Path, agents: u32, options: &Options) -> Result<Value
     let exporter = Exporter::start(program, directory.path(), &registry)?;
     exporter.ready().await?;
     let at_rest = exporter.resident_bytes()?;
-    let running = Agents::start(directory.path(), &registry, agents, options.histograms).await?;
+    let running = Agents::start(directory.path(), &registry, agents, options.content()?).await?;
     running.all_watched().await?;
     let series = f64::from(agents) * f64::from(options.histograms);
     exporter.settled().await?;
@@ -92,6 +103,7 @@ async fn measure(program: &Path, agents: u32, options: &Options) -> Result<Value
     running.send_each_second(false);
     ensure!(sent > 0, "no batch was sent");
     exporter.settled().await?;
+    let after = exporter.resident_bytes()?;
 
     let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
     let mut result = json!({
@@ -99,6 +111,7 @@ async fn measure(program: &Path, agents: u32, options: &Options) -> Result<Value
         "series": series,
         "resident_mib": mib(resident),
         "bytes_per_histogram": resident.saturating_sub(at_rest) as f64 / series,
+        "after_mib": mib(after),
         "batches_per_second": sent as f64 / options.seconds as f64,
         "cpu_us_per_batch": cpu.as_secs_f64() * 1e6 / sent as f64,
     });
