@@ -300,6 +300,16 @@ impl Exporter {
 }
 
 impl Exporter {
+    /// What the last hour of all applications may hold, bytes: with a low `memory_mib` a sixteenth of it.
+    pub fn history_bytes(&self) -> usize {
+        (self.history_mib << 20).min((self.memory_mib << 20) / 16)
+    }
+
+    /// What the last hour of who calls whom may hold, bytes: with a low `memory_mib` a thirty-second part of it.
+    pub fn topology_bytes(&self) -> usize {
+        (self.topology_mib << 20).min((self.memory_mib << 20) / 32)
+    }
+
     /// The limits in bytes.
     pub fn limits(&self) -> Limits {
         let bytes = |mib: usize| mib << 20;

@@ -180,7 +180,7 @@ pub fn start(
         orphan_grace: seconds(config.orphan_grace_seconds),
     };
     let ingest = Ingest::start()?;
-    let topology = Arc::new(Topology::new(config.topology_mib << 20));
+    let topology = Arc::new(Topology::new(config.topology_bytes()));
     if let Some(path) = &config.addresses_file {
         topology.read_names(path).context("`addresses_file` of [exporter] cannot be used")?;
     }
@@ -188,7 +188,7 @@ pub fn start(
     let encodings = Arc::new(Encodings::new(Arc::clone(&store), Arc::clone(&topology), ingest.handle()));
     // Not waited for: it holds nothing that must be finished.
     let sent = Arc::clone(&encodings);
-    let history = Arc::new(History::new(config.history_mib << 20));
+    let history = Arc::new(History::new(config.history_bytes()));
     let hour = LastHour { history: Arc::clone(&history), topology: Arc::clone(&topology) };
     let held = hour.clone();
     let shed = move || {

@@ -117,6 +117,14 @@ impl<K: LineKey> Hour<K> {
         self.fit(budget);
     }
 
+    /// Counts what a tenant's lines hold now, within a step, so that no step takes far more than the budget before its end.
+    pub fn fit_with(&mut self, tenant: &str, budget: usize) {
+        if let Some(tenant) = self.tenants.get_mut(tenant) {
+            tenant.count();
+        }
+        self.fit(budget);
+    }
+
     /// Bytes that it holds.
     pub fn held(&self) -> usize {
         self.tenants.values().fold(0, |sum, tenant| sum.saturating_add(tenant.held))

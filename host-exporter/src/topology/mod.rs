@@ -272,6 +272,7 @@ impl Topology {
                 totals.add(&came);
                 line.totals = PackedGolden::from(&totals);
             }
+            hour.fit_with(tenant, self.budget);
         }
         if !came.is_empty() {
             let new = came.into_iter().map(|([address, port], came)| {
@@ -283,6 +284,7 @@ impl Topology {
             for (link, came) in new {
                 line_of(lines, link, |link| &mut link.to).add(step, &came);
             }
+            connections.fit_with(tenant, self.budget / CONNECTIONS_PART);
         }
     }
 
