@@ -16,7 +16,7 @@ use porthole_protocol::Offload;
 
 use crate::{
     recorder::{
-        Recorder, SpanPolicy,
+        Place, Recorder, SpanPolicy,
         containers::{CONTAINERS_MAX, ContainerIndex, Containers},
         dependencies::Dependencies,
         peer::{Peer, tests::open},
@@ -313,15 +313,15 @@ fn kernel_keys() -> Filled {
         |request| RequestKey { request, protocol: Offload::Redis.number().into(), ..RequestKey::default() };
     let many = u64::from(KERNEL_KEYS_MAX);
     for request in 0..2 * many {
-        keys.learn(&key(request), 0, 0, &mut commands);
+        keys.learn(&key(request), 0, Place { at: 0, overflows: false }, &mut commands);
     }
     let held = keys.len();
     for second in 1..60 {
-        keys.learn(&key(2 * many), 0, 0, &mut commands);
+        keys.learn(&key(2 * many), 0, Place { at: 0, overflows: false }, &mut commands);
         keys.make_room(second * SECOND_NS, |_| true, &mut commands);
     }
     commands.clear();
-    keys.learn(&key(3 * many), 0, 0, &mut commands);
+    keys.learn(&key(3 * many), 0, Place { at: 0, overflows: false }, &mut commands);
     // Exchanges of a key without an entry come one by one, with the same counts.
     Filled { held, most: KERNEL_KEYS_MAX as usize, counted: None, is_free_again: !commands.is_empty() }
 }

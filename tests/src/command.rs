@@ -12,7 +12,7 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-use crate::interrupt;
+use crate::{interrupt, wait};
 
 /// What a command that ended left.
 #[derive(Clone, Debug)]
@@ -115,7 +115,7 @@ impl Collected {
     /// What was read. A grandchild may hold the stream open after the command's end: then what came so far is lost to
     /// us, and the wait is bounded.
     fn take(self) -> Vec<u8> {
-        match self.1.recv_timeout(Duration::from_secs(30)) {
+        match self.1.recv_timeout(wait::SOON) {
             Ok(()) | Err(std::sync::mpsc::RecvTimeoutError::Disconnected) => {
                 self.0.join().unwrap_or_default()
             }

@@ -15,10 +15,7 @@ use nix::{
     unistd::Pid,
 };
 
-use crate::command;
-
-/// Time between SIGTERM and SIGKILL: the exporter writes its ledger meanwhile, on a disk that others use too.
-const GRACE: Duration = Duration::from_mins(1);
+use crate::{command, wait};
 
 /// A program that runs until it is stopped or dropped; its output goes to a file.
 #[derive(Debug)]
@@ -70,14 +67,14 @@ impl Daemon {
         kill(self.pid(), signal).with_context(|| format!("signal {}", self.name))
     }
 
-    /// SIGTERM, then SIGKILL; returns how it ended.
+    /// SIGTERM, then, long after, SIGKILL: the exporter writes its ledger meanwhile, on a disk that others use too. Returns how it ended.
     pub fn stop(&mut self) -> Result<ExitStatus> {
         if let Some(status) = self.child.try_wait().context("look at a daemon")? {
             return Ok(status);
         }
         self.signal(Signal::SIGTERM)?;
         let start = Instant::now();
-        while start.elapsed() < GRACE {
+        while start.elapsed() < wait::SOON {
             if let Some(status) = self.child.try_wait().context("look at a daemon")? {
                 return Ok(status);
             }

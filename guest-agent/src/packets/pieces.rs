@@ -5,9 +5,9 @@
 
 use std::collections::VecDeque;
 
-use porthole_bpf_types::packet::Packet;
+use porthole_bpf_types::packet::{PACKET_HEAD_MAX, Packet};
 
-/// Packets that are joined at a time: two for each CPU of a large machine. Each is as long as a packet at most.
+/// Packets that are joined at a time: two for each CPU of a large machine. Each has memory for [`PACKET_HEAD_MAX`] bytes at most.
 const JOINING_MAX: usize = 64;
 
 /// A packet's header, and its bytes so far.
@@ -24,13 +24,15 @@ impl Pieces {
     pub fn join(&mut self, record: Packet, bytes: &[u8]) -> Option<Joining> {
         let first = Packet { position: 0, ..record };
         if record.position == 0 {
-            self.joining.push_back((first, bytes.to_vec()));
+            let mut joined = Vec::with_capacity(first.head.min(PACKET_HEAD_MAX) as usize);
+            joined.extend(bytes);
+            self.joining.push_back((first, joined));
             return None;
         }
         let at = self.joining.iter().position(|(packet, _)| *packet == first)?;
         let (packet, joined) = &mut self.joining[at];
         let position = record.position as usize;
-        if position > joined.len() {
+        if position > joined.len() || position + bytes.len() > PACKET_HEAD_MAX as usize {
             return None;
         }
         joined.truncate(position);
@@ -49,14 +51,15 @@ impl Pieces {
         self.joining.remove(at)
     }
 
-    /// The packet that began first.
-    pub fn oldest(&mut self) -> Option<Joining> {
-        self.joining.pop_front()
+    /// A packet that began at this time or before.
+    pub fn begun_by(&mut self, time_ns: u64) -> Option<Joining> {
+        let at = self.joining.iter().position(|(packet, _)| packet.timestamp <= time_ns)?;
+        self.joining.remove(at)
     }
 
     /// The packet that began first, if there are too many.
     pub fn excess(&mut self) -> Option<Joining> {
-        if self.joining.len() > JOINING_MAX { self.oldest() } else { None }
+        if self.joining.len() > JOINING_MAX { self.joining.pop_front() } else { None }
     }
 }
 
@@ -78,7 +81,8 @@ mod tests {
         // The last one begins before the end of the one before it.
         assert_eq!(pieces.join(packet(1, 6), b"6789"), Some((packet(1, 0), b"0123456789".to_vec())));
         assert_eq!(pieces.older(&packet(1, 0)), None);
-        assert_eq!(pieces.oldest(), Some((packet(2, 0), b"abcdefgh".to_vec())));
+        assert_eq!(pieces.begun_by(1), None);
+        assert_eq!(pieces.begun_by(2), Some((packet(2, 0), b"abcdefgh".to_vec())));
     }
 
     #[test]
@@ -90,6 +94,20 @@ mod tests {
         let later = Packet { timestamp: 7, ..packet(1, 0) };
         assert_eq!(pieces.older(&later), Some((packet(1, 0), b"0123".to_vec())));
         assert_eq!(pieces.older(&later), None);
+    }
+
+    #[test]
+    fn a_packet_takes_no_more_memory_than_the_longest_has() {
+        let mut pieces = Pieces::default();
+        let packet = |position| Packet { head: u32::MAX, ..packet(1, position) };
+        let mut position = 0;
+        while position < 2 * PACKET_HEAD_MAX {
+            assert_eq!(pieces.join(packet(position), &[0; 4_095]), None);
+            position += 4_095;
+        }
+        let (_, joined) = pieces.begun_by(1).expect("a packet");
+        let longest = PACKET_HEAD_MAX as usize;
+        assert!(joined.capacity() <= longest && joined.len() > longest - 4_095, "{}", joined.capacity());
     }
 
     #[test]

@@ -31,6 +31,9 @@ const LIMITS: Limits = Limits {
     ignored_idle_ns: 60 * SECOND_NS,
 };
 
+/// How long after the first record of a packet its last one can come: the program that writes them is never interrupted for long.
+const PIECES_WITHIN_NS: u64 = SECOND_NS;
+
 /// The programs on packets, and the flows of their records.
 #[allow(missing_debug_implementations)]
 pub struct PacketSource {
@@ -173,7 +176,7 @@ impl PacketFlows {
     }
 
     fn idle(&mut self, now_ns: u64, recorder: &mut Recorder) {
-        while let Some((packet, bytes)) = self.pieces.oldest() {
+        while let Some((packet, bytes)) = self.pieces.begun_by(now_ns.saturating_sub(PIECES_WITHIN_NS)) {
             self.packet(packet, &bytes, recorder);
         }
         let (table, mut recording) = self.recording(None, recorder);

@@ -182,3 +182,22 @@ fn of_a_packet_that_lacks_a_record_the_beginning_is_taken() {
     let count = recorder.series.recorded();
     assert!((200..400).contains(&count), "{count}");
 }
+
+#[test]
+fn a_packet_of_which_records_are_being_written_waits_for_them_when_nothing_else_comes() {
+    let ((mut flows, mut recorder), mut wire) = (flows(), Wire { now: 0 });
+    let records = Wire::pieces(&wire.tcp(true, 101, 501, ACK, &REQUEST.repeat(400)));
+    let (last, before) = records.split_last().expect("records");
+    for record in before {
+        flows.record(record, &mut recorder);
+    }
+    flows.idle(wire.now + PIECES_WITHIN_NS - 1, &mut recorder);
+    assert_eq!(flows.table.tally().packets, 0, "it is not whole");
+    flows.record(last, &mut recorder);
+    assert_eq!((flows.table.tally().packets, flows.shortened), (1, 0));
+    for record in before {
+        flows.record(record, &mut recorder);
+    }
+    flows.idle(wire.now + PIECES_WITHIN_NS, &mut recorder);
+    assert_eq!((flows.table.tally().packets, flows.shortened), (2, 1), "the last record never comes");
+}

@@ -32,7 +32,7 @@ use porthole_l7::{Exchange, ParserContext};
 pub use self::{
     dependencies::Dependencies,
     origin::{Details, Origin, Serving},
-    series::{Increment, NamedSeries, SeriesTable},
+    series::{Increment, NamedSeries, Place, SeriesTable},
     spans::{SpanPolicy, SpanSampler},
 };
 
@@ -67,18 +67,18 @@ impl Recorder {
         }
     }
 
-    /// Records an exchange; gives the number of its series, or none when there was no room.
+    /// Records an exchange; gives its series, or none when there was no room.
     pub fn record(
         &mut self,
         exchange: &Exchange,
         origin: Origin<'_>,
         context: &ParserContext,
-    ) -> Option<usize> {
+    ) -> Option<Place> {
         let other = exchange.peer.map(peer::Peer::Internet);
         let origin = Origin { peer: other.as_ref().unwrap_or(origin.peer), ..origin };
         let end_unix_ns = self.unix_offset_ns.saturating_add(exchange.end.0);
         let series = self.series.record(exchange, origin, context, end_unix_ns)?;
-        self.spans.consider(series, exchange, &origin, end_unix_ns);
+        self.spans.consider(series.at, exchange, &origin, end_unix_ns);
         Some(series)
     }
 }

@@ -47,8 +47,6 @@ struct Entry {
     start_unix_ns: u64,
     /// [`SeriesTable::version`] when it last changed.
     changed: u64,
-    /// It was made for exchanges whose own series found no room.
-    is_overflow: bool,
 }
 
 /// Exchanges of one series that were aggregated in the kernel.
@@ -65,11 +63,12 @@ pub struct Increment<B> {
 }
 
 /// Where an exchange is added.
-#[derive(Clone, Copy, Debug)]
-struct Place {
-    at: usize,
-    /// It is not the series of the exchange's own key.
-    overflows: bool,
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// The series' place in the table.
+    pub at: usize,
+    /// The exchange counts as one that overflowed: this is not the series of its own key, or its peer is `other`.
+    pub overflows: bool,
 }
 
 /// What a series is called, beyond the table that it is in.
@@ -138,14 +137,14 @@ impl Default for SeriesTable {
 }
 
 impl SeriesTable {
-    /// Adds an exchange, seen at `now`, nanoseconds since 1970; gives the number of its series.
+    /// Adds an exchange, seen at `now`, nanoseconds since 1970; gives its series.
     pub fn record(
         &mut self,
         exchange: &Exchange,
         origin: Origin<'_>,
         context: &ParserContext,
         now_unix_ns: u64,
-    ) -> Option<usize> {
+    ) -> Option<Place> {
         let peer = match exchange.side {
             // A server's peers are the short-lived ports of its clients.
             Side::Server => PeerIndex::NONE,
@@ -162,22 +161,20 @@ impl SeriesTable {
             peer,
         };
         let labels = |key: &Key| labels::labels(key, &origin, context);
-        let Some(Place { at, overflows }) = self.find_or_make(key, now_unix_ns, labels) else {
+        let Some(place) = self.find_or_make(key, now_unix_ns, labels) else {
             self.dropped += 1;
             return None;
         };
-        // Names without room are counted where they are given (`porthole_l7::Tally`).
-        let is_counted = [key.operation, key.resource].contains(&Symbol::OTHER);
-        self.overflowed += u64::from(!is_counted && (overflows || peer == PeerIndex::OTHER));
+        self.overflowed += u64::from(place.overflows);
         self.version += 1;
         self.recorded += 1;
         self.bytes = self.bytes.saturating_add(exchange.bytes());
-        let entry = &mut self.entries[at];
+        let entry = &mut self.entries[place.at];
         entry.duration.record(exchange.duration_ns());
         entry.request_bytes = entry.request_bytes.saturating_add(exchange.request_bytes);
         entry.response_bytes = entry.response_bytes.saturating_add(exchange.response_bytes);
         entry.changed = self.version;
-        Some(at)
+        Some(place)
     }
 
     /// Exchanges of a series for which there is no room; gives their number.
@@ -188,8 +185,8 @@ impl SeriesTable {
     }
 
     /// Adds exchanges to a series; gives their number.
-    pub fn add(&mut self, series: usize, increment: Increment<impl Iterator<Item = (i32, u64)>>) -> u64 {
-        let Some(entry) = self.entries.get_mut(series) else { return 0 };
+    pub fn add(&mut self, place: Place, increment: Increment<impl Iterator<Item = (i32, u64)>>) -> u64 {
+        let Some(entry) = self.entries.get_mut(place.at) else { return 0 };
         let mut exchanges = 0;
         for (bucket, count) in increment.buckets {
             entry.duration.add(bucket, count, 0);
@@ -203,7 +200,7 @@ impl SeriesTable {
         self.bytes =
             self.bytes.saturating_add(increment.request_bytes).saturating_add(increment.response_bytes);
         entry.changed = self.version;
-        if entry.is_overflow {
+        if place.overflows {
             self.overflowed += exchanges;
         }
         exchanges
@@ -216,7 +213,10 @@ impl SeriesTable {
         now_unix_ns: u64,
         labels: impl Fn(&Key) -> agent::SeriesKey,
     ) -> Option<Place> {
-        let own = |at| Some(Place { at, overflows: false });
+        // Names without room are counted where they are given (`porthole_l7::Tally`).
+        let is_counted = [key.operation, key.resource].contains(&Symbol::OTHER);
+        let own = |at| Some(Place { at, overflows: !is_counted && key.peer == PeerIndex::OTHER });
+        let other = |at| Some(Place { at, overflows: !is_counted });
         if let Some(&at) = self.index.get(&key) {
             return own(at as usize);
         }
@@ -228,12 +228,10 @@ impl SeriesTable {
             [(no_resource, SERIES_MAX + SERIES_MAX / 8), (coarsest, SERIES_WITH_OVERFLOW_MAX)]
         {
             if let Some(&at) = self.index.get(&candidate) {
-                return Some(Place { at: at as usize, overflows: true });
+                return other(at as usize);
             }
             if self.entries.len() < limit {
-                let at = self.make(candidate, labels(&candidate), now_unix_ns);
-                self.entries[at].is_overflow = true;
-                return Some(Place { at, overflows: true });
+                return other(self.make(candidate, labels(&candidate), now_unix_ns));
             }
         }
         None
@@ -249,7 +247,6 @@ impl SeriesTable {
             response_bytes: 0,
             start_unix_ns: now_unix_ns,
             changed: 0,
-            is_overflow: false,
         });
         self.index.insert(key, u32::try_from(at).unwrap_or(u32::MAX));
         at
@@ -261,9 +258,9 @@ impl SeriesTable {
     }
 
     /// The series of that name, which an earlier table had; none when there is no room.
-    pub fn again(&mut self, named: &NamedSeries) -> Option<usize> {
+    pub fn again(&mut self, named: &NamedSeries) -> Option<Place> {
         let labels = |key: &Key| labels::coarsened(&named.labels, &named.key, key);
-        self.find_or_make(named.key, self.renewed_unix_ns, labels).map(|place| place.at)
+        self.find_or_make(named.key, self.renewed_unix_ns, labels)
     }
 
     /// The names of a series, and the container that has them.
@@ -430,7 +427,7 @@ mod tests {
         let base = exchange(&mut context, Side::Server, "/a", 200);
         let record = |table: &mut SeriesTable, code| {
             let exchange = Exchange { status: Status::Code(code), ..base };
-            table.record(&exchange, origin(&Peer::Unknown), &context, 0).expect("room")
+            table.record(&exchange, origin(&Peer::Unknown), &context, 0).expect("room").at
         };
         let kept = record(&mut table, 0);
         let named = table.named(kept).expect("a series");
@@ -447,7 +444,7 @@ mod tests {
         assert_eq!((ended.len(), table.len(), table.is_worth_renewal(now)), (SERIES_MAX + 9, 0, false));
         assert_eq!((table.overflowed(), table.recorded(), table.bytes()), before);
         // What the programs in the kernel still aggregate, and what is new, have series of their own.
-        let again = table.again(&named).expect("room");
+        let again = table.again(&named).expect("room").at;
         assert_eq!(record(&mut table, 0), again);
         record(&mut table, SERIES_MAX as u32 + 9);
         let series = table.all();
@@ -470,7 +467,7 @@ mod tests {
         let _ = table.renew(0, 0);
         fill(&mut table, 1..SERIES_MAX as u32 + 1);
         let again = table.again(&named).expect("room");
-        let other = table.named(again).expect("a series").labels;
+        let other = table.named(again.at).expect("a series").labels;
         assert_eq!((&other.operation[..], &other.resource[..], &other.status[..]), ("GET", "other", "0"));
         // What the programs in the kernel add to it is counted, and not that it was made.
         assert_eq!(table.overflowed(), 0);
@@ -498,6 +495,24 @@ mod tests {
         let before = table.overflowed();
         table.record(&exchange, origin(&peer(1)), &context, 0);
         assert_eq!(table.overflowed(), before);
+        // What the programs in the kernel add counts as the exchange before it does.
+        let increment = |buckets| Increment { duration_ns: 9, request_bytes: 0, response_bytes: 0, buckets };
+        let mut added = 0;
+        for (peer_number, resource, status) in [
+            (1, base.resource, 0),
+            (1, base.resource, SERIES_MAX as u32 + 9),
+            (9_999, base.resource, 1),
+            (1, Symbol::OTHER, 9_998),
+        ] {
+            let exchange = Exchange { resource, status: Status::Code(status), ..base };
+            let before = table.overflowed();
+            let place = table.record(&exchange, origin(&peer(peer_number)), &context, 0).expect("room");
+            let once = table.overflowed() - before;
+            table.add(place, increment([(1, 5)].into_iter()));
+            assert_eq!(table.overflowed() - before, 6 * once, "{place:?}");
+            added += once;
+        }
+        assert_eq!(added, 2);
     }
 
     #[test]

@@ -22,7 +22,7 @@ use crate::{
         command::Command,
         slots::{Marks, SlotSums, Slots},
     },
-    recorder::{Increment, NamedSeries, SeriesTable, series::SeriesNames},
+    recorder::{Increment, NamedSeries, Place, SeriesTable, series::SeriesNames},
 };
 
 /// How long a key must not have been used to make room for another, nanoseconds.
@@ -71,9 +71,9 @@ enum Stage {
 #[derive(Debug)]
 enum SlotSeries {
     /// By its place in the table.
-    At(usize),
-    /// The table has begun anew, and does not have it yet.
-    Named(Box<NamedSeries>),
+    At(Place),
+    /// The table has begun anew, and does not have it yet. Exchanges that overflowed before still do.
+    Named { named: Box<NamedSeries>, overflows: bool },
 }
 
 /// What is known of a slot.
@@ -91,14 +91,14 @@ impl SlotSeries {
         increment: Increment<impl Iterator<Item = (i32, u64)>>,
         table: &mut SeriesTable,
     ) -> u64 {
-        if let Self::Named(named) = self {
+        if let Self::Named { named, overflows } = self {
             match table.again(named) {
-                Some(at) => *self = Self::At(at),
+                Some(place) => *self = Self::At(Place { overflows: place.overflows || *overflows, ..place }),
                 None => return table.drop_exchanges(increment),
             }
         }
-        let Self::At(at) = self else { return 0 };
-        table.add(*at, increment)
+        let Self::At(place) = self else { return 0 };
+        table.add(*place, increment)
     }
 }
 
@@ -133,7 +133,7 @@ impl KernelKeys {
     }
 
     /// From now on the programs aggregate exchanges of this key and status for this series.
-    pub fn learn(&mut self, key: &RequestKey, status: u32, series: usize, commands: &mut Vec<Command>) {
+    pub fn learn(&mut self, key: &RequestKey, status: u32, series: Place, commands: &mut Vec<Command>) {
         if !self.recurs(key) {
             return;
         }
@@ -249,8 +249,8 @@ impl KernelKeys {
     pub fn names_in_use(&self, since_ns: u64, table: &SeriesTable) -> impl Iterator<Item = SeriesNames> {
         let in_use = move |used: &&SlotUse| used.marks.iter().any(|mark| *mark >= since_ns);
         self.slots.iter().filter(in_use).filter_map(|used| match &used.series {
-            SlotSeries::At(series) => table.names(*series),
-            SlotSeries::Named(named) => Some(named.names()),
+            SlotSeries::At(place) => table.names(place.at),
+            SlotSeries::Named { named, .. } => Some(named.names()),
         })
     }
 
@@ -258,10 +258,10 @@ impl KernelKeys {
     /// [`Self::harvest`].
     pub fn series_renewed(&mut self, before: &SeriesTable) {
         for used in &mut self.slots {
-            if let SlotSeries::At(series) = used.series
-                && let Some(named) = before.named(series)
+            if let SlotSeries::At(Place { at, overflows }) = used.series
+                && let Some(named) = before.named(at)
             {
-                used.series = SlotSeries::Named(Box::new(named));
+                used.series = SlotSeries::Named { named: Box::new(named), overflows };
             }
         }
     }
@@ -279,7 +279,7 @@ impl KernelKeys {
 
 #[cfg(test)]
 mod tests {
-    use porthole_l7::{Limits, ParserContext, Side};
+    use porthole_l7::{Exchange, Limits, ParserContext, Side, Status};
     use porthole_protocol::Offload;
 
     use super::{
@@ -296,6 +296,11 @@ mod tests {
         RequestKey { request, protocol: Offload::Redis.number().into(), ..RequestKey::default() }
     }
 
+    /// The series of that number, whose own exchanges it has.
+    fn own(at: usize) -> Place {
+        Place { at, overflows: false }
+    }
+
     fn line(request: &[u8]) -> RequestName {
         RequestName::of(Offload::Http1.number().into(), request)
     }
@@ -309,21 +314,21 @@ mod tests {
         let (mut keys, mut commands) = (KernelKeys::default(), Vec::new());
         for hash in 0..1_000 {
             keys.learn_name(hash, line(b"GET /token HTTP/1.1\r\n"), &mut commands);
-            keys.learn(&http(hash), 200, 0, &mut commands);
+            keys.learn(&http(hash), 200, own(0), &mut commands);
         }
         assert!(keys.is_empty() && commands.is_empty(), "{commands:?}");
         keys.learn_name(7, line(b"GET /token HTTP/1.1\r\n"), &mut commands);
         assert_eq!(commands, [Command::NameKnown(7)]);
-        keys.learn(&http(7), 200, 0, &mut commands);
+        keys.learn(&http(7), 200, own(0), &mut commands);
         assert_eq!(keys.len(), 1);
     }
 
     #[test]
     fn a_key_has_one_entry_and_a_slot_for_each_status() {
         let (mut keys, mut commands) = (KernelKeys::default(), Vec::new());
-        keys.learn(&key(7), 200, 0, &mut commands);
-        keys.learn(&key(7), 404, 1, &mut commands);
-        keys.learn(&key(7), 404, 1, &mut commands);
+        keys.learn(&key(7), 200, own(0), &mut commands);
+        keys.learn(&key(7), 404, own(1), &mut commands);
+        keys.learn(&key(7), 404, own(1), &mut commands);
         let [
             Command::SetKey { index: 0, entry: first },
             Command::IndexKey { index: 0, .. },
@@ -340,11 +345,11 @@ mod tests {
     fn keys_slots_and_statuses_are_bounded() {
         let (mut keys, mut commands) = (KernelKeys::default(), Vec::new());
         for status in 0..100 {
-            keys.learn(&key(1), status, 0, &mut commands);
+            keys.learn(&key(1), status, own(0), &mut commands);
         }
         assert_eq!(keys.slots.len(), STATUSES_MAX);
         for request in 0..2 * u64::from(KERNEL_KEYS_MAX) {
-            keys.learn(&key(request), 200, 0, &mut commands);
+            keys.learn(&key(request), 200, own(0), &mut commands);
         }
         assert!(keys.len() <= KERNEL_KEYS_MAX as usize && keys.slots.len() == SLOTS_MAX as usize);
     }
@@ -355,7 +360,7 @@ mod tests {
     fn full() -> (KernelKeys, u64) {
         let mut keys = KernelKeys::default();
         for request in 0..KERNEL_KEYS_MAX.into() {
-            keys.learn(&key(request), 0, 0, &mut Vec::new());
+            keys.learn(&key(request), 0, own(0), &mut Vec::new());
         }
         keys.make_room(SECOND, |_| panic!("no key waits"), &mut Vec::new());
         (keys, SECOND + UNUSED_NS)
@@ -367,7 +372,7 @@ mod tests {
         let mut commands = Vec::new();
         keys.make_room(now, |_| panic!("no key waits"), &mut commands);
         let new = key(KERNEL_KEYS_MAX.into());
-        keys.learn(&new, 0, 7, &mut commands);
+        keys.learn(&new, 0, own(7), &mut commands);
         keys.slots[3].marks[1] = now - SECOND;
         let mut forgotten = Vec::new();
         keys.make_room(
@@ -379,21 +384,21 @@ mod tests {
             &mut commands,
         );
         assert!(forgotten.len() == KERNEL_KEYS_MAX as usize - 1 && !forgotten.contains(&3));
-        keys.learn(&new, 0, 7, &mut commands);
+        keys.learn(&new, 0, own(7), &mut commands);
         assert!(commands.is_empty(), "what is under way is aggregated there still");
         keys.make_room(now + RUN_NS, |_| true, &mut commands);
         let closed = |command: &Command| matches!(command, Command::SetKey { entry, .. } if (entry.generation, entry.used) == (2, 0));
         assert!(commands.len() == forgotten.len() && commands.iter().all(closed));
         commands.clear();
-        keys.learn(&new, 0, 7, &mut commands);
+        keys.learn(&new, 0, own(7), &mut commands);
         assert!(commands.is_empty(), "a program may be in the middle of it");
         keys.make_room(now + 2 * RUN_NS, |_| true, &mut commands);
-        keys.learn(&new, 0, 7, &mut commands);
+        keys.learn(&new, 0, own(7), &mut commands);
         let [Command::SetKey { index, entry }, Command::IndexKey { key, index: same }] = commands[..] else {
             panic!("{commands:?}")
         };
         assert_eq!((key, index, entry.generation, entry.used), (new, same, 2, 1));
-        assert!(matches!(keys.slots[entry.slots[0] as usize].series, SlotSeries::At(7)));
+        assert!(matches!(keys.slots[entry.slots[0] as usize].series, SlotSeries::At(Place { at: 7, .. })));
         assert_eq!((keys.len(), keys.slots.len()), (2, SLOTS_MAX as usize));
     }
 
@@ -423,10 +428,38 @@ mod tests {
     }
 
     #[test]
+    fn what_overflows_for_one_key_does_so_for_that_key_alone() {
+        let (mut table, mut context) = (SeriesTable::default(), ParserContext::new(Limits::default()));
+        let base = exchange(&mut context, Side::Server, "/", 200);
+        let (own_series, other_series) = (own(3), Place { at: 3, overflows: true });
+        for number in 0..8 {
+            let exchange = Exchange { status: Status::Code(number), ..base };
+            table.record(&exchange, origin(&Peer::Unknown), &context, 0).expect("room");
+        }
+        let mut keys = KernelKeys::default();
+        keys.learn(&key(1), 0, own_series, &mut Vec::new());
+        keys.learn(&key(2), 0, other_series, &mut Vec::new());
+        let sums = |count| {
+            let buckets = [(0, count)].into_iter();
+            Increment { duration_ns: 1, request_bytes: 0, response_bytes: 0, buckets }
+        };
+        let mut overflowed = 0;
+        for _ in 0..3 {
+            keys.slots[0].series.add(sums(100), &mut table);
+            assert_eq!(table.overflowed(), overflowed, "exchanges of its own");
+            keys.slots[1].series.add(sums(7), &mut table);
+            overflowed += 7;
+            assert_eq!(table.overflowed(), overflowed, "those of another key");
+            let ended = table.renew(0, 7);
+            keys.series_renewed(&ended);
+        }
+    }
+
+    #[test]
     fn what_the_programs_do_not_forget_stays() {
         let (mut keys, now) = full();
         for pass in 0..4 {
-            keys.learn(&key(KERNEL_KEYS_MAX.into()), 0, 7, &mut Vec::new());
+            keys.learn(&key(KERNEL_KEYS_MAX.into()), 0, own(7), &mut Vec::new());
             keys.make_room(now + pass * RUN_NS, |_| false, &mut Vec::new());
         }
         assert_eq!(keys.len(), KERNEL_KEYS_MAX as usize);
@@ -437,7 +470,7 @@ mod tests {
         let (mut keys, mut commands) = (KernelKeys::default(), Vec::new());
         for _ in 0..RECURRING {
             keys.learn_name(1, line(b"GET /a HTTP/1.1\r\nHost: x\r\n"), &mut commands);
-            keys.learn(&http(1), 200, 0, &mut commands);
+            keys.learn(&http(1), 200, own(0), &mut commands);
         }
         for hash in 2..3 * NAMES_MAX as u64 {
             for _ in 0..2 {

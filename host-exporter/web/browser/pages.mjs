@@ -10,8 +10,12 @@ export function launch() {
   return chromium.launch({ executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium", args: ["--no-sandbox"] });
 }
 
+/** Longest wait for what a page does after a moment: far longer than it takes on a busy machine. */
+export const SOON_MS = 120_000;
+
 /** A page, and what goes wrong on it. It may request from these addresses alone; `expected` is an error of the console that is none. */
 export async function watched(context, addresses, expected) {
+  context.setDefaultTimeout(SOON_MS);
   const page = await context.newPage();
   const faults = [];
   page.on("console", (message) => message.type() === "error" && !message.text().includes(expected ?? "\0") && faults.push(message.text()));
@@ -27,13 +31,13 @@ export async function watched(context, addresses, expected) {
 /** Waits until the page has these texts. */
 export async function has(page, texts) {
   for (const text of texts) {
-    await page.getByText(text, { exact: false }).first().waitFor({ state: "attached", timeout: 20000 });
+    await page.getByText(text, { exact: false }).first().waitFor({ state: "attached" });
   }
 }
 
-/** Tries until something holds; nothing that a page does after a moment takes as long. */
+/** Tries until something holds. */
 export async function until(holds, what) {
-  const end = Date.now() + 120_000;
+  const end = Date.now() + SOON_MS;
   while (!(await holds())) {
     assert.ok(Date.now() < end, what);
     await new Promise((later) => setTimeout(later, 100));

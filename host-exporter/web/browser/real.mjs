@@ -4,11 +4,9 @@
 import assert from "node:assert/strict";
 import { mkdirSync, rmSync } from "node:fs";
 import { join } from "node:path";
-import { check, has, launch, SIZES, watched } from "./pages.mjs";
+import { check, has, launch, SIZES, SOON_MS, watched } from "./pages.mjs";
 
 const [address, folder, pages] = process.argv.slice(2);
-/** Numbers arrive with the agents' batches, and pages request them again at the end of each 15 seconds. */
-const ARRIVAL_MS = 45_000;
 rmSync(folder, { recursive: true, force: true });
 mkdirSync(folder, { recursive: true });
 const browser = await launch();
@@ -27,7 +25,8 @@ async function open(context, name, { view, texts, cells }) {
   await page.goto(`${address}/${view}`);
   await has(page, texts);
   for (const cell of cells) {
-    const end = Date.now() + ARRIVAL_MS;
+    // Numbers arrive with the agents' batches, and pages request them again at the end of each 15 seconds.
+    const end = Date.now() + SOON_MS;
     let found = await page.evaluate(cellsOf, cell);
     const arrived = () => found.length > 0 && found.every((text) => (cell.value === undefined ? /\d/.test(text) : text === cell.value));
     while (!arrived() && Date.now() < end) {

@@ -1,6 +1,7 @@
 //! Which names applications looked up for the addresses that they got.
 //!
-//! Bounded: at [`LOOKUPS_MAX`] addresses, those that were not looked up for ten minutes make room. Of several names of an address, the one
+//! Bounded: at [`LOOKUPS_MAX`] addresses, or [`SCOPE_LOOKUPS_MAX`] of an application, those that were not looked up for ten minutes make
+//! room. Of several names of an address, the one
 //! that was looked up first stays as long as it is looked up: servers of several names have one node in a picture of calls.
 
 use std::net::IpAddr;
@@ -14,6 +15,9 @@ use crate::{
 
 /// Most addresses.
 const LOOKUPS_MAX: usize = 2_048;
+
+/// Most addresses of one application: others have room beside one that looks up new names all the time.
+const SCOPE_LOOKUPS_MAX: usize = LOOKUPS_MAX / 2;
 
 /// Time after which a lookup makes room for others, nanoseconds.
 const UNUSED_NS: u64 = 600 * 1_000_000_000;
@@ -39,13 +43,21 @@ impl Lookups {
             return;
         }
         let may_search = self.searched.is_none_or(|at| now.since(at) >= SEARCH_INTERVAL_NS);
-        if self.names.len() >= LOOKUPS_MAX && may_search {
+        let mut has_room = self.has_room(scope);
+        if !has_room && may_search {
             self.searched = Some(now);
             self.names.retain(|_, (_, used)| now.since(*used) < UNUSED_NS);
+            has_room = self.has_room(scope);
         }
-        if self.names.len() < LOOKUPS_MAX {
+        if has_room {
             self.names.insert(key, (name, now));
         }
+    }
+
+    fn has_room(&self, scope: ScopeId) -> bool {
+        let all = self.names.len();
+        let of_scope = || self.names.keys().filter(|(other, _)| *other == scope).count();
+        all < LOOKUPS_MAX && (all < SCOPE_LOOKUPS_MAX || of_scope() < SCOPE_LOOKUPS_MAX)
     }
 
     /// The name that an application looked up for an address.
@@ -90,7 +102,12 @@ mod tests {
         for number in 0..10_000 {
             lookups.add(ScopeId(0), address(number), Symbol(5), Timestamp(1));
         }
+        assert_eq!(lookups.names.len(), SCOPE_LOOKUPS_MAX);
+        for number in 0..10_000 {
+            lookups.add(ScopeId(1 + number % 2), address(number), Symbol(5), Timestamp(1));
+        }
         assert_eq!(lookups.names.len(), LOOKUPS_MAX);
+        assert_eq!(lookups.name(ScopeId(1), address(0)), Some(Symbol(5)), "another application's");
         assert_eq!(lookups.name(ScopeId(0), address(9_999)), None);
         lookups.add(ScopeId(0), address(9_999), Symbol(5), Timestamp(1 + UNUSED_NS));
         assert_eq!((lookups.names.len(), lookups.name(ScopeId(0), address(9_999))), (1, Some(Symbol(5))));

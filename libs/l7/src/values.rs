@@ -81,6 +81,9 @@ fn unknown(value: &str) -> String {
     value.replace([' ', '.', ':'], "_")
 }
 
+/// Of the lines behind this one the agent's programs keep the beginning.
+const TRACE_CONTEXT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+
 fn http1(value: &str, body: &[u8]) -> Vec<Step> {
     let escaped = value.replace(' ', "%20");
     let mut steps = Vec::new();
@@ -89,7 +92,7 @@ fn http1(value: &str, body: &[u8]) -> Vec<Step> {
     for target in targets {
         let head = format!(
             "POST {target} HTTP/1.1\r\nHost: a\r\nCookie: id={value}\r\nAuthorization: Bearer {value}\r\n\
-             X-{value}: {value}\r\nContent-Length: {}\r\n\r\n",
+             traceparent: {TRACE_CONTEXT}\r\nX-{value}: {value}\r\nContent-Length: {}\r\n\r\n",
             body.len()
         );
         steps.push((C, [head.as_bytes(), body].concat()));

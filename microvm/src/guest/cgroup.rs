@@ -4,6 +4,7 @@ use std::{
     collections::HashMap,
     io::{self, Write as _},
     path::{Path, PathBuf},
+    time::{Duration, Instant},
 };
 
 use super::GuestError;
@@ -14,6 +15,12 @@ pub const ROOT: &str = "/sys/fs/cgroup";
 
 /// What containers get limits for, where the kernel has it.
 const CONTROLLERS: &[&str] = &["cpu", "cpuset", "io", "memory", "pids"];
+
+/// How long the processes of a group may take to end once they are killed.
+pub const KILLED_WITHIN: Duration = Duration::from_secs(1);
+
+/// Time between two attempts to remove a group of which processes are ending.
+const REMOVAL_INTERVAL: Duration = Duration::from_millis(10);
 
 /// Lets the containers' groups have their controllers.
 pub fn enable_controllers() {
@@ -40,11 +47,18 @@ impl Group {
         Self { path }
     }
 
-    /// Kills what is in it and removes it, if it is there.
-    pub fn discard(&self) {
-        // The kernel ends the processes a moment later: one that is still busy stays empty, and the next container of its name takes it.
+    /// Kills what is in it and removes it, if it is there. Blocks until the processes have ended, up to this time.
+    pub fn discard(&self, limit: Duration) {
+        let begin = Instant::now();
         let _ = self.kill();
-        let _ = std::fs::remove_dir(&self.path);
+        // The kernel ends the processes a moment later. A group that is still busy stays empty, and the next container of its name
+        // takes it.
+        while let Err(error) = std::fs::remove_dir(&self.path)
+            && error.kind() != io::ErrorKind::NotFound
+            && begin.elapsed() < limit
+        {
+            std::thread::sleep(REMOVAL_INTERVAL);
+        }
     }
 
     fn file(&self, name: &str) -> PathBuf {
@@ -74,7 +88,7 @@ impl Group {
         self.write("cgroup.freeze", "1")?;
         // The kernel stops each process at its next return to user space.
         while self.table("cgroup.events").get("frozen") != Some(&1) {
-            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+            tokio::time::sleep(Duration::from_millis(5)).await;
         }
         Ok(())
     }
@@ -174,5 +188,27 @@ mod tests {
         assert_eq!((stats.cpu_usage_micros, stats.cpu_user_micros, stats.pids_current), (7, 5, 0));
         assert_eq!(group.oom_kills(), 2);
         assert_eq!(group.pids(), [3, 7, 12]);
+    }
+
+    #[test]
+    fn a_group_is_removed_once_its_processes_have_ended() {
+        let directory = tempfile::tempdir().expect("directory");
+        let path = directory.path().join("group");
+        let (kill, process) = (path.join("cgroup.kill"), path.join("process"));
+        std::fs::create_dir(&path).expect("created");
+        std::fs::write(&kill, "").expect("written");
+        std::fs::write(&process, "").expect("written");
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while std::fs::read_to_string(&kill).expect("read") != "1" {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+                std::fs::remove_file(&process).expect("removed");
+                std::fs::remove_file(&kill).expect("removed");
+            });
+            Group::at(path.clone()).discard(Duration::from_mins(2));
+        });
+        assert!(!path.exists());
+        Group::at(path).discard(Duration::from_mins(2));
     }
 }

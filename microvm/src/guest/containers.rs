@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
     process::Stdio,
     sync::{
-        Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -20,7 +20,8 @@ use tokio_vsock::VsockStream;
 use super::{
     GuestError,
     agent::{Agent, Until},
-    cgroup::Group,
+    being_made::BeingMade,
+    cgroup::{self, Group},
     helper::{self, Make, Order, StandardStreams},
     mount_namespace::MountNamespace,
     oom,
@@ -57,11 +58,13 @@ struct Container {
 /// The table of containers.
 pub struct Containers {
     reaper: Reaper,
-    streams: std::sync::Arc<Streams>,
+    streams: Arc<Streams>,
     agent: Agent,
     /// How long containers wait for the agent, milliseconds.
     agent_wait_ms: AtomicU64,
     table: Mutex<HashMap<String, Container>>,
+    /// Those that are not in the table yet.
+    being_made: BeingMade,
     files: AtomicU64,
     oom_sender: mpsc::Sender<String>,
     oom_receiver: AsyncMutex<mpsc::Receiver<String>>,
@@ -83,7 +86,7 @@ enum Carrier {
 
 impl Containers {
     /// An empty table.
-    pub fn new(reaper: Reaper, streams: std::sync::Arc<Streams>, agent: Agent) -> Self {
+    pub fn new(reaper: Reaper, streams: Arc<Streams>, agent: Agent) -> Self {
         let (oom_sender, oom_receiver) = mpsc::channel(OOM_QUEUE);
         Self {
             reaper,
@@ -91,6 +94,7 @@ impl Containers {
             agent,
             agent_wait_ms: AtomicU64::new(0),
             table: Mutex::default(),
+            being_made: BeingMade::default(),
             files: AtomicU64::new(0),
             oom_sender,
             oom_receiver: AsyncMutex::new(oom_receiver),
@@ -106,37 +110,55 @@ impl Containers {
         self.agent_wait_ms.store(milliseconds, Ordering::Relaxed);
     }
 
-    /// Makes a container, its first process waiting to be started.
-    pub async fn create(&self, id: &str, spec: &[u8], numbers: &StreamNumbers) -> Result<i32, GuestError> {
+    /// Makes a container, its first process waiting to be started. It is made also when the caller gives up meanwhile, and discarded
+    /// when it is removed meanwhile.
+    pub async fn create(
+        self: &Arc<Self>,
+        id: &str,
+        spec: Vec<u8>,
+        numbers: StreamNumbers,
+    ) -> Result<i32, GuestError> {
         check_id(id)?;
-        if self.table().contains_key(id) {
-            return Err(GuestError::State(format!("container {id} exists")));
-        }
+        let claim = self.being_made.begin(id).filter(|_| !self.table().contains_key(id));
+        let claim = claim.ok_or_else(|| GuestError::State(format!("container {id} exists")))?;
+        let [making, keeping] = [Arc::clone(self), Arc::clone(self)];
+        let [make_id, keep_id, discard_id] = [id.to_owned(), id.to_owned(), id.to_owned()];
+        let made = claim.make(
+            async move { making.make(&make_id, &spec, &numbers).await },
+            move |(pid, container)| {
+                keeping.table().insert(keep_id, container);
+                pid
+            },
+            // The host gets the failure, and removes what it has mounted.
+            async move |made: Option<(i32, Container)>| {
+                discard_all(discard_id).await;
+                if let Some(mounts) = made.and_then(|(_, container)| container.mounts) {
+                    mounts.release().await;
+                }
+            },
+        );
+        made.await
+    }
+
+    async fn make(
+        &self,
+        id: &str,
+        spec: &[u8],
+        numbers: &StreamNumbers,
+    ) -> Result<(i32, Container), GuestError> {
         let bundle = Path::new(BUNDLES).join(id);
         std::fs::create_dir_all(&bundle).map_err(GuestError::io(format!("create {}", bundle.display())))?;
         std::fs::create_dir_all(helper::STATE).map_err(GuestError::io("create the state directory"))?;
-        let made = async {
-            std::fs::write(bundle.join(helper::CONFIG), spec)
-                .map_err(GuestError::io("write the specification"))?;
-            self.run(id, Make::Container(bundle.clone()), numbers).await
-        };
-        match made.await {
-            Ok(process) => {
-                let pid = process.pid;
-                // Not there any more if it was killed already.
-                let mounts = MountNamespace::of(pid).ok();
-                self.agent.listening().await;
-                let oom = oom::Watch::start(id, self.oom_sender.clone());
-                let processes = HashMap::from([(String::new(), process)]);
-                self.table().insert(id.to_owned(), Container { processes, _oom: oom, mounts });
-                Ok(pid)
-            }
-            Err(error) => {
-                // The host gets the failure, and removes what it has mounted.
-                discard(id, &bundle, Path::new(helper::STATE), &Group::of(id));
-                Err(error)
-            }
-        }
+        std::fs::write(bundle.join(helper::CONFIG), spec)
+            .map_err(GuestError::io("write the specification"))?;
+        let process = self.run(id, Make::Container(bundle), numbers).await?;
+        let pid = process.pid;
+        // Not there any more if it was killed already.
+        let mounts = MountNamespace::of(pid).ok();
+        self.agent.listening().await;
+        let oom = oom::Watch::start(id, self.oom_sender.clone());
+        let processes = HashMap::from([(String::new(), process)]);
+        Ok((pid, Container { processes, _oom: oom, mounts }))
     }
 
     /// Runs a further process in a container.
@@ -281,7 +303,8 @@ impl Containers {
         })
     }
 
-    /// Forgets a process; with the empty exec id the container, killing what is left of it.
+    /// Forgets a process; with the empty exec id the container, killing what is left of it. Of one that is not in the table, as it was
+    /// not made to the end or is being made, nothing stays either.
     pub async fn remove(&self, id: &str, exec_id: &str) -> Result<(), GuestError> {
         if !exec_id.is_empty() {
             if let Some(container) = self.table().get_mut(id) {
@@ -289,7 +312,20 @@ impl Containers {
             }
             return Ok(());
         }
-        self.ending(id, "")?;
+        check_id(id)?;
+        self.being_made.cancel(id).await;
+        if !self.table().contains_key(id) {
+            // Otherwise another call makes or discards it.
+            if let Some(claim) = self.being_made.begin(id) {
+                let unknown = id.to_owned();
+                let discarding = tokio::spawn(async move {
+                    discard_all(unknown).await;
+                    drop(claim);
+                });
+                discarding.await.map_err(|error| GuestError::Container(error.to_string()))?;
+            }
+            return Ok(());
+        }
         let failed = |error: libcontainer::error::LibcontainerError| GuestError::Container(error.to_string());
         load(id)?.delete(true).map_err(failed)?;
         let removed = self.table().remove(id);
@@ -364,13 +400,23 @@ impl Containers {
     }
 }
 
+/// As [`discard`], of the guest's containers, on a thread that may block: libcontainer waits for processes to end.
+async fn discard_all(id: String) {
+    let discarding = tokio::task::spawn_blocking(move || {
+        discard(&id, &Path::new(BUNDLES).join(&id), Path::new(helper::STATE), &Group::of(&id));
+    });
+    if let Err(error) = discarding.await {
+        eprintln!("porthole-init: a container that was not made: {error}");
+    }
+}
+
 /// Removes what there is of a container that was not made: which of its parts there are depends on where that failed.
 fn discard(id: &str, bundle: &Path, states: &Path, group: &Group) {
     let state = states.join(id);
     // Kills its processes, and takes its control group and its state away.
     let deleted = OciContainer::load(state.clone()).and_then(|mut container| container.delete(true));
     if deleted.is_err() {
-        group.discard();
+        group.discard(cgroup::KILLED_WITHIN);
         // What could not be loaded has no more to it than this.
         let _ = std::fs::remove_dir_all(&state);
     }

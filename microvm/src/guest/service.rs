@@ -90,8 +90,8 @@ impl guest_ttrpc::Guest for GuestService {
         _: &TtrpcContext,
         request: guest::CreateContainerRequest,
     ) -> ttrpc::Result<guest::ProcessId> {
-        let streams = request.streams.get_or_default();
-        answer(self.containers.create(&request.id, &request.spec, streams).await.map(process_id))
+        let streams = request.streams.unwrap_or_default();
+        answer(self.containers.create(&request.id, request.spec, streams).await.map(process_id))
     }
 
     async fn start_container(

@@ -12,7 +12,11 @@ use porthole_testbed::{
     wait,
 };
 
-use crate::{Test, stage::Stage, starts, traces};
+use crate::{
+    Test,
+    stage::{ENDED_KEPT, Stage},
+    starts, traces,
+};
 
 pub const TESTS: &[Test] = &[
     ("counts::two_tenants_are_counted_exactly_on_both_sides", two_tenants),
@@ -139,7 +143,7 @@ fn totals_stay(stage: &Stage) -> Result<()> {
         let environment = stage.environment()?;
         // Some time after its end, the instance's series are gone and the application's are not.
         let prometheus = environment.prometheus.as_ref().context("Prometheus")?;
-        wait::until("the series of the ended sandbox go", wait::SOON, || {
+        wait::until("the series of the ended sandbox go", ENDED_KEPT + wait::SOON, || {
             let series =
                 prometheus.query("http_server_request_duration_seconds_count{service_name=\"catalog\"}")?;
             Ok(series.is_empty().then_some(()))

@@ -2,7 +2,7 @@
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result};
@@ -27,6 +27,10 @@ fn take_down(stage: &Stage) -> Result<()> {
 
 /// Names of tenants and applications that only quoting gets into an exposition.
 pub const ODD_TENANT: &str = "Ümläut \"quoted\\\" {tenant}, 日本";
+
+/// How long the exporter keeps the row and the series of a sandbox that has ended: longer than a test on a busy machine stalls
+/// before it looks. What waits for them to go waits longer.
+pub const ENDED_KEPT: Duration = Duration::from_mins(1);
 
 /// containerd namespace of the tenant with the odd name.
 pub const ODD_NAMESPACE: &str = "odd";
@@ -59,7 +63,7 @@ impl Stage {
             // On a busy machine an emulated guest attaches the agent later than on others.
             .with("microvm", "agent_wait_ms", 20_000)
             // So that a test sees the row of a sandbox that has ended; otherwise two scrapes, a second each, take it away.
-            .with("exporter", "ended_keep_at_least_seconds", 15.0);
+            .with("exporter", "ended_keep_at_least_seconds", ENDED_KEPT.as_secs_f64());
         let begin = Instant::now();
         let namespaces = [&NAMESPACES[..], &[ODD_NAMESPACE, starts::NAMESPACE]].concat();
         let environment = Environment::start(Dist::from_env()?, &settings, &namespaces, true, &|_| {})?;

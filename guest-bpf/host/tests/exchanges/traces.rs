@@ -4,6 +4,7 @@ use porthole_bpf_host::{
     agent::monitor::{Mode, Monitor},
     differential::Call,
 };
+use porthole_bpf_types::kernel_key::CONTEXT_MAX;
 use porthole_l7::{Direction, Limits, ParserContext, Side, Timestamp};
 
 use crate::support::Differences;
@@ -123,4 +124,27 @@ fn no_request_has_the_context_of_another_one() {
     let lengths: Vec<u64> = monitor.exchanges().0.iter().map(|exchange| exchange.request_bytes).collect();
     assert_eq!(traces, [None, Some(2), None, None, None]);
     assert_eq!(lengths[..4], [0, 1, 2, 3].map(|more| shortest + more));
+}
+
+/// With a context the programs keep what follows it in the head.
+#[test]
+fn nothing_of_the_lines_behind_a_context_leaves() {
+    const MARKER: &str = "swordfish";
+    let lines = format!("traceparent: 00-{T}-{S}-01\r\nX-{MARKER}: {MARKER}\r\n");
+    assert!(lines.len() < CONTEXT_MAX, "all of it is kept");
+    let mut monitor = Monitor::new(Mode::Begun, Side::Server, ParserContext::new(Limits::default()));
+    for now in 1..=4 {
+        monitor.call(Direction::Ingress, &[request(&lines).as_bytes()], Timestamp(2_000 * now));
+        monitor.call(Direction::Egress, &[RESPONSE.as_bytes()], Timestamp(2_000 * now + 1_000));
+    }
+    assert!(monitor.is_offloaded());
+    let (exchanges, context) = monitor.exchanges();
+    assert!(exchanges.iter().any(|exchange| exchange.trace.is_some()), "{exchanges:?}");
+    let names: Vec<&str> = exchanges
+        .iter()
+        .flat_map(|exchange| [exchange.operation, exchange.resource])
+        .map(|symbol| context.name(symbol))
+        .collect();
+    let left = format!("{exchanges:?} {names:?} {context:?}");
+    assert!(!left.contains(MARKER), "{left}");
 }

@@ -148,7 +148,9 @@ function Chooser({ shown, boxes, tracesOf }: Choice): JSX.Element {
         aria-label={text("chooseCell")}
         aria-describedby="cell"
         onMouseMove={(event) => {
-          choose(at(event));
+          const over = at(event);
+          // Beside all cells the last one stays: the way to its link leads there.
+          if (over !== null) choose(over);
         }}
         onFocus={() => {
           choose((chosen) => chosen ?? first(shown));

@@ -8,7 +8,8 @@
 //! - of a connection that is closed while there are bytes to read (`ECONNRESET`) the guest learns nothing.
 //!
 //! So a handshake goes on when its caller has given up, and a connection that is dropped is read to its end. A guest may never answer:
-//! the next caller takes over the handshake of one that has given up, and there are never more than callers were waiting at one time.
+//! the next caller takes over the handshake of one that has given up. The device can also lose a request that came before the guest
+//! had its device: a handshake that was not answered within a minute stays open, and the next caller begins another one, up to a limit.
 
 use std::{
     io,
@@ -24,7 +25,7 @@ use tokio::{
     net::UnixStream,
     runtime::Handle,
     sync::oneshot,
-    time::timeout,
+    time::{Instant, timeout},
 };
 
 /// Longest answer to the handshake: `OK 4294967295\n`.
@@ -37,8 +38,20 @@ const DRAINED: Duration = Duration::from_mins(1);
 /// it learns of the end.
 const DRAINED_BYTES: u64 = 4 << 20;
 
+/// How many dropped connections of a device are read at one time; beyond that they are closed unread. A guest that ends none of them
+/// takes no more descriptors than that.
+const DRAINING_MAX: usize = 8;
+
+/// From this age on the device may have lost a handshake that it has not answered: the next caller begins another one.
+const LOST_AFTER: Duration = Duration::from_mins(1);
+
+/// How many handshakes without a caller a port of a device has before the youngest of them is taken over at any age.
+const GIVEN_UP_MAX: usize = 8;
+
 /// A connection that is read to its end when it is dropped.
 pub struct HybridStream {
+    /// The device's socket.
+    path: PathBuf,
     /// Taken when it is dropped only.
     stream: Option<UnixStream>,
     /// Whether the end was read: the device has forgotten it.
@@ -46,8 +59,8 @@ pub struct HybridStream {
 }
 
 impl HybridStream {
-    fn new(stream: UnixStream) -> Self {
-        Self { stream: Some(stream), ended: false }
+    fn new(path: &Path, stream: UnixStream) -> Self {
+        Self { path: path.to_owned(), stream: Some(stream), ended: false }
     }
 
     fn stream(&mut self) -> io::Result<Pin<&mut UnixStream>> {
@@ -58,8 +71,40 @@ impl HybridStream {
 impl Drop for HybridStream {
     fn drop(&mut self) {
         // Without a runtime the process ends, and the guest closes what it gets no answer on.
-        if let (Some(stream), false, Ok(runtime)) = (self.stream.take(), self.ended, Handle::try_current()) {
-            runtime.spawn(drain(stream));
+        if let (Some(stream), false, Ok(runtime)) = (self.stream.take(), self.ended, Handle::try_current())
+            && let Some(draining) = Draining::of(std::mem::take(&mut self.path))
+        {
+            runtime.spawn(async move {
+                drain(stream).await;
+                drop(draining);
+            });
+        }
+    }
+}
+
+/// The devices whose dropped connections are read, one entry a connection.
+static DRAINING: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
+
+/// A dropped connection's place among those that are read.
+struct Draining(PathBuf);
+
+impl Draining {
+    /// None if the device has [`DRAINING_MAX`].
+    fn of(path: PathBuf) -> Option<Self> {
+        let mut draining = DRAINING.lock().unwrap_or_else(PoisonError::into_inner);
+        if draining.iter().filter(|other| **other == path).count() >= DRAINING_MAX {
+            return None;
+        }
+        draining.push(path.clone());
+        Some(Self(path))
+    }
+}
+
+impl Drop for Draining {
+    fn drop(&mut self) {
+        let mut draining = DRAINING.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(index) = draining.iter().position(|other| *other == self.0) {
+            draining.swap_remove(index);
         }
     }
 }
@@ -132,6 +177,7 @@ struct Handshake {
     number: u64,
     path: PathBuf,
     port: u32,
+    begun: Instant,
     /// Who waits for it; closed once that one has given up.
     caller: Caller,
 }
@@ -169,8 +215,9 @@ pub async fn connected(
     if let Some(caller) = take_over(path, port, caller) {
         let mut stream = connect.await?;
         let place = enter(path, port, caller);
+        let path = path.to_owned();
         tokio::spawn(async move {
-            let result = handshake(&mut stream, port).await.map(|()| HybridStream::new(stream));
+            let result = handshake(&mut stream, port).await.map(|()| HybridStream::new(&path, stream));
             if let Some(handshake) = place.leave() {
                 // Without a caller the connection is dropped.
                 let _ = handshake.caller.send(result);
@@ -180,18 +227,21 @@ pub async fn connected(
     answer.await.map_err(io::Error::other)?
 }
 
-/// Makes the caller that of a handshake that another one has given up; gives it back if there is none.
+/// Makes the caller that of the youngest handshake that another one has given up; gives it back if there is none, or if the device may
+/// have lost it.
 fn take_over(path: &Path, port: u32, caller: Caller) -> Option<Caller> {
     let handshakes = &mut unanswered().handshakes;
     let given_up = handshakes
         .iter_mut()
-        .find(|handshake| handshake.caller.is_closed() && handshake.port == port && handshake.path == path);
-    match given_up {
-        Some(handshake) => {
-            handshake.caller = caller;
+        .filter(|handshake| handshake.caller.is_closed() && handshake.port == port && handshake.path == path);
+    let mut given_up: Vec<_> = given_up.collect();
+    let is_full = given_up.len() >= GIVEN_UP_MAX;
+    match given_up.iter_mut().max_by_key(|handshake| handshake.number) {
+        Some(youngest) if is_full || youngest.begun.elapsed() < LOST_AFTER => {
+            youngest.caller = caller;
             None
         }
-        None => Some(caller),
+        _ => Some(caller),
     }
 }
 
@@ -199,7 +249,13 @@ fn enter(path: &Path, port: u32, caller: Caller) -> Place {
     let mut unanswered = unanswered();
     let number = unanswered.next;
     unanswered.next += 1;
-    unanswered.handshakes.push(Handshake { number, path: path.to_owned(), port, caller });
+    unanswered.handshakes.push(Handshake {
+        number,
+        path: path.to_owned(),
+        port,
+        begun: Instant::now(),
+        caller,
+    });
     Place(number)
 }
 
@@ -265,35 +321,82 @@ mod tests {
         assert_eq!(guest.read(&mut request).await.expect("read"), 0, "then it is closed");
     }
 
+    fn none() -> impl Future<Output = io::Result<UnixStream>> {
+        std::future::poll_fn(|_| panic!("there is one already"))
+    }
+
     #[tokio::test(start_paused = true)]
     async fn the_next_caller_takes_an_unanswered_handshake_over() {
         let (host, mut guest) = UnixStream::pair().expect("pair");
         let path = Path::new("taken-over");
         give_up(path, host).await;
-        tokio::time::sleep(Duration::from_hours(1)).await;
+        tokio::time::sleep(LOST_AFTER / 2).await;
         for _ in 0..3 {
-            let none = async { panic!("there is one already") };
-            let dialled = timeout(Duration::from_millis(1), connected(path, 10_260, none)).await;
+            let dialled = timeout(Duration::from_millis(1), connected(path, 10_260, none())).await;
             assert!(dialled.is_err(), "there was no answer");
         }
         let (another, _guest) = UnixStream::pair().expect("pair");
         give_up(Path::new("another"), another).await;
         guest.write_all(b"OK 5\n!").await.expect("answered");
-        let none = async { panic!("there is one already") };
-        let mut stream = connected(path, 10_260, none).await.expect("connected");
+        let mut stream = connected(path, 10_260, none()).await.expect("connected");
         assert_eq!(stream.read_u8().await.expect("read"), b'!');
         let mut request = [0; 15];
         drop(stream);
         assert_eq!(guest.read(&mut request).await.expect("one request"), 14);
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn a_handshake_that_the_device_may_have_lost_stays_open_beside_another_one() {
+        let path = Path::new("lost");
+        let mut guests = Vec::new();
+        for _ in 0..GIVEN_UP_MAX {
+            let (host, guest) = UnixStream::pair().expect("pair");
+            give_up(path, host).await;
+            guests.push(guest);
+            tokio::time::sleep(LOST_AFTER).await;
+        }
+        // Now there are enough: the youngest is taken over, at any age.
+        tokio::time::sleep(Duration::from_hours(1)).await;
+        let mut youngest = guests.pop().expect("guests");
+        youngest.write_all(b"OK 5\n!").await.expect("answered");
+        let mut stream = connected(path, 10_260, none()).await.expect("connected");
+        assert_eq!(stream.read_u8().await.expect("read"), b'!');
+        let mut request = [0; 14];
+        for guest in &mut guests {
+            guest.read_exact(&mut request).await.expect("request");
+            let more = timeout(Duration::from_millis(1), guest.read(&mut request)).await;
+            assert!(more.is_err(), "it is still open");
+        }
+    }
+
     #[tokio::test]
     async fn a_dropped_stream_is_read_to_its_end() {
         let (host, mut guest) = UnixStream::pair().expect("pair");
         guest.write_all(b"unread").await.expect("written");
-        drop(HybridStream::new(host));
+        drop(HybridStream::new(Path::new("unread"), host));
         assert_eq!(guest.read(&mut [0]).await.expect("no reset"), 0);
         guest.write_all(b"unread").await.expect("it is still read");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn of_connections_that_the_guest_does_not_end_a_few_are_read() {
+        let dropped = async |path: &str| {
+            let (host, mut guest) = UnixStream::pair().expect("pair");
+            drop(HybridStream::new(Path::new(path), host));
+            tokio::task::yield_now().await;
+            let is_read = guest.write_all(b"more").await.is_ok();
+            (is_read, guest)
+        };
+        let mut guests = Vec::new();
+        for _ in 0..DRAINING_MAX {
+            let (is_read, guest) = dropped("kept").await;
+            assert!(is_read);
+            guests.push(guest);
+        }
+        assert!(!dropped("kept").await.0, "one too many");
+        assert!(dropped("other").await.0, "another device's");
+        tokio::time::sleep(2 * DRAINED).await;
+        assert!(dropped("kept").await.0, "there is room again");
     }
 
     #[tokio::test]
