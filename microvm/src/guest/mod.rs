@@ -1,15 +1,15 @@
 //! The guest's first process.
 //!
-//! At boot: file systems ([`mounts`]), kernel modules ([`modules`]), the loopback interface ([`network`]); then it
-//! starts the monitoring agent ([`agent`]), listens on vsock and writes a line to the console. From then on it serves the
-//! host's calls ([`service`]): [`containers`] keeps the table, [`being_made`] what is not in it yet, [`helper`] makes containers with
-//! libcontainer in a process of its own, below their [`seccomp`] profiles, [`streams`] carries standard streams, [`terminal`] fetches a container's
-//! terminal, [`cgroup`] counts, freezes and kills, [`reaper`] collects what has ended, and [`mount_namespace`] keeps a container's
-//! mounts beyond its end.
+//! At boot: file systems ([`mounts`]), kernel modules ([`modules`]), the loopback interface ([`network`]); then it starts the
+//! monitoring agent ([`agent`]), listens on vsock and writes a line to the console. From then on it serves the host's calls
+//! ([`service`]): [`containers`] keeps the table, [`being_made`] what is not in it yet, [`helper`] makes containers with
+//! libcontainer in a process of its own, below their [`seccomp`] profiles, [`streams`] carries standard streams, [`terminal`]
+//! fetches a container's terminal, [`cgroup`] counts, freezes and kills, [`reaper`] collects what has ended, and
+//! [`mount_namespace`] keeps a container's mounts beyond its end.
 //!
-//! Invariants: this process never forks a copy of itself that goes on running its code: helpers are executed afresh,
-//! so that no lock and no runtime is inherited. Nothing here blocks for long: one thread serves
-//! all calls, and what does block has a thread of its own.
+//! Invariants: this process never forks a copy of itself that goes on running its code: helpers are executed afresh, so that no
+//! lock and no runtime is inherited. Nothing here blocks for long: one thread serves all calls, and what does block has a
+//! thread of its own.
 
 use std::{process::ExitCode, sync::Arc};
 
