@@ -132,7 +132,10 @@ fn agent_mode_writes_exact_counts_of_each_tenant() -> Outcome {
         }
         let tenant = if sends_headers() { "acme" } else { "" };
         let expected = ["/api/v1/push", "/api/v1/receive"].map(|path| (path.to_owned(), tenant.to_owned()));
-        assert_eq!(*arrived.lock().expect("unpoisoned"), BTreeSet::from(expected));
+        // Each of the two has a queue of its own: what one has written has both in the database.
+        let paths = || arrived.lock().expect("unpoisoned").clone();
+        wait_for("requests to both", async || paths().len() >= expected.len()).await;
+        assert_eq!(paths(), BTreeSet::from(expected));
         let others = separate.query("count({tenant!='acme'})").await;
         assert!(others.is_empty(), "of another tenant, or of none: {others:?}");
         exporter.stop().await;

@@ -4,11 +4,9 @@
 
 mod support;
 
-use std::time::Duration;
-
 use porthole_agent_api::{agent, limits::SANDBOX_SERIES_MAX};
 use support::{
-    Exporter, Host, Shop,
+    DEADLINE, Exporter, Host, Shop,
     agent::{Manner, TestAgent, http},
     record, wait_for,
 };
@@ -171,7 +169,7 @@ async fn a_guest_that_speaks_no_ttrpc_costs_no_memory() {
     });
     let exporter = host.start();
     let _companion = host.companion(&record("flood-1", "evil", "flood", &socket));
-    let most = tokio::time::timeout(Duration::from_secs(40), flood).await.expect("let go").expect("joined");
+    let most = tokio::time::timeout(DEADLINE, flood).await.expect("let go").expect("joined");
     assert!(most < 4_000_000, "{most} bytes were taken from one connection");
     exporter.stop().await;
 }

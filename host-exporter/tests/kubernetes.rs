@@ -206,7 +206,10 @@ async fn addresses_have_the_names_of_services_and_pods_and_follow_their_changes(
         server.objects.lock().expect("not poisoned").refused >= 2
     })
     .await;
-    assert!(exporter.metrics().await.sum("porthole_kubernetes_failures_total", &[]) >= 1.0);
+    wait_for("a counted failure", async || {
+        exporter.metrics().await.sum("porthole_kubernetes_failures_total", &[]) >= 1.0
+    })
+    .await;
     fs::write(&token, format!("{TOKEN}\n")).expect("written");
 
     let names = async |tenant: &str| {

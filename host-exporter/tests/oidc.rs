@@ -118,7 +118,7 @@ impl Browser {
     async fn open(&self, path: &str) -> (u16, String) {
         let port = self.nginx.port();
         let mut curl = Command::new("curl");
-        curl.args(["--silent", "--location", "--max-time", "60", "--write-out", "\n%{http_code}"])
+        curl.args(["--silent", "--location", "--max-time", "180", "--write-out", "\n%{http_code}"])
             .args(["--noproxy", "*", "--connect-to", &format!("{NAME}:{port}:{}", self.nginx)])
             // Which the proxy replaces.
             .args(["--header", "Authorization: Bearer none", "--header", "X-Auth-Request-Groups: globex"])

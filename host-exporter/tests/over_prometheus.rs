@@ -35,6 +35,9 @@ use tokio::{
 };
 use victoria_metrics::VictoriaMetrics;
 
+/// For answers that come: a loaded machine must not make errors of them.
+const TIMEOUT_SECONDS: f64 = 120.0;
+
 const ODD: &str = "te\"na\\nt\n{x=\"y\"} 漢字";
 
 fn main() -> ExitCode {
@@ -163,6 +166,7 @@ impl Hour {
         let settings = config::Exporter {
             prometheus_url: Some(url),
             prometheus_tenant_header: Some("X-Scope-OrgID".to_owned()),
+            prometheus_timeout_seconds: TIMEOUT_SECONDS,
             ..config::Exporter::default()
         };
         let server = Server::new(&settings).expect("it has a URL");
@@ -259,6 +263,7 @@ fn nodes_are_the_exporters_that_prometheus_scrapes() -> Outcome {
         let prometheus = with_samples(&host, &text)?;
         let settings = config::Exporter {
             prometheus_url: Some(format!("http://{}/", prometheus.address())),
+            prometheus_timeout_seconds: TIMEOUT_SECONDS,
             ..config::Exporter::default()
         };
         let server = Server::new(&settings).expect("it has a URL");
@@ -284,7 +289,7 @@ fn a_server_that_does_not_answer_as_it_should_is_an_error_in_time() -> Outcome {
             let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
             let settings = config::Exporter {
                 prometheus_url: Some(format!("http://{}", listener.local_addr().expect("address"))),
-                prometheus_timeout_seconds: if answer.is_some() { 10.0 } else { 0.2 },
+                prometheus_timeout_seconds: if answer.is_some() { TIMEOUT_SECONDS } else { 0.2 },
                 prometheus_answer_mib: 1,
                 prometheus_tenant_header: Some("X-Scope-OrgID".to_owned()),
                 ..config::Exporter::default()

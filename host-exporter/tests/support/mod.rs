@@ -33,7 +33,7 @@ use tokio::{
 };
 
 /// Longest wait for a condition.
-pub const DEADLINE: Duration = Duration::from_mins(1);
+pub const DEADLINE: Duration = Duration::from_mins(3);
 
 /// Directories of one test.
 pub struct Host {

@@ -50,6 +50,8 @@ pub struct Collector {
     pub taken: Arc<Mutex<Vec<ExportTraceServiceRequest>>>,
     pub metrics: Arc<Mutex<Points>>,
     pub requests: Arc<Mutex<usize>>,
+    /// Identifiers of the spans of all requests over HTTP, also of those that it refused.
+    pub offered: Arc<Mutex<Vec<Vec<u8>>>>,
     /// `Retry-After` of its refusals over HTTP; 0 without it.
     pub retry_after: Option<&'static str>,
 }
@@ -96,9 +98,13 @@ impl Collector {
 
     pub async fn serve_http(&self) -> SocketAddr {
         async fn traces(State(collector): State<Collector>, headers: HeaderMap, body: Bytes) -> Response {
+            let request = ExportTraceServiceRequest::decode(body).expect("a request");
+            let resources = request.resource_spans.iter().flat_map(|of| &of.scope_spans);
+            let spans = resources.flat_map(|of| &of.spans).map(|span| span.span_id.clone());
+            collector.offered.lock().extend(spans);
             let answer = collector.answer(&headers);
             if answer.status().is_success() {
-                collector.taken.lock().push(ExportTraceServiceRequest::decode(body).expect("a request"));
+                collector.taken.lock().push(request);
             }
             answer
         }

@@ -15,6 +15,9 @@ use crate::{
     workspace::{require_root, run},
 };
 
+/// Where apt keeps what the distribution has.
+const PACKAGE_LISTS: &str = "/var/lib/apt/lists";
+
 /// Run by packages' scripts before they start a service; exit code 101 forbids it (Debian's
 /// `invoke-rc.d`, "policy-rc.d interface").
 const POLICY: &str = "/usr/sbin/policy-rc.d";
@@ -254,7 +257,7 @@ pub fn install(needs: &[Need]) -> Result<()> {
     require_root("installing packages")?;
     report::step("install packages", || {
         let _policy = Policy::forbid_services()?;
-        run(apt().args(["--quiet", "update"])).context("the package index could not be refreshed")?;
+        refresh_index()?;
         let mut install = apt();
         install.args(["--quiet", "--yes", "--no-install-recommends", "install"]).args(&names);
         run(&mut install)
@@ -268,16 +271,38 @@ pub fn install(needs: &[Need]) -> Result<()> {
 
 /// Installs what is missing of these, as far as the distribution has it.
 pub fn install_available(needs: &[Need]) -> Result<()> {
+    let missing: Vec<_> = needs.iter().filter(|need| !need.is_there()).collect();
+    if !missing.is_empty() && in_path("apt-get").is_some() && !has_package_lists(Path::new(PACKAGE_LISTS)) {
+        // What is missing is of use, and not needed: neither is the index.
+        if let Err(error) = report::step("refresh the package index", refresh_index) {
+            report::note(&format!("what the distribution has is not known: {error:#}"));
+        }
+    }
     let mut available = Vec::new();
-    for need in needs.iter().filter(|need| !need.is_there()) {
-        let found = Command::new("apt-cache").args(["show", need.package]).output();
-        if found.is_ok_and(|found| found.status.success()) {
+    for need in missing {
+        if is_known(need.package) {
             available.push(*need);
         } else {
             report::note(&format!("the distribution has no {}: it {}", need.package, need.why));
         }
     }
     install(&available)
+}
+
+/// Whether apt was ever told what the distribution has. Images of containers come without.
+fn has_package_lists(directory: &Path) -> bool {
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+    entries.into_iter().any(|entry| entry.file_name().to_string_lossy().contains("_Packages"))
+}
+
+/// Whether the package lists have it.
+fn is_known(package: &str) -> bool {
+    let found = Command::new("apt-cache").args(["show", package]).output();
+    found.is_ok_and(|found| found.status.success())
+}
+
+fn refresh_index() -> Result<()> {
+    run(apt().args(["--quiet", "update"])).context("the package index could not be refreshed")
 }
 
 fn apt() -> Command {
@@ -325,5 +350,24 @@ impl Drop for Policy {
         {
             eprintln!("warning: remove {POLICY} yourself, it forbids starting services: {error}");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn package_lists_are_told_from_a_directory_that_was_emptied() {
+        let directory = tempfile::tempdir().expect("directory");
+        let lists = directory.path();
+        assert!(!has_package_lists(&lists.join("absent")));
+        for name in ["lock", "deb.example_dists_trixie_InRelease"] {
+            fs::write(lists.join(name), "").expect("written");
+        }
+        assert!(!has_package_lists(lists));
+        fs::write(lists.join("deb.example_dists_trixie_main_binary-amd64_Packages.lz4"), "")
+            .expect("written");
+        assert!(has_package_lists(lists));
     }
 }
