@@ -6,7 +6,7 @@ pub mod otlp;
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use hyper::header::{HeaderName, HeaderValue};
-use porthole_config::Section;
+use porthole_config::{Location, Section};
 use serde::Deserialize;
 
 use self::{kubernetes::Kubernetes, otlp::Otlp};
@@ -21,7 +21,7 @@ const MEMORY_MIB_MIN: usize = 64;
 pub struct Exporter {
     /// The file that it was read from.
     #[serde(skip)]
-    pub file: Option<PathBuf>,
+    pub file: Option<Location>,
     /// Address and port of the HTTP server.
     pub listen: SocketAddr,
     /// The server's certificate and those between it and its authority, PEM; with it the server accepts TLS alone.

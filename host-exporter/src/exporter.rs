@@ -2,12 +2,12 @@
 
 use std::{
     net::SocketAddr,
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::{Arc, atomic::AtomicBool},
 };
 
 use anyhow::Context as _;
-use porthole_config::{ConfigFile, watch::Watched};
+use porthole_config::{ConfigFile, Location, watch::Watched};
 use rustix::process::setpriority_process;
 use tokio::{
     net::TcpListener,
@@ -121,7 +121,7 @@ pub fn prepare(config: &config::Exporter) -> anyhow::Result<Prepared> {
     let mut paths = vec![config.access_file.clone()];
     paths.extend(Files::of(config).iter().flat_map(Files::paths).cloned());
     paths.extend(config.addresses_file.clone());
-    paths.extend(config.file.clone());
+    paths.extend(config.file.clone().map(|file| file.path));
     let watched = Watched::new(paths);
     let access = Arc::new(Access::load(config)?);
     let tls = load_tls(config).context("the TLS files of [exporter] cannot be used")?.map(Arc::new);
@@ -233,7 +233,7 @@ pub fn start(
     ));
     let (reload, demanded) = watch::channel(0);
     let names = config.addresses_file.clone().map(|path| (Arc::clone(&topology), path));
-    let otlp = config.file.clone().map(|path| (destinations, path));
+    let otlp = config.file.clone().map(|file| (destinations, file));
     let read_again = read_again(prepared.access, prepared.tls, names, otlp, Arc::clone(&fleet));
     // Not waited for: it holds nothing that must be finished.
     tokio::spawn(reload::watch(prepared.watched, demanded, stopped.clone(), read_again));
@@ -286,7 +286,7 @@ fn read_again(
     access: Arc<Access>,
     tls: Option<Arc<Tls>>,
     names: Option<(Arc<Topology>, PathBuf)>,
-    otlp: Option<(Arc<Destinations>, PathBuf)>,
+    otlp: Option<(Arc<Destinations>, Location)>,
     fleet: Arc<Fleet>,
 ) -> impl Fn() + Send + Sync + Clone + 'static {
     let done = move |what: &'static str, error: Option<String>| match error {
@@ -304,16 +304,16 @@ fn read_again(
         if let Some((topology, path)) = &names {
             done("names of addresses", topology.read_names(path).err().map(|error| error.to_string()));
         }
-        if let Some((destinations, path)) = &otlp {
-            let read = read_destinations(destinations, path);
+        if let Some((destinations, file)) = &otlp {
+            let read = read_destinations(destinations, file);
             done("destinations of OTLP", read.err().map(|error| format!("{error:#}")));
         }
     }
 }
 
 /// Takes the destinations that the configuration has now. What else is new in it applies when the exporter is started again.
-fn read_destinations(destinations: &Destinations, path: &Path) -> anyhow::Result<()> {
-    let config: config::Exporter = ConfigFile::load(Some(path))?.section()?;
+fn read_destinations(destinations: &Destinations, file: &Location) -> anyhow::Result<()> {
+    let config: config::Exporter = ConfigFile::load_at(file.clone())?.section()?;
     config.validate()?;
     destinations.apply(&config)?;
     Ok(())
@@ -372,5 +372,24 @@ impl Running {
         self.supervisor.abort();
         let _ = self.server.await;
         let _ = self.ledger.await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn destinations_are_none_without_a_file_that_may_be_absent() {
+        let retention = Retention { scrapes: 1, at_least: Duration::ZERO, at_most: Duration::ZERO };
+        let fleet = Arc::new(Fleet::new(config::Exporter::default().limits(), retention));
+        let (_stop, stopped) = watch::channel(false);
+        let destinations =
+            Destinations::start(&config::Exporter::default(), &fleet, &stopped).expect("started");
+        let absent = |may_be_absent| Location { path: "/nonexistent.toml".into(), may_be_absent };
+        read_destinations(&destinations, &absent(true)).expect("defaults");
+        assert!(read_destinations(&destinations, &absent(false)).is_err(), "it was named");
     }
 }

@@ -4,7 +4,7 @@ use std::{net::SocketAddr, path::PathBuf, process::ExitCode};
 
 use anyhow::Context as _;
 use clap::Parser;
-use porthole_config::{ConfigFile, LOG_ENV};
+use porthole_config::{ConfigFile, LOG_ENV, Location};
 use porthole_exporter::{config, exporter, http::access::Access, memory, objectives::Objectives, otlp};
 use porthole_registry::RegistrySettings;
 use tokio::signal::unix::{SignalKind, signal};
@@ -88,9 +88,10 @@ struct Configuration {
 }
 
 fn load(arguments: &Arguments) -> anyhow::Result<Configuration> {
-    let file = ConfigFile::load(arguments.config.as_deref())?;
+    let location = Location::new(arguments.config.as_deref());
+    let file = ConfigFile::load_at(location.clone())?;
     let mut settings: config::Exporter = file.section()?;
-    settings.file = Some(arguments.config.clone().unwrap_or_else(porthole_config::path));
+    settings.file = Some(location);
     if let Some(listen) = arguments.listen {
         settings.listen = listen;
     }

@@ -11,6 +11,7 @@ use std::collections::BTreeSet;
 
 use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
 use porthole_agent_api::{agent, agent::SpanReason};
+use porthole_config::Location;
 use porthole_exporter::{
     clock::unix_ns,
     config::{
@@ -265,7 +266,8 @@ fn from_file(host: &Host, otlp: &str) -> config::Exporter {
     std::fs::write(&file, otlp).expect("written");
     let read = porthole_config::ConfigFile::load(Some(&file)).expect("read");
     let read: config::Exporter = read.section().expect("a section");
-    config::Exporter { file: Some(file), otlp: read.otlp, ..host.config() }
+    let file = Some(Location::new(Some(&file)));
+    config::Exporter { file, otlp: read.otlp, ..host.config() }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -289,7 +291,7 @@ async fn destinations_of_the_file_that_changed_are_in_force_and_what_waits_is_se
     let sandboxes = call(&host, &exporter).await;
     wait_for("refusals", async || (*changed.requests.lock(), *removed.requests.lock()) == (1, 1)).await;
 
-    let path = config.file.clone().expect("a file");
+    let path = config.file.clone().expect("a file").path;
     std::fs::write(&path, "[[exporter.otlp]]\nendpoint = \"nowhere\"\n").expect("written");
     wait_for("a file that cannot be used", async || {
         exporter.metrics().await.sum("porthole_exporter_reloads_failed_total", &[]) >= 1.0

@@ -3,9 +3,13 @@
 use std::{
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
-use tokio::{sync::watch, time::sleep};
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep_until},
+};
 
 use super::{Destinations, metrics::Metrics, signal::Signal, starts::Starts};
 use crate::{
@@ -102,18 +106,25 @@ impl MetricRounds {
     }
 }
 
+/// Waits until the interval since a time is over. A change does not begin it anew: files can change more often than rounds are due.
+async fn due(since: Instant, intervals: &mut watch::Receiver<Duration>, changed: impl Fn()) {
+    loop {
+        let interval = *intervals.borrow_and_update();
+        tokio::select! {
+            biased;
+            () = sleep_until(since + interval) => return,
+            Ok(()) = intervals.changed() => changed(),
+        }
+    }
+}
+
 /// Runs rounds until the exporter stops.
 pub async fn keep(mut rounds: MetricRounds, mut stop: watch::Receiver<bool>) {
     let mut intervals = rounds.destinations.metrics_interval();
     loop {
-        let interval = *intervals.borrow_and_update();
         tokio::select! {
-            () = sleep(interval) => {}
-            // Also where destinations alone were changed.
-            Ok(()) = intervals.changed() => {
-                rounds.hold_ended();
-                continue;
-            }
+            // Also where destinations alone were changed, ended sandboxes are held or not.
+            () = due(Instant::now(), &mut intervals, || rounds.hold_ended()) => {}
             _ = stop.wait_for(|stop| *stop) => return,
         }
         let round = tokio::task::spawn_blocking(move || {
@@ -127,5 +138,39 @@ pub async fn keep(mut rounds: MetricRounds, mut stop: watch::Receiver<bool>) {
                 return;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use tokio::time::sleep;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_round_is_due_in_time_however_often_the_configuration_changes() {
+        let minute = Duration::from_mins(1);
+        let (interval, mut intervals) = watch::channel(minute);
+        let (began, seen) = (Instant::now(), Cell::new(0));
+        let changes = async {
+            loop {
+                sleep(Duration::from_secs(7)).await;
+                interval.send_replace(minute);
+            }
+        };
+        tokio::select! {
+            () = due(began, &mut intervals, || seen.set(seen.get() + 1)) => {}
+            () = changes => unreachable!("it goes on"),
+        }
+        assert_eq!((began.elapsed().as_secs(), seen.get()), (60, 8));
+        let shorter = async {
+            sleep(Duration::from_secs(20)).await;
+            interval.send_replace(Duration::from_secs(10));
+        };
+        let began = Instant::now();
+        tokio::join!(due(began, &mut intervals, || {}), shorter);
+        assert_eq!(began.elapsed().as_secs(), 20, "a shorter one is over at once");
     }
 }

@@ -18,7 +18,8 @@ use crate::accumulate::{
     cost,
 };
 
-/// For how long a stream is remembered that is not there: after a restart agents report theirs again one after the other.
+/// For how long a stream is remembered that is not there, and after a restart all that were in the file: agents report theirs again one
+/// after the other.
 const ABSENT_NS_MAX: u64 = 15 * 60 * 1_000_000_000;
 
 /// Most streams of a tenant that are remembered and are not there, besides as many as are there.
@@ -28,12 +29,22 @@ const ABSENT_MAX: usize = 1_024;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Stream(u64, u64, u64);
 
+/// What came of the file.
+#[derive(Debug)]
+struct Restored {
+    streams: usize,
+    /// Until when they are remembered, whether or not they are there; from the first round on.
+    until_unix_ns: Option<u64>,
+}
+
 /// The streams of one tenant.
 #[derive(Debug, Default)]
 pub(super) struct OfTenant {
     /// When the last round was.
     round_unix_ns: Option<u64>,
     streams: HashMap<u64, Stream>,
+    /// None a while after the restart.
+    restored: Option<Restored>,
     charge: Option<Charge>,
 }
 
@@ -57,6 +68,7 @@ impl OfTenant {
     pub fn begin(&mut self, now_unix_ns: u64) {
         if self.round_unix_ns.is_some_and(|last| last >= now_unix_ns) {
             self.round_unix_ns = None;
+            self.restored = None;
             self.streams.clear();
         }
     }
@@ -72,13 +84,30 @@ impl OfTenant {
         start
     }
 
-    /// Ends the round: forgets streams that are not there for long, or are too many.
+    /// Ends the round: forgets streams that are not there for long, and of too many the oldest.
     pub fn end(&mut self, now_unix_ns: u64, budget: &Arc<TenantBudget>) {
         self.round_unix_ns = Some(now_unix_ns);
         let there = self.streams.values().filter(|Stream(_, _, taken)| *taken == now_unix_ns).count();
-        let is_crowded = self.streams.len() > 2 * there + ABSENT_MAX;
-        let oldest = if is_crowded { now_unix_ns } else { now_unix_ns.saturating_sub(ABSENT_NS_MAX) };
-        self.streams.retain(|_, Stream(_, _, taken)| *taken >= oldest);
+        self.restored.take_if(|of| {
+            *of.until_unix_ns.get_or_insert(now_unix_ns.saturating_add(ABSENT_NS_MAX)) <= now_unix_ns
+        });
+        let mut absent_max = there + ABSENT_MAX;
+        match &self.restored {
+            Some(restored) => absent_max = absent_max.max(restored.streams),
+            None => {
+                let oldest = now_unix_ns.saturating_sub(ABSENT_NS_MAX);
+                self.streams.retain(|_, Stream(_, _, taken)| *taken >= oldest);
+            }
+        }
+        let excess = (self.streams.len() - there).saturating_sub(absent_max);
+        if excess > 0 {
+            let absent = self.streams.iter().filter(|(_, Stream(_, _, taken))| *taken != now_unix_ns);
+            let mut absent: Vec<_> = absent.map(|(stream, Stream(_, _, taken))| (*taken, *stream)).collect();
+            absent.select_nth_unstable(excess - 1);
+            for (_, stream) in &absent[..excess] {
+                self.streams.remove(stream);
+            }
+        }
         if self.streams.capacity() > 4 * self.streams.len() {
             self.streams.shrink_to_fit();
         }
@@ -97,8 +126,9 @@ impl Starts {
         };
         let stored: BTreeMap<String, Stored> = serde_json::from_slice(&text)?;
         let of_tenant = |(tenant, Stored { round_unix_ns, streams })| {
-            let streams = streams.into_iter().collect();
-            (tenant, OfTenant { round_unix_ns: Some(round_unix_ns), streams, charge: None })
+            let streams: HashMap<_, _> = streams.into_iter().collect();
+            let restored = Some(Restored { streams: streams.len(), until_unix_ns: None });
+            (tenant, OfTenant { round_unix_ns: Some(round_unix_ns), streams, restored, charge: None })
         };
         Ok(Self { tenants: stored.into_iter().map(of_tenant).collect(), last: None })
     }
@@ -183,6 +213,41 @@ mod tests {
         assert_eq!(round(starts.of_tenant("rival"), 900, &[(1, 9)]), [900]);
         fs::write(&path, "no JSON").expect("written");
         assert_eq!(Starts::read(&path).expect_err("no JSON").kind(), io::ErrorKind::InvalidData);
+    }
+
+    #[test]
+    fn streams_of_agents_that_come_late_after_a_restart_keep_their_starts() {
+        let directory = tempfile::tempdir().expect("directory");
+        let path = directory.path().join("starts");
+        let mut starts = Starts::default();
+        let all: Vec<_> = (0..5_000).map(|stream| (stream, 1)).collect();
+        round(starts.of_tenant("acme"), MINUTE, &all);
+        starts.write(&path).expect("written");
+        let mut starts = Starts::read(&path).expect("read");
+        let of = starts.of_tenant("acme");
+        // It was stopped for a day.
+        for at in [0, 7, 14] {
+            let began = round(of, 1_440 * MINUTE + at * MINUTE, &all[..100]);
+            assert!(began.iter().all(|start| *start == MINUTE), "{began:?}");
+        }
+        let began = round(of, 1_454 * MINUTE + 1, &all);
+        assert!(began.iter().all(|start| *start == MINUTE), "{began:?}");
+        round(of, 1_455 * MINUTE, &all[..100]);
+        assert!(of.restored.is_none());
+        assert_eq!(of.streams.len(), 2 * 100 + ABSENT_MAX, "there, and absent ones");
+    }
+
+    #[test]
+    fn of_too_many_absent_streams_the_oldest_are_forgotten() {
+        let mut of = OfTenant::default();
+        let streams = |from: u64, to: u64| (from..to).map(|stream| (stream, 1)).collect::<Vec<_>>();
+        round(&mut of, MINUTE, &streams(0, 2_000));
+        round(&mut of, 2 * MINUTE, &streams(2_000, 3_000));
+        assert_eq!(of.streams.len(), 3_000, "as many absent ones have room");
+        round(&mut of, 3 * MINUTE, &streams(3_000, 3_100));
+        assert_eq!(of.streams.len(), 2 * 100 + ABSENT_MAX);
+        let newer = (2_000..3_000).filter(|stream| of.streams.contains_key(stream)).count();
+        assert_eq!(newer, 1_000, "all that were there a round ago");
     }
 
     #[test]

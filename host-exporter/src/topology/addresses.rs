@@ -71,7 +71,10 @@ impl AddressBook {
                 let tenant = &caller.identity.tenant;
                 let by_table = || names.table.target(tenant, address, port);
                 let by_cluster = || self.in_cluster(tenant, &peer, address, names);
-                let looked_up = || looked_up.get(&address).cloned().map(Name::LookedUp);
+                // A guest's word must not look like another address.
+                let is_name =
+                    |name: &&Box<str>| name.trim_matches(['[', ']', '.']).parse::<IpAddr>().is_err();
+                let looked_up = || looked_up.get(&address).filter(is_name).cloned().map(Name::LookedUp);
                 by_table().or_else(by_cluster).unwrap_or_else(|| Target::Address(peer, looked_up()))
             }
         }

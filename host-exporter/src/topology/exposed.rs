@@ -58,6 +58,24 @@ impl ExposedEdge {
         Self { client, server, connection_type, protocol: edge.protocol, address, port, totals }
     }
 
+    /// Those with equal labels as one. A guest chooses the names that it looks up: one can be what another server is called.
+    pub(super) fn merged(mut edges: Vec<Self>) -> Vec<Self> {
+        edges.sort_by(|one, other| one.labels().cmp(&other.labels()));
+        edges.dedup_by(|next, kept| {
+            let is_same = next.labels() == kept.labels();
+            if is_same {
+                kept.totals.add(&next.totals);
+            }
+            is_same
+        });
+        edges
+    }
+
+    fn labels(&self) -> [&str; 6] {
+        let Self { client, server, connection_type, protocol, address, port, totals: _ } = self;
+        [client, server, connection_type, protocol.name(), address, port]
+    }
+
     /// Bytes of its lines in a scrape as text.
     pub(super) fn bytes(&self, tenant: &str) -> usize {
         let labels = [

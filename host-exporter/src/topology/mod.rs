@@ -320,7 +320,7 @@ impl Topology {
             let edges: Vec<_> =
                 shown.map(|(edge, line)| ExposedEdge::of(edge, line.totals.unpack())).collect();
             let left_out = tenant.lines.len() - edges.len();
-            Some(TenantEdges { tenant: name, left_out, edges })
+            Some(TenantEdges { tenant: name, left_out, edges: ExposedEdge::merged(edges) })
         });
         tenants.collect()
     }

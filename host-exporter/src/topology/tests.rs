@@ -207,6 +207,45 @@ fn addresses_of_one_name_that_a_guest_looked_up_are_one_node_of_its_tenant() {
 }
 
 #[test]
+fn servers_that_a_guest_gives_one_name_are_one_edge_of_scrapes() {
+    let fleet = fleet();
+    let topology = Topology::new(1 << 20);
+    let shop = sandbox(&fleet, "acme", "shop", &[]);
+    let by = |name: Option<Name>| Edge {
+        from: "shop".to_owned(),
+        to: Target::Address(Peer::of("192.0.2.1", "3306"), name),
+        protocol: Protocol::Mysql,
+    };
+    call(&shop, 1, "192.0.2.1", 2);
+    topology.record(10, &fleet);
+    let mut one = Golden::default();
+    one.durations.record(1_000_000);
+    for name in [Name::LookedUp("db.shop".into()), Name::Cluster("db.shop".into())] {
+        let mut hour = topology.hour.lock();
+        let line = line_of(&mut hour.tenant("acme").lines, by(Some(name)), |edge| &mut edge.to);
+        line.totals = PackedGolden::from(&one);
+        line.exposed = true;
+    }
+    let exposed = topology.exposed(Some("acme")).remove(0);
+    let edges: Vec<_> =
+        exposed.edges.iter().map(|edge| (&*edge.server, edge.totals.durations.count())).collect();
+    assert_eq!(edges, [("192.0.2.1:3306", 2), ("db.shop:3306", 2)]);
+    assert_eq!(exposed.left_out, 0);
+}
+
+#[test]
+fn an_address_is_no_name_that_a_guest_may_give() {
+    let fleet = fleet();
+    let shop = sandbox(&fleet, "acme", "shop", &[]);
+    let book = AddressBook::of([&*shop], clock::unix_ms());
+    for name in ["192.0.2.9", "192.0.2.9.", "fd00::1", "[fd00::1]"] {
+        let looked_up = LookedUp::from([("192.0.2.1".parse().expect("address"), name.into())]);
+        let target = book.target(&shop, Peer::of("192.0.2.1", "1"), &HostNames::default(), &looked_up);
+        assert_eq!(target, Target::Address(Peer::of("192.0.2.1", "1"), None), "{name}");
+    }
+}
+
+#[test]
 fn calls_are_in_the_step_in_which_they_came_and_leave_after_an_hour() {
     let fleet = fleet();
     let topology = Topology::new(1 << 20);

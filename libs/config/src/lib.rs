@@ -45,7 +45,24 @@ fn named_path() -> Option<PathBuf> {
 
 /// The file that [`ConfigFile::load`] reads unless it is given another.
 pub fn path() -> PathBuf {
-    named_path().unwrap_or_else(|| DEFAULT_PATH.into())
+    Location::new(None).path
+}
+
+/// Where the configuration is read, also when it is read again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Location {
+    /// The file.
+    pub path: PathBuf,
+    /// Nobody named it: without it there are defaults.
+    pub may_be_absent: bool,
+}
+
+impl Location {
+    /// The file named by `explicit`, else by [`CONFIG_ENV`], else [`DEFAULT_PATH`], which alone may be absent.
+    pub fn new(explicit: Option<&Path>) -> Self {
+        let named = explicit.map(Path::to_owned).or_else(named_path);
+        Self { may_be_absent: named.is_none(), path: named.unwrap_or_else(|| DEFAULT_PATH.into()) }
+    }
 }
 
 /// A part's section of the configuration.
@@ -62,14 +79,16 @@ pub struct ConfigFile {
 }
 
 impl ConfigFile {
-    /// Reads the file named by `explicit`, else by [`CONFIG_ENV`], else [`DEFAULT_PATH`], which alone may be absent.
+    /// Reads the file of [`Location::new`].
     pub fn load(explicit: Option<&Path>) -> Result<Self, ConfigError> {
-        let named = explicit.map(Path::to_owned).or_else(named_path);
-        let optional = named.is_none();
-        let path = named.unwrap_or_else(|| DEFAULT_PATH.into());
+        Self::load_at(Location::new(explicit))
+    }
+
+    /// Reads the file there.
+    pub fn load_at(Location { path, may_be_absent }: Location) -> Result<Self, ConfigError> {
         let text = match std::fs::read_to_string(&path) {
             Ok(text) => text,
-            Err(error) if optional && error.kind() == std::io::ErrorKind::NotFound => String::new(),
+            Err(error) if may_be_absent && error.kind() == std::io::ErrorKind::NotFound => String::new(),
             Err(source) => return Err(ConfigError::Read { path, source }),
         };
         match text.parse() {
@@ -131,8 +150,11 @@ mod tests {
     }
 
     #[test]
-    fn an_explicit_file_must_exist() {
+    fn an_explicit_file_must_exist_and_the_default_one_need_not() {
         let error = ConfigFile::load(Some(Path::new("/nonexistent.toml"))).expect_err("refused");
         assert!(error.to_string().contains("/nonexistent.toml"));
+        let by_default = Location { path: "/nonexistent.toml".into(), may_be_absent: true };
+        let section: Example = ConfigFile::load_at(by_default).expect("none").section().expect("defaults");
+        assert_eq!(section, Example::default());
     }
 }
