@@ -186,19 +186,14 @@ pub fn start(
     }
     follow_cluster(config, &topology, &fleet, &stopped);
     let encodings = Arc::new(Encodings::new(Arc::clone(&store), Arc::clone(&topology), ingest.handle()));
-    // Not waited for: it holds nothing that must be finished.
-    let sent = Arc::clone(&encodings);
     let history = Arc::new(History::new(config.history_bytes()));
     let hour = LastHour { history: Arc::clone(&history), topology: Arc::clone(&topology) };
-    let held = hour.clone();
-    let shed = move || {
-        sent.shed();
-        held.shed();
-    };
-    tokio::spawn(memory::watch(Arc::clone(&fleet), shed, stopped.clone()));
     let outgoing =
         Outgoing { fleet: Arc::clone(&fleet), store: Arc::clone(&store), topology: Arc::clone(&topology) };
     let destinations = outgoing.send(config, &ingest, &stopped)?;
+    let shed = shed(Arc::clone(&encodings), hour.clone(), Arc::clone(&destinations));
+    // Not waited for: it holds nothing that must be finished.
+    tokio::spawn(memory::watch(Arc::clone(&fleet), shed, stopped.clone()));
     let (burning, burns) = watch::channel(Vec::new());
     let recorder = Recorder::start(Arc::clone(&fleet), hour, burning);
     let supervisor = ingest.spawn(Supervisor::new(links, watching, Arc::clone(&ready)).run());
@@ -253,6 +248,15 @@ pub fn start(
         ledger,
         _directory: prepared.directory,
     })
+}
+
+/// Drops what can be done without where memory is scarce.
+fn shed(encodings: Arc<Encodings>, hour: LastHour, destinations: Arc<Destinations>) -> impl Fn() + Send {
+    move || {
+        encodings.shed();
+        hour.shed();
+        destinations.shed();
+    }
 }
 
 /// What is sent by OTLP is made of these.

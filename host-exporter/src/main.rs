@@ -92,6 +92,9 @@ fn load(arguments: &Arguments) -> anyhow::Result<Configuration> {
     let file = ConfigFile::load_at(location.clone())?;
     let mut settings: config::Exporter = file.section()?;
     settings.file = Some(location);
+    if let Some(kubernetes) = &mut settings.kubernetes {
+        kubernetes.tenants = file.section::<config::kubernetes::Tenants>()?.by_namespace;
+    }
     if let Some(listen) = arguments.listen {
         settings.listen = listen;
     }

@@ -6,9 +6,10 @@ mod support;
 mod tls;
 
 use std::{
-    collections::VecDeque,
+    collections::{BTreeMap, VecDeque},
     fs,
     net::SocketAddr,
+    path::PathBuf,
     sync::{Arc, Mutex},
 };
 
@@ -22,7 +23,7 @@ use rustls::{
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
 };
 use serde_json::{Value, json};
-use support::{Host, agent::TestAgent, record, wait_for};
+use support::{Companion, Exporter, Host, agent::TestAgent, record, wait_for};
 use tls::Authority;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -40,6 +41,8 @@ struct MockObjects {
     pods: Vec<Value>,
     /// What the next watches of Services get, in pieces; a watch beyond them stays without events.
     watches: VecDeque<Vec<String>>,
+    /// Most objects of a list of Services; a page of more is too long.
+    limit: Option<usize>,
     /// Targets of requests that had the token.
     requests: Vec<String>,
     refused: usize,
@@ -119,7 +122,11 @@ impl MockApiServer {
             },
             ("/api/v1/pods", true) => (200, Vec::new(), true),
             ("/api/v1/services", false) => {
-                let (_, page) = query.split_once("continue=").expect("a page");
+                let (limit, page) = query.split_once("&continue=").expect("a page");
+                let asked = limit.strip_prefix("limit=").and_then(|limit| limit.parse::<usize>().ok());
+                if objects.limit.is_some_and(|most| asked.expect("a limit") > most) {
+                    return (200, vec![" ".repeat(26 << 20)], false);
+                }
                 let page = page.parse::<usize>().unwrap_or(0);
                 let next =
                     if page + 1 < objects.services.len() { (page + 1).to_string() } else { String::new() };
@@ -150,11 +157,96 @@ fn service(name: &str, namespace: &str, address: &str, version: u32) -> Value {
     })
 }
 
+/// An exporter that follows a mock, with this token, and the token's file.
+async fn follow(
+    host: &Host,
+    authority: &Authority,
+    objects: MockObjects,
+    token: &str,
+) -> (Exporter, MockApiServer, PathBuf) {
+    let (address, server) = MockApiServer::start(authority, host, objects).await;
+    let (ca, token_file) = (host.socket("ca.crt"), host.socket("token"));
+    fs::write(&ca, authority.pem()).expect("written");
+    fs::write(&token_file, token).expect("written");
+    let exporter = host.start_with(&config::Exporter {
+        kubernetes: Some(Kubernetes {
+            url: format!("https://{address}"),
+            ca,
+            token_file: token_file.clone(),
+            shared_namespaces: Vec::new(),
+            tenants: BTreeMap::new(),
+        }),
+        ..host.config()
+    });
+    (exporter, server, token_file)
+}
+
+/// A sandbox of a tenant in a namespace, with connections to these.
+async fn connected(host: &Host, [tenant, namespace]: [&str; 2], peers: &[&str]) -> (TestAgent, Companion) {
+    let id = format!("{namespace}-1");
+    let socket = host.socket(&id);
+    let agent = TestAgent::start(&socket, 7).await;
+    let mut record = record(&id, tenant, namespace, &socket);
+    record.k8s_namespace_name = Some(namespace.to_owned());
+    record.created_unix_ms = unix_ms();
+    let companion = host.companion(&record);
+    for peer in peers {
+        agent.connect(&id, peer, 1);
+    }
+    (agent, companion)
+}
+
+/// Addresses that a tenant's application is connected to, and their names.
+async fn names(exporter: &Exporter, tenant: &str) -> Vec<(String, String)> {
+    let listing = exporter.json(&format!("/api/v1/connections?tenant={tenant}")).await;
+    let connections = listing["applications"][0]["connections"].as_array().cloned().unwrap_or_default();
+    let name = |of: &Value| of["name"].as_str().unwrap_or("-").to_owned();
+    let mut names: Vec<_> =
+        connections.iter().map(|of| (of["peer"].as_str().expect("a peer").to_owned(), name(of))).collect();
+    names.sort();
+    names
+}
+
+fn event(kind: &str, object: &Value) -> String {
+    json!({ "type": kind, "object": object }).to_string() + "\n"
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn objects_that_are_too_long_cost_no_other_its_name() {
+    let (host, authority) = (Host::new(), Authority::new());
+    let mut long = service("long", "shop", "10.96.0.9", 101);
+    long["metadata"]["annotations"] = json!({ "a": "a".repeat(3 << 20) });
+    let objects = MockObjects {
+        services: vec![
+            vec![service("db", "shop", "10.96.0.7", 1)],
+            vec![service("vault", "shop", "10.96.0.6", 2)],
+        ],
+        limit: Some(100),
+        watches: VecDeque::from([vec![
+            event("ADDED", &long),
+            event("ADDED", &service("cache", "shop", "10.96.0.8", 102)),
+        ]]),
+        ..MockObjects::default()
+    };
+    let (exporter, server, _) = follow(&host, &authority, objects, TOKEN).await;
+    let peers = ["10.96.0.6:1", "10.96.0.7:1", "10.96.0.8:1", "10.96.0.9:1"];
+    let _sandbox = connected(&host, ["acme", "shop"], &peers).await;
+    let expected = ["vault.shop", "db.shop", "cache.shop", "-"];
+    let expected: Vec<_> =
+        peers.iter().zip(expected).map(|(peer, name)| ((*peer).to_owned(), name.to_owned())).collect();
+    wait_for("the names", async || names(&exporter, "acme").await == expected).await;
+    let requests = server.objects.lock().expect("not poisoned").requests.clone();
+    for target in ["limit=250&continue=", "limit=125&continue=", "limit=62&continue=", "limit=62&continue=1"]
+    {
+        assert!(requests.contains(&format!("/api/v1/services?{target}")), "{target} in {requests:?}");
+    }
+    exporter.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn addresses_have_the_names_of_services_and_pods_and_follow_their_changes() {
     let (host, authority) = (Host::new(), Authority::new());
-    let event = |kind: &str, object: Value| json!({ "type": kind, "object": object }).to_string() + "\n";
-    let added = event("ADDED", service("cache", "shop", "10.96.0.8", 101));
+    let added = event("ADDED", &service("cache", "shop", "10.96.0.8", 101));
     let (first, rest) = added.split_at(added.len() / 2);
     let objects = MockObjects {
         services: vec![
@@ -169,39 +261,17 @@ async fn addresses_have_the_names_of_services_and_pods_and_follow_their_changes(
             // An event that comes in two pieces, and one behind it; then the server ends the watch.
             vec![
                 first.to_owned(),
-                rest.to_owned() + &event("DELETED", service("old", "shop", "10.96.0.10", 102)),
+                rest.to_owned() + &event("DELETED", &service("old", "shop", "10.96.0.10", 102)),
             ],
-            vec![event("BOOKMARK", json!({ "metadata": { "resourceVersion": "107" } }))],
+            vec![event("BOOKMARK", &json!({ "metadata": { "resourceVersion": "107" } }))],
         ]),
         ..MockObjects::default()
     };
-    let (address, server) = MockApiServer::start(&authority, &host, objects).await;
-    let (ca, token) = (host.socket("ca.crt"), host.socket("token"));
-    fs::write(&ca, authority.pem()).expect("written");
-    fs::write(&token, "another").expect("written");
-    let exporter = host.start_with(&config::Exporter {
-        kubernetes: Some(Kubernetes {
-            url: format!("https://{address}"),
-            ca,
-            token_file: token.clone(),
-            shared_namespaces: Vec::new(),
-        }),
-        ..host.config()
-    });
+    let (exporter, server, token) = follow(&host, &authority, objects, "another").await;
     // Sandboxes of two tenants, each in its namespace.
-    let mut sandboxes = Vec::new();
-    for (tenant, id, namespace) in [("acme", "shop-1", "shop"), ("rival", "bank-1", "bank")] {
-        let socket = host.socket(id);
-        let agent = TestAgent::start(&socket, 7).await;
-        let mut record = record(id, tenant, namespace, &socket);
-        record.k8s_namespace_name = Some(namespace.to_owned());
-        record.created_unix_ms = unix_ms();
-        let companion = host.companion(&record);
-        for peer in ["10.96.0.7:1", "10.96.0.8:1", "10.96.0.9:1", "10.96.0.10:1", "10.1.0.4:1"] {
-            agent.connect(id, peer, 1);
-        }
-        sandboxes.push((agent, companion));
-    }
+    let peers = ["10.96.0.7:1", "10.96.0.8:1", "10.96.0.9:1", "10.96.0.10:1", "10.1.0.4:1"];
+    let _sandboxes =
+        [connected(&host, ["acme", "shop"], &peers).await, connected(&host, ["rival", "bank"], &peers).await];
     wait_for("requests without the right token", async || {
         server.objects.lock().expect("not poisoned").refused >= 2
     })
@@ -212,17 +282,6 @@ async fn addresses_have_the_names_of_services_and_pods_and_follow_their_changes(
     .await;
     fs::write(&token, format!("{TOKEN}\n")).expect("written");
 
-    let names = async |tenant: &str| {
-        let listing = exporter.json(&format!("/api/v1/connections?tenant={tenant}")).await;
-        let connections = listing["applications"][0]["connections"].as_array().cloned().unwrap_or_default();
-        let name = |of: &Value| of["name"].as_str().unwrap_or("-").to_owned();
-        let mut names: Vec<_> = connections
-            .iter()
-            .map(|of| (of["peer"].as_str().expect("a peer").to_owned(), name(of)))
-            .collect();
-        names.sort();
-        names
-    };
     let pair = |(peer, name): (&str, &str)| (peer.to_owned(), name.to_owned());
     let of_acme = [
         ("10.1.0.4:1", "web-0.shop"),
@@ -232,10 +291,13 @@ async fn addresses_have_the_names_of_services_and_pods_and_follow_their_changes(
         ("10.96.0.9:1", "-"),
     ]
     .map(pair);
-    wait_for("the names of acme's namespace", async || names("acme").await == of_acme).await;
+    wait_for("the names of acme's namespace", async || names(&exporter, "acme").await == of_acme).await;
     let of_rival = ["10.1.0.4:1", "10.96.0.10:1", "10.96.0.7:1", "10.96.0.8:1"].map(|peer| pair((peer, "-")));
     let own = [pair(("10.96.0.9:1", "vault.bank"))];
-    wait_for("those of the other's", async || names("rival").await == [&of_rival[..], &own].concat()).await;
+    wait_for("those of the other's", async || {
+        names(&exporter, "rival").await == [&of_rival[..], &own].concat()
+    })
+    .await;
 
     // Each watch goes on behind what the one before has reported.
     let versions = || {

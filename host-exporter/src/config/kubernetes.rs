@@ -1,8 +1,9 @@
 //! `[exporter.kubernetes]` of the configuration file: the cluster whose Services and Pods have names.
 
-use std::path::PathBuf;
+use std::{collections::BTreeMap, path::PathBuf};
 
 use axum::http::Uri;
+use porthole_config::Section;
 use serde::Deserialize;
 
 /// Where the cluster's API is, and what is read of it.
@@ -17,6 +18,21 @@ pub struct Kubernetes {
     pub token_file: PathBuf,
     /// Namespaces whose Services and Pods have names for every tenant.
     pub shared_namespaces: Vec<String>,
+    /// Tenants by namespace, of `[tenants]`.
+    #[serde(skip)]
+    pub tenants: BTreeMap<String, String>,
+}
+
+/// `[tenants]`, as far as the exporter reads it: the wrapper checks it.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Tenants {
+    /// Tenants by namespace.
+    pub by_namespace: BTreeMap<String, String>,
+}
+
+impl Section for Tenants {
+    const NAME: &'static str = "tenants";
 }
 
 impl Default for Kubernetes {
@@ -27,6 +43,7 @@ impl Default for Kubernetes {
             ca: account.join("ca.crt"),
             token_file: account.join("token"),
             shared_namespaces: vec!["default".to_owned(), "kube-system".to_owned()],
+            tenants: BTreeMap::new(),
         }
     }
 }

@@ -5,12 +5,14 @@ use std::{
     fs::File,
     io::{self, Read as _},
     path::PathBuf,
+    sync::Arc,
     time::Duration,
 };
 
 use hyper::{Request, StatusCode, header, http::request::Builder};
 use serde::{Deserialize, de::DeserializeOwned};
 use thiserror::Error;
+use tokio::sync::Semaphore;
 
 use super::objects::{Key, Kind, Object, Wire};
 use crate::{
@@ -21,17 +23,18 @@ use crate::{
 /// Objects in one page of a list.
 const PAGE: usize = 250;
 
-/// Largest page, bytes: objects of 100 kB each.
+/// Largest page, bytes: objects of 100 kB each. One of larger objects is requested again with fewer of them: tenants fill annotations. One
+/// object has room: of it etcd takes 1.5 MiB, which escapes make 9 MiB of JSON at most.
 const PAGE_BYTES_MAX: usize = 25 << 20;
 
-/// Most pages of a list.
-const PAGES_MAX: usize = 1_000;
+/// Most requests for a list.
+const REQUESTS_MAX: usize = 4_000;
 
-/// Longest event of a watch, bytes: an object has 1.5 MiB at most.
+/// Longest event of a watch, bytes: an object has 1.5 MiB at most, without escapes. A longer one is left out.
 const EVENT_BYTES_MAX: usize = 2 << 20;
 
 /// Longest time for a page, and for a watch's answer to begin.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// When the server ends a watch.
 const WATCH_SECONDS: u64 = 290;
@@ -88,6 +91,8 @@ pub struct Server {
     address: Address,
     ca: PathBuf,
     token_file: PathBuf,
+    /// Kinds are listed one after the other: the pages of one are in memory.
+    lists: Arc<Semaphore>,
 }
 
 #[derive(Deserialize)]
@@ -124,19 +129,27 @@ struct Failure {
 }
 
 impl Server {
-    /// The configured one. The settings were checked.
-    pub fn new(config: &Kubernetes) -> Self {
+    /// The configured one. The settings were checked. A list waits for its turn.
+    pub fn new(config: &Kubernetes, lists: Arc<Semaphore>) -> Self {
         let address = config.address().unwrap_or_default();
-        Self { address, ca: config.ca.clone(), token_file: config.token_file.clone() }
+        Self { address, ca: config.ca.clone(), token_file: config.token_file.clone(), lists }
     }
 
     /// All objects of a kind, and the version of the list.
     pub async fn list(&self, kind: Kind) -> Result<(Vec<Object>, String), ClientError> {
-        let (mut objects, mut next) = (Vec::new(), String::new());
-        for _ in 0..PAGES_MAX {
-            let page: List = self
-                .page(&format!("/api/v1/{}?limit={PAGE}&continue={}", kind.plural(), encoded(&next)))
-                .await?;
+        // It is never closed.
+        let _turn = self.lists.acquire().await;
+        let (mut objects, mut next, mut limit) = (Vec::new(), String::new(), PAGE);
+        for _ in 0..REQUESTS_MAX {
+            let target = format!("/api/v1/{}?limit={limit}&continue={}", kind.plural(), encoded(&next));
+            let page: List = match self.page(&target).await {
+                Err(ClientError::Exchange(OutboundError::Answer(_))) if limit > 1 => {
+                    limit /= 2;
+                    continue;
+                }
+                page => page?,
+            };
+            limit = (limit * 2).min(PAGE);
             // Those that the table has room for, and one that shows that there are more.
             let room = (super::table::OBJECTS_MAX + 1).saturating_sub(objects.len());
             objects.extend(page.items.into_iter().filter_map(|wire| wire.object(kind)).take(room));
@@ -145,7 +158,7 @@ impl Server {
                 return Ok((objects, page.metadata.resource_version));
             }
         }
-        Err(ClientError::Malformed(format!("a list has more than {PAGES_MAX} pages")))
+        Err(ClientError::Malformed(format!("a list takes more than {REQUESTS_MAX} requests")))
     }
 
     async fn page<T: DeserializeOwned + Send + 'static>(&self, target: &str) -> Result<T, ClientError> {
@@ -201,25 +214,14 @@ impl Server {
             status if !status.is_success() => return Err(ClientError::Status(status)),
             _ => {}
         }
-        let mut line = Vec::new();
+        let mut lines = Lines::default();
         while let Some(bytes) = answer.next().await {
-            let mut rest = &*bytes?;
-            while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
-                line.extend_from_slice(&rest[..end]);
-                rest = &rest[end + 1..];
-                if !line.is_empty() {
-                    if let Some(change) = event(&line, kind, version)? {
-                        report(change);
-                    }
-                    line.clear();
+            lines.take(&bytes?, |line| {
+                if let Some(change) = event(line, kind, version)? {
+                    report(change);
                 }
-            }
-            line.extend_from_slice(rest);
-            if line.len() > EVENT_BYTES_MAX {
-                return Err(ClientError::Malformed(format!(
-                    "an event has more than {EVENT_BYTES_MAX} bytes"
-                )));
-            }
+                Ok(())
+            })?;
         }
         Ok(())
     }
@@ -242,6 +244,46 @@ impl Server {
         Ok(Request::get(target)
             .header(header::AUTHORIZATION, token)
             .header(header::ACCEPT, "application/json"))
+    }
+}
+
+/// Lines of bytes that come in pieces. Those that are too long are left out.
+#[derive(Debug, Default)]
+struct Lines {
+    begun: Vec<u8>,
+    is_too_long: bool,
+}
+
+impl Lines {
+    fn take(
+        &mut self,
+        mut bytes: &[u8],
+        mut each: impl FnMut(&[u8]) -> Result<(), ClientError>,
+    ) -> Result<(), ClientError> {
+        while let Some(end) = bytes.iter().position(|byte| *byte == b'\n') {
+            self.add(&bytes[..end]);
+            bytes = &bytes[end + 1..];
+            let Self { begun, is_too_long } = std::mem::take(self);
+            if is_too_long {
+                tracing::warn!(
+                    bytes_max = EVENT_BYTES_MAX,
+                    "the change of an object of the cluster is left out: it is too long"
+                );
+            } else if !begun.is_empty() {
+                each(&begun)?;
+            }
+        }
+        self.add(bytes);
+        Ok(())
+    }
+
+    fn add(&mut self, bytes: &[u8]) {
+        self.is_too_long |= self.begun.len() + bytes.len() > EVENT_BYTES_MAX;
+        if self.is_too_long {
+            self.begun = Vec::new();
+        } else {
+            self.begun.extend_from_slice(bytes);
+        }
     }
 }
 
@@ -271,6 +313,27 @@ fn event(line: &[u8], kind: Kind, version: &mut String) -> Result<Option<Change>
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_line_that_is_too_long_is_left_out_and_the_next_is_read() {
+        let (mut lines, mut read) = (Lines::default(), Vec::new());
+        let long = vec![b'x'; EVENT_BYTES_MAX / 2 + 1];
+        let most = vec![b'y'; EVENT_BYTES_MAX];
+        for piece in
+            [&b"a\n\nb"[..], b"c\n", &long, &long, &long, b"\nd\n", &most, b"\n", &most, b"z", b"\ne"]
+        {
+            lines
+                .take(piece, |line| {
+                    read.push((line[0], line.len()));
+                    Ok(())
+                })
+                .expect("read");
+            assert!(lines.begun.len() <= EVENT_BYTES_MAX);
+        }
+        assert_eq!(read, [(b'a', 1), (b'b', 2), (b'd', 1), (b'y', EVENT_BYTES_MAX)]);
+        assert_eq!(lines.begun, b"e");
+        assert!(lines.take(b"\n", |_| Err(ClientError::Expired)).is_err());
+    }
 
     #[test]
     fn events_change_objects_and_the_version() {

@@ -17,7 +17,10 @@ pub mod table;
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::{sync::watch, time::Instant};
+use tokio::{
+    sync::{Semaphore, watch},
+    time::Instant,
+};
 
 use self::{
     client::{Change, ClientError, Server},
@@ -32,14 +35,19 @@ const STALE: Duration = Duration::from_mins(10);
 /// A watch that has ended sooner is followed by the next one after a while only.
 const SHORT_WATCH: Duration = Duration::from_secs(10);
 
+/// A watch that has lasted so long had its answer, and reported changes until it broke.
+const LONG_WATCH: Duration = Duration::from_mins(1);
+
 /// Waits between attempts.
 const BACKOFF: [Duration; 2] = [Duration::from_secs(1), Duration::from_mins(2)];
 
 /// Follows the cluster's objects until stopped.
 pub fn start(config: &Kubernetes, fleet: &Arc<Fleet>, stop: &watch::Receiver<bool>) -> Arc<Cluster> {
-    let cluster = Arc::new(Cluster::new(&config.shared_namespaces));
+    let cluster = Arc::new(Cluster::new(config));
+    let lists = Arc::new(Semaphore::new(1));
     for kind in Kind::ALL {
-        let (server, fleet, cluster) = (Server::new(config), Arc::clone(fleet), Arc::clone(&cluster));
+        let server = Server::new(config, Arc::clone(&lists));
+        let (fleet, cluster) = (Arc::clone(fleet), Arc::clone(&cluster));
         let mut stop = stop.clone();
         tokio::spawn(async move {
             tokio::select! {
@@ -101,7 +109,34 @@ async fn round(
                 }
             }
             Err(ClientError::Expired) => return Ok(()),
+            Err(error) if goes_on(&error, began.elapsed()) => {
+                tracing::info!(kind = kind.plural(), %error, "a watch of the cluster's API broke, and goes on");
+                *renewed = Instant::now();
+                backoff.reset();
+                tokio::time::sleep(backoff.next_wait()).await;
+            }
             Err(error) => return Err(error),
         }
+    }
+}
+
+/// Whether the next watch may begin where one has ended: it broke off, as by a proxy that ends connections, and not at its beginning.
+fn goes_on(error: &ClientError, lasted: Duration) -> bool {
+    matches!(error, ClientError::Exchange(_)) && lasted >= LONG_WATCH
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::outbound::OutboundError;
+
+    #[test]
+    fn a_watch_that_breaks_after_a_while_goes_on_from_what_it_reported_last() {
+        let broken =
+            || ClientError::Exchange(OutboundError::Connect(std::io::ErrorKind::ConnectionReset.into()));
+        assert!(goes_on(&broken(), LONG_WATCH));
+        assert!(!goes_on(&broken(), client::ANSWER_TIMEOUT), "it may never have begun");
+        assert!(!goes_on(&ClientError::Deadline, LONG_WATCH), "nothing was heard of it");
+        assert!(!goes_on(&ClientError::Malformed(String::new()), LONG_WATCH), "it would come again");
     }
 }

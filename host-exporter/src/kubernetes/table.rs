@@ -8,6 +8,7 @@ use std::{
 use parking_lot::RwLock;
 
 use super::objects::{Key, Kind, Object};
+use crate::config::kubernetes::Kubernetes;
 
 /// Objects of one kind; the names of further ones are left out.
 pub const OBJECTS_MAX: usize = 50_000;
@@ -63,12 +64,17 @@ impl Table {
 pub struct Cluster {
     tables: [RwLock<Table>; Kind::ALL.len()],
     shared_namespaces: BTreeSet<String>,
+    tenants: BTreeMap<String, String>,
 }
 
 impl Cluster {
-    /// Without names. What is in these namespaces is called by name for every tenant.
-    pub fn new(shared_namespaces: &[String]) -> Self {
-        Self { tables: Default::default(), shared_namespaces: shared_namespaces.iter().cloned().collect() }
+    /// Without names.
+    pub fn new(config: &Kubernetes) -> Self {
+        Self {
+            tables: Default::default(),
+            shared_namespaces: config.shared_namespaces.iter().cloned().collect(),
+            tenants: config.tenants.clone(),
+        }
     }
 
     fn table(&self, kind: Kind) -> &RwLock<Table> {
@@ -78,7 +84,8 @@ impl Cluster {
     /// What a list has takes the place of what was known; how many objects have no place.
     pub fn replace(&self, kind: Kind, objects: impl IntoIterator<Item = Object>) -> usize {
         let mut table = Table::default();
-        let left_out = objects.into_iter().filter(|object| !table.put(object.clone())).count();
+        let left_out =
+            objects.into_iter().map(|object| table.put(object)).filter(|has_place| !has_place).count();
         // What was before is dropped when the lock is released.
         let before = std::mem::replace(&mut *self.table(kind).write(), table);
         drop(before);
@@ -104,6 +111,11 @@ impl Cluster {
         })
     }
 
+    /// Whose a namespace is by the host's configuration.
+    pub fn tenant(&self, namespace: &str) -> Option<&str> {
+        self.tenants.get(namespace).map(String::as_str)
+    }
+
     /// Whether what is in a namespace is called by name for every tenant.
     pub fn is_shared(&self, namespace: &str) -> bool {
         self.shared_namespaces.contains(namespace)
@@ -125,7 +137,7 @@ mod tests {
 
     #[test]
     fn an_address_is_the_newest_objects_until_that_is_gone() {
-        let cluster = Cluster::new(&[]);
+        let cluster = Cluster::new(&Kubernetes::default());
         let (kind, address) = (Kind::Pods, "10.1.0.9");
         cluster.put(kind, object("old", address));
         cluster.put(kind, object("new", address));
@@ -141,7 +153,7 @@ mod tests {
 
     #[test]
     fn objects_beyond_the_bound_are_left_out_and_counted() {
-        let cluster = Cluster::new(&[]);
+        let cluster = Cluster::new(&Kubernetes::default());
         let many = (0..OBJECTS_MAX + 3).map(|number| {
             let [_, a, b, c] = u32::try_from(number).expect("small").to_be_bytes();
             object(&format!("pod-{number}"), &format!("10.{a}.{b}.{c}"))

@@ -1,6 +1,9 @@
 //! The destinations of the configuration in force, and the tasks that send them what waits.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Weak},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -31,12 +34,17 @@ const TRACES_BYTES_MAX: usize = 16 << 20;
 /// Most bytes of metrics that wait for one destination: histograms of 256 MiB as text (`exposed_mib`) take less.
 const METRICS_BYTES_MAX: usize = 32 << 20;
 
+/// Part of `memory_mib` that waits for all destinations together.
+const MEMORY_PART: usize = 4;
+
 /// All destinations.
 pub struct Destinations {
     fleet: Arc<Fleet>,
     stop: watch::Receiver<bool>,
     metrics_interval: watch::Sender<Duration>,
     all: Mutex<Vec<Destination>>,
+    /// Also of destinations that were removed, until what waits for them is sent or given up.
+    queues: Mutex<Vec<(Signal, Weak<Queue>)>>,
 }
 
 /// One of the configuration in force.
@@ -73,6 +81,7 @@ impl Destinations {
             stop: stop.clone(),
             metrics_interval: watch::Sender::new(Duration::ZERO),
             all: Mutex::default(),
+            queues: Mutex::default(),
         };
         destinations.apply(config)?;
         Ok(destinations)
@@ -107,6 +116,8 @@ impl Destinations {
         let queue =
             |signal| (signal, Arc::new(Queue::new(requests_max(signal, &settings.otlp), bytes_max(signal))));
         let queues: Vec<_> = wanted.map(queue).collect();
+        let weak = queues.iter().map(|(signal, queue)| (*signal, Arc::downgrade(queue)));
+        self.queues.lock().extend(weak);
         let sender = watch::Sender::new(settings);
         for (signal, queue) in &queues {
             let (queue, fleet, stop) = (Arc::clone(queue), Arc::clone(&self.fleet), self.stop.clone());
@@ -131,6 +142,37 @@ impl Destinations {
     pub(super) fn queue(&self, signal: Signal, to: &[Arc<Queue>], tenant: &str, queued: &Queued) {
         let undelivered = to.iter().map(|queue| queue.add(tenant, queued.clone())).sum();
         signal.counts(&self.fleet.own).undelivered.inc_by(undelivered);
+        self.shrink(self.fleet.budget.limits().memory / MEMORY_PART);
+    }
+
+    /// Drops what waits for the destinations that have the most until all have so many bytes.
+    fn shrink(&self, bytes_max: usize) {
+        let mut queues = self.queues.lock();
+        queues.retain(|(_, queue)| queue.strong_count() > 0);
+        let living = queues.iter().filter_map(|(signal, queue)| Some((*signal, queue.upgrade()?)));
+        let mut by_bytes: Vec<_> = living.map(|(signal, queue)| (queue.bytes(), signal, queue)).collect();
+        by_bytes.sort_by_key(|(bytes, ..)| *bytes);
+        let (mut room, mut left) = (bytes_max, by_bytes.len());
+        for (bytes, signal, queue) in by_bytes {
+            // What smaller ones leave of their shares is for the larger ones.
+            let share = room / left;
+            let dropped = queue.shrink(share);
+            signal.counts(&self.fleet.own).undelivered.inc_by(dropped);
+            room -= bytes.min(share);
+            left -= 1;
+        }
+    }
+
+    /// Drops half of what waits, of the destinations that have the most: memory is scarce.
+    pub fn shed(&self) {
+        let held: usize = self
+            .queues
+            .lock()
+            .iter()
+            .filter_map(|(_, queue)| queue.upgrade())
+            .map(|queue| queue.bytes())
+            .sum();
+        self.shrink(held / 2);
     }
 
     /// Time between two times that metrics are sent.
@@ -309,6 +351,38 @@ mod tests {
             assert!(began.elapsed() < Duration::from_hours(1), "it is not closed");
             sleep(Duration::from_secs(1)).await;
         }
+    }
+
+    #[tokio::test]
+    async fn what_waits_for_all_destinations_is_bounded_and_shed_where_there_is_most() {
+        let retention = Retention { scrapes: 1, at_least: Duration::ZERO, at_most: Duration::ZERO };
+        let limits = Limits { memory: 4_000, ..Limits::of_series(1) };
+        let fleet = Arc::new(Fleet::new(limits, retention));
+        let to = |tenant: &str| Otlp {
+            endpoint: "http://127.0.0.1:1".into(),
+            tenants: Some(vec![tenant.to_owned()]),
+            ..Otlp::default()
+        };
+        let config = config::Exporter { otlp: vec![to("acme"), to("rival")], ..config::Exporter::default() };
+        let (_stop, stopped) = watch::channel(false);
+        let destinations = Destinations::start(&config, &fleet, &stopped).expect("started");
+        // The tasks that send have no turn before the test waits.
+        let [acme, rival] = ["acme", "rival"].map(|tenant| destinations.queues(Signal::Traces, tenant));
+        let add = |tenant, to: &[Arc<Queue>], bytes| {
+            let request = vec![0; bytes].into();
+            destinations.queue(Signal::Traces, to, tenant, &Queued { request, items: 1 });
+        };
+        add("rival", &rival, 300);
+        for _ in 0..10 {
+            add("acme", &acme, 100);
+        }
+        assert_eq!((acme[0].bytes(), rival[0].bytes()), (700, 300));
+        assert_eq!(fleet.own.otlp_spans_undelivered.get(), 3);
+        destinations.shed();
+        assert_eq!((acme[0].bytes(), rival[0].bytes()), (200, 0), "requests of 100 bytes, and of 300");
+        destinations.apply(&config::Exporter::default()).expect("none");
+        destinations.shed();
+        assert_eq!(acme[0].bytes(), 100, "also of those that were removed");
     }
 
     #[test]

@@ -80,6 +80,22 @@ impl Queue {
         dropped
     }
 
+    /// Bytes that wait.
+    pub fn bytes(&self) -> usize {
+        self.waiting.lock().bytes
+    }
+
+    /// Drops the newest requests of the tenants that have the most until it has so many bytes. Returns the number of their spans or points.
+    pub fn shrink(&self, bytes_max: usize) -> u64 {
+        let mut waiting = self.waiting.lock();
+        let mut dropped = 0;
+        while waiting.bytes > bytes_max {
+            let Some(excess) = waiting.drop_newest("", |of| of.bytes) else { break };
+            dropped += excess.items;
+        }
+        dropped
+    }
+
     /// Takes the next request, if there is one. Else it is closed.
     pub fn take_or_close(&self) -> Option<Queued> {
         let mut waiting = self.waiting.lock();
@@ -210,6 +226,17 @@ mod tests {
             queue.add(tenant, queued(mark, 1));
         }
         assert_eq!(marks(&queue), [1, 4, 5, 2, 6, 3]);
+    }
+
+    #[test]
+    fn a_queue_that_shrinks_keeps_the_oldest_of_each_tenant() {
+        let queue = Queue::new(9, 100);
+        for (tenant, mark) in [("a", 1), ("a", 2), ("a", 3), ("b", 4)] {
+            queue.add(tenant, queued(mark, 10));
+        }
+        assert_eq!((queue.bytes(), queue.shrink(20)), (40, 2 * queued(1, 10).items));
+        assert_eq!((queue.bytes(), queue.shrink(20)), (20, 0));
+        assert_eq!(marks(&queue), [1, 4]);
     }
 
     #[tokio::test]

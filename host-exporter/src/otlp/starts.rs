@@ -92,12 +92,11 @@ impl OfTenant {
             *of.until_unix_ns.get_or_insert(now_unix_ns.saturating_add(ABSENT_NS_MAX)) <= now_unix_ns
         });
         let mut absent_max = there + ABSENT_MAX;
-        match &self.restored {
-            Some(restored) => absent_max = absent_max.max(restored.streams),
-            None => {
-                let oldest = now_unix_ns.saturating_sub(ABSENT_NS_MAX);
-                self.streams.retain(|_, Stream(_, _, taken)| *taken >= oldest);
-            }
+        if let Some(restored) = &self.restored {
+            absent_max = absent_max.max(restored.streams);
+        } else {
+            let oldest = now_unix_ns.saturating_sub(ABSENT_NS_MAX);
+            self.streams.retain(|_, Stream(_, _, taken)| *taken >= oldest);
         }
         let excess = (self.streams.len() - there).saturating_sub(absent_max);
         if excess > 0 {

@@ -72,20 +72,24 @@ impl AddressBook {
                 let by_table = || names.table.target(tenant, address, port);
                 let by_cluster = || self.in_cluster(tenant, &peer, address, names);
                 // A guest's word must not look like another address.
-                let is_name =
-                    |name: &&Box<str>| name.trim_matches(['[', ']', '.']).parse::<IpAddr>().is_err();
-                let looked_up = || looked_up.get(&address).filter(is_name).cloned().map(Name::LookedUp);
+                let is_name = |name: &str| name.trim_matches(['[', ']', '.']).parse::<IpAddr>().is_err();
+                let looked_up = looked_up.get(&address).filter(|name| is_name(name));
+                let looked_up = || looked_up.cloned().map(Name::LookedUp);
                 by_table().or_else(by_cluster).unwrap_or_else(|| Target::Address(peer, looked_up()))
             }
         }
     }
 
-    /// What the cluster's API has at an address, as a tenant may see it: of a namespace that is the tenant's, or shared. Whose one without
-    /// sandboxes on this node is, or with those of several tenants, is not known, and its names are not shown.
+    /// What the cluster's API has at an address, as a tenant may see it: of a namespace that is the tenant's, or shared. Whose one is, the
+    /// host's configuration tells, else the sandboxes there. Of one without sandboxes on this node, or with those of several tenants, it is
+    /// not known, and its names are not shown.
     fn in_cluster(&self, tenant: &str, peer: &Peer, address: IpAddr, names: &HostNames) -> Option<Target> {
         let cluster = names.cluster.as_deref()?;
         let found = cluster.at(address)?;
         let is_own = || {
+            if let Some(configured) = cluster.tenant(&found.namespace) {
+                return Some(configured == tenant);
+            }
             let mut tenants = self.tenants.get(&*found.namespace)?.iter();
             let first = tenants.next()?;
             tenants.next().is_none().then_some(first == tenant)

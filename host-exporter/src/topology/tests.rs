@@ -16,7 +16,7 @@ use crate::{
         series::{CheckedSeries, Labels, SeriesKey},
         values::Values,
     },
-    config,
+    config::{self, kubernetes::Kubernetes},
     fleet::{Retention, sandbox::Sandbox},
     history::{History, STEPS},
     kubernetes::{
@@ -119,19 +119,24 @@ fn what_a_cluster_has_at_an_address_is_shown_to_the_tenants_of_its_namespace() {
     let [acme, rival] = [in_namespace("acme", "a", "shop"), in_namespace("rival", "b", "bank")];
     in_namespace("acme", "c", "both");
     in_namespace("rival", "d", "both");
-    let cluster = Cluster::new(&["kube-system".to_owned()]);
+    let tenants = [("configured", "acme"), ("both", "rival")].map(|(of, tenant)| (of.into(), tenant.into()));
+    let cluster = |tenants| {
+        let shared_namespaces = vec!["kube-system".to_owned()];
+        Cluster::new(&Kubernetes { shared_namespaces, tenants, ..Kubernetes::default() })
+    };
+    let (cluster, configured) = (cluster(BTreeMap::new()), cluster(tenants.into()));
     for (namespace, address) in [
         ("shop", "10.96.0.1"),
         ("bank", "10.96.0.2"),
         ("both", "10.96.0.3"),
         ("elsewhere", "10.96.0.4"),
         ("kube-system", "10.96.0.5"),
+        ("configured", "10.96.0.6"),
     ] {
         let addresses = vec![address.parse().expect("address")];
-        cluster.put(
-            Kind::Services,
-            Object { key: (namespace.into(), "db".into()), name: "db".into(), addresses },
-        );
+        let object = Object { key: (namespace.into(), "db".into()), name: "db".into(), addresses };
+        cluster.put(Kind::Services, object.clone());
+        configured.put(Kind::Services, object);
     }
     let topology = Topology::new(1 << 20);
     topology.follow(Arc::new(cluster));
@@ -152,7 +157,14 @@ fn what_a_cluster_has_at_an_address_is_shown_to_the_tenants_of_its_namespace() {
         let by_lookup = Some(Name::LookedUp("db.example".into()));
         assert_eq!(target(caller, "10.96.0.4"), address("10.96.0.4", by_lookup));
         assert_eq!(target(caller, "10.96.0.5"), named("10.96.0.5", "db.kube-system"));
+        assert_eq!(target(caller, "10.96.0.6"), address("10.96.0.6", None));
     }
+    topology.follow(Arc::new(configured));
+    assert_eq!(target(&acme, "10.96.0.6"), named("10.96.0.6", "db.configured"), "without sandboxes");
+    assert_eq!(target(&rival, "10.96.0.6"), Target::AnotherTenant);
+    assert_eq!(target(&rival, "10.96.0.3"), named("10.96.0.3", "db.both"), "whatever sandboxes there are");
+    assert_eq!(target(&acme, "10.96.0.3"), Target::AnotherTenant);
+    assert_eq!(target(&acme, "10.96.0.1"), named("10.96.0.1", "db.shop"));
 }
 
 #[test]

@@ -1,19 +1,20 @@
 //! Answers of a server with Prometheus' HTTP API (Prometheus documentation, "HTTP API").
 //!
 //! A question is several expressions, which are evaluated at the same time ([`over_time`], [`nodes`]). Bounded: [`QUESTIONS_AT_ONCE`]
-//! questions, the bytes of each answer, and the time of a question. An answer is decoded by a thread that may block, into the
+//! questions, one of a tenant, the bytes of each answer, and the time of a question. An answer is decoded by a thread that may block, into the
 //! labels and numbers that are wanted and nothing else, before the next question has its turn.
 
 pub mod nodes;
 mod over_time;
 
-use std::{borrow::Cow, fmt::Write as _, sync::Arc, time::Duration};
+use std::{borrow::Cow, collections::BTreeMap, fmt::Write as _, sync::Arc, time::Duration};
 
 use hyper::{Request, StatusCode, header};
+use parking_lot::Mutex;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::{Deserialize, Deserializer, de::DeserializeOwned};
 use thiserror::Error;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore};
 
 use super::Selection;
 use crate::{
@@ -60,6 +61,8 @@ pub struct Prometheus {
     timeout: Duration,
     answer_bytes_max: usize,
     questions: Arc<Semaphore>,
+    /// The turns of tenants that wait or have theirs; with no name, of questions about all.
+    tenants: Mutex<BTreeMap<Option<String>, Arc<Semaphore>>>,
 }
 
 /// Its response, as far as it is read.
@@ -95,7 +98,7 @@ fn number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
 }
 
 /// The right to put a question, which ends when its last answer is decoded.
-type Turn = Arc<OwnedSemaphorePermit>;
+type Turn = Arc<[OwnedSemaphorePermit; 2]>;
 
 impl Prometheus {
     /// The configured one; none without a URL. The settings were checked.
@@ -108,22 +111,34 @@ impl Prometheus {
             timeout: config::seconds(settings.prometheus_timeout_seconds),
             answer_bytes_max: settings.prometheus_answer_mib << 20,
             questions: Arc::new(Semaphore::new(QUESTIONS_AT_ONCE)),
+            tenants: Mutex::default(),
         })
     }
 
-    /// Puts a question when it is its turn, until the deadline.
+    /// Puts a question about a tenant, or about all, when it is its turn, until the deadline.
     async fn question<T>(
         &self,
+        tenant: Option<&str>,
         put: impl AsyncFnOnce(&Turn) -> Result<T, QueryError>,
     ) -> Result<T, QueryError> {
         let put = async {
             // It is never closed; without a turn there is no answer in time.
-            let Ok(turn) = Arc::clone(&self.questions).acquire_owned().await else {
-                return std::future::pending().await;
-            };
+            let Ok(turn) = self.turn(tenant).await else { return std::future::pending().await };
             put(&Arc::new(turn)).await
         };
         tokio::time::timeout(self.timeout, put).await.map_err(|_| QueryError::Deadline(self.timeout))?
+    }
+
+    /// A tenant's turn, and then one of all: those who ask much wait for themselves.
+    async fn turn(&self, tenant: Option<&str>) -> Result<[OwnedSemaphorePermit; 2], AcquireError> {
+        let of_tenant = {
+            let mut tenants = self.tenants.lock();
+            tenants.retain(|_, turn| Arc::strong_count(turn) > 1);
+            let turn = tenants.entry(tenant.map(str::to_owned));
+            Arc::clone(turn.or_insert_with(|| Arc::new(Semaphore::new(1))))
+        };
+        let of_tenant = of_tenant.acquire_owned().await?;
+        Ok([of_tenant, Arc::clone(&self.questions).acquire_owned().await?])
     }
 
     /// The result of one expression of a question: `path` of the API with these parameters.
@@ -173,11 +188,34 @@ fn form(parameters: &[(&str, &str)]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt as _;
+
     use super::*;
 
     #[derive(Debug, Deserialize)]
     struct Labels {
         le: Option<Box<str>>,
+    }
+
+    #[test]
+    fn a_tenant_that_asks_much_waits_for_itself() {
+        let url = Some("http://127.0.0.1:1".to_owned());
+        let settings = config::Exporter { prometheus_url: url, ..config::Exporter::default() };
+        let server = Prometheus::new(&settings).expect("it has a URL");
+        let first = server.turn(Some("acme")).now_or_never().expect("free").expect("open");
+        let mut second = Box::pin(server.turn(Some("acme")));
+        assert!((&mut second).now_or_never().is_none());
+        let other = server.turn(Some("rival")).now_or_never().expect("free").expect("open");
+        let mut about_all = Box::pin(server.turn(None));
+        assert!((&mut about_all).now_or_never().is_none(), "there are two at one time");
+        drop(other);
+        let about_all = about_all.now_or_never().expect("free");
+        drop(first);
+        let second = second.now_or_never().expect("free");
+        assert_eq!(server.tenants.lock().len(), 3);
+        drop((about_all, second));
+        let _next = server.turn(None).now_or_never().expect("free");
+        assert_eq!(server.tenants.lock().len(), 1, "others are forgotten");
     }
 
     #[test]

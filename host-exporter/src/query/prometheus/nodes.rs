@@ -76,7 +76,7 @@ impl Prometheus {
     pub async fn nodes(&self, unix_seconds: u64) -> Result<Nodes, QueryError> {
         let (all, time) = (Selection::default(), unix_seconds.to_string());
         let (up, gauges, sandboxes, completeness, cpu) = self
-            .question(async |turn| {
+            .question(None, async |turn| {
                 let ask = async |expression| {
                     let parameters = [("query", expression), ("time", &*time)];
                     self.evaluate::<Labels>(turn, &all, "query", &parameters).await

@@ -56,7 +56,7 @@ impl Prometheus {
         ]
         .map(|(counter, by)| shape.came(counter, by));
         let (buckets, sums, errors, unknown) = self
-            .question(async |turn| {
+            .question(selection.tenant.as_deref(), async |turn| {
                 let ask = async |query| self.range(turn, &shape, query).await;
                 tokio::try_join!(ask(&buckets), ask(&sums), ask(&errors), ask(&unknown))
             })
