@@ -386,3 +386,77 @@ fn remove_orphan(watching: &Watching, sandbox: &porthole_registry::SandboxKey) {
         Err(error) => tracing::warn!(%sandbox, %error, "cannot remove what a dead companion left"),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::{sync::Semaphore, time::advance};
+
+    use super::*;
+    use crate::{
+        accumulate::{
+            budget::Limits,
+            sandbox::Containers,
+            series::{CheckedSeries, Labels, SeriesKey},
+            values::Values,
+        },
+        agent::backoff::Backoff,
+        fleet::{Fleet, Retention},
+        protocol::{ErrorClass, Protocol, Side},
+    };
+
+    fn record(tenant: &str) -> Arc<SandboxRecord> {
+        let sandbox = "default@shop-1".parse().expect("key");
+        let record = SandboxRecord::new(sandbox, tenant, "shop", "test", 1);
+        Arc::new(SandboxRecord { state: SandboxState::Watching, ..record })
+    }
+
+    fn report(sandbox: &Sandbox, requests: u64) {
+        let mut values = Values::default();
+        values.durations.add(0, requests, requests);
+        let labels = Labels { operation: "GET", resource: "/", status: "200", ..Labels::default() };
+        let key = SeriesKey::new(Protocol::Http1, Side::Server, labels).expect("short texts");
+        let series =
+            CheckedSeries { id: 1, container_id: String::new(), key, error: ErrorClass::None, values };
+        let mut accumulator = sandbox.accumulator.lock();
+        accumulator.begin_epoch(1).expect("epoch");
+        accumulator.apply(series, &Containers::new()).expect("accepted");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn other_names_wait_for_what_an_agent_reports_again_but_not_for_ever() {
+        for reports_again in [true, false] {
+            let retention = Retention { scrapes: 1, at_least: Duration::ZERO, at_most: Duration::ZERO };
+            let links = Links {
+                fleet: Arc::new(Fleet::new(Limits::of_series(10), retention)),
+                connections: Arc::new(Semaphore::new(1)),
+                idle: Duration::from_secs(1),
+                backoff: Backoff::new(Duration::from_secs(1), Duration::from_secs(1)),
+            };
+            let (before, after) = (record("acme"), record("rival"));
+            let sandbox = links.fleet.register(&before);
+            report(&sandbox, 5);
+            // What is known of the running epoch is a floor now, as after the exporter's restart.
+            sandbox.accumulator.lock().forget_series();
+            let mut watched = Watched {
+                sandbox,
+                name: before.key(),
+                link: None,
+                last_record: None,
+                orphan_since: None,
+                to_rename_since: None,
+            };
+            watched.rename(&links, &after).await;
+            advance(RENAME_PATIENCE.checked_sub(Duration::from_millis(1)).expect("longer")).await;
+            watched.rename(&links, &after).await;
+            assert_eq!(watched.sandbox.identity.tenant, "acme", "it may yet report again");
+            if reports_again {
+                report(&watched.sandbox, 5);
+            } else {
+                advance(Duration::from_millis(1)).await;
+            }
+            watched.rename(&links, &after).await;
+            assert_eq!(watched.sandbox.identity.tenant, "rival");
+            assert!(watched.to_rename_since.is_none());
+        }
+    }
+}
