@@ -81,7 +81,7 @@ impl AddressBook {
     }
 
     /// What the cluster's API has at an address, as a tenant may see it: of a namespace that is the tenant's, or shared. Whose one is, the
-    /// host's configuration tells, else the sandboxes there. Of one without sandboxes on this node, or with those of several tenants, it is
+    /// host's configuration has, else the sandboxes there show. Of one without sandboxes on this node, or with those of several tenants, it is
     /// not known, and its names are not shown.
     fn in_cluster(&self, tenant: &str, peer: &Peer, address: IpAddr, names: &HostNames) -> Option<Target> {
         let cluster = names.cluster.as_deref()?;

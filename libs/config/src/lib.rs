@@ -53,7 +53,7 @@ pub fn path() -> PathBuf {
 pub struct Location {
     /// The file.
     pub path: PathBuf,
-    /// Nobody named it: without it there are defaults.
+    /// It was not named: without it there are defaults.
     pub may_be_absent: bool,
 }
 

@@ -289,7 +289,7 @@ pub fn install_available(needs: &[Need]) -> Result<()> {
     install(&available)
 }
 
-/// Whether apt was ever told what the distribution has. Images of containers come without.
+/// Whether apt has lists of what the distribution has. Images of containers come without.
 fn has_package_lists(directory: &Path) -> bool {
     let entries = fs::read_dir(directory).into_iter().flatten().flatten();
     entries.into_iter().any(|entry| entry.file_name().to_string_lossy().contains("_Packages"))

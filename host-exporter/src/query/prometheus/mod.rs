@@ -129,7 +129,7 @@ impl Prometheus {
         tokio::time::timeout(self.timeout, put).await.map_err(|_| QueryError::Deadline(self.timeout))?
     }
 
-    /// A tenant's turn, and then one of all: those who ask much wait for themselves.
+    /// A tenant's turn, and then one of all: the questions of one tenant wait for each other.
     async fn turn(&self, tenant: Option<&str>) -> Result<[OwnedSemaphorePermit; 2], AcquireError> {
         let of_tenant = {
             let mut tenants = self.tenants.lock();
@@ -198,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tenant_that_asks_much_waits_for_itself() {
+    fn the_questions_of_one_tenant_wait_for_each_other() {
         let url = Some("http://127.0.0.1:1".to_owned());
         let settings = config::Exporter { prometheus_url: url, ..config::Exporter::default() };
         let server = Prometheus::new(&settings).expect("it has a URL");
