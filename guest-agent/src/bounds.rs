@@ -66,11 +66,6 @@ const BOUNDS: &[(&str, &str, Held)] = &[
     ("kernel/bpf.rs", "LOG_BYTES", Because("the verifier's log is for messages alone")),
     ("kernel/btf.rs", "NESTING_MAX", Because("a member that is not found is an error")),
     ("kernel/btf.rs", "STATE_CHANGES", Because("a number of the kernel's")),
-    (
-        "packets/pieces.rs",
-        "JOINING_MAX",
-        Because("what came of the oldest packet is taken, and counts as captured in part"),
-    ),
     ("recorder/containers.rs", "CGROUPS_MAX", Table(control_groups)),
     ("recorder/containers.rs", "CONTAINERS_MAX", Table(containers)),
     ("recorder/parents.rs", "WAITING_MAX", Because("the oldest call goes on without a parent")),

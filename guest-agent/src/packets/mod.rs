@@ -4,13 +4,11 @@
 //! record of a packet ──► PacketSource ──► FlowTable (libs/packet) ──► l7 ──► exchanges ──► series
 //! ```
 //!
-//! - [`pieces`] joins packets that take several records.
 //! - [`source`]: from the programs' records to exchanges. Which container a socket belongs to is in [`crate::cgroups`].
 //!
 //! What packets do not have is absent: processes, unix-domain sockets, the end of a container. Addresses are taken as one
 //! set: connections of two network namespaces between the same addresses and ports at the same time are one.
 
-mod pieces;
 pub mod source;
 
 /// What packets do not show, one sentence each.

@@ -11,7 +11,6 @@ use crate::{
     capture::{event_source::EventSource, parsed},
     cgroups::Tree,
     kernel::{ProbeError, packet_probes::PacketProbes},
-    packets::pieces::Pieces,
     recorder::{
         Details, Origin, Recorder,
         containers::{ContainerIndex, Containers},
@@ -30,9 +29,6 @@ const LIMITS: Limits = Limits {
     udp_idle_ns: 60 * SECOND_NS,
     ignored_idle_ns: 60 * SECOND_NS,
 };
-
-/// How long after the first record of a packet its last one can come: the program that writes them is never interrupted for long.
-const PIECES_WITHIN_NS: u64 = SECOND_NS;
 
 /// The programs on packets, and the flows of their records.
 #[allow(missing_debug_implementations)]
@@ -114,7 +110,6 @@ pub struct PacketFlows {
     malformed: u64,
     /// Packets of which not all bytes were captured.
     shortened: u64,
-    pieces: Pieces,
 }
 
 impl PacketFlows {
@@ -128,7 +123,6 @@ impl PacketFlows {
             bytes: 0,
             malformed: 0,
             shortened: 0,
-            pieces: Pieces::default(),
         }
     }
 
@@ -142,27 +136,6 @@ impl PacketFlows {
             self.malformed += 1;
             return;
         };
-        if packet.position == 0 && bytes.len() == packet.head as usize {
-            self.take_older(&packet, recorder);
-            self.packet(packet, bytes, recorder);
-        } else if let Some((packet, bytes)) = self.pieces.join(packet, bytes) {
-            self.take_older(&packet, recorder);
-            self.packet(packet, &bytes, recorder);
-        } else {
-            while let Some((packet, bytes)) = self.pieces.excess() {
-                self.packet(packet, &bytes, recorder);
-            }
-        }
-    }
-
-    /// Takes packets of the same socket of which a record is missing: it comes before a later one, or never.
-    fn take_older(&mut self, packet: &Packet, recorder: &mut Recorder) {
-        while let Some((packet, bytes)) = self.pieces.older(packet) {
-            self.packet(packet, &bytes, recorder);
-        }
-    }
-
-    fn packet(&mut self, packet: Packet, bytes: &[u8], recorder: &mut Recorder) {
         self.shortened += u64::from(bytes.len() < packet.length as usize);
         let sent = packet.direction == u32::from(direction::EGRESS);
         let captured = Captured {
@@ -176,9 +149,6 @@ impl PacketFlows {
     }
 
     fn idle(&mut self, now_ns: u64, recorder: &mut Recorder) {
-        while let Some((packet, bytes)) = self.pieces.begun_by(now_ns.saturating_sub(PIECES_WITHIN_NS)) {
-            self.packet(packet, &bytes, recorder);
-        }
         let (table, mut recording) = self.recording(None, recorder);
         table.idle(now_ns, &mut recording);
     }

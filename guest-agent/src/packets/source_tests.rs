@@ -1,7 +1,5 @@
 //! Records of packets in, series out.
 
-use porthole_bpf_types::packet::PACKET_PIECE_MAX;
-
 use super::*;
 
 fn flows() -> (PacketFlows, Recorder) {
@@ -34,21 +32,6 @@ impl Wire {
         record.extend([0; 4]);
         record.extend(ip);
         record
-    }
-
-    /// The records of a packet of several.
-    fn pieces(record: &[u8]) -> Vec<Vec<u8>> {
-        let (header, packet) = record.split_at(size_of::<Packet>());
-        let parts = packet.chunks(PACKET_PIECE_MAX as usize).enumerate();
-        parts
-            .map(|(number, bytes)| {
-                let mut piece = header.to_vec();
-                let position = number as u32 * PACKET_PIECE_MAX;
-                piece[size_of::<Packet>() - 4..].copy_from_slice(&position.to_ne_bytes());
-                piece.extend(bytes);
-                piece
-            })
-            .collect()
     }
 
     fn tcp(&mut self, outwards: bool, sequence: u32, acknowledged: u32, flags: u8, text: &[u8]) -> Vec<u8> {
@@ -146,58 +129,12 @@ fn the_socket_that_is_ignored_is_the_connections_and_not_the_listening_one() {
     assert_eq!(flows.ignored, [2]);
 }
 
-/// 400 requests in a packet and their responses in others, each in several records.
-fn pipeline(flows: &mut PacketFlows, recorder: &mut Recorder, is_captured: impl Fn(usize) -> bool) {
-    let mut wire = Wire { now: 0 };
-    let (requests, responses) = (REQUEST.repeat(400), RESPONSE.repeat(400));
-    let mut records = vec![wire.tcp(true, 100, 0, SYN, b""), wire.tcp(false, 500, 101, SYN | ACK, b"")];
-    records.extend(Wire::pieces(&wire.tcp(true, 101, 501, ACK, &requests)));
-    let answer = Wire::pieces(&wire.tcp(false, 501, 101 + requests.len() as u32, ACK, &responses));
-    // Another packet, on another CPU.
-    let mut other = wire.record(true, 17, &[0; 8], 8);
-    other[..8].copy_from_slice(&9_u64.to_ne_bytes());
-    for (number, record) in records.iter().chain(&answer).enumerate() {
-        flows.record(&other, recorder);
-        if is_captured(number) {
-            flows.record(record, recorder);
-        }
-    }
-}
-
 #[test]
-fn packets_of_several_records_are_taken_whole() {
-    let (mut flows, mut recorder) = flows();
-    pipeline(&mut flows, &mut recorder, |_| true);
-    assert_eq!((recorder.series.recorded(), flows.shortened, flows.malformed()), (400, 0, 0));
-}
-
-#[test]
-fn of_a_packet_that_lacks_a_record_the_beginning_is_taken() {
-    let (mut flows, mut recorder) = flows();
-    // The third record of the requests; the responses that follow end the wait for it.
-    pipeline(&mut flows, &mut recorder, |number| number != 4);
-    flows.idle(1 << 40, &mut recorder);
-    flows.idle(1 << 41, &mut recorder);
-    assert_eq!(flows.shortened, 1);
-    let count = recorder.series.recorded();
-    assert!((200..400).contains(&count), "{count}");
-}
-
-#[test]
-fn a_packet_of_which_records_are_being_written_waits_for_them_when_nothing_else_comes() {
+fn packets_that_are_captured_in_part_are_counted() {
     let ((mut flows, mut recorder), mut wire) = (flows(), Wire { now: 0 });
-    let records = Wire::pieces(&wire.tcp(true, 101, 501, ACK, &REQUEST.repeat(400)));
-    let (last, before) = records.split_last().expect("records");
-    for record in before {
-        flows.record(record, &mut recorder);
+    for length in [8, 100] {
+        let record = wire.record(true, 17, &[0; 8], length);
+        flows.record(&record, &mut recorder);
     }
-    flows.idle(wire.now + PIECES_WITHIN_NS - 1, &mut recorder);
-    assert_eq!(flows.table.tally().packets, 0, "it is not whole");
-    flows.record(last, &mut recorder);
-    assert_eq!((flows.table.tally().packets, flows.shortened), (1, 0));
-    for record in before {
-        flows.record(record, &mut recorder);
-    }
-    flows.idle(wire.now + PIECES_WITHIN_NS, &mut recorder);
-    assert_eq!((flows.table.tally().packets, flows.shortened), (2, 1), "the last record never comes");
+    assert_eq!(flows.shortened, 1);
 }

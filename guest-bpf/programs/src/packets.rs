@@ -1,7 +1,7 @@
 //! Packet mode: what sockets send and receive as packets, on kernels without the hooks for system calls.
 //!
 //! ```text
-//! socket's packet → TCP or UDP with something in it → head of the packet → ring buffer, in one record or several
+//! socket's packet → TCP or UDP with something in it → head of the packet → ring buffer
 //! ```
 //!
 //! The programs are attached to the root of the control groups and see every packet of every socket below it: on its
@@ -19,13 +19,13 @@ use aya_ebpf::{
 };
 use porthole_bpf_types::{
     connection::{Verdict, direction},
-    packet::{PACKET_HEAD_MAX, PACKET_HEAD_SHORT, PACKET_PIECE_MAX, Packet},
+    packet::{PACKET_HEAD_MAX, PACKET_HEAD_SHORT, Packet},
 };
 
 use crate::{
     maps::{CurrentSettings, RECORDS, VERDICTS, count},
     ring,
-    verifier::{bounded, rounds},
+    verifier::bounded,
 };
 
 /// The packet goes its way.
@@ -35,8 +35,6 @@ const TCP: u8 = 6;
 const UDP: u8 = 17;
 /// Bytes of an IP header at least. Old verifiers derive a lower bound from this comparison, and none from one with 0.
 const HEADER_MIN: u64 = 20;
-/// Records of a packet at most.
-const PIECES_MAX: u64 = PACKET_HEAD_MAX.div_ceil(PACKET_PIECE_MAX) as u64;
 /// IPv6 extension headers, behind which TCP or UDP may be (RFC 8200 section 4).
 const EXTENSIONS: [u8; 4] = [0, 43, 44, 60];
 /// `FIN`, `SYN` and `RST` (RFC 9293 section 3.1).
@@ -83,10 +81,11 @@ fn seen(skb: *mut __sk_buff, direction: u8) {
         return;
     }
     let mut head = if length > PACKET_HEAD_MAX { PACKET_HEAD_MAX } else { length };
-    if head > PACKET_HEAD_SHORT && !ring::has_room(u64::from(head)) {
+    // A record is at most twice as large as what it carries.
+    if head > PACKET_HEAD_SHORT && !ring::has_room(2 * u64::from(head)) {
         head = PACKET_HEAD_SHORT;
     }
-    let mut packet = Packet {
+    let packet = Packet {
         cookie,
         // SAFETY: as above, the same pointer.
         cgroup: unsafe { bpf_skb_cgroup_id(skb) },
@@ -95,38 +94,26 @@ fn seen(skb: *mut __sk_buff, direction: u8) {
         length,
         head,
         direction: u32::from(direction),
-        position: 0,
+        reserved: 0,
     };
-    let pieces = rounds::<PIECES_MAX>();
-    let mut piece = 0;
-    while piece < pieces && packet.head - packet.position > PACKET_PIECE_MAX {
-        if !send::<4096, 4095>(skb, &packet, u64::from(PACKET_PIECE_MAX)) {
-            count!(lost);
-            return;
-        }
-        packet.position += PACKET_PIECE_MAX;
-        piece += 1;
-    }
-    if piece > 0 && packet.head - packet.position < HEADER_MIN as u32 {
-        // Too short a rest begins earlier.
-        packet.position = packet.head - HEADER_MIN as u32;
-    }
-    if !send_rest(skb, &packet, u64::from(packet.head - packet.position)) {
-        count!(lost);
-    }
-}
-
-/// Sends the last record of a packet.
-#[inline(always)]
-fn send_rest(skb: *mut __sk_buff, packet: &Packet, len: u64) -> bool {
-    if len < 256 {
-        send::<256, 255>(skb, packet, len)
-    } else if len < 1024 {
-        send::<1024, 1023>(skb, packet, len)
-    } else if len < 2048 {
-        send::<2048, 2047>(skb, packet, len)
+    // The verifier requires a constant size of a record.
+    let sent = if head < 256 {
+        send::<256, 255>(skb, &packet)
+    } else if head < 1024 {
+        send::<1024, 1023>(skb, &packet)
+    } else if head < 4096 {
+        send::<4096, 4095>(skb, &packet)
+    } else if head < 8192 {
+        send::<8192, 8191>(skb, &packet)
+    } else if head < 16_384 {
+        send::<16_384, 16_383>(skb, &packet)
+    } else if head < 32_768 {
+        send::<32_768, 32_767>(skb, &packet)
     } else {
-        send::<4096, 4095>(skb, packet, len)
+        send::<65_536, 65_535>(skb, &packet)
+    };
+    if !sent {
+        count!(lost);
     }
 }
 
@@ -152,19 +139,19 @@ struct Room<const SIZE: usize> {
     head: [u8; SIZE],
 }
 
-/// Sends a record of at most `MASK` bytes of a packet, one less than there is room for.
+/// Sends a packet of at most `MASK` bytes of head, one less than there is room for.
 #[inline(always)]
-fn send<const SIZE: usize, const MASK: u64>(skb: *mut __sk_buff, packet: &Packet, len: u64) -> bool {
+fn send<const SIZE: usize, const MASK: u64>(skb: *mut __sk_buff, packet: &Packet) -> bool {
     let Some(mut entry) = RECORDS.reserve::<Room<SIZE>>(0) else { return false };
     let room = entry.as_mut_ptr();
-    let len = bounded::<MASK>(len);
+    let len = bounded::<MASK>(u64::from(packet.head));
     // SAFETY: the ring buffer's memory, which is as large as the type; the head has room for `len`.
     let rc = unsafe {
         (*room).packet = *packet;
         if len < HEADER_MIN {
             -1
         } else {
-            bpf_skb_load_bytes(skb.cast(), packet.position, (&raw mut (*room).head).cast(), len as u32)
+            bpf_skb_load_bytes(skb.cast(), 0, (&raw mut (*room).head).cast(), len as u32)
         }
     };
     if rc != 0 {
