@@ -1,8 +1,9 @@
 //! Who makes a request, by a bearer token, a browser's session or a client certificate, and what they may read: decided for every route before
 //! its handler runs.
 //!
-//! Every route of the table has a [`Shows`], from which it follows who is let through. Handlers get the [`Viewer`], and
-//! those that show one tenant the [`Tenant`] that was checked, so that what is checked and what is shown cannot differ.
+//! Every route of the table has a [`Shows`], from which it follows who is let through. Handlers get the [`Viewer`], those
+//! that show one tenant the [`Tenant`] that was checked, and listings what was [`Selected`], so that what is checked and what is shown
+//! cannot differ.
 //! Whether something is refused follows from the request and the grants alone, never from what there is: a tenant that
 //! does not exist and one that belongs to another get the same answer, as fast.
 
@@ -13,9 +14,9 @@ use std::{
 };
 
 use axum::{
-    Json,
-    extract::{Request, State},
-    http::{HeaderMap, HeaderValue, StatusCode, header},
+    Extension, Json,
+    extract::{FromRequestParts, Query, Request, State},
+    http::{HeaderMap, HeaderValue, StatusCode, header, request::Parts},
     middleware::Next,
     response::{IntoResponse, Response},
 };
@@ -79,6 +80,22 @@ impl Viewer {
     /// The same of a selection.
     pub fn narrow_selection(&self, wanted: Selection) -> Result<Selection, Denied> {
         Ok(Selection { tenant: self.narrow(wanted.tenant)?, ..wanted })
+    }
+}
+
+/// What a listing is about: the selection of the request's query, narrowed to what the viewer may read.
+#[derive(Debug)]
+pub struct Selected(pub Selection);
+
+impl<S: Send + Sync> FromRequestParts<S> for Selected {
+    type Rejection = Response;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Response> {
+        let viewer = Extension::<Viewer>::from_request_parts(parts, state).await;
+        let Extension(viewer) = viewer.map_err(IntoResponse::into_response)?;
+        let wanted = Query::<Selection>::from_request_parts(parts, state).await;
+        let Query(wanted) = wanted.map_err(IntoResponse::into_response)?;
+        viewer.narrow_selection(wanted).map(Self).map_err(IntoResponse::into_response)
     }
 }
 

@@ -3,18 +3,11 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use axum::{
-    Extension,
-    extract::{Query, State},
-    response::Response,
-};
+use axum::{extract::State, response::Response};
 use porthole_agent_api::dependencies::Failure;
 use serde::Serialize;
 
-use super::{
-    App,
-    access::{Denied, Viewer},
-};
+use super::{App, access::Selected};
 use crate::{
     accumulate::dependencies::{Connections, Failures},
     clock,
@@ -66,15 +59,10 @@ struct OfAddress {
     round_trip_seconds: Option<f64>,
 }
 
-pub(super) async fn list(
-    State(app): State<App>,
-    Extension(viewer): Extension<Viewer>,
-    Query(selection): Query<Selection>,
-) -> Result<Response, Denied> {
-    let selection = viewer.narrow_selection(selection)?;
+pub(super) async fn list(State(app): State<App>, Selected(selection): Selected) -> Response {
     let topology = Arc::clone(&app.topology);
     let name = format!("connections {selection:?}");
-    Ok(app.listing(name, move |fleet| listing(fleet, &topology, &selection)).await)
+    app.listing(name, move |fleet| listing(fleet, &topology, &selection)).await
 }
 
 /// What is at an address, and the connections to it.

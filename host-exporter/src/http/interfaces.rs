@@ -3,19 +3,11 @@
 
 use std::collections::BTreeMap;
 
-use axum::{
-    Extension,
-    extract::{Query, State},
-    response::Response,
-};
+use axum::{extract::State, response::Response};
 use porthole_histogram::Histogram;
 use serde::Serialize;
 
-use super::{
-    App,
-    access::{Denied, Viewer},
-    sandboxes::state_of,
-};
+use super::{App, access::Selected, sandboxes::state_of};
 use crate::{
     accumulate::{golden::Golden, values::Values},
     buckets::sum_seconds,
@@ -119,13 +111,8 @@ struct Gathered {
     interfaces: BTreeMap<Key, Merged>,
 }
 
-pub(super) async fn list(
-    State(app): State<App>,
-    Extension(viewer): Extension<Viewer>,
-    Query(selection): Query<Selection>,
-) -> Result<Response, Denied> {
-    let selection = viewer.narrow_selection(selection)?;
-    Ok(app.listing(format!("interfaces {selection:?}"), move |fleet| listing(fleet, &selection)).await)
+pub(super) async fn list(State(app): State<App>, Selected(selection): Selected) -> Response {
+    app.listing(format!("interfaces {selection:?}"), move |fleet| listing(fleet, &selection)).await
 }
 
 fn listing(fleet: &Fleet, selection: &Selection) -> Listing {

@@ -2,19 +2,11 @@
 
 use std::time::Duration;
 
-use axum::{
-    Extension,
-    extract::{Query, State},
-    response::Response,
-};
+use axum::{extract::State, response::Response};
 use porthole_agent_api::resources::Resource;
 use serde::Serialize;
 
-use super::{
-    App,
-    access::{Denied, Viewer},
-    sandboxes::state_of,
-};
+use super::{App, access::Selected, sandboxes::state_of};
 use crate::{
     accumulate::resources::Taken,
     fleet::{Fleet, sandbox::Sandbox},
@@ -82,13 +74,8 @@ struct Container {
     open_file_descriptors: Option<u64>,
 }
 
-pub(super) async fn list(
-    State(app): State<App>,
-    Extension(viewer): Extension<Viewer>,
-    Query(selection): Query<Selection>,
-) -> Result<Response, Denied> {
-    let selection = viewer.narrow_selection(selection)?;
-    Ok(app.listing(format!("resources {selection:?}"), move |fleet| listing(fleet, &selection)).await)
+pub(super) async fn list(State(app): State<App>, Selected(selection): Selected) -> Response {
+    app.listing(format!("resources {selection:?}"), move |fleet| listing(fleet, &selection)).await
 }
 
 fn listing(fleet: &Fleet, selection: &Selection) -> Listing {

@@ -2,17 +2,13 @@
 
 use std::{collections::BTreeMap, time::Instant};
 
-use axum::{
-    Extension,
-    extract::{Query, State},
-    response::Response,
-};
+use axum::{Extension, extract::State, response::Response};
 use porthole_registry::Reason;
 use serde::Serialize;
 
 use super::{
     App,
-    access::{Denied, Viewer},
+    access::{Selected, Viewer},
 };
 use crate::{
     accumulate::{counters::AgentCounters, sandbox::Containers},
@@ -92,12 +88,11 @@ struct Connection {
 pub(super) async fn list(
     State(app): State<App>,
     Extension(viewer): Extension<Viewer>,
-    Query(selection): Query<Selection>,
-) -> Result<Response, Denied> {
-    let selection = viewer.narrow_selection(selection)?;
+    Selected(selection): Selected,
+) -> Response {
     let operator = viewer.is_operator();
     let name = format!("sandboxes {operator} {selection:?}");
-    Ok(app.listing(name, move |fleet| listing(fleet, &selection, operator)).await)
+    app.listing(name, move |fleet| listing(fleet, &selection, operator)).await
 }
 
 fn listing(fleet: &Fleet, selection: &Selection, operator: bool) -> Listing {

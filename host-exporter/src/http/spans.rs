@@ -19,11 +19,16 @@ use crate::{
     spans::{CheckedSpan, Kept, Wanted},
 };
 
-/// Spans in one answer, unless the query has another limit.
+/// Spans or traces in one answer, unless the query has another limit.
 const LIMIT: usize = 100;
 
-/// Most spans in one answer.
+/// Most of them in one answer.
 const LIMIT_MAX: usize = 10_000;
+
+/// How many a query gets.
+pub(super) fn limit(wanted: Option<usize>) -> usize {
+    wanted.unwrap_or(LIMIT).min(LIMIT_MAX)
+}
 
 /// Which spans are listed.
 #[derive(Debug, Default, Deserialize)]
@@ -108,7 +113,7 @@ fn listing(fleet: &Fleet, filter: &Filter) -> Listing {
         service_name: filter.service_name.as_deref(),
         errors: filter.errors,
         duration_ns_min: filter.duration_ms_min.unwrap_or(0).saturating_mul(1_000_000),
-        limit: filter.limit.unwrap_or(LIMIT).min(LIMIT_MAX),
+        limit: limit(filter.limit),
     };
     let (spans, left_out) = fleet.spans.list(&wanted);
     Listing { spans: spans.iter().map(|kept| row(fleet, kept)).collect(), left_out }

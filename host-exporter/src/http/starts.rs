@@ -3,18 +3,11 @@
 
 use std::collections::BTreeMap;
 
-use axum::{
-    Extension,
-    extract::{Query, State},
-    response::Response,
-};
+use axum::{extract::State, response::Response};
 use porthole_histogram::Histogram;
 use serde::Serialize;
 
-use super::{
-    App,
-    access::{Denied, Viewer},
-};
+use super::{App, access::Selected};
 use crate::{
     fleet::{Fleet, starts::Phase},
     identity::Application,
@@ -57,13 +50,8 @@ impl Times {
     }
 }
 
-pub(super) async fn list(
-    State(app): State<App>,
-    Extension(viewer): Extension<Viewer>,
-    Query(selection): Query<Selection>,
-) -> Result<Response, Denied> {
-    let selection = viewer.narrow_selection(selection)?;
-    Ok(app.listing(format!("starts {selection:?}"), move |fleet| listing(fleet, &selection)).await)
+pub(super) async fn list(State(app): State<App>, Selected(selection): Selected) -> Response {
+    app.listing(format!("starts {selection:?}"), move |fleet| listing(fleet, &selection)).await
 }
 
 fn listing(fleet: &Fleet, selection: &Selection) -> Listing {

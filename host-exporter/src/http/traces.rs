@@ -13,7 +13,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use super::{
     App,
     access::{Denied, Viewer},
-    spans::Names,
+    spans::{self, Names},
 };
 use crate::{
     clock::unix_ms,
@@ -22,12 +22,6 @@ use crate::{
     protocol::{Side, SpanReason, by_name},
     traces::{self, Trace, TraceSpan},
 };
-
-/// Traces in one answer, unless the query has another limit.
-const LIMIT: usize = 100;
-
-/// Most traces in one answer.
-const LIMIT_MAX: usize = 10_000;
 
 /// Which traces are listed.
 #[derive(Debug, Default, Deserialize)]
@@ -197,7 +191,7 @@ fn listing(fleet: &Fleet, filter: &Filter) -> Listing {
     let mut admitted: Vec<Trace> = assembled.filter(|trace| filter.admits(trace)).collect();
     admitted
         .sort_by_cached_key(|trace| std::cmp::Reverse((trace.received_unix_ms(), trace.root().kept.number)));
-    let limit = filter.limit.unwrap_or(LIMIT).min(LIMIT_MAX);
+    let limit = spans::limit(filter.limit);
     let left_out = admitted.len().saturating_sub(limit);
     Listing { traces: admitted.iter().take(limit).map(summary).collect(), left_out }
 }
