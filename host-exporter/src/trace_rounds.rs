@@ -78,11 +78,14 @@ impl Rounds {
         let waits = self.sampler.discards() || !self.outgoing.is_nowhere();
         let rounds_after = if waits { ROUNDS_AFTER } else { 0 };
         for tenant in self.news.tenants(spans.newest(None), rounds_after) {
-            let mut of_tenant = spans.of_tenant(&tenant);
-            let late = self.sampler.late(&tenant, &of_tenant, &spans.ids, now_unix_ms);
-            let all = of_tenant.clone();
-            of_tenant.retain(|kept| !late.contains(&kept.number));
-            let mut traces = traces::assemble(&of_tenant, &spans.ids);
+            let all = spans.of_tenant(&tenant);
+            let late = self.sampler.late(&tenant, &all, &spans.ids, now_unix_ms);
+            let mut traces = if late.is_empty() {
+                traces::assemble(&all, &spans.ids)
+            } else {
+                let others = all.iter().filter(|kept| !late.contains(&kept.number)).cloned();
+                traces::assemble(&others.collect::<Vec<_>>(), &spans.ids)
+            };
             let mut discarded = self.sampler.decide(&tenant, &mut traces, now_unix_ms, now);
             let [_, (_, sampled_out)] = &mut discarded;
             sampled_out.extend(late);

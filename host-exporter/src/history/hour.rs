@@ -117,7 +117,7 @@ impl<K: LineKey> Hour<K> {
         self.fit(budget);
     }
 
-    /// Counts what a tenant's lines hold now, within a step, so that no step takes far more than the budget before its end.
+    /// Counts what a tenant's lines hold within a step, and drops what exceeds the budget.
     pub fn fit_with(&mut self, tenant: &str, budget: usize) {
         if let Some(tenant) = self.tenants.get_mut(tenant) {
             tenant.count();

@@ -232,11 +232,15 @@ impl Topology {
     /// Takes the calls and the connections of all sandboxes at the end of a step. What they hold is locked for one sandbox at a time, and
     /// not while names are looked for.
     pub fn record(&self, step: StepNumber, fleet: &Fleet) {
-        let sandboxes = fleet.sandboxes();
+        let mut sandboxes = fleet.sandboxes();
         let book = AddressBook::of(sandboxes.iter().map(|sandbox| &**sandbox), clock::unix_ms());
         let names = self.names();
-        for sandbox in &sandboxes {
-            self.record_sandbox(step, sandbox, &book, &names);
+        sandboxes.sort_by(|a, b| a.identity.tenant.cmp(&b.identity.tenant));
+        for of_tenant in sandboxes.chunk_by(|a, b| a.identity.tenant == b.identity.tenant) {
+            for sandbox in of_tenant {
+                self.record_sandbox(step, sandbox, &book, &names);
+            }
+            self.fit_with(&of_tenant[0].identity.tenant);
         }
         let connections_held = {
             let mut connections = self.connections.lock();
@@ -245,6 +249,12 @@ impl Topology {
         };
         self.hour.lock().end(step, self.budget.saturating_sub(connections_held), |_, _| false);
         self.admit(fleet);
+    }
+
+    /// Keeps within the budget when a tenant's lines were recorded, so that a step takes no more than one tenant's above it.
+    fn fit_with(&self, tenant: &str) {
+        self.connections.lock().fit_with(tenant, self.budget / CONNECTIONS_PART);
+        self.hour.lock().fit_with(tenant, self.budget);
     }
 
     /// Takes the calls and the connections of one sandbox.
@@ -272,7 +282,6 @@ impl Topology {
                 totals.add(&came);
                 line.totals = PackedGolden::from(&totals);
             }
-            hour.fit_with(tenant, self.budget);
         }
         if !came.is_empty() {
             let new = came.into_iter().map(|([address, port], came)| {
@@ -284,7 +293,6 @@ impl Topology {
             for (link, came) in new {
                 line_of(lines, link, |link| &mut link.to).add(step, &came);
             }
-            connections.fit_with(tenant, self.budget / CONNECTIONS_PART);
         }
     }
 
