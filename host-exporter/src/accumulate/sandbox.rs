@@ -6,10 +6,11 @@
 //!   held;
 //! - a value is counted once however often it is reported.
 
+mod epochs;
+mod shown;
+
 use std::{
-    borrow::Cow,
     collections::{BTreeMap, HashMap, VecDeque},
-    ops::Bound,
     sync::Arc,
 };
 
@@ -224,89 +225,6 @@ impl Accumulator {
     /// Number of exposed series.
     pub fn series(&self) -> usize {
         self.exposed_count
-    }
-
-    /// Begins an agent's epoch, unless it runs already. An epoch that was left does not come back.
-    pub fn begin_epoch(&mut self, epoch: u64) -> Result<(), Rejection> {
-        if self.epoch == Some(epoch) {
-            if std::mem::take(&mut self.carried_is_final) {
-                // The agent will report again what is among the carried values.
-                self.forget_series();
-            }
-            return Ok(());
-        }
-        if self.closed_epochs.contains(&epoch) {
-            return Err(Rejection::EpochReturned);
-        }
-        if let Some(before) = self.epoch.replace(epoch) {
-            if self.closed_epochs.len() == CLOSED_EPOCHS_MAX {
-                self.closed_epochs.pop_front();
-            }
-            self.closed_epochs.push_back(before);
-            self.close_epoch();
-        }
-        Ok(())
-    }
-
-    fn close_epoch(&mut self) {
-        if !self.caught_up() {
-            // What an earlier run exposed of this epoch is lost: going on from the values of the epochs before it would
-            // look like requests of now, starting over is what Prometheus takes for what it is.
-            self.forget_series();
-        }
-        self.carried_is_final = false;
-        self.reports_again = false;
-        self.totals.close_epoch();
-        if self.is_crowded() {
-            self.forget_unused();
-        }
-        self.series_bytes = 0;
-        for (key, exposed) in self.exposed.values_mut().flat_map(BTreeMap::iter_mut) {
-            let mut values = exposed.values(&self.by_id).map(Cow::into_owned).unwrap_or_default();
-            values.durations.shrink();
-            *exposed = Exposed::carrying(values);
-            self.series_bytes += exposed_entry(key) + exposed.bytes();
-        }
-        self.budget().release_tracked(self.by_id.len());
-        self.by_id = HashMap::new();
-        self.unlisted = BTreeMap::new();
-        self.predecessor = Predecessor::default();
-        self.carried_is_unwritten = self.exposed_count > 0;
-        self.settle();
-    }
-
-    /// Whether series of the next epoch might find no room.
-    fn is_crowded(&self) -> bool {
-        let has_room = self.budget().take_exposed();
-        if has_room {
-            self.budget().release_exposed(1);
-        }
-        !has_room || self.exposed_count > SANDBOX_SERIES_MAX / 2
-    }
-
-    /// Forgets the exposed series of which the epoch that ends had nothing. One that comes back begins at zero, which Prometheus
-    /// takes for a counter's reset.
-    fn forget_unused(&mut self) {
-        let before = self.exposed_count;
-        let Self { exposed, exposed_bytes, exposed_count, identity_labels, .. } = self;
-        for group in exposed.values_mut() {
-            group.retain(|key, exposed| {
-                let is_used = exposed.members > 0;
-                if !is_used {
-                    *exposed_bytes -= cost::exposed_series(key, *identity_labels);
-                    *exposed_count -= 1;
-                }
-                is_used
-            });
-        }
-        self.budget().release_exposed(before - self.exposed_count);
-    }
-
-    /// The carried values are in the ledger, as of this epoch. Where they cannot be written they are shown all the same.
-    pub fn carried_written(&mut self, epoch: Option<u64>) {
-        if self.epoch == epoch {
-            self.carried_is_unwritten = false;
-        }
     }
 
     /// Takes one series of a batch of the running epoch.
@@ -535,56 +453,6 @@ impl Accumulator {
         self.carried_is_final
             || self.totals.floor.is_empty()
             || self.totals.current.at_least(&self.totals.floor) == self.totals.current
-    }
-
-    /// Copies series of one protocol's side that follow `after`, in the order of their keys, until `most` are copied. As long
-    /// as the values of the last epoch are not in the ledger they are shown without those of the new one: an exporter that
-    /// ends now could show no more than the new ones afterwards, which would then be counted twice.
-    pub fn copy_series(
-        &self,
-        of: (Protocol, Side),
-        after: Option<&Arc<SeriesKey>>,
-        most: usize,
-        copied: &mut Vec<Shown>,
-    ) {
-        let Some(group) = self.exposed.get(&of) else { return };
-        let caught_up = self.caught_up();
-        let from = after.map_or(Bound::Unbounded, |key| Bound::Excluded(Arc::clone(key)));
-        let shown = group.range((from, Bound::Unbounded)).filter_map(|(key, exposed)| {
-            let values = if self.carried_is_unwritten {
-                Cow::Borrowed(exposed.carried.as_deref()?)
-            } else {
-                self.shown(exposed, caught_up)?
-            };
-            Some(Shown { key: Arc::clone(key), durations: values.into_owned().durations })
-        });
-        copied.extend(shown.take(most));
-    }
-
-    fn shown<'a>(&'a self, exposed: &'a Exposed, caught_up: bool) -> Option<Cow<'a, Values>> {
-        if exposed.members == 0 && !caught_up { None } else { exposed.values(&self.by_id) }
-    }
-
-    /// Calls `visit` for every exposed series with its values over all epochs.
-    pub fn for_each_series<E>(
-        &self,
-        mut visit: impl FnMut(&SeriesKey, &Values) -> Result<(), E>,
-    ) -> Result<(), E> {
-        let caught_up = self.caught_up();
-        for (key, exposed) in self.exposed.values().flatten() {
-            if let Some(values) = self.shown(exposed, caught_up) {
-                visit(key, &values)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Values of ended epochs, which no agent will report again.
-    pub fn carried(&self) -> impl Iterator<Item = (&SeriesKey, &Values)> {
-        self.exposed
-            .values()
-            .flatten()
-            .filter_map(|(key, exposed)| Some((key.as_ref(), exposed.carried.as_deref()?)))
     }
 
     /// Forgets the series and keeps the totals: the sandbox has ended and was scraped often enough. If it comes back in the same

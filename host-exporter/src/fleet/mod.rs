@@ -7,7 +7,9 @@
 //! other. An application's totals are its retired ones plus those of every sandbox in any phase,
 //! and so never go backwards.
 
+mod applications;
 pub mod link;
+mod retirement;
 pub mod sandbox;
 pub mod starts;
 
@@ -26,18 +28,15 @@ use porthole_registry::SandboxRecord;
 use tokio::sync::watch;
 
 use self::{
-    sandbox::{Phase, Sandbox, SandboxKey},
+    sandbox::{Sandbox, SandboxKey},
     starts::Starts,
 };
 use crate::{
     accumulate::{
         budget::{Charge, Limits, NodeBudget, TenantBudget},
-        cost,
         counters::AgentCounters,
         golden::GoldenTable,
-        series::OTHER,
     },
-    clock::unix_ms,
     guest_clock::Offset,
     identity::{Application, Identity},
     objectives::Objectives,
@@ -48,9 +47,6 @@ use crate::{
 
 /// Ended sandboxes that are remembered one by one; beyond, the oldest are retired.
 pub const REMEMBERED_MAX: usize = 2_000;
-
-/// Memory that an application without values needs, bytes.
-const APPLICATION_BYTES: usize = 1 << 10;
 
 /// How long an ended sandbox is remembered one by one.
 pub const ENDED_KEEP: Duration = Duration::from_hours(1);
@@ -288,159 +284,6 @@ impl Fleet {
         self.inner.write().sandboxes.insert(key, Arc::new(sandbox));
     }
 
-    /// Puts the retired totals of an earlier run back.
-    pub fn restore_retired(&self, retired: Retired) {
-        let mut inner = self.inner.write();
-        inner.retired = retired;
-        let tenants: BTreeSet<String> =
-            inner.retired.applications.keys().map(|application| application.tenant.clone()).collect();
-        for tenant in tenants {
-            self.charge_retired(&mut inner, &tenant);
-        }
-    }
-
-    /// Charges a tenant for its retired totals.
-    fn charge_retired(&self, inner: &mut Inner, tenant: &str) {
-        let first = Application { tenant: tenant.to_owned(), service_name: String::new() };
-        let entry = cost::map_entry::<Application, GoldenTable>();
-        let of_tenant = inner
-            .retired
-            .applications
-            .range(first..)
-            .take_while(|(application, _)| application.tenant == tenant);
-        let bytes = of_tenant
-            .map(|(application, table)| {
-                entry + cost::text(tenant) + cost::text(&application.service_name) + table.bytes()
-            })
-            .sum();
-        self.application_charge(inner, tenant).set_resident(bytes);
-    }
-
-    fn application_charge<'a>(&self, inner: &'a mut Inner, tenant: &str) -> &'a mut Charge {
-        let budget = inner.tenant_budget(tenant, &self.budget);
-        inner.application_charges.entry(tenant.to_owned()).or_insert_with(|| Charge::new(budget))
-    }
-
-    /// Charges each tenant for its applications in a scrape.
-    pub fn charge_exposed(&self, applications: &BTreeMap<Application, GoldenTable>) {
-        let mut exposed = BTreeMap::<&str, usize>::new();
-        for (application, table) in applications {
-            let row = cost::exposed_application(&application.tenant, &application.service_name);
-            *exposed.entry(&application.tenant).or_default() += table.len() * row;
-        }
-        let mut inner = self.inner.write();
-        for (tenant, charge) in &mut inner.application_charges {
-            if !exposed.contains_key(tenant.as_str()) {
-                charge.set_exposed(0);
-            }
-        }
-        for (tenant, bytes) in exposed {
-            self.application_charge(&mut inner, tenant).set_exposed(bytes);
-        }
-    }
-
-    /// The application that a new sandbox is counted for: its own, or `other` where its tenant has too many. One that
-    /// has had no sandbox for longest makes room. Once decided it stays: totals that moved would be invented requests.
-    fn admit(&self, inner: &mut Inner, application: Application) -> Application {
-        let of_tenant = |known: &&Application| known.tenant == application.tenant;
-        let live: BTreeSet<Application> = inner
-            .sandboxes
-            .values()
-            .map(|sandbox| sandbox.application())
-            .filter(of_tenant)
-            .cloned()
-            .collect();
-        if live.contains(&application) || inner.retired.applications.contains_key(&application) {
-            return application;
-        }
-        let mut known: BTreeSet<Application> =
-            inner.retired.applications.keys().filter(of_tenant).cloned().collect();
-        known.extend(live.iter().cloned());
-        let budget = inner.tenant_budget(&application.tenant, &self.budget);
-        let row = cost::exposed_application(&application.tenant, &application.service_name);
-        let admitted = budget.resident.admits(APPLICATION_BYTES) && budget.exposed.admits(row);
-        if known.len() < self.applications.per_tenant && admitted {
-            return application;
-        }
-        let idle = known.iter().filter(|known| !live.contains(*known) && known.service_name != OTHER);
-        let oldest =
-            idle.min_by_key(|known| inner.retired.idle_since.get(*known).copied().unwrap_or(0)).cloned();
-        match oldest {
-            Some(oldest) => {
-                self.forget_application(inner, &oldest);
-                application
-            }
-            None => Application { service_name: OTHER.to_owned(), ..application },
-        }
-    }
-
-    fn forget_application(&self, inner: &mut Inner, application: &Application) {
-        inner.retired.applications.remove(application);
-        inner.retired.idle_since.remove(application);
-        self.charge_retired(inner, &application.tenant);
-        self.dirty.lock().applications.insert(application.clone());
-        self.own.applications_forgotten.inc();
-        self.changed();
-    }
-
-    /// Lets applications go that have had no sandbox for long.
-    fn age_applications(&self, now_unix_ms: u64) {
-        let mut inner = self.inner.write();
-        let live: BTreeSet<Application> =
-            inner.sandboxes.values().map(|sandbox| sandbox.application().clone()).collect();
-        let mut idle = Vec::new();
-        for application in inner.retired.applications.keys().filter(|known| !live.contains(*known)) {
-            idle.push(application.clone());
-        }
-        inner.retired.idle_since.retain(|application, _| !live.contains(application));
-        for application in idle {
-            let since = *inner.retired.idle_since.entry(application.clone()).or_insert_with(|| {
-                self.dirty.lock().applications.insert(application.clone());
-                self.changed();
-                now_unix_ms
-            });
-            if Duration::from_millis(now_unix_ms.saturating_sub(since)) >= self.applications.idle {
-                self.forget_application(&mut inner, &application);
-            }
-        }
-        let known = |application: &Application| {
-            live.contains(application) || inner.retired.applications.contains_key(application)
-        };
-        self.starts.lock().retain(known);
-        self.age_tenants(&mut inner, now_unix_ms);
-    }
-
-    /// Lets tenants go that have had neither sandbox nor application for long.
-    fn age_tenants(&self, inner: &mut Inner, now_unix_ms: u64) {
-        let mut present: BTreeSet<&str> =
-            inner.sandboxes.values().map(|sandbox| sandbox.identity.tenant.as_str()).collect();
-        present.extend(inner.retired.applications.keys().map(|application| application.tenant.as_str()));
-        let known = inner.retired.tenant_counters.keys().chain(inner.budgets.keys());
-        let absent: BTreeSet<String> =
-            known.filter(|tenant| !present.contains(tenant.as_str())).cloned().collect();
-        let retired = &mut inner.retired;
-        retired.tenants_idle_since.retain(|tenant, _| absent.contains(tenant));
-        for tenant in absent {
-            let since = *retired.tenants_idle_since.entry(tenant.clone()).or_insert_with(|| {
-                if retired.tenant_counters.contains_key(&tenant) {
-                    self.dirty.lock().tenants.insert(tenant.clone());
-                    self.changed();
-                }
-                now_unix_ms
-            });
-            if Duration::from_millis(now_unix_ms.saturating_sub(since)) < self.applications.idle {
-                continue;
-            }
-            retired.tenants_idle_since.remove(&tenant);
-            inner.application_charges.remove(&tenant);
-            inner.budgets.remove(&tenant);
-            if retired.tenant_counters.remove(&tenant).is_some() {
-                self.dirty.lock().tenants.insert(tenant);
-                self.changed();
-            }
-        }
-    }
-
     /// A sandbox has ended: its values are final.
     pub fn end(&self, sandbox: &Sandbox) {
         if sandbox.end() {
@@ -529,83 +372,6 @@ impl Fleet {
     /// A tenant's budget, if it has one.
     pub fn budget_of(&self, tenant: &str) -> Option<Arc<TenantBudget>> {
         self.inner.read().budgets.get(tenant).cloned()
-    }
-
-    /// A scrape that saw these ended sandboxes went out whole.
-    pub fn scraped(&self, ended: &[Arc<Sandbox>]) {
-        for sandbox in ended {
-            sandbox.scraped();
-        }
-        self.retire(unix_ms());
-    }
-
-    /// The series of sandboxes that ended since this time stay, though scrapes had them: they were not sent yet.
-    pub fn hold_ended_since(&self, unix_ms: u64) {
-        self.held_since.store(unix_ms, Ordering::Relaxed);
-    }
-
-    /// No series stay that scrapes had.
-    pub fn hold_no_ended(&self) {
-        self.hold_ended_since(u64::MAX);
-    }
-
-    /// Lets series, and then memory, of ended sandboxes go when their time has come.
-    pub fn retire(&self, now_unix_ms: u64) {
-        let held_since = self.held_since.load(Ordering::Relaxed);
-        let mut remembered = Vec::new();
-        for sandbox in self.sandboxes() {
-            match sandbox.phase() {
-                Phase::Live => {}
-                Phase::Ended { at_unix_ms, scrapes } => {
-                    let age = Duration::from_millis(now_unix_ms.saturating_sub(at_unix_ms));
-                    let scraped = scrapes >= self.retention.scrapes && age >= self.retention.at_least;
-                    if (scraped && at_unix_ms < held_since) || age >= self.retention.at_most {
-                        sandbox.forget_series();
-                    }
-                }
-                Phase::Remembered { at_unix_ms } => remembered.push((at_unix_ms, sandbox)),
-            }
-        }
-        remembered.sort_by_key(|(at_unix_ms, _)| *at_unix_ms);
-        let surplus = remembered.len().saturating_sub(REMEMBERED_MAX);
-        let expired =
-            |at_unix_ms: u64| Duration::from_millis(now_unix_ms.saturating_sub(at_unix_ms)) >= ENDED_KEEP;
-        for (at, (ended_unix_ms, sandbox)) in remembered.into_iter().enumerate() {
-            if at < surplus || expired(ended_unix_ms) {
-                self.forget(&sandbox);
-            }
-        }
-        self.age_applications(now_unix_ms);
-    }
-
-    /// Forgets a sandbox; its values stay in the retired totals.
-    fn forget(&self, sandbox: &Arc<Sandbox>) {
-        let mut inner = self.inner.write();
-        let key = sandbox.key();
-        // It may have come back to life since it was listed.
-        if !matches!(sandbox.phase(), Phase::Remembered { .. }) || inner.sandboxes.remove(&key).is_none() {
-            return;
-        }
-        let accumulator = sandbox.accumulator.lock();
-        let totals = accumulator.totals();
-        let golden = totals.golden();
-        if !golden.is_empty() {
-            let application = sandbox.application();
-            inner.retired.applications.entry(application.clone()).or_default().add(&golden);
-            self.dirty.lock().applications.insert(application.clone());
-            let tenant = application.tenant.clone();
-            self.charge_retired(&mut inner, &tenant);
-        }
-        self.dirty.lock().tenants.insert(sandbox.identity.tenant.clone());
-        inner
-            .retired
-            .tenant_counters
-            .entry(sandbox.identity.tenant.clone())
-            .or_default()
-            .add(&totals.counters());
-        drop(accumulator);
-        drop(inner);
-        self.changed();
     }
 }
 

@@ -4,9 +4,10 @@ use super::*;
 use crate::{
     accumulate::{
         sandbox::Containers,
-        series::{CheckedSeries, Labels, SeriesKey},
+        series::{CheckedSeries, Labels, OTHER, SeriesKey},
         values::Values,
     },
+    clock::unix_ms,
     protocol::{ErrorClass, Protocol, Side},
 };
 
