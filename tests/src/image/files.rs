@@ -13,7 +13,7 @@ const PASSWD: &str = "root:x:0:0:root:/root:/bin/sh\nwww-data:x:33:33:www-data:/
 const GROUP: &str = "root:x:0:\nwww-data:x:33:\nnogroup:x:65534:\n";
 
 /// Text files with their mode.
-const FILES: [(&str, u32, &str); 11] = [
+const FILES: [(&str, u32, &str); 13] = [
     ("etc/passwd", 0o644, PASSWD),
     ("etc/group", 0o644, GROUP),
     ("etc/nsswitch.conf", 0o644, "passwd: files\ngroup: files\nhosts: files dns\n"),
@@ -23,6 +23,8 @@ const FILES: [(&str, u32, &str); 11] = [
     ("srv/five.py", 0o644, include_str!("../../applications/five.py")),
     ("srv/raw.py", 0o644, include_str!("../../applications/raw.py")),
     ("srv/orders.py", 0o644, include_str!("../../applications/orders.py")),
+    ("srv/broker.sh", 0o644, include_str!("../../applications/broker.sh")),
+    ("srv/comments.py", 0o644, include_str!("../../applications/comments.py")),
     ("srv/mariadb.sh", 0o644, include_str!("../../applications/mariadb.sh")),
     ("srv/postgresql.sh", 0o644, include_str!("../../applications/postgresql.sh")),
 ];

@@ -64,6 +64,14 @@ pub const STORES: Image = Image {
     prefix: "stores-",
 };
 
+/// The image of the demo's broker of Kafka, which has the broker's jars from elsewhere, and of what calls it.
+pub const BROKER: Image = Image {
+    name: "porthole.local/broker:1",
+    packages: "default-jre-headless,python3-kafka,busybox-static",
+    unused: &["usr/share/doc", "usr/share/locale", "usr/share/man", "usr/share/perl*", "usr/lib/*/perl*"],
+    prefix: "broker-",
+};
+
 /// Every file of the packages' layer has this time, so that the same packages give the same layer.
 const SOURCE_DATE_EPOCH: &str = "1700000000";
 

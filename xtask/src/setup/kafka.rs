@@ -1,6 +1,12 @@
 //! Kafka brokers and Jedis, which no distribution has: their jars from Maven Central.
 
-use std::{env, ffi::OsString, fs, path::Path, process::Command};
+use std::{
+    env,
+    ffi::OsString,
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use anyhow::{Context, Result};
 
@@ -15,18 +21,25 @@ const JEDIS: &str = "6.2.0";
 /// The folders with the jars of each release's broker, of Kafka's own client and of Jedis, as a path list; downloads them
 /// once.
 pub fn jars(workspace: &Workspace) -> Result<OsString> {
-    let mut folders = Vec::new();
-    for version in VERSIONS {
-        let directory = workspace.target.join("kafka").join(version);
-        let jars = directory.join("jars");
-        let wanted = [format!("kafka_2.13-{version}.jar"), format!("jedis-{JEDIS}.jar")];
-        if !wanted.iter().all(|name| jars.join(name).exists()) {
-            fs::create_dir_all(&directory).with_context(|| format!("make {}", directory.display()))?;
-            download(version, &directory, &jars)?;
-        }
-        folders.push(jars);
-    }
+    let folders: Vec<_> =
+        VERSIONS.iter().map(|version| jars_of(workspace, version)).collect::<Result<_>>()?;
     env::join_paths(&folders).context("list the folders with Kafka's jars")
+}
+
+/// The folder of the newest release.
+pub fn newest_jars(workspace: &Workspace) -> Result<PathBuf> {
+    jars_of(workspace, VERSIONS[0])
+}
+
+fn jars_of(workspace: &Workspace, version: &str) -> Result<PathBuf> {
+    let directory = workspace.target.join("kafka").join(version);
+    let jars = directory.join("jars");
+    let wanted = [format!("kafka_2.13-{version}.jar"), format!("jedis-{JEDIS}.jar")];
+    if !wanted.iter().all(|name| jars.join(name).exists()) {
+        fs::create_dir_all(&directory).with_context(|| format!("make {}", directory.display()))?;
+        download(version, &directory, &jars)?;
+    }
+    Ok(jars)
 }
 
 fn download(version: &str, directory: &Path, jars: &Path) -> Result<()> {

@@ -8,7 +8,7 @@ mod tools;
 use anyhow::Result;
 
 pub use go::{COLLECTOR, OIDC, programs as go_programs};
-pub use kafka::jars as kafka_jars;
+pub use kafka::{jars as kafka_jars, newest_jars as newest_kafka_jars};
 pub use packages::Need;
 pub use tools::{cargo_deny, cargo_llvm_cov};
 

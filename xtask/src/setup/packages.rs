@@ -40,6 +40,9 @@ const fn need(package: &'static str, proof: &'static [&'static str], why: &'stat
 /// Loads web servers.
 const WRK: Need = need("wrk", &["wrk"], "loads it");
 
+/// Gets what only Maven's repository has.
+const MAVEN: Need = need("maven", &["mvn"], "gets a Kafka broker");
+
 impl Need {
     /// To build programs and images.
     pub const BUILD: &'static [Self] = &[
@@ -69,6 +72,9 @@ impl Need {
         need("mmdebstrap", &["mmdebstrap"], "makes the container image"),
         need("prometheus", &["prometheus", "promtool"], "scrapes the exporter"),
     ];
+
+    /// To run a broker of Kafka beside that.
+    pub const RUN_KAFKA: &'static [Self] = &[MAVEN];
 
     /// To measure nginx.
     pub const BENCH_NGINX: &'static [Self] =
@@ -179,7 +185,7 @@ impl Need {
         need("ruby", &["ruby"], "a language whose servers and clients are tested"),
         need("ruby-webrick", &["/usr/share/doc/ruby-webrick"], "Ruby's usual small server"),
         need("npm", &["npm"], "gets drivers for Node.js"),
-        need("maven", &["mvn"], "gets a Kafka broker"),
+        MAVEN,
         need("python3-pip", &["/usr/lib/python3/dist-packages/pip"], "gets drivers for Python"),
         need("php-fpm", &["/usr/sbin/php-fpm8.2", "/usr/sbin/php-fpm8.4"], "PHP behind nginx"),
         need("php-curl", &["/usr/share/doc/php-curl"], DRIVER),
