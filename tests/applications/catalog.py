@@ -1,17 +1,40 @@
-"""catalog, of tenant acme: items below 1000 exist, others do not."""
+"""catalog, of tenant acme: items below 1000 exist, others do not. For what it offers it calls stock."""
 
+import http.client
 import http.server
 import json
+import secrets
+
+STOCK = "10.231.0.14"
 
 
 class Catalog(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def do_GET(self):
+        if self.path.startswith("/offers/"):
+            self.answer(self.call_stock(), {})
+            return
         number = self.path.partition("?")[0].rpartition("/")[2]
         found = self.path.startswith("/items/") and number.isdigit() and int(number) < 1000
-        body = json.dumps({"item": int(number)} if found else {"error": "no such item"}).encode()
-        self.send_response(200 if found else 404)
+        self.answer(200 if found else 404, {"item": int(number)} if found else {"error": "no such item"})
+
+    def call_stock(self):
+        """The status of its response. A trace context is handed on, with a span of its own."""
+        headers = {}
+        if context := self.headers.get("traceparent"):
+            version, trace, _, flags = context.split("-")
+            headers["traceparent"] = f"{version}-{trace}-{secrets.token_hex(8)}-{flags}"
+        stock = http.client.HTTPConnection(STOCK, 8000)
+        stock.request("GET", self.path.replace("/offers/", "/stock/"), headers=headers)
+        response = stock.getresponse()
+        response.read()
+        stock.close()
+        return response.status
+
+    def answer(self, status, body):
+        body = json.dumps(body).encode()
+        self.send_response(status)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()

@@ -3,6 +3,7 @@
 //! Tenant `acme` has `shop`, an nginx that proxies to `catalog`, a Python HTTP service; tenant `globex` has `blog`,
 //! another nginx. The requests come in two rounds: in the second, `catalog` has been stopped.
 
+pub mod chain;
 pub mod comments;
 pub mod counted;
 pub mod orders;

@@ -13,13 +13,14 @@ const PASSWD: &str = "root:x:0:0:root:/root:/bin/sh\nwww-data:x:33:33:www-data:/
 const GROUP: &str = "root:x:0:\nwww-data:x:33:\nnogroup:x:65534:\n";
 
 /// Text files with their mode.
-const FILES: [(&str, u32, &str); 13] = [
+const FILES: [(&str, u32, &str); 14] = [
     ("etc/passwd", 0o644, PASSWD),
     ("etc/group", 0o644, GROUP),
     ("etc/nsswitch.conf", 0o644, "passwd: files\ngroup: files\nhosts: files dns\n"),
     ("srv/shop.conf", 0o644, include_str!("../../applications/shop.conf")),
     ("srv/blog.conf", 0o644, include_str!("../../applications/blog.conf")),
     ("srv/catalog.py", 0o644, include_str!("../../applications/catalog.py")),
+    ("srv/stock.py", 0o644, include_str!("../../applications/stock.py")),
     ("srv/five.py", 0o644, include_str!("../../applications/five.py")),
     ("srv/raw.py", 0o644, include_str!("../../applications/raw.py")),
     ("srv/orders.py", 0o644, include_str!("../../applications/orders.py")),

@@ -8,7 +8,7 @@ use porthole_testbed::{
     environment::Environment,
     exposition, http,
     network::Endpoint,
-    scenario::{self, Running, Side, counted::Comparison},
+    scenario::{self, Running, Side, chain::STOCK, counted::Comparison},
     wait,
 };
 
@@ -54,9 +54,12 @@ fn calls(running: &Running) -> BTreeMap<Edge, u64> {
     for (key, times) in running.sent() {
         let edge = match (key.side, key.service.as_str()) {
             (Side::Client, service) => {
-                (node(&key.tenant, service), node(&key.tenant, scenario::CATALOG.service))
+                let called = if service == scenario::CATALOG.service { STOCK } else { scenario::CATALOG };
+                (node(&key.tenant, service), node(&key.tenant, called.service))
             }
-            (Side::Server, service) if service == scenario::CATALOG.service => continue,
+            (Side::Server, service) if [scenario::CATALOG.service, STOCK.service].contains(&service) => {
+                continue;
+            }
             (Side::Server, service) => (format!("callers/{}", key.tenant), node(&key.tenant, service)),
         };
         *calls.entry(edge).or_default() += times;

@@ -1,37 +1,153 @@
-//! Is a request that goes through two sandboxes one trace?
+//! Is a request that goes through several sandboxes one trace?
 
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use porthole_testbed::{environment::Environment, scenario::Running, wait};
+use porthole_testbed::{
+    environment::Environment,
+    scenario::{
+        Running,
+        chain::{ALONE, Offer, TOGETHER},
+    },
+    wait,
+};
 use serde_json::Value;
 
-/// Sends failing requests through `shop` to `catalog` until one of them is a trace of three spans: only what failed is sampled for sure,
-/// which is the middle one. Demands that none of the traces has another's call. No program propagates anything: `shop` is an nginx that
-/// adds no headers.
+/// What the list of traces may take to show what was sent. Then it is sent again: agents sample.
+const SHOWN: Duration = Duration::from_millis(500);
+
+/// The spans of a request for an offer, from the first one: application and side.
+const CHAIN: [(&str, &str); 5] = [
+    ("shop", "server"),
+    ("shop", "client"),
+    ("catalog", "server"),
+    ("catalog", "client"),
+    ("stock", "server"),
+];
+
+/// Demands that requests through two and three sandboxes are a trace each, and that none of the traces has another's call.
 pub fn assert_joined(environment: &Environment, running: &mut Running) -> Result<()> {
-    let query = "tenant=acme&service_name=catalog&errors=true&spans_min=3";
+    through_two(environment, running)?;
+    running.need_stock(&|line| eprintln!("{line}"))?;
+    through_three(environment, running)?;
+    together(environment, running)?;
+    propagated(environment, running)?;
+    running.stop_stock()?;
+    let others = environment.exporter()?.traces("tenant=globex")?;
+    ensure!(others.iter().all(|trace| trace["tenant"] == "globex"), "traces of another tenant: {others:#?}");
+    Ok(())
+}
+
+/// Sends failing requests through `shop` to `catalog` until one of them is a trace of three spans: only what failed is sampled for sure,
+/// which is the middle one. No program propagates anything: `shop` is an nginx that adds no headers.
+fn through_two(environment: &Environment, running: &mut Running) -> Result<()> {
+    let query = "tenant=acme&service_name=catalog&route=/items/{}&errors=true&spans_min=3";
     let listed = wait::until("a trace through two sandboxes", wait::SOON, || {
         running.send_for_missing()?;
-        wait::hold(Duration::from_millis(500))?;
+        wait::hold(SHOWN)?;
         let traces = environment.exporter()?.traces(query)?;
         Ok((!traces.is_empty()).then_some(traces))
     })?;
-    for summary in listed {
-        let id = summary["trace_id"].as_str().context("a trace's id")?;
-        let tree = environment.exporter()?.tree("acme", id)?;
+    for tree in trees(environment, &listed)? {
         let found: Vec<_> = tree.iter().map(place).collect();
         let [served, called, answered] = &found[..] else { bail!("{} spans: {tree:#?}", tree.len()) };
         ensure!(*served == ("shop", "server", "404", None), "{tree:#?}");
         ensure!(matches!(called, ("shop", "client", "404", Some("thread" | "task"))), "{tree:#?}");
         ensure!(*answered == ("catalog", "server", "404", Some("connection")), "{tree:#?}");
         ensure!(tree.iter().all(|span| span["resource"] == "/items/{}"), "{tree:#?}");
-        let depths: Vec<_> = tree.iter().filter_map(|span| span["depth"].as_u64()).collect();
-        ensure!(depths == [0, 1, 2], "{tree:#?}");
+        assert_one_below_another(&tree)?;
     }
-    let others = environment.exporter()?.traces("tenant=globex")?;
-    ensure!(others.iter().all(|trace| trace["tenant"] == "globex"), "traces of another tenant: {others:#?}");
     Ok(())
+}
+
+/// Sends a request through `shop` and `catalog` to `stock` until it is one trace. No program propagates anything.
+fn through_three(environment: &Environment, running: &mut Running) -> Result<()> {
+    wait::until("a trace through three sandboxes", wait::SOON, || {
+        running.send_alone()?;
+        wait::hold(SHOWN)?;
+        Ok(chains(environment, ALONE)?.iter().any(|found| found.len() == CHAIN.len()).then_some(()))
+    })
+}
+
+/// Sends four at a time through all three, until each was a trace from the call of `shop` on: which of its requests that one was made for
+/// is not known of an event loop that has several.
+fn together(environment: &Environment, running: &mut Running) -> Result<()> {
+    wait::until("traces of requests that are served together", wait::SOON, || {
+        running.send_together(Default::default())?;
+        wait::hold(SHOWN)?;
+        for offer in TOGETHER {
+            let found = chains(environment, offer)?;
+            ensure!(found.iter().any(|chain| chain.len() + 1 >= CHAIN.len()), "{}: {found:?}", offer.route);
+        }
+        Ok(Some(()))
+    })
+}
+
+/// The same with a trace context that all programs hand on: the trace has the id that was sent, and begins with `shop`'s request.
+fn propagated(environment: &Environment, running: &mut Running) -> Result<()> {
+    let mut round = 0_u64;
+    wait::until("traces with the ids that were sent", wait::SOON, || {
+        round += 1;
+        let ids: [String; 4] =
+            std::array::from_fn(|at| format!("{:032x}", 0x5eed_0000 + 16 * round + at as u64));
+        running.send_together(
+            ids.each_ref().map(|id| format!("traceparent: 00-{id}-00f067aa0ba902b7-01\r\n")),
+        )?;
+        wait::hold(SHOWN)?;
+        for (offer, id) in TOGETHER.into_iter().zip(&ids) {
+            let tree = environment.exporter()?.tree("acme", id)?;
+            let certainties = assert_chain(&tree, offer)?;
+            ensure!(certainties.len() == CHAIN.len(), "{id}: {tree:#?}");
+            ensure!(certainties[1] == Some("propagated"), "{id}: {tree:#?}");
+        }
+        Ok(Some(()))
+    })
+}
+
+/// The traces through `stock` in which one request's calls are joined, each as how the parents of its spans are known.
+fn chains(environment: &Environment, offer: Offer) -> Result<Vec<Vec<Option<String>>>> {
+    let query = format!("tenant=acme&service_name=stock&route={}&spans_min=2", offer.inner);
+    let listed = environment.exporter()?.traces(&query)?;
+    let owned = |chain: Vec<Option<&str>>| chain.into_iter().map(|known| known.map(str::to_owned)).collect();
+    trees(environment, &listed)?.iter().map(|tree| assert_chain(tree, offer).map(owned)).collect()
+}
+
+/// Demands that a trace's spans are those of one such request, in order, as many as were sampled up to the last one. Returns how the
+/// parent of each is known.
+fn assert_chain(tree: &[Value], offer: Offer) -> Result<Vec<Option<&str>>> {
+    let missing =
+        CHAIN.len().checked_sub(tree.len()).with_context(|| format!("too many spans: {tree:#?}"))?;
+    for (at, (span, (service, side))) in tree.iter().zip(&CHAIN[missing..]).enumerate() {
+        let (found_service, found_side, status, certainty) = place(span);
+        ensure!((found_service, found_side, status) == (*service, *side, "503"), "{tree:#?}");
+        let expected: &[Option<&str>] = match (at, *service, *side) {
+            (0, ..) => &[None],
+            (_, "shop", _) => &[Some("thread"), Some("task"), Some("propagated")],
+            (_, _, "client") => &[Some("thread")],
+            _ => &[Some("connection")],
+        };
+        ensure!(expected.contains(&certainty), "{tree:#?}");
+        let is_inner = (*service, *side) == ("catalog", "client") || *service == "stock";
+        ensure!(span["resource"] == if is_inner { offer.inner } else { offer.route }, "{tree:#?}");
+    }
+    assert_one_below_another(tree)?;
+    Ok(tree.iter().map(|span| span["certainty"].as_str()).collect())
+}
+
+/// Demands that each span is below the one before.
+fn assert_one_below_another(tree: &[Value]) -> Result<()> {
+    let depths = tree.iter().map(|span| span["depth"].as_u64());
+    ensure!(depths.eq((0..).take(tree.len()).map(Some)), "{tree:#?}");
+    Ok(())
+}
+
+/// The spans of each trace of a listing.
+fn trees(environment: &Environment, listed: &[Value]) -> Result<Vec<Vec<Value>>> {
+    let tree = |summary: &Value| {
+        let id = summary["trace_id"].as_str().context("a trace's id")?;
+        environment.exporter()?.tree("acme", id)
+    };
+    listed.iter().map(tree).collect()
 }
 
 /// Whose span it is: application, side, status, and how its parent is known.

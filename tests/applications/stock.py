@@ -1,0 +1,23 @@
+"""stock, of tenant acme: cannot serve any request. Those with `?together` are answered once four of them are there."""
+
+import http.server
+import threading
+
+TOGETHER = threading.Barrier(4, timeout=100)
+
+
+class Stock(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self):
+        if self.path.endswith("?together"):
+            TOGETHER.wait()
+        self.send_response(503)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, *arguments):
+        pass
+
+
+http.server.ThreadingHTTPServer(("0.0.0.0", 8000), Stock).serve_forever()
