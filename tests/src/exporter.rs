@@ -7,7 +7,7 @@ use std::{
     process::Command,
 };
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
 pub use porthole_trials::ports::free_address;
 use serde_json::Value;
@@ -126,11 +126,11 @@ impl Exporter {
         self.list(&format!("/api/v1/traces?{query}"), "traces")
     }
 
-    /// The spans of a tenant's trace, depth first.
-    pub fn tree(&self, tenant: &str, id: &str) -> Result<Vec<Value>> {
+    /// The spans of each of a tenant's traces with an id, depth first. Several can have one that programs propagate.
+    pub fn trees(&self, tenant: &str, id: &str) -> Result<Vec<Vec<Value>>> {
         let traces = self.list(&format!("/api/v1/traces/{id}?tenant={tenant}"), "traces")?;
-        let [trace] = &traces[..] else { bail!("{} traces have the id {id}", traces.len()) };
-        trace["tree"].as_array().cloned().context("the tree of a trace")
+        let trees = traces.iter().map(|trace| trace["tree"].as_array().cloned());
+        trees.map(|tree| tree.context("the tree of a trace")).collect()
     }
 
     /// The edges of a tenant's calls in the last hour: from, to, and requests.

@@ -16,6 +16,9 @@ use serde_json::Value;
 /// What the list of traces may take to show what was sent. Then it is sent again: agents sample.
 const SHOWN: Duration = Duration::from_millis(500);
 
+/// How many times that requests were sent are looked for, the newest ones.
+const ROUNDS: usize = 20;
+
 /// The spans of a request for an offer, from the first one: application and side.
 const CHAIN: [(&str, &str); 5] = [
     ("shop", "server"),
@@ -83,25 +86,37 @@ fn together(environment: &Environment, running: &mut Running) -> Result<()> {
     })
 }
 
-/// The same with a trace context that all programs hand on: the trace has the id that was sent, and begins with `shop`'s request.
+/// The same with a trace context that all programs hand on: the traces of each request have the id that was sent, and are of no other.
+/// The one that ends at `stock` begins with the call of `shop` at the latest.
 fn propagated(environment: &Environment, running: &mut Running) -> Result<()> {
-    let mut round = 0_u64;
+    let mut sent = Vec::new();
     wait::until("traces with the ids that were sent", wait::SOON, || {
-        round += 1;
-        let ids: [String; 4] =
-            std::array::from_fn(|at| format!("{:032x}", 0x5eed_0000 + 16 * round + at as u64));
-        running.send_together(
-            ids.each_ref().map(|id| format!("traceparent: 00-{id}-00f067aa0ba902b7-01\r\n")),
-        )?;
+        let first = 0x5eed_0000 + TOGETHER.len() * sent.len();
+        let ids: [String; 4] = std::array::from_fn(|at| format!("{:032x}", first + at));
+        let context = |id: &String| format!("traceparent: 00-{id}-00f067aa0ba902b7-01\r\n");
+        running.send_together(ids.each_ref().map(context))?;
+        sent.push(ids);
         wait::hold(SHOWN)?;
-        for (offer, id) in TOGETHER.into_iter().zip(&ids) {
-            let tree = environment.exporter()?.tree("acme", id)?;
-            let certainties = assert_chain(&tree, offer)?;
-            ensure!(certainties.len() == CHAIN.len(), "{id}: {tree:#?}");
-            ensure!(certainties[1] == Some("propagated"), "{id}: {tree:#?}");
+        for offer in TOGETHER {
+            chains(environment, offer)?;
         }
-        Ok(Some(()))
+        // Spans may come later than the next requests were sent.
+        let newest = sent.iter().rev().take(ROUNDS).map(|ids| assert_traces_of(environment, ids));
+        newest.reduce(Result::or).context("nothing was sent")?.map(Some)
     })
+}
+
+/// Demands that the traces with each of these ids are of its request.
+fn assert_traces_of(environment: &Environment, ids: &[String; 4]) -> Result<()> {
+    for (offer, id) in TOGETHER.into_iter().zip(ids) {
+        let trees = environment.exporter()?.trees("acme", id)?;
+        let lengths = through_stock(&trees).map(|tree| Ok(assert_chain(tree, offer)?.len()));
+        let lengths = lengths.collect::<Result<Vec<_>>>()?;
+        ensure!(lengths.iter().any(|length| length + 1 >= CHAIN.len()), "{id}: {trees:#?}");
+        let routes = [offer.route, offer.inner].map(Value::from);
+        ensure!(trees.iter().flatten().all(|span| routes.contains(&span["resource"])), "{id}: {trees:#?}");
+    }
+    Ok(())
 }
 
 /// The traces through `stock` in which one request's calls are joined, each as how the parents of its spans are known.
@@ -109,7 +124,8 @@ fn chains(environment: &Environment, offer: Offer) -> Result<Vec<Vec<Option<Stri
     let query = format!("tenant=acme&service_name=stock&route={}&spans_min=2", offer.inner);
     let listed = environment.exporter()?.traces(&query)?;
     let owned = |chain: Vec<Option<&str>>| chain.into_iter().map(|known| known.map(str::to_owned)).collect();
-    trees(environment, &listed)?.iter().map(|tree| assert_chain(tree, offer).map(owned)).collect()
+    let found = trees(environment, &listed)?;
+    through_stock(&found).map(|tree| assert_chain(tree, offer).map(owned)).collect()
 }
 
 /// Demands that a trace's spans are those of one such request, in order, as many as were sampled up to the last one. Returns how the
@@ -123,8 +139,8 @@ fn assert_chain(tree: &[Value], offer: Offer) -> Result<Vec<Option<&str>>> {
         let expected: &[Option<&str>] = match (at, *service, *side) {
             (0, ..) => &[None],
             (_, "shop", _) => &[Some("thread"), Some("task"), Some("propagated")],
-            (_, _, "client") => &[Some("thread")],
-            _ => &[Some("connection")],
+            (_, _, "client") => &[Some("thread"), Some("propagated")],
+            _ => &[Some("connection"), Some("propagated")],
         };
         ensure!(expected.contains(&certainty), "{tree:#?}");
         let is_inner = (*service, *side) == ("catalog", "client") || *service == "stock";
@@ -141,13 +157,19 @@ fn assert_one_below_another(tree: &[Value]) -> Result<()> {
     Ok(())
 }
 
-/// The spans of each trace of a listing.
+/// The spans of each trace with an id of a listing.
 fn trees(environment: &Environment, listed: &[Value]) -> Result<Vec<Vec<Value>>> {
-    let tree = |summary: &Value| {
+    let mut found = Vec::new();
+    for summary in listed {
         let id = summary["trace_id"].as_str().context("a trace's id")?;
-        environment.exporter()?.tree("acme", id)
-    };
-    listed.iter().map(tree).collect()
+        found.extend(environment.exporter()?.trees("acme", id)?);
+    }
+    Ok(found)
+}
+
+/// Those that went through `stock`.
+fn through_stock(trees: &[Vec<Value>]) -> impl Iterator<Item = &Vec<Value>> {
+    trees.iter().filter(|tree| tree.iter().any(|span| span["service_name"] == "stock"))
 }
 
 /// Whose span it is: application, side, status, and how its parent is known.
