@@ -224,7 +224,7 @@ fn measure(resources: &mut Option<Resources>, state: &mut State, wanted: bool) {
 /// What the series themselves count.
 fn count_series(state: &mut State) {
     let State { recorder, counters, .. } = state;
-    counters.overflowed += recorder.series.overflowed();
+    counters.overflowed = recorder.series.overflowed();
     counters.unparsed += recorder.series.dropped();
     counters.spans_dropped = recorder.spans.dropped();
     counters.exchanges = recorder.series.recorded();

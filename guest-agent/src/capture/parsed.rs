@@ -8,7 +8,6 @@ pub fn fill(counters: &mut Counters, context: &ParserContext) {
     let tally = context.tally();
     counters.messages_seen = tally.messages_seen;
     counters.unparsed = tally.unparsed;
-    counters.overflowed = tally.overflowed_names;
     counters.exchanges_incomplete = tally.incomplete;
     counters.bytes_unaccounted.clear();
     let unaccounted = context.unaccounted();

@@ -67,7 +67,8 @@ pub struct Increment<B> {
 pub struct Place {
     /// The series' place in the table.
     pub at: usize,
-    /// The exchange counts as one that overflowed: this is not the series of its own key, or its peer is `other`.
+    /// The exchange counts as one that overflowed: this is not the series of its own key, or its peer or one of its names is
+    /// `other` because there was no room.
     pub overflows: bool,
 }
 
@@ -161,10 +162,11 @@ impl SeriesTable {
             peer,
         };
         let labels = |key: &Key| labels::labels(key, &origin, context);
-        let Some(place) = self.find_or_make(key, now_unix_ns, labels) else {
+        let Some(mut place) = self.find_or_make(key, now_unix_ns, labels) else {
             self.dropped += 1;
             return None;
         };
+        place.overflows |= exchange.overflowed;
         self.overflowed += u64::from(place.overflows);
         self.version += 1;
         self.recorded += 1;
@@ -213,10 +215,8 @@ impl SeriesTable {
         now_unix_ns: u64,
         labels: impl Fn(&Key) -> agent::SeriesKey,
     ) -> Option<Place> {
-        // Names without room are counted where they are given (`porthole_l7::Tally`).
-        let is_counted = [key.operation, key.resource].contains(&Symbol::OTHER);
-        let own = |at| Some(Place { at, overflows: !is_counted && key.peer == PeerIndex::OTHER });
-        let other = |at| Some(Place { at, overflows: !is_counted });
+        let own = |at| Some(Place { at, overflows: key.peer == PeerIndex::OTHER });
+        let other = |at| Some(Place { at, overflows: true });
         if let Some(&at) = self.index.get(&key) {
             return own(at as usize);
         }
@@ -490,21 +490,23 @@ mod tests {
         let peers = table.all().iter().filter(|series| series.key.peer != "other").count();
         let many = SERIES_MAX as u64 + 10;
         assert!(peers > 0 && table.overflowed() + peers as u64 == many, "{} of {many}", table.overflowed());
-        // A name without room was counted when it was given.
-        let exchange = Exchange { resource: Symbol::OTHER, status: Status::Code(9_999), ..base };
+        // So is one whose names have no room either.
+        let (resource, status) = (Symbol::OTHER, Status::Code(9_999));
+        let exchange = Exchange { resource, status, overflowed: true, ..base };
         let before = table.overflowed();
-        table.record(&exchange, origin(&peer(1)), &context, 0);
-        assert_eq!(table.overflowed(), before);
+        table.record(&exchange, origin(&peer(9_999)), &context, 0);
+        assert_eq!(table.overflowed(), before + 1);
         // What the programs in the kernel add counts as the exchange before it does.
         let increment = |buckets| Increment { duration_ns: 9, request_bytes: 0, response_bytes: 0, buckets };
         let mut added = 0;
-        for (peer_number, resource, status) in [
-            (1, base.resource, 0),
-            (1, base.resource, SERIES_MAX as u32 + 9),
-            (9_999, base.resource, 1),
-            (1, Symbol::OTHER, 9_998),
+        for (peer_number, overflowed, status) in [
+            (1, false, 0),
+            (1, false, SERIES_MAX as u32 + 9),
+            (9_999, false, 1),
+            (1, true, 0),
+            (9_999, true, SERIES_MAX as u32 + 8),
         ] {
-            let exchange = Exchange { resource, status: Status::Code(status), ..base };
+            let exchange = Exchange { overflowed, status: Status::Code(status), ..base };
             let before = table.overflowed();
             let place = table.record(&exchange, origin(&peer(peer_number)), &context, 0).expect("room");
             let once = table.overflowed() - before;
@@ -512,7 +514,7 @@ mod tests {
             assert_eq!(table.overflowed() - before, 6 * once, "{place:?}");
             added += once;
         }
-        assert_eq!(added, 2);
+        assert_eq!(added, 4);
     }
 
     #[test]

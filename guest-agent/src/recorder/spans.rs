@@ -273,6 +273,7 @@ mod tests {
             response_bytes: 2,
             peer: None,
             trace: None,
+            overflowed: false,
         }
     }
 

@@ -19,6 +19,7 @@ pub(crate) fn exchange(context: &mut ParserContext, side: Side, resource: &str, 
         response_bytes: 20,
         peer: None,
         trace: None,
+        overflowed: false,
     }
 }
 

@@ -155,7 +155,10 @@ impl Connection {
         if let State::Known { parser, .. } = &mut self.state
             && let Some(parser) = parser.offloadable()
         {
-            parser.export_statements(&mut export);
+            let mut given_out = |number, operation: Symbol, table: Symbol| {
+                export(number, operation.given_out(), table.given_out());
+            };
+            parser.export_statements(&mut given_out);
         }
     }
 

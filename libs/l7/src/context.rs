@@ -58,7 +58,7 @@ pub struct Tally {
     pub exchanges: u64,
     /// Request starts that never became an exchange: desynchronised, evicted, malformed.
     pub unparsed: u64,
-    /// Folds names beyond the bound into [`Symbol::OTHER`].
+    /// Names that became `other` because a bound was reached. An exchange may have several: [`crate::Exchange::overflowed`].
     pub overflowed_names: u64,
     /// Gaps in a stream after which a parser had to look for the next message.
     pub gaps: u64,
@@ -164,7 +164,7 @@ impl ParserContext {
         self.names.text(symbol)
     }
 
-    /// The symbol of a word of the code or the configuration, which is kept; [`Symbol::OTHER`], counted, when there is no room
+    /// The symbol of a word of the code or the configuration, which is kept; [`Symbol::OVERFLOWED`], counted, when there is no room
     /// for another name.
     pub fn intern(&mut self, word: &str) -> Symbol {
         self.symbol(word, true)
@@ -174,7 +174,7 @@ impl ParserContext {
         self.make_room();
         let symbol = self.names.intern(name, is_word, self.now);
         self.tally.overflowed_names += u64::from(symbol.is_none());
-        symbol.unwrap_or(Symbol::OTHER)
+        symbol.unwrap_or(Symbol::OVERFLOWED)
     }
 
     /// If there is no room for another name, those that were not used for a while are dropped, and with them what has them.
@@ -245,7 +245,7 @@ impl ParserContext {
         &mut self.tally
     }
 
-    /// The symbol of a name out of an application's vocabulary; [`Symbol::OTHER`], counted, when that is full.
+    /// The symbol of a name out of an application's vocabulary; [`Symbol::OVERFLOWED`], counted, when that is full.
     pub(crate) fn name_of(&mut self, scope: ScopeId, kind: NameKind, name: &str) -> Symbol {
         let name = truncate(name, NAME_BYTES_MAX);
         if name.is_empty() {
@@ -262,10 +262,10 @@ impl ParserContext {
         }
         if !self.vocabularies.have_room(scope, kind, kind.limit(&self.limits), now) {
             self.tally.overflowed_names += 1;
-            return Symbol::OTHER;
+            return Symbol::OVERFLOWED;
         }
         let symbol = self.symbol(name, false);
-        if symbol != Symbol::OTHER {
+        if symbol != Symbol::OVERFLOWED {
             self.vocabularies.insert(scope, kind, symbol, now);
         }
         symbol
@@ -302,7 +302,7 @@ impl ParserContext {
             self.name_of(scope, kind, text)
         } else {
             self.tally.overflowed_names += 1;
-            Symbol::OTHER
+            Symbol::OVERFLOWED
         };
         self.candidates = candidates;
         symbol
@@ -316,7 +316,7 @@ impl ParserContext {
 
     pub(crate) fn look_up(&mut self, scope: ScopeId, address: IpAddr, name: Symbol) {
         // Of a name that has no place, and of what is no name of a host, there is nothing to show.
-        if name > Symbol::OTHER && self.names.text(name) != "{}" {
+        if name != Symbol::NONE && !name.is_other() && self.names.text(name) != "{}" {
             self.lookups.add(scope, address.to_canonical(), name, self.now);
         }
     }
@@ -383,17 +383,16 @@ impl ParserContext {
         self.make_room();
         let trusts = self.trusts_paths;
         let Self { limits, tally, names, routes, now, .. } = self;
-        let overflowed_before = tally.overflowed_names;
         let routes = routes.entry(scope).or_default();
         let symbol = routes.finish(route, status, sighting, trusts, limits.routes_per_scope, |name| {
             let symbol = names.intern(name, false, *now);
-            tally.overflowed_names += u64::from(symbol.is_none());
             symbol.unwrap_or(Symbol::OTHER)
         });
-        if symbol == Symbol::OTHER && tally.overflowed_names == overflowed_before {
-            tally.overflowed_names += 1;
+        if symbol != Symbol::OTHER {
+            return symbol;
         }
-        symbol
+        tally.overflowed_names += 1;
+        Symbol::OVERFLOWED
     }
 }
 

@@ -69,6 +69,8 @@ pub struct Exchange {
     pub peer: Option<SocketAddr>,
     /// The trace that the request's head names, in protocols whose heads do.
     pub trace: Option<TraceContext>,
+    /// One of its names is `other` because there was no room for another name.
+    pub overflowed: bool,
 }
 
 impl Exchange {

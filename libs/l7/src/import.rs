@@ -30,6 +30,7 @@ impl ParserContext {
             response_bytes: offloaded.response_bytes,
             peer: None,
             trace: None,
+            overflowed: false,
         };
         let mut sink = |given| exchange = given;
         let of = (offloaded.scope, offloaded.client, offloaded.side);

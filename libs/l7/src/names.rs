@@ -69,8 +69,8 @@ impl Candidates {
         let rank =
             |slot: &usize| self.slots.get(*slot).map_or((true, 0), |found| (found.confirmed, found.count));
         let known = probes.clone().find(is);
-        let Some(slot) = known.or_else(|| probes.min_by_key(rank)) else { return Symbol::OTHER };
-        let Some(candidate) = self.slots.get_mut(slot) else { return Symbol::OTHER };
+        let Some(slot) = known.or_else(|| probes.min_by_key(rank)) else { return Symbol::OVERFLOWED };
+        let Some(candidate) = self.slots.get_mut(slot) else { return Symbol::OVERFLOWED };
         if known.is_none() {
             candidate.of = Some((scope, kind));
             candidate.text.clear();
@@ -218,7 +218,7 @@ mod tests {
         let mut context = ParserContext::new(Limits::default());
         let candidate = context.candidate(SCOPE, NameKind::Table, "orders");
         assert!(candidate.is_candidate() && context.name(candidate) == "other");
-        assert_eq!(context.settle(SCOPE, candidate, false, Timestamp(0)), Symbol::OTHER);
+        assert_eq!(context.settle(SCOPE, candidate, false, Timestamp(0)), Symbol::OVERFLOWED);
         let name = context.settle(SCOPE, candidate, true, Timestamp(1));
         assert_eq!(context.name(name), "orders");
         // What holds the candidate still names it, and so does a failure from now on.
@@ -234,8 +234,8 @@ mod tests {
         let candidate = context.candidate(SCOPE, NameKind::Table, "mistyped");
         let mut settle =
             |second: u64| context.settle(SCOPE, candidate, false, Timestamp(second * 1_000_000_000));
-        assert!((0..9).all(|second| settle(second) == Symbol::OTHER));
-        assert_ne!(settle(10), Symbol::OTHER);
+        assert!((0..9).all(|second| settle(second) == Symbol::OVERFLOWED));
+        assert_ne!(settle(10), Symbol::OVERFLOWED);
     }
 
     #[test]
@@ -246,11 +246,11 @@ mod tests {
         let mut first = None;
         for number in 0..20 * CANDIDATES_MAX {
             let candidate = context.candidate(SCOPE, NameKind::Table, &format!("t{number}"));
-            assert_eq!(context.settle(SCOPE, candidate, false, Timestamp(0)), Symbol::OTHER);
+            assert_eq!(context.settle(SCOPE, candidate, false, Timestamp(0)), Symbol::OVERFLOWED);
             first.get_or_insert(candidate);
         }
         assert_eq!(context.settle(SCOPE, kept, false, Timestamp(0)), name);
         let first = first.expect("a candidate");
-        assert_eq!(context.settle(SCOPE, first, true, Timestamp(0)), Symbol::OTHER, "displaced");
+        assert_eq!(context.settle(SCOPE, first, true, Timestamp(0)), Symbol::OVERFLOWED, "displaced");
     }
 }

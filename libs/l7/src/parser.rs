@@ -460,6 +460,9 @@ impl ConnectionContext<'_> {
         } else {
             [request.operation, resource]
         };
+        let status_name = if let Status::Word(word) = outcome.status { word } else { Symbol::NONE };
+        let overflowed = [operation, resource, status_name].contains(&Symbol::OVERFLOWED);
+        let [operation, resource] = [operation, resource].map(Symbol::given_out);
         self.context.used([operation, resource]);
         self.context.tally_mut().exchanges += 1;
         (self.sink)(Exchange {
@@ -467,7 +470,7 @@ impl ConnectionContext<'_> {
             side: self.side,
             operation,
             resource,
-            status: outcome.status,
+            status: if status_name.is_other() { Status::UNKNOWN } else { outcome.status },
             error: outcome.error,
             start: request.start,
             end: outcome.end,
@@ -475,6 +478,7 @@ impl ConnectionContext<'_> {
             response_bytes: outcome.bytes,
             peer: self.peer,
             trace: self.trace.take(),
+            overflowed,
         });
     }
 }

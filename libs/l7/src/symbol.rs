@@ -26,8 +26,21 @@ impl Symbol {
 
     /// No name.
     pub const NONE: Self = Self(0);
-    /// What a name becomes when there is no room for another.
+    /// A name that is not known.
     pub const OTHER: Self = Self(1);
+    /// What a name becomes when there is no room for another: `other` as well. Exchanges that are given out have
+    /// [`Self::OTHER`] in its place. No name has this symbol: the one in that slot stays.
+    pub(crate) const OVERFLOWED: Self = Self(1 << SLOT_BITS | 1);
+
+    /// Whether it stands for a name that is not known or that found no room.
+    pub(crate) fn is_other(self) -> bool {
+        [Self::OTHER, Self::OVERFLOWED].contains(&self)
+    }
+
+    /// The symbol as it is given out.
+    pub(crate) fn given_out(self) -> Self {
+        if self.is_other() { Self::OTHER } else { self }
+    }
 }
 
 /// Time after which a name that was not used makes room for others, nanoseconds.

@@ -1,7 +1,12 @@
 //! Names of applications: within bounds, and again when they are used.
 
 use super::{learned_ids::LEARNED_IDS_MAX, *};
-use crate::symbol::UNUSED_NS;
+use crate::{
+    ClientId, Protocol, Side,
+    exchange::Outcome,
+    parser::{ConnectionContext, Request, Resource},
+    symbol::UNUSED_NS,
+};
 
 #[test]
 fn a_vocabulary_is_bounded_per_application() {
@@ -12,9 +17,51 @@ fn a_vocabulary_is_bounded_per_application() {
         context.name_of(one, NameKind::Table, &format!("t{number}"));
     }
     assert_eq!(context.name_of(one, NameKind::Table, "t0"), first);
-    assert_eq!(context.name_of(one, NameKind::Table, "t9"), Symbol::OTHER);
-    assert_ne!(context.name_of(two, NameKind::Table, "t9"), Symbol::OTHER);
+    assert_eq!(context.name_of(one, NameKind::Table, "t9"), Symbol::OVERFLOWED);
+    assert_ne!(context.name_of(two, NameKind::Table, "t9"), Symbol::OVERFLOWED);
     assert_eq!(context.tally().overflowed_names, 8);
+}
+
+/// A context that has no room for any name but these of the code.
+fn full() -> ParserContext {
+    let mut context = ParserContext::new(Limits { routes_per_scope: 0, symbols: 4, ..Limits::default() });
+    for name in ["GET", "SELECT", "full"] {
+        context.intern(name);
+    }
+    context
+}
+
+#[test]
+fn an_exchange_overflows_once_however_many_of_its_names_find_no_room() {
+    let mut context = full();
+    let mut given = Vec::new();
+    let mut sink = |exchange| given.push(exchange);
+    let of = (ScopeId(1), ClientId(1), Side::Server);
+    let mut cx = ConnectionContext::new(&mut context, of, &mut sink);
+    let [known, unknown] = [cx.word("GET"), Symbol::OTHER];
+    let names =
+        [cx.name(NameKind::Command, "a"), cx.name(NameKind::Table, "b"), cx.name(NameKind::ErrorWord, "c")];
+    for [operation, resource, status] in [
+        [known, Symbol::NONE, Symbol::NONE],
+        [unknown; 3],
+        [names[0], Symbol::NONE, Symbol::NONE],
+        [known, names[1], Symbol::NONE],
+        [known, unknown, names[2]],
+        names,
+    ] {
+        let start = Timestamp(1);
+        let request = Request { operation, resource: Resource::Name(resource), start, bytes: 1 };
+        let outcome = Outcome { status: Status::Word(status), ..Outcome::none(start) };
+        cx.emit(Protocol::Redis, &request, &outcome);
+    }
+    assert_eq!(
+        given.iter().map(|exchange| exchange.overflowed).collect::<Vec<_>>(),
+        [false, false, true, true, true, true]
+    );
+    // What is given out has one symbol for all of them.
+    let last = given.last().map(|exchange| (exchange.operation, exchange.resource, exchange.status));
+    assert_eq!(last, Some((Symbol::OTHER, Symbol::OTHER, Status::UNKNOWN)));
+    assert_eq!(context.name(names[1]), "other");
 }
 
 #[test]
@@ -25,16 +72,16 @@ fn names_that_are_not_used_make_room() {
         context.observe(Timestamp(round * UNUSED_NS));
         for number in 0..3 {
             let name = format!("t{round}{number}");
-            assert_ne!(context.name_of(scope, NameKind::Table, &name), Symbol::OTHER, "{name}");
-            assert_ne!(context.name_of(scope, NameKind::Domain, &name), Symbol::OTHER, "{name}");
+            assert_ne!(context.name_of(scope, NameKind::Table, &name), Symbol::OVERFLOWED, "{name}");
+            assert_ne!(context.name_of(scope, NameKind::Domain, &name), Symbol::OVERFLOWED, "{name}");
         }
-        assert_eq!(context.name_of(scope, NameKind::Table, "late"), Symbol::OTHER, "all are in use");
+        assert_eq!(context.name_of(scope, NameKind::Table, "late"), Symbol::OVERFLOWED, "all are in use");
     }
     // What is used stays.
     context.observe(Timestamp(2 * UNUSED_NS + UNUSED_NS / 2));
     let used = context.name_of(scope, NameKind::Table, "t20");
     context.observe(Timestamp(3 * UNUSED_NS));
-    assert_ne!(context.name_of(scope, NameKind::Table, "new"), Symbol::OTHER);
+    assert_ne!(context.name_of(scope, NameKind::Table, "new"), Symbol::OVERFLOWED);
     assert_eq!(context.known_name(scope, NameKind::Table, "t20"), Some(used));
     assert_eq!(context.known_name(scope, NameKind::Table, "t21"), None);
 }
@@ -79,7 +126,7 @@ fn whatever_filled_a_bound_ordinary_names_are_known_again_an_hour_later() {
             if first == Symbol::NONE {
                 first = symbol;
             }
-            assert!(symbol == Symbol::OTHER || context.name(symbol) == name);
+            assert!(symbol == Symbol::OVERFLOWED || context.name(symbol) == name);
             context.candidate(scope, kind, &format!("candidate-{number}"));
         }
         let route = context.route(scope, format!("/api/orders/v{number}/items").as_bytes());
@@ -87,7 +134,7 @@ fn whatever_filled_a_bound_ordinary_names_are_known_again_an_hour_later() {
         context.route_symbol(scope, route, Status::Code(200), sighting);
         context.learn_id(scope, u128::from(number).to_be_bytes(), word);
     }
-    assert_eq!(context.name_of(ScopeId(1), NameKind::Table, "late"), Symbol::OTHER, "no room");
+    assert_eq!(context.name_of(ScopeId(1), NameKind::Table, "late"), Symbol::OVERFLOWED, "no room");
     let at = Timestamp(100_000_000_000 + UNUSED_NS);
     context.observe(at);
     for scope in (0..20).map(ScopeId) {
@@ -105,7 +152,7 @@ fn whatever_filled_a_bound_ordinary_names_are_known_again_an_hour_later() {
         assert_eq!(context.learned_id(scope, [7; 16]), Some(symbol));
     }
     // What was dropped is the name of nothing now, words stay, and the bound holds.
-    assert!(first != Symbol::OTHER && context.name(first) == "other");
+    assert!(first != Symbol::OVERFLOWED && context.name(first) == "other");
     assert_eq!(context.name(word), "SELECT");
     assert!(context.names().count() <= 2048);
 }

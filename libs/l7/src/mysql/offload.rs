@@ -37,7 +37,7 @@ pub(super) fn name_offloaded(found: &OffloadedExchange<'_>, cx: &mut ConnectionC
         &request,
         &Outcome { status, error, end: found.end, bytes: found.response_bytes },
     );
-    failure.is_none() && operation != Symbol::OTHER && table != Symbol::OTHER
+    failure.is_none() && !operation.is_other() && !table.is_other()
 }
 
 /// Operation, table and shape of the answer.

@@ -32,7 +32,7 @@ pub(super) fn name_offloaded(found: &OffloadedExchange<'_>, cx: &mut ConnectionC
     let outcome = Outcome { status, error, end: found.end, bytes: found.response_bytes };
     cx.emit(Protocol::Postgresql, &request, &outcome);
     // What the tag names may be another the next time.
-    !failed && matches!(named, Some((Some(_), table)) if table != Symbol::OTHER)
+    !failed && matches!(named, Some((Some(_), table)) if !table.is_other())
 }
 
 /// Operation, where the statement has it, and table; `None` when nothing is known of it.
