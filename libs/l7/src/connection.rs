@@ -248,6 +248,7 @@ impl Connection {
     }
 
     /// Takes a datagram of a socket that has several peers, like [`Self::chunk`]; none where this one's is not known.
+    /// What goes to a group of hosts is no exchange with any of them.
     pub fn datagram_of(
         &mut self,
         peer: Option<SocketAddr>,
@@ -255,6 +256,9 @@ impl Connection {
         context: &mut ParserContext,
         sink: &mut dyn FnMut(Exchange),
     ) {
+        if peer.is_some_and(|peer| peer.ip().to_canonical().is_multicast()) {
+            return;
+        }
         self.take(datagram, peer, context, sink);
     }
 

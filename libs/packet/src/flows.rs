@@ -247,6 +247,10 @@ impl<N> FlowTable<N> {
         let route = Route::new(packet.vantage, datagram, header.source_port(), header.destination_port());
         let bytes = datagram.payload.get(UdpHeader::LEN..)?;
         let total = u64::try_from(datagram.length.checked_sub(UdpHeader::LEN)?).ok()?;
+        // A group of hosts: no peer, as in `Connection::datagram_of`.
+        if route.destination.ip().is_multicast() {
+            return Some(());
+        }
         let key = route.key(Transport::Udp);
         if !self.table.contains_key(&key) {
             self.insert(key, route.ends(route.source), packet.time_ns, observer);

@@ -77,6 +77,16 @@ impl Capture {
         self.send(server, *client, b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
     }
 
+    /// A datagram to port 53 of that address.
+    fn question(&mut self, host: [u8; 4], message: &[u8]) {
+        let from = End { host: 1, port: 5_300, next: 0 };
+        let length = u16::try_from(8 + message.len()).expect("short");
+        let ports = [from.port, 53, length, 0].map(u16::to_be_bytes).concat();
+        self.ip(from, from, 17, &[&ports, message].concat());
+        let (_, packet) = self.packets.back_mut().expect("a packet");
+        packet[16..20].copy_from_slice(&host);
+    }
+
     /// Whether each exchange has a response and its duration, milliseconds.
     fn replay(self) -> Vec<(bool, u64)> {
         let mut replay = Replay::new(ParserContext::new(ParserLimits::default()), Limits::default());
@@ -212,4 +222,14 @@ fn everything_that_is_captured_twice_counts_once() {
         capture.packets.iter().flat_map(|(at, bytes)| [(*at, bytes.clone()), (at + 1_000, bytes.clone())]);
     let twice = Capture { packets: twice.collect(), now_ns: 0 };
     assert_eq!(twice.replay(), [(true, 20), (true, 20)]);
+}
+
+#[test]
+fn questions_to_a_group_of_hosts_are_no_exchanges() {
+    const QUESTION: &[u8] = b"\0\x07\x01\0\0\x01\0\0\0\0\0\0\x01a\x07example\0\0\x01\0\x01";
+    for (host, exchanges) in [([10, 0, 0, 2], 1), ([224, 0, 0, 252], 0)] {
+        let mut capture = Capture::default();
+        capture.question(host, QUESTION);
+        assert_eq!(capture.replay().len(), exchanges, "{host:?}");
+    }
 }

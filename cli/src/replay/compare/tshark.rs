@@ -113,9 +113,9 @@ fn add_responses(messages: &mut Messages, more: u64) {
     messages.responses = Some(messages.responses.unwrap_or(0) + more);
 }
 
-/// Statuses without the interim ones (RFC 9110 section 15.2).
+/// Statuses without the interim ones (RFC 9110 section 15.2). 101 is none: after it the connection has another protocol.
 fn final_statuses(packet: &Packet<'_>, field: &str) -> u64 {
-    packet.values(field).filter(|status| !status.starts_with('1')).count() as u64
+    packet.values(field).filter(|status| !status.starts_with('1') || *status == "101").count() as u64
 }
 
 fn http1(packet: &Packet<'_>, messages: &mut Messages) {
@@ -325,6 +325,8 @@ mod tests {
         let messages =
             counted(http1, &[("http.request.method", "GET,PUT"), ("http.response.code", "100,200")]);
         assert_eq!(messages, Messages { requests: 2, responses: Some(1) });
+        let upgraded = counted(http1, &[("http.request.method", "GET"), ("http.response.code", "101")]);
+        assert_eq!(upgraded, Messages { requests: 1, responses: Some(1) });
     }
 
     #[test]

@@ -136,7 +136,9 @@ pub(super) struct Walk {
 
 const SIG: u16 = 24;
 const OPT: u16 = 41;
+const TKEY: u16 = 249;
 const TSIG: u16 = 250;
+const IXFR: u16 = 251;
 
 /// Types of records that are addresses.
 pub(super) const A: u16 = 1;
@@ -270,6 +272,9 @@ pub(super) fn match_message(bytes: &[u8], length: usize) -> MessageMatch {
     }
     let [_, answers, authorities, additional] = message.counts;
     let fits = match message.flags.opcode() {
+        // The client's version of the zone (RFC 1995 section 3), or its part of a key (RFC 2930 section 4).
+        QUERY if question.kind == IXFR => answers == 0 && authorities <= 1 && additional <= 2,
+        QUERY if question.kind == TKEY => answers == 0 && authorities == 0 && additional <= 3,
         QUERY => answers == 0 && authorities == 0 && additional <= 2 && !walk.data,
         NOTIFY => answers <= 1 && authorities == 0 && additional <= 2,
         _ => true,
@@ -354,28 +359,35 @@ pub(super) fn type_name(kind: u16) -> Option<&'static str> {
         6 => "SOA",
         12 => "PTR",
         13 => "HINFO",
+        14 => "MINFO",
         15 => "MX",
         16 => "TXT",
+        17 => "RP",
         18 => "AFSDB",
         24 => "SIG",
         25 => "KEY",
         28 => "AAAA",
         29 => "LOC",
+        30 => "NXT",
         33 => "SRV",
         35 => "NAPTR",
         36 => "KX",
         37 => "CERT",
+        38 => "A6",
         39 => "DNAME",
+        42 => "APL",
         43 => "DS",
         44 => "SSHFP",
         45 => "IPSECKEY",
         46 => "RRSIG",
         47 => "NSEC",
         48 => "DNSKEY",
+        49 => "DHCID",
         50 => "NSEC3",
         51 => "NSEC3PARAM",
         52 => "TLSA",
         53 => "SMIMEA",
+        55 => "HIP",
         59 => "CDS",
         60 => "CDNSKEY",
         61 => "OPENPGPKEY",
@@ -385,8 +397,9 @@ pub(super) fn type_name(kind: u16) -> Option<&'static str> {
         65 => "HTTPS",
         99 => "SPF",
         108 => "EUI48",
-        249 => "TKEY",
-        251 => "IXFR",
+        109 => "EUI64",
+        TKEY => "TKEY",
+        IXFR => "IXFR",
         252 => "AXFR",
         255 => "ANY",
         256 => "URI",

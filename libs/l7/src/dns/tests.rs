@@ -227,6 +227,36 @@ fn after_a_loss_nothing_is_paired_that_is_not_sure() {
 }
 
 #[test]
+fn queries_that_carry_records_are_queries() {
+    /// A record of the question's name, of this type and class, with 4 bytes.
+    fn record(kind: u16, class: u16) -> Vec<u8> {
+        [&[0xc0, 12][..], &kind.to_be_bytes(), &class.to_be_bytes(), &[0, 0, 0, 0, 0, 4, 1, 2, 3, 4]].concat()
+    }
+    // The client's part of a key, as Windows sends it before a signed update, and its version of a zone.
+    let key = message(1, 0, "868-ms-7.1-532e$980336e0", 249, [0, 0, 1], &record(249, 255));
+    let signed = [record(249, 255), OPT.to_vec(), record(250, 255)].concat();
+    let signed_key = message(2, 0, "868-ms-7.1-532e$980336e0", 249, [0, 0, 3], &signed);
+    let zone = message(3, 0, "a.example", 251, [0, 1, 0], &record(6, 1));
+    for (query, line) in [(key, "TKEY"), (signed_key, "TKEY"), (zone, "IXFR")] {
+        let mut answer = query.clone();
+        answer[2] = 0x80;
+        let mut replay = Replay::new(stream());
+        replay.egress(&framed(std::slice::from_ref(&query)));
+        replay.ingress(&framed(&[answer]));
+        replay.close();
+        let lines = replay.lines();
+        assert!(lines.len() == 1 && lines[0].starts_with(&format!("Client {line} ")), "{lines:?}");
+    }
+    // Others carry none.
+    for kind in [1, 6, 252] {
+        let other = message(4, 0, "a.example", kind, [0, 1, 0], &record(6, 1));
+        assert_eq!(detect(Transport::Datagram, &other, other.len()), Detection::No);
+        let other = message(5, 0, "a.example", kind, [0, 0, 1], &record(249, 255));
+        assert_eq!(detect(Transport::Datagram, &other, other.len()), Detection::No);
+    }
+}
+
+#[test]
 fn multicast_dns_and_netbios_names_are_set_aside() {
     let mut netbios = query(77, "EKEDFEEIEDCACACACACACACACACACAAA", 32);
     netbios[3] = 0x10;

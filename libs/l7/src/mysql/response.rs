@@ -218,6 +218,9 @@ impl Response {
                     None => Progress::Broken,
                 }
             }
+            // The EOF packet of clients without `CLIENT_PROTOCOL_41`, which servers before 5.0 send behind a list of fields to
+            // others, too. No row and no definition is a length without its number.
+            Some(0xfe) if length == 1 => self.ends(),
             Some(0xff) => Self::fails(payload),
             Some(_) => Progress::Continues,
             None => Progress::Broken,

@@ -127,6 +127,26 @@ fn statements_carry_operation_table_and_error() {
 }
 
 #[test]
+fn lists_of_fields_end_with_eof_of_one_byte_too() {
+    after_login(
+        0,
+        &[
+            c(b"\x04items\0"),
+            s(&[DEFINITION, DEFINITION, EOF]),
+            c(b"\x04items\0"),
+            s(&[DEFINITION, DEFINITION, b"\xfe"]),
+            query("SELEC 1"),
+            s(&[SYNTAX]),
+        ],
+        &[
+            "Server FIELD_LIST  - None 11/97",
+            "Server FIELD_LIST  - None 11/93",
+            "Server OTHER  1064 Client 12/49",
+        ],
+    );
+}
+
+#[test]
 fn result_sets_end_with_ok_where_eof_is_deprecated() {
     after_login(
         DEPRECATE_EOF,

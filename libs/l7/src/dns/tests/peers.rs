@@ -50,6 +50,19 @@ fn assert_outcomes(replay: &Replay, expected: &[(u8, &str, u64)]) {
 }
 
 #[test]
+fn questions_to_a_group_of_hosts_are_no_exchanges() {
+    let reverse = message(7, 0, "1.122.168.192.in-addr.arpa", 12, [0; 3], &[]);
+    let groups = ["224.0.0.252:5355", "[ff02::1:3]:5355", "[::ffff:224.0.0.251]:5353"];
+    for group in groups.map(|group| group.parse().ok()) {
+        assert!(group.is_some());
+        let replay = play_peers(&[(0, group, C, reverse.clone()), (100 * MS, group, C, reverse.clone())]);
+        assert!(replay.exchanges.is_empty() && replay.context.tally().messages_seen == 0);
+    }
+    let replay = play_peers(&[(0, peer(1), C, reverse)]);
+    assert_outcomes(&replay, &[(1, "NoResponse", 15_000)]);
+}
+
+#[test]
 fn a_question_to_several_servers_at_once_is_one_to_each() {
     let ask = query(7, "svc.example", 1);
     let replay = play_peers(&[
