@@ -9,6 +9,7 @@ use porthole_trials::{Outcome, Trial, trials};
 use crate::{
     harness::Agent,
     http::{self, Server},
+    lengths::connected,
 };
 
 /// The tests of this file.
@@ -16,6 +17,7 @@ pub fn tests() -> Vec<Trial> {
     trials![
         packets_tell_the_same_counts_and_hello_says_so,
         pipelined_requests_are_all_counted_from_packets,
+        records_are_hardly_larger_than_their_packets,
         what_nobody_understands_is_no_longer_copied,
     ]
 }
@@ -52,6 +54,32 @@ fn pipelined_requests_are_all_counted_from_packets() -> Outcome {
     }
     let all = (batch * rounds) as u64;
     assert_eq!(agent.counts("/pipelined"), (all, all));
+    Ok(())
+}
+
+/// What records leave empty has no room for packets while the agent waits for a CPU.
+fn records_are_hardly_larger_than_their_packets() -> Outcome {
+    const BODY: usize = 33_000;
+    /// So few that all have room if records are twice as large: where there is none, packets are captured in part.
+    const REQUESTS: usize = 10;
+    let mut agent = Agent::start(&[PACKETS.as_slice(), &["--cpu-share", "0"]].concat())?;
+    let (mut client, mut server) = connected();
+    agent.catch_up();
+    let before = agent.counters.bytes_copied;
+    let head = format!("POST /large HTTP/1.1\r\nHost: a\r\nContent-Length: {BODY}\r\n\r\n");
+    let request = [head, "x".repeat(BODY)].concat().into_bytes();
+    let mut buffer = vec![0; request.len()];
+    for _ in 0..REQUESTS {
+        client.write_all(&request).expect("sent");
+        server.read_exact(&mut buffer).expect("received");
+        server.write_all(http::OK).expect("sent");
+        client.read_exact(&mut buffer[..http::OK.len()]).expect("received");
+    }
+    assert_eq!(agent.counts("/large"), (REQUESTS as u64, REQUESTS as u64), "{:?}", agent.counters);
+    let copied = agent.counters.bytes_copied - before;
+    // Each packet comes at both ends.
+    let sent = 2 * REQUESTS * (request.len() + http::OK.len());
+    assert!(copied < sent as u64 * 3 / 2, "{copied} bytes of records for {sent} bytes");
     Ok(())
 }
 

@@ -25,7 +25,7 @@ use porthole_bpf_types::{
 use crate::{
     maps::{CurrentSettings, RECORDS, VERDICTS, count},
     ring,
-    verifier::bounded,
+    verifier::opaque,
 };
 
 /// The packet goes its way.
@@ -81,8 +81,7 @@ fn seen(skb: *mut __sk_buff, direction: u8) {
         return;
     }
     let mut head = if length > PACKET_HEAD_MAX { PACKET_HEAD_MAX } else { length };
-    // A record is at most twice as large as what it carries.
-    if head > PACKET_HEAD_SHORT && !ring::has_room(2 * u64::from(head)) {
+    if head > PACKET_HEAD_SHORT && !ring::has_room(u64::from(head + ROOM_STEP_MAX)) {
         head = PACKET_HEAD_SHORT;
     }
     let packet = Packet {
@@ -96,23 +95,7 @@ fn seen(skb: *mut __sk_buff, direction: u8) {
         direction: u32::from(direction),
         reserved: 0,
     };
-    // The verifier requires a constant size of a record.
-    let sent = if head < 256 {
-        send::<256, 255>(skb, &packet)
-    } else if head < 1024 {
-        send::<1024, 1023>(skb, &packet)
-    } else if head < 4096 {
-        send::<4096, 4095>(skb, &packet)
-    } else if head < 8192 {
-        send::<8192, 8191>(skb, &packet)
-    } else if head < 16_384 {
-        send::<16_384, 16_383>(skb, &packet)
-    } else if head < 32_768 {
-        send::<32_768, 32_767>(skb, &packet)
-    } else {
-        send::<65_536, 65_535>(skb, &packet)
-    };
-    if !sent {
+    if !send_in_smallest(skb, &packet) {
         count!(lost);
     }
 }
@@ -139,19 +122,49 @@ struct Room<const SIZE: usize> {
     head: [u8; SIZE],
 }
 
-/// Sends a packet of at most `MASK` bytes of head, one less than there is room for.
+/// Most bytes by which a record is larger than the next smaller one.
+const ROOM_STEP_MAX: u32 = 4096;
+
+/// Sends a packet in the first of these rooms that it fits in, from the smallest on.
+macro_rules! send_in_first {
+    ($skb:ident, $packet:ident: $($size:literal)*) => {{
+        $(
+            if $packet.head <= $size {
+                return send::<$size>($skb, $packet);
+            }
+        )*
+        false
+    }};
+}
+
+/// Sends a packet in a record that is hardly larger. The verifier requires a constant size of each, so every size has code of
+/// its own. A loop over pieces of a packet would do with less, but Linux 6.1 goes through more than a million instructions of it.
 #[inline(always)]
-fn send<const SIZE: usize, const MASK: u64>(skb: *mut __sk_buff, packet: &Packet) -> bool {
+fn send_in_smallest(skb: *mut __sk_buff, packet: &Packet) -> bool {
+    send_in_first!(skb, packet:
+        128 256 384 512 768 1024 1536 2048 3072 4096 6144 8192 12_288 16_384 20_480 24_576 28_672 32_768 36_864
+        40_960 45_056 49_152 53_248 57_344 61_440 65_536)
+}
+
+/// Sends a packet in a record with room for `SIZE` bytes of it.
+#[inline(always)]
+fn send<const SIZE: usize>(skb: *mut __sk_buff, packet: &Packet) -> bool {
     let Some(mut entry) = RECORDS.reserve::<Room<SIZE>>(0) else { return false };
     let room = entry.as_mut_ptr();
-    let len = bounded::<MASK>(u64::from(packet.head));
-    // SAFETY: the ring buffer's memory, which is as large as the type; the head has room for `len`.
-    let rc = unsafe {
-        (*room).packet = *packet;
-        if len < HEADER_MIN {
+    let len = opaque(u64::from(packet.head));
+    // Two comparisons of one register: the compiler would make one of their difference, from which the verifier derives no bounds.
+    let rc = if len < HEADER_MIN {
+        -1
+    } else {
+        let len = opaque(len);
+        if len > SIZE as u64 {
             -1
         } else {
-            bpf_skb_load_bytes(skb.cast(), 0, (&raw mut (*room).head).cast(), len as u32)
+            // SAFETY: the ring buffer's memory, which is as large as the type; the head has room for `len`.
+            unsafe {
+                (*room).packet = *packet;
+                bpf_skb_load_bytes(skb.cast(), 0, (&raw mut (*room).head).cast(), len as u32)
+            }
         }
     };
     if rc != 0 {

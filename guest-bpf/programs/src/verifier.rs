@@ -11,6 +11,15 @@ pub fn bounded<const MASK: u64>(value: u64) -> u64 {
     value
 }
 
+/// The value itself, of which the compiler forgets what it knows: it drops comparisons that it can prove needless.
+#[inline(always)]
+pub fn opaque(value: u64) -> u64 {
+    let mut value = value;
+    // SAFETY: changes nothing.
+    unsafe { asm!("{0} = {0}", inout(reg) value, options(nomem, nostack)) };
+    value
+}
+
 /// A number that the verifier knows and the compiler does not: of the rounds of a loop that calls functions. The compiler
 /// would unroll it, and the verifier's check of the stack goes all ways through the calls of a program, whose number is the
 /// product of the calls in each function: more than a million, where three loops in one another have 32 calls each.
