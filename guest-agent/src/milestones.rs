@@ -2,7 +2,7 @@
 
 use std::{path::Path, time::Duration};
 
-use porthole_agent_api::agent::{Counters, StatsResponse};
+use porthole_agent_api::agent::{Counters, Milestones as Report};
 
 use crate::{unattached, usage};
 
@@ -20,6 +20,8 @@ pub struct Milestones {
     first_listen_ns: Option<u64>,
     /// Containers ran before the programs were attached: one may have accepted connections before.
     is_late: bool,
+    /// Counts changes.
+    version: u64,
 }
 
 impl Milestones {
@@ -31,27 +33,48 @@ impl Milestones {
 
     /// A process of a container accepts connections.
     pub fn listens(&mut self, at_ns: u64) {
-        let known = self.first_listen_ns.get_or_insert(at_ns);
-        *known = at_ns.min(*known);
+        if self.first_listen_ns.is_none_or(|known| at_ns < known) {
+            self.first_listen_ns = Some(at_ns);
+            self.version += 1;
+        }
+    }
+
+    /// A process of a container was made, so long after the guest's boot.
+    pub fn process_made(&mut self, since_boot: Duration) {
+        if self.first_process.is_none_or(|known| since_boot < known) {
+            self.first_process = Some(since_boot);
+            self.version += 1;
+        }
     }
 
     /// There are containers: looks for their oldest process until there is one, a few times at most.
     pub fn find_process(&mut self, proc: &Path) {
         if self.first_process.is_none() && self.looks < LOOKS_MAX {
             self.looks += 1;
-            self.first_process = unattached::oldest_process(proc);
+            if let Some(since_boot) = unattached::oldest_process(proc) {
+                self.process_made(since_boot);
+            }
         }
     }
 
-    /// Writes the moments by the wall clock; what was not reached, or not seen, is 0.
-    pub fn report(&self, stats: &mut StatsResponse) {
+    /// Another number when something was reached since.
+    pub fn version(&self) -> u64 {
+        self.version
+    }
+
+    /// The moments by the wall clock.
+    pub fn report(&self) -> Report {
         let since_boot = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
-        stats.booted_unix_ns = usage::unix_ns().saturating_sub(since_boot(unattached::since_boot()));
-        if let Some(time) = self.first_process {
-            stats.first_process_unix_ns = stats.booted_unix_ns.saturating_add(since_boot(time));
-        }
-        if let Some(at_ns) = self.first_listen_ns.filter(|_| !self.is_late) {
-            stats.first_listen_unix_ns = usage::unix_offset_ns().saturating_add(at_ns);
+        let booted_unix_ns = usage::unix_ns().saturating_sub(since_boot(unattached::since_boot()));
+        let first_listen_ns = self.first_listen_ns.filter(|_| !self.is_late);
+        Report {
+            booted_unix_ns,
+            first_process_unix_ns: self
+                .first_process
+                .map_or(0, |time| booted_unix_ns.saturating_add(since_boot(time))),
+            first_listen_unix_ns: first_listen_ns
+                .map_or(0, |at_ns| usage::unix_offset_ns().saturating_add(at_ns)),
+            ..Report::default()
         }
     }
 }
@@ -60,24 +83,22 @@ impl Milestones {
 mod tests {
     use super::*;
 
-    fn reported(milestones: &Milestones) -> StatsResponse {
-        let mut stats = StatsResponse::default();
-        milestones.report(&mut stats);
-        stats
-    }
-
     #[test]
     fn the_first_of_each_kind_is_reported_by_the_wall_clock() {
         let mut milestones = Milestones::since_attached(&Counters::default(), false);
-        let before = reported(&milestones);
+        let before = milestones.report();
         assert_eq!((before.first_process_unix_ns, before.first_listen_unix_ns), (0, 0));
         assert!((1..=usage::unix_ns()).contains(&before.booted_unix_ns));
-        milestones.first_process = Some(Duration::from_secs(1));
-        for at_ns in [9, 7, 8] {
+        for (seconds, version) in [(2, 1), (3, 1), (1, 2)] {
+            milestones.process_made(Duration::from_secs(seconds));
+            assert_eq!(milestones.version(), version, "made at {seconds}");
+        }
+        for (at_ns, version) in [(9, 3), (7, 4), (8, 4)] {
             milestones.listens(at_ns);
+            assert_eq!(milestones.version(), version, "listens at {at_ns}");
         }
         assert_eq!(milestones.first_listen_ns, Some(7));
-        let after = reported(&milestones);
+        let after = milestones.report();
         assert_eq!(after.first_process_unix_ns - after.booted_unix_ns, 1_000_000_000);
         assert!(after.first_listen_unix_ns > 0);
     }
@@ -98,7 +119,7 @@ mod tests {
         for (counters, replaces) in [(&ran, false), (&Counters::default(), true)] {
             let mut milestones = Milestones::since_attached(counters, replaces);
             milestones.listens(7);
-            assert_eq!(reported(&milestones).first_listen_unix_ns, 0);
+            assert_eq!(milestones.report().first_listen_unix_ns, 0);
         }
     }
 }

@@ -51,6 +51,10 @@ offsets! {
     task_signal = "task_struct" "signal";
     /// The task's control groups.
     task_cgroups = "task_struct" "cgroups";
+    /// The first thread of the task's process.
+    task_group_leader = "task_struct" "group_leader";
+    /// When the task was made, nanoseconds of `CLOCK_BOOTTIME`.
+    task_start_boottime = "task_struct" "start_boottime";
     /// The task's id, in all namespaces.
     task_thread_pid = "task_struct" "thread_pid";
     /// Threads that have not exited.

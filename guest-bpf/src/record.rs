@@ -200,6 +200,8 @@ pub struct Exit {
     pub cgroup: u64,
     /// Nanoseconds of `CLOCK_MONOTONIC`.
     pub timestamp: u64,
+    /// When the process was made, nanoseconds of `CLOCK_BOOTTIME`; zero if that is not known.
+    pub made: u64,
     /// Set when it was the first process of a pid namespace: the others in it are killed.
     pub init: u8,
     /// Set when it was the last task of its control group.
@@ -342,7 +344,7 @@ plain! {
     Open: 200;
     Close: 48;
     Cgroup: 528;
-    Exit: 32;
+    Exit: 40;
     ClientSocket: 56;
     Listen: 24;
     Counters: 72;

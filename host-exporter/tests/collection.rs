@@ -55,7 +55,6 @@ async fn starts_are_timed_by_the_hosts_clock_listed_and_counted_once_by_applicat
     wait_for("the first request", async || starts("shop-1").await[1].is_some()).await;
     let first = starts("shop-1").await[1].expect("it is known");
     assert!((0.0..3_000.0).contains(&first), "the hour between the clocks is none of it: {first}");
-    // The first request makes the exporter call for what came before it.
     wait_for("the other phases", async || starts("shop-1").await[2..].iter().all(Option::is_some)).await;
     let before = starts("shop-1").await;
     for reached in &before[2..] {

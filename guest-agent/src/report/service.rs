@@ -230,6 +230,12 @@ impl Service {
                 batches.push(batch);
             }
         }
+        if is_wanted
+            && now.milestones != at.sent.milestones
+            && let Some(last) = batches.last_mut()
+        {
+            last.milestones = MessageField::some(state.milestones.report());
+        }
         for (index, exited) in exits.into_iter().enumerate() {
             if index > 0 {
                 batches.push(at.batch(&counters));
@@ -238,8 +244,8 @@ impl Service {
                 last.exited_container_id = exited;
             }
         }
-        let dependencies = if is_wanted { now.dependencies } else { at.sent.dependencies };
-        at.sent = Signal { dependencies, ..now };
+        let Signal { dependencies, milestones, .. } = if is_wanted { now } else { at.sent };
+        at.sent = Signal { dependencies, milestones, ..now };
         batches
     }
 
@@ -255,7 +261,7 @@ impl Service {
         let resident_bytes = usage::resident_bytes(&self.identity.proc);
         let mut state = self.shared.lock();
         let counters = state.offered().counters;
-        let mut response = StatsResponse {
+        StatsResponse {
             counters: MessageField::some(counters),
             resident_bytes,
             cpu_ns: u64::try_from(usage::cpu_time().as_nanos()).unwrap_or(u64::MAX),
@@ -265,9 +271,7 @@ impl Service {
             load_ns: self.identity.load_ns,
             unix_ns: usage::unix_ns(),
             ..StatsResponse::default()
-        };
-        state.milestones.report(&mut response);
-        response
+        }
     }
 }
 

@@ -32,6 +32,8 @@ pub struct Signal {
     pub samples: u64,
     /// [`crate::recorder::Dependencies::version`].
     pub dependencies: u64,
+    /// [`Milestones::version`], and one: a stream begins with them.
+    pub milestones: u64,
 }
 
 /// What is known at a moment.
@@ -177,6 +179,7 @@ impl State {
             epoch: self.epoch.id,
             samples: self.samples,
             dependencies: self.recorder.dependencies.version(),
+            milestones: self.milestones.version() + 1,
         }
     }
 }

@@ -74,7 +74,8 @@ impl EventSource for SyscallSource {
     fn record(&mut self, record: &[u8], state: &mut State) {
         match self.tracker.record(record, &mut state.recorder) {
             Event::None => {}
-            Event::ContainerExit(id) => {
+            Event::ContainerExit(id, made) => {
+                state.milestones.process_made(made);
                 self.tracker.harvest(self.probes.slots(), &mut state.recorder);
                 state.container_exited(id);
             }

@@ -1,6 +1,6 @@
 //! From the programs' records to exchanges.
 
-use std::{borrow::Cow, collections::VecDeque, net::SocketAddr};
+use std::{borrow::Cow, collections::VecDeque, net::SocketAddr, time::Duration};
 
 use porthole_bpf_types::{
     connection::{role, transport},
@@ -35,8 +35,8 @@ use crate::{
 pub enum Event {
     /// Nothing.
     None,
-    /// The last process of this container exits; its numbers must not wait.
-    ContainerExit(String),
+    /// The last process of this container exits; its numbers must not wait. And when that process was made, since boot.
+    ContainerExit(String, Duration),
     /// A process of a container accepts connections from this time of the monotonic clock on.
     Listen(Timestamp),
 }
@@ -159,7 +159,7 @@ impl Tracker {
                 let container = self.containers.of_cgroup(exit.cgroup);
                 let container = self.containers.id(container);
                 if (exit.init != 0 || exit.last != 0) && !container.is_empty() {
-                    return Event::ContainerExit(container.to_owned());
+                    return Event::ContainerExit(container.to_owned(), Duration::from_nanos(exit.made));
                 }
             }
             Record::ClientSocket(socket) => {

@@ -11,8 +11,8 @@ use std::{
 
 use porthole_agent_api::{
     agent::Batch, agent::CaptureMode, agent::Counters, agent::Dependency, agent::HelloRequest,
-    agent::HelloResponse, agent::Series, agent::Side, agent::Span, agent::StatsRequest, agent::StatsResponse,
-    agent::WatchRequest, agent_ttrpc::AgentClient,
+    agent::HelloResponse, agent::Milestones, agent::Series, agent::Side, agent::Span, agent::StatsRequest,
+    agent::StatsResponse, agent::WatchRequest, agent_ttrpc::AgentClient,
 };
 use porthole_trials::{CannotRun, needs};
 use tokio::runtime::Runtime;
@@ -55,6 +55,8 @@ pub struct Agent {
     pub counters: Counters,
     dependencies: HashMap<String, Dependency>,
     pub exited: Vec<String>,
+    /// What was reported last.
+    pub milestones: Milestones,
     directory: tempfile::TempDir,
 }
 
@@ -101,7 +103,7 @@ impl Agent {
             let batches = client.watch(ttrpc::context::Context::default(), &request).await.expect("watched");
             (client, batches)
         });
-        let (series, spans, counters, dependencies, exited) = Default::default();
+        let (series, spans, counters, dependencies, exited, milestones) = Default::default();
         let mut agent = Self {
             child,
             runtime,
@@ -112,6 +114,7 @@ impl Agent {
             counters,
             dependencies,
             exited,
+            milestones,
             directory,
         };
         agent.next_batch();
@@ -135,6 +138,9 @@ impl Agent {
         self.spans.extend(batch.spans);
         for dependency in batch.dependencies {
             self.dependencies.insert(dependency.peer.clone(), dependency);
+        }
+        if let Some(milestones) = batch.milestones.into_option() {
+            self.milestones = milestones;
         }
         if !batch.exited_container_id.is_empty() {
             self.exited.push(batch.exited_container_id);

@@ -8,7 +8,10 @@ use std::{
     process::{Command, Stdio},
 };
 
-use porthole_agent_api::{agent::Side, proof};
+use porthole_agent_api::{
+    agent::{Milestones, Side},
+    proof,
+};
 
 use porthole_trials::{Outcome, Trial, trials};
 
@@ -57,8 +60,10 @@ fn a_container_that_exits_at_once_is_in_the_numbers_under_its_name() -> Outcome 
         cgroup.0.display(),
         server.address
     );
+    let before = agent.stats();
     let done = Command::new("sh").args(["-c", &script]).stdin(Stdio::null()).status().expect("run");
     assert!(done.success());
+    let after = agent.stats();
     agent.until("the container's exit is reported", |agent| {
         agent.exited.iter().any(|id| id == "porthole-test-short").then_some(())
     });
@@ -67,17 +72,28 @@ fn a_container_that_exits_at_once_is_in_the_numbers_under_its_name() -> Outcome 
     assert_eq!((&series.key.container_id[..], series.duration.count), ("porthole-test-short", 5));
     let [answered] = agent.series(Side::SIDE_SERVER, "/short")[..] else { panic!("one series") };
     assert_eq!(answered.key.container_id, "", "the server is outside");
+    // Times of processes are exact to a hundredth of a second where they were read from `/proc`.
+    let made = agent.milestones.first_process_unix_ns + 10_000_000;
+    let ran_before = before.counters.unattached_start_ns > 0;
+    assert!(
+        ran_before || (before.unix_ns..after.unix_ns + 10_000_000).contains(&made),
+        "{:?}",
+        agent.milestones
+    );
     Ok(())
 }
 
 fn the_first_process_and_the_first_listener_of_containers_are_reported_with_their_times() -> Outcome {
     let mut agent = Agent::start(&[])?;
+    let booted_unix_ns = agent.until("the guest's boot is reported", |agent| {
+        Some(agent.milestones.booted_unix_ns).filter(|unix_ns| *unix_ns > 0)
+    });
     let before = agent.stats();
-    assert!((1..before.unix_ns).contains(&before.booted_unix_ns));
+    assert!((1..before.unix_ns).contains(&booted_unix_ns));
     // Outside of containers.
     let _outside = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("bound");
     agent.catch_up();
-    assert_eq!(agent.stats().first_listen_unix_ns, 0);
+    assert_eq!(agent.milestones.first_listen_unix_ns, 0);
     let cgroup = Cgroup::new("porthole-test-listens");
     let script = format!(
         "echo 0 > {}/cgroup.procs; exec python3 -c \"
@@ -100,21 +116,21 @@ for _ in range(2):
     listens();
     let late = before.counters.unattached_start_ns > 0;
     let reported = agent.until("both are reported", |agent| {
-        let stats = agent.stats();
-        let complete = stats.first_process_unix_ns > 0 && (late || stats.first_listen_unix_ns > 0);
-        complete.then_some(stats)
+        let Milestones { first_process_unix_ns, first_listen_unix_ns, .. } = agent.milestones;
+        let complete = first_process_unix_ns > 0 && (late || first_listen_unix_ns > 0);
+        complete.then(|| agent.milestones.clone())
     });
-    assert!(before.booted_unix_ns < reported.first_process_unix_ns);
+    assert!(booted_unix_ns < reported.first_process_unix_ns);
     if late {
         // Something runs in control groups of this machine that could be containers.
         assert_eq!(reported.first_listen_unix_ns, 0);
     } else {
-        assert!((before.unix_ns..reported.unix_ns).contains(&reported.first_listen_unix_ns));
+        assert!((before.unix_ns..agent.stats().unix_ns).contains(&reported.first_listen_unix_ns));
     }
     writeln!(input).expect("sent");
     listens();
     agent.catch_up();
-    let after = agent.stats();
+    let after = agent.milestones.clone();
     // The wall clock can be set a little meanwhile.
     let apart = after.first_listen_unix_ns.abs_diff(reported.first_listen_unix_ns);
     assert!(apart < 1_000_000, "the second listener is not the first: {apart}");

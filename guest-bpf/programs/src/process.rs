@@ -56,6 +56,7 @@ pub fn exited() {
         tgid: (bpf_get_current_pid_tgid() >> 32) as u32,
         cgroup,
         timestamp: now,
+        made: made(),
         init: u8::from(init),
         last: u8::from(last),
         reserved: [0; 6],
@@ -94,6 +95,16 @@ fn is_namespace_init() -> bool {
     // `struct upid` is an int and a pointer; its number comes first.
     let number: Option<i32> = read(pid + offset!(pid_numbers) as u64 + u64::from(level) * 16);
     number == Some(1)
+}
+
+/// When the running task's process was made, nanoseconds of `CLOCK_BOOTTIME`.
+#[inline(always)]
+fn made() -> u64 {
+    // SAFETY: typed pointers, checked against null; the verifier makes loads from them safe.
+    unsafe {
+        let leader: *const u8 = load(current().cast(), offset!(task_group_leader));
+        if leader.is_null() { 0 } else { load(leader, offset!(task_start_boottime)) }
+    }
 }
 
 /// Whether no other task shares the running one's control groups.

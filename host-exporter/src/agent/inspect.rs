@@ -43,9 +43,12 @@ static BATCH: Shape = Shape {
         (6, Message(&SPAN)),
         (7, Message(&RESOURCES)),
         (8, Message(&DEPENDENCY)),
+        (9, Message(&MILESTONES)),
     ],
     counted: None,
 };
+
+static MILESTONES: Shape = Shape { fields: &[(1, Fixed64), (2, Fixed64), (3, Fixed64)], counted: None };
 
 static SERIES: Shape = Shape {
     fields: &[
@@ -178,9 +181,6 @@ static STATS: Shape = Shape {
         (6, Text(TEXT_COUNT)),
         (7, Varint),
         (8, Fixed64),
-        (9, Fixed64),
-        (10, Fixed64),
-        (11, Fixed64),
     ],
     counted: None,
 };
@@ -320,6 +320,12 @@ mod tests {
             round_trip_us: 1,
             ..Default::default()
         };
+        let milestones = agent::Milestones {
+            booted_unix_ns: 1,
+            first_process_unix_ns: 1,
+            first_listen_unix_ns: 1,
+            ..Default::default()
+        };
         agent::Batch {
             epoch: 1,
             sequence: 1,
@@ -329,6 +335,7 @@ mod tests {
             spans: vec![span; BATCH_SPANS_MAX],
             resources: vec![resources; BATCH_RESOURCES_MAX],
             dependencies: vec![dependency; BATCH_DEPENDENCIES_MAX],
+            milestones: Some(milestones).into(),
             ..Default::default()
         }
     }
@@ -374,9 +381,6 @@ mod tests {
             limitations: vec!["no tracing".into(); TEXTS_MAX],
             load_ns: 1,
             unix_ns: 1,
-            booted_unix_ns: 1,
-            first_process_unix_ns: 1,
-            first_listen_unix_ns: 1,
             ..Default::default()
         }
     }

@@ -41,10 +41,6 @@ use crate::{
 /// How long the exporter still listens to an agent whose sandbox has ended, at most.
 const DRAIN_AT_MOST: Duration = Duration::from_secs(5);
 
-/// Calls of a connection that are made only because the sandbox has reached more of its start than was reported: an agent that came
-/// late never reports some of it.
-const START_CALLS_MAX: u32 = 3;
-
 /// Silence after which an agent whose sandbox has ended has nothing more to send.
 const DRAIN_SILENCE: Duration = Duration::from_millis(500);
 
@@ -191,7 +187,6 @@ impl Session<'_> {
         // One that sends much gets the calls all the same: its memory, CPU time and limitations change.
         let mut ask_at = Clock::now() + idle;
         let mut silent_at = ask_at;
-        let mut start_calls = 0;
         loop {
             if self.sandbox.misbehaves() {
                 return Err(SessionError::Misbehaves);
@@ -239,20 +234,8 @@ impl Session<'_> {
                 self.sandbox.reject(Rejection::FrameUnknown);
             } else if !self.take_frame(epoch, received, frame).await? {
                 return Ok(());
-            } else if asked.is_none() && start_calls < START_CALLS_MAX && self.start_is_behind() {
-                start_calls += 1;
-                ask_at = Clock::now();
             }
         }
-    }
-
-    /// Whether the sandbox has reached more of its start than its agent has reported in answers to calls.
-    fn start_is_behind(&self) -> bool {
-        let start = *self.sandbox.start.lock();
-        let serves = !start.awaits(Phase::FirstRequest);
-        let has_containers = || self.sandbox.resources.lock().iter().any(|(name, _)| name.is_some());
-        (serves && start.awaits(Phase::FirstListen))
-            || (start.awaits(Phase::FirstProcess) && (serves || has_containers()))
     }
 
     /// Takes a frame of the stream of batches; false when it is the last.
@@ -337,22 +320,7 @@ impl Session<'_> {
     }
 
     fn take_stats(&self, answer: &agent::StatsResponse, sent_unix_ns: u64) {
-        let offset = {
-            let mut clock = self.sandbox.clock.lock();
-            clock.measured(sent_unix_ns, answer.unix_ns, unix_ns());
-            clock.at_last_call()
-        };
-        if let Some(offset) = offset {
-            for (phase, guest_unix_ns) in [
-                (Phase::Machine, answer.booted_unix_ns),
-                (Phase::FirstProcess, answer.first_process_unix_ns),
-                (Phase::FirstListen, answer.first_listen_unix_ns),
-            ] {
-                if guest_unix_ns > 0 && self.sandbox.start.lock().awaits(phase) {
-                    self.fleet.reached(self.sandbox, phase, guest_unix_ns, offset);
-                }
-            }
-        }
+        self.sandbox.clock.lock().measured(sent_unix_ns, answer.unix_ns, unix_ns());
         if let Some(counters) = answer.counters.as_ref() {
             let counters = AgentCounters::from_wire(counters);
             self.sandbox.change(|accumulator| accumulator.apply_counters(&counters));
@@ -462,6 +430,9 @@ pub fn take_batch(
     if !batch.resources.is_empty() {
         take_resources(sandbox, containers, batch.resources, late);
     }
+    if let Some(milestones) = batch.milestones.as_ref() {
+        take_milestones(fleet, sandbox, milestones);
+    }
     if !batch.dependencies.is_empty() {
         take_dependencies(sandbox, containers, batch.dependencies, late);
     }
@@ -469,6 +440,20 @@ pub fn take_batch(
         sandbox.change(|accumulator| take_spans(fleet, sandbox, accumulator, batch.spans));
     }
     fleet.changed();
+}
+
+/// Notes what the sandbox has reached. What was reported before stays.
+fn take_milestones(fleet: &Fleet, sandbox: &Sandbox, milestones: &agent::Milestones) {
+    let Some(offset) = sandbox.clock.lock().at_last_call() else { return };
+    for (phase, guest_unix_ns) in [
+        (Phase::Machine, milestones.booted_unix_ns),
+        (Phase::FirstProcess, milestones.first_process_unix_ns),
+        (Phase::FirstListen, milestones.first_listen_unix_ns),
+    ] {
+        if guest_unix_ns > 0 && sandbox.start.lock().awaits(phase) {
+            fleet.reached(sandbox, phase, guest_unix_ns, offset);
+        }
+    }
 }
 
 /// When a server's series were first observed.

@@ -64,8 +64,7 @@ struct State {
     secret: Option<AgentSecret>,
     /// By how much its clock is ahead of the host's, nanoseconds; none of one that does not report it.
     ahead_ns: Option<u64>,
-    /// Its guest has begun, its first process was made, and its first port is open, whenever it reports that.
-    has_started: bool,
+    milestones: Option<agent::Milestones>,
     /// A proof of an earlier connection.
     replayed: Option<Vec<u8>>,
 }
@@ -131,6 +130,7 @@ impl agent_ttrpc::Agent for Service {
                 sequence: 1,
                 resources: state.resources.clone(),
                 dependencies: state.dependencies.clone(),
+                milestones: state.milestones.clone().into(),
                 ..Default::default()
             };
             (state.series.clone(), state.counters.clone(), beside)
@@ -164,11 +164,7 @@ impl agent_ttrpc::Agent for Service {
         }
         let state = self.state.lock();
         let unix_ns = state.ahead_ns.map_or(0, |ahead| unix_ns() + ahead);
-        let started_unix_ns = if state.has_started { unix_ns } else { 0 };
         Ok(agent::StatsResponse {
-            booted_unix_ns: started_unix_ns,
-            first_process_unix_ns: started_unix_ns,
-            first_listen_unix_ns: started_unix_ns,
             counters: Some(state.counters.clone()).into(),
             unix_ns,
             resident_bytes: 5 << 20,
@@ -278,10 +274,19 @@ impl TestAgent {
         self.service.state.lock().ahead_ns = Some(ahead_ns);
     }
 
-    /// From now on it reports that its guest has begun, its first process was made, and its first port is open: at the moment of its
-    /// first report.
+    /// Its guest has begun, its first process was made, and its first port is open: now, all of them.
     pub fn has_started(&self) {
-        self.service.state.lock().has_started = true;
+        let mut state = self.service.state.lock();
+        let now = unix_ns() + state.ahead_ns.unwrap_or_default();
+        let milestones = agent::Milestones {
+            booted_unix_ns: now,
+            first_process_unix_ns: now,
+            first_listen_unix_ns: now,
+            ..Default::default()
+        };
+        state.milestones = Some(milestones.clone());
+        drop(state);
+        self.send(agent::Batch { milestones: Some(milestones).into(), ..Default::default() });
     }
 
     pub fn set_counters(&self, counters: agent::Counters) {
