@@ -76,7 +76,7 @@ pub struct Exporter {
     pub prometheus_all_tenants: String,
     /// Longest time for an answer of that server.
     pub prometheus_timeout_seconds: f64,
-    /// Its largest answer, MiB.
+    /// The answers to one question of pages, together, MiB.
     pub prometheus_answer_mib: usize,
     /// Share of the traces in which nothing failed or was slow that are kept and sent.
     pub trace_ratio: f64,
@@ -149,7 +149,7 @@ impl Default for Exporter {
             prometheus_tenant_header: None,
             prometheus_all_tenants: String::new(),
             prometheus_timeout_seconds: 10.0,
-            prometheus_answer_mib: 16,
+            prometheus_answer_mib: 8,
             trace_ratio: 1.0,
             trace_reservoir_per_minute: 10.0,
             otlp: Vec::new(),
@@ -308,6 +308,12 @@ impl Exporter {
     /// What the last hour of who calls whom may hold, bytes: with a low `memory_mib` a thirty-second part of it.
     pub fn topology_bytes(&self) -> usize {
         (self.topology_mib << 20).min((self.memory_mib << 20) / 32)
+    }
+
+    /// What the answers of the Prometheus server to one question may have together, bytes: with a low `memory_mib` a sixty-fourth part
+    /// of it.
+    pub fn prometheus_answer_bytes(&self) -> usize {
+        (self.prometheus_answer_mib << 20).min((self.memory_mib << 20) / 64)
     }
 
     /// The limits in bytes.

@@ -1,9 +1,16 @@
 //! Requests that the exporter sends: one connection each, answers of bounded size.
 
-use std::{io, path::Path, sync::Arc};
+use std::{
+    io,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
 
 use axum::body::Body;
-use http_body_util::{BodyExt as _, Limited};
+use http_body_util::BodyExt as _;
 use hyper::{
     Request, StatusCode,
     body::{Bytes, Frame, Incoming},
@@ -90,14 +97,34 @@ pub struct Answer {
     pub body: Vec<u8>,
 }
 
-/// Sends a request; its answer's status and, up to so many bytes, its body. Of an answer that is not wanted the body is not read.
+/// Bytes that several things may have together.
+#[derive(Debug)]
+pub struct Allowance {
+    all: usize,
+    left: AtomicUsize,
+}
+
+impl Allowance {
+    /// So many bytes.
+    pub fn of(all: usize) -> Self {
+        Self { all, left: AtomicUsize::new(all) }
+    }
+
+    /// Takes so many of what is left; whether there were as many.
+    pub fn take(&self, bytes: usize) -> bool {
+        let take = |left: usize| left.checked_sub(bytes);
+        self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_ok()
+    }
+}
+
+/// Sends a request; its answer's status and, as far as the allowance goes, its body. Of an answer that is not wanted the body is not read.
 pub async fn send(
     url: &HttpUrl,
     request: Builder,
     body: Vec<u8>,
-    answer_bytes_max: Option<usize>,
+    answer: Option<&Allowance>,
 ) -> Result<(StatusCode, Vec<u8>), OutboundError> {
-    let answer = exchange((&url.host, url.port), None, request, body, answer_bytes_max).await?;
+    let answer = exchange((&url.host, url.port), None, request, body, answer).await?;
     Ok((answer.status, answer.body))
 }
 
@@ -107,16 +134,16 @@ pub async fn exchange(
     tls: Option<&Tls>,
     request: Builder,
     body: Vec<u8>,
-    answer_bytes_max: Option<usize>,
+    answer: Option<&Allowance>,
 ) -> Result<Answer, OutboundError> {
     let stream = connect(server).await?;
     let request = whole(server, request, body)?;
     match tls {
         Some(tls) => {
             let stream = tls.connector.connect(tls.name.clone(), stream).await?;
-            exchange_on(stream, request, answer_bytes_max).await
+            exchange_on(stream, request, answer).await
         }
-        None => exchange_on(stream, request, answer_bytes_max).await,
+        None => exchange_on(stream, request, answer).await,
     }
 }
 
@@ -185,7 +212,7 @@ fn whole((host, port): (&str, u16), request: Builder, body: Vec<u8>) -> io::Resu
 async fn exchange_on(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     request: Request<Body>,
-    answer_bytes_max: Option<usize>,
+    allowance: Option<&Allowance>,
 ) -> Result<Answer, OutboundError> {
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
     let exchange = async move {
@@ -193,11 +220,18 @@ async fn exchange_on(
         let status = response.status();
         let retry_after = response.headers().get(header::RETRY_AFTER);
         let retry_after = retry_after.and_then(|value| value.to_str().ok()).map(str::to_owned);
-        let Some(most) = answer_bytes_max else {
-            return Ok(Answer { status, retry_after, body: Vec::new() });
-        };
-        let body = Limited::new(response.into_body(), most).collect().await;
-        let body = body.map_err(|_| OutboundError::Answer(most))?.to_bytes().to_vec();
+        let mut body = Vec::new();
+        let Some(allowance) = allowance else { return Ok(Answer { status, retry_after, body }) };
+        let mut frames = response.into_body();
+        while let Some(frame) = frames.frame().await {
+            let data = frame.map_err(|_| OutboundError::Answer(allowance.all))?.into_data();
+            // Else trailers.
+            let Ok(data) = data else { continue };
+            if !allowance.take(data.len()) {
+                return Err(OutboundError::Answer(allowance.all));
+            }
+            body.extend_from_slice(&data);
+        }
         Ok(Answer { status, retry_after, body })
     };
     // The connection does the reading and writing that the exchange waits for, and ends with it.

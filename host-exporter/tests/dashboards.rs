@@ -274,12 +274,17 @@ fn every_page_shows_what_the_exporter_has_in_both_themes_and_on_a_phone() -> Out
         let token = NewToken::make("acme", Scope::Tenant("acme".to_owned()), SystemTime::now(), None)?;
         porthole_access::update(&config.access_file, |grants| grants.add(token.token.clone()))?;
         let closed = closed_host.start_with(&config);
+        let past_host = Host::new();
+        let nobody = format!("http://{}", porthole_trials::ports::free_address()?);
+        let past =
+            past_host.start_with(&config::Exporter { prometheus_url: Some(nobody), ..past_host.config() });
         let screenshots = Path::new(env!("CARGO_TARGET_TMPDIR")).join("../web/screenshots");
         let mut driver = Command::new("node");
         driver
             .arg(web().join("browser/drive.mjs"))
             .arg(format!("http://{}", exporter.address()))
             .arg(format!("http://{}", closed.address()))
+            .arg(format!("http://{}", past.address()))
             .env("TOKEN", token.expose())
             .arg(&screenshots);
         let (billing, ..) = kept.last().expect("billing is the last one");
@@ -292,6 +297,7 @@ fn every_page_shows_what_the_exporter_has_in_both_themes_and_on_a_phone() -> Out
         anyhow::ensure!(output.status.success(), "{printed}");
         exporter.stop().await;
         closed.stop().await;
+        past.stop().await;
         Ok(())
     })
 }

@@ -51,6 +51,15 @@ async fn what_came_in_a_step_is_listed_and_held_against_the_objectives() {
     assert_eq!(point["end_unix_ms"], json!((step + 2) * 15_000));
     assert!(point["p99_seconds"].is_f64());
     assert_eq!(listing("/api/v1/history?tenant=other").await["lines"], json!([]));
+    // What ended before them is not among them; the end is that of the step in which the time is.
+    let earlier = (step + 1) * 15_000 - 1;
+    let (status, _, body) =
+        exporter.get(&format!("/api/v1/history?tenant=acme&until_unix_ms={earlier}&own=true")).await;
+    let listed: Value = serde_json::from_str(&body).expect("JSON");
+    assert_eq!((status, &listed["end_unix_ms"]), (200, &json!((step + 1) * 15_000)));
+    let points = listed["lines"][0]["points"].as_array().cloned().unwrap_or_default();
+    assert!(points.iter().all(|point| point["requests"] != json!(20)), "{body}");
+    assert_eq!(listing("/api/v1/viewer").await["range_seconds_max"], json!(3_600));
 
     let applications = listing("/api/v1/applications?tenant=acme").await;
     let objectives = &applications["applications"][0]["objectives"];

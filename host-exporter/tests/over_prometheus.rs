@@ -171,15 +171,20 @@ impl Hour {
         };
         let server = Server::new(&settings).expect("it has a URL");
         let all = Selection::default();
-        let ask = async |selection: &Selection, range| server.over_time(selection, range, newest + 1).await;
-        wait_for("the server", async || ask(&all, Range { steps: 4, each: 1 }).await.is_ok()).await;
+        let ask = async |selection: &Selection, range| {
+            server.over_time(selection, range, newest + 1, |recent| recent).await
+        };
+        wait_for("the server", async || ask(&all, Range { steps: 4, each: 1, until: None }).await.is_ok())
+            .await;
 
         for selection in [
             all,
             Selection { tenant: Some("other".to_owned()), service_name: None },
             Selection { tenant: Some("other".to_owned()), service_name: Some("none".to_owned()) },
         ] {
-            for range in [Range { steps: 64, each: 1 }, Range { steps: 64, each: 2 }] {
+            let all = Range { steps: 64, each: 1, until: None };
+            let earlier = Range { steps: 32, each: 2, until: Some(newest - 9) };
+            for range in [all, Range { each: 2, ..all }, Range { each: 32, ..all }, earlier] {
                 let memory = from_memory(&self.history, &selection, range);
                 let over_http = ask(&selection, range).await.expect("an answer");
                 assert_eq!((over_http.end, over_http.recorded), (memory.end, memory.recorded));
@@ -192,8 +197,8 @@ impl Hour {
         let plain = config::Exporter { prometheus_tenant_header: None, ..settings };
         let server = Server::new(&plain).expect("it has a URL");
         let odd = Selection { tenant: Some(ODD.to_owned()), service_name: None };
-        let range = Range { steps: 60, each: 1 };
-        let answer = server.over_time(&odd, range, newest + 1).await.expect("an answer");
+        let range = Range { steps: 60, each: 1, until: None };
+        let answer = server.over_time(&odd, range, newest + 1, |recent| recent).await.expect("an answer");
         assert_eq!(comparable(&answer), comparable(&from_memory(&self.history, &odd, range)));
         assert!(!answer.lines.is_empty());
     }
@@ -316,7 +321,7 @@ fn a_server_that_does_not_answer_as_it_should_is_an_error_in_time() -> Outcome {
             };
             tokio::select! {
                 () = serve => unreachable!("it stays"),
-                asked = server.over_time(&selection, Range { steps: 4, each: 1 }, 100) => asked.expect_err("no answer").to_string(),
+                asked = server.over_time(&selection, Range { steps: 4, each: 1, until: None }, 100, |recent| recent) => asked.expect_err("no answer").to_string(),
             }
         };
         assert!(ask(None).await.contains("did not answer in 0.2 seconds"));

@@ -7,6 +7,9 @@
 //! Invariants: containers are those of the registry's record; each pair of a container's name and an address is exposed once; there
 //! are at most [`DEPENDENCIES_MAX`], of which those that were not reported for longest make room, as they do in the agent; what is held is charged to the tenant before.
 
+mod came;
+mod connections;
+
 use std::{
     collections::BTreeMap,
     net::IpAddr,
@@ -15,68 +18,19 @@ use std::{
 };
 
 use porthole_agent_api::dependencies::{DEPENDENCIES_MAX, Failure, UNUSED};
-use porthole_histogram::Histogram;
 
+use self::came::Coming;
+pub use self::{
+    came::Came,
+    connections::{Connections, Failures},
+};
 use super::{
     budget::{Charge, TenantBudget},
     cost,
-    golden::{Errors, Golden},
+    golden::Golden,
     sandbox::Containers,
-    series::OTHER,
 };
 use crate::rejection::Rejection;
-
-/// Counts by reason.
-pub type Failures = [u64; Failure::ALL.len()];
-
-/// Connections to one address.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Connections {
-    /// Time until they were made.
-    pub made: Histogram,
-    /// Attempts that failed.
-    pub failed: Failures,
-    /// Connections that did not end by being closed.
-    pub broken: Failures,
-    /// Segments that were sent again.
-    pub retransmitted_segments: u64,
-    /// Smoothed time of a round trip of the one that ended last, microseconds; 0 before the first.
-    pub round_trip_us: u32,
-}
-
-impl Connections {
-    fn counts(&self) -> impl Iterator<Item = u64> {
-        let single = [self.made.count(), self.retransmitted_segments];
-        single.into_iter().chain(self.failed).chain(self.broken)
-    }
-
-    /// As values of calls: durations are the times until connections were made; attempts that failed got no response; connections
-    /// that broke are failures of the server.
-    fn golden(&self) -> Golden {
-        let sum = |counts: &Failures| counts.iter().fold(0_u64, |sum, count| sum.saturating_add(*count));
-        let errors = Errors { client: 0, server: sum(&self.broken), no_response: sum(&self.failed) };
-        Golden { durations: self.made.clone(), errors, ..Golden::default() }
-    }
-
-    /// Adds those of another container or sandbox to the same address; of the times of a round trip the longest stays.
-    pub fn add(&mut self, other: &Self) {
-        self.made.merge(&other.made);
-        let both = [(&mut self.failed, &other.failed), (&mut self.broken, &other.broken)];
-        for (sum, counts) in both {
-            for (sum, count) in sum.iter_mut().zip(counts) {
-                *sum = sum.saturating_add(*count);
-            }
-        }
-        self.retransmitted_segments =
-            self.retransmitted_segments.saturating_add(other.retransmitted_segments);
-        self.round_trip_us = self.round_trip_us.max(other.round_trip_us);
-    }
-
-    /// Whether no count is smaller than an earlier one.
-    fn is_since(&self, earlier: &Self) -> bool {
-        self.counts().zip(earlier.counts()).all(|(now, before)| now >= before)
-    }
-}
 
 /// What an agent reports of one address.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -114,9 +68,6 @@ struct Known {
     reported: Instant,
 }
 
-/// Connections to an address and a port, as [`Connections::golden`] has them.
-pub type Came = ([Box<str>; 2], Golden);
-
 /// The connections of one sandbox.
 #[derive(Debug)]
 pub struct Dependencies {
@@ -128,8 +79,7 @@ pub struct Dependencies {
     young: bool,
     /// When an agent reported first.
     first: Option<Instant>,
-    came: BTreeMap<[Box<str>; 2], Golden>,
-    came_bytes: usize,
+    came: Coming,
     resident: usize,
     exposed: usize,
 }
@@ -144,8 +94,7 @@ impl Dependencies {
             known: BTreeMap::new(),
             young,
             first: None,
-            came: BTreeMap::new(),
-            came_bytes: 0,
+            came: Coming::default(),
             resident: 0,
             exposed: 0,
         }
@@ -185,13 +134,13 @@ impl Dependencies {
         let begins_anew = known.is_some_and(|known| known.begun != begun);
         let before = known.map(|known| &*known.connections);
         let (held, exposed) = match before {
-            Some(before) => (bytes(before), 0),
+            Some(before) => (before.bytes(), 0),
             None => (0, exposed_bytes(&key, self.identity_labels)),
         };
         let name = reported.name.or_else(|| known.and_then(|known| known.name.clone()));
         let of_name = |name: Option<&str>| name.map_or(0, cost::text);
         let held = held + of_name(known.and_then(|known| known.name.as_deref()));
-        let more = bytes(&connections)
+        let more = connections.bytes()
             + of_name(name.as_deref())
             + if before.is_none() { entry_bytes(&key) } else { 0 };
         let all = || connections.golden();
@@ -201,15 +150,14 @@ impl Dependencies {
             None if counts_whole => all(),
             None => Golden::default(),
         };
-        let [_, address, port] = &key;
-        let came_bytes = came_entry_bytes(address, port) + cost::histogram(&came.durations);
+        let came_bytes = Coming::bytes_of(&key, &came);
         if !self.charge.budget().resident.admits(more.saturating_sub(held) + came_bytes) {
             return Err(Rejection::TenantMemoryLimit);
         }
         if exposed > 0 && !self.charge.budget().exposed.admits(exposed) {
             return Err(Rejection::TenantSeriesLimit);
         }
-        self.add_came(&key, &came);
+        self.came.add(&key, &came);
         let known = Known { connections: Arc::new(connections), name, begun, reported: now };
         if let Some(before) = self.known.get_mut(&key) {
             *before = known;
@@ -218,35 +166,16 @@ impl Dependencies {
         }
         self.resident = self.resident + more - held;
         self.exposed += exposed;
-        self.charge.set_resident(self.resident + self.came_bytes);
+        self.charge.set_resident(self.resident + self.came.bytes());
         self.charge.set_exposed(self.exposed);
         Ok(())
     }
 
-    /// Adds what came; beyond so many addresses, to [`OTHER`].
-    fn add_came(&mut self, [_, address, port]: &Key, came: &Golden) {
-        if came.durations.count() == 0 && came.errors.total() == 0 {
-            return;
-        }
-        let mut at = [address.clone(), port.clone()];
-        if self.came.len() >= DEPENDENCIES_MAX && !self.came.contains_key(&at) {
-            at = [OTHER.into(), "".into()];
-        }
-        let entry = came_entry_bytes(&at[0], &at[1]);
-        let sum = self.came.entry(at).or_insert_with(|| {
-            self.came_bytes += entry;
-            Golden::default()
-        });
-        let before = cost::histogram(&sum.durations);
-        sum.add(came);
-        self.came_bytes = self.came_bytes + cost::histogram(&sum.durations) - before;
-    }
-
     /// Gives out what came since this was called last.
     pub fn take_came(&mut self) -> Vec<Came> {
-        self.came_bytes = 0;
+        let came = self.came.take();
         self.charge.set_resident(self.resident);
-        std::mem::take(&mut self.came).into_iter().collect()
+        came
     }
 
     /// Forgets the address that was not reported for longest, if that is long ago.
@@ -258,7 +187,7 @@ impl Dependencies {
         };
         if let Some(known) = self.known.remove(&key) {
             let name = known.name.as_deref().map_or(0, cost::text);
-            self.resident -= bytes(&known.connections) + name + entry_bytes(&key);
+            self.resident -= known.connections.bytes() + name + entry_bytes(&key);
             self.exposed -= exposed_bytes(&key, self.identity_labels);
         }
         Ok(())
@@ -266,7 +195,7 @@ impl Dependencies {
 
     /// Forgets all: the sandbox has ended and was scraped often enough.
     pub fn forget(&mut self) {
-        (self.known, self.came, self.came_bytes) = (BTreeMap::new(), BTreeMap::new(), 0);
+        (self.known, self.came) = (BTreeMap::new(), Coming::default());
         (self.resident, self.exposed) = (0, 0);
         self.charge.set_resident(0);
         self.charge.set_exposed(0);
@@ -301,18 +230,9 @@ pub type SharedConnections = (Arc<Key>, Arc<Connections>);
 /// Names by address, as a guest reports them.
 pub type LookedUp = BTreeMap<IpAddr, Box<str>>;
 
-/// Bytes that depend on the values.
-fn bytes(connections: &Connections) -> usize {
-    cost::histogram(&connections.made)
-}
-
 fn entry_bytes(key: &Key) -> usize {
     let shared = cost::block(size_of::<Key>() + 16) + cost::block(size_of::<Connections>() + 16);
     cost::map_entry::<Arc<Key>, Known>() + shared + key.iter().map(|text| cost::text(text)).sum::<usize>()
-}
-
-fn came_entry_bytes(address: &str, port: &str) -> usize {
-    cost::map_entry::<[Box<str>; 2], Golden>() + cost::text(address) + cost::text(port)
 }
 
 /// Bytes of the lines of an address in a scrape as text: a histogram, counts by reason, and two values.

@@ -8,6 +8,7 @@ pub mod alert;
 pub mod alerts;
 pub mod burn;
 pub(crate) mod hour;
+pub mod range;
 pub(crate) mod step;
 pub mod webhook;
 
@@ -23,6 +24,7 @@ use crate::{
     },
     history::{
         hour::{Hour, Line, LineKey},
+        range::Range,
         step::PackedGolden,
     },
     identity::Application,
@@ -133,15 +135,12 @@ impl History {
         self.inner.lock().held()
     }
 
-    /// What the applications that `admits` accepts, by tenant and name, did in the last `steps` steps, `each` steps in one
-    /// point.
-    pub fn points(&self, admits: impl Fn(&str, &str) -> bool, steps: u64, each: u64) -> Recent {
+    /// What the applications that `admits` accepts, by tenant and name, did in a range.
+    pub fn points(&self, admits: impl Fn(&str, &str) -> bool, range: Range) -> Recent {
         let inner = self.inner.lock();
         let Some(newest) = inner.newest else { return Recent::default() };
-        let recorded = newest.saturating_add(1);
-        let each = each.max(1);
-        let end = recorded.next_multiple_of(each);
-        let from = end.saturating_sub(steps);
+        let (end, recorded) = range.end(newest.saturating_add(1));
+        let from = end.saturating_sub(range.steps);
         let mut lines = Vec::new();
         for (tenant, held) in inner.iter() {
             for ((service_name, side, protocol), line) in &held.lines {
@@ -150,8 +149,8 @@ impl History {
                 }
                 let application = Application { tenant: tenant.clone(), service_name: service_name.clone() };
                 let mut points: Vec<(StepNumber, Golden)> = Vec::new();
-                for (step, packed) in line.since(from) {
-                    let ends = step.saturating_add(1).next_multiple_of(each);
+                for (step, packed) in line.since(from).take_while(|(step, _)| *step < end) {
+                    let ends = range.point_end(*step, end);
                     match points.last_mut() {
                         Some((last, golden)) if *last == ends => golden.add(&packed.unpack()),
                         _ => points.push((ends, packed.unpack())),

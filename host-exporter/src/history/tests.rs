@@ -22,7 +22,7 @@ fn totals(tenants: &[(&str, u64, u64)]) -> BTreeMap<Application, GoldenTable> {
 }
 
 fn counts(history: &History, tenant: &str, steps: u64, each: u64) -> Vec<(StepNumber, u64, u64)> {
-    let lines = history.points(|name, _| name == tenant, steps, each).lines;
+    let lines = history.points(|name, _| name == tenant, Range { steps, each, until: None }).lines;
     let points = lines.into_iter().flat_map(|line| line.points);
     points.map(|(step, golden)| (step, golden.durations.count(), golden.errors.server)).collect()
 }
@@ -38,7 +38,11 @@ fn a_step_has_what_came_in_it() {
     assert_eq!(counts(&history, "beta", STEPS, 1), [(14, 2, 0)], "all of one that is new");
     assert_eq!(counts(&history, "acme", STEPS, 4), [(12, 4, 1), (16, 7, 0)]);
     assert_eq!(counts(&history, "acme", 2, 1), [(14, 7, 0)]);
-    assert_eq!(history.points(|_, _| true, STEPS, 4).end, 16);
+    let until = |until| history.points(|_, _| true, Range { steps: STEPS, each: 4, until });
+    assert_eq!((until(None).end, until(None).recorded), (16, 14));
+    let earlier = until(Some(11));
+    assert_eq!((earlier.end, earlier.recorded), (12, 12));
+    assert!(earlier.lines.iter().flat_map(|line| &line.points).all(|(end, _)| *end == 12), "{earlier:?}");
 }
 
 #[test]

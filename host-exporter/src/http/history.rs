@@ -1,11 +1,11 @@
 //! `GET /api/v1/history`: what each application did over time, in steps: the last hour, or any time that a Prometheus server has.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use axum::{
-    Extension, Json,
+    Extension,
     extract::{Query, State},
-    http::StatusCode,
+    http::{StatusCode, header},
     response::{IntoResponse as _, Response},
 };
 use porthole_histogram::bucket_upper_bound_seconds;
@@ -32,6 +32,11 @@ pub(super) struct Wanted {
     range_seconds: Option<u64>,
     /// What one point covers, a multiple of a step; one step unless given.
     step_seconds: Option<u64>,
+    /// When the range ends; now unless given.
+    until_unix_ms: Option<u64>,
+    /// From the exporter's own last hour, whether or not a server has more.
+    #[serde(default)]
+    own: bool,
     /// One line for all protocols of an application's side.
     #[serde(default)]
     merged: bool,
@@ -184,7 +189,8 @@ impl Wanted {
         if self.buckets && self.service_name.is_none() {
             return Err("buckets: a service_name is wanted with it\n".to_owned());
         }
-        Ok(Range { steps: range.div_ceil(step), each: each / step })
+        let until = self.until_unix_ms.map(|until| until.div_ceil(step * 1_000));
+        Ok(Range { steps: range.div_ceil(step), each: each / step, until })
     }
 }
 
@@ -193,7 +199,8 @@ pub(super) async fn list(
     Extension(viewer): Extension<Viewer>,
     Query(wanted): Query<Wanted>,
 ) -> Response {
-    let range = match wanted.range(app.source.steps_max()) {
+    let source = if wanted.own { Source::Memory(Arc::clone(&app.history)) } else { app.source.clone() };
+    let range = match wanted.range(source.steps_max()) {
         Ok(range) => range,
         Err(reason) => return (StatusCode::BAD_REQUEST, reason).into_response(),
     };
@@ -202,7 +209,7 @@ pub(super) async fn list(
         Ok(selection) => selection,
         Err(denied) => return denied.into_response(),
     };
-    match app.source.clone() {
+    match source {
         Source::Memory(history) => {
             let name = format!("history {selection:?} {range:?} {} {}", wanted.merged, wanted.buckets);
             let make =
@@ -210,12 +217,17 @@ pub(super) async fn list(
             app.listing(name, make).await
         }
         Source::Prometheus(server) => {
-            match server.over_time(&selection, range, step_of(clock::unix_ms())).await {
-                Ok(recent) => Json(Listing::of(recent, range, &wanted)).into_response(),
+            let make = move |recent| serde_json::to_vec(&Listing::of(recent, range, &wanted));
+            match server.over_time(&selection, range, step_of(clock::unix_ms()), make).await {
+                Ok(Ok(json)) => ([(header::CONTENT_TYPE, "application/json")], json).into_response(),
+                Ok(Err(error)) => {
+                    tracing::error!(%error, "an answer about the past was not written");
+                    StatusCode::INTERNAL_SERVER_ERROR.into_response()
+                }
                 Err(error) => {
                     tracing::warn!(%error, "no answer about the past");
-                    let error = if viewer.is_operator() { format!("{error}\n") } else { String::new() };
-                    (StatusCode::BAD_GATEWAY, error).into_response()
+                    let reason = if viewer.is_operator() { format!("{error}\n") } else { String::new() };
+                    (error.status(), reason).into_response()
                 }
             }
         }
@@ -249,10 +261,14 @@ mod tests {
             service_name: None,
             range_seconds,
             step_seconds,
+            until_unix_ms: Some(30_001),
+            own: false,
             merged: false,
             buckets: false,
         };
-        wanted.range(steps_max).map(|range| (range.steps, range.each))
+        let range = wanted.range(steps_max)?;
+        assert_eq!(range.until, Some(3), "the end of the step in which it is");
+        Ok((range.steps, range.each))
     }
 
     #[test]

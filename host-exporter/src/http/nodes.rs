@@ -3,7 +3,6 @@
 use axum::{
     Json,
     extract::State,
-    http::StatusCode,
     response::{IntoResponse as _, Response},
 };
 use serde::Serialize;
@@ -30,7 +29,7 @@ pub(super) async fn list(State(app): State<App>) -> Response {
         Ok(nodes) => Json(Listing { configured: true, nodes }).into_response(),
         Err(error) => {
             tracing::warn!(%error, "no answer about the nodes");
-            (StatusCode::BAD_GATEWAY, format!("{error}\n")).into_response()
+            (error.status(), format!("{error}\n")).into_response()
         }
     }
 }

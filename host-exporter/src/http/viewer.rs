@@ -1,10 +1,10 @@
 //! `GET /api/v1/viewer`: who looks, as far as pages show it.
 
-use axum::{Extension, Json};
+use axum::{Extension, Json, extract::State};
 use serde::Serialize;
 
-use super::access::Viewer;
-use crate::history::{STEP, STEPS};
+use super::{App, access::Viewer};
+use crate::history::STEP;
 
 #[derive(Serialize)]
 pub(super) struct Shown {
@@ -16,17 +16,17 @@ pub(super) struct Shown {
     version: &'static str,
     /// What one step of the history covers.
     step_seconds: u64,
-    /// How far the history reaches back.
+    /// The longest range of the history: more than an hour where a Prometheus server answers.
     range_seconds_max: u64,
 }
 
-pub(super) async fn show(Extension(viewer): Extension<Viewer>) -> Json<Shown> {
+pub(super) async fn show(State(app): State<App>, Extension(viewer): Extension<Viewer>) -> Json<Shown> {
     Json(Shown {
         operator: viewer.is_operator(),
         tenant: viewer.tenant().map(str::to_owned),
         session: viewer.is_by_session(),
         version: env!("CARGO_PKG_VERSION"),
         step_seconds: STEP.as_secs(),
-        range_seconds_max: STEPS * STEP.as_secs(),
+        range_seconds_max: app.source.steps_max() * STEP.as_secs(),
     })
 }

@@ -17,7 +17,7 @@ use tokio::sync::Semaphore;
 use super::objects::{Key, Kind, Object, Wire};
 use crate::{
     config::kubernetes::{Address, Kubernetes},
-    outbound::{self, OutboundError, Tls, TlsError},
+    outbound::{self, Allowance, OutboundError, Tls, TlsError},
 };
 
 /// Objects in one page of a list.
@@ -164,7 +164,8 @@ impl Server {
     async fn page<T: DeserializeOwned + Send + 'static>(&self, target: &str) -> Result<T, ClientError> {
         let (tls, request) = (self.tls()?, self.request(target)?);
         let server = (&*self.address.host, self.address.port);
-        let answer = outbound::exchange(server, Some(&tls), request, Vec::new(), Some(PAGE_BYTES_MAX));
+        let most = Allowance::of(PAGE_BYTES_MAX);
+        let answer = outbound::exchange(server, Some(&tls), request, Vec::new(), Some(&most));
         let answer =
             tokio::time::timeout(ANSWER_TIMEOUT, answer).await.map_err(|_| ClientError::Deadline)??;
         if answer.status == StatusCode::GONE {

@@ -30,7 +30,7 @@ use crate::{
         otlp::{Otlp, Protocol},
         seconds,
     },
-    outbound::{self, Tls, TlsError},
+    outbound::{self, Allowance, Tls, TlsError},
 };
 
 /// Largest answer that is read.
@@ -254,7 +254,15 @@ impl Http {
         let usual = if has_tls { 443 } else { 80 };
         let server = (self.uri.host().unwrap_or_default(), self.uri.port_u16().unwrap_or(usual));
         let body = request.to_vec();
-        match outbound::exchange(server, self.tls.as_ref(), post, body, Some(ANSWER_BYTES_MAX)).await {
+        match outbound::exchange(
+            server,
+            self.tls.as_ref(),
+            post,
+            body,
+            Some(&Allowance::of(ANSWER_BYTES_MAX)),
+        )
+        .await
+        {
             Ok(answer) => of_answer(signal, answer.status, answer.retry_after.as_deref(), &answer.body),
             Err(error) => Outcome::Later(Duration::ZERO, error.to_string()),
         }

@@ -8,6 +8,8 @@
 
 pub mod prometheus;
 
+pub use crate::history::range::Range;
+
 use std::sync::Arc;
 
 use serde::Deserialize;
@@ -45,15 +47,6 @@ impl Selection {
     }
 }
 
-/// A time before the end of the newest step, in points of equal length.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Range {
-    /// Steps in all.
-    pub steps: u64,
-    /// Steps of one point.
-    pub each: u64,
-}
-
 /// Where answers come from.
 #[derive(Clone, Debug)]
 pub enum Source {
@@ -77,5 +70,5 @@ impl Source {
 /// The answer of the exporter's own last hour.
 pub fn from_memory(history: &History, selection: &Selection, range: Range) -> Recent {
     let admits = |tenant: &str, service_name: &str| selection.admits(tenant, service_name);
-    history.points(admits, range.steps, range.each)
+    history.points(admits, range)
 }

@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::{Name, Target, Topology, shown};
 use crate::{
     accumulate::golden::Golden,
-    history::{History, Points, Recent, STEP, STEPS, StepNumber},
+    history::{History, Points, Recent, STEP, STEPS, StepNumber, range::Range},
     protocol::{Protocol, Side},
 };
 
@@ -196,8 +196,9 @@ impl Place {
 /// The graph of one tenant, or of all, over so many steps before the last one's end.
 pub fn of(topology: &Topology, history: &History, tenant: Option<&str>, steps: u64) -> Graph {
     let steps = steps.clamp(1, STEPS);
+    let range = Range { steps, each: 1, until: None };
     let Recent { end, lines: served, .. } =
-        history.points(|name, _| tenant.is_none_or(|tenant| tenant == name), steps, 1);
+        history.points(|name, _| tenant.is_none_or(|tenant| tenant == name), range);
     let from = end.saturating_sub(steps);
     let window_seconds = STEP.as_secs().saturating_mul(steps);
     let mut nodes: BTreeMap<(String, Place), BTreeSet<Protocol>> = BTreeMap::new();

@@ -1,15 +1,15 @@
 // Opens every page of a running exporter in Chromium, in both themes and on a desk and a phone: each has to show what the
 // exporter has, without an error in the browser's console (which a breach of the Content-Security-Policy would be), and
 // without anything serious for axe. Then the ways through the pages: keys, links, order, events, sign-in.
-// Usage: TOKEN=… node drive.mjs OPEN CLOSED FOLDER: addresses of an exporter that needs no token and of one that needs
-// this one, and the folder for the screenshots.
+// Usage: TOKEN=… node drive.mjs OPEN CLOSED PAST FOLDER: addresses of an exporter that needs no token, of one that needs this one, and of
+// one whose Prometheus server does not answer; and the folder for the screenshots.
 import assert from "node:assert/strict";
 import { mkdirSync, rmSync } from "node:fs";
 import { join } from "node:path";
-import { answers, dense, manyNodes, manyStarts } from "./made.mjs";
+import { answers, dense, history, manyNodes, manyStarts } from "./made.mjs";
 import { apart, check, has, launch, SIZES, until, watched as watchedAt } from "./pages.mjs";
 
-const [address, closed, folder] = process.argv.slice(2);
+const [address, closed, past, folder] = process.argv.slice(2);
 rmSync(folder, { recursive: true, force: true });
 mkdirSync(folder, { recursive: true });
 
@@ -21,6 +21,7 @@ const PAGES = [
   ["applications", "#/applications", ["shop", "burns fast", "/s"]],
   ["application", "#/application/acme/shop", ["/orders/{}", "503", "Availability", "ms", "Durations over time"]],
   ["called", "#/application/acme/shop?part=called", ["10.0.0.9:80", "10.0.0.77:9000", "refused 16", "150 µs"]],
+  ["callers", "#/application/acme/cart?part=callers", ["Called by", "callers outside"]],
   ["instances", "#/application/acme/shop?part=instances", ["shop-0", "shop-1"]],
   ["resources", "#/application/acme/shop?part=resources", ["Throttled", "1100", "Open files"]],
   ["starts", "#/application/acme/shop?part=starts", ["Machine", "First request", "shop-0", "shop-1", "1.5 s"]],
@@ -60,6 +61,8 @@ try {
     await context.close();
   }
   await many();
+  await withoutServer(await browser.newContext({ viewport: SIZES.phone, locale: "en-US" }));
+  await withServer();
   await use(await browser.newContext({ viewport: SIZES.desk, locale: "en-US" }));
   await signIn(await browser.newContext({ viewport: SIZES.phone, locale: "en-US" }));
 } finally {
@@ -108,7 +111,7 @@ async function many() {
 }
 
 function watched(context, expected) {
-  return watchedAt(context, [address, closed], expected);
+  return watchedAt(context, [address, closed, past], expected);
 }
 
 /** Opens a view, checks it, and keeps a picture of it. */
@@ -120,6 +123,84 @@ async function open(context, name, view, texts) {
   await page.screenshot({ path: join(folder, `${name}.png`), fullPage: true });
   opened += 1;
   await page.close();
+}
+
+/** What an exporter without a server says of longer ranges, and one whose server does not answer. */
+async function withoutServer(context) {
+  const { page, faults } = await watched(context, "502");
+  await page.goto(`${address}/#/applications?range=86400`);
+  await has(page, ["This is the last hour", "shop"]);
+  await page.getByText("Longer", { exact: true }).click();
+  await page.locator(".past .panel").getByText("prometheus_url").waitFor();
+  await check(page, faults, "longer");
+  await page.screenshot({ path: join(folder, "longer-phone.png") });
+  await page.keyboard.press("Escape");
+  await page.locator(".past .panel").waitFor({ state: "hidden" });
+  await page.goto(`${past}/#/applications?range=86400`);
+  await has(page, ["The Prometheus server does not answer as it should", "it cannot be reached"]);
+  await check(page, faults, "server-fails");
+  await page.screenshot({ path: join(folder, "server-fails-phone.png") });
+  await page.getByRole("link", { name: "Show the last hour of this exporter alone" }).click();
+  await page.waitForURL(/range=3600&own=true/);
+  await has(page, ["other nodes are no part of it"]);
+  await page.getByRole("link", { name: "Show all nodes" }).click();
+  await has(page, ["The Prometheus server does not answer as it should"]);
+  assert.deepEqual(faults, []);
+  opened += 2;
+  await context.close();
+}
+
+/** Ranges that a server has: by links, from one time to another, and back to now. */
+async function withServer() {
+  for (const [size, colorScheme, locale] of [["desk", "light", "en-US"], ["phone", "dark", "zh-CN"]]) {
+    const context = await browser.newContext({ viewport: SIZES[size], colorScheme, locale });
+    const asked = [];
+    await context.route(
+      (url) => url.pathname === "/api/v1/history",
+      (route) => {
+        asked.push(new URL(route.request().url()).searchParams);
+        return route.fulfill({ json: history(route.request().url()) });
+      },
+    );
+    const { page, faults } = await watched(context, "502");
+    const words = locale === "zh-CN" ? ["7 天", "目标为最近一小时", "更早", "至今", "起止时间", "显示"] : ["7 d", "Objectives are of the last hour", "Earlier", "Until now", "From – to", "Show"];
+    const [week, note, earlier, untilNow, fromTo, show] = words;
+    await page.goto(`${past}/#/applications`);
+    await page.getByRole("link", { name: week, exact: true }).click();
+    await page.waitForURL(/range=604800/);
+    await has(page, [note, "shop", "cart"]);
+    await until(() => asked.some((of) => of.get("range_seconds") === "604800"), "a week is requested");
+    const one = asked.find((of) => of.get("range_seconds") === "604800");
+    assert.equal(Number(one.get("step_seconds")) % 3600, 0, "points of hours");
+    await check(page, faults, `week-${size}`);
+    await page.screenshot({ path: join(folder, `week-${size}-${colorScheme}.png`) });
+    // From one time to another.
+    await page.locator(".past summary").click();
+    await page.locator("input[name=from]").fill("2026-03-01T10:00");
+    await page.locator("input[name=to]").fill("2026-03-01T14:00");
+    await check(page, faults, `from-to-${size}`);
+    await page.screenshot({ path: join(folder, `from-to-${size}-${colorScheme}.png`) });
+    await page.locator(".past .panel").getByRole("button", { name: show, exact: true }).click();
+    await page.waitForURL(/range=14400&until=\d+/);
+    const end = (await page.evaluate(() => Date.parse("2026-03-01T14:00"))).toString();
+    await until(() => asked.some((of) => of.get("until_unix_ms") === end && of.get("range_seconds") === "14400"), "the time is requested");
+    await page.getByRole("link", { name: "shop", exact: true }).click();
+    await page.locator(".chart canvas").first().waitFor();
+    await page.locator(".past summary", { hasText: "03-01 10:00:00 – 03-01 14:00:00" }).waitFor();
+    await check(page, faults, `past-${size}`);
+    await page.screenshot({ path: join(folder, `past-${size}-${colorScheme}.png`), fullPage: true });
+    // Back by the range, and to now again.
+    await page.locator(".past summary").click();
+    await page.getByRole("link", { name: earlier }).click();
+    await page.locator(".past summary", { hasText: "03-01 06:00:00 – 03-01 10:00:00" }).waitFor();
+    await page.locator(".past summary").click();
+    await page.getByRole("link", { name: untilNow }).click();
+    await page.locator(".past summary", { hasText: fromTo }).waitFor();
+    assert.doesNotMatch(page.url(), /until=/);
+    assert.deepEqual(faults, []);
+    opened += 3;
+    await context.close();
+  }
 }
 
 /** Goes through the pages as a person does. */

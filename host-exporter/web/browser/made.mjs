@@ -74,3 +74,34 @@ export function manyNodes(nodes) {
   };
   return { configured: true, nodes: Array.from({ length: nodes }, (_, number) => one(number)), nodes_left_out: 0 };
 }
+
+/** The past of two applications, as a request for it has range and steps: one has served in all of it, the other one in its second half. */
+export function history(url) {
+  const asked = (name) => Number(new URL(url).searchParams.get(name));
+  const [range, step] = [asked("range_seconds"), asked("step_seconds")];
+  const end = Math.ceil((asked("until_unix_ms") || Date.now()) / 15_000) * 15_000;
+  const point = (end_unix_ms, requests, errors) => ({
+    end_unix_ms,
+    requests,
+    errors,
+    errors_by_class: { client: 0, server: errors, no_response: 0 },
+    unknown: 0,
+    duration_sum_seconds: requests / 100,
+    p50_seconds: 0.004,
+    p90_seconds: 0.008 + requests / 1e6,
+    p99_seconds: 0.03 + requests / 1e5,
+    duration_buckets: [
+      [0.004, requests - errors],
+      [0.064, errors],
+    ],
+  });
+  const line = (service_name, from) => {
+    const count = Math.floor(range / step);
+    const points = Array.from({ length: count }, (_, at) => at)
+      .filter((at) => at >= from * count)
+      .map((at) => point(end - (count - 1 - at) * step * 1000, 400 + Math.round(300 * Math.sin(at / 5)), at % 17 === 3 ? 40 : 0));
+    const all = points.reduce((sum, { requests, errors }) => [sum[0] + requests, sum[1] + errors], [0, 0]);
+    return { tenant: "acme", service_name, side: "server", protocol: "http1", protocols: ["http1"], total: point(end, ...all), points };
+  };
+  return { end_unix_ms: end, recorded_unix_ms: end, range_seconds: range, step_seconds: step, lines: [line("shop", 0), line("cart", 0.5)] };
+}

@@ -189,6 +189,8 @@ export interface Connections {
       peer: string;
       application: string | null;
       name: string | null;
+      /** The name for which the client's guest looked the address up. */
+      looked_up: string | null;
       made: number;
       p50_seconds: number | null;
       p90_seconds: number | null;
@@ -300,7 +302,7 @@ interface Seconds {
 }
 
 export interface Topology {
-  nodes: { id: string; kind: string; tenant: string | null; name: string; monitored?: boolean; protocol?: string | null }[];
+  nodes: { id: string; kind: string; tenant: string | null; name: string; looked_up?: boolean; monitored?: boolean; protocol?: string | null }[];
   edges: {
     from: string;
     to: string;

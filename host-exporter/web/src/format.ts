@@ -74,7 +74,32 @@ export function ratio(part: number, whole: number): number | null {
   return whole > 0 ? part / whole : null;
 }
 
-export function clock(unixMs: number): string {
+function two(part: number): string {
+  return String(part).padStart(2, "0");
+}
+
+function day(date: Date): string {
+  return `${two(date.getMonth() + 1)}-${two(date.getDate())}`;
+}
+
+/** Hours, minutes and seconds; of another day than today with month and day before them. */
+export function clock(unixMs: number, now: number = Date.now()): string {
   const date = new Date(unixMs);
-  return [date.getHours(), date.getMinutes(), date.getSeconds()].map((part) => String(part).padStart(2, "0")).join(":");
+  const time = [date.getHours(), date.getMinutes(), date.getSeconds()].map(two).join(":");
+  return date.toDateString() === new Date(now).toDateString() ? time : `${day(date)} ${time}`;
+}
+
+/** A time on the axis of a range: with the day where it has several, in place of the hour at midnight. */
+export function onAxis(unixMs: number, rangeSeconds: number): string {
+  const date = new Date(unixMs);
+  const time = `${two(date.getHours())}:${two(date.getMinutes())}`;
+  if (rangeSeconds <= 86_400) return time;
+  return time === "00:00" || rangeSeconds > 7 * 86_400 ? day(date) : `${day(date)} ${time}`;
+}
+
+/** How long a range is, in the largest unit that it is whole numbers of. */
+export function span(rangeSeconds: number): { number: number; unit: "days" | "hours" | "minutes" } {
+  if (rangeSeconds % 86_400 === 0 && rangeSeconds > 86_400) return { number: rangeSeconds / 86_400, unit: "days" };
+  if (rangeSeconds % 3600 === 0) return { number: rangeSeconds / 3600, unit: "hours" };
+  return { number: Math.round(rangeSeconds / 60), unit: "minutes" };
 }

@@ -20,21 +20,28 @@ const BUCKETS_PER_POWER = 8;
 /** Cells in one power of two: fewer than buckets, so that each can be seen. */
 const CELLS_PER_POWER = 2;
 
+/** Cells in one power of two of an answer whose buckets are that wide, as those of a Prometheus server are. */
+function perPower(points: readonly Point[]): number {
+  const bounds = points.flatMap(({ duration_buckets: buckets }) => (buckets ?? []).map(([bound]) => bound));
+  return new Set(bounds).size > 1 && bounds.every((bound) => Number.isInteger(Math.log2(bound))) ? 1 : CELLS_PER_POWER;
+}
+
 /** Cells of all points that have buckets. */
 export function cells(points: readonly Point[]): Cell[] {
+  const per = perPower(points);
   return points.flatMap((point) => {
     const rows = new Map<number, number>();
     for (const [bound, requests] of point.duration_buckets ?? []) {
       if (!(bound > 0) || !Number.isFinite(bound)) continue;
       // Of the bucket's middle, so that a bound that is a cell's falls into the cell below it.
-      const row = Math.floor(CELLS_PER_POWER * (Math.log2(bound) - 0.5 / BUCKETS_PER_POWER));
+      const row = Math.floor(per * (Math.log2(bound) - 0.5 / BUCKETS_PER_POWER));
       rows.set(row, (rows.get(row) ?? 0) + requests);
     }
     return [...rows.entries()].map(([row, requests]) => ({
       row,
       end: point.end_unix_ms,
-      low: 2 ** (row / CELLS_PER_POWER),
-      high: 2 ** ((row + 1) / CELLS_PER_POWER),
+      low: 2 ** (row / per),
+      high: 2 ** ((row + 1) / per),
       requests,
     }));
   });

@@ -92,9 +92,9 @@ function App(): JSX.Element {
   const tick = useTicks(live, viewer);
   const text = useMemo(() => textOf(language), [language]);
   useEffect(() => {
-    const name = view.page === "application" ? view.service : text(view.page);
-    document.title = `${name ?? ""} · Porthole`;
-  }, [view, text]);
+    const page = view.page === "operator" && viewer?.operator === false ? "sandboxes" : view.page;
+    document.title = `${view.page === "application" ? (view.service ?? "") : text(page)} · Porthole`;
+  }, [view, text, viewer]);
   const page = (): JSX.Element => {
     if (viewer === null) {
       if (error instanceof Refused && error.status === 401) {

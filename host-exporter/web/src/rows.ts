@@ -91,11 +91,6 @@ export function ends(hour: Hour): number[] {
   return Array.from({ length: count }, (_, at) => hour.end_unix_ms - (count - 1 - at) * step);
 }
 
-/** What one point covers, so that a range has some sixty of them. */
-export function stepOf(range: number, step: number): number {
-  return Math.max(step, Math.ceil(range / 60 / step) * step);
-}
-
 /** Compares for sorting: numbers and texts by size, what is absent last in either direction. */
 export function compare(a: string | number | null, b: string | number | null, descending: boolean): number {
   if (a === null || b === null) return a === b ? 0 : a === null ? 1 : -1;

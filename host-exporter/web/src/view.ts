@@ -1,6 +1,7 @@
 // What a page shows, held whole in the address, so that a link gives the same view.
 
 import type { Side } from "./api";
+import { LONG_RANGES, RANGE_MAX, RANGES } from "./past";
 
 /** Pages by the first part of the address. */
 export const PAGES = ["applications", "application", "map", "calls", "traces", "trace", "operator"] as const;
@@ -24,6 +25,10 @@ export interface View {
   service: string | null;
   /** How far back, seconds. */
   range: number;
+  /** When the range ends, seconds since 1970; now where none. */
+  until: number | null;
+  /** Of this exporter alone, from its own last hour. */
+  own: boolean;
   /** What names must contain. */
   filter: string;
   /** Column of the first table, `-` before it for descending. */
@@ -42,9 +47,6 @@ export interface View {
   cell: CellOfCalls | null;
 }
 
-/** Ranges that are offered, seconds. */
-export const RANGES = [300, 900, 1800, 3600] as const;
-
 export const FILTER_MAX = 200;
 
 export const START: View = {
@@ -52,6 +54,8 @@ export const START: View = {
   tenant: null,
   service: null,
   range: 900,
+  until: null,
+  own: false,
   filter: "",
   sort: null,
   part: null,
@@ -77,6 +81,13 @@ function cellOf(text: string | null): CellOfCalls | null {
   return whole && (side === "server" || side === "client") ? { side, from, until, least, most } : null;
 }
 
+/** A range that is offered; of one in the past any, in whole steps of the smallest field. */
+function rangeOf(text: string | null, until: number | null): number {
+  const range = Number(text);
+  if (until !== null && Number.isSafeInteger(range) && range >= 60 && range <= RANGE_MAX) return range;
+  return [...RANGES, ...LONG_RANGES].find((known) => known === range) ?? START.range;
+}
+
 /** Reads an address's fragment; what cannot be used is as at the start. */
 export function parse(fragment: string): View {
   const text = fragment.replace(/^#\/?/, "");
@@ -85,14 +96,17 @@ export function parse(fragment: string): View {
   const [first = "", tenant, service] = path.split("/");
   const page = PAGES.find((page) => page === first) ?? START.page;
   const parameters = new URLSearchParams(query);
-  const range = Number(parameters.get("range"));
+  const end = Number(parameters.get("until"));
+  const until = Number.isSafeInteger(end) && end > 0 && end < 1e11 ? end : null;
   const slower = Number(parameters.get("slower"));
   const view: View = {
     ...START,
     page,
     tenant: tenant ? decoded(tenant) : null,
     service: service ? decoded(service) : null,
-    range: RANGES.find((known) => known === range) ?? START.range,
+    range: rangeOf(parameters.get("range"), until),
+    until,
+    own: parameters.get("own") === "true",
     filter: (parameters.get("filter") ?? "").slice(0, FILTER_MAX),
     sort: parameters.get("sort"),
     part: parameters.get("part"),
@@ -113,6 +127,8 @@ export function format(view: View): string {
   if (view.tenant !== null && view.service !== null) parts.push(encodeURIComponent(view.service));
   const parameters = new URLSearchParams();
   if (view.range !== START.range) parameters.set("range", String(view.range));
+  if (view.until !== null) parameters.set("until", String(view.until));
+  if (view.own) parameters.set("own", "true");
   if (view.filter !== "") parameters.set("filter", view.filter);
   if (view.sort !== null) parameters.set("sort", view.sort);
   if (view.part !== null) parameters.set("part", view.part);
@@ -128,7 +144,7 @@ export function format(view: View): string {
   return `#/${parts.join("/")}${query === "" ? "" : `?${query}`}`;
 }
 
-/** The view of another page: the range stays, the rest begins anew. */
-export function to(view: View, page: Page, more: Partial<View> = {}): View {
-  return { ...START, range: view.range, page, ...more };
+/** The view of another page: the time stays, the rest begins anew. */
+export function to({ range, until, own }: View, page: Page, more: Partial<View> = {}): View {
+  return { ...START, range, until, own, page, ...more };
 }

@@ -83,3 +83,11 @@ test("a chosen cell stays chosen when the map is drawn anew with other ends and 
   assert.deepEqual([cell(90, 5), cell(75, 5), cell(75, 2), cell(45, 3), cell(500, 9)].map((chosen) => again(shown, chosen)), [3, 3, 2, 1, 3]);
   assert.equal(again([], cell(1, 1)), -1);
 });
+
+test("buckets of a server, which are as wide as a power of two, are cells of that width", () => {
+  const found = cells([point(15, [[0.125, 3], [0.25, 4]])]);
+  assert.deepEqual(found.map(({ low, high, requests }) => [low, high, requests]), [
+    [0.0625, 0.125, 3],
+    [0.125, 0.25, 4],
+  ]);
+});

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import type { Burn, Hour, Line, Point } from "../src/api";
-import { aligned, applicationRows, compare, covered, ends, matches, stepOf, verdict } from "../src/rows";
+import { aligned, applicationRows, compare, covered, ends, matches, verdict } from "../src/rows";
 
 function point(end: number, requests: number, errors = 0): Point {
   return {
@@ -46,10 +46,6 @@ test("rates are of the time that was recorded", () => {
 test("points without requests are gaps", () => {
   assert.deepEqual(ends(HOUR), [90_000, 120_000]);
   assert.deepEqual(aligned(HOUR, [point(120_000, 5)], (point) => point.requests), [null, 5]);
-});
-
-test("a range has about sixty points, of whole steps", () => {
-  assert.deepEqual([300, 900, 1800, 3600].map((range) => stepOf(range, 15)), [15, 15, 30, 60]);
 });
 
 test("the worst objective decides, and none without requests", () => {

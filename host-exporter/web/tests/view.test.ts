@@ -14,7 +14,9 @@ test("a view that is formatted and parsed is the same", () => {
     { ...START, page: "traces", tenant: "acme", service: "shop", cell: { side: "server", from: 1_700_000_000_000, until: 1_700_000_015_000, least: 1, most: 90_000_000 } },
     { ...START, page: "trace", tenant: "acme", service: "shop", failed: true, id: "0af7651916cd43dd8448eb211c80319c" },
     { ...START, page: "trace", id: "0af7651916cd43dd8448eb211c80319c" },
-    { ...SHOP, tenant: "漢字", service: "%" },
+    { ...SHOP, tenant: "漢字", service: "%", range: 86_400 },
+    { ...START, range: 7_275, until: 1_700_000_010 },
+    { ...START, own: true },
   ];
   for (const view of views) assert.deepEqual(parse(format(view)), view);
 });
@@ -35,6 +37,7 @@ test("a filter from an address is bounded", () => {
   assert.equal(parse(`#/applications?filter=${"x".repeat(5000)}`).filter.length, 200);
 });
 
-test("another page keeps the range and nothing else", () => {
-  assert.deepEqual(to({ ...SHOP, range: 3600, filter: "x" }, "operator"), { ...START, page: "operator", range: 3600 });
+test("another page keeps the time and nothing else", () => {
+  const time = { range: 3600, until: 1_700_000_010, own: true };
+  assert.deepEqual(to({ ...SHOP, ...time, filter: "x" }, "operator"), { ...START, page: "operator", ...time });
 });

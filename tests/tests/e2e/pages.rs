@@ -68,6 +68,13 @@ fn pages(running: &Running) -> Vec<Value> {
             &["Containers", "Guests"],
             &[any(instance, "Threads"), any(instance, "CPU (cores)"), any(instance, "Memory")],
         ),
+        // Quantiles are of sandboxes that were created since the exporter began, which another test may have restarted.
+        page(
+            "starts",
+            &format!("{shop}?part=starts"),
+            &["Machine", "Agent"],
+            &[any(instance, "First process"), any(instance, "First listen"), any(instance, "First request")],
+        ),
         page("topology", "#/map?filter=acme", &["catalog"], &[any("shop", "Rate"), any("shop", "p99")]),
         page(
             "operator",

@@ -1,8 +1,9 @@
 //! Answers of a server with Prometheus' HTTP API (Prometheus documentation, "HTTP API").
 //!
 //! A question is several expressions, which are evaluated at the same time ([`over_time`], [`nodes`]). Bounded: [`QUESTIONS_AT_ONCE`]
-//! questions, one of a tenant, the bytes of each answer, and the time of a question. An answer is decoded by a thread that may block, into the
-//! labels and numbers that are wanted and nothing else, before the next question has its turn.
+//! questions, one of a tenant, the bytes of a question's answers ([`config::Exporter::prometheus_answer_bytes`]), what they are decoded to,
+//! and the time of a question. An answer is decoded by a thread that may block, into the labels and numbers that are wanted and nothing else;
+//! the next question has its turn when the page's answer is made of it.
 
 pub mod nodes;
 mod over_time;
@@ -20,11 +21,14 @@ use super::Selection;
 use crate::{
     config,
     http_url::HttpUrl,
-    outbound::{self, OutboundError},
+    outbound::{self, Allowance, OutboundError},
 };
 
-/// Questions that are put to the server at one time, of at most five expressions; the answer to each is in memory.
+/// Questions that are put to the server at one time, of at most five expressions.
 const QUESTIONS_AT_ONCE: usize = 2;
+
+/// Times as many bytes as the answers may have they may be decoded to. Matrices and vectors take once to three times as many.
+const DECODED_FACTOR: usize = 4;
 
 /// Parameters that other servers ignore: times that are not moved for its cache, and samples as soon as they are there.
 const OF_VICTORIA_METRICS: [(&str, &str); 2] = [("nocache", "1"), ("latency_offset", "1s")];
@@ -41,6 +45,9 @@ pub enum QueryError {
     /// It took too long.
     #[error("the Prometheus server did not answer in {} seconds", .0.as_secs_f64())]
     Deadline(Duration),
+    /// What it would be decoded to does not fit.
+    #[error("the Prometheus server's answer has too many series")]
+    Series,
     /// The server refused.
     #[error("the Prometheus server answered {0}: {1}")]
     Status(StatusCode, String),
@@ -52,6 +59,19 @@ pub enum QueryError {
     TenantName,
 }
 
+impl QueryError {
+    /// The status of an answer that there is not for this reason.
+    pub fn status(&self) -> StatusCode {
+        match self {
+            Self::Deadline(_) => StatusCode::GATEWAY_TIMEOUT,
+            Self::Series | Self::Exchange(OutboundError::Answer(_)) => StatusCode::INSUFFICIENT_STORAGE,
+            Self::Exchange(_) | Self::Status(..) | Self::Malformed(_) | Self::TenantName => {
+                StatusCode::BAD_GATEWAY
+            }
+        }
+    }
+}
+
 /// A server with Prometheus' HTTP API.
 #[derive(Debug)]
 pub struct Prometheus {
@@ -59,7 +79,7 @@ pub struct Prometheus {
     tenant_header: Option<String>,
     all_tenants: String,
     timeout: Duration,
-    answer_bytes_max: usize,
+    answer_bytes: usize,
     questions: Arc<Semaphore>,
     /// The turns of tenants that wait or have theirs; with no name, of questions about all.
     tenants: Mutex<BTreeMap<Option<String>, Arc<Semaphore>>>,
@@ -97,8 +117,12 @@ fn number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
     text.parse().map_err(serde::de::Error::custom)
 }
 
-/// The right to put a question, which ends when its last answer is decoded.
-type Turn = Arc<[OwnedSemaphorePermit; 2]>;
+/// The right to put a question, and what its answers may take. It ends when all that is made of them is done.
+struct Turn {
+    _permits: [OwnedSemaphorePermit; 2],
+    answers: Allowance,
+    decoded: Allowance,
+}
 
 impl Prometheus {
     /// The configured one; none without a URL. The settings were checked.
@@ -109,7 +133,7 @@ impl Prometheus {
             tenant_header: settings.prometheus_tenant_header.clone(),
             all_tenants: settings.prometheus_all_tenants.clone(),
             timeout: config::seconds(settings.prometheus_timeout_seconds),
-            answer_bytes_max: settings.prometheus_answer_mib << 20,
+            answer_bytes: settings.prometheus_answer_bytes(),
             questions: Arc::new(Semaphore::new(QUESTIONS_AT_ONCE)),
             tenants: Mutex::default(),
         })
@@ -119,7 +143,7 @@ impl Prometheus {
     async fn question<T>(
         &self,
         tenant: Option<&str>,
-        put: impl AsyncFnOnce(&Turn) -> Result<T, QueryError>,
+        put: impl AsyncFnOnce(&Arc<Turn>) -> Result<T, QueryError>,
     ) -> Result<T, QueryError> {
         let put = async {
             // It is never closed; without a turn there is no answer in time.
@@ -130,7 +154,7 @@ impl Prometheus {
     }
 
     /// A tenant's turn, and then one of all: the questions of one tenant wait for each other.
-    async fn turn(&self, tenant: Option<&str>) -> Result<[OwnedSemaphorePermit; 2], AcquireError> {
+    async fn turn(&self, tenant: Option<&str>) -> Result<Turn, AcquireError> {
         let of_tenant = {
             let mut tenants = self.tenants.lock();
             tenants.retain(|_, turn| Arc::strong_count(turn) > 1);
@@ -138,13 +162,17 @@ impl Prometheus {
             Arc::clone(turn.or_insert_with(|| Arc::new(Semaphore::new(1))))
         };
         let of_tenant = of_tenant.acquire_owned().await?;
-        Ok([of_tenant, Arc::clone(&self.questions).acquire_owned().await?])
+        Ok(Turn {
+            _permits: [of_tenant, Arc::clone(&self.questions).acquire_owned().await?],
+            answers: Allowance::of(self.answer_bytes),
+            decoded: Allowance::of(self.answer_bytes.saturating_mul(DECODED_FACTOR)),
+        })
     }
 
     /// The result of one expression of a question: `path` of the API with these parameters.
     async fn evaluate<L: DeserializeOwned + Send + 'static>(
         &self,
-        turn: &Turn,
+        turn: &Arc<Turn>,
         selection: &Selection,
         path: &str,
         parameters: &[(&str, &str)],
@@ -159,7 +187,7 @@ impl Prometheus {
         }
         let body = form(&[parameters, &OF_VICTORIA_METRICS].concat()).into_bytes();
         // On the heap: several are on their way at once.
-        let sent = Box::pin(outbound::send(&self.url, request, body, Some(self.answer_bytes_max)));
+        let sent = Box::pin(outbound::send(&self.url, request, body, Some(&turn.answers)));
         let (status, body) = sent.await?;
         if !status.is_success() {
             let reason = String::from_utf8_lossy(&body[..body.len().min(REASON_BYTES_MAX)]);
@@ -167,12 +195,20 @@ impl Prometheus {
         }
         let turn = Arc::clone(turn);
         let decoded = tokio::task::spawn_blocking(move || {
-            let _turn = turn;
-            serde_json::from_slice::<Response<L>>(&body).map_err(|error| error.to_string())
+            if !turn.decoded.take(decoded_bytes::<L>(&body)) {
+                return Err(QueryError::Series);
+            }
+            let decoded = serde_json::from_slice::<Response<L>>(&body);
+            Ok(decoded.map_err(|error| QueryError::Malformed(error.to_string()))?.data.result)
         });
-        let response = decoded.await.map_err(|error| error.to_string()).and_then(|decoded| decoded);
-        Ok(response.map_err(QueryError::Malformed)?.data.result)
+        decoded.await.unwrap_or_else(|error| Err(QueryError::Malformed(error.to_string())))
     }
+}
+
+/// Bytes that an answer is decoded to at most: an element has two braces, a sample a bracket, and no text is longer than before.
+fn decoded_bytes<L>(body: &[u8]) -> usize {
+    let count = |wanted: u8| body.iter().filter(|byte| **byte == wanted).count();
+    count(b'{').div_ceil(2) * size_of::<Element<L>>() + count(b'[') * size_of::<Sample>() + body.len()
 }
 
 /// The body of a request.
@@ -233,5 +269,7 @@ mod tests {
         let vector = decoded(r#"{"metric":{},"value":[15,"+Inf"]}"#).expect("a vector");
         assert!(vector[0].value.is_some_and(|Sample(_, value)| value == f64::INFINITY));
         assert!(decoded(r#"{"metric":{},"value":[15,"three"]}"#).is_err());
+        let many = br#"{"metric":{}},"#.repeat(100);
+        assert!(decoded_bytes::<Labels>(&many) >= 100 * size_of::<Element<Labels>>() + many.len());
     }
 }

@@ -4,7 +4,7 @@
 //! counts are those that exporters counted. A counter that fell began anew and counts from zero; so does one that is new at an exporter
 //! that was scraped before. Durations come from classic buckets, whose bounds are powers of two.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use porthole_histogram::{Histogram, bucket_index};
 use serde::Deserialize;
@@ -38,16 +38,17 @@ struct Labels {
 type Series = Element<Labels>;
 
 impl Prometheus {
-    /// Requests, errors and durations over time; `now` is the running step, whose beginning is the end of the last point or in it.
-    pub async fn over_time(
+    /// Makes something of requests, errors and durations over time; `now` is the running step, whose beginning is the end of the last point
+    /// or in it.
+    pub async fn over_time<T: Send + 'static>(
         &self,
         selection: &Selection,
         range: Range,
         now: StepNumber,
-    ) -> Result<Recent, QueryError> {
-        let end = now.next_multiple_of(range.each.max(1));
+        make: impl FnOnce(Recent) -> T + Send + 'static,
+    ) -> Result<T, QueryError> {
+        let (end, recorded) = range.end(now);
         let shape = Shape { selection, range, end };
-        let mut lines = BTreeMap::<Line, BTreeMap<StepNumber, Golden>>::new();
         let [buckets, sums, errors, unknown] = [
             ("porthole_app_request_duration_seconds_bucket", ", le"),
             ("porthole_app_request_duration_seconds_sum", ""),
@@ -55,61 +56,27 @@ impl Prometheus {
             ("porthole_app_requests_unknown_total", ""),
         ]
         .map(|(counter, by)| shape.came(counter, by));
-        let (buckets, sums, errors, unknown) = self
-            .question(selection.tenant.as_deref(), async |turn| {
-                let ask = async |query| self.range(turn, &shape, query).await;
-                tokio::try_join!(ask(&buckets), ask(&sums), ask(&errors), ask(&unknown))
-            })
-            .await?;
-        for series in buckets {
-            let (Some(line), Some(index)) = (line_of(&series), bucket_of(&series.metric.le)) else {
-                continue;
-            };
-            let points = lines.entry(line).or_default();
-            for (step, value) in shape.points(&series) {
-                points.entry(step).or_default().durations.add(index, count(value), 0);
-            }
-        }
-        // A bucket of Prometheus counts those below it as well.
-        for golden in lines.values_mut().flat_map(BTreeMap::values_mut) {
-            golden.durations = not_cumulative(&golden.durations);
-        }
-        for series in sums {
-            let Some(points) = line_of(&series).and_then(|line| lines.get_mut(&line)) else {
-                continue;
-            };
-            for (step, value) in shape.points(&series) {
-                if let Some(golden) = points.get_mut(&step) {
-                    golden.durations.add_sum(count(value * 1e9));
-                }
-            }
-        }
-        for series in errors {
-            let class = ErrorClass::ALL.into_iter().find(|known| known.name() == &*series.metric.error_class);
-            let (Some(line), Some(class)) = (line_of(&series), class) else { continue };
-            let Some(points) = lines.get_mut(&line) else { continue };
-            for (step, value) in shape.points(&series) {
-                if let Some(golden) = points.get_mut(&step) {
-                    golden.errors.add(class, count(value));
-                }
-            }
-        }
-        for series in unknown {
-            let Some(points) = line_of(&series).and_then(|line| lines.get_mut(&line)) else { continue };
-            for (step, value) in shape.points(&series) {
-                if let Some(golden) = points.get_mut(&step) {
-                    golden.unknown = count(value);
-                }
-            }
-        }
-        let lines = lines.into_iter().map(|((application, side, protocol), points)| {
-            let counted = points.into_iter().filter(|(_, golden)| golden.durations.count() > 0);
-            Points { application, side, protocol, points: counted.collect() }
-        });
-        Ok(Recent { end, recorded: now, lines: lines.collect() })
+        let put = async |turn: &Arc<Turn>| {
+            let ask = async |query| self.range(turn, &shape, query).await;
+            let (buckets, sums, errors, unknown) =
+                tokio::try_join!(ask(&buckets), ask(&sums), ask(&errors), ask(&unknown))?;
+            let turn = Arc::clone(turn);
+            let result = tokio::task::spawn_blocking(move || {
+                let _turn = turn;
+                let lines = lines([buckets, sums, errors, unknown], end);
+                make(Recent { end, recorded, lines })
+            });
+            result.await.map_err(|error| QueryError::Malformed(error.to_string()))
+        };
+        self.question(selection.tenant.as_deref(), put).await
     }
 
-    async fn range(&self, turn: &Turn, shape: &Shape<'_>, query: &str) -> Result<Vec<Series>, QueryError> {
+    async fn range(
+        &self,
+        turn: &Arc<Turn>,
+        shape: &Shape<'_>,
+        query: &str,
+    ) -> Result<Vec<Series>, QueryError> {
         let [start, end, step] = shape.times().map(|seconds| seconds.to_string());
         let parameters = [("query", query), ("start", &start), ("end", &end), ("step", &step)];
         let mut result = self.evaluate::<Labels>(turn, shape.selection, "query_range", &parameters).await?;
@@ -117,6 +84,56 @@ impl Prometheus {
         result.retain(|series| shape.selection.admits(&series.metric.tenant, &series.metric.service_name));
         Ok(result)
     }
+}
+
+/// What each line did in each point, until a step: of series of buckets, sums, errors, and requests whose outcome is not known.
+fn lines([buckets, sums, errors, unknown]: [Vec<Series>; 4], end: StepNumber) -> Vec<Points> {
+    let mut lines = BTreeMap::<Line, BTreeMap<StepNumber, Golden>>::new();
+    for series in buckets {
+        let (Some(line), Some(index)) = (line_of(&series), bucket_of(&series.metric.le)) else {
+            continue;
+        };
+        let points = lines.entry(line).or_default();
+        for (step, value) in points_of(&series, end) {
+            points.entry(step).or_default().durations.add(index, count(value), 0);
+        }
+    }
+    // A bucket of Prometheus counts those below it as well.
+    for golden in lines.values_mut().flat_map(BTreeMap::values_mut) {
+        golden.durations = not_cumulative(&golden.durations);
+    }
+    let mut add = |series: Vec<Series>, set: fn(&mut Golden, &Labels, f64)| {
+        for series in series {
+            let Some(points) = line_of(&series).and_then(|line| lines.get_mut(&line)) else { continue };
+            for (step, value) in points_of(&series, end) {
+                if let Some(golden) = points.get_mut(&step) {
+                    set(golden, &series.metric, value);
+                }
+            }
+        }
+    };
+    add(sums, |golden, _, value| golden.durations.add_sum(count(value * 1e9)));
+    add(errors, |golden, labels, value| {
+        let class = ErrorClass::ALL.into_iter().find(|known| known.name() == &*labels.error_class);
+        if let Some(class) = class {
+            golden.errors.add(class, count(value));
+        }
+    });
+    add(unknown, |golden, _, value| golden.unknown = count(value));
+    let lines = lines.into_iter().map(|((application, side, protocol), points)| {
+        let counted = points.into_iter().filter(|(_, golden)| golden.durations.count() > 0);
+        Points { application, side, protocol, points: counted.collect() }
+    });
+    lines.collect()
+}
+
+/// Points of a series with something in them, by the first step after each.
+fn points_of(series: &Series, end: StepNumber) -> impl Iterator<Item = (StepNumber, f64)> {
+    series.values.iter().filter_map(move |&Sample(time, value)| {
+        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+        let step = (time / STEP.as_secs_f64()).round() as StepNumber;
+        (value > 0.0 && step <= end).then_some((step, value))
+    })
 }
 
 /// A query: whose numbers, when.
@@ -131,7 +148,7 @@ impl Shape<'_> {
         STEP.as_secs().saturating_mul(self.range.each.max(1))
     }
 
-    /// An expression of what came to a counter in each point.
+    /// An expression of what came to a counter in each point, where something came.
     fn came(&self, counter: &str, by: &str) -> String {
         let mut matchers = Vec::new();
         for (label, value) in
@@ -147,7 +164,7 @@ impl Shape<'_> {
         let anew = format!("on (job, instance, {LINE_LABELS}) {requests} - {requests} {before} < 0");
         format!(
             "sum by ({LINE_LABELS}{by}) ((({counter} - {counter} {before}) unless {anew}) \
-             or ({counter} and on (job, instance) up {before}))"
+             or ({counter} and on (job, instance) up {before})) > 0"
         )
     }
 
@@ -157,16 +174,6 @@ impl Shape<'_> {
         let end = self.end.saturating_mul(STEP.as_secs());
         let points = (self.range.steps / self.range.each.max(1)).max(1);
         [end.saturating_sub(point.saturating_mul(points - 1)), end, point]
-    }
-
-    /// Points of a series with something in them, by the first step after each.
-    fn points(&self, series: &Series) -> Vec<(StepNumber, f64)> {
-        let points = series.values.iter().filter_map(|&Sample(time, value)| {
-            #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
-            let step = (time / STEP.as_secs_f64()).round() as StepNumber;
-            (value > 0.0 && step <= self.end).then_some((step, value))
-        });
-        points.collect()
     }
 }
 
@@ -225,7 +232,8 @@ mod tests {
     #[test]
     fn a_tenants_name_stays_a_quoted_value() {
         let selection = Selection { tenant: Some("a\"} or up{x=\"\\\n".to_owned()), service_name: None };
-        let shape = Shape { selection: &selection, range: Range { steps: 4, each: 2 }, end: 100 };
+        let shape =
+            Shape { selection: &selection, range: Range { steps: 4, each: 2, until: None }, end: 100 };
         let query = shape.came("c", ", le");
         let matchers = r#"{tenant="a\"} or up{x=\"\\\n"}"#;
         let pieces: Vec<&str> = query.split(matchers).collect();

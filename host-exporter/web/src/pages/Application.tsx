@@ -2,7 +2,7 @@
 
 import type { JSX } from "preact";
 import { useMemo } from "preact/hooks";
-import { path, type Applications, type Burn, type Connections, type Hour, type Interfaces, type Line, type Resources } from "../api";
+import { path, type Applications, type Burn, type Connections, type Hour, type Interface, type Interfaces, type Line, type Resources } from "../api";
 import { useShared } from "../context";
 import { useData } from "../data";
 import { rate, ratio, seconds, share } from "../format";
@@ -12,21 +12,24 @@ import { Empty, Waiting } from "../parts/Empty";
 import { Figure } from "../parts/Figure";
 import { Heat } from "../parts/Heat";
 import { Link } from "../parts/Link";
-import { aligned, covered, ends, stepOf, verdict } from "../rows";
+import { OtherTime, TimeNote } from "../parts/Past";
+import { aligned, covered, ends, verdict } from "../rows";
+import { ask, OWN_RANGE } from "../past";
 import { to } from "../view";
-import { ConnectionTable } from "./Connections";
+import { ConnectionTable, serversOf } from "./Connections";
 import { InstanceTable, InterfaceTable } from "./Interfaces";
+import { CallersOf } from "./Map";
 import { ResourceTables } from "./Resources";
 import { StartsOf } from "./Starts";
 
-const PARTS = ["served", "called", "instances", "resources", "starts"] as const;
+const PARTS = ["served", "called", "callers", "instances", "resources", "starts"] as const;
 type Part = (typeof PARTS)[number];
 
 export function ApplicationPage(): JSX.Element {
   const { view, text, viewer } = useShared();
   const of = { tenant: view.tenant, service_name: view.service };
-  const step_seconds = stepOf(view.range, viewer.step_seconds);
-  const hour = useData<Hour>(path("/api/v1/history", { ...of, range_seconds: view.range, step_seconds, merged: true, buckets: true }));
+  const { query, ticks } = ask(view, viewer);
+  const hour = useData<Hour>(path("/api/v1/history", { ...of, ...query, merged: true, buckets: true }), ticks);
   const listing = useData<Applications>(path("/api/v1/applications", { ...of, instances: false }));
   const interfaces = useData<Interfaces>(path("/api/v1/interfaces", of));
   const part = PARTS.find((part) => part === view.part) ?? "served";
@@ -49,15 +52,17 @@ export function ApplicationPage(): JSX.Element {
   return (
     <>
       {title}
+      <TimeNote />
+      <OtherTime what="partsNow" />
       <Objectives of={objectives} />
       {shown === undefined ? <Empty what="noRequests" hint="noRequestsHint" /> : <Charts hour={hour.data} line={shown} />}
       <nav class="parts" aria-label={text("application")}>
         {PARTS.map((name) => (
           <Link key={name} to={{ ...view, part: name, sort: null }} current={name === part}>
-            {text(name)}
+            {text(name === "callers" ? "callersTab" : name)}
           </Link>
         ))}
-        <Link to={to(view, "calls", { tenant: view.tenant, service: view.service })}>{text("slowAndFailed")}</Link>
+        <Link to={to(view, "calls", { tenant: view.tenant, service: view.service })}>{text("sampledCalls")}</Link>
         <Link to={to(view, "traces", { tenant: view.tenant, service: view.service })}>{text("traces")}</Link>
       </nav>
       <Detail part={part} of={of} interfaces={interfaces.data} />
@@ -71,20 +76,23 @@ interface Names {
 }
 
 function Detail({ part, of, interfaces }: { part: Part; of: Names; interfaces: Interfaces }): JSX.Element {
-  const { text } = useShared();
+  const { text, viewer } = useShared();
   const detail = interfaces.applications[0];
+  // The numbers above can be of other nodes.
+  if (detail === undefined && viewer.range_seconds_max > OWN_RANGE) return <Empty what="notHere" hint="notHereHint" />;
   if (part === "resources") return <ResourcesOf of={of} />;
   if (part === "starts") return <StartsOf of={of} />;
+  if (part === "callers") return <CallersOf tenant={of.tenant} service={of.service_name} />;
   return (
     <>
-      {part === "called" && <ConnectionsOf of={of} />}
-      {part === "instances" ? (
+      {part === "called" ? (
+        <CalledOf of={of} interfaces={detail?.interfaces ?? []} />
+      ) : part === "instances" ? (
         <InstanceTable instances={detail?.instances ?? []} />
       ) : (
         <InterfaceTable
-          key={part}
-          id={`${of.tenant ?? ""}/${of.service_name ?? ""}`}
-          side={part === "served" ? "server" : "client"}
+          id={idOf(of)}
+          side="server"
           interfaces={detail?.interfaces ?? []}
         />
       )}
@@ -98,10 +106,20 @@ function Detail({ part, of, interfaces }: { part: Part; of: Names; interfaces: I
   );
 }
 
-function ConnectionsOf({ of }: { of: Names }): JSX.Element | null {
+function idOf(of: Names): string {
+  return `${of.tenant ?? ""}/${of.service_name ?? ""}`;
+}
+
+/** What the application calls: connections, and the requests on them, which have the same names for the servers. */
+function CalledOf({ of, interfaces }: { of: Names; interfaces: Interface[] }): JSX.Element {
   const { data } = useData<Connections>(path("/api/v1/connections", { ...of }));
-  if (data === null) return null;
-  return <ConnectionTable tenant={of.tenant} connections={data.applications[0]?.connections ?? []} leftOut={data.addresses_left_out} />;
+  const connections = data?.applications[0]?.connections ?? [];
+  return (
+    <>
+      {data !== null && <ConnectionTable tenant={of.tenant} connections={connections} leftOut={data.addresses_left_out} />}
+      <InterfaceTable id={idOf(of)} side="client" interfaces={interfaces} servers={serversOf(connections)} />
+    </>
+  );
 }
 
 function ResourcesOf({ of }: { of: Names }): JSX.Element {
@@ -165,9 +183,9 @@ function Charts({ hour, line }: { hour: Hour; line: Line }): JSX.Element {
         <Figure name="p99" value={seconds(total.p99_seconds)} />
       </div>
       <div class="charts">
-        <Chart title={text("requestRate")} times={drawn.times} lines={drawn.rate} format={rate} />
-        <Chart title={text("outcomes")} times={drawn.times} lines={drawn.outcomes} format={rate} />
-        <Chart title={text("durations")} times={drawn.times} lines={drawn.durations} format={seconds} />
+        <Chart title={text("requestRate")} times={drawn.times} range={hour.range_seconds} lines={drawn.rate} format={rate} />
+        <Chart title={text("outcomes")} times={drawn.times} range={hour.range_seconds} lines={drawn.outcomes} format={rate} />
+        <Chart title={text("durations")} times={drawn.times} range={hour.range_seconds} lines={drawn.durations} format={seconds} />
         <Heat hour={hour} line={line} />
       </div>
     </>

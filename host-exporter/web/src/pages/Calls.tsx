@@ -9,13 +9,15 @@ import { CallFilter } from "../parts/CallFilter";
 import { Outcome } from "../parts/columns";
 import { Empty, Waiting } from "../parts/Empty";
 import { Link } from "../parts/Link";
+import { ApplicationLink, OnlyOf } from "../parts/Of";
+import { OtherTime } from "../parts/Past";
 import { Table, type Column } from "../parts/Table";
 import { matches } from "../rows";
 
 const LIMIT = 500;
 
 export function Calls(): JSX.Element {
-  const { view, text, viewer } = useShared();
+  const { view, text } = useShared();
   const loaded = useData<Spans>(
     path("/api/v1/spans", {
       tenant: view.tenant,
@@ -40,8 +42,7 @@ export function Calls(): JSX.Element {
             <b>{span.operation}</b> {span.resource}
           </Link>
           <span class="under">
-            {viewer.operator ? `${span.tenant} / ` : ""}
-            {span.service_name} · {span.protocol} {span.side === "client" ? `→ ${span.remote}` : ""}
+            <ApplicationLink of={span} /> · {span.protocol} {span.side === "client" ? `→ ${span.remote}` : ""}
           </span>
         </>
       ),
@@ -65,8 +66,9 @@ export function Calls(): JSX.Element {
   return (
     <>
       <h1>
-        {text("slowAndFailed")} {view.service !== null && <span class="count">{view.service}</span>}
+        {text("sampledCalls")} <OnlyOf />
       </h1>
+      <OtherTime what="keptNow" />
       <CallFilter />
       {loaded.data === null ? (
         <Waiting error={loaded.error} />
@@ -74,7 +76,7 @@ export function Calls(): JSX.Element {
         <Empty what={view.filter === "" ? "noCalls" : "noMatch"} hint={view.filter === "" ? "noCallsHint" : "noMatchHint"} />
       ) : (
         <Table
-          caption={text("slowAndFailed")}
+          caption={text("sampledCalls")}
           columns={columns}
           rows={rows}
           id={(span) => `${span.sandbox_id} ${span.start_unix_ns} ${span.duration_ns} ${span.operation}`}

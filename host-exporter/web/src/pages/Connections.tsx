@@ -41,29 +41,52 @@ function Reasons({ of }: { of: Record<string, number> }): JSX.Element {
   );
 }
 
+/** What is at an address, as far as it is known. */
+export function nameOf({ application, name, looked_up, peer }: Row): string {
+  return application ?? name ?? looked_up ?? peer;
+}
+
+/** What is known of addresses, by address and port. */
+export type Servers = ReadonlyMap<string, Row>;
+
+export function serversOf(connections: readonly Row[]): Servers {
+  return new Map(connections.map((row) => [row.peer, row]));
+}
+
+/** A server by its name, where it has one, and its address; an application leads to its page. */
+export function Server({ tenant, of: row }: { tenant: string | null; of: Row }): JSX.Element {
+  const { view, text } = useShared();
+  const name = nameOf(row);
+  const byGuest = row.application === null && row.name === null && row.looked_up !== null;
+  return (
+    <>
+      {row.application === null ? (
+        <span class="name">{name}</span>
+      ) : (
+        <Link to={to(view, "application", { tenant, service: row.application })} class="name">
+          {row.application}
+        </Link>
+      )}
+      {name !== row.peer && (
+        <span class="under" title={byGuest ? text("lookedUpMeans") : undefined}>
+          {row.peer}
+          {byGuest && ` · ${text("lookedUp")}`}
+        </span>
+      )}
+    </>
+  );
+}
+
 export function ConnectionTable({ tenant, connections, leftOut }: { tenant: string | null; connections: Row[]; leftOut: number }): JSX.Element | null {
   const { view, text } = useShared();
   if (connections.length === 0) return null;
-  const rows = connections.filter((row) => matches(view.filter, row.peer, row.application ?? "", row.name ?? ""));
+  const rows = connections.filter((row) => matches(view.filter, row.peer, nameOf(row)));
   const columns: Column<Row>[] = [
     {
       id: "server",
       head: text("server"),
-      value: (row) => row.application ?? row.name ?? row.peer,
-      cell: (row) =>
-        row.application !== null ? (
-          <>
-            <Link to={to(view, "application", { tenant, service: row.application })} class="name">
-              {row.application}
-            </Link>
-            <span class="under">{row.peer}</span>
-          </>
-        ) : (
-          <>
-            <span class="name">{row.name ?? row.peer}</span>
-            {row.name !== null && <span class="under">{row.peer}</span>}
-          </>
-        ),
+      value: nameOf,
+      cell: (row) => <Server tenant={tenant} of={row} />,
     },
     { id: "failed", head: text("connectsFailed"), value: (row) => -total(row.failed), cell: (row) => <Reasons of={row.failed} /> },
     { id: "made", head: text("connectsMade"), numeric: true, value: (row) => row.made, cell: (row) => count(row.made) },

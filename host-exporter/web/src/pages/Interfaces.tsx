@@ -12,6 +12,14 @@ import { Link } from "../parts/Link";
 import { Table, type Column } from "../parts/Table";
 import { matches } from "../rows";
 import { to } from "../view";
+import { nameOf, type Servers } from "./Connections";
+
+const NO_SERVERS: Servers = new Map();
+
+function serverName(servers: Servers, peer: string): string {
+  const known = servers.get(peer);
+  return known === undefined ? peer : nameOf(known);
+}
 
 function idOf(row: Interface): string {
   return [row.side, row.protocol, row.operation, row.resource, row.peer].join("\u0000");
@@ -36,12 +44,20 @@ function useRates<Row extends { requests: number }>(of: string, rows: readonly R
   return rates;
 }
 
-export function InterfaceTable({ id, side, interfaces }: { id: string; side: Side; interfaces: Interface[] }): JSX.Element {
+interface Listed {
+  id: string;
+  side: Side;
+  interfaces: Interface[];
+  /** What is known of the servers that it calls. */
+  servers?: Servers;
+}
+
+export function InterfaceTable({ id, side, interfaces, servers = NO_SERVERS }: Listed): JSX.Element {
   const { view, text } = useShared();
   const rates = useRates(id, interfaces, idOf);
   const ofSide = interfaces.filter((row) => row.side === side);
   if (ofSide.length === 0) return <Empty what="noRequests" hint="noRequestsHint" />;
-  const rows = ofSide.filter((row) => matches(view.filter, row.protocol, row.operation, row.resource, row.peer));
+  const rows = ofSide.filter((row) => matches(view.filter, row.protocol, row.operation, row.resource, row.peer, serverName(servers, row.peer)));
   if (rows.length === 0) return <Empty what="noMatch" hint="noMatchHint" />;
   const columns: Column<Interface>[] = [
     {
@@ -51,7 +67,10 @@ export function InterfaceTable({ id, side, interfaces }: { id: string; side: Sid
       cell: (row) => (
         <>
           <InterfaceName of={row} />
-          <span class="under">{side === "client" ? `${row.protocol} → ${row.peer}` : row.protocol}</span>
+          <span class="under">
+            {row.protocol}
+            {side === "client" && <Called of={row.peer} servers={servers} />}
+          </span>
         </>
       ),
     },
@@ -61,7 +80,7 @@ export function InterfaceTable({ id, side, interfaces }: { id: string; side: Sid
       wide: true,
       cell: (row) => row.statuses.slice(0, 4).map(([status, requests]) => (
         <span key={status} class="status">
-          {status} <b>{count(requests)}</b>
+          {status || text("noStatus")} <b>{count(requests)}</b>
         </span>
       )),
     },
@@ -79,6 +98,20 @@ export function InterfaceTable({ id, side, interfaces }: { id: string; side: Sid
     },
   ];
   return <Table caption={text(side === "server" ? "served" : "called")} columns={columns} rows={rows} id={idOf} sort="-requests" addressed />;
+}
+
+/** The server of a call: its name, as the table of connections has it, and its address. */
+function Called({ of: peer, servers }: { of: string; servers: Servers }): JSX.Element {
+  const { view } = useShared();
+  const service = servers.get(peer)?.application ?? null;
+  const name = serverName(servers, peer);
+  return (
+    <>
+      {" → "}
+      {service === null ? name : <Link to={to(view, "application", { tenant: view.tenant, service })}>{name}</Link>}
+      {name !== peer && ` (${peer})`}
+    </>
+  );
 }
 
 /** Leads to the traces in which it was served or called. */

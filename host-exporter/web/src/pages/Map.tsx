@@ -5,16 +5,18 @@ import { useMemo } from "preact/hooks";
 import { path, Refused, type Topology } from "../api";
 import { useShared } from "../context";
 import { useData } from "../data";
-import { fails, type Edge } from "../edges";
+import { fails, joined, type Edge } from "../edges";
 import { count, rate, ratio, seconds, share } from "../format";
 import { chosen, curve, NODE, place, type Node } from "../layout";
 import { errorShare, quantiles, Trouble } from "../parts/columns";
 import { Empty, Waiting } from "../parts/Empty";
 import { Link } from "../parts/Link";
+import { OtherTime } from "../parts/Past";
 import { Table, type Column } from "../parts/Table";
+import { isPast, OWN_RANGE } from "../past";
 import { matches } from "../rows";
-import type { Text } from "../text";
-import { format, to } from "../view";
+import type { Key, Text } from "../text";
+import { format, to, type View } from "../view";
 
 /** Names that are longer are cut in the picture; the table has them whole. */
 const NAME_MAX = 22;
@@ -24,9 +26,33 @@ function short(name: string): string {
   return letters.length > NAME_MAX ? `${letters.slice(0, NAME_MAX - 1).join("")}…` : name;
 }
 
+const KINDS: Record<string, Key> = {
+  application: "anApplication",
+  database: "database",
+  broker: "broker",
+  "name-server": "nameServer",
+  outside: "outside",
+  "another-tenant": "anotherTenant",
+};
+
+/** What a node is, in a word. */
+function kindOf(node: Node, text: Text): string {
+  // Nobody's address, and no name: those who call without being observed.
+  if (node.kind === "outside" && node.name === "") return text("callers");
+  const known = KINDS[node.kind];
+  return known === undefined ? node.kind : text(known);
+}
+
 /** What has no name is what it is. */
-function nameOf(node: Node): string {
-  return node.name === "" ? node.kind : node.name;
+function nameOf(node: Node, text: Text): string {
+  return node.name === "" ? kindOf(node, text) : node.name;
+}
+
+/** What is written below a node's name in the picture. */
+function second(node: Node, text: Text): string {
+  if (node.kind === "application") return node.tenant ?? "";
+  const what = node.protocol ?? (node.name === "" ? (node.tenant ?? "") : kindOf(node, text));
+  return node.looked_up === true ? `${what} · ${text("lookedUp")}` : what;
 }
 
 /** Whether there is a page about it. */
@@ -36,7 +62,7 @@ function hasPage(node: Node): boolean {
 
 export function MapPage(): JSX.Element {
   const { view, text } = useShared();
-  const loaded = useData<Topology>(path("/api/v1/topology", { seconds: view.range }));
+  const loaded = useData<Topology>(path("/api/v1/topology", { seconds: secondsOf(view) }));
   const { data, error } = loaded;
   const filter = view.filter;
   const parts = useMemo(() => {
@@ -69,6 +95,7 @@ export function MapPage(): JSX.Element {
   return (
     <>
       {title}
+      <OtherTime what="mapNow" />
       <Picture parts={parts} />
       {parts.placed.left > 0 && (
         <p class="note">
@@ -127,11 +154,12 @@ function Picture({ parts: { nodes, placed } }: { parts: { nodes: ReadonlyMap<str
             <g class={`node ${node.kind}`} transform={`translate(${node.x - NODE.width / 2} ${node.y - NODE.height / 2})`}>
               <rect width={NODE.width} height={NODE.height} rx={node.kind === "application" ? 8 : 23} />
               <text x={NODE.width / 2} y="19">
-                {short(nameOf(node))}
+                {short(nameOf(node, text))}
               </text>
               <text x={NODE.width / 2} y="35" class="kind">
-                {node.kind === "application" ? (node.tenant ?? "") : (node.protocol ?? node.kind)}
+                {second(node, text)}
               </text>
+              <title>{[nameOf(node, text), node.tenant, node.looked_up === true ? text("lookedUpMeans") : null].filter(Boolean).join(" · ")}</title>
             </g>
           );
           if (!hasPage(node)) return <g key={node.id}>{box}</g>;
@@ -146,14 +174,41 @@ function Picture({ parts: { nodes, placed } }: { parts: { nodes: ReadonlyMap<str
   );
 }
 
-function Edges({ nodes, edges }: { nodes: ReadonlyMap<string, Node>; edges: readonly Edge[] }): JSX.Element {
+/** Who calls an application, as far as it is known. */
+export function CallersOf({ tenant, service }: { tenant: string | null; service: string | null }): JSX.Element {
+  const { view, text } = useShared();
+  const { data, error } = useData<Topology>(path("/api/v1/topology", { tenant, seconds: secondsOf(view) }));
+  if (data === null) return <Waiting error={error} />;
+  const own = data.nodes.filter((node) => node.monitored !== false && node.tenant === tenant && node.name === service);
+  const ids = new Set(own.map((node) => node.id));
+  const all = joined(data).filter((edge) => ids.has(edge.to));
+  const nodes = new Map(data.nodes.map((node) => [node.id, node]));
+  const edges = all.filter((edge) => matches(view.filter, nodes.get(edge.from)?.name ?? "", edge.protocol));
+  if (edges.length === 0) return all.length > 0 ? <Empty what="noMatch" hint="noMatchHint" /> : <Empty what="noCallers" hint="noCallersHint" />;
+  return (
+    <>
+      <Edges nodes={nodes} edges={edges} caption="callersTab" />
+      <p class="note">
+        {text("callersNote")} <Link to={to(view, "map", { filter: service ?? "" })}>{text("map")}</Link>
+      </p>
+    </>
+  );
+}
+
+/** The last hour at most, which is what the exporter has of it. */
+function secondsOf(view: View): number {
+  return isPast(view) ? OWN_RANGE : Math.min(view.range, OWN_RANGE);
+}
+
+function Edges({ nodes, edges, caption = "map" }: { nodes: ReadonlyMap<string, Node>; edges: readonly Edge[]; caption?: Key }): JSX.Element {
   const { view, text } = useShared();
   const named = (id: string): string => {
     const node = nodes.get(id);
-    return node ? nameOf(node) : "";
+    return node ? nameOf(node, text) : "";
   };
   const end = (id: string): JSX.Element => {
     const node = nodes.get(id);
+    const kind = node === undefined ? "" : kindOf(node, text);
     return (
       <>
         {node && hasPage(node) ? (
@@ -163,7 +218,9 @@ function Edges({ nodes, edges }: { nodes: ReadonlyMap<string, Node>; edges: read
         ) : (
           <span class="name">{named(id)}</span>
         )}
-        <span class="under">{[node?.kind, node?.tenant].filter(Boolean).join(" · ")}</span>
+        <span class="under" title={node?.looked_up === true ? text("lookedUpMeans") : undefined}>
+          {[kind === named(id) ? null : kind, node?.tenant, node?.looked_up === true ? text("lookedUp") : null].filter(Boolean).join(" · ")}
+        </span>
       </>
     );
   };
@@ -200,7 +257,7 @@ function Edges({ nodes, edges }: { nodes: ReadonlyMap<string, Node>; edges: read
   ];
   return (
     <Table
-      caption={text("map")}
+      caption={text(caption)}
       columns={columns}
       rows={edges}
       id={(edge) => [edge.from, edge.to, edge.protocol, edge.counted_by].join("\u0000")}

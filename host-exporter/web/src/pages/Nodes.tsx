@@ -6,11 +6,12 @@ import { useShared } from "../context";
 import { useData } from "../data";
 import { bytes, cores, seconds } from "../format";
 import { rankOf, StateChip } from "../parts/Chip";
-import { Waiting, WithCommands } from "../parts/Empty";
+import { Waiting } from "../parts/Empty";
 import { Completeness, States } from "../parts/States";
 import { Table, type Column } from "../parts/Table";
 import { matches } from "../rows";
 import { Taken } from "./Resources";
+import { WithCommands } from "../parts/WithCommands";
 
 /** This exporter, by what it says of itself and its tenants. */
 function own({ tenants, exporter }: Tenants, instance: string, version: string): Node {

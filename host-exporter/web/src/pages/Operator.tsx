@@ -10,6 +10,8 @@ import { rankOf, StateChip } from "../parts/Chip";
 import { Trouble } from "../parts/columns";
 import { Empty, Waiting } from "../parts/Empty";
 import { Figure } from "../parts/Figure";
+import { ApplicationLink, TenantLink } from "../parts/Of";
+import { OtherTime } from "../parts/Past";
 import { Completeness, States } from "../parts/States";
 import { Table, type Column } from "../parts/Table";
 import { matches } from "../rows";
@@ -30,7 +32,7 @@ function sum(numbers: Record<string, number>): number {
 }
 
 export function Operator(): JSX.Element {
-  const { view, text } = useShared();
+  const { view, text, viewer } = useShared();
   const tenants = useData<Tenants>("/api/v1/tenants");
   const sandboxes = useData<{ sandboxes: Sandbox[] }>("/api/v1/sandboxes");
   const resources = useData<Resources>("/api/v1/resources");
@@ -38,12 +40,13 @@ export function Operator(): JSX.Element {
   if (tenants.data === null || sandboxes.data === null) return <Waiting error={tenants.error ?? sandboxes.error} />;
   const listed = tenants.data.tenants.filter((row) => matches(view.filter, row.tenant));
   const rows = sandboxes.data.sandboxes.filter((row) =>
-    matches(view.filter, row.tenant, row.service_name, row.k8s_pod_name, row.sandbox_id, row.state, row.agent?.capture_mode ?? ""),
+    matches(view.filter, row.tenant, row.service_name, row.k8s_pod_name, row.sandbox_id, row.state, row.agent?.capture_mode ?? "", row.agent?.kernel_release ?? ""),
   );
   const own = tenants.data.exporter;
   return (
     <>
-      <h1>{text("operator")}</h1>
+      <h1>{text(viewer.operator ? "operator" : "sandboxes")}</h1>
+      <OtherTime what="operatorNow" />
       {own !== null && (
         <section>
           <h2>{text("exporter")}</h2>
@@ -61,7 +64,7 @@ export function Operator(): JSX.Element {
       {own !== null && <NodesOf tenants={tenants.data} />}
       <section>
         <h2>
-          {text("tenant")} <span class="count">{listed.length}</span>
+          {text("tenants")} <span class="count">{listed.length}</span>
         </h2>
         <TenantTable rows={listed} />
       </section>
@@ -92,7 +95,7 @@ function BudgetFigure({ of }: { of: Budget }): JSX.Element {
 function TenantTable({ rows }: { rows: Tenant[] }): JSX.Element {
   const { text } = useShared();
   const columns: Column<Tenant>[] = [
-    { id: "tenant", head: text("tenant"), value: (row) => row.tenant, cell: (row) => <span class="name">{row.tenant}</span> },
+    { id: "tenant", head: text("tenant"), value: (row) => row.tenant, cell: (row) => <TenantLink of={row.tenant} /> },
     { id: "applications", head: text("applications"), numeric: true, value: (row) => row.applications, cell: (row) => count(row.applications) },
     {
       id: "sandboxes",
@@ -129,7 +132,7 @@ function TenantTable({ rows }: { rows: Tenant[] }): JSX.Element {
       cell: (row) => (row.throttled_seconds > 0 ? seconds(row.throttled_seconds) : ABSENT),
     },
   ];
-  return <Table caption={text("tenant")} columns={columns} rows={rows} id={(row) => row.tenant} sort="-budgets" />;
+  return <Table caption={text("tenants")} columns={columns} rows={rows} id={(row) => row.tenant} sort="-budgets" />;
 }
 
 function SandboxTable({ rows, resources }: { rows: Sandbox[]; resources: Resources | null }): JSX.Element {
@@ -149,7 +152,7 @@ function SandboxTable({ rows, resources }: { rows: Sandbox[]; resources: Resourc
         <>
           <span class="name">{row.k8s_pod_name || row.sandbox_id}</span>
           <span class="under">
-            {row.tenant} / {row.service_name}
+            <ApplicationLink of={row} />
           </span>
         </>
       ),
@@ -167,7 +170,21 @@ function SandboxTable({ rows, resources }: { rows: Sandbox[]; resources: Resourc
       ),
     },
     { id: "connection", head: text("connection"), wide: true, value: (row) => row.connection.state, cell: (row) => row.connection.state },
-    { id: "mode", head: text("captureMode"), value: (row) => row.agent?.capture_mode ?? null, cell: (row) => row.agent?.capture_mode ?? ABSENT },
+    {
+      id: "mode",
+      head: text("captureMode"),
+      value: (row) => row.agent?.capture_mode ?? null,
+      cell: (row) => (
+        <>
+          {row.agent?.capture_mode ?? ABSENT}
+          {row.agent !== null && (
+            <span class="under">
+              {text("kernel")} {row.agent.kernel_release}
+            </span>
+          )}
+        </>
+      ),
+    },
     {
       id: "completeness",
       head: text("completeness"),
@@ -194,7 +211,6 @@ function SandboxTable({ rows, resources }: { rows: Sandbox[]; resources: Resourc
       value: (row) => row.connection.last_batch_age_seconds,
       cell: (row) => seconds(row.connection.last_batch_age_seconds),
     },
-    { id: "kernel", head: text("kernel"), wide: true, value: (row) => row.agent?.kernel_release ?? null, cell: (row) => row.agent?.kernel_release ?? ABSENT },
   ];
   return <Table caption={text("sandboxes")} columns={columns} rows={rows} id={(row) => row.sandbox_id} sort="state" addressed />;
 }

@@ -9,20 +9,29 @@ import { VerdictChip } from "../parts/Chip";
 import { quantiles } from "../parts/columns";
 import { Empty, Waiting } from "../parts/Empty";
 import { Link } from "../parts/Link";
+import { OtherTime, TimeNote } from "../parts/Past";
 import { Spark } from "../parts/Spark";
 import { Table, type Column } from "../parts/Table";
-import { aligned, applicationRows, matches, stepOf, VERDICTS, type ApplicationRow } from "../rows";
+import { aligned, applicationRows, matches, VERDICTS, type ApplicationRow } from "../rows";
+import { ask, isPast, OWN_RANGE, SPARK_POINTS_MAX } from "../past";
 import { to } from "../view";
 
 export function Overview(): JSX.Element {
   const { view, text, viewer } = useShared();
-  const step_seconds = stepOf(view.range, viewer.step_seconds);
-  const hour = useData<Hour>(path("/api/v1/history", { range_seconds: view.range, step_seconds, merged: true }));
+  const { query, ticks } = ask(view, viewer, viewer.range_seconds_max > OWN_RANGE ? SPARK_POINTS_MAX : undefined);
+  const hour = useData<Hour>(path("/api/v1/history", { ...query, merged: true }), ticks);
   const listing = useData<Applications>(path("/api/v1/applications", { instances: false }));
   if (hour.data === null || listing.data === null) return <Waiting error={hour.error ?? listing.error} />;
   const data = hour.data;
   const all = applicationRows(data, listing.data);
-  if (all.length === 0) return <Empty what="noApplications" hint="noApplicationsHint" />;
+  if (all.length === 0) {
+    return (
+      <>
+        <TimeNote />
+        {isPast(view) ? <Empty what="noRequests" hint="noPastHint" /> : <Empty what="noApplications" hint="noApplicationsHint" />}
+      </>
+    );
+  }
   // The order within one objective, and among those without.
   all.sort((a, b) => (b.errorShare ?? 0) - (a.errorShare ?? 0) || b.rate - a.rate);
   const rows = all.filter((row) => matches(view.filter, row.service_name, row.tenant, ...row.protocols));
@@ -78,6 +87,8 @@ export function Overview(): JSX.Element {
       <h1>
         {text("applications")} <span class="count">{rows.length === all.length ? all.length : `${rows.length} ${text("of")} ${all.length}`}</span>
       </h1>
+      <TimeNote />
+      <OtherTime what="objectivesNow" />
       {rows.length === 0 ? (
         <Empty what="noMatch" hint="noMatchHint" />
       ) : (

@@ -4,7 +4,7 @@ import type { JSX } from "preact";
 import { useState } from "preact/hooks";
 import { signIn } from "../api";
 import { useShared } from "../context";
-import { WithCommands } from "../parts/Empty";
+import { WithCommands } from "../parts/WithCommands";
 
 export function SignIn({ done }: { done: () => void }): JSX.Element {
   const { text } = useShared();

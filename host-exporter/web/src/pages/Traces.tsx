@@ -10,6 +10,8 @@ import { Outcome, Trouble } from "../parts/columns";
 import { Empty, Waiting } from "../parts/Empty";
 import { Field } from "../parts/Field";
 import { Link } from "../parts/Link";
+import { ApplicationLink, OnlyOf } from "../parts/Of";
+import { OtherTime } from "../parts/Past";
 import { Table, type Column } from "../parts/Table";
 import { matches } from "../rows";
 import { to, type CellOfCalls } from "../view";
@@ -19,7 +21,7 @@ const LIMIT = 200;
 type Summary = Traces["traces"][number];
 
 export function TracesPage(): JSX.Element {
-  const { view, show, text, viewer } = useShared();
+  const { view, show, text } = useShared();
   const { cell } = view;
   const { data, error } = useData<Traces>(
     path("/api/v1/traces", {
@@ -49,8 +51,7 @@ export function TracesPage(): JSX.Element {
             <b>{row.operation}</b> {row.resource}
           </Link>
           <span class="under">
-            {viewer.operator ? `${row.tenant} / ` : ""}
-            {row.service_name} · {row.protocol}
+            <ApplicationLink of={row} /> · {row.protocol}
           </span>
         </>
       ),
@@ -82,8 +83,9 @@ export function TracesPage(): JSX.Element {
   return (
     <>
       <h1>
-        {text("traces")} {view.service !== null && <span class="count">{view.service}</span>}
+        {text("traces")} <OnlyOf />
       </h1>
+      {cell === null && <OtherTime what="keptNow" />}
       <CallFilter>
         <Field
           label={text("route")}

@@ -5,6 +5,7 @@ import type { Sandbox, Tenants } from "../api";
 import { useShared } from "../context";
 import { count, ratio, seconds, share } from "../format";
 import { amount, budgetName } from "../parts/Budget";
+import { TenantLink } from "../parts/Of";
 import { Table, type Column } from "../parts/Table";
 import { matches } from "../rows";
 import { troubles, type Trouble } from "../troubles";
@@ -34,7 +35,7 @@ export function Troubles({ tenants, sandboxes }: { tenants: Tenants; sandboxes: 
   const found = troubles(tenants, sandboxes).map((trouble) => ({ ...inWords(trouble, text), tenant: trouble.tenant }));
   const rows = found.filter((row) => matches(view.filter, row.tenant ?? "", row.what, row.detail));
   const columns: Column<(typeof rows)[number]>[] = [
-    { id: "tenant", head: text("tenant"), cell: (row) => <span class="name">{row.tenant ?? text("exporter")}</span> },
+    { id: "tenant", head: text("tenant"), cell: (row) => (row.tenant === null ? <span class="name">{text("exporter")}</span> : <TenantLink of={row.tenant} />) },
     { id: "what", head: text("matter"), cell: (row) => <span class={`chip ${row.grave ? "burning" : "missed"}`}>{row.what}</span> },
     { id: "detail", head: text("detail"), cell: (row) => <span class="name">{row.detail}</span> },
   ];

@@ -5,8 +5,8 @@ import { useEffect, useRef } from "preact/hooks";
 import UPlot from "uplot";
 import "uplot/dist/uPlot.min.css";
 import { useShared } from "../context";
-import { ABSENT, clock } from "../format";
-import { colour, keepWide } from "./plot";
+import { ABSENT } from "../format";
+import { colour, keepWide, timeAxis } from "./plot";
 
 export interface Drawn {
   label: string;
@@ -21,11 +21,13 @@ interface Props {
   times: readonly number[];
   lines: readonly Drawn[];
   format: (value: number | null) => string;
+  /** What the points cover in all, seconds. */
+  range: number;
 }
 
 const HEIGHT = 170;
 
-function options(width: number, { lines, format }: Props): UPlot.Options {
+function options(width: number, { lines, format, range }: Props): UPlot.Options {
   const axis = { stroke: colour("faint"), grid: { stroke: colour("grid"), width: 1 }, ticks: { show: false } };
   return {
     width,
@@ -34,7 +36,7 @@ function options(width: number, { lines, format }: Props): UPlot.Options {
     cursor: { y: false, drag: { x: false, y: false } },
     scales: { x: { time: true }, y: { range: (_, __, max) => [0, max > 0 ? max * 1.1 : 1] } },
     axes: [
-      { ...axis, values: (_, splits) => splits.map((seconds) => clock(seconds * 1000).slice(0, 5)), space: 60, size: 28 },
+      { ...axis, ...timeAxis(range) },
       { ...axis, values: (_, splits) => splits.map((value) => format(value)), size: 62 },
     ],
     series: [
@@ -58,7 +60,7 @@ function isolated(values: ArrayLike<number | null | undefined> | undefined): boo
 
 export function Chart(props: Props): JSX.Element {
   const { theme } = useShared();
-  const { title, times, lines, format } = props;
+  const { title, times, lines, format, range } = props;
   const place = useRef<HTMLDivElement>(null);
   const plot = useRef<UPlot | null>(null);
   const latest = useRef(props);
@@ -78,7 +80,7 @@ export function Chart(props: Props): JSX.Element {
       takeAway();
       plot.current = null;
     };
-  }, [shape, theme]);
+  }, [shape, range, theme]);
   useEffect(() => {
     plot.current?.setData(data());
   }, [times, lines]);

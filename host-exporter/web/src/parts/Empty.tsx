@@ -3,12 +3,9 @@
 import type { JSX } from "preact";
 import { Refused } from "../api";
 import { useShared } from "../context";
+import { Loading, ServerFailed } from "./Past";
 import type { Key } from "../text";
-
-/** A text with commands between backquotes. */
-export function WithCommands({ of }: { of: string }): JSX.Element {
-  return <>{of.split("`").map((part, at) => (at % 2 === 1 ? <code key={at}>{part}</code> : part))}</>;
-}
+import { WithCommands } from "./WithCommands";
 
 export function Empty({ what, hint }: { what: Key; hint: Key }): JSX.Element {
   const { text } = useShared();
@@ -24,14 +21,8 @@ export function Empty({ what, hint }: { what: Key; hint: Key }): JSX.Element {
 
 /** While something loads, or why it cannot be. */
 export function Waiting({ error }: { error: Error | null }): JSX.Element {
-  const { text } = useShared();
-  if (error === null) {
-    return (
-      <p class="empty" role="status">
-        {text("loading")}
-      </p>
-    );
-  }
+  if (error === null) return <Loading />;
+  if (error instanceof Refused && [502, 504, 507].includes(error.status)) return <ServerFailed error={error} />;
   if (error instanceof Refused && error.status === 403) return <Empty what="forbidden" hint="forbiddenHint" />;
   return <Empty what="failedToLoad" hint="failedToLoadHint" />;
 }

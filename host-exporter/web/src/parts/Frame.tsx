@@ -6,8 +6,10 @@ import { signOut } from "../api";
 import { useShared } from "../context";
 import { THEMES, type Theme } from "../settings";
 import { LANGUAGES, type Key, type Language } from "../text";
-import { FILTER_MAX, RANGES, to, type View } from "../view";
+import { FILTER_MAX, to, type View } from "../view";
 import { Link } from "./Link";
+import { Stale } from "./Past";
+import { RangeChoice } from "./Range";
 
 export interface Settings {
   language: Language;
@@ -58,7 +60,7 @@ export function Frame({ signedIn, signedOut, settings, children }: Props): JSX.E
           <nav aria-label="Porthole">
             {TABS.map((page) => (
               <Link key={page} to={to(view, page)} current={page === tab}>
-                {text(page)}
+                {text(page === "operator" && !viewer.operator ? "sandboxes" : page)}
               </Link>
             ))}
           </nav>
@@ -116,13 +118,7 @@ export function Frame({ signedIn, signedOut, settings, children }: Props): JSX.E
               show({ ...view, filter: event.currentTarget.value.slice(0, FILTER_MAX) }, true);
             }}
           />
-          <div class="ranges" role="group" aria-label={text("last")}>
-            {RANGES.map((range) => (
-              <Link key={range} to={{ ...view, range }} current={range === view.range}>
-                {range === 3600 ? text("hour") : `${range / 60} ${text("minutes")}`}
-              </Link>
-            ))}
-          </div>
+          <RangeChoice />
           <button
             type="button"
             class="live"
@@ -137,6 +133,7 @@ export function Frame({ signedIn, signedOut, settings, children }: Props): JSX.E
         </div>
       )}
       <main id="content" tabIndex={-1}>
+        {signedIn && <Stale />}
         {children}
       </main>
       <footer>

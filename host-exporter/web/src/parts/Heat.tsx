@@ -11,7 +11,7 @@ import { again, callsOf, cells, first, hit, isMove, moved, strength, type Box, t
 import { ends } from "../rows";
 import { to, type View } from "../view";
 import { Link } from "./Link";
-import { colour, keepWide } from "./plot";
+import { colour, keepWide, timeAxis } from "./plot";
 
 const HEIGHT = 210;
 
@@ -73,7 +73,7 @@ export function Heat({ hour, line }: { hour: Hour; line: Line }): JSX.Element | 
           y: { distr: 3, log: 2, range: () => [low, high] },
         },
         axes: [
-          { ...axis, size: 28, space: 60, values: (_, splits) => splits.map((at) => clock(at * 1000).slice(0, 5)) },
+          { ...axis, ...timeAxis(hour.range_seconds) },
           { ...axis, size: 62, values: (_, splits) => splits.map((value: number | null) => (value === null ? "" : seconds(value))) },
         ],
         series: [{}, { show: true, stroke: "transparent", points: { show: false } }],

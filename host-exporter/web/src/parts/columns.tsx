@@ -1,6 +1,7 @@
 // Columns that several tables have.
 
 import type { JSX } from "preact";
+import { useShared } from "../context";
 import { count, ratio, seconds, share } from "../format";
 import type { Column } from "./Table";
 
@@ -26,7 +27,9 @@ export function Trouble({ of }: { of: number | null }): JSX.Element {
 
 /** How a call ended: its status, or without one the class of its error. */
 export function Outcome({ of }: { of: { status: string; error: string } }): JSX.Element {
-  return <span class={of.error === "none" ? "" : "bad"}>{of.status || of.error}</span>;
+  const { text } = useShared();
+  const failed = of.error !== "none";
+  return <span class={failed ? "bad" : ""}>{of.status || (failed ? of.error : text("ok"))}</span>;
 }
 
 function Share({ of, all }: { of: number; all: number }): JSX.Element {
