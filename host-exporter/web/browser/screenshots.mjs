@@ -13,8 +13,8 @@ const BYTES_MAX = 150_000;
 /** Pictures: name, view, theme, texts that have to be there first, and what is taken of the page. */
 const PICTURES = [
   ["applications", "#/applications?range=300", "light", ["orders", "shop", "blog"], { height: 620 }],
-  ["application", "#/application/initech/orders?range=300&part=called", "light", ["TCP connections", "refused", "SELECT"], { height: 1300 }],
-  ["topology", "#/map?range=300&filter=initech", "light", ["orders", "failed to connect"], { height: 760 }],
+  ["application", "#/application/initech/orders?range=300&part=called", "light", ["TCP connections", "refused", "SELECT"], { height: 1236 }],
+  ["topology", "#/map?range=1800&filter=initech", "light", ["orders", "failed to connect", "ledger"], { height: 900 }],
   ["application-dark", "#/application/acme/shop?range=300&part=resources", "dark", ["Containers", "Guests", "of"], { height: 1180 }],
 ];
 

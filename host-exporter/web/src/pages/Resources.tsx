@@ -114,7 +114,8 @@ function ContainerTable({ rows }: { rows: ContainerRow[] }): JSX.Element {
         const { disk_read_bytes_per_second: read, disk_write_bytes_per_second: written } = container;
         return read === null && written === null ? null : (read ?? 0) + (written ?? 0);
       },
-      cell: ({ container }) => `${perSecond(container.disk_read_bytes_per_second)} ${perSecond(container.disk_write_bytes_per_second)}`,
+      cell: ({ container: { disk_read_bytes_per_second: read, disk_write_bytes_per_second: written } }) =>
+        read === null && written === null ? ABSENT : `${perSecond(read)} ${perSecond(written)}`,
     },
     {
       id: "waiting",

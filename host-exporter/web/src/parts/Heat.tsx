@@ -64,6 +64,8 @@ export function Heat({ hour, line }: { hour: Hour; line: Line }): JSX.Element | 
       {
         width: element.clientWidth,
         height: HEIGHT,
+        // Room for half of the last time.
+        padding: [null, 30, null, null],
         legend: { show: false },
         cursor: { show: false },
         scales: {
