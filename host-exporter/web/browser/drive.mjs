@@ -130,6 +130,8 @@ async function withoutServer(context) {
   const { page, faults } = await watched(context, "502");
   await page.goto(`${address}/#/applications?range=86400`);
   await has(page, ["This is the last hour", "shop"]);
+  assert.equal(await page.locator(".ranges a[aria-current]").innerText(), "1 h");
+  assert.equal(await page.getByText("Objectives are of the last hour").count(), 0);
   await page.getByText("Longer", { exact: true }).click();
   await page.locator(".past .panel").getByText("prometheus_url").waitFor();
   await check(page, faults, "longer");
@@ -138,6 +140,7 @@ async function withoutServer(context) {
   await page.locator(".past .panel").waitFor({ state: "hidden" });
   await page.goto(`${past}/#/applications?range=86400`);
   await has(page, ["The Prometheus server does not answer as it should", "it cannot be reached"]);
+  assert.equal(await page.locator(".stale").count(), 0, "nothing is shown that could be old");
   await check(page, faults, "server-fails");
   await page.screenshot({ path: join(folder, "server-fails-phone.png") });
   await page.getByRole("link", { name: "Show the last hour of this exporter alone" }).click();
@@ -155,14 +158,15 @@ async function withServer() {
   for (const [size, colorScheme, locale] of [["desk", "light", "en-US"], ["phone", "dark", "zh-CN"]]) {
     const context = await browser.newContext({ viewport: SIZES[size], colorScheme, locale });
     const asked = [];
+    let slow = false;
     await context.route(
       (url) => url.pathname === "/api/v1/history",
       (route) => {
         asked.push(new URL(route.request().url()).searchParams);
-        return route.fulfill({ json: history(route.request().url()) });
+        return slow ? route.fulfill({ status: 504, body: "" }) : route.fulfill({ json: history(route.request().url()) });
       },
     );
-    const { page, faults } = await watched(context, "502");
+    const { page, faults } = await watched(context, "504");
     const words = locale === "zh-CN" ? ["7 天", "目标为最近一小时", "更早", "至今", "起止时间", "显示"] : ["7 d", "Objectives are of the last hour", "Earlier", "Until now", "From – to", "Show"];
     const [week, note, earlier, untilNow, fromTo, show] = words;
     await page.goto(`${past}/#/applications`);
@@ -197,6 +201,16 @@ async function withServer() {
     await page.getByRole("link", { name: untilNow }).click();
     await page.locator(".past summary", { hasText: fromTo }).waitFor();
     assert.doesNotMatch(page.url(), /until=/);
+    // A server that is too slow takes nothing away that is shown, and the page says that it is old. A page looks again when it is seen.
+    await page.getByRole("link", { name: locale === "zh-CN" ? "15 分钟" : "15 min", exact: true }).click();
+    await page.locator(".chart canvas").first().waitFor();
+    slow = true;
+    await page.evaluate(() => document.dispatchEvent(new Event("visibilitychange")));
+    await page.locator(".stale").waitFor();
+    await check(page, faults, `stale-${size}`);
+    assert.ok(await page.locator(".chart canvas").first().isVisible());
+    await page.getByRole("link", { name: week, exact: true }).click();
+    await page.getByText("prometheus_timeout_seconds").waitFor();
     assert.deepEqual(faults, []);
     opened += 3;
     await context.close();

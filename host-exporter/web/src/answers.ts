@@ -1,11 +1,11 @@
-// Whether the newest requests of a page were answered: what is shown while they are not is older than it seems.
+// Whether the newest requests of a page were answered: what is still shown while they are not is older than it seems.
 
 import { useEffect, useState } from "preact/hooks";
 
 const failing = new Map<string, number>();
 const listeners = new Set<() => void>();
 
-/** A path was answered, or not. */
+/** A path was answered, or nothing of it is shown; or it was not. */
 export function report(url: string, answered: boolean, now: number = Date.now()): void {
   const changed = answered ? failing.delete(url) : !failing.has(url);
   if (!answered && changed) failing.set(url, now);

@@ -1,6 +1,6 @@
 // Loads what a page shows, again with each tick; the last answer stays on the page until there is a newer one.
 
-import { useEffect, useState } from "preact/hooks";
+import { useEffect, useRef, useState } from "preact/hooks";
 import { get, Refused } from "./api";
 import { useShared } from "./context";
 import { report } from "./answers";
@@ -25,18 +25,22 @@ export function useData<T>(url: string, ticks = 1): Loaded<T> {
   const shared = useShared();
   const tick = Number.isFinite(ticks) ? Math.floor(shared.tick / ticks) : 0;
   const [kept, keep] = useState<Kept<T>>({ url, data: null, error: null });
+  // Of which path there is an answer on the page.
+  const shown = useRef<string | null>(null);
   useEffect(() => {
     const stop = new AbortController();
     get<T>(url, stop.signal).then(
       (data) => {
         keep({ url, data, error: null });
+        shown.current = url;
         report(url, true);
       },
       (error: unknown) => {
         if (stop.signal.aborted) return;
         const reason = error instanceof Error ? error : new Error(String(error));
         keep((last) => ({ url, data: last.url === url && !takesAway(reason) ? last.data : null, error: reason }));
-        report(url, takesAway(reason));
+        if (takesAway(reason)) shown.current = null;
+        report(url, shown.current !== url);
       },
     );
     return () => {

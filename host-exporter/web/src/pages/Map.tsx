@@ -11,7 +11,7 @@ import { chosen, curve, NODE, place, type Node } from "../layout";
 import { errorShare, quantiles, Trouble } from "../parts/columns";
 import { Empty, Waiting } from "../parts/Empty";
 import { Link } from "../parts/Link";
-import { OtherTime } from "../parts/Past";
+import { OtherTime, TimeNote } from "../parts/Past";
 import { Table, type Column } from "../parts/Table";
 import { isPast, OWN_RANGE } from "../past";
 import { matches } from "../rows";
@@ -95,6 +95,7 @@ export function MapPage(): JSX.Element {
   return (
     <>
       {title}
+      <TimeNote />
       <OtherTime what="mapNow" />
       <Picture parts={parts} />
       {parts.placed.left > 0 && (

@@ -39,8 +39,8 @@ export function TimeNote(): JSX.Element | null {
 
 /** On a page, or a part of one, whose numbers are of another time than the chosen one. */
 export function OtherTime({ what }: { what: Key }): JSX.Element | null {
-  const { view, text } = useShared();
-  return isPast(view) ? (
+  const { view, text, viewer } = useShared();
+  return isPast(view) && viewer.range_seconds_max > OWN_RANGE ? (
     <p class="note" role="status">
       {text(what)}
     </p>

@@ -11,6 +11,7 @@ import { WithCommands } from "./WithCommands";
 export function RangeChoice(): JSX.Element {
   const { view, text, viewer } = useShared();
   const hasServer = viewer.range_seconds_max > OWN_RANGE;
+  const shown = !hasServer ? Math.min(view.range, OWN_RANGE) : view.until === null ? view.range : null;
   const offered = hasServer ? [...RANGES, ...LONG_RANGES] : RANGES;
   return (
     <>
@@ -19,7 +20,7 @@ export function RangeChoice(): JSX.Element {
           const { number, unit } = span(range);
           const own = view.own && range <= OWN_RANGE;
           return (
-            <Link key={range} to={{ ...view, range, until: null, own }} current={range === view.range && view.until === null}>
+            <Link key={range} to={{ ...view, range, until: null, own }} current={range === shown}>
               {number} {text(unit)}
             </Link>
           );
