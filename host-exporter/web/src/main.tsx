@@ -5,7 +5,7 @@ import { useEffect, useMemo, useState } from "preact/hooks";
 import { get, Refused, type Viewer } from "./api";
 import { Context, NOBODY, type Shared } from "./context";
 import { Frame } from "./parts/Frame";
-import { Waiting } from "./parts/Empty";
+import { Waiting } from "./parts/Waiting";
 import { ApplicationPage } from "./pages/Application";
 import { Calls } from "./pages/Calls";
 import { MapPage } from "./pages/Map";

@@ -7,11 +7,12 @@ import { useData } from "../data";
 import { clock, seconds } from "../format";
 import { CallFilter } from "../parts/CallFilter";
 import { Outcome } from "../parts/columns";
-import { Empty, Waiting } from "../parts/Empty";
+import { Empty } from "../parts/Empty";
 import { Link } from "../parts/Link";
 import { ApplicationLink, OnlyOf } from "../parts/Of";
 import { OtherTime } from "../parts/Past";
 import { Table, type Column } from "../parts/Table";
+import { Waiting } from "../parts/Waiting";
 import { matches } from "../rows";
 
 const LIMIT = 500;

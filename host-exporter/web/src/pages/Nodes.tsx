@@ -6,7 +6,7 @@ import { useShared } from "../context";
 import { useData } from "../data";
 import { bytes, cores, seconds } from "../format";
 import { rankOf, StateChip } from "../parts/Chip";
-import { Waiting } from "../parts/Empty";
+import { Waiting } from "../parts/Waiting";
 import { Completeness, States } from "../parts/States";
 import { Table, type Column } from "../parts/Table";
 import { matches } from "../rows";

@@ -8,10 +8,11 @@ import { useData } from "../data";
 import { placed } from "../fall";
 import { clock, count, seconds } from "../format";
 import { Outcome } from "../parts/columns";
-import { Empty, Waiting } from "../parts/Empty";
+import { Empty } from "../parts/Empty";
 import { Figure } from "../parts/Figure";
 import { Link } from "../parts/Link";
 import { Table, type Column } from "../parts/Table";
+import { Waiting } from "../parts/Waiting";
 import type { Key } from "../text";
 import { to } from "../view";
 

@@ -7,12 +7,13 @@ import { useData } from "../data";
 import { clock, count, seconds } from "../format";
 import { CallFilter } from "../parts/CallFilter";
 import { Outcome, Trouble } from "../parts/columns";
-import { Empty, Waiting } from "../parts/Empty";
+import { Empty } from "../parts/Empty";
 import { Field } from "../parts/Field";
 import { Link } from "../parts/Link";
 import { ApplicationLink, OnlyOf } from "../parts/Of";
 import { OtherTime } from "../parts/Past";
 import { Table, type Column } from "../parts/Table";
+import { Waiting } from "../parts/Waiting";
 import { matches } from "../rows";
 import { to, type CellOfCalls } from "../view";
 

@@ -10,6 +10,7 @@ import { isPast, OWN_RANGE } from "../past";
 import type { Key } from "../text";
 import type { View } from "../view";
 import { Link } from "./Link";
+import { Empty } from "./Empty";
 import { WithCommands } from "./WithCommands";
 
 /** The same of this exporter alone, which needs no server. */
@@ -60,21 +61,17 @@ export function ServerFailed({ error }: { error: Error }): JSX.Element | null {
   if (reason === undefined) return null;
   const [what, hint] = reason;
   return (
-    <div class="empty" role="status">
-      <h2>{text(what)}</h2>
-      <p>
-        <WithCommands of={text(hint)} />
-      </p>
+    <Empty what={what} hint={hint}>
       {error.message.trim() !== "" && <p class="reason">{error.message.trim()}</p>}
       <p>
         <Link to={ownHour(view)}>{text("showOwnHour")}</Link>
       </p>
-    </div>
+    </Empty>
   );
 }
 
-/** How long something may load before the page says what it waits for, milliseconds. */
-const PATIENCE_MS = 3000;
+/** What loads for longer than this waits for the server, milliseconds. */
+const SOON_MS = 3000;
 
 /** While something loads. */
 export function Loading(): JSX.Element {
@@ -83,7 +80,7 @@ export function Loading(): JSX.Element {
   useEffect(() => {
     const timer = setTimeout(() => {
       setLate(true);
-    }, PATIENCE_MS);
+    }, SOON_MS);
     return () => {
       clearTimeout(timer);
     };
