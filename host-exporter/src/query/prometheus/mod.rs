@@ -255,6 +255,14 @@ mod tests {
     }
 
     #[test]
+    fn the_answers_to_a_question_have_a_part_of_the_memory_together() {
+        let settings = config::Exporter { memory_mib: 64, ..config::Exporter::default() };
+        assert_eq!(settings.prometheus_answer_bytes(), 1 << 20);
+        let answers = Allowance::of(10);
+        assert!(answers.take(6) && !answers.take(5) && answers.take(4) && !answers.take(1));
+    }
+
+    #[test]
     fn vectors_and_matrices_are_read_with_the_labels_that_are_wanted() {
         let decoded = |result: &str| {
             let text =
