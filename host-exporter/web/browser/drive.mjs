@@ -202,8 +202,10 @@ async function withServer() {
     await page.locator(".past summary", { hasText: fromTo }).waitFor();
     assert.doesNotMatch(page.url(), /until=/);
     // A server that is too slow takes nothing away that is shown, and the page says that it is old. A page looks again when it is seen.
+    const rate = page.locator(".figure b").first();
+    const before = await rate.innerText();
     await page.getByRole("link", { name: locale === "zh-CN" ? "15 分钟" : "15 min", exact: true }).click();
-    await page.locator(".chart canvas").first().waitFor();
+    await until(async () => (await rate.count()) > 0 && (await rate.innerText()) !== before, "the numbers of 15 minutes are shown");
     slow = true;
     await page.evaluate(() => document.dispatchEvent(new Event("visibilitychange")));
     await page.locator(".stale").waitFor();

@@ -207,8 +207,15 @@ impl Prometheus {
 
 /// Bytes that an answer is decoded to at most: an element has two braces, a sample a bracket, and no text is longer than before.
 fn decoded_bytes<L>(body: &[u8]) -> usize {
-    let count = |wanted: u8| body.iter().filter(|byte| **byte == wanted).count();
-    count(b'{').div_ceil(2) * size_of::<Element<L>>() + count(b'[') * size_of::<Sample>() + body.len()
+    let (mut braces, mut brackets) = (0_usize, 0_usize);
+    for byte in body {
+        match byte {
+            b'{' => braces += 1,
+            b'[' => brackets += 1,
+            _ => {}
+        }
+    }
+    braces.div_ceil(2) * size_of::<Element<L>>() + brackets * size_of::<Sample>() + body.len()
 }
 
 /// The body of a request.
