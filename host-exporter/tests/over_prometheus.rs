@@ -188,7 +188,13 @@ impl Hour {
                 let memory = from_memory(&self.history, &selection, range);
                 let over_http = ask(&selection, range).await.expect("an answer");
                 assert_eq!((over_http.end, over_http.recorded), (memory.end, memory.recorded));
-                let (memory, over_http) = (comparable(&memory), comparable(&over_http));
+                let (mut memory, mut over_http) = (comparable(&memory), comparable(&over_http));
+                if range.each > 2 {
+                    // A server has only the counter's value after it began anew within a point.
+                    for lines in [&mut memory, &mut over_http] {
+                        lines.retain(|line| !line.contains("again"));
+                    }
+                }
                 assert_eq!(memory.is_empty(), selection.service_name.is_some());
                 assert_eq!(over_http, memory, "{selection:?} {range:?}");
             }
