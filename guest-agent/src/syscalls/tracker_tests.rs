@@ -276,3 +276,20 @@ fn a_call_is_below_its_request_however_many_times_its_thread_sent() {
         .extend((0..64).map(|index| (&[b'x'; 100][..], if index < 62 { REPORTED } else { serving::ALONE })));
     assert_eq!(spans_of_call(&pieces), [(8, 1, 2), (8, 2, 0)]);
 }
+
+#[test]
+fn the_exit_of_a_containers_process_has_when_that_was_made() {
+    let mut tracker = tracker();
+    let mut recorder = Recorder::default();
+    let mut names = [[0; record::CGROUP_NAME_MAX]; record::CGROUP_DEPTH_MAX];
+    names[0][..6].copy_from_slice(b"shop-1");
+    let cgroup = record::Cgroup { kind: kind::CGROUP, reserved: 0, cgroup: 7, names };
+    assert_eq!(tracker.record(&bytes_of(&cgroup), &mut recorder), Event::None);
+    let exit =
+        |init, cgroup| record::Exit { kind: kind::EXIT, cgroup, init, made: 5_000, ..Default::default() };
+    let made = Duration::from_nanos(5_000);
+    let exited = tracker.record(&bytes_of(&exit(1, 7)), &mut recorder);
+    assert_eq!(exited, Event::ContainerExit("shop-1".to_owned(), made));
+    assert_eq!(tracker.record(&bytes_of(&exit(0, 7)), &mut recorder), Event::None, "others of it run");
+    assert_eq!(tracker.record(&bytes_of(&exit(1, 8)), &mut recorder), Event::None, "not a container's");
+}
