@@ -2,9 +2,9 @@
 //!
 //! Both ends send arrays of bulk strings, and the first string of a reply may be a command's name. So an array alone is no
 //! proof of a client: the other end decides, by something that only its role sends, or by an array that cannot answer this
-//! one (`GET` is answered by no array). Where neither decides, a later message does. Only when the other end stays
-//! silent (the connection ends, or much was sent) an array in capitals with as many arguments as its command takes is a
-//! client's.
+//! one (`GET` is answered by no array). What is published to subscribers is a server's, whatever the other end sends. Where
+//! nothing decides, a later message does. Only when the other end stays silent (the connection ends, or much was sent) an
+//! array in capitals with as many arguments as its command takes is a client's.
 
 use crate::{
     parser::{Detection, PREFIX_BYTES_MAX, Prefix, Sender},
@@ -18,6 +18,15 @@ use crate::{
 const ARGUMENTS_MAX: u64 = 1 << 20;
 
 pub(super) fn detect(prefix: &Prefix<'_>) -> Detection {
+    match publication(prefix.bytes) {
+        Line::Whole => return Detection::Yes(Sender::Server),
+        Line::Begun if prefix.may_grow() => return Detection::More,
+        Line::Begun | Line::None => {}
+    }
+    if publication(prefix.peer) == Line::Whole && (request(prefix.bytes).is_ok() || is_unlisted(prefix.bytes))
+    {
+        return Detection::Yes(Sender::Client);
+    }
     let detection = match request(prefix.bytes) {
         Ok(command) => array_by_both_ends(prefix, &command),
         Err(Detection::More) => Detection::More,
@@ -151,6 +160,60 @@ fn array(bytes: &[u8]) -> Result<(u64, &[u8]), Detection> {
         },
         None if command::begins(rest) => Err(Detection::More),
         _ => Err(Detection::No),
+    }
+}
+
+/// What a server sends to subscribers in RESP2, and its answer to their `PING` (redis.io, "Pub/Sub"): its first string, and
+/// the number of its elements.
+const PUBLICATIONS: [(&[u8], u64); 4] = [(b"message", 3), (b"smessage", 3), (b"pmessage", 4), (b"pong", 2)];
+
+/// Whether this array is what a server sends to subscribers. A confirmation begins as a client's command may, but ends with
+/// the number of subscriptions.
+fn publication(bytes: &[u8]) -> Line {
+    let (count, length, rest) = match array_head(bytes) {
+        Ok(head) => head,
+        Err(Detection::More) if !bytes.is_empty() => return Line::Begun,
+        Err(_) => return Line::None,
+    };
+    let name = rest.get(..length).unwrap_or(rest);
+    let is = |known: &[u8]| known.len() == length && known.starts_with(name);
+    let published = PUBLICATIONS.iter().any(|(known, elements)| is(known) && *elements == count);
+    let confirmed = count == 3 && super::CONFIRMATIONS.iter().any(|known| is(known.as_bytes()));
+    match rest.get(length..).and_then(|rest| rest.strip_prefix(b"\r\n")) {
+        _ if !published && !confirmed => Line::None,
+        None => Line::Begun,
+        Some(_) if published => Line::Whole,
+        // The channel, or none, then the number.
+        Some(rest) => match strip(rest, b'$').and_then(|rest| number(rest, u64::from(u32::MAX))) {
+            Ok((length, rest)) => {
+                let behind = rest.get(usize::try_from(length).unwrap_or(usize::MAX)..);
+                match behind.map_or(&b""[..], |behind| behind.get(2..).unwrap_or_default()) {
+                    [] => Line::Begun,
+                    [b':', ..] => Line::Whole,
+                    _ => Line::None,
+                }
+            }
+            Err(Detection::More) => Line::Begun,
+            Err(_) if rest.starts_with(b"$-1\r\n:") => Line::Whole,
+            Err(_) if b"$-1\r\n:".starts_with(rest) => Line::Begun,
+            Err(_) => Line::None,
+        },
+    }
+}
+
+/// The number of an array's elements, the length of its first string, and what follows.
+fn array_head(bytes: &[u8]) -> Result<(u64, usize, &[u8]), Detection> {
+    let (count, rest) = number(strip(bytes, b'*')?, ARGUMENTS_MAX)?;
+    let (length, rest) = number(strip(rest, b'$')?, reader::WORD_MAX as u64)?;
+    Ok((count, usize::try_from(length).unwrap_or(usize::MAX), rest))
+}
+
+/// What follows this byte.
+fn strip(bytes: &[u8], first: u8) -> Result<&[u8], Detection> {
+    match bytes.split_first() {
+        Some((byte, rest)) if *byte == first => Ok(rest),
+        Some(_) => Err(Detection::No),
+        None => Err(Detection::More),
     }
 }
 

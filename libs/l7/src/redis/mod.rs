@@ -67,6 +67,8 @@ struct Waiting {
     kind: Kind,
     /// The name of a command that is not well known: the reply shows whether there is such a command.
     unconfirmed: Word,
+    /// An array may answer it.
+    by_array: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -244,11 +246,12 @@ impl Redis {
         };
         for request in resumed.pending {
             cx.message();
+            let by_array = command::may_answer_array(request.request);
             let operation =
                 command::known(request.request).map_or(Symbol::OTHER, |known| cx.word(called(known, false)));
             let resource = Resource::Name(Symbol::NONE);
             let request = Request { operation, resource, start: request.start, bytes: request.bytes };
-            let waiting = Waiting { request, kind: Kind::Plain, unconfirmed: Word::default() };
+            let waiting = Waiting { request, kind: Kind::Plain, unconfirmed: Word::default(), by_array };
             redis.resync.request();
             if redis.waiting.push(waiting, cx.limits().pending_per_connection).is_some() {
                 cx.unparsed();
@@ -342,7 +345,8 @@ impl Redis {
                 Outcome { status: Status::None, error: ErrorClass::None, end: message.end, bytes: 0 };
             return cx.emit(Protocol::Redis, &request, &outcome);
         }
-        let waiting = Waiting { request, kind: kind(message), unconfirmed };
+        let by_array = command::may_answer_array(name.as_bytes());
+        let waiting = Waiting { request, kind: kind(message), unconfirmed, by_array };
         self.subscriber |= matches!(waiting.kind, Kind::Subscription(_));
         self.begun = true;
         self.resync.request();
@@ -364,9 +368,13 @@ impl Redis {
 
     fn reply(&mut self, message: &Message, cx: &mut ConnectionContext<'_>) {
         if !self.begun && !self.requests.in_message() {
-            // Joined in the middle: the answer to a command that was never seen.
+            // Joined in the middle: the answer to a command that was never seen, or what was published.
+            self.subscriber |= is_published(message);
             return;
         }
+        // Joined in the middle of a subscription: otherwise no array answers this command.
+        let is_subscribers = is_published(message) || is_pong(message);
+        self.subscriber |= is_subscribers && self.waiting.front().is_some_and(|front| !front.by_array);
         // In RESP2 a confirmation is an array like any reply: a subscriber gets one, and nothing else of three elements
         // that begins so.
         let confirmed = confirmation(&message.words[0])
@@ -385,6 +393,10 @@ impl Redis {
         }
         if self.is_push(message) {
             return;
+        }
+        if self.mode == Replies::Off && self.waiting.is_empty() && !self.requests.in_message() {
+            // `CLIENT REPLY ON` was lost, or is captured after its reply.
+            self.mode = Replies::On;
         }
         match self.waiting.front() {
             Some(Waiting { kind: Kind::Subscription(left), .. }) if confirmed && *left > 1 => {
@@ -427,10 +439,7 @@ impl Redis {
         let [word, ..] = &message.words;
         match message.kind {
             b'>' => !confirmation(word),
-            b'*' if self.subscriber => {
-                ((word.is("message") || word.is("smessage")) && message.elements == 3)
-                    || (word.is("pmessage") && message.elements == 4)
-            }
+            b'*' => self.subscriber && is_published(message),
             _ => false,
         }
     }
@@ -533,10 +542,28 @@ fn kind(message: &Message) -> Kind {
     }
 }
 
+/// How a server begins the confirmations of subscriptions.
+const CONFIRMATIONS: [&str; 6] =
+    ["subscribe", "psubscribe", "ssubscribe", "unsubscribe", "punsubscribe", "sunsubscribe"];
+
 fn confirmation(word: &Word) -> bool {
-    ["subscribe", "psubscribe", "ssubscribe", "unsubscribe", "punsubscribe", "sunsubscribe"]
-        .into_iter()
-        .any(|confirmation| word.as_bytes() == confirmation.as_bytes())
+    CONFIRMATIONS.into_iter().any(|confirmation| word.as_bytes() == confirmation.as_bytes())
+}
+
+/// Whether it answers a subscriber's `PING` in RESP2.
+fn is_pong(message: &Message) -> bool {
+    message.kind == b'*' && message.elements == 2 && message.words[0].is("pong")
+}
+
+/// Whether an array is written as what is published to subscribers in RESP2.
+fn is_published(message: &Message) -> bool {
+    let [word, ..] = &message.words;
+    let elements = match () {
+        () if word.is("message") || word.is("smessage") => 3,
+        () if word.is("pmessage") => 4,
+        () => return false,
+    };
+    message.kind == b'*' && message.elements == elements
 }
 
 impl Waiting {

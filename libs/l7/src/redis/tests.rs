@@ -398,6 +398,77 @@ fn array(words: &str) -> Vec<u8> {
 }
 
 #[test]
+fn replies_show_that_they_are_on_again() {
+    let mut replay = Replay::new(Connection::new(ScopeId(1)));
+    replay.ingress(b"*1\r\n$4\r\nPING\r\n");
+    replay.egress(b"+PONG\r\n");
+    replay.ingress(&array("CLIENT REPLY OFF"));
+    replay.ingress(&array("SET a b"));
+    let on = array("CLIENT REPLY ON");
+    replay.lose(Direction::Ingress, on.len() as u64);
+    replay.egress(b"+OK\r\n");
+    for (request, reply) in
+        [("GET a", &b"$1\r\nb\r\n"[..]), ("INCR a", b"-ERR no\r\n"), ("INCR a", b"-ERR no\r\n")]
+    {
+        replay.wait(1_000_000_000);
+        replay.ingress(&array(request));
+        replay.egress(reply);
+    }
+    replay.close();
+    let lines = replay.lines();
+    assert!(lines.last().is_some_and(|line| line.contains("INCR ") && line.contains(" ERR ")), "{lines:?}");
+    let wrong = lines.iter().filter(|line| line.contains("INCR ") && !line.contains(" ERR ")).count();
+    assert_eq!(wrong, 0, "{lines:?}");
+}
+
+#[test]
+fn roles_are_right_wherever_a_subscription_is_joined() {
+    const SUBSCRIBED: &[u8] = b"*3\r\n$9\r\nsubscribe\r\n$1\r\na\r\n:1\r\n";
+    const PUBLISHED: &[u8] = b"*3\r\n$7\r\nmessage\r\n$1\r\na\r\n$3\r\nGET\r\n";
+    let conversation: &[(Direction, &[u8])] = &[
+        (Direction::Ingress, b"*2\r\n$9\r\nsubscribe\r\n$1\r\na\r\n"),
+        (Direction::Egress, SUBSCRIBED),
+        (Direction::Egress, PUBLISHED),
+        (Direction::Ingress, b"*1\r\n$4\r\nPING\r\n"),
+        (Direction::Egress, PUBLISHED),
+        (Direction::Egress, b"*2\r\n$4\r\npong\r\n$0\r\n\r\n"),
+        (Direction::Egress, b"*4\r\n$8\r\npmessage\r\n$1\r\n*\r\n$1\r\na\r\n$1\r\nx\r\n"),
+        (Direction::Ingress, b"*2\r\n$11\r\nunsubscribe\r\n$1\r\na\r\n"),
+        (Direction::Egress, PUBLISHED),
+        (Direction::Egress, b"*3\r\n$11\r\nunsubscribe\r\n$1\r\na\r\n:0\r\n"),
+        (Direction::Ingress, b"*2\r\n$3\r\nGET\r\n$1\r\nx\r\n"),
+        (Direction::Egress, b"-WRONGTYPE no\r\n"),
+    ];
+    let steps: Vec<testing::Step> = conversation.iter().map(|(way, bytes)| (*way, bytes.to_vec())).collect();
+    let whole = testing::play(Connection::new(ScopeId(1)), &steps);
+    let operations: Vec<&str> = whole.iter().filter_map(|line| line.split(' ').nth(1)).collect();
+    assert_eq!(operations, ["SUBSCRIBE", "PING", "UNSUBSCRIBE", "GET"]);
+    for joined in 0..steps.len() {
+        let requests = steps[joined..].iter().filter(|(way, _)| *way == Direction::Ingress).count();
+        let expected = whole.get(whole.len() - requests..).unwrap_or_default();
+        let lines = testing::play(Connection::new(ScopeId(1)), &steps[joined..]);
+        assert_eq!(lines, expected, "joined at {joined}");
+        // The end that is cut may be either one's.
+        testing::assert_same_at_every_cut(|| Connection::new(ScopeId(1)), &steps[joined..], expected);
+    }
+    // A subscriber that stays silent is known by what is published alone.
+    let mut replay = Replay::new(Connection::new(ScopeId(1)));
+    replay.egress(PUBLISHED);
+    assert_eq!(replay.connection.verdict(), Verdict::Known(Protocol::Redis));
+    // A client may write its command in small letters, of the same number of elements.
+    for cut in [3, 15, 26, 32] {
+        let subscribe = b"*3\r\n$9\r\nsubscribe\r\n$1\r\na\r\n$1\r\nb\r\n";
+        let mut replay = Replay::new(Connection::new(ScopeId(1)));
+        replay.ingress(&subscribe[..cut]);
+        replay.ingress(&subscribe[cut..]);
+        replay.egress(SUBSCRIBED);
+        replay.egress(b"*3\r\n$9\r\nsubscribe\r\n$1\r\nb\r\n:2\r\n");
+        let lines = replay.lines();
+        assert!(matches!(&lines[..], [line] if line.starts_with("Server SUBSCRIBE ")), "{cut}: {lines:?}");
+    }
+}
+
+#[test]
 fn roles_are_right_wherever_a_connection_is_joined() {
     for (request, reply) in [
         ("LRANGE l 0 -1", "GET x"),
