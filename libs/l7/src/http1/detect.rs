@@ -121,9 +121,8 @@ pub(super) fn response(bytes: &[u8]) -> Detection {
     for (at, shape) in SHAPE.iter().enumerate() {
         let Some(&byte) = bytes.get(at) else { return Detection::More };
         let fits = match shape {
-            b'v' => matches!(byte, b'0' | b'1'),
             b'd' if at == 9 => matches!(byte, b'1'..=b'9'),
-            b'd' => byte.is_ascii_digit(),
+            b'v' | b'd' => byte.is_ascii_digit(),
             // The reason phrase may be missing with its space.
             b' ' if at == 12 => matches!(byte, b' ' | b'\r' | b'\n'),
             literal => byte == *literal,
@@ -135,10 +134,11 @@ pub(super) fn response(bytes: &[u8]) -> Detection {
     Detection::Yes(Sender::Server)
 }
 
-/// Whether a request line (without its line feed) ends in a version of HTTP/1.
+/// Whether a request line (without its line feed) ends in a version of HTTP/1: a minor one that is not known is taken for the
+/// highest that is (RFC 9110 section 2.5).
 pub(super) fn version_at_end(line: &[u8]) -> bool {
     let line = line.strip_suffix(b"\r").unwrap_or(line).trim_ascii_end();
-    line.ends_with(b" HTTP/1.1") || line.ends_with(b" HTTP/1.0")
+    matches!(line, [.., b' ', b'H', b'T', b'T', b'P', b'/', b'1', b'.', minor] if minor.is_ascii_digit())
 }
 
 /// The method's name, if it is a well-known one.

@@ -22,6 +22,21 @@ pub(super) struct Fields {
     pub(super) is_event_stream: bool,
     /// What names a trace; most heads have nothing of it.
     trace: Option<Box<TraceFields>>,
+    /// The field of the line before.
+    before: FieldBefore,
+}
+
+/// A field about the framing, which a folded line continues (RFC 9112 section 5.2).
+#[derive(Clone, Copy, Debug, Default)]
+enum FieldBefore {
+    #[default]
+    Other,
+    /// `Content-Length` without a value so far; what was known before it.
+    EmptyLength { length: Option<u64>, contradictory: bool },
+    /// `Content-Length`.
+    Length,
+    /// `Transfer-Encoding`.
+    Encoding,
 }
 
 impl Fields {
@@ -32,15 +47,23 @@ impl Fields {
 
     /// Takes a header line, if it concerns framing or traces.
     pub(super) fn take(&mut self, line: &[u8]) {
+        if matches!(line.first(), Some(b' ' | b'\t')) {
+            self.continues(line.trim_ascii());
+            return;
+        }
+        self.before = FieldBefore::Other;
         let Some((name, value)) = header(line) else { return };
         if name.eq_ignore_ascii_case(b"content-length") {
-            let length = decimal(value);
-            self.contradictory |= length.is_none() || self.length.is_some_and(|known| Some(known) != length);
-            self.length = length;
+            self.before = if value.is_empty() {
+                FieldBefore::EmptyLength { length: self.length, contradictory: self.contradictory }
+            } else {
+                FieldBefore::Length
+            };
+            self.take_length(value);
         } else if name.eq_ignore_ascii_case(b"transfer-encoding") {
+            self.before = FieldBefore::Encoding;
             self.coded = true;
-            let last = value.rsplit(|b| *b == b',').next().unwrap_or_default().trim_ascii();
-            self.chunked = last.eq_ignore_ascii_case(b"chunked");
+            self.take_encoding(value);
         } else if name.eq_ignore_ascii_case(b"content-type") {
             self.is_event_stream = is_event_stream(value);
         } else if name.eq_ignore_ascii_case(b"expect") {
@@ -52,6 +75,41 @@ impl Fields {
             self.trace.get_or_insert_default().take(of, value);
         }
     }
+
+    /// Takes a folded line.
+    fn continues(&mut self, value: &[u8]) {
+        if value.is_empty() {
+            return;
+        }
+        match self.before {
+            FieldBefore::Other => {}
+            FieldBefore::EmptyLength { length, contradictory } => {
+                (self.length, self.contradictory) = (length, contradictory);
+                self.before = FieldBefore::Length;
+                self.take_length(value);
+            }
+            FieldBefore::Length => self.contradictory = true,
+            FieldBefore::Encoding => self.take_encoding(value),
+        }
+    }
+
+    fn take_length(&mut self, value: &[u8]) {
+        let length = content_length(value);
+        self.contradictory |= length.is_none() || self.length.is_some_and(|known| Some(known) != length);
+        self.length = length;
+    }
+
+    fn take_encoding(&mut self, value: &[u8]) {
+        let last = value.rsplit(|b| *b == b',').next().unwrap_or_default().trim_ascii();
+        self.chunked = last.eq_ignore_ascii_case(b"chunked");
+    }
+}
+
+/// The length that a `Content-Length` gives, also as a list of equal ones (RFC 9110 section 8.6).
+fn content_length(value: &[u8]) -> Option<u64> {
+    let mut lengths = value.split(|byte| *byte == b',').map(|one| decimal(one.trim_ascii()));
+    let first = lengths.next()??;
+    lengths.all(|other| other == Some(first)).then_some(first)
 }
 
 /// Whether a content type is that of server-sent events (WHATWG HTML, section 9.2).

@@ -38,7 +38,8 @@ pub(super) fn request_line(line: &[u8], whole: bool) -> Option<RequestLine<'_>> 
 
 /// Status code of a status line (RFC 9112 section 4).
 pub(super) fn status_line(line: &[u8]) -> Option<u16> {
-    let rest = line.strip_prefix(b"HTTP/1.1 ").or_else(|| line.strip_prefix(b"HTTP/1.0 "))?;
+    let (minor, rest) = line.strip_prefix(b"HTTP/1.")?.split_first()?;
+    let rest = rest.strip_prefix(b" ").filter(|_| minor.is_ascii_digit())?;
     let (digits, rest) = rest.split_at_checked(3)?;
     if !digits.iter().all(u8::is_ascii_digit) || !matches!(rest.first(), None | Some(b' ')) {
         return None;

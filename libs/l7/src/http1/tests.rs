@@ -241,6 +241,40 @@ fn unknown_methods_and_sloppy_lines_are_taken_as_servers_take_them() {
 }
 
 #[test]
+fn lengths_that_are_folded_or_repeated_frame_the_body() {
+    for (request, response) in [
+        ("Content-Length:\r\n 1\r\n\r\nb", "Content-Length: \r\n \r\n\t2\r\n\r\nok"),
+        ("Content-Length: 1, 1\r\n\r\nb", "Content-Length: 2,2\r\nContent-Length: 2\r\n\r\nok"),
+        (
+            "Transfer-Encoding:\r\n chunked\r\n\r\n1\r\nb\r\n0\r\n\r\n",
+            "Transfer-Encoding: gzip,\r\n  chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n",
+        ),
+        ("Content-Length: 1\r\n \r\n\r\nb", "X: y\r\n Content-Length: 9\r\nContent-Length: 2\r\n\r\nok"),
+    ] {
+        let request = format!("POST /a HTTP/1.1\r\n{request}");
+        let response = format!("HTTP/1.1 200 OK\r\n{response}");
+        let first = format!("POST /a 200 None {}/{}", request.len(), response.len());
+        assert_served(
+            &[&request, &response, "GET /b HTTP/1.1\r\n\r\n", OK],
+            &[&first, "GET /b 200 None 19/40"],
+        );
+    }
+}
+
+#[test]
+fn a_later_minor_version_is_taken_for_the_latest_known() {
+    assert_served(
+        &[
+            "GET /a HTTP/1.2\r\n\r\n",
+            "HTTP/1.9 200 OK\r\nContent-Length: 2\r\n\r\nok",
+            "GET /b HTTP/1.1\r\n\r\n",
+            OK,
+        ],
+        &["GET /a 200 None 19/40", "GET /b 200 None 19/40"],
+    );
+}
+
+#[test]
 fn after_an_upgrade_the_connection_is_left_alone() {
     let steps = served(&[
         "GET /chat HTTP/1.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n",
