@@ -8,6 +8,10 @@ pub(super) const HEADER: usize = 12;
 /// Longest name on the wire, bytes (RFC 1035 section 2.3.4).
 pub(super) const NAME_MAX: usize = 255;
 
+/// Most questions of one message that are read. Servers refuse more than one (RFC 9619), but some clients send them; the
+/// first one stands for all.
+const QUESTIONS_MAX: u16 = 4;
+
 /// What was read of a message's head.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Message<'a> {
@@ -86,10 +90,15 @@ pub(super) fn read(bytes: &[u8]) -> Result<Message<'_>, Fault> {
     let counts = [word(4)?, word(6)?, word(8)?, word(10)?];
     let (question, records) = match counts[0] {
         0 => (None, HEADER),
-        1 => {
+        questions @ 1..=QUESTIONS_MAX => {
             let end = question_name(bytes)?;
             let labels = bytes.get(HEADER..end - 1).ok_or(Fault::Cut)?;
-            (Some(Question { labels, kind: word(end)?, class: word(end + 2)? }), end + 4)
+            let question = Question { labels, kind: word(end)?, class: word(end + 2)? };
+            let mut records = end + 4;
+            for _ in 1..questions {
+                records = name_end(bytes, records)? + 4;
+            }
+            (Some(question), records)
         }
         _ => return Err(Fault::Bad),
     };
@@ -181,15 +190,12 @@ pub(super) fn walk(bytes: &[u8], message: &Message<'_>, length: usize) -> Walk {
     walk
 }
 
-fn record(bytes: &[u8], length: usize, walk: &mut Walk) -> Result<Record, Fault> {
-    let start = walk.end;
+/// Where a name ends that may be compressed.
+fn name_end(bytes: &[u8], start: usize) -> Result<usize, Fault> {
     let mut at = start;
     loop {
         match *bytes.get(at).ok_or(Fault::Cut)? {
-            0 => {
-                at += 1;
-                break;
-            }
+            0 => return Ok(at + 1),
             label @ 1..=63 => at += 1 + usize::from(label),
             // A pointer, to before this name.
             high @ 0xc0.. => {
@@ -198,8 +204,7 @@ fn record(bytes: &[u8], length: usize, walk: &mut Walk) -> Result<Record, Fault>
                 if to < HEADER || to >= start {
                     return Err(Fault::Bad);
                 }
-                at += 2;
-                break;
+                return Ok(at + 2);
             }
             _ => return Err(Fault::Bad),
         }
@@ -207,6 +212,10 @@ fn record(bytes: &[u8], length: usize, walk: &mut Walk) -> Result<Record, Fault>
             return Err(Fault::Bad);
         }
     }
+}
+
+fn record(bytes: &[u8], length: usize, walk: &mut Walk) -> Result<Record, Fault> {
+    let at = name_end(bytes, walk.end)?;
     let kind = be16(bytes, at)?;
     let rcode_high = *bytes.get(at + 4).ok_or(Fault::Cut)?;
     let data = usize::from(be16(bytes, at + 8)?);
@@ -237,7 +246,7 @@ pub(super) enum MessageMatch {
 /// and every record must fit, and a message without records ends where its question ends.
 pub(super) fn match_message(bytes: &[u8], length: usize) -> MessageMatch {
     // The header's first bytes exclude most others early.
-    for (at, most) in [(4, 0), (5, 1), (6, 1), (8, 1), (10, 1)] {
+    for (at, most) in [(4, 0), (5, QUESTIONS_MAX.to_be_bytes()[1]), (6, 1), (8, 1), (10, 1)] {
         if bytes.get(at).is_some_and(|byte| *byte > most) {
             return MessageMatch::No;
         }
@@ -308,7 +317,13 @@ fn question_fits(question: &Question<'_>, message: &Message<'_>) -> bool {
         && question.labels().count() > 1;
     let kind = (type_name(question.kind).is_some() || ordinary)
         && (message.flags.opcode() == QUERY || question.kind == SOA);
-    class && kind && question.labels().all(|label| label.iter().all(u8::is_ascii_graphic))
+    class && kind && question.labels().all(is_text)
+}
+
+/// Whether a label is text: names of services have blanks and letters of all languages (RFC 6763 section 4.1.1).
+fn is_text(label: &[u8]) -> bool {
+    let text = std::str::from_utf8(label);
+    text.is_ok_and(|text| !text.chars().any(char::is_control))
 }
 
 /// Messages of DNS's format that are not DNS: multicast DNS, LLMNR, and the name service of `NetBIOS`.

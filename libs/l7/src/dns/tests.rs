@@ -280,6 +280,45 @@ fn multicast_dns_and_netbios_names_are_set_aside() {
     assert_eq!(play(socket(), &steps), ["Client A a.example NOERROR None 27/43"]);
 }
 
+#[test]
+fn several_questions_are_one_exchange_by_the_first() {
+    type Transported = (fn() -> Connection, fn(Vec<u8>) -> Vec<u8>);
+    // The second name refers to the first one.
+    let ask = |flags: u16, id: u16| {
+        let mut bytes = message(id, flags, "a.example", 1, [0; 3], &[1, b'b', 0xc0, 14, 0, 28, 0, 1]);
+        bytes[5] = 2;
+        bytes
+    };
+    let alone = |message| message;
+    let behind_its_length = |message| framed(&[message]);
+    let transports: [Transported; 2] = [(socket, alone), (stream, behind_its_length)];
+    for (connection, wrap) in transports {
+        let refusal = [&[0, 8, 0x81, 0x81][..], &[0; 8]].concat();
+        let steps: Vec<Step> = vec![
+            (C, wrap(ask(0x0100, 7))),
+            (S, wrap(ask(0x8180, 7))),
+            (C, wrap(ask(0x0100, 8))),
+            (S, wrap(refusal)),
+            (C, wrap(query(9, "a.example", 1))),
+            (S, wrap(nothing(9, "a.example", 1, 0))),
+        ];
+        let lines: Vec<String> = play(connection(), &steps);
+        let rests: Vec<&str> =
+            lines.iter().filter_map(|line| line.rsplit_once(' ')).map(|(rest, _)| rest).collect();
+        let expected =
+            ["NOERROR None", "FORMERR Client", "NOERROR None"].map(|end| format!("Client A a.example {end}"));
+        assert_eq!(rests, expected);
+    }
+}
+
+#[test]
+fn names_of_services_have_blanks_and_letters_of_all_languages() {
+    let name = "Drucker im B\u{fc}ro._ipp._tcp.a.example";
+    let steps: Vec<Step> = vec![(C, query(1, name, 33)), (S, nothing(1, name, 33, 3))];
+    let [line] = &play(socket(), &steps)[..] else { panic!("one exchange") };
+    assert!(line.starts_with("Client SRV ") && line.contains(" NXDOMAIN "), "{line}");
+}
+
 fn detect(transport: Transport, bytes: &[u8], total: usize) -> Detection {
     super::detect(&Prefix { transport, bytes, total: total as u64, first: true, peer: &[], last: false })
 }
