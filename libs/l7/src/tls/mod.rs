@@ -24,9 +24,12 @@ pub(crate) const ENTRY: Entry = Entry {
     offload: None,
 };
 
-/// Most bytes of a `ClientHello` that are kept to find the server name; it stands before the large extensions of most
-/// clients.
-const HELLO_BYTES_MAX: usize = 2048;
+/// Most bytes of a `ClientHello` that are kept to find the server name: clients send their extensions in any order, among
+/// them keys of 1.2 KiB (ML-KEM) and tickets.
+const HELLO_BYTES_MAX: usize = 4096;
+
+/// Length of a record's header (RFC 8446 section 5.1).
+const RECORD_HEADER: usize = 5;
 
 const ALERT: u8 = 21;
 const HANDSHAKE: u8 = 22;
@@ -142,7 +145,7 @@ impl Tls {
     fn finish(&mut self, status: Status, error: ErrorClass, end: Timestamp, cx: &mut ConnectionContext<'_>) {
         let Some(start) = self.started.take() else { return };
         let mut name = String::new();
-        let resource = match server_name(&self.hello) {
+        let resource = match server_name(&message(&self.hello)) {
             Some(server) => {
                 domain::converge(server, &mut name);
                 cx.name(NameKind::Domain, &name)
@@ -160,10 +163,22 @@ impl Tls {
     }
 }
 
+/// The first handshake message, as far as it is there, which may be in several records.
+fn message(mut records: &[u8]) -> Vec<u8> {
+    let mut message = Vec::with_capacity(records.len());
+    while let Some((&[HANDSHAKE, _, _, high, low], rest)) = records.split_first_chunk::<RECORD_HEADER>() {
+        let length = usize::from(u16::from_be_bytes([high, low])).min(rest.len());
+        let (piece, others) = rest.split_at(length);
+        message.extend_from_slice(piece);
+        records = others;
+    }
+    message
+}
+
 /// The server name in a `ClientHello` (RFC 8446 section 4.1.2, RFC 6066 section 3), as far as it is there.
 fn server_name(hello: &[u8]) -> Option<&[u8]> {
-    // Record header, handshake header, version, random.
-    let mut rest = hello.get(5 + 4 + 2 + 32..)?;
+    // Handshake header, version, random.
+    let mut rest = hello.get(4 + 2 + 32..)?;
     let session = usize::from(*rest.first()?);
     rest = rest.get(1 + session..)?;
     rest = rest.get(2 + number(rest)?..)?;

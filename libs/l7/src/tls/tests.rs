@@ -27,6 +27,15 @@ fn client_hello(name: &str) -> Vec<u8> {
     record
 }
 
+/// The same message in records of this length.
+fn in_records(hello: &[u8], length: usize) -> Vec<u8> {
+    let record = |piece: &[u8]| {
+        let length = u16::try_from(piece.len()).expect("short").to_be_bytes();
+        [&[22, 3, 1], &length[..], piece].concat()
+    };
+    hello[5..].chunks(length).flat_map(record).collect()
+}
+
 fn server_hello() -> Vec<u8> {
     let mut record = vec![22, 3, 3, 0, 44, 2, 0, 0, 40, 3, 3];
     record.extend([9; 38]);
@@ -49,6 +58,42 @@ fn a_handshake_is_one_exchange_with_the_server_name() {
         assert_eq!(replay.context.name(exchange.resource), "example.com");
         assert_eq!(exchange.error, ErrorClass::None);
     }
+}
+
+#[test]
+fn the_server_name_is_found_across_records() {
+    let name = format!("{}.example.com", "w".repeat(60));
+    let hello = client_hello(&name);
+    for length in 40..hello.len() {
+        let mut replay = Replay::new(Connection::new(crate::ScopeId(1)));
+        replay.egress(&in_records(&hello, length));
+        replay.ingress(&server_hello());
+        let [exchange] = replay.exchanges[..] else { panic!("{length}: {:?}", replay.exchanges) };
+        assert_eq!(replay.context.name(exchange.resource), "example.com", "records of {length}");
+    }
+}
+
+#[test]
+fn the_server_name_is_found_behind_long_extensions() {
+    let hello = client_hello("www.example.com");
+    let extensions_at = 5 + 4 + 2 + 32 + 1 + 4 + 2;
+    let (head, rest) = hello.split_at(extensions_at + 2);
+    // A key of X25519MLKEM768, a ticket and padding before the name.
+    let long = [&[0, 51, 4, 196], &[3; 1220][..], &[0, 35, 4, 0], &[5; 1024][..]].concat();
+    let mut hello = [head, &long, rest].concat();
+    let mut grow = |at: usize| {
+        let length =
+            u16::from_be_bytes([hello[at], hello[at + 1]]) + u16::try_from(long.len()).expect("short");
+        hello[at..at + 2].copy_from_slice(&length.to_be_bytes());
+    };
+    for at in [3, 7, extensions_at] {
+        grow(at);
+    }
+    let mut replay = Replay::new(Connection::new(crate::ScopeId(1)));
+    replay.egress(&hello);
+    replay.ingress(&server_hello());
+    let [exchange] = replay.exchanges[..] else { panic!("{:?}", replay.exchanges) };
+    assert_eq!(replay.context.name(exchange.resource), "example.com");
 }
 
 #[test]
