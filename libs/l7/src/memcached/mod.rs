@@ -287,8 +287,11 @@ impl Text {
             cx.emit(Protocol::Memcached, &front.request, &outcome);
         }
         let error = error_class(word);
+        // `stats reset` and `stats detail on` are answered by one word.
+        let ends =
+            |front: &Waiting| word == b"END" || front.command == "stats" && matches!(word, b"RESET" | b"OK");
         let goes_on =
-            |front: &Waiting| front.expect == Expect::UntilEnd && word != b"END" && error == ErrorClass::None;
+            |front: &Waiting| front.expect == Expect::UntilEnd && !ends(front) && error == ErrorClass::None;
         if self.waiting.front().is_some_and(goes_on) {
             return;
         }
@@ -298,7 +301,7 @@ impl Text {
             let word = match (waiting.command, word) {
                 ("get" | "gets" | "gat" | "gats", b"END") if answering.hit => b"HIT",
                 ("get" | "gets" | "gat" | "gats", b"END") | ("mg", b"EN") => b"MISS".as_slice(),
-                ("stats", b"END") => b"",
+                ("stats", b"END" | b"RESET" | b"OK") => b"",
                 (_, word) => word,
             };
             let outcome = Outcome { status: status(word, cx), error, end: at, bytes: answering.bytes };

@@ -56,6 +56,27 @@ fn noreply_is_over_at_once_and_errors_have_their_class() {
 }
 
 #[test]
+fn statistics_end_with_a_line_or_with_one_word() {
+    expect(
+        &[
+            (C, b"stats\r\nstats reset\r\nstats detail on\r\nstats detail dump\r\nstats x\r\nget a\r\n"),
+            (
+                S,
+                b"STAT pid 1\r\nSTAT x OK\r\nEND\r\nRESET\r\nOK\r\nPREFIX a get 1\r\nEND\r\nERROR\r\nEND\r\n",
+            ),
+        ],
+        &[
+            "stats  - None 7/28",
+            "stats  - None 13/7",
+            "stats  - None 17/4",
+            "stats  - None 19/21",
+            "stats  ERROR Client 9/7",
+            "get  MISS None 7/5",
+        ],
+    );
+}
+
+#[test]
 fn quiet_meta_commands_are_known_at_the_barrier() {
     expect(
         &[
