@@ -121,6 +121,8 @@ enum Rule {
     Object,
     /// As `From`; in MySQL's `DELETE FROM x USING t AS x` the name is an alias.
     Delete,
+    /// Behind any of the noise words, or that of a query in parentheses.
+    Copy,
     /// Behind `INTO TABLE`.
     Into,
     /// There is none.
@@ -151,6 +153,13 @@ pub fn shape(dialect: Dialect, statement: &[u8], complete: bool, table: &mut Str
             Search::new(&with, complete).query(&mut tokens, table);
             if dialect == Dialect::Mysql {
                 resolve_alias(&mut behind, complete, table);
+            }
+        }
+        Rule::Copy => {
+            if tokens.clone().next() == Some(Token::Mark(b'(')) {
+                Search::new(&with, complete).query_in_parentheses(&mut tokens, table);
+            } else {
+                next_name(&mut tokens, complete, table);
             }
         }
         Rule::Into => {
@@ -189,10 +198,11 @@ fn rule(operation: &str) -> Rule {
     match operation {
         "SELECT" => Rule::From,
         "DELETE" => Rule::Delete,
+        "COPY" => Rule::Copy,
         "LOAD" => Rule::Into,
         "CREATE" | "ALTER" | "DROP" => Rule::Object,
-        "INSERT" | "UPDATE" | "REPLACE" | "MERGE" | "UPSERT" | "TABLE" | "COPY" | "TRUNCATE" | "DESCRIBE"
-        | "CALL" | "LOCK" => Rule::Next,
+        "INSERT" | "UPDATE" | "REPLACE" | "MERGE" | "UPSERT" | "TABLE" | "TRUNCATE" | "DESCRIBE" | "CALL"
+        | "LOCK" => Rule::Next,
         _ => Rule::Without,
     }
 }
@@ -245,7 +255,9 @@ fn operation<'a>(tokens: &mut Tokens<'a>, names: &mut With<'a>, complete: bool) 
                 }
                 if word.eq_ignore_ascii_case(b"AS") {
                     body = true;
-                } else if name.is_none() && !word.eq_ignore_ascii_case(b"RECURSIVE") {
+                } else if name.is_none() && word.eq_ignore_ascii_case(b"RECURSIVE") {
+                    names.recursive = true;
+                } else if name.is_none() {
                     name = Some(word);
                 }
             }

@@ -24,6 +24,8 @@ const TOKENS_MAX: usize = 2_000;
 pub(super) struct With<'a> {
     names: [Option<(&'a [u8], Tokens<'a>)>; NAMES_MAX],
     count: usize,
+    /// Its statements may use every name of the clause; otherwise only those before their own.
+    pub(super) recursive: bool,
 }
 
 impl<'a> With<'a> {
@@ -34,14 +36,15 @@ impl<'a> With<'a> {
         self.count += 1;
     }
 
-    fn get(&self, name: &[u8]) -> Option<&Tokens<'a>> {
-        let named = |(known, _): &&(&[u8], Tokens<'a>)| known.eq_ignore_ascii_case(name);
-        self.names.iter().flatten().find(named).map(|(_, body)| body)
+    /// The place of a name among the first ones, and the statement behind it.
+    fn get(&self, name: &[u8], visible: usize) -> Option<(usize, &Tokens<'a>)> {
+        let mut candidates = self.names.iter().flatten().enumerate().take(visible);
+        candidates.find(|(_, (known, _))| known.eq_ignore_ascii_case(name)).map(|(at, (_, body))| (at, body))
     }
 
     /// Whether this is one of its names.
     pub(super) fn contains(&self, name: &str) -> bool {
-        self.get(name.as_bytes()).is_some()
+        self.get(name.as_bytes(), NAMES_MAX).is_some()
     }
 
     fn is_full(&self) -> bool {
@@ -55,8 +58,10 @@ pub(super) struct Search<'a, 'w> {
     pub(super) with: &'w With<'a>,
     pub(super) complete: bool,
     tokens_left: usize,
-    /// What stands for the table if no other is found: a name of the `WITH` clause.
-    fallback: Option<Tokens<'a>>,
+    /// How many names of the `WITH` clause can be used in the part that is searched.
+    visible: usize,
+    /// What stands for the table if no other is found: a name of the `WITH` clause, and its place there.
+    fallback: Option<(usize, Tokens<'a>)>,
 }
 
 /// How the search in a list of tables ended.
@@ -70,7 +75,7 @@ enum SearchEnd {
 
 impl<'a, 'w> Search<'a, 'w> {
     pub(super) fn new(with: &'w With<'a>, complete: bool) -> Self {
-        Self { with, complete, tokens_left: TOKENS_MAX, fallback: None }
+        Self { with, complete, tokens_left: TOKENS_MAX, visible: NAMES_MAX, fallback: None }
     }
 
     /// The table of a query whose verb was read: behind the `FROM` that belongs to it.
@@ -80,10 +85,17 @@ impl<'a, 'w> Search<'a, 'w> {
         }
         if self.behind_from(tokens, 0, table) == SearchEnd::Nothing
             && self.complete
-            && let Some(mut body) = self.fallback.take()
+            && let Some((at, mut body)) = self.fallback.take()
         {
+            // `WITH t AS (SELECT … FROM t)`: within the parentheses `t` is the table.
+            self.visible = if self.with.recursive { NAMES_MAX } else { at };
             self.body(&mut body, 1, table);
         }
+    }
+
+    /// The table of a query in parentheses, of which the first one comes next.
+    pub(super) fn query_in_parentheses(&mut self, tokens: &mut Tokens<'a>, table: &mut String) {
+        self.body(tokens, 1, table);
     }
 
     fn next(&mut self, tokens: &mut Tokens<'a>) -> Option<Token<'a>> {
@@ -188,9 +200,9 @@ impl<'a, 'w> Search<'a, 'w> {
                     let bare = |known: &&str| table.eq_ignore_ascii_case(known);
                     if next == Some(Token::Mark(b'(')) || FUNCTIONS.iter().any(bare) {
                         table.clear();
-                    } else if let Some(body) = self.with.get(table.as_bytes()) {
+                    } else if let Some((at, body)) = self.with.get(table.as_bytes(), self.visible) {
                         if self.fallback.is_none() {
-                            self.fallback = Some(body.clone());
+                            self.fallback = Some((at, body.clone()));
                         }
                         table.clear();
                     } else {

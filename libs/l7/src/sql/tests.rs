@@ -39,7 +39,8 @@ const STATEMENTS: &[(&str, &str, &str)] = &[
     ("COPY t (a) FROM STDIN", "COPY", "t"),
     ("LOAD DATA LOCAL INFILE 'x INTO y' IGNORE INTO TABLE `t` FIELDS", "LOAD", "t"),
     ("FETCH FORWARD 100 FROM \"c\"", "FETCH", ""),
-    ("COPY (SELECT * FROM t) TO STDOUT", "COPY", ""),
+    ("COPY (SELECT * FROM t) TO STDOUT", "COPY", "t"),
+    ("COPY ((SELECT f(1))) TO STDOUT", "COPY", ""),
     ("begin", "BEGIN", ""),
     ("END", "COMMIT", ""),
     ("SET NAMES utf8mb4", "SET", ""),
@@ -58,6 +59,10 @@ fn statements_have_their_operation_and_table() {
 
 /// Statements of either dialect with names of their own.
 const OWN_NAMES: &[(&str, &str, &str)] = &[
+    // A name is the clause's only behind its own statement, unless the clause is recursive.
+    ("WITH users AS (SELECT * FROM users WHERE active) SELECT * FROM users", "SELECT", "users"),
+    ("WITH a AS (SELECT 1 FROM b), b AS (SELECT 2 FROM c) SELECT * FROM a", "SELECT", "b"),
+    ("WITH RECURSIVE t AS (SELECT 1 UNION ALL SELECT n + 1 FROM t) SELECT * FROM t", "SELECT", ""),
     ("WITH x AS (SELECT a FROM orders) SELECT * FROM x", "SELECT", "orders"),
     ("WITH x AS (SELECT a FROM orders) SELECT * FROM x JOIN items i ON true", "SELECT", "items"),
     ("WITH x AS (SELECT 1), y (n) AS (SELECT 2) SELECT * FROM y", "SELECT", ""),
@@ -177,7 +182,7 @@ const CORPUS: &[(&str, &str, &str)] = &[
     ("LOCK TABLE lock_tbl1 IN ACCESS SHARE MODE", "LOCK", "lock_tbl1"),
     ("ALTER TABLE IF EXISTS ONLY part_2 RENAME TO part_3", "ALTER", "part_2"),
     ("CREATE TEMP TABLE tmp AS SELECT * FROM base", "CREATE", "tmp"),
-    ("COPY (SELECT * FROM t) TO STDOUT WITH (FORMAT csv)", "COPY", ""),
+    ("COPY (SELECT * FROM t) TO STDOUT WITH (FORMAT csv)", "COPY", "t"),
     ("VACUUM (ANALYZE) vactst", "VACUUM", ""),
     ("REFRESH MATERIALIZED VIEW CONCURRENTLY mvtest_tm", "REFRESH", ""),
     ("DO $$ BEGIN PERFORM 1 FROM hidden; END $$", "DO", ""),
