@@ -65,17 +65,18 @@ impl Replay {
     pub fn packet(&mut self, packet: &Packet<'_>, sink: Sink<'_>) {
         let time_ns = self.clock.time(packet.timestamp_ns);
         let mut ends = Named { clock: &self.clock, sink };
+        // What had no response in time has none, also if this packet is the next one and brings it.
+        let now_ns = self.clock.now_ns();
+        if now_ns.saturating_sub(self.idle_ns) > IDLE_INTERVAL_NS {
+            self.idle_ns = now_ns;
+            self.flows.idle(now_ns, &mut ends);
+        }
         match link::ip_packet(packet.link, packet.bytes) {
             Some(bytes) => {
                 let captured = Captured { bytes, length: 0, time_ns, vantage: Vantage::Link };
                 self.flows.packet(&captured, &mut ends);
             }
             None => self.not_ip += 1,
-        }
-        let now_ns = self.clock.now_ns();
-        if now_ns.saturating_sub(self.idle_ns) > IDLE_INTERVAL_NS {
-            self.idle_ns = now_ns;
-            self.flows.idle(now_ns, &mut ends);
         }
     }
 

@@ -87,6 +87,20 @@ impl Capture {
         packet[16..20].copy_from_slice(&host);
     }
 
+    /// A question, or its answer.
+    fn dns(&mut self, asker: End, response: bool) {
+        let resolver = End { host: 3, port: 53, next: 0 };
+        let (from, to) = if response { (resolver, asker) } else { (asker, resolver) };
+        let flags = if response { [0x81, 0x80] } else { [1, 0] };
+        let mut message = vec![0, 7, flags[0], flags[1], 0, 1, 0, 0, 0, 0, 0, 0];
+        message.extend(b"\x01a\x07example\0\0\x01\0\x01");
+        let mut datagram = [from.port.to_be_bytes(), to.port.to_be_bytes()].concat();
+        datagram.extend(u16::try_from(8 + message.len()).expect("small").to_be_bytes());
+        datagram.extend([0, 0]);
+        datagram.extend(message);
+        self.ip(from, to, 17, &datagram);
+    }
+
     /// Whether each exchange has a response and its duration, milliseconds.
     fn replay(self) -> Vec<(bool, u64)> {
         let mut replay = Replay::new(ParserContext::new(ParserLimits::default()), Limits::default());
@@ -203,19 +217,8 @@ fn everything_that_is_captured_twice_counts_once() {
     capture.open(&mut client, &mut server);
     capture.exchange(&mut client, &mut server);
     capture.close(&mut client, &mut server);
-    let (resolver, asker) = (End { host: 3, port: 53, next: 0 }, client);
-    for flags in [[1, 0], [0x81, 0x80]] {
-        let mut datagram = [asker.port.to_be_bytes(), resolver.port.to_be_bytes()].concat();
-        if flags[1] != 0 {
-            datagram.rotate_left(2);
-        }
-        let mut message = vec![0, 7, flags[0], flags[1], 0, 1, 0, 0, 0, 0, 0, 0];
-        message.extend(b"\x01a\x07example\0\0\x01\0\x01");
-        datagram.extend(u16::try_from(8 + message.len()).expect("small").to_be_bytes());
-        datagram.extend([0, 0]);
-        datagram.extend(message);
-        let (from, to) = if flags[1] == 0 { (asker, resolver) } else { (resolver, asker) };
-        capture.ip(from, to, 17, &datagram);
+    for response in [false, true] {
+        capture.dns(client, response);
         capture.now_ns += 20 * MS;
     }
     let twice =
@@ -232,4 +235,13 @@ fn questions_to_a_group_of_hosts_are_no_exchanges() {
         capture.question(host, QUESTION);
         assert_eq!(capture.replay().len(), exchanges, "{host:?}");
     }
+}
+
+#[test]
+fn a_response_that_comes_too_late_is_none_although_nothing_else_was_captured_before_it() {
+    let (mut capture, (client, _)) = (Capture::default(), ends());
+    capture.dns(client, false);
+    capture.now_ns += 20_000 * MS;
+    capture.dns(client, true);
+    assert_eq!(capture.replay(), [(false, 15_000)]);
 }
