@@ -183,7 +183,7 @@ fn short_lived(stage: &Stage) -> Result<()> {
         ensure!(total.is_none_or(|total| total <= 5.0), "counted {total:?} of 5");
         Ok((total == Some(5.0)).then_some(()))
     })?;
-    starts::assert_in_order(environment, &id)
+    starts::assert_in_order(&environment, &id)
 }
 
 /// Sends the five requests after which `five.py` exits.
