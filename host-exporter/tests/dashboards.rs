@@ -107,7 +107,6 @@ async fn sandbox(
     let agent = TestAgent::start(&socket, 7).await;
     agent.set_counters(Counters { messages_seen: 1_000, exchanges: 495, ..Default::default() });
     agent.set_clock(0);
-    agent.has_started();
     agent.tell(vec![
         http(1, name, "/orders/{}", "200", 400, ms),
         http(2, name, "/orders/{}", "503", 20, 90),
@@ -145,9 +144,11 @@ fn send_spans(agent: &TestAgent) {
     agent.send(agent::Batch { spans: (1..12).map(span).collect(), ..Default::default() });
 }
 
-/// First requests with a time; the exporter then requests the moments before.
+/// What sandboxes reach in their first seconds: so long after their creation that the error of their clocks does not put it
+/// before.
 async fn start(exporter: &Exporter, agents: impl Iterator<Item = (&TestAgent, &str)>) {
     for (agent, name) in agents {
+        agent.has_started();
         let mut served = http(7, name, "/ready", "200", 1, 1);
         served.start_unix_ns = unix_ns();
         agent.tell(vec![served]);
