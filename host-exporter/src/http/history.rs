@@ -11,7 +11,7 @@ use axum::{
 use porthole_histogram::bucket_upper_bound_seconds;
 use serde::{Deserialize, Serialize};
 
-use super::{App, access::Viewer};
+use super::{App, access::Viewer, no_answer};
 use crate::{
     accumulate::golden::{Errors, Golden},
     buckets::sum_seconds,
@@ -226,8 +226,7 @@ pub(super) async fn list(
                 }
                 Err(error) => {
                     tracing::warn!(%error, "no answer about the past");
-                    let reason = if viewer.is_operator() { format!("{error}\n") } else { String::new() };
-                    (error.status(), reason).into_response()
+                    no_answer::response(&error, &viewer)
                 }
             }
         }

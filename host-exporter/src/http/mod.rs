@@ -11,6 +11,7 @@ pub mod events;
 pub mod history;
 pub mod hosts;
 pub mod interfaces;
+mod no_answer;
 pub mod nodes;
 pub mod pages;
 pub mod reload;

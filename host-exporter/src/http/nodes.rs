@@ -1,13 +1,13 @@
 //! `GET /api/v1/nodes`: the exporters of all nodes, where a Prometheus server scrapes them. For operators.
 
 use axum::{
-    Json,
+    Extension, Json,
     extract::State,
     response::{IntoResponse as _, Response},
 };
 use serde::Serialize;
 
-use super::App;
+use super::{App, access::Viewer, no_answer};
 use crate::{
     clock,
     query::{Source, prometheus::nodes::Nodes},
@@ -21,7 +21,7 @@ struct Listing {
     nodes: Nodes,
 }
 
-pub(super) async fn list(State(app): State<App>) -> Response {
+pub(super) async fn list(State(app): State<App>, Extension(viewer): Extension<Viewer>) -> Response {
     let Source::Prometheus(server) = app.source else {
         return Json(Listing { configured: false, nodes: Nodes::default() }).into_response();
     };
@@ -29,7 +29,7 @@ pub(super) async fn list(State(app): State<App>) -> Response {
         Ok(nodes) => Json(Listing { configured: true, nodes }).into_response(),
         Err(error) => {
             tracing::warn!(%error, "no answer about the nodes");
-            (error.status(), format!("{error}\n")).into_response()
+            no_answer::response(&error, &viewer)
         }
     }
 }

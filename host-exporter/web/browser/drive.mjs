@@ -128,9 +128,11 @@ async function open(context, name, view, texts) {
 /** What an exporter without a server says of longer ranges, and one whose server does not answer. */
 async function withoutServer(context) {
   const { page, faults } = await watched(context, "502");
-  await page.goto(`${address}/#/applications?range=86400`);
-  await has(page, ["This is the last hour", "shop"]);
-  assert.equal(await page.locator(".ranges a[aria-current]").innerText(), "1 h");
+  for (const link of ["range=86400", "range=1800&until=1700000010"]) {
+    await page.goto(`${address}/#/applications?${link}`);
+    await has(page, ["This is the last hour", "shop"]);
+    assert.equal(await page.locator(".ranges a[aria-current]").innerText(), "1 h");
+  }
   assert.equal(await page.getByText("Objectives are of the last hour").count(), 0);
   await page.getByText("Longer", { exact: true }).click();
   await page.locator(".past .panel").getByText("prometheus_url").waitFor();
@@ -148,6 +150,11 @@ async function withoutServer(context) {
   await has(page, ["other nodes are no part of it"]);
   await page.getByRole("link", { name: "Show all nodes" }).click();
   await has(page, ["The Prometheus server does not answer as it should"]);
+  // The topology is of this exporter whatever is chosen.
+  await answers(context, "topology", dense());
+  await page.goto(`${past}/#/map?own=true`);
+  await page.locator(".map .label").first().waitFor();
+  assert.equal(await page.getByText("Show all nodes").count(), 0);
   assert.deepEqual(faults, []);
   opened += 2;
   await context.close();
@@ -157,13 +164,15 @@ async function withoutServer(context) {
 async function withServer() {
   for (const [size, colorScheme, locale] of [["desk", "light", "en-US"], ["phone", "dark", "zh-CN"]]) {
     const context = await browser.newContext({ viewport: SIZES[size], colorScheme, locale });
+    // Longer ago than a year: its texts have the year.
+    const day = new Date(Date.now() - 400 * 86_400_000).toISOString().slice(0, 10);
     const asked = [];
     let slow = false;
     await context.route(
       (url) => url.pathname === "/api/v1/history",
       (route) => {
         asked.push(new URL(route.request().url()).searchParams);
-        return slow ? route.fulfill({ status: 504, body: "" }) : route.fulfill({ json: history(route.request().url()) });
+        return slow ? route.fulfill({ status: 504, headers: { "porthole-failed-source": "prometheus" }, body: "" }) : route.fulfill({ json: history(route.request().url()) });
       },
     );
     const { page, faults } = await watched(context, "504");
@@ -180,23 +189,28 @@ async function withServer() {
     await page.screenshot({ path: join(folder, `week-${size}-${colorScheme}.png`) });
     // From one time to another.
     await page.locator(".past summary").click();
-    await page.locator("input[name=from]").fill("2026-03-01T10:00");
-    await page.locator("input[name=to]").fill("2026-03-01T14:00");
+    await page.locator("input[name=from]").fill(`${day}T10:00`);
+    await page.locator("input[name=to]").fill(`${day}T14:00`);
     await check(page, faults, `from-to-${size}`);
     await page.screenshot({ path: join(folder, `from-to-${size}-${colorScheme}.png`) });
     await page.locator(".past .panel").getByRole("button", { name: show, exact: true }).click();
     await page.waitForURL(/range=14400&until=\d+/);
-    const end = (await page.evaluate(() => Date.parse("2026-03-01T14:00"))).toString();
+    const end = (await page.evaluate((time) => Date.parse(time), `${day}T14:00`)).toString();
     await until(() => asked.some((of) => of.get("until_unix_ms") === end && of.get("range_seconds") === "14400"), "the time is requested");
     await page.getByRole("link", { name: "shop", exact: true }).click();
     await page.locator(".chart canvas").first().waitFor();
-    await page.locator(".past summary", { hasText: "03-01 10:00:00 – 03-01 14:00:00" }).waitFor();
+    await page.locator(".past summary", { hasText: `${day} 10:00:00 – ${day} 14:00:00` }).waitFor();
     await check(page, faults, `past-${size}`);
     await page.screenshot({ path: join(folder, `past-${size}-${colorScheme}.png`), fullPage: true });
-    // Back by the range, and to now again.
+    // Back by the range, and to now again. A time in the past that is not answered is requested again.
+    slow = true;
     await page.locator(".past summary").click();
     await page.getByRole("link", { name: earlier }).click();
-    await page.locator(".past summary", { hasText: "03-01 06:00:00 – 03-01 10:00:00" }).waitFor();
+    await page.getByText("prometheus_timeout_seconds").waitFor();
+    slow = false;
+    await page.evaluate(() => document.dispatchEvent(new Event("visibilitychange")));
+    await page.locator(".chart canvas").first().waitFor();
+    await page.locator(".past summary", { hasText: `${day} 06:00:00 – ${day} 10:00:00` }).waitFor();
     await page.locator(".past summary").click();
     await page.getByRole("link", { name: untilNow }).click();
     await page.locator(".past summary", { hasText: fromTo }).waitFor();

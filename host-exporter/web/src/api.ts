@@ -322,10 +322,15 @@ export class Refused extends Error {
   constructor(
     readonly status: number,
     text: string,
+    /** Whether the exporter has no answer because its Prometheus server has none; a proxy before it can have the same status. */
+    readonly ofServer = false,
   ) {
     super(text);
   }
 }
+
+/** The header by which the exporter marks such answers. */
+const OF_SERVER = "porthole-failed-source";
 
 export type Query = Record<string, string | number | boolean | null | undefined>;
 
@@ -342,7 +347,7 @@ export function path(route: string, query: Query = {}): string {
 /** Requests one of the JSON routes. */
 export async function get<T>(url: string, signal: AbortSignal): Promise<T> {
   const response = await fetch(url, { signal, headers: { accept: "application/json" } });
-  if (!response.ok) throw new Refused(response.status, (await response.text()).slice(0, 500));
+  if (!response.ok) throw new Refused(response.status, (await response.text()).slice(0, 500), response.headers.get(OF_SERVER) === "prometheus");
   return (await response.json()) as T;
 }
 

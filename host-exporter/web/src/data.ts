@@ -4,11 +4,17 @@ import { useEffect, useRef, useState } from "preact/hooks";
 import { get, Refused } from "./api";
 import { useShared } from "./context";
 import { report } from "./answers";
+import { isDue, isOverdue, type Requested } from "./requests";
 
 export interface Loaded<T> {
   data: T | null;
   /** Why the newest request failed; the data is of an earlier one. */
   error: Error | null;
+}
+
+interface Open extends Requested {
+  /** Ends it; its answer is not wanted any more. */
+  stop: AbortController;
 }
 
 interface Kept<T> extends Loaded<T> {
@@ -20,35 +26,39 @@ function takesAway(reason: Error): boolean {
   return reason instanceof Refused && reason.status < 500;
 }
 
-/** Requests a path, again every so many ticks. */
+/** Requests a path, again every so many ticks; after a failure at the next one, whatever their number. */
 export function useData<T>(url: string, ticks = 1): Loaded<T> {
-  const shared = useShared();
-  const tick = Number.isFinite(ticks) ? Math.floor(shared.tick / ticks) : 0;
+  const { tick } = useShared();
   const [kept, keep] = useState<Kept<T>>({ url, data: null, error: null });
   // Of which path there is an answer on the page.
   const shown = useRef<string | null>(null);
+  const last = useRef<Open | null>(null);
   useEffect(() => {
-    const stop = new AbortController();
-    get<T>(url, stop.signal).then(
+    if (isOverdue(last.current, tick)) report(url, shown.current !== url);
+    if (!isDue(last.current, url, tick, ticks)) return;
+    const request: Open = { url, tick, state: "open", stop: new AbortController() };
+    last.current = request;
+    get<T>(url, request.stop.signal).then(
       (data) => {
+        if (request.stop.signal.aborted) return;
+        request.state = "answered";
         keep({ url, data, error: null });
         shown.current = url;
         report(url, true);
       },
       (error: unknown) => {
-        if (stop.signal.aborted) return;
+        if (request.stop.signal.aborted) return;
+        request.state = "failed";
         const reason = error instanceof Error ? error : new Error(String(error));
         keep((last) => ({ url, data: last.url === url && !takesAway(reason) ? last.data : null, error: reason }));
         if (takesAway(reason)) shown.current = null;
         report(url, shown.current !== url);
       },
     );
-    return () => {
-      stop.abort();
-    };
   }, [url, tick]);
   useEffect(
     () => () => {
+      last.current?.stop.abort();
       report(url, true);
     },
     [url],

@@ -74,27 +74,38 @@ export function ratio(part: number, whole: number): number | null {
   return whole > 0 ? part / whole : null;
 }
 
-function two(part: number): string {
+/** A part of a date or a time, in two digits. */
+export function two(part: number): string {
   return String(part).padStart(2, "0");
 }
 
-function day(date: Date): string {
-  return `${two(date.getMonth() + 1)}-${two(date.getDate())}`;
+/** Month and day, behind the year where it is not this one. */
+function day(date: Date, now: number): string {
+  const year = date.getFullYear();
+  return `${year === new Date(now).getFullYear() ? "" : `${year}-`}${two(date.getMonth() + 1)}-${two(date.getDate())}`;
 }
 
-/** Hours, minutes and seconds; of another day than today with month and day before them. */
+function timeOfDay(date: Date): string {
+  return [date.getHours(), date.getMinutes(), date.getSeconds()].map(two).join(":");
+}
+
+/** Hours, minutes and seconds; of another day than today with the day before them. */
 export function clock(unixMs: number, now: number = Date.now()): string {
   const date = new Date(unixMs);
-  const time = [date.getHours(), date.getMinutes(), date.getSeconds()].map(two).join(":");
-  return date.toDateString() === new Date(now).toDateString() ? time : `${day(date)} ${time}`;
+  const time = timeOfDay(date);
+  return date.toDateString() === new Date(now).toDateString() ? time : `${day(date, now)} ${time}`;
 }
 
-/** A time on the axis of a range: with the day where it has several, in place of the hour at midnight. */
-export function onAxis(unixMs: number, rangeSeconds: number): string {
+/**
+ * A time on the axis of a range whose marks are so many seconds apart: with the day where the range has several, in place of the hour at
+ * midnight; with seconds where marks are less than a minute apart, which would otherwise all be the same.
+ */
+export function onAxis(unixMs: number, rangeSeconds: number, apart: number, now: number = Date.now()): string {
   const date = new Date(unixMs);
+  if (apart < 60) return timeOfDay(date);
   const time = `${two(date.getHours())}:${two(date.getMinutes())}`;
   if (rangeSeconds <= 86_400) return time;
-  return time === "00:00" || rangeSeconds > 7 * 86_400 ? day(date) : `${day(date)} ${time}`;
+  return time === "00:00" || rangeSeconds > 7 * 86_400 ? day(date, now) : `${day(date, now)} ${time}`;
 }
 
 /** How long a range is, in the largest unit that it is whole numbers of. */

@@ -66,7 +66,8 @@ function useViewer(again: number): { viewer: Viewer | null; error: Error | null 
         (error: unknown) => {
           if (stop.signal.aborted) return;
           setState({ viewer: null, error: error instanceof Error ? error : new Error(String(error)) });
-          if (!(error instanceof Refused)) timer = setTimeout(load, 3000);
+          // A proxy answers so while the exporter restarts.
+          if (!(error instanceof Refused) || error.status >= 500) timer = setTimeout(load, 3000);
         },
       );
     };

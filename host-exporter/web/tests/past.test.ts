@@ -3,8 +3,8 @@ import { test } from "node:test";
 import { report, unanswered } from "../src/answers";
 import { NOBODY } from "../src/context";
 import { clock, onAxis, span } from "../src/format";
-import { ask, between, fieldOf, isPast, LONG_RANGES, RANGE_MAX, RANGES, stepOf } from "../src/past";
-import { parse, START } from "../src/view";
+import { ask, between, fieldOf, isPast, later, LONG_RANGES, offeredRange, ownHour, RANGE_MAX, RANGES, SPARK_POINTS_MAX, stepOf, timeOf, untilNow } from "../src/past";
+import { format, parse, START } from "../src/view";
 
 const ALONE = NOBODY;
 const WITH_SERVER = { ...NOBODY, range_seconds_max: RANGE_MAX };
@@ -30,6 +30,43 @@ test("a time that the exporter has not is requested of a server alone", () => {
   assert.equal(isPast({ ...past, own: true }), false);
 });
 
+test("a range of any length is requested in whole points, and never longer than the server has", () => {
+  for (const most of [undefined, SPARK_POINTS_MAX]) {
+    for (let range = 60; range <= RANGE_MAX; range = range < RANGE_MAX ? Math.min(RANGE_MAX, Math.ceil(range * 1.02)) : RANGE_MAX + 1) {
+      const { range_seconds, step_seconds } = ask({ ...START, range, until: 1_700_000_010 }, WITH_SERVER, most).query;
+      assert.ok(range_seconds % step_seconds === 0 && range_seconds >= step_seconds, `${range}: ${range_seconds} in ${step_seconds}`);
+      assert.ok(range_seconds <= RANGE_MAX && range_seconds > range - step_seconds, `${range}: ${range_seconds}`);
+    }
+  }
+});
+
+test("without a server a link of the past is the last hour in all parts of a page", () => {
+  const hour = { range: 3600, until: null, own: true };
+  for (const link of ["range=86400", "range=1800&until=1700000010", "range=14400&until=1700000010", "range=86400&own=true"]) {
+    const view = parse(`#/applications?${link}`);
+    assert.deepEqual(timeOf(view, ALONE), hour, link);
+    assert.equal(isPast(timeOf(view, ALONE)), false, link);
+    assert.equal(ask(view, ALONE).query.range_seconds, 3600, link);
+  }
+  assert.deepEqual(timeOf(parse("#/applications?range=86400&own=true"), WITH_SERVER), hour);
+  assert.deepEqual(timeOf({ ...START, range: 300 }, ALONE), { ...hour, range: 300 });
+});
+
+test("links from one time to another keep the range, or have the next longer one that is offered", () => {
+  const now = 1_700_000_040;
+  const past = { ...START, range: 14_400, until: now - 14_500 };
+  assert.deepEqual(later(past, now), { ...past, until: now - 100 });
+  assert.deepEqual(later({ ...past, until: now - 14_400 }, now), { ...past, range: 21_600, until: null }, "up to now");
+  assert.deepEqual(untilNow({ ...past, range: 1200 }), { ...past, range: 1800, until: null });
+  assert.deepEqual(ownHour({ ...past, range: 1200 }), { ...past, range: 1800, until: null, own: true });
+  assert.deepEqual(ownHour(past), { ...past, range: 3600, until: null, own: true });
+  assert.equal(offeredRange(RANGE_MAX), 604_800);
+  for (const range of [60, 1200, 3600, 14_400, RANGE_MAX]) {
+    const view = { ...past, range };
+    for (const link of [later(view, now), later(later(view, now), now), untilNow(view), ownHour(view)]) assert.deepEqual(parse(format(link)), link);
+  }
+});
+
 test("a long range is requested less often", () => {
   const ticks = (range: number): number => ask({ ...START, range }, WITH_SERVER).ticks;
   assert.deepEqual([300, 3600, 10_800, 86_400, 604_800].map(ticks), [1, 1, 2, 4, 4]);
@@ -52,7 +89,7 @@ test("a form's two times are a range in whole steps", () => {
   assert.deepEqual(between(at(120), at(-7200), 15, now), { range: 120, until: now }, "not beyond now");
   assert.equal(between("", at(60), 15, now), "noTime");
   assert.equal(between(at(60), at(120), 15, now), "notBefore");
-  assert.equal(between(at(-120), at(-240), 15, now), "toCome");
+  assert.equal(between(at(-120), at(-240), 15, now), "inFuture");
   assert.equal(between(at(2 * RANGE_MAX), at(60), 15, now), "tooLong");
 });
 
@@ -61,9 +98,18 @@ test("times have the day where it is not today's", () => {
   const midnight = new Date(2026, 4, 6).getTime();
   assert.equal(clock(noon, noon), "12:30:05");
   assert.equal(clock(noon, noon + 86_400_000), "05-06 12:30:05");
-  assert.deepEqual([3600, 604_800].map((range) => onAxis(noon, range)), ["12:30", "05-06 12:30"]);
-  assert.deepEqual([3600, 604_800].map((range) => onAxis(midnight, range)), ["00:00", "05-06"]);
+  const axis = (at: number, now: number, apart = 3600): string[] => [3600, 604_800, 8 * 86_400].map((range) => onAxis(at, range, apart, now));
+  assert.deepEqual(axis(noon, noon), ["12:30", "05-06 12:30", "05-06"]);
+  assert.deepEqual(axis(midnight, noon), ["00:00", "05-06", "05-06"]);
+  assert.equal(onAxis(noon, 300, 30, noon), "12:30:05", "marks less than a minute apart");
   assert.deepEqual([300, 3600, 86_400, 604_800].map((range) => Object.values(span(range)).join(" ")), ["5 minutes", "1 hours", "24 hours", "7 days"]);
+});
+
+test("times have the year where it is not this one", () => {
+  const noon = new Date(2025, 4, 6, 12, 30, 5).getTime();
+  const now = new Date(2026, 4, 6, 12, 30, 5).getTime();
+  assert.equal(clock(noon, now), "2025-05-06 12:30:05");
+  assert.deepEqual([86_400, 604_800, 8 * 86_400].map((range) => onAxis(noon, range, 3600, now)), ["12:30", "2025-05-06 12:30", "2025-05-06"]);
 });
 
 test("what is shown is old from the first request that is not answered until all are", () => {

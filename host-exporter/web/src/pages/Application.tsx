@@ -12,10 +12,10 @@ import { Empty } from "../parts/Empty";
 import { Figure } from "../parts/Figure";
 import { Heat } from "../parts/Heat";
 import { Link } from "../parts/Link";
-import { OtherTime, TimeNote } from "../parts/Past";
+import { TimeNote } from "../parts/Past";
 import { Waiting } from "../parts/Waiting";
 import { aligned, covered, ends, verdict } from "../rows";
-import { ask, OWN_RANGE } from "../past";
+import { ask, hasServer } from "../past";
 import { to } from "../view";
 import { ConnectionTable, serversOf } from "./Connections";
 import { InstanceTable, InterfaceTable } from "./Interfaces";
@@ -53,8 +53,7 @@ export function ApplicationPage(): JSX.Element {
   return (
     <>
       {title}
-      <TimeNote />
-      <OtherTime what="partsNow" />
+      <TimeNote except="partsNow" />
       <Objectives of={objectives} />
       {shown === undefined ? <Empty what="noRequests" hint="noRequestsHint" /> : <Charts hour={hour.data} line={shown} />}
       <nav class="parts" aria-label={text("application")}>
@@ -80,7 +79,7 @@ function Detail({ part, of, interfaces }: { part: Part; of: Names; interfaces: I
   const { text, viewer } = useShared();
   const detail = interfaces.applications[0];
   // The numbers above can be of other nodes.
-  if (detail === undefined && viewer.range_seconds_max > OWN_RANGE) return <Empty what="notHere" hint="notHereHint" />;
+  if (detail === undefined && hasServer(viewer)) return <Empty what="notHere" hint="notHereHint" />;
   if (part === "resources") return <ResourcesOf of={of} />;
   if (part === "starts") return <StartsOf of={of} />;
   if (part === "callers") return <CallersOf tenant={of.tenant} service={of.service_name} />;

@@ -9,7 +9,7 @@ import { CallFilter } from "../parts/CallFilter";
 import { Outcome } from "../parts/columns";
 import { Empty } from "../parts/Empty";
 import { Link } from "../parts/Link";
-import { ApplicationLink, OnlyOf } from "../parts/Of";
+import { ApplicationLink, OnlyOf } from "../parts/ApplicationLink";
 import { OtherTime } from "../parts/Past";
 import { Table, type Column } from "../parts/Table";
 import { Waiting } from "../parts/Waiting";

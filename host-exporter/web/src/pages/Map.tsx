@@ -2,7 +2,7 @@
 
 import type { JSX } from "preact";
 import { useMemo } from "preact/hooks";
-import { path, Refused, type Topology } from "../api";
+import { path, Refused, type Topology, type Viewer } from "../api";
 import { useShared } from "../context";
 import { useData } from "../data";
 import { fails, joined, type Edge } from "../edges";
@@ -11,10 +11,10 @@ import { chosen, curve, NODE, place, type Node } from "../layout";
 import { errorShare, quantiles, Trouble } from "../parts/columns";
 import { Empty } from "../parts/Empty";
 import { Link } from "../parts/Link";
-import { OtherTime, TimeNote } from "../parts/Past";
+import { OtherTime } from "../parts/Past";
 import { Table, type Column } from "../parts/Table";
 import { Waiting } from "../parts/Waiting";
-import { isPast, OWN_RANGE } from "../past";
+import { OWN_RANGE, timeOf } from "../past";
 import { matches } from "../rows";
 import type { Key, Text } from "../text";
 import { format, to, type View } from "../view";
@@ -62,8 +62,8 @@ function hasPage(node: Node): boolean {
 }
 
 export function MapPage(): JSX.Element {
-  const { view, text } = useShared();
-  const loaded = useData<Topology>(path("/api/v1/topology", { seconds: secondsOf(view) }));
+  const { view, text, viewer } = useShared();
+  const loaded = useData<Topology>(path("/api/v1/topology", { seconds: secondsOf(view, viewer) }));
   const { data, error } = loaded;
   const filter = view.filter;
   const parts = useMemo(() => {
@@ -96,7 +96,6 @@ export function MapPage(): JSX.Element {
   return (
     <>
       {title}
-      <TimeNote />
       <OtherTime what="mapNow" />
       <Picture parts={parts} />
       {parts.placed.left > 0 && (
@@ -178,8 +177,8 @@ function Picture({ parts: { nodes, placed } }: { parts: { nodes: ReadonlyMap<str
 
 /** Who calls an application, as far as it is known. */
 export function CallersOf({ tenant, service }: { tenant: string | null; service: string | null }): JSX.Element {
-  const { view, text } = useShared();
-  const { data, error } = useData<Topology>(path("/api/v1/topology", { tenant, seconds: secondsOf(view) }));
+  const { view, text, viewer } = useShared();
+  const { data, error } = useData<Topology>(path("/api/v1/topology", { tenant, seconds: secondsOf(view, viewer) }));
   if (data === null) return <Waiting error={error} />;
   const own = data.nodes.filter((node) => node.monitored !== false && node.tenant === tenant && node.name === service);
   const ids = new Set(own.map((node) => node.id));
@@ -197,9 +196,10 @@ export function CallersOf({ tenant, service }: { tenant: string | null; service:
   );
 }
 
-/** The last hour at most, which is what the exporter has of it. */
-function secondsOf(view: View): number {
-  return isPast(view) ? OWN_RANGE : Math.min(view.range, OWN_RANGE);
+/** The last hour at most, which is what the exporter has of it; all of it in place of a time in the past. */
+function secondsOf(view: View, viewer: Viewer): number {
+  const { range, until } = timeOf(view, viewer);
+  return until === null ? Math.min(range, OWN_RANGE) : OWN_RANGE;
 }
 
 function Edges({ nodes, edges, caption = "map" }: { nodes: ReadonlyMap<string, Node>; edges: readonly Edge[]; caption?: Key }): JSX.Element {

@@ -1,9 +1,10 @@
 // The exporters of all nodes, as far as a Prometheus server knows of them; else this one alone.
 
 import type { JSX } from "preact";
-import { Refused, type Node, type Nodes, type Tenants } from "../api";
+import type { Node, Nodes, Tenants } from "../api";
 import { useShared } from "../context";
 import { useData } from "../data";
+import { failureOf } from "../failures";
 import { bytes, cores, seconds } from "../format";
 import { rankOf, StateChip } from "../parts/Chip";
 import { Waiting } from "../parts/Waiting";
@@ -38,6 +39,8 @@ function own({ tenants, exporter }: Tenants, instance: string, version: string):
 export function NodesOf({ tenants }: { tenants: Tenants }): JSX.Element {
   const { view, text, viewer } = useShared();
   const { data, error } = useData<Nodes>("/api/v1/nodes");
+  // Then this node alone is shown, which needs none.
+  const withoutServer = error !== null && failureOf(error).ofServer;
   const alone = [own(tenants, text("thisNode"), viewer.version)];
   const all = data?.configured === true ? data.nodes : alone;
   const rows = all.filter((node) => matches(view.filter, node.instance, node.job, ...Object.keys(node.sandboxes)) || all === alone);
@@ -92,12 +95,12 @@ export function NodesOf({ tenants }: { tenants: Tenants }): JSX.Element {
       <h2>
         {text("nodes")} <span class="count">{rows.length}</span>
       </h2>
-      {data === null && error === null ? (
-        <Waiting error={null} />
+      {data === null && !withoutServer ? (
+        <Waiting error={error} />
       ) : (
         <Table caption={text("nodes")} columns={columns} rows={rows} id={(node) => `${node.job}\u0000${node.instance}`} sort="state" />
       )}
-      {error instanceof Refused && <p class="note bad">{text("nodesRefused")}</p>}
+      {withoutServer && <p class="note bad">{text("nodesRefused")}</p>}
       {data !== null && !data.configured && (
         <p class="note">
           <WithCommands of={text("nodesAlone")} />

@@ -10,7 +10,7 @@ import { rankOf, StateChip } from "../parts/Chip";
 import { Trouble } from "../parts/columns";
 import { Empty } from "../parts/Empty";
 import { Figure } from "../parts/Figure";
-import { ApplicationLink, TenantLink } from "../parts/Of";
+import { ApplicationLink, TenantLink } from "../parts/ApplicationLink";
 import { OtherTime } from "../parts/Past";
 import { Completeness, States } from "../parts/States";
 import { Table, type Column } from "../parts/Table";

@@ -9,17 +9,17 @@ import { VerdictChip } from "../parts/Chip";
 import { quantiles } from "../parts/columns";
 import { Empty } from "../parts/Empty";
 import { Link } from "../parts/Link";
-import { OtherTime, TimeNote } from "../parts/Past";
+import { TimeNote } from "../parts/Past";
 import { Spark } from "../parts/Spark";
 import { Table, type Column } from "../parts/Table";
 import { Waiting } from "../parts/Waiting";
 import { aligned, applicationRows, matches, VERDICTS, type ApplicationRow } from "../rows";
-import { ask, isPast, OWN_RANGE, SPARK_POINTS_MAX } from "../past";
+import { ask, hasServer, isPast, SPARK_POINTS_MAX, timeOf } from "../past";
 import { to } from "../view";
 
 export function Overview(): JSX.Element {
   const { view, text, viewer } = useShared();
-  const { query, ticks } = ask(view, viewer, viewer.range_seconds_max > OWN_RANGE ? SPARK_POINTS_MAX : undefined);
+  const { query, ticks } = ask(view, viewer, hasServer(viewer) ? SPARK_POINTS_MAX : undefined);
   const hour = useData<Hour>(path("/api/v1/history", { ...query, merged: true }), ticks);
   const listing = useData<Applications>(path("/api/v1/applications", { instances: false }));
   if (hour.data === null || listing.data === null) return <Waiting error={hour.error ?? listing.error} />;
@@ -29,7 +29,7 @@ export function Overview(): JSX.Element {
     return (
       <>
         <TimeNote />
-        {isPast(view) ? <Empty what="noRequests" hint="noPastHint" /> : <Empty what="noApplications" hint="noApplicationsHint" />}
+        {isPast(timeOf(view, viewer)) ? <Empty what="noRequests" hint="noPastHint" /> : <Empty what="noApplications" hint="noApplicationsHint" />}
       </>
     );
   }
@@ -88,8 +88,7 @@ export function Overview(): JSX.Element {
       <h1>
         {text("applications")} <span class="count">{rows.length === all.length ? all.length : `${rows.length} ${text("of")} ${all.length}`}</span>
       </h1>
-      <TimeNote />
-      <OtherTime what="objectivesNow" />
+      <TimeNote except="objectivesNow" />
       {rows.length === 0 ? (
         <Empty what="noMatch" hint="noMatchHint" />
       ) : (

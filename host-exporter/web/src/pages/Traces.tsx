@@ -10,7 +10,7 @@ import { Outcome, Trouble } from "../parts/columns";
 import { Empty } from "../parts/Empty";
 import { Field } from "../parts/Field";
 import { Link } from "../parts/Link";
-import { ApplicationLink, OnlyOf } from "../parts/Of";
+import { ApplicationLink, OnlyOf } from "../parts/ApplicationLink";
 import { OtherTime } from "../parts/Past";
 import { Table, type Column } from "../parts/Table";
 import { Waiting } from "../parts/Waiting";

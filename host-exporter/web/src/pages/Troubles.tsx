@@ -5,7 +5,7 @@ import type { Sandbox, Tenants } from "../api";
 import { useShared } from "../context";
 import { count, ratio, seconds, share } from "../format";
 import { amount, budgetName } from "../parts/Budget";
-import { TenantLink } from "../parts/Of";
+import { TenantLink } from "../parts/ApplicationLink";
 import { Table, type Column } from "../parts/Table";
 import { matches } from "../rows";
 import { troubles, type Trouble } from "../troubles";

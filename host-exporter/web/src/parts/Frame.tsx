@@ -8,8 +8,8 @@ import { THEMES, type Theme } from "../settings";
 import { LANGUAGES, type Key, type Language } from "../text";
 import { FILTER_MAX, to, type View } from "../view";
 import { Link } from "./Link";
-import { Stale } from "./Past";
 import { RangeChoice } from "./Range";
+import { Stale } from "./Stale";
 
 export interface Settings {
   language: Language;

@@ -4,15 +4,15 @@ import type { JSX } from "preact";
 import { useEffect, useRef, useState } from "preact/hooks";
 import { useShared } from "../context";
 import { clock, span } from "../format";
-import { between, fieldOf, LONG_RANGES, OWN_RANGE, RANGES, type Wrong } from "../past";
+import { between, fieldOf, hasServer, later, LONG_RANGES, OWN_RANGE, RANGES, timeOf, untilNow, type Wrong } from "../past";
 import { Link } from "./Link";
 import { WithCommands } from "./WithCommands";
 
 export function RangeChoice(): JSX.Element {
   const { view, text, viewer } = useShared();
-  const hasServer = viewer.range_seconds_max > OWN_RANGE;
-  const shown = !hasServer ? Math.min(view.range, OWN_RANGE) : view.until === null ? view.range : null;
-  const offered = hasServer ? [...RANGES, ...LONG_RANGES] : RANGES;
+  const time = timeOf(view, viewer);
+  const shown = time.until === null ? time.range : null;
+  const offered = hasServer(viewer) ? [...RANGES, ...LONG_RANGES] : RANGES;
   return (
     <>
       <div class="ranges" role="group" aria-label={text("last")}>
@@ -26,20 +26,13 @@ export function RangeChoice(): JSX.Element {
           );
         })}
       </div>
-      <PastChoice hasServer={hasServer} />
+      <PastChoice />
     </>
   );
 }
 
-const WRONG: Record<Wrong, "noTime" | "notBefore" | "tooLong" | "toCome"> = {
-  noTime: "noTime",
-  notBefore: "notBefore",
-  tooLong: "tooLong",
-  toCome: "toCome",
-};
-
-function PastChoice({ hasServer }: { hasServer: boolean }): JSX.Element {
-  const { view, text } = useShared();
+function PastChoice(): JSX.Element {
+  const { view, text, viewer } = useShared();
   const place = useRef<HTMLDetailsElement>(null);
   const close = (): void => {
     if (place.current) place.current.open = false;
@@ -62,12 +55,13 @@ function PastChoice({ hasServer }: { hasServer: boolean }): JSX.Element {
     };
   }, []);
   useEffect(close, [view.until, view.range]);
-  const chosen = view.until === null ? null : `${clock((view.until - view.range) * 1000)} – ${clock(view.until * 1000)}`;
+  const { range, until } = timeOf(view, viewer);
+  const chosen = until === null ? null : `${clock((until - range) * 1000)} – ${clock(until * 1000)}`;
   return (
     <details class="past" ref={place}>
-      <summary class={chosen === null ? "" : "chosen"}>{chosen ?? text(hasServer ? "fromTo" : "longer")}</summary>
+      <summary class={chosen === null ? "" : "chosen"}>{chosen ?? text(hasServer(viewer) ? "fromTo" : "longer")}</summary>
       <div class="panel">
-        {hasServer ? (
+        {hasServer(viewer) ? (
           <PastForm />
         ) : (
           <p>
@@ -84,8 +78,8 @@ function PastForm(): JSX.Element {
   const [wrong, setWrong] = useState<Wrong | null>(null);
   const step = viewer.step_seconds;
   const now = Math.ceil(Date.now() / 1000 / step) * step;
-  const until = view.until ?? now;
-  const later = until + view.range;
+  const time = timeOf(view, viewer);
+  const until = time.until ?? now;
   const submit = (event: SubmitEvent): void => {
     event.preventDefault();
     const form = new FormData(event.currentTarget as HTMLFormElement);
@@ -98,27 +92,22 @@ function PastForm(): JSX.Element {
     if (typeof chosen !== "string") show({ ...view, ...chosen, own: false });
   };
   return (
-    <form onSubmit={submit} key={`${view.until ?? ""} ${view.range}`}>
+    <form onSubmit={submit} key={`${time.until ?? ""} ${time.range}`}>
       <label>
-        {text("fromTime")} <input type="datetime-local" name="from" required defaultValue={fieldOf(until - view.range)} />
+        {text("fromTime")} <input type="datetime-local" name="from" required defaultValue={fieldOf(until - time.range)} />
       </label>
       <label>
         {text("toTime")} <input type="datetime-local" name="to" required defaultValue={fieldOf(until)} />
       </label>
       <p role="alert" class="bad">
-        {wrong === null ? "" : text(WRONG[wrong])}
+        {wrong === null ? "" : text(wrong)}
       </p>
       <p class="actions">
         <button type="submit">{text("showTime")}</button>
-        <Link to={{ ...view, until: until - view.range, own: false }}>← {text("earlier")}</Link>
-        {view.until !== null && <Link to={{ ...view, until: later >= now ? null : later }}>{text("later")} →</Link>}
-        {view.until !== null && <Link to={{ ...view, until: null, range: offeredRange(view.range) }}>{text("untilNow")}</Link>}
+        <Link to={{ ...view, range: time.range, until: until - time.range, own: false }}>← {text("earlier")}</Link>
+        {time.until !== null && <Link to={later(view, now)}>{text("later")} →</Link>}
+        {time.until !== null && <Link to={untilNow(view)}>{text("untilNow")}</Link>}
       </p>
     </form>
   );
-}
-
-/** The offered range in which one of any length is. */
-function offeredRange(range: number): number {
-  return [...RANGES, ...LONG_RANGES].find((known) => known >= range) ?? LONG_RANGES[LONG_RANGES.length - 1] ?? OWN_RANGE;
 }

@@ -1,14 +1,20 @@
 // What the charts that uPlot draws have in common.
 
 import type UPlot from "uplot";
-import { clock, onAxis } from "../format";
+import { onAxis } from "../format";
+
+/** Width of a character at an axis with its part of the room between two texts, CSS pixels. */
+const CHARACTER = 9;
+
+/** Least distance of two texts. */
+const SPACE_MIN = 60;
 
 /** What an axis of time has: room for what is written at it. */
 export function timeAxis(rangeSeconds: number): UPlot.Axis {
   return {
-    // Less than a minute apart they would all be the same.
-    values: (_, splits, __, ___, apart) => splits.map((at) => (apart < 60 ? clock(at * 1000) : onAxis(at * 1000, rangeSeconds))),
-    space: rangeSeconds > 86_400 ? 96 : 60,
+    values: (_, splits, __, ___, apart) => splits.map((at) => onAxis(at * 1000, rangeSeconds, apart)),
+    // One of two minutes is not midnight, whose text is shorter.
+    space: (_, __, begin) => Math.max(SPACE_MIN, ...[0, 60].map((later) => onAxis((begin + later) * 1000, rangeSeconds, 60).length * CHARACTER)),
     size: 28,
   };
 }

@@ -1,4 +1,4 @@
-// Whose something is: an application, which leads to its page.
+// Links to an application or a tenant that something belongs to.
 
 import type { JSX } from "preact";
 import type { Application } from "../api";
@@ -6,7 +6,7 @@ import { useShared } from "../context";
 import { to } from "../view";
 import { Link } from "./Link";
 
-/** For operators with its tenant. */
+/** An application, for operators with its tenant. */
 export function ApplicationLink({ of: { tenant, service_name } }: { of: Application }): JSX.Element {
   const { view, viewer } = useShared();
   return (
