@@ -65,7 +65,8 @@ impl Milestones {
     /// The moments by the wall clock.
     pub fn report(&self) -> Report {
         let since_boot = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
-        let booted_unix_ns = usage::unix_ns().saturating_sub(since_boot(unattached::since_boot()));
+        let unix_ns = usage::unix_ns();
+        let booted_unix_ns = unix_ns.saturating_sub(since_boot(unattached::since_boot()));
         let first_listen_ns = self.first_listen_ns.filter(|_| !self.is_late);
         Report {
             booted_unix_ns,
@@ -73,7 +74,8 @@ impl Milestones {
                 .first_process
                 .map_or(0, |time| booted_unix_ns.saturating_add(since_boot(time))),
             first_listen_unix_ns: first_listen_ns
-                .map_or(0, |at_ns| usage::unix_offset_ns().saturating_add(at_ns)),
+                .map_or(0, |at_ns| unix_ns.saturating_sub(usage::monotonic_ns()).saturating_add(at_ns)),
+            unix_ns,
             ..Report::default()
         }
     }
@@ -88,7 +90,8 @@ mod tests {
         let mut milestones = Milestones::since_attached(&Counters::default(), false);
         let before = milestones.report();
         assert_eq!((before.first_process_unix_ns, before.first_listen_unix_ns), (0, 0));
-        assert!((1..=usage::unix_ns()).contains(&before.booted_unix_ns));
+        assert!((1..=before.unix_ns).contains(&before.booted_unix_ns));
+        assert!((1..=usage::unix_ns()).contains(&before.unix_ns));
         for (seconds, version) in [(2, 1), (3, 1), (1, 2)] {
             milestones.process_made(Duration::from_secs(seconds));
             assert_eq!(milestones.version(), version, "made at {seconds}");

@@ -67,20 +67,42 @@ impl GuestClock {
         self.measured.map(|measured| measured.offset)
     }
 
+    /// The bounds for moments that a guest reports together with its clock, which it read when it made the report; 0 of one that does not
+    /// report it. None where the last call does not say: there was none, or the clock seems to be set since. The next call knows.
+    pub fn at_report(&self, guest_unix_ns: u64, received_unix_ns: u64) -> Option<Offset> {
+        let bounds = self.measured?.at(received_unix_ns);
+        if guest_unix_ns == 0 {
+            return Some(bounds);
+        }
+        let latest = difference(received_unix_ns, guest_unix_ns);
+        let is_set = latest < bounds.low_ns || latest.saturating_sub(DELIVERY_NS) > bounds.high_ns;
+        (!is_set).then(|| Offset { high_ns: bounds.high_ns.min(latest), ..bounds })
+    }
+
     /// The bounds for spans that came together, of which the last ended at that time of the guest's clock.
     pub fn at_reception(&mut self, last_end_unix_ns: u64, received_unix_ns: u64) -> Offset {
         let latest = difference(received_unix_ns, last_end_unix_ns);
         let by_reception = Offset { low_ns: latest.saturating_sub(DELIVERY_NS), high_ns: latest };
         let Some(measured) = self.measured else { return by_reception };
-        let seconds = received_unix_ns.saturating_sub(measured.at_unix_ns).div_ceil(1_000_000_000);
-        let drift = i64::try_from(seconds).unwrap_or(i64::MAX).saturating_mul(DRIFT_NS_PER_SECOND);
-        let low_ns = measured.offset.low_ns.saturating_sub(drift);
-        if latest < low_ns {
+        let bounds = measured.at(received_unix_ns);
+        if latest < bounds.low_ns {
             // A span cannot end after it came: the guest's clock was set since it was measured.
             self.measured = None;
             return by_reception;
         }
-        Offset { low_ns, high_ns: measured.offset.high_ns.saturating_add(drift).min(latest) }
+        Offset { high_ns: bounds.high_ns.min(latest), ..bounds }
+    }
+}
+
+impl Measured {
+    /// The bounds at a later time of the host's clock.
+    fn at(self, unix_ns: u64) -> Offset {
+        let seconds = unix_ns.saturating_sub(self.at_unix_ns).div_ceil(1_000_000_000);
+        let drift = i64::try_from(seconds).unwrap_or(i64::MAX).saturating_mul(DRIFT_NS_PER_SECOND);
+        Offset {
+            low_ns: self.offset.low_ns.saturating_sub(drift),
+            high_ns: self.offset.high_ns.saturating_add(drift),
+        }
     }
 }
 
@@ -127,6 +149,22 @@ mod tests {
             by_reception(0),
             "another agent, without times"
         );
+    }
+
+    #[test]
+    fn a_report_with_a_clock_that_was_set_waits_for_the_next_call() {
+        let mut clock = GuestClock::default();
+        assert_eq!(clock.at_report(10_000 * MS, 10_000 * MS), None, "no call yet");
+        clock.measured(10_000 * MS, 10_000 * MS, 10_002 * MS);
+        let bounds = |high_ns| Some(Offset { low_ns: -100_000, high_ns });
+        assert_eq!(clock.at_report(0, 10_500 * MS), bounds(2_100_000), "without a clock");
+        assert_eq!(clock.at_report(10_499 * MS, 10_500 * MS), bounds(1_000_000), "made before it came");
+        assert_eq!(clock.at_report(9_000 * MS, 10_500 * MS), bounds(2_100_000), "it came late");
+        assert_eq!(clock.at_report(70_000 * MS, 10_500 * MS), None, "set forward");
+        assert_eq!(clock.at_report(5_000 * MS, 10_500 * MS), None, "set back");
+        clock.measured(10_600 * MS, 5_100 * MS, 10_600 * MS);
+        let offset = clock.at_report(5_000 * MS, 10_600 * MS).expect("it was measured");
+        assert_eq!(offset.middle_ns(), 5_500_000_000);
     }
 
     #[test]

@@ -60,6 +60,16 @@ async fn starts_are_timed_by_the_hosts_clock_listed_and_counted_once_by_applicat
     for reached in &before[2..] {
         assert!(reached.is_some_and(|reached| (0.0..3_000.0).contains(&reached)), "{before:?}");
     }
+    // A clock that was set since the last call is measured anew before what it shows is taken.
+    old.set_clock(0);
+    old.has_started();
+    wait_for("its phases", async || {
+        let [.., machine, process, listen] = starts("shop-0").await;
+        [machine, process, listen]
+            .iter()
+            .all(|reached| reached.is_some_and(|it| (0.0..3_000.0).contains(&it)))
+    })
+    .await;
     // Other names change nothing of it, and count it no second time.
     companion.rewrite(|record| record.service_name = "store".into());
     exporter.wait_for_sandbox("shop-1", "named anew", |row| row["service_name"] == "store").await;

@@ -48,7 +48,8 @@ static BATCH: Shape = Shape {
     counted: None,
 };
 
-static MILESTONES: Shape = Shape { fields: &[(1, Fixed64), (2, Fixed64), (3, Fixed64)], counted: None };
+static MILESTONES: Shape =
+    Shape { fields: &[(1, Fixed64), (2, Fixed64), (3, Fixed64), (4, Fixed64)], counted: None };
 
 static SERIES: Shape = Shape {
     fields: &[
@@ -324,6 +325,7 @@ mod tests {
             booted_unix_ns: 1,
             first_process_unix_ns: 1,
             first_listen_unix_ns: 1,
+            unix_ns: 1,
             ..Default::default()
         };
         agent::Batch {

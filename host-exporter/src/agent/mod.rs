@@ -8,6 +8,7 @@ pub mod backoff;
 pub mod client;
 pub mod guarded;
 pub mod inspect;
+mod moments;
 pub mod outlook;
 pub mod session;
 pub mod task;

@@ -22,6 +22,7 @@ use super::{
     client::{self, CallError, CallId, Client},
     guarded::{Admission, Frame, GuardedStream, Policy},
     inspect,
+    moments::Moments,
     outlook::Outlook,
 };
 use crate::{
@@ -31,7 +32,7 @@ use crate::{
         sandbox::{Accumulator, Containers, Outcome},
     },
     clock::unix_ns,
-    fleet::{Fleet, link::AboutAgent, sandbox::Sandbox, starts::Phase},
+    fleet::{Fleet, link::AboutAgent, sandbox::Sandbox},
     intake, metering,
     protocol::{CaptureMode, Placement},
     rejection::Rejection,
@@ -230,6 +231,7 @@ impl Session<'_> {
                 asked = None;
                 let answer = client::answer(&frame).map_err(call_error(STATS))?;
                 self.take_stats(&answer, answered.sent_unix_ns);
+                received.moments.call_answered(self.fleet, self.sandbox);
             } else if !batches.is_of(&frame) {
                 self.sandbox.reject(Rejection::FrameUnknown);
             } else if !self.take_frame(epoch, received, frame).await? {
@@ -362,6 +364,7 @@ pub struct Received {
     sequence: u64,
     batches: u64,
     counters: AgentCounters,
+    moments: Moments,
 }
 
 impl Received {
@@ -413,12 +416,7 @@ pub fn take_batch(
     let record = sandbox.record();
     let unknown = Containers::new();
     let containers = record.as_deref().map_or(&unknown, |record| &record.containers);
-    if sandbox.start.lock().awaits(Phase::FirstRequest)
-        && let Some(first) = first_served(&batch.series)
-        && let Some(offset) = sandbox.clock.lock().at_last_call()
-    {
-        fleet.reached(sandbox, Phase::FirstRequest, first, offset);
-    }
+    received.moments.first_request(fleet, sandbox, &batch.series);
     let mut series = batch.series.into_iter();
     while series.len() > 0 {
         sandbox.change(|accumulator| {
@@ -431,7 +429,7 @@ pub fn take_batch(
         take_resources(sandbox, containers, batch.resources, late);
     }
     if let Some(milestones) = batch.milestones.as_ref() {
-        take_milestones(fleet, sandbox, milestones);
+        received.moments.milestones(fleet, sandbox, milestones);
     }
     if !batch.dependencies.is_empty() {
         take_dependencies(sandbox, containers, batch.dependencies, late);
@@ -440,28 +438,6 @@ pub fn take_batch(
         sandbox.change(|accumulator| take_spans(fleet, sandbox, accumulator, batch.spans));
     }
     fleet.changed();
-}
-
-/// Notes what the sandbox has reached. What was reported before stays.
-fn take_milestones(fleet: &Fleet, sandbox: &Sandbox, milestones: &agent::Milestones) {
-    let Some(offset) = sandbox.clock.lock().at_last_call() else { return };
-    for (phase, guest_unix_ns) in [
-        (Phase::Machine, milestones.booted_unix_ns),
-        (Phase::FirstProcess, milestones.first_process_unix_ns),
-        (Phase::FirstListen, milestones.first_listen_unix_ns),
-    ] {
-        if guest_unix_ns > 0 && sandbox.start.lock().awaits(phase) {
-            fleet.reached(sandbox, phase, guest_unix_ns, offset);
-        }
-    }
-}
-
-/// When a server's series were first observed.
-fn first_served(series: &[agent::Series]) -> Option<u64> {
-    let is_server = |series: &&agent::Series| {
-        series.key.as_ref().is_some_and(|key| key.side == agent::Side::SIDE_SERVER.into())
-    };
-    series.iter().filter(is_server).map(|series| series.start_unix_ns).min()
 }
 
 fn take_series(

@@ -282,6 +282,7 @@ impl TestAgent {
             booted_unix_ns: now,
             first_process_unix_ns: now,
             first_listen_unix_ns: now,
+            unix_ns: now,
             ..Default::default()
         };
         state.milestones = Some(milestones.clone());
