@@ -2,13 +2,13 @@
 //!
 //! Values are the agent's, since its start, whatever its epoch. They are neither added up nor kept in the ledger: after a restart of
 //! the exporter the agent reports them again, and those of an agent that was started again begin at zero, which Prometheus takes for
-//! a counter's reset. What came since an earlier report is added up besides, until the topology takes it.
+//! a counter's reset. Increments since earlier reports are added up besides, until the topology takes them.
 //!
 //! Invariants: containers are those of the registry's record; each pair of a container's name and an address is exposed once; there
 //! are at most [`DEPENDENCIES_MAX`], of which those that were not reported for longest make room, as they do in the agent; what is held is charged to the tenant before.
 
-mod came;
 mod connections;
+mod increments;
 
 use std::{
     collections::BTreeMap,
@@ -19,10 +19,10 @@ use std::{
 
 use porthole_agent_api::dependencies::{DEPENDENCIES_MAX, Failure, UNUSED};
 
-use self::came::Coming;
+use self::increments::PendingIncrements;
 pub use self::{
-    came::Came,
     connections::{Connections, Failures},
+    increments::Increment,
 };
 use super::{
     budget::{Charge, TenantBudget},
@@ -79,7 +79,7 @@ pub struct Dependencies {
     young: bool,
     /// When an agent reported first.
     first: Option<Instant>,
-    came: Coming,
+    pending: PendingIncrements,
     resident: usize,
     exposed: usize,
 }
@@ -94,7 +94,7 @@ impl Dependencies {
             known: BTreeMap::new(),
             young,
             first: None,
-            came: Coming::default(),
+            pending: PendingIncrements::default(),
             resident: 0,
             exposed: 0,
         }
@@ -144,20 +144,20 @@ impl Dependencies {
             + of_name(name.as_deref())
             + if before.is_none() { entry_bytes(&key) } else { 0 };
         let all = || connections.golden();
-        let came = match before {
+        let increment = match before {
             Some(_) if begins_anew => all(),
             Some(before) => all().since(&before.golden()).unwrap_or_else(all),
             None if counts_whole => all(),
             None => Golden::default(),
         };
-        let came_bytes = Coming::bytes_of(&key, &came);
-        if !self.charge.budget().resident.admits(more.saturating_sub(held) + came_bytes) {
+        let pending_bytes = PendingIncrements::bytes_of(&key, &increment);
+        if !self.charge.budget().resident.admits(more.saturating_sub(held) + pending_bytes) {
             return Err(Rejection::TenantMemoryLimit);
         }
         if exposed > 0 && !self.charge.budget().exposed.admits(exposed) {
             return Err(Rejection::TenantSeriesLimit);
         }
-        self.came.add(&key, &came);
+        self.pending.add(&key, &increment);
         let known = Known { connections: Arc::new(connections), name, begun, reported: now };
         if let Some(before) = self.known.get_mut(&key) {
             *before = known;
@@ -166,16 +166,16 @@ impl Dependencies {
         }
         self.resident = self.resident + more - held;
         self.exposed += exposed;
-        self.charge.set_resident(self.resident + self.came.bytes());
+        self.charge.set_resident(self.resident + self.pending.bytes());
         self.charge.set_exposed(self.exposed);
         Ok(())
     }
 
-    /// Gives out what came since this was called last.
-    pub fn take_came(&mut self) -> Vec<Came> {
-        let came = self.came.take();
+    /// Takes the increments since this was called last.
+    pub fn take_increments(&mut self) -> Vec<Increment> {
+        let increments = self.pending.take();
         self.charge.set_resident(self.resident);
-        came
+        increments
     }
 
     /// Forgets the address that was not reported for longest, if that is long ago.
@@ -195,7 +195,7 @@ impl Dependencies {
 
     /// Forgets all: the sandbox has ended and was scraped often enough.
     pub fn forget(&mut self) {
-        (self.known, self.came) = (BTreeMap::new(), Coming::default());
+        (self.known, self.pending) = (BTreeMap::new(), PendingIncrements::default());
         (self.resident, self.exposed) = (0, 0);
         self.charge.set_resident(0);
         self.charge.set_exposed(0);
@@ -301,10 +301,10 @@ mod tests {
     }
 
     #[test]
-    fn what_came_is_given_out_once_and_of_older_sandboxes_only_after_the_first_reports() {
+    fn increments_are_given_out_once_and_of_older_sandboxes_only_after_the_first_reports() {
         let taken = |dependencies: &mut Dependencies| {
-            let of = |(_, golden): Came| (golden.durations.count(), golden.errors.no_response);
-            dependencies.take_came().into_iter().map(of).collect::<Vec<_>>()
+            let of = |(_, golden): Increment| (golden.durations.count(), golden.errors.no_response);
+            dependencies.take_increments().into_iter().map(of).collect::<Vec<_>>()
         };
         for (young, first) in [(true, vec![(1, 5)]), (false, vec![])] {
             let budget = Arc::new(TenantBudget::new(&NodeBudget::new(Limits::of_series(10))));
@@ -370,7 +370,7 @@ mod tests {
         assert_eq!(apply(&mut many, DEPENDENCIES_MAX), Err(Rejection::SandboxSeriesLimit));
         assert_eq!(apply(&mut many, 0), Ok(()), "a known one");
         // What is not reported any more makes room.
-        many.take_came();
+        many.take_increments();
         let (resident, later) = (many.charge().resident(), start + UNREPORTED);
         assert_eq!(apply_at(&mut many, 1, later), Ok(()));
         for number in 0..DEPENDENCIES_MAX - 1 {
@@ -378,7 +378,7 @@ mod tests {
         }
         assert_eq!(apply_at(&mut many, 2_000, later), Err(Rejection::SandboxSeriesLimit));
         assert_eq!(many.iter().filter(|(key, _)| key[1].len() < "10.0.0.1000".len()).count(), 1);
-        many.take_came();
+        many.take_increments();
         assert!(many.charge().resident().abs_diff(resident) < resident / 10);
         let mut few = dependencies(100_000);
         let refusals = (0..50).filter(|number| apply(&mut few, *number) == Err(Rejection::TenantSeriesLimit));

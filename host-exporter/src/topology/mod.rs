@@ -260,38 +260,38 @@ impl Topology {
     /// Takes the calls and the connections of one sandbox.
     fn record_sandbox(&self, step: StepNumber, sandbox: &Sandbox, book: &AddressBook, names: &HostNames) {
         let calls = sandbox.accumulator.lock().take_calls();
-        let (came, looked_up) = {
+        let (increments, looked_up) = {
             let mut dependencies = sandbox.dependencies.lock();
-            (dependencies.take_came(), dependencies.names())
+            (dependencies.take_increments(), dependencies.names())
         };
         let (tenant, from) = (&sandbox.identity.tenant, &sandbox.application().service_name);
         let target =
             |address: &str, port: &str| book.target(sandbox, Peer::of(address, port), names, &looked_up);
         if !calls.is_empty() {
-            let edges = calls.into_iter().map(|(call, came)| {
+            let edges = calls.into_iter().map(|(call, increment)| {
                 let to = target(&call.address, &call.port);
-                (Edge { from: from.clone(), to, protocol: call.protocol }, came)
+                (Edge { from: from.clone(), to, protocol: call.protocol }, increment)
             });
             let edges: Vec<_> = edges.collect();
             let mut hour = self.hour.lock();
             let lines = &mut hour.tenant(tenant).lines;
-            for (edge, came) in edges {
+            for (edge, increment) in edges {
                 let line = line_of(lines, edge, |edge| &mut edge.to);
-                line.add(step, &came);
+                line.add(step, &increment);
                 let mut totals = line.totals.unpack();
-                totals.add(&came);
+                totals.add(&increment);
                 line.totals = PackedGolden::from(&totals);
             }
         }
-        if !came.is_empty() {
-            let new = came.into_iter().map(|([address, port], came)| {
-                (Link { from: from.clone(), to: target(&address, &port) }, came)
+        if !increments.is_empty() {
+            let new = increments.into_iter().map(|([address, port], increment)| {
+                (Link { from: from.clone(), to: target(&address, &port) }, increment)
             });
             let new: Vec<_> = new.collect();
             let mut connections = self.connections.lock();
             let lines = &mut connections.tenant(tenant).lines;
-            for (link, came) in new {
-                line_of(lines, link, |link| &mut link.to).add(step, &came);
+            for (link, increment) in new {
+                line_of(lines, link, |link| &mut link.to).add(step, &increment);
             }
         }
     }

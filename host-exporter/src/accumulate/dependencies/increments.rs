@@ -1,4 +1,4 @@
-//! What came to the connections of a sandbox since it was given out last, by address, over all containers.
+//! By how much the values of a sandbox's connections grew since that was taken last, by address, over all containers.
 
 use std::collections::{BTreeMap, btree_map::Entry};
 
@@ -7,30 +7,30 @@ use porthole_agent_api::dependencies::DEPENDENCIES_MAX;
 use super::Key;
 use crate::accumulate::{cost, golden::Golden, series::OTHER};
 
-/// Connections to an address and a port, as [`super::Connections::golden`] has them.
-pub type Came = ([Box<str>; 2], Golden);
+/// What was added to the connections to an address and a port, as [`super::Connections::golden`] has them.
+pub type Increment = ([Box<str>; 2], Golden);
 
-/// What was not given out yet.
+/// Increments that were not taken yet.
 #[derive(Debug, Default)]
-pub(super) struct Coming {
+pub(super) struct PendingIncrements {
     sums: BTreeMap<[Box<str>; 2], Golden>,
     bytes: usize,
 }
 
-impl Coming {
-    /// Bytes that it takes.
+impl PendingIncrements {
+    /// Bytes that they occupy.
     pub fn bytes(&self) -> usize {
         self.bytes
     }
 
-    /// Bytes that something takes at most that came to an address.
-    pub fn bytes_of([_, address, port]: &Key, came: &Golden) -> usize {
-        entry_bytes(address, port) + cost::histogram(&came.durations)
+    /// Bytes that an increment occupies at most.
+    pub fn bytes_of([_, address, port]: &Key, increment: &Golden) -> usize {
+        entry_bytes(address, port) + cost::histogram(&increment.durations)
     }
 
-    /// Adds what came; beyond so many addresses, to [`OTHER`].
-    pub fn add(&mut self, [_, address, port]: &Key, came: &Golden) {
-        if came.durations.count() == 0 && came.errors.total() == 0 {
+    /// Adds an increment; beyond so many addresses, to [`OTHER`].
+    pub fn add(&mut self, [_, address, port]: &Key, increment: &Golden) {
+        if increment.durations.count() == 0 && increment.errors.total() == 0 {
             return;
         }
         let mut at = [address.clone(), port.clone()];
@@ -46,12 +46,12 @@ impl Coming {
             }
         };
         let before = cost::histogram(&sum.durations);
-        sum.add(came);
+        sum.add(increment);
         self.bytes = self.bytes + cost::histogram(&sum.durations) - before;
     }
 
-    /// Gives it out.
-    pub fn take(&mut self) -> Vec<Came> {
+    /// Takes all of them.
+    pub fn take(&mut self) -> Vec<Increment> {
         std::mem::take(self).sums.into_iter().collect()
     }
 }
