@@ -38,11 +38,11 @@ pub enum OutboundError {
     /// No process listens there, or the handshake of TLS failed.
     #[error("it cannot be reached: {0}")]
     Connect(#[from] io::Error),
-    /// The exchange broke off.
+    /// The exchange broke off, before the answer or within it.
     #[error("the request failed: {0}")]
     Http(#[from] hyper::Error),
-    /// The answer is longer than allowed, or broke off.
-    #[error("its answer is longer than {0} bytes, or broke off")]
+    /// The answer is longer than allowed.
+    #[error("its answer is longer than {0} bytes")]
     Answer(usize),
 }
 
@@ -114,6 +114,16 @@ impl Allowance {
     pub fn take(&self, bytes: usize) -> bool {
         let take = |left: usize| left.checked_sub(bytes);
         self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_ok()
+    }
+
+    /// How many are taken.
+    pub fn taken(&self) -> usize {
+        self.all.saturating_sub(self.left.load(Ordering::Relaxed))
+    }
+
+    /// Gives back so many of those that were taken.
+    pub fn give_back(&self, bytes: usize) {
+        self.left.fetch_add(bytes, Ordering::Relaxed);
     }
 }
 
@@ -224,9 +234,8 @@ async fn exchange_on(
         let Some(allowance) = allowance else { return Ok(Answer { status, retry_after, body }) };
         let mut frames = response.into_body();
         while let Some(frame) = frames.frame().await {
-            let data = frame.map_err(|_| OutboundError::Answer(allowance.all))?.into_data();
             // Else trailers.
-            let Ok(data) = data else { continue };
+            let Ok(data) = frame?.into_data() else { continue };
             if !allowance.take(data.len()) {
                 return Err(OutboundError::Answer(allowance.all));
             }

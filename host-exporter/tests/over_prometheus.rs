@@ -15,12 +15,12 @@ use porthole_exporter::{
     clock::unix_ms,
     config,
     exposition::{applications, text::Text},
-    history::{History, Recent, STEP, step_of},
+    history::{History, Recent, STEP, range::Range, step_of},
     identity::Application,
     objectives::Objectives,
     protocol::{ErrorClass, Protocol, Side},
     query::{
-        Range, Selection, from_memory,
+        Selection, from_memory,
         prometheus::{Prometheus as Server, nodes::Node},
     },
 };
@@ -322,23 +322,34 @@ fn a_server_that_does_not_answer_as_it_should_is_an_error_in_time() -> Outcome {
                 if let Some(answer) = answer {
                     // A client that has read enough is gone before the end.
                     let _ = streams[0].write_all(&answer).await;
+                    let _ = streams[0].shutdown().await;
                 }
                 std::future::pending::<()>().await;
             };
             tokio::select! {
                 () = serve => unreachable!("it stays"),
-                asked = server.over_time(&selection, Range { steps: 4, each: 1, until: None }, 100, |recent| recent) => asked.expect_err("no answer").to_string(),
+                asked = server.over_time(&selection, Range { steps: 4, each: 1, until: None }, 100, |recent| recent) => {
+                    let error = asked.expect_err("no answer");
+                    format!("{} {error}", error.status().as_u16())
+                }
             }
         };
-        assert!(ask(None).await.contains("did not answer in 0.2 seconds"));
+        let late = ask(None).await;
+        assert!(late.starts_with("504 ") && late.contains("did not answer in 0.2 seconds"), "{late}");
         let with = |status: &str, body: &str| {
             format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\n\r\n{body}", body.len()).into_bytes()
         };
-        let refused = ask(Some(with("422 Unprocessable", "{\"error\":\"too\nmany\"}"))).await;
-        assert!(refused.contains("422") && refused.contains("too many"), "{refused}");
+        for (theirs, status) in [(422, 507), (503, 504), (504, 504), (500, 502)] {
+            let refused =
+                ask(Some(with(&format!("{theirs} Refused"), "{\"error\":\"too\nmany\"}"))).await;
+            assert!(refused.starts_with(&format!("{status} ")), "{refused}");
+            assert!(refused.contains(&theirs.to_string()) && refused.contains("too many"), "{refused}");
+        }
         assert!(ask(Some(with("200 OK", "{}"))).await.contains("no result"));
+        let broken = ask(Some(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n{".to_vec())).await;
+        assert!(broken.starts_with("502 ") && broken.contains("the request failed"), "{broken}");
         let large = ask(Some(with("200 OK", &" ".repeat(3 << 20)))).await;
-        assert!(large.contains("longer than 1048576 bytes"), "{large}");
+        assert!(large.starts_with("507 ") && large.contains("longer than 1048576 bytes"), "{large}");
         Ok(())
     })
 }

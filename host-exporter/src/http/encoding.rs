@@ -179,6 +179,12 @@ fn json(value: &impl Serialize) -> serde_json::Result<Answers> {
     Ok(compressor.finish(&[]))
 }
 
+/// A value as JSON, for one client alone; [`Encodings::keep`] bounds it while it is sent.
+pub fn json_once(value: &impl Serialize) -> serde_json::Result<Arc<Encoded>> {
+    let answers = json(value)?;
+    answers.with(false).cloned().ok_or_else(|| serde_json::Error::io(io::ErrorKind::InvalidData.into()))
+}
+
 /// Listings are not compressed for clients.
 const LISTING: Compressions = Compressions { gzip: false, none: true };
 
@@ -472,8 +478,8 @@ impl Encodings {
         sent.extend(last);
     }
 
-    /// Drops the oldest ones that are still being sent when all of them are too large.
-    fn keep(&self, encoded: &Arc<Encoded>) {
+    /// Counts an answer among those that are being sent, and drops the oldest when all of them are too large.
+    pub fn keep(&self, encoded: &Arc<Encoded>) {
         let mut sent = self.sent.lock();
         sent.retain(|kept| kept.strong_count() > 0);
         if !sent.iter().any(|kept| std::ptr::eq(kept.as_ptr(), Arc::as_ptr(encoded))) {

@@ -5,21 +5,21 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use axum::{
     Extension,
     extract::{Query, State},
-    http::{StatusCode, header},
+    http::StatusCode,
     response::{IntoResponse as _, Response},
 };
 use porthole_histogram::bucket_upper_bound_seconds;
 use serde::{Deserialize, Serialize};
 
-use super::{App, access::Viewer, no_answer};
+use super::{App, access::Viewer, encoding::json_once, no_answer};
 use crate::{
     accumulate::golden::{Errors, Golden},
     buckets::sum_seconds,
     clock,
-    history::{Points, Recent, STEP, STEPS, StepNumber, step_of},
+    history::{Points, Recent, STEP, STEPS, StepNumber, range::Range, step_of},
     identity::Application,
     protocol::{Protocol, Side},
-    query::{self, Range, Selection, Source},
+    query::{self, Selection, Source},
 };
 
 /// What is requested.
@@ -217,13 +217,9 @@ pub(super) async fn list(
             app.listing(name, make).await
         }
         Source::Prometheus(server) => {
-            let make = move |recent| serde_json::to_vec(&Listing::of(recent, range, &wanted));
+            let make = move |recent| json_once(&Listing::of(recent, range, &wanted));
             match server.over_time(&selection, range, step_of(clock::unix_ms()), make).await {
-                Ok(Ok(json)) => ([(header::CONTENT_TYPE, "application/json")], json).into_response(),
-                Ok(Err(error)) => {
-                    tracing::error!(%error, "an answer about the past was not written");
-                    StatusCode::INTERNAL_SERVER_ERROR.into_response()
-                }
+                Ok(encoded) => app.made(encoded),
                 Err(error) => {
                     tracing::warn!(%error, "no answer about the past");
                     no_answer::response(&error, &viewer)

@@ -83,9 +83,27 @@ impl App {
         let Some(encoded) = self.encodings.listing(name, move || make(&fleet)).await else {
             return StatusCode::INTERNAL_SERVER_ERROR.into_response();
         };
-        let json = [(header::CONTENT_TYPE, "application/json")];
-        (json, delivery::body(encoded, |_| {})).into_response()
+        deliver(encoded)
     }
+
+    /// Sends what was made for one request, as a listing is sent.
+    fn made(&self, encoded: serde_json::Result<Arc<encoding::Encoded>>) -> Response {
+        match encoded {
+            Ok(encoded) => {
+                self.encodings.keep(&encoded);
+                deliver(encoded)
+            }
+            Err(error) => {
+                tracing::error!(%error, "an answer was not written");
+                StatusCode::INTERNAL_SERVER_ERROR.into_response()
+            }
+        }
+    }
+}
+
+fn deliver(encoded: Arc<encoding::Encoded>) -> Response {
+    let json = [(header::CONTENT_TYPE, "application/json")];
+    (json, delivery::body(encoded, |_| {})).into_response()
 }
 
 /// A route, what it shows, and how it is answered.

@@ -7,7 +7,7 @@ use axum::{
 };
 use serde::Serialize;
 
-use super::{App, access::Viewer, no_answer};
+use super::{App, access::Viewer, encoding::json_once, no_answer};
 use crate::{
     clock,
     query::{Source, prometheus::nodes::Nodes},
@@ -22,11 +22,11 @@ struct Listing {
 }
 
 pub(super) async fn list(State(app): State<App>, Extension(viewer): Extension<Viewer>) -> Response {
-    let Source::Prometheus(server) = app.source else {
+    let Source::Prometheus(server) = &app.source else {
         return Json(Listing { configured: false, nodes: Nodes::default() }).into_response();
     };
     match server.nodes(clock::unix_ms() / 1_000).await {
-        Ok(nodes) => Json(Listing { configured: true, nodes }).into_response(),
+        Ok(nodes) => app.made(json_once(&Listing { configured: true, nodes })),
         Err(error) => {
             tracing::warn!(%error, "no answer about the nodes");
             no_answer::response(&error, &viewer)

@@ -8,8 +8,6 @@
 
 pub mod prometheus;
 
-pub use crate::history::range::Range;
-
 use std::sync::Arc;
 
 use serde::Deserialize;
@@ -17,7 +15,7 @@ use serde::Deserialize;
 use self::prometheus::Prometheus;
 use crate::{
     fleet::{Fleet, sandbox::Sandbox},
-    history::{History, Recent, STEP, STEPS},
+    history::{History, Recent, STEP, STEPS, range::Range},
     identity::Application,
 };
 

@@ -27,7 +27,8 @@ use crate::{
 /// Questions that are put to the server at one time, of at most five expressions.
 const QUESTIONS_AT_ONCE: usize = 2;
 
-/// Times as many bytes as the answers may have they may be decoded to. Matrices and vectors take once to three times as many.
+/// Times as many bytes as the answers may have they may be decoded to, with the points that are made of them. Most matrices and vectors
+/// are decoded to three times as many.
 const DECODED_FACTOR: usize = 4;
 
 /// Parameters that other servers ignore: times that are not moved for its cache, and samples as soon as they are there.
@@ -46,8 +47,14 @@ pub enum QueryError {
     #[error("the Prometheus server did not answer in {} seconds", .0.as_secs_f64())]
     Deadline(Duration),
     /// What it would be decoded to does not fit.
-    #[error("the Prometheus server's answer has too many series")]
-    Series,
+    #[error("the Prometheus server's answer has too many series or points")]
+    TooLarge,
+    /// Points end at other times than were requested.
+    #[error(
+        "the Prometheus server's answer is of other times than were requested: what is in front of it must not align them (Thanos: \
+         --no-query-range.align-range-with-step)"
+    )]
+    OtherTimes,
     /// The server refused.
     #[error("the Prometheus server answered {0}: {1}")]
     Status(StatusCode, String),
@@ -63,11 +70,20 @@ impl QueryError {
     /// The status of an answer that there is not for this reason.
     pub fn status(&self) -> StatusCode {
         match self {
-            Self::Deadline(_) => StatusCode::GATEWAY_TIMEOUT,
-            Self::Series | Self::Exchange(OutboundError::Answer(_)) => StatusCode::INSUFFICIENT_STORAGE,
-            Self::Exchange(_) | Self::Status(..) | Self::Malformed(_) | Self::TenantName => {
-                StatusCode::BAD_GATEWAY
+            // By the server's own limit of time, or a proxy's.
+            Self::Deadline(_)
+            | Self::Status(StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT, _) => {
+                StatusCode::GATEWAY_TIMEOUT
             }
+            // The expressions are valid: one that cannot be evaluated loads more samples than the server allows.
+            Self::TooLarge
+            | Self::Exchange(OutboundError::Answer(_))
+            | Self::Status(StatusCode::UNPROCESSABLE_ENTITY, _) => StatusCode::INSUFFICIENT_STORAGE,
+            Self::Exchange(_)
+            | Self::Status(..)
+            | Self::OtherTimes
+            | Self::Malformed(_)
+            | Self::TenantName => StatusCode::BAD_GATEWAY,
         }
     }
 }
@@ -196,7 +212,7 @@ impl Prometheus {
         let turn = Arc::clone(turn);
         let decoded = tokio::task::spawn_blocking(move || {
             if !turn.decoded.take(decoded_bytes::<L>(&body)) {
-                return Err(QueryError::Series);
+                return Err(QueryError::TooLarge);
             }
             let decoded = serde_json::from_slice::<Response<L>>(&body);
             Ok(decoded.map_err(|error| QueryError::Malformed(error.to_string()))?.data.result)
@@ -205,7 +221,8 @@ impl Prometheus {
     }
 }
 
-/// Bytes that an answer is decoded to at most: an element has two braces, a sample a bracket, and no text is longer than before.
+/// Bytes that an answer is decoded to at most: an element has two braces, a sample a bracket, and no text is longer than before. Vectors
+/// grow to twice as many as there are.
 fn decoded_bytes<L>(body: &[u8]) -> usize {
     let (mut braces, mut brackets) = (0_usize, 0_usize);
     for byte in body {
@@ -215,7 +232,7 @@ fn decoded_bytes<L>(body: &[u8]) -> usize {
             _ => {}
         }
     }
-    braces.div_ceil(2) * size_of::<Element<L>>() + brackets * size_of::<Sample>() + body.len()
+    braces * size_of::<Element<L>>() + brackets * 2 * size_of::<Sample>() + body.len()
 }
 
 /// The body of a request.
@@ -285,6 +302,6 @@ mod tests {
         assert!(vector[0].value.is_some_and(|Sample(_, value)| value == f64::INFINITY));
         assert!(decoded(r#"{"metric":{},"value":[15,"three"]}"#).is_err());
         let many = br#"{"metric":{}},"#.repeat(100);
-        assert!(decoded_bytes::<Labels>(&many) >= 100 * size_of::<Element<Labels>>() + many.len());
+        assert!(decoded_bytes::<Labels>(&many) >= 200 * size_of::<Element<Labels>>() + many.len());
     }
 }

@@ -11,11 +11,12 @@ use serde::Deserialize;
 
 use super::{Element, Prometheus, QueryError, Sample, Turn};
 use crate::{
-    accumulate::golden::Golden,
-    history::{Points, Recent, STEP, StepNumber},
+    accumulate::{cost, golden::Golden},
+    history::{Points, Recent, STEP, StepNumber, range::Range},
     identity::Application,
+    outbound::Allowance,
     protocol::{ErrorClass, Protocol, Side},
-    query::{Range, Selection},
+    query::Selection,
 };
 
 /// Labels of an application's side of a protocol.
@@ -55,18 +56,19 @@ impl Prometheus {
             ("porthole_app_errors_total", ", error_class"),
             ("porthole_app_requests_unknown_total", ""),
         ]
-        .map(|(counter, by)| shape.came(counter, by));
+        .map(|(counter, by)| shape.increase(counter, by));
         let put = async |turn: &Arc<Turn>| {
             let ask = async |query| self.range(turn, &shape, query).await;
             let (buckets, sums, errors, unknown) =
                 tokio::try_join!(ask(&buckets), ask(&sums), ask(&errors), ask(&unknown))?;
             let turn = Arc::clone(turn);
             let result = tokio::task::spawn_blocking(move || {
-                let _turn = turn;
-                let lines = lines([buckets, sums, errors, unknown], end);
-                make(Recent { end, recorded, lines })
+                let decoded = turn.decoded.taken();
+                let lines = lines([buckets, sums, errors, unknown], range, end, &turn.decoded)?;
+                turn.decoded.give_back(decoded);
+                Ok(make(Recent { end, recorded, lines }))
             });
-            result.await.map_err(|error| QueryError::Malformed(error.to_string()))
+            result.await.unwrap_or_else(|error| Err(QueryError::Malformed(error.to_string())))
         };
         self.question(selection.tenant.as_deref(), put).await
     }
@@ -86,15 +88,36 @@ impl Prometheus {
     }
 }
 
+/// Bytes of a line in the map, and at most in what is made of it; its texts come to it.
+const LINE_BYTES: usize = cost::map_entry::<Line, BTreeMap<StepNumber, Golden>>() + 512;
+
+/// Bytes of a point in the map, in a vector that grows to twice as many, and at most in what is made of it, which is compressed.
+const POINT_BYTES: usize =
+    cost::map_entry::<StepNumber, Golden>() + 2 * size_of::<(StepNumber, Golden)>() + 200;
+
+/// Bytes of a bucket in a vector that grows to twice as many, and in what is made of it.
+const BUCKET_BYTES: usize = 3 * size_of::<(i32, u64)>();
+
 /// What each line did in each point, until a step: of series of buckets, sums, errors, and requests whose outcome is not known.
-fn lines([buckets, sums, errors, unknown]: [Vec<Series>; 4], end: StepNumber) -> Vec<Points> {
+fn lines(
+    [buckets, sums, errors, unknown]: [Vec<Series>; 4],
+    range: Range,
+    end: StepNumber,
+    allowance: &Allowance,
+) -> Result<Vec<Points>, QueryError> {
+    let charge = |bytes: usize| allowance.take(bytes).then_some(()).ok_or(QueryError::TooLarge);
     let mut lines = BTreeMap::<Line, BTreeMap<StepNumber, Golden>>::new();
     for series in buckets {
         let (Some(line), Some(index)) = (line_of(&series), bucket_of(&series.metric.le)) else {
             continue;
         };
+        if !lines.contains_key(&line) {
+            charge(LINE_BYTES + line.0.tenant.len() + line.0.service_name.len())?;
+        }
         let points = lines.entry(line).or_default();
-        for (step, value) in points_of(&series, end) {
+        for point in points_of(&series, range, end) {
+            let (step, value) = point?;
+            charge(BUCKET_BYTES + if points.contains_key(&step) { 0 } else { POINT_BYTES })?;
             points.entry(step).or_default().durations.add(index, count(value), 0);
         }
     }
@@ -102,37 +125,45 @@ fn lines([buckets, sums, errors, unknown]: [Vec<Series>; 4], end: StepNumber) ->
     for golden in lines.values_mut().flat_map(BTreeMap::values_mut) {
         golden.durations = not_cumulative(&golden.durations);
     }
-    let mut add = |series: Vec<Series>, set: fn(&mut Golden, &Labels, f64)| {
+    let mut add = |series: Vec<Series>, set: fn(&mut Golden, &Labels, f64)| -> Result<(), QueryError> {
         for series in series {
             let Some(points) = line_of(&series).and_then(|line| lines.get_mut(&line)) else { continue };
-            for (step, value) in points_of(&series, end) {
+            for point in points_of(&series, range, end) {
+                let (step, value) = point?;
                 if let Some(golden) = points.get_mut(&step) {
                     set(golden, &series.metric, value);
                 }
             }
         }
+        Ok(())
     };
-    add(sums, |golden, _, value| golden.durations.add_sum(count(value * 1e9)));
+    add(sums, |golden, _, value| golden.durations.add_sum(count(value * 1e9)))?;
     add(errors, |golden, labels, value| {
         let class = ErrorClass::ALL.into_iter().find(|known| known.name() == &*labels.error_class);
         if let Some(class) = class {
             golden.errors.add(class, count(value));
         }
-    });
-    add(unknown, |golden, _, value| golden.unknown = count(value));
+    })?;
+    add(unknown, |golden, _, value| golden.unknown = count(value))?;
     let lines = lines.into_iter().map(|((application, side, protocol), points)| {
         let counted = points.into_iter().filter(|(_, golden)| golden.durations.count() > 0);
         Points { application, side, protocol, points: counted.collect() }
     });
-    lines.collect()
+    Ok(lines.collect())
 }
 
-/// Points of a series with something in them, by the first step after each.
-fn points_of(series: &Series, end: StepNumber) -> impl Iterator<Item = (StepNumber, f64)> {
-    series.values.iter().filter_map(move |&Sample(time, value)| {
+/// Points of a series with something in them, by the first step after each; an error for one that ends at another time than was requested.
+fn points_of(
+    series: &Series,
+    range: Range,
+    end: StepNumber,
+) -> impl Iterator<Item = Result<(StepNumber, f64), QueryError>> {
+    let some = series.values.iter().filter(|Sample(_, value)| *value > 0.0);
+    some.filter_map(move |&Sample(time, value)| {
         #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
         let step = (time / STEP.as_secs_f64()).round() as StepNumber;
-        (value > 0.0 && step <= end).then_some((step, value))
+        let is_requested = end.checked_sub(step)?.is_multiple_of(range.each.max(1));
+        Some(if is_requested { Ok((step, value)) } else { Err(QueryError::OtherTimes) })
     })
 }
 
@@ -149,7 +180,7 @@ impl Shape<'_> {
     }
 
     /// An expression of what came to a counter in each point, where something came.
-    fn came(&self, counter: &str, by: &str) -> String {
+    fn increase(&self, counter: &str, by: &str) -> String {
         let mut matchers = Vec::new();
         for (label, value) in
             [("tenant", &self.selection.tenant), ("service_name", &self.selection.service_name)]
@@ -234,7 +265,7 @@ mod tests {
         let selection = Selection { tenant: Some("a\"} or up{x=\"\\\n".to_owned()), service_name: None };
         let shape =
             Shape { selection: &selection, range: Range { steps: 4, each: 2, until: None }, end: 100 };
-        let query = shape.came("c", ", le");
+        let query = shape.increase("c", ", le");
         let matchers = r#"{tenant="a\"} or up{x=\"\\\n"}"#;
         let pieces: Vec<&str> = query.split(matchers).collect();
         assert_eq!(pieces.len(), 6, "each counter has them: {query}");
@@ -242,6 +273,34 @@ mod tests {
         assert_eq!(shape.times(), [1470, 1500, 30]);
         let form = crate::query::prometheus::form(&[("query", "a&b"), ("start", "1470")]);
         assert_eq!(form, "query=a%26b&start=1470");
+    }
+
+    #[test]
+    fn points_of_other_times_and_more_than_there_is_room_for_are_errors() {
+        let answer = |steps: &[u32], allowance| {
+            let labels = Labels {
+                tenant: "acme".into(),
+                service_name: "shop".into(),
+                side: Side::Server.name().into(),
+                protocol: Protocol::Http1.name().into(),
+                le: "+Inf".into(),
+                ..Labels::default()
+            };
+            let values = steps.iter().map(|step| Sample(f64::from(*step) * 15.0, 1.0)).collect();
+            let series = Series { metric: labels, values, value: None };
+            let range = Range { steps: 80, each: 20, until: None };
+            lines([vec![series], vec![], vec![], vec![]], range, 1_008, &Allowance::of(allowance))
+        };
+        let steps = |answer: Result<Vec<Points>, _>| {
+            let lines = answer.map_err(|error: QueryError| error.status().as_u16())?;
+            Ok(lines[0].points.iter().map(|(step, _)| *step).collect::<Vec<_>>())
+        };
+        let line = LINE_BYTES + "acmeshop".len();
+        let two = line + 2 * (POINT_BYTES + BUCKET_BYTES);
+        assert_eq!(steps(answer(&[988, 1_008], two)), Ok(vec![988, 1_008]));
+        assert_eq!(steps(answer(&[988, 1_008], two - 1)), Err(507));
+        assert_eq!(steps(answer(&[988], line - 1)), Err(507));
+        assert_eq!(steps(answer(&[980, 1_000], two)), Err(502), "moved to multiples of the length");
     }
 
     #[test]
