@@ -5,6 +5,7 @@ mod support;
 
 use std::{
     collections::BTreeMap,
+    net::Ipv4Addr,
     path::{Path, PathBuf},
     process::{Command, ExitCode},
     time::{Duration, SystemTime},
@@ -28,7 +29,7 @@ use support::{
     agent::{TestAgent, http, http_client},
     record, wait_for,
 };
-use tokio::runtime::Runtime;
+use tokio::{net::TcpSocket, runtime::Runtime};
 
 /// Compressed bytes that the first page may take in all.
 const FIRST_PAGE_MAX: usize = 150_000;
@@ -53,6 +54,14 @@ fn main() -> ExitCode {
 /// The folder with the pages' sources and Node's packages.
 fn web() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("web")
+}
+
+/// A URL at which nothing listens; as long as there is the socket, the port is no one else's.
+fn nobody() -> std::io::Result<(TcpSocket, String)> {
+    let socket = TcpSocket::new_v4()?;
+    socket.bind((Ipv4Addr::LOCALHOST, 0).into())?;
+    let url = format!("http://{}", socket.local_addr()?);
+    Ok((socket, url))
 }
 
 /// Why no browser can open the pages of an exporter.
@@ -276,9 +285,9 @@ fn every_page_shows_what_the_exporter_has_in_both_themes_and_on_a_phone() -> Out
         porthole_access::update(&config.access_file, |grants| grants.add(token.token.clone()))?;
         let closed = closed_host.start_with(&config);
         let past_host = Host::new();
-        let nobody = format!("http://{}", porthole_trials::ports::free_address()?);
+        let (_nobody, url) = nobody()?;
         let past =
-            past_host.start_with(&config::Exporter { prometheus_url: Some(nobody), ..past_host.config() });
+            past_host.start_with(&config::Exporter { prometheus_url: Some(url), ..past_host.config() });
         let screenshots = Path::new(env!("CARGO_TARGET_TMPDIR")).join("../web/screenshots");
         let mut driver = Command::new("node");
         driver
