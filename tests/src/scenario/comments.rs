@@ -10,7 +10,7 @@ use super::{
     services::{Service, Services},
     table::{HTTP, Table, line},
 };
-use crate::{environment::Environment, http::Connection, image, prometheus::Prometheus, wait};
+use crate::{environment::Environment, image, prometheus::Prometheus};
 
 /// The tenant, which is containerd's namespace.
 pub const NAMESPACE: &str = "globex";
@@ -24,6 +24,8 @@ const COMMENTS: Service =
 
 const PORT: u16 = 8000;
 
+const BROKER_PORT: u16 = 9092;
+
 /// Memory of the broker's guest, MiB. Java's heap has 192 of it, Java itself nearly as much, and the broker's files are there too.
 const BROKER_MEMORY_MIB: u32 = 768;
 
@@ -34,7 +36,7 @@ const JARS: &str = "/srv/kafka";
 const PUBLISHED: u64 = 30;
 const READ: u64 = 6;
 
-/// How long the broker may take until `comments` listens, in an emulated guest.
+/// How long the broker may take until it accepts connections, and then `comments`, in an emulated guest.
 const START: Duration = Duration::from_mins(10);
 
 const CLIENT: &str = "messaging_client_operation_duration_seconds";
@@ -56,17 +58,17 @@ pub struct Comments(Services);
 
 impl Comments {
     /// Starts both, the broker from a folder with Kafka's jars, and waits until `comments` has reached the broker and both are
-    /// watched. `progress` gets a line about each start.
+    /// watched. `progress` gets a line about each start, and when the broker accepts connections.
     pub fn start(environment: &Arc<Environment>, jars: &Path, progress: &dyn Fn(&str)) -> Result<Self> {
         let mut services = Services::of(environment, NAMESPACE, image::BROKER);
         let mount = format!("type=bind,src={},dst={JARS},options=rbind:ro", jars.display());
         services.start_with_memory(BROKER_MEMORY_MIB, BROKER, &["--mount", &mount], progress)?;
         services.start(COMMENTS, &[], progress)?;
         services.wait_watched()?;
-        let address = services.at(COMMENTS, PORT)?;
-        wait::until("comments has reached its broker", START, || {
-            environment.from_hub(|| Connection::open(address).map(drop)).map(Some)
-        })?;
+        services.wait_listening(BROKER, BROKER_PORT, START)?;
+        progress("the broker accepts connections");
+        // It listens once it has reached the broker.
+        services.wait_listening(COMMENTS, PORT, START)?;
         Ok(Self(services))
     }
 

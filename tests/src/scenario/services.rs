@@ -1,8 +1,8 @@
 //! Services of one tenant, each in a guest of its own.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 
 use super::wait_watched;
 use crate::{
@@ -11,7 +11,11 @@ use crate::{
     http::{Connection, Response},
     image::Image,
     network::Endpoint,
+    wait,
 };
+
+/// Time between two attempts to reach a service that starts.
+const BETWEEN_ATTEMPTS: Duration = Duration::from_millis(500);
 
 /// A service.
 #[derive(Clone, Copy, Debug)]
@@ -86,6 +90,32 @@ impl Services {
     /// Waits until every one is watched.
     pub fn wait_watched(&self) -> Result<()> {
         self.containers.iter().try_for_each(|container| wait_watched(&self.environment, &container.id))
+    }
+
+    /// Waits until one accepts connections at a port; an error as soon as any has ended.
+    pub fn wait_listening(&self, service: Service, port: u16, deadline: Duration) -> Result<()> {
+        let address = self.at(service, port)?;
+        wait::until(&format!("{} accepts connections", service.name), deadline, || {
+            let Err(refused) = self.environment.from_hub(|| Connection::open(address).map(drop)) else {
+                return Ok(Some(Ok(())));
+            };
+            if let Some(ended) = self.ended()? {
+                let error = anyhow!("{ended} ended before {} accepted connections", service.name);
+                return Ok(Some(Err(error)));
+            }
+            wait::hold(BETWEEN_ATTEMPTS)?;
+            Err(refused)
+        })?
+    }
+
+    /// The first one that does not run any more.
+    fn ended(&self) -> Result<Option<&str>> {
+        for container in &self.containers {
+            if container.status()?.is_none_or(|status| status != "RUNNING") {
+                return Ok(Some(&container.id));
+            }
+        }
+        Ok(None)
     }
 
     /// A port of one, for a thread in the hub.
