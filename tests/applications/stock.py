@@ -11,7 +11,12 @@ class Stock(http.server.BaseHTTPRequestHandler):
 
     def do_GET(self):
         if self.path.endswith("?together"):
-            TOGETHER.wait()
+            try:
+                TOGETHER.wait()
+            except threading.BrokenBarrierError:
+                # Too few came in time. The next four wait for each other again.
+                if TOGETHER.broken:
+                    TOGETHER.reset()
         self.send_response(503)
         self.send_header("Content-Length", "0")
         self.end_headers()

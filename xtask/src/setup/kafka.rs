@@ -35,11 +35,24 @@ fn jars_of(workspace: &Workspace, version: &str) -> Result<PathBuf> {
     let directory = workspace.target.join("kafka").join(version);
     let jars = directory.join("jars");
     let wanted = [format!("kafka_2.13-{version}.jar"), format!("jedis-{JEDIS}.jar")];
-    if !wanted.iter().all(|name| jars.join(name).exists()) {
-        fs::create_dir_all(&directory).with_context(|| format!("make {}", directory.display()))?;
-        download(version, &directory, &jars)?;
-    }
+    fetch_once(&jars, &wanted, |unfinished| download(version, &directory, unfinished))?;
     Ok(jars)
+}
+
+/// Fetches a folder that lacks a file. It has its name once all of it is there: what an interrupted download left is fetched again.
+fn fetch_once(folder: &Path, wanted: &[String], fetch: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+    if wanted.iter().all(|name| folder.join(name).exists()) {
+        return Ok(());
+    }
+    let unfinished = folder.with_extension("unfinished");
+    for left in [folder, &unfinished] {
+        if left.exists() {
+            fs::remove_dir_all(left).with_context(|| format!("remove {}", left.display()))?;
+        }
+    }
+    fs::create_dir_all(&unfinished).with_context(|| format!("make {}", unfinished.display()))?;
+    fetch(&unfinished)?;
+    fs::rename(&unfinished, folder).with_context(|| format!("make {}", folder.display()))
 }
 
 fn download(version: &str, directory: &Path, jars: &Path) -> Result<()> {
@@ -72,4 +85,29 @@ fn download(version: &str, directory: &Path, jars: &Path) -> Result<()> {
         .args(["--quiet", "--batch-mode", "dependency:copy-dependencies"])
         .arg(format!("-DoutputDirectory={}", jars.display()));
     run(&mut command).context("get the jars of Kafka and Jedis")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_download_that_was_interrupted_is_made_again() {
+        let directory = tempfile::tempdir().expect("directory");
+        let (folder, wanted) = (directory.path().join("jars"), ["a.jar".to_owned()]);
+        let fetch = |ends_well: bool| {
+            let mut fetched = false;
+            let result = fetch_once(&folder, &wanted, |unfinished| {
+                fetched = true;
+                fs::write(unfinished.join("a.jar"), "")?;
+                anyhow::ensure!(ends_well, "interrupted");
+                Ok(fs::write(unfinished.join("b.jar"), "")?)
+            });
+            (fetched, result.is_ok())
+        };
+        assert_eq!(fetch(false), (true, false));
+        assert_eq!(fetch(true), (true, true));
+        assert!(folder.join("b.jar").exists());
+        assert_eq!(fetch(true), (false, true), "once");
+    }
 }
