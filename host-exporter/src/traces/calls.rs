@@ -3,7 +3,8 @@
 //! Both sandboxes report the connection, each from its end. That it is one connection is certain; which of its requests are the same is
 //! found by time. Both clocks differ by something that the host knows within bounds ([`crate::guest_clock`]), and a server serves a
 //! request while its client waits, so each pair of spans that could be one call bounds the difference of the clocks further. Pairs
-//! that are right agree about it; a pair that contradicts them is none.
+//! that are right agree about it; a pair that contradicts them is none. Where both ends read the ids of a trace context in the request,
+//! these distinguish the requests of a connection, whatever the clocks are worth.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -12,15 +13,10 @@ use std::{
 };
 
 use super::{
-    Certainty,
+    Certainty, contexts,
     interval::{self, Interval},
 };
-use crate::{
-    accumulate::series::OTHER,
-    ids::{SpanId, TraceId},
-    protocol::Side,
-    spans::{Context, Kept},
-};
+use crate::{accumulate::series::OTHER, protocol::Side, spans::Kept};
 
 /// How far the times of both ends may contradict each other, nanoseconds: a read or write is noted when it returns, and the other end
 /// may have returned before.
@@ -59,13 +55,15 @@ pub(super) struct Candidate {
     connection: usize,
     /// The client's beginning by the host's clock, for comparing.
     at: i128,
+    /// Both requests carry the same ids, and those of no other span of the connection.
+    same_ids: bool,
     ruled_out: bool,
 }
 
 /// A connection: its client's end, its server's, and the sandbox that it is within.
 type Key = (SocketAddr, SocketAddr, Option<usize>);
 
-/// Finds the calls of which both ends are among the spans.
+/// Finds the calls of which both ends are among the spans, by their connections.
 pub(super) fn join(spans: &[Arc<Kept>]) -> Vec<Call> {
     let mut calls: Vec<Call> = pairs(spans).into_values().flat_map(|pair| pair.resolve(spans)).collect();
     // An address that two sandboxes have, in networks that do not know each other.
@@ -75,7 +73,6 @@ pub(super) fn join(spans: &[Arc<Kept>]) -> Vec<Call> {
         .flat_map(|call| [call.client, call.server])
         .for_each(|end| *uses.entry(end).or_default() += 1);
     calls.retain(|call| uses[&call.client] == 1 && uses[&call.server] == 1);
-    calls.extend(by_context(spans, &calls));
     calls.sort_unstable_by_key(|call| call.server);
     calls
 }
@@ -101,29 +98,11 @@ pub(super) fn pairs(spans: &[Arc<Kept>]) -> HashMap<(usize, usize), Pair> {
         for call in of_connection(spans, &clients, servers).unwrap_or_default() {
             let pair = pairs.entry((sandbox(&spans[call.client]), sandbox(&spans[call.server]))).or_default();
             let at = at_host(&spans[call.client]).low;
-            pair.candidates.push(Candidate { call, connection, at, ruled_out: false });
+            let same_ids = contexts::agree(&spans[call.client], &spans[call.server]) == Some(true);
+            pair.candidates.push(Candidate { call, connection, at, same_ids, ruled_out: false });
         }
     }
     pairs
-}
-
-/// What is left, by the ids that requests carry: the caller chose the id of its span for this request alone. It holds where addresses
-/// are translated on the way. Where a program passes the ids on as they are, or sends a request again, they are of several; so they are
-/// where another sandbox of the tenant that knows them reports them too.
-fn by_context(spans: &[Arc<Kept>], joined: &[Call]) -> Vec<Call> {
-    let joined: HashSet<usize> = joined.iter().flat_map(|call| [call.client, call.server]).collect();
-    let mut left: HashMap<(TraceId, SpanId), [Vec<usize>; 2]> = HashMap::new();
-    for (at, kept) in spans.iter().enumerate().filter(|(at, _)| !joined.contains(at)) {
-        if let Some(Context { trace, parent: Some(parent), .. }) = kept.span.lineage.context {
-            left.entry((trace, parent)).or_default()[usize::from(kept.key.side == Side::Server)].push(at);
-        }
-    }
-    let calls = left.into_values().filter_map(|ends| {
-        let [&[client], &[server]] = [ends[0].as_slice(), ends[1].as_slice()] else { return None };
-        let shift = fit(&spans[client], &spans[server])?;
-        Some(Call { client, server, certainty: Certainty::Propagated, shift })
-    });
-    calls.collect()
 }
 
 /// A sandbox has one identity for all of its spans.
@@ -164,6 +143,9 @@ fn of_connection(spans: &[Arc<Kept>], clients: &[usize], mut servers: Vec<usize>
                 return None;
             }
             let Some(shift) = fit(kept, &spans[server]) else { continue };
+            if contexts::agree(kept, &spans[server]) == Some(false) {
+                continue;
+            }
             if calls.len() == most {
                 return None;
             }
@@ -174,7 +156,7 @@ fn of_connection(spans: &[Arc<Kept>], clients: &[usize], mut servers: Vec<usize>
 }
 
 /// By which difference of their clocks two spans can be one call, if they can.
-fn fit(client: &Kept, server: &Kept) -> Option<Interval> {
+pub(super) fn fit(client: &Kept, server: &Kept) -> Option<Interval> {
     // A server has a request after its client sent it, and the client has the response after the server sent it.
     let causal = Interval {
         low: begin(client) - begin(server) - SLACK_NS,
@@ -212,6 +194,7 @@ pub(super) struct Pair {
 impl Pair {
     fn resolve(mut self, spans: &[Arc<Kept>]) -> Vec<Call> {
         self.candidates.sort_by_key(|candidate| (candidate.at, candidate.call.client, candidate.call.server));
+        self.prefer_same_ids();
         // Each round rules out at least one; a few are enough for what honest sandboxes report.
         for _ in 0..4 {
             if !self.narrow() {
@@ -221,6 +204,28 @@ impl Pair {
         let mut calls: Vec<Call> = self.only_ones().map(|at| self.candidates[at].call).collect();
         calls.extend(self.in_order(spans));
         calls
+    }
+
+    /// Of candidates with the same ids the ones count whose ends have them with no other; they rule out others of these ends.
+    fn prefer_same_ids(&mut self) {
+        let mut uses: [HashMap<usize, usize>; 2] = Default::default();
+        let ends = |call: &Call| [call.client, call.server];
+        for candidate in self.candidates.iter().filter(|candidate| candidate.same_ids) {
+            for (uses, end) in uses.iter_mut().zip(ends(&candidate.call)) {
+                *uses.entry(end).or_default() += 1;
+            }
+        }
+        for candidate in self.candidates.iter_mut().filter(|candidate| candidate.same_ids) {
+            candidate.same_ids = uses.iter().zip(ends(&candidate.call)).all(|(uses, end)| uses[&end] == 1);
+        }
+        let [clients, servers] = [|call: &Call| call.client, |call: &Call| call.server].map(|end| {
+            let same = self.candidates.iter().filter(|candidate| candidate.same_ids);
+            same.map(|candidate| end(&candidate.call)).collect::<HashSet<_>>()
+        });
+        for candidate in self.candidates.iter_mut().filter(|candidate| !candidate.same_ids) {
+            let call = &candidate.call;
+            candidate.ruled_out |= clients.contains(&call.client) || servers.contains(&call.server);
+        }
     }
 
     /// Candidates of which each end fits to the other alone.
@@ -257,7 +262,7 @@ impl Pair {
             let Some(agreed) = agreed.get(&candidate.at.div_euclid(AGREEMENT_NS)) else { continue };
             if let Some(shift) = agreed.and_then(|agreed| agreed.and(candidate.call.shift)) {
                 candidate.call.shift = shift;
-            } else {
+            } else if !candidate.same_ids {
                 candidate.ruled_out = true;
                 ruled_out = true;
             }

@@ -6,10 +6,10 @@
 //! ```
 //!
 //! Nothing is added to what programs send each other. A client's span and a server's are one call when both sandboxes report the same
-//! connection, with addresses that the host knows as theirs, and their times agree within the error of their clocks; what is left, when
-//! both requests carry the same context ([`calls`]). Within a sandbox a client's span belongs to the server's span during which it was
-//! made, where its agent reports that or its thread shows it ([`within`]). What is ambiguous stays unjoined: then there are several
-//! traces where one could be.
+//! connection, with addresses that the host knows as theirs, and their times agree within the error of their clocks ([`calls`]); what is
+//! left, when both requests carry the same context ([`contexts`]). Within a sandbox a client's span belongs to the server's span during
+//! which it was made, where its agent reports that or its thread shows it ([`within`]). What is ambiguous stays unjoined: then there are
+//! several traces where one could be.
 //!
 //! Invariants:
 //! - traces are made from one tenant's spans alone;
@@ -19,12 +19,13 @@
 //! - every join has its certainty, and every place in time its error.
 
 mod calls;
+mod contexts;
 mod interval;
 mod within;
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use self::interval::Interval;
+use self::{calls::Call, interval::Interval};
 use crate::{
     ids::{IdKeys, SpanId, TraceId},
     protocol::{ErrorClass, ParentCertainty, SpanReason},
@@ -111,14 +112,18 @@ impl Trace {
 /// The traces of one tenant's spans, which are in the order in which they came.
 pub fn assemble(spans: &[Arc<Kept>], keys: &IdKeys) -> Vec<Trace> {
     let mut forest = Forest::new(spans.len());
-    for call in calls::join(spans) {
-        let link = Link { parent: call.client, certainty: call.certainty, shift: call.shift };
-        forest.link(call.server, link);
+    let calls = calls::join(spans);
+    for call in &calls {
+        forest.link_call(call);
     }
     for (client, server, certainty) in within::link(spans) {
         // Both have one clock.
         let link = Link { parent: server, certainty: Certainty::Within(certainty), shift: Interval::ZERO };
         forest.link(client, link);
+    }
+    // At last: a server's span that is above the client's is no server of its.
+    for call in contexts::join(spans, &calls) {
+        forest.link_call(&call);
     }
     let children = forest.children();
     let roots = (0..spans.len()).filter(|at| forest.links[*at].is_none());
@@ -161,6 +166,11 @@ impl Forest {
             self.links[child] = Some(link);
             self.sets[of_child] = of_parent;
         }
+    }
+
+    fn link_call(&mut self, call: &Call) {
+        let link = Link { parent: call.client, certainty: call.certainty, shift: call.shift };
+        self.link(call.server, link);
     }
 
     fn children(&self) -> Vec<Vec<usize>> {

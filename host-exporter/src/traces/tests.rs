@@ -12,6 +12,7 @@ use crate::{
     spans::{CheckedSpan, Connection, Context, Lineage, Reception, SANDBOX_SPANS_MAX, SpanStore},
 };
 
+mod contexts;
 mod hostile;
 
 /// Nanoseconds of a millisecond, and a time of today.
@@ -361,8 +362,8 @@ fn ids_that_requests_carry_name_the_trace_and_join_what_addresses_do_not() {
     // The id of the trace of others, and a caller's that no call has.
     let lie = (server(&evil, "10.0.0.66:80", "10.0.0.9:4000", 22, 48), carrying(1, 9));
     assert_eq!(shapes(&with_lineages(&[call, served, lie])).len(), 2);
-    // A caller's that it knows: within the tenant it changes what is joined by that alone.
-    let repeated = (lie.0, carrying(1, 1));
+    // A caller's that it knows, and its address: within the tenant it changes what is joined by these alone.
+    let repeated = (server(&evil, "10.0.0.66:80", "10.0.0.1:4000", 22, 48), carrying(1, 1));
     assert_eq!(shapes(&with_lineages(&[call, served, repeated])).len(), 3);
     let direct = [
         (client(&shop, "10.0.0.1:4002", "10.0.0.2:80", 20, 50), carrying(1, 1)),
@@ -379,5 +380,7 @@ fn ids_that_requests_carry_name_the_trace_and_join_what_addresses_do_not() {
     let traces = assemble(&below, &keys);
     assert_eq!((traces.len(), traces[0].id), (1, keys.trace(0)));
     let twice = (client(&shop, "10.0.0.1:4001", "10.96.0.7:80", 10, 60), carrying(1, 1));
-    assert_eq!(shapes(&with_lineages(&[call, served, twice])).len(), 3, "sent again");
+    let translated = (server(&db, "10.0.0.2:80", "10.0.0.50:4000", 22, 48), carrying(1, 1));
+    assert_eq!(shapes(&with_lineages(&[call, translated])).len(), 1);
+    assert_eq!(shapes(&with_lineages(&[call, translated, twice])).len(), 3, "sent again");
 }
