@@ -9,7 +9,12 @@
 
 use std::collections::VecDeque;
 
-use crate::tcp::{self, Direction};
+pub use crate::segment::Segment;
+use crate::{
+    segment::Held,
+    successor::Successor,
+    tcp::{self, Direction},
+};
 
 /// Packets of the connection for which a segment is held back. Captures of machines with several cores are out of order
 /// by a few packets.
@@ -21,57 +26,6 @@ const REORDERING_NS_MAX: u64 = 1_000_000_000;
 /// What is held back of one connection at most.
 const HELD_SEGMENTS_MAX: usize = 64;
 const HELD_BYTES_MAX: usize = 1 << 20;
-
-/// A segment of either direction.
-#[derive(Clone, Copy, Debug)]
-pub struct Segment<'a> {
-    /// Index of the direction.
-    pub from: usize,
-    /// Sequence number of its first byte.
-    pub sequence: u32,
-    /// What its sender expected next.
-    pub acknowledged: Option<u32>,
-    /// The captured head of its bytes.
-    pub bytes: &'a [u8],
-    /// How many bytes it has.
-    pub length: u64,
-    /// Whether the direction begins with it.
-    pub syn: bool,
-    /// Whether the direction ends behind it.
-    pub fin: bool,
-    /// Whether the connection ends with it.
-    pub rst: bool,
-    /// When it was captured, nanoseconds.
-    pub time_ns: u64,
-}
-
-#[derive(Debug)]
-struct Held {
-    from: usize,
-    sequence: u32,
-    acknowledged: u32,
-    bytes: Vec<u8>,
-    length: u64,
-    fin: bool,
-    time_ns: u64,
-}
-
-impl Held {
-    fn segment(&self) -> Segment<'_> {
-        let Self { from, sequence, acknowledged, length, fin, time_ns, .. } = *self;
-        Segment {
-            from,
-            sequence,
-            acknowledged: Some(acknowledged),
-            bytes: &self.bytes,
-            length,
-            syn: false,
-            fin,
-            rst: false,
-            time_ns,
-        }
-    }
-}
 
 /// Bytes of a direction, in order.
 #[derive(Clone, Copy, Debug)]
@@ -90,9 +44,11 @@ pub type Deliver<'a> = &'a mut dyn FnMut(Piece<'_>);
 pub enum Belongs {
     /// It is the connection's next.
     Here,
-    /// It begins another connection between the same ends.
+    /// It proves that another connection between the same ends has begun.
     ToNext,
-    /// It is left over from an older one.
+    /// It is another's, if there is one, which is not proved.
+    ToUnproved,
+    /// It is left over from an older one, or one end's alone.
     ToOlder,
 }
 
@@ -102,7 +58,13 @@ pub struct Conversation {
     directions: [Direction; 2],
     /// The direction whose SYN has come, while nothing has come from the other.
     opening: Option<usize>,
+    /// Directions that a segment has come from.
+    heard: [bool; 2],
     reset: bool,
+    /// When a reset came whose number is not the next one, and nothing has followed, nanoseconds.
+    doubtful_reset_ns: Option<u64>,
+    /// What may take the connection's place.
+    successor: Option<Box<Successor>>,
     held: VecDeque<Held>,
     held_bytes: usize,
     packets_since_gap: u32,
@@ -111,39 +73,93 @@ pub struct Conversation {
 impl Conversation {
     /// What a segment is to this connection.
     pub fn belongs(&self, segment: &Segment<'_>) -> Belongs {
-        let (own, other) = (&self.directions[segment.from], &self.directions[1 - segment.from]);
-        let is_over = self.is_over();
         if segment.syn {
-            let elsewhere = own.begins_elsewhere(segment.sequence);
-            return match segment.acknowledged {
-                // The connection was reset, and comes back with its number.
-                None if is_over || elsewhere => Belongs::ToNext,
-                Some(acknowledged) if elsewhere => {
-                    let answers_another = other.begins_elsewhere(acknowledged);
-                    if is_over || (answers_another && !other.is_empty()) {
-                        Belongs::ToNext
-                    } else if own.is_empty() && !answers_another {
-                        Belongs::Here
-                    } else {
-                        Belongs::ToOlder
-                    }
-                }
-                _ => Belongs::Here,
-            };
+            return self.syn_belongs(segment);
         }
+        let (own, other) = (&self.directions[segment.from], &self.directions[1 - segment.from]);
         let answers = segment.acknowledged.is_none_or(|acknowledged| other.has_sent(acknowledged));
+        if segment.rst {
+            return self.rst_belongs(segment, answers);
+        }
+        if let Some(successor) = self.successor.as_deref().filter(|successor| successor.has(segment)) {
+            let fits = if successor.begins_with(segment) {
+                own.covers(segment.sequence)
+            } else {
+                own.is_near(segment.sequence)
+            };
+            if !(fits && answers) {
+                let is_proved = successor.is_agreed_by(segment) || !self.heard[1 - segment.from];
+                return if is_proved { Belongs::ToNext } else { Belongs::ToUnproved };
+            }
+        }
         if self.opening == Some(1 - segment.from) && !answers {
             return Belongs::ToOlder;
         }
-        if segment.rst {
-            // A closed port's has the number 0, and the acknowledgement of what it answers.
-            let refuses = own.is_new() && answers && segment.acknowledged.is_some();
-            return if refuses || own.is_near(segment.sequence) { Belongs::Here } else { Belongs::ToOlder };
-        }
-        if is_over && segment.length > 0 && !own.is_near(segment.sequence) {
+        if self.is_over() && segment.length > 0 && !own.is_near(segment.sequence) {
             return Belongs::ToNext;
         }
         Belongs::Here
+    }
+
+    fn syn_belongs(&self, segment: &Segment<'_>) -> Belongs {
+        let (own, other) = (&self.directions[segment.from], &self.directions[1 - segment.from]);
+        let is_over = self.is_over();
+        let elsewhere = own.begins_elsewhere(segment.sequence);
+        let Some(acknowledged) = segment.acknowledged else {
+            return match (is_over, elsewhere) {
+                // The connection was reset, and comes back with its number.
+                (true, _) => Belongs::ToNext,
+                (false, true) => Belongs::ToUnproved,
+                (false, false) => Belongs::Here,
+            };
+        };
+        let is_same = !elsewhere && !own.is_new();
+        let answers = other.has_sent(acknowledged);
+        let is_agreement = |successor: &Successor| successor.has(segment) && successor.is_agreed_by(segment);
+        if is_same || (is_over && !elsewhere && answers) {
+            Belongs::Here
+        } else if is_over || self.successor.as_deref().is_some_and(is_agreement) {
+            Belongs::ToNext
+        } else if answers && own.is_empty() && !own.is_agreed() {
+            Belongs::Here
+        } else {
+            Belongs::ToUnproved
+        }
+    }
+
+    fn rst_belongs(&self, segment: &Segment<'_>, answers: bool) -> Belongs {
+        let own = &self.directions[segment.from];
+        // A SYN is refused by what acknowledges it (RFC 9293 section 3.10.7.3); a closed port's number is 0.
+        if own.is_new() && self.opening == Some(1 - segment.from) {
+            let refuses = answers && segment.acknowledged.is_some();
+            return if refuses { Belongs::Here } else { Belongs::ToOlder };
+        }
+        if own.is_near(segment.sequence) { Belongs::Here } else { Belongs::ToOlder }
+    }
+
+    /// Keeps a segment of a connection that is not proved.
+    pub fn keep_unproved(&mut self, segment: &Segment<'_>) {
+        match &mut self.successor {
+            Some(successor) if successor.has(segment) => successor.keep(segment),
+            _ if segment.syn => self.successor = Some(Box::new(Successor::new(segment))),
+            _ => {}
+        }
+    }
+
+    /// The connection that takes this one's place, with what was kept of it, if this segment proves it.
+    pub(crate) fn take_successor(&mut self, segment: &Segment<'_>) -> Option<Box<Successor>> {
+        let begins = segment.syn && segment.acknowledged.is_none();
+        self.successor.take_if(|successor| !begins && successor.has(segment))
+    }
+
+    /// When it ended, if a reset says so and nothing has followed, nanoseconds.
+    pub fn reset_ns(&self) -> Option<u64> {
+        self.doubtful_reset_ns
+    }
+
+    /// Whether neither end has sent a byte.
+    pub fn is_empty(&self) -> bool {
+        self.directions.iter().all(Direction::is_empty)
     }
 
     /// Whether nothing more comes.
@@ -166,7 +182,20 @@ impl Conversation {
     /// Takes a segment that [belongs](Self::belongs) here.
     pub fn segment(&mut self, segment: &Segment<'_>, deliver: Deliver<'_>) {
         let other = 1 - segment.from;
-        self.reset |= segment.rst;
+        self.heard[segment.from] = true;
+        if segment.rst {
+            let own = &self.directions[segment.from];
+            // An end takes no reset whose number is not the one that it expects (RFC 5961 section 3). What was lost in the
+            // capture may be why it is another, and then nothing follows.
+            if own.is_new() || own.may_end_at(segment.sequence) {
+                self.reset = true;
+            } else {
+                self.doubtful_reset_ns.get_or_insert(segment.time_ns);
+                return;
+            }
+        } else if segment.length > 0 || segment.fin {
+            self.doubtful_reset_ns = None;
+        }
         if segment.syn && self.directions[segment.from].begins_elsewhere(segment.sequence) {
             // What came before it was an older connection's.
             self.directions[segment.from].begin_again(segment.sequence);
@@ -180,12 +209,12 @@ impl Conversation {
             self.opening = None;
         }
         self.directions[segment.from].begin(segment.sequence);
-        let missing = segment.acknowledged.filter(|acknowledged| {
-            self.directions[other].begin(*acknowledged);
-            segment.length > 0 && self.directions[other].lacks(*acknowledged)
-        });
-        if let Some(acknowledged) = missing {
-            self.hold(segment, acknowledged);
+        if let Some(acknowledged) = segment.acknowledged {
+            self.directions[other].begin(acknowledged);
+        }
+        if segment.length > 0 && self.lacks(segment) {
+            self.held_bytes += segment.bytes.len();
+            self.held.push_back(Held::of(segment));
         } else {
             self.apply(segment, deliver);
         }
@@ -207,9 +236,11 @@ impl Conversation {
 
     /// Goes on without what one end has had for a while and the capture has not.
     pub fn idle(&mut self, now_ns: u64, deliver: Deliver<'_>) {
+        let is_late = |since: u64| now_ns.saturating_sub(since) > REORDERING_NS_MAX;
+        self.reset |= self.doubtful_reset_ns.is_some_and(is_late);
         let waits = self.directions.iter().filter_map(Direction::waits_since);
-        let oldest = waits.chain(self.held.iter().map(|held| held.time_ns)).min();
-        if oldest.is_some_and(|since| now_ns.saturating_sub(since) > REORDERING_NS_MAX) {
+        let oldest = waits.chain(self.held.iter().map(|held| held.segment().time_ns)).min();
+        if oldest.is_some_and(is_late) {
             self.flush(deliver);
         }
     }
@@ -224,26 +255,21 @@ impl Conversation {
         }
     }
 
-    fn hold(&mut self, segment: &Segment<'_>, acknowledged: u32) {
-        let Segment { from, sequence, bytes, length, fin, time_ns, .. } = *segment;
-        self.held_bytes += bytes.len();
-        let bytes = bytes.to_vec();
-        self.held.push_back(Held { from, sequence, acknowledged, bytes, length, fin, time_ns });
+    /// Whether something has not come that a segment's sender had.
+    fn lacks(&self, segment: &Segment<'_>) -> bool {
+        segment.acknowledged.is_some_and(|acknowledged| self.directions[1 - segment.from].lacks(acknowledged))
     }
 
     /// Takes what was held back for bytes that have come.
     fn release(&mut self, deliver: Deliver<'_>) {
         let ready = |conversation: &Self| {
-            conversation
-                .held
-                .iter()
-                .position(|held| !conversation.directions[1 - held.from].lacks(held.acknowledged))
+            conversation.held.iter().position(|held| !conversation.lacks(&held.segment()))
         };
-        while let Some(at) = ready(self) {
-            let Some(held) = self.held.remove(at) else { return };
-            self.held_bytes -= held.bytes.len();
+        while let Some(held) = ready(self).and_then(|at| self.held.remove(at)) {
+            let segment = held.segment();
+            self.held_bytes -= segment.bytes.len();
             self.packets_since_gap = 0;
-            self.apply(&held.segment(), deliver);
+            self.apply(&segment, deliver);
         }
     }
 
@@ -251,11 +277,14 @@ impl Conversation {
     fn skip_gap(&mut self, deliver: Deliver<'_>) {
         self.packets_since_gap = 0;
         let Some(held) = self.held.pop_front() else { return };
-        self.held_bytes -= held.bytes.len();
-        let other = 1 - held.from;
-        self.directions[other]
-            .skip_until(held.acknowledged, &mut |stream| deliver(Piece { from: other, stream }));
-        self.apply(&held.segment(), deliver);
+        let segment = held.segment();
+        self.held_bytes -= segment.bytes.len();
+        let other = 1 - segment.from;
+        if let Some(acknowledged) = segment.acknowledged {
+            self.directions[other]
+                .skip_until(acknowledged, &mut |stream| deliver(Piece { from: other, stream }));
+        }
+        self.apply(&segment, deliver);
         self.release(deliver);
     }
 
@@ -361,6 +390,7 @@ mod tests {
         for segment in before {
             match conversation.belongs(segment) {
                 Belongs::Here => conversation.segment(segment, &mut |_| ()),
+                Belongs::ToUnproved => conversation.keep_unproved(segment),
                 Belongs::ToOlder => {}
                 Belongs::ToNext => panic!("{segment:?}"),
             }
@@ -380,10 +410,75 @@ mod tests {
         let (syn, syn_ack) = (syn(100), syn_ack(200, 100));
         assert_eq!(belongs(&[syn, syn]), Belongs::Here);
         assert_eq!(belongs(&[syn, syn_ack, syn]), Belongs::Here);
-        assert_eq!(belongs(&[syn, self::syn(7)]), Belongs::ToNext);
+        assert_eq!(belongs(&[syn, self::syn(7)]), Belongs::ToUnproved);
         assert_eq!(belongs(&[syn, rst, syn]), Belongs::ToNext);
         assert_eq!(belongs(&[syn, syn_ack, fins[0], fins[1], syn]), Belongs::ToNext);
         assert_eq!(belongs(&[syn, syn_ack, fins[0], fins[1], syn_ack]), Belongs::Here, "repeated");
+    }
+
+    #[test]
+    fn a_syn_begins_another_connection_when_the_other_end_agrees() {
+        let open = [syn(100), syn_ack(200, 100), data(CLIENT, 101, 201), data(SERVER, 201, 105)];
+        let then = |more: &[Segment<'static>]| belongs(&[&open[..], more].concat());
+        let (again, answer) = (syn(9_000_000), syn_ack(7_000_000, 9_000_000));
+        let challenge = Segment { length: 0, bytes: &[], ..data(SERVER, 205, 105) };
+        assert_eq!(then(&[again]), Belongs::ToUnproved);
+        assert_eq!(then(&[again, answer]), Belongs::ToNext);
+        assert_eq!(then(&[again, challenge]), Belongs::Here);
+        assert_eq!(then(&[again, challenge, data(CLIENT, 105, 205)]), Belongs::Here);
+        // One end alone proves nothing.
+        let alone = data(CLIENT, 9_000_001, 205);
+        assert_eq!(then(&[again, alone]), Belongs::ToUnproved);
+        assert_eq!(then(&[again, alone, alone, data(SERVER, 205, 105)]), Belongs::Here);
+        assert_eq!(
+            then(&[again, data(SERVER, 7_000_001, 9_000_005)]),
+            Belongs::ToNext,
+            "its answer is missing"
+        );
+        // Nor does a SYN-ACK to a SYN that was not captured.
+        assert_eq!(then(&[answer]), Belongs::ToUnproved);
+        assert_eq!(then(&[answer, data(SERVER, 205, 105)]), Belongs::Here);
+        assert_eq!(then(&[answer, data(CLIENT, 9_000_001, 7_000_001)]), Belongs::ToNext);
+        assert_eq!(then(&[syn_ack(7_000_000, 100)]), Belongs::ToUnproved);
+        // Of two SYNs the answered one counts.
+        assert_eq!(belongs(&[syn(100), syn(7), syn_ack(200, 100)]), Belongs::Here);
+        assert_eq!(belongs(&[syn(100), syn(7), syn_ack(200, 7)]), Belongs::ToNext);
+        // A SYN's bytes may be acknowledged with it, and may not.
+        let with_bytes = Segment { bytes: b"data", length: 4, ..again };
+        assert_eq!(then(&[with_bytes, syn_ack(7_000_000, 9_000_004)]), Belongs::ToNext);
+        assert_eq!(then(&[with_bytes, answer]), Belongs::ToNext);
+        assert_eq!(then(&[again, syn_ack(7_000_000, 9_000_004)]), Belongs::ToUnproved);
+    }
+
+    #[test]
+    fn in_a_capture_of_one_direction_what_follows_a_syn_proves_it() {
+        let bytes = |sequence| data(CLIENT, sequence, 0);
+        for number in [9_000_000, 102, 90] {
+            assert_eq!(belongs(&[syn(100), syn(number), bytes(number + 1)]), Belongs::ToNext, "{number}");
+        }
+        assert_eq!(belongs(&[syn(100), bytes(101), syn(9_000_000), bytes(105)]), Belongs::Here);
+        assert_eq!(belongs(&[syn(100), bytes(101), syn(9_000_000), bytes(9_000_500)]), Belongs::ToNext);
+    }
+
+    #[test]
+    fn a_reset_ends_a_connection_at_once_when_its_number_is_the_next() {
+        let open = [syn(100), syn_ack(200, 100), data(CLIENT, 101, 201), data(SERVER, 201, 105)];
+        let play = |number: u32, more: &[Segment<'static>], idle_ns: u64| {
+            let rst = Segment { sequence: number, rst: true, ..segment(CLIENT) };
+            let mut conversation = Conversation::default();
+            for segment in open.iter().chain([&rst]).chain(more) {
+                assert_eq!(conversation.belongs(segment), Belongs::Here);
+                conversation.segment(segment, &mut |_| ());
+            }
+            conversation.idle(idle_ns, &mut |_| ());
+            conversation.is_over()
+        };
+        let (more, soon, late) = ([data(SERVER, 205, 105)], 1, REORDERING_NS_MAX + 1);
+        assert!(play(105, &[], soon));
+        assert!(!play(700, &[], soon));
+        assert!(play(700, &[], late), "the bytes before it were not captured");
+        assert!(!play(700, &more, late), "it was not taken");
+        assert!(!play(103, &more, late), "it was not taken");
     }
 
     #[test]
@@ -413,7 +508,7 @@ mod tests {
             assert_eq!(conversation.belongs(&segment), Belongs::Here);
             conversation.segment(&segment, &mut deliver);
         }
-        assert_eq!(conversation.belongs(&first), Belongs::ToOlder);
+        assert_eq!(conversation.belongs(&first), Belongs::ToUnproved);
         assert_eq!((out, conversation.lost_and_repeated()), (vec![(0, 0, 4), (1, 0, 4)], (0, 0)));
     }
 

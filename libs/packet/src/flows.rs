@@ -202,15 +202,34 @@ impl<N> FlowTable<N> {
             rst: tcp.rst(),
             time_ns: packet.time_ns,
         };
-        if let Some(flow) = self.table.get(&key)
-            && let Bytes::Stream(conversation) = &flow.bytes
+        let mut successor = None;
+        if let Some(flow) = self.table.get_mut(&key)
+            && let Bytes::Stream(conversation) = &mut flow.bytes
         {
-            let from = route.from(flow.ends);
-            let reversed = packet.vantage == Vantage::Link && opens && from == 1;
-            match conversation.belongs(&segment(from)) {
+            let segment = segment(route.from(flow.ends));
+            let reversed = packet.vantage == Vantage::Link && opens && segment.from == 1;
+            match conversation.belongs(&segment) {
                 Belongs::ToOlder => return Some(()),
-                Belongs::Here if !reversed => {}
-                _ => self.remove(&key, packet.time_ns, observer),
+                Belongs::ToUnproved => {
+                    conversation.keep_unproved(&segment);
+                    return Some(());
+                }
+                Belongs::Here if reversed && conversation.is_empty() => {
+                    self.remove(&key, packet.time_ns, observer);
+                }
+                Belongs::Here => {}
+                Belongs::ToNext => {
+                    successor = conversation.take_successor(&segment).map(|next| (next, flow.ends));
+                    self.remove(&key, packet.time_ns, observer);
+                }
+            }
+        }
+        if let Some((next, ends)) = successor {
+            let opener = if next.opener() == 0 { ends.near } else { ends.far };
+            self.insert(key, route.ends(opener), packet.time_ns, observer);
+            let is_turned = self.table.get(&key)?.ends != ends;
+            for kept in next.segments() {
+                self.stream(&key, &Segment { from: kept.from ^ usize::from(is_turned), ..kept }, observer);
             }
         }
         if !self.table.contains_key(&key) {
@@ -221,19 +240,25 @@ impl<N> FlowTable<N> {
             let ends = route.ends(if opens { route.source } else { route.client(tcp.syn()) });
             self.insert(key, ends, packet.time_ns, observer);
         }
-        let flow = self.table.get_mut(&key)?;
-        flow.last_ns = packet.time_ns;
-        let Flow { l7: Some(l7), bytes: Bytes::Stream(conversation), .. } = flow else { return Some(()) };
+        let from = route.from(self.table.get(&key)?.ends);
+        self.stream(&key, &segment(from), observer);
+        Some(())
+    }
+
+    /// Gives a connection a segment of its own.
+    fn stream(&mut self, key: &Key, segment: &Segment<'_>, observer: &mut dyn Observer<Note = N>) {
+        let Some(flow) = self.table.get_mut(key) else { return };
+        flow.last_ns = segment.time_ns;
+        let Flow { l7: Some(l7), bytes: Bytes::Stream(conversation), .. } = flow else { return };
         let (context, mut done) = (&mut self.context, Vec::new());
-        conversation.segment(&segment(route.from(flow.ends)), &mut |piece| {
+        conversation.segment(segment, &mut |piece| {
             l7.chunk(&chunk(piece), context, &mut |exchange| done.push(exchange));
         });
         let is_over = conversation.is_over();
-        self.observe(&key, &done, observer);
+        self.observe(key, &done, observer);
         if is_over {
-            self.close(&key, packet.time_ns, observer);
+            self.close(key, segment.time_ns, observer);
         }
-        Some(())
     }
 
     /// Takes a UDP datagram; none when it is none.
@@ -305,12 +330,13 @@ impl<N> FlowTable<N> {
     }
 
     /// Ends a flow; it stays in the table.
-    fn close(&mut self, key: &Key, now_ns: u64, observer: &mut dyn Observer<Note = N>) {
+    fn close(&mut self, key: &Key, mut now_ns: u64, observer: &mut dyn Observer<Note = N>) {
         let Some(flow) = self.table.get_mut(key) else { return };
         let Some(mut l7) = flow.l7.take() else { return };
         self.open -= 1;
         let (context, mut done) = (&mut self.context, Vec::new());
         if let Bytes::Stream(conversation) = &mut flow.bytes {
+            now_ns = conversation.reset_ns().unwrap_or(now_ns);
             conversation.flush(&mut |piece| {
                 l7.chunk(&chunk(piece), context, &mut |exchange| done.push(exchange));
             });
@@ -337,11 +363,13 @@ impl<N> FlowTable<N> {
         for key in self.keys() {
             let Some(flow) = self.table.get_mut(&key) else { continue };
             let (context, mut done) = (&mut self.context, Vec::new());
+            let mut is_over = false;
             if let Some(l7) = &mut flow.l7 {
                 if let Bytes::Stream(conversation) = &mut flow.bytes {
                     conversation.idle(now_ns, &mut |piece| {
                         l7.chunk(&chunk(piece), context, &mut |exchange| done.push(exchange));
                     });
+                    is_over = conversation.is_over();
                 }
                 l7.tick(Timestamp(now_ns), context, &mut |exchange| done.push(exchange));
             }
@@ -352,6 +380,9 @@ impl<N> FlowTable<N> {
             };
             let stale = now_ns.saturating_sub(flow.last_ns) > limit;
             self.observe(&key, &done, observer);
+            if is_over {
+                self.close(&key, now_ns, observer);
+            }
             if stale {
                 self.remove(&key, now_ns, observer);
             }

@@ -23,6 +23,8 @@ pub mod ip;
 pub mod link;
 pub mod replay;
 mod route;
+mod segment;
+mod successor;
 pub mod tcp;
 
 pub use capture::{Capture, CaptureError, Packet};

@@ -12,7 +12,7 @@ const REORDERING_PACKETS_MAX: u32 = 32;
 
 /// How far from the sequence numbers that were seen one may be and still belong to the same connection: the largest
 /// window without scaling. A capture that lost more of the stream than that is rare.
-const NEAR_BYTES: u64 = 65_535;
+pub(crate) const NEAR_BYTES: u64 = 65_535;
 
 /// Bytes of a direction, in order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,6 +59,8 @@ pub struct Direction {
     waiting_bytes: usize,
     /// How far the other end has acknowledged.
     acknowledged: u64,
+    /// Whether the other end has acknowledged anything of this numbering.
+    is_agreed: bool,
     /// Packets since then while bytes are missing.
     packets_since_gap: u32,
     /// Position of the end, once it was announced.
@@ -99,6 +101,12 @@ impl Direction {
     /// Forgets what the other end is thought to have acknowledged.
     pub fn forget_acknowledged(&mut self) {
         self.acknowledged = 0;
+        self.is_agreed = false;
+    }
+
+    /// Whether the other end has acknowledged anything of this numbering.
+    pub fn is_agreed(&self) -> bool {
+        self.is_agreed
     }
 
     /// Whether everything up to the announced end has been delivered.
@@ -108,9 +116,27 @@ impl Direction {
 
     /// Whether a sequence number can be this connection's; any can while nothing is known.
     pub fn is_near(&self, sequence: u32) -> bool {
-        let known = self.waiting.back().map_or(0, Waiting::end).max(self.next).max(self.acknowledged);
-        let ahead = self.position(sequence).saturating_sub(i64::try_from(known).unwrap_or(i64::MAX));
+        let ahead = self.position(sequence).saturating_sub(i64::try_from(self.known()).unwrap_or(i64::MAX));
         self.base.is_none() || ahead.unsigned_abs() <= NEAR_BYTES
+    }
+
+    /// Whether a sequence number is one of what is known of the stream, or the next; any can be while nothing is known.
+    pub fn covers(&self, sequence: u32) -> bool {
+        let position = u64::try_from(self.position(sequence));
+        self.base.is_none() || position.is_ok_and(|position| position <= self.known())
+    }
+
+    /// Whether the stream's sender can be at that sequence number, or the other end can expect it next.
+    pub fn may_end_at(&self, sequence: u32) -> bool {
+        let Ok(position) = u64::try_from(self.position(sequence)) else { return false };
+        // The end of the stream has a number, too.
+        let behind_end = self.end.map(|end| end.saturating_add(1));
+        [self.next, self.known(), self.acknowledged].contains(&position) || behind_end == Some(position)
+    }
+
+    /// How far the stream goes, as far as is known.
+    fn known(&self) -> u64 {
+        self.waiting.back().map_or(0, Waiting::end).max(self.next).max(self.acknowledged)
     }
 
     /// Whether the other end can have acknowledged what comes before a sequence number: it was sent, and not all of it is
@@ -135,6 +161,11 @@ impl Direction {
     pub fn segment(&mut self, sequence: u32, bytes: &[u8], length: u64, time_ns: u64, deliver: Deliver<'_>) {
         self.begin(sequence);
         let position = self.position(sequence);
+        let behind = u64::try_from(position.saturating_add(i64::try_from(length).unwrap_or(i64::MAX)));
+        if self.end.is_some_and(|end| behind.is_ok_and(|behind| behind > end)) && !self.is_end_agreed() {
+            // What announced the end was not the stream's.
+            self.end = None;
+        }
         // What is before the next byte has been delivered or given up.
         let next = i64::try_from(self.next).unwrap_or(i64::MAX);
         let skip = u64::try_from(next.saturating_sub(position)).unwrap_or(0).min(length);
@@ -168,9 +199,17 @@ impl Direction {
     /// The end of the stream is behind that sequence number.
     pub fn finish(&mut self, sequence: u32) {
         self.begin(sequence);
-        if let Ok(end) = u64::try_from(self.position(sequence)) {
-            self.end.get_or_insert(end);
+        if let Ok(end) = u64::try_from(self.position(sequence))
+            && end >= self.next
+            && !self.is_end_agreed()
+        {
+            self.end = Some(end);
         }
+    }
+
+    /// Whether the other end has acknowledged the end, which has a number, too.
+    fn is_end_agreed(&self) -> bool {
+        self.end.is_some_and(|end| self.acknowledged > end)
     }
 
     /// The other end has everything before that sequence number.
@@ -179,6 +218,7 @@ impl Direction {
             && let Ok(position) = u64::try_from(self.position(sequence))
         {
             self.acknowledged = self.acknowledged.max(position);
+            self.is_agreed = true;
         }
     }
 
@@ -208,7 +248,9 @@ impl Direction {
     /// Bytes that the other end has had, as far as is known, and that did not come.
     pub fn missing_at_end(&self) -> u64 {
         // Without its segment, the end of the stream may be what was acknowledged last.
-        let sent = self.end.unwrap_or_else(|| self.acknowledged.saturating_sub(1));
+        let acknowledged = self.acknowledged.saturating_sub(1);
+        let is_plausible = |end: &u64| end.saturating_sub(self.known()) <= NEAR_BYTES;
+        let sent = self.end.filter(is_plausible).unwrap_or(acknowledged);
         sent.saturating_sub(self.next)
     }
 
@@ -367,6 +409,31 @@ mod tests {
         assert_eq!((direction.missing_at_end(), direction.moved()), (7, 10));
         direction.finish(1_010);
         assert_eq!(direction.moved(), 10);
+    }
+
+    #[test]
+    fn an_end_that_was_announced_and_is_none_is_forgotten() {
+        for announced in [40, 1_003, 1_500, 900_000] {
+            let mut direction = Direction::default();
+            let send = |direction: &mut Direction, sequence| {
+                direction.segment(sequence, b"abcd", 4, 0, &mut |_| {});
+            };
+            direction.begin(1_000);
+            send(&mut direction, 1_000);
+            direction.finish(announced);
+            assert!(!direction.is_finished(), "{announced}");
+            send(&mut direction, 1_004);
+            direction.acknowledge(1_008);
+            assert!(direction.missing_at_end() <= NEAR_BYTES, "{announced}");
+            for sequence in (1_008..2_000).step_by(4) {
+                send(&mut direction, sequence);
+            }
+            direction.finish(2_000);
+            assert_eq!((direction.is_finished(), direction.moved()), (true, 1_000), "{announced}");
+            direction.acknowledge(2_001);
+            direction.finish(2_500);
+            assert_eq!((direction.is_finished(), direction.moved()), (true, 1_000), "{announced}");
+        }
     }
 
     #[test]

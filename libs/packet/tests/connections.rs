@@ -173,6 +173,111 @@ fn a_second_answer_to_a_syn_with_another_number_takes_the_place_of_the_first() {
     assert_eq!(capture.replay(), [(true, 20)]);
 }
 
+/// What ends and strangers send on a connection that goes on: each is answered with an acknowledgement at most.
+#[test]
+fn a_connection_goes_on_whatever_is_sent_that_is_not_of_it() {
+    type Stray = fn(&mut Capture, End, End);
+    let strays: [(&str, Stray); 9] = [
+        ("SYN", |capture, client, server| capture.tcp(End { next: 7_000_000, ..client }, server, SYN, b"")),
+        ("SYN of the other end", |capture, client, server| {
+            capture.tcp(End { next: 7_000_000, ..server }, client, SYN, b"");
+        }),
+        ("SYN with bytes", |capture, client, server| {
+            capture.tcp(End { next: 7_000_000, ..client }, server, SYN, b"GET /b HTTP/1.1\r\n\r\n");
+        }),
+        ("SYN and bytes", |capture, client, server| {
+            let mut stray = End { next: 7_000_000, ..client };
+            capture.tcp(stray, server, SYN, b"");
+            stray.next += 1;
+            capture.tcp(stray, server, ACK, b"GET /b HTTP/1.1\r\n\r\n");
+        }),
+        ("SYN-ACK", |capture, client, server| {
+            let (stray, of) = (End { next: 7_000_000, ..server }, End { next: 8_000_000, ..client });
+            capture.tcp(stray, of, SYN | ACK, b"");
+        }),
+        ("SYN-ACK for the client's number", |capture, client, server| {
+            capture.tcp(End { next: 7_000_000, ..server }, End { next: 1_001, ..client }, SYN | ACK, b"");
+        }),
+        ("RST", |capture, client, server| {
+            capture.tcp(End { next: client.next + 90, ..client }, server, RST, b"");
+        }),
+        ("RST of the server", |capture, client, server| {
+            capture.tcp(End { next: server.next - 1, ..server }, client, RST | ACK, b"");
+        }),
+        ("FIN", |capture, client, server| {
+            for (from, to) in [(client, server), (server, client)] {
+                capture.tcp(End { next: from.next + 8, ..from }, to, FIN | ACK, b"");
+                capture.tcp(End { next: from.next - 9, ..from }, to, FIN | ACK, b"");
+            }
+        }),
+    ];
+    for (name, stray) in strays {
+        for at_exchange in [0, 2] {
+            let (mut capture, (mut client, mut server)) = (Capture::default(), ends());
+            capture.open(&mut client, &mut server);
+            for number in 0..4 {
+                if number == at_exchange {
+                    stray(&mut capture, client, server);
+                    capture.tcp(server, client, ACK, b"");
+                }
+                capture.exchange(&mut client, &mut server);
+            }
+            capture.close(&mut client, &mut server);
+            assert_eq!(capture.replay(), [(true, 20); 4], "{name} before {at_exchange}");
+        }
+    }
+}
+
+#[test]
+fn a_connection_that_takes_the_place_of_one_that_is_open_is_counted() {
+    for (syn, answer) in [(true, true), (true, false), (false, true)] {
+        let (mut capture, (mut client, mut server)) = (Capture::default(), ends());
+        capture.open(&mut client, &mut server);
+        capture.exchange(&mut client, &mut server);
+        let (mut client, mut server) = (End { next: 7_000_000, ..client }, End { next: 9_000_000, ..server });
+        capture.open(&mut client, &mut server);
+        // SYN, its answer, acknowledgement.
+        let opening = capture.packets.len() - 3;
+        if !answer {
+            capture.packets.remove(opening + 1);
+        }
+        if !syn {
+            capture.packets.remove(opening);
+        }
+        for _ in 0..3 {
+            capture.exchange(&mut client, &mut server);
+        }
+        assert_eq!(capture.replay(), [(true, 20); 4], "SYN {syn}, answer {answer}");
+    }
+}
+
+#[test]
+fn a_request_in_the_first_segment_is_counted_once() {
+    const REQUEST: &[u8] = b"GET /a HTTP/1.1\r\nHost: a.example\r\n\r\n";
+    for (taken, older) in [(true, false), (false, false), (true, true), (false, true)] {
+        let (mut capture, (mut client, mut server)) = (Capture::default(), ends());
+        let mut expected = vec![(true, 20)];
+        if older {
+            let (mut client, mut server) =
+                (End { next: 7_000_000, ..client }, End { next: 9_000_000, ..server });
+            capture.open(&mut client, &mut server);
+            capture.exchange(&mut client, &mut server);
+            expected.push((true, 20));
+        }
+        capture.tcp(client, server, SYN, REQUEST);
+        client.next += 1;
+        let after = End { next: client.next + u32::try_from(REQUEST.len()).expect("short"), ..client };
+        capture.tcp(server, if taken { after } else { client }, SYN | ACK, b"");
+        server.next += 1;
+        capture.tcp(if taken { after } else { client }, server, ACK, if taken { b"" } else { REQUEST });
+        client = after;
+        capture.now_ns += 20 * MS;
+        capture.send(&mut server, client, b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
+        capture.close(&mut client, &mut server);
+        assert_eq!(capture.replay(), expected, "taken {taken}, older {older}");
+    }
+}
+
 #[test]
 fn bytes_behind_a_gap_have_their_own_time() {
     let (mut capture, (mut client, mut server)) = (Capture::default(), ends());
