@@ -68,7 +68,7 @@ impl GuestClock {
     }
 
     /// The bounds for moments that a guest reports together with its clock, which it read when it made the report; 0 of one that does not
-    /// report it. None where the last call does not say: there was none, or the clock seems to be set since. The next call knows.
+    /// report it. None where there was no call yet, or the clock seems to be set since the last: it is known after the next.
     pub fn at_report(&self, guest_unix_ns: u64, received_unix_ns: u64) -> Option<Offset> {
         let bounds = self.measured?.at(received_unix_ns);
         if guest_unix_ns == 0 {
