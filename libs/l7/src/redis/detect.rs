@@ -11,6 +11,7 @@ use crate::{
     redis::{
         command,
         reader::{self, Length},
+        subscriber,
     },
 };
 
@@ -178,7 +179,7 @@ fn publication(bytes: &[u8]) -> Line {
     let name = rest.get(..length).unwrap_or(rest);
     let is = |known: &[u8]| known.len() == length && known.starts_with(name);
     let published = PUBLICATIONS.iter().any(|(known, elements)| is(known) && *elements == count);
-    let confirmed = count == 3 && super::CONFIRMATIONS.iter().any(|known| is(known.as_bytes()));
+    let confirmed = count == 3 && subscriber::CONFIRMATIONS.iter().any(|known| is(known.as_bytes()));
     match rest.get(length..).and_then(|rest| rest.strip_prefix(b"\r\n")) {
         _ if !published && !confirmed => Line::None,
         None => Line::Begun,

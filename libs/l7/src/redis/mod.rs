@@ -20,6 +20,7 @@
 mod command;
 mod detect;
 mod reader;
+mod subscriber;
 #[cfg(test)]
 mod tests;
 
@@ -33,7 +34,10 @@ use crate::{
         Segment, Sender, Start, Transport,
     },
     pending::{Fifo, Next},
-    redis::reader::{INLINE, Item, Message, Reader, Word},
+    redis::{
+        reader::{INLINE, Item, Message, Reader, Word},
+        subscriber::{SUBSCRIPTIONS, Subscriber, is_pong, is_published},
+    },
     resync::{EARLY_NS_MAX, GapKind, ResponsePosition, Resync},
 };
 
@@ -59,6 +63,12 @@ enum Kind {
     Subscription(u64),
     /// The connection carries no commands afterwards.
     Last,
+}
+
+impl Kind {
+    fn is_subscription(self) -> bool {
+        matches!(self, Self::Subscription(_))
+    }
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -89,7 +99,7 @@ struct Redis {
     waiting: Fifo<Waiting>,
     early: VecDeque<Message>,
     mode: Replies,
-    subscriber: bool,
+    subscriber: Subscriber,
     /// A command was seen: what the server sends from now on may answer it.
     begun: bool,
     /// The client sent inline commands that are Redis's alone, and none of its bytes were lost since.
@@ -216,7 +226,7 @@ impl Offloadable for Redis {
     fn is_idle(&self) -> bool {
         self.begun
             && self.mode == Replies::On
-            && !self.subscriber
+            && self.subscriber == Subscriber::No
             && !self.ended
             && self.open.is_none()
             && self.waiting.is_empty()
@@ -319,6 +329,8 @@ impl Redis {
             None => (Symbol::OTHER, Word::default()),
         };
         self.inline |= message.kind == INLINE && detect::is_distinct(name.as_bytes());
+        let kind = kind(message);
+        self.subscriber.sends(name);
         let request = Request {
             operation,
             resource: Resource::Name(Symbol::NONE),
@@ -341,19 +353,24 @@ impl Redis {
             _ => true,
         };
         if !answered {
+            if kind.is_subscription() {
+                // It is confirmed all the same, as pushes are.
+                self.subscriber.subscribes();
+            }
             let outcome =
                 Outcome { status: Status::None, error: ErrorClass::None, end: message.end, bytes: 0 };
             return cx.emit(Protocol::Redis, &request, &outcome);
         }
         let by_array = command::may_answer_array(name.as_bytes());
-        let waiting = Waiting { request, kind: kind(message), unconfirmed, by_array };
-        self.subscriber |= matches!(waiting.kind, Kind::Subscription(_));
+        let waiting = Waiting { request, kind, unconfirmed, by_array };
         self.begun = true;
         self.resync.request();
         if self.resync.is_desynced() {
+            self.subscriber.presume_if(kind.is_subscription());
             return cx.unparsed();
         }
-        if self.waiting.push(waiting, cx.limits().pending_per_connection).is_some() {
+        if let Some(forgotten) = self.waiting.push(waiting, cx.limits().pending_per_connection) {
+            self.subscriber.presume_if(forgotten.kind.is_subscription());
             cx.unparsed();
         }
         while !self.waiting.is_empty() {
@@ -369,32 +386,19 @@ impl Redis {
     fn reply(&mut self, message: &Message, cx: &mut ConnectionContext<'_>) {
         if !self.begun && !self.requests.in_message() {
             // Joined in the middle: the answer to a command that was never seen, or what was published.
-            self.subscriber |= is_published(message);
+            self.subscriber.presume_if(is_published(message));
             return;
         }
-        // Joined in the middle of a subscription: otherwise no array answers this command.
-        let is_subscribers = is_published(message) || is_pong(message);
-        self.subscriber |= is_subscribers && self.waiting.front().is_some_and(|front| !front.by_array);
-        // In RESP2 a confirmation is an array like any reply: a subscriber gets one, and nothing else of three elements
-        // that begins so.
-        let confirmed = confirmation(&message.words[0])
-            && match message.kind {
-                b'>' => true,
-                b'*' => self.subscriber && message.elements == 3,
-                _ => false,
-            };
-        let unsubscribed = confirmed && message.words[0].as_bytes().contains(&b'n');
-        if unsubscribed && message.words[2].as_bytes() == b"0" {
-            // The number of subscriptions that are left.
-            self.subscriber = self
-                .waiting
-                .iter()
-                .any(|waiting| matches!(waiting.kind, Kind::Subscription(left) if left > 1));
-        }
-        if self.is_push(message) {
+        let front = self.waiting.front();
+        let confirms = front.is_some_and(|front| front.kind.is_subscription());
+        // Joined in the middle of a subscription: otherwise no such array answers this command.
+        let answers = front.is_none_or(|front| front.by_array && !confirms);
+        self.subscriber.presume_if(!answers && (is_published(message) || is_pong(message)));
+        let confirmed = self.subscriber.is_confirmed_by(message, confirms);
+        if self.subscriber.is_push(message) {
             return;
         }
-        if self.mode == Replies::Off && self.waiting.is_empty() && !self.requests.in_message() {
+        if self.mode == Replies::Off && !confirmed && self.waiting.is_empty() && !self.requests.in_message() {
             // `CLIENT REPLY ON` was lost, or is captured after its reply.
             self.mode = Replies::On;
         }
@@ -429,25 +433,20 @@ impl Redis {
                 let outcome = Outcome { status, error, end: message.end, bytes: message.bytes };
                 let request = waiting.confirmed(message, cx);
                 cx.emit(Protocol::Redis, &request, &outcome);
+                if error == ErrorClass::None && !confirmed {
+                    let replies_are_on = self.mode == Replies::On;
+                    self.subscriber.is_answered_by(message, waiting.kind.is_subscription(), replies_are_on);
+                }
                 self.ended |= waiting.kind == Kind::Last && error == ErrorClass::None;
             }
             Some(Next::Forgotten) | None => {}
         }
     }
 
-    fn is_push(&self, message: &Message) -> bool {
-        let [word, ..] = &message.words;
-        match message.kind {
-            b'>' => !confirmation(word),
-            b'*' => self.subscriber && is_published(message),
-            _ => false,
-        }
-    }
-
     /// The rest of a reply was not captured: it is still the next one's.
     fn cut(&mut self, gap: GapKind, begun: Option<Message>) {
         let Some(reply) = begun.filter(|reply| {
-            self.begun && gap == GapKind::Truncated && reply.kind != 0 && !self.is_push(reply)
+            self.begun && gap == GapKind::Truncated && reply.kind != 0 && !self.subscriber.is_push(reply)
         }) else {
             return;
         };
@@ -483,7 +482,8 @@ impl Redis {
     }
 
     fn forget_waiting(&mut self, cx: &mut ConnectionContext<'_>) {
-        while self.waiting.drain_one().is_some() {
+        while let Some(waiting) = self.waiting.drain_one() {
+            self.subscriber.presume_if(waiting.kind.is_subscription());
             cx.unparsed();
         }
     }
@@ -501,9 +501,6 @@ fn is_named(message: &Message) -> bool {
 fn left_after(kind: Kind) -> u64 {
     if let Kind::Subscription(left) = kind { left.saturating_sub(1) } else { 0 }
 }
-
-const SUBSCRIPTIONS: [&str; 6] =
-    ["SUBSCRIBE", "PSUBSCRIBE", "SSUBSCRIBE", "UNSUBSCRIBE", "PUNSUBSCRIBE", "SUNSUBSCRIBE"];
 
 /// Commands that wait until there is something to answer (redis.io: "Blocking commands"), and how they are called; the
 /// last ones only with `BLOCK`.
@@ -540,30 +537,6 @@ fn kind(message: &Message) -> Kind {
     } else {
         Kind::Plain
     }
-}
-
-/// How a server begins the confirmations of subscriptions.
-const CONFIRMATIONS: [&str; 6] =
-    ["subscribe", "psubscribe", "ssubscribe", "unsubscribe", "punsubscribe", "sunsubscribe"];
-
-fn confirmation(word: &Word) -> bool {
-    CONFIRMATIONS.into_iter().any(|confirmation| word.as_bytes() == confirmation.as_bytes())
-}
-
-/// Whether it answers a subscriber's `PING` in RESP2.
-fn is_pong(message: &Message) -> bool {
-    message.kind == b'*' && message.elements == 2 && message.words[0].is("pong")
-}
-
-/// Whether an array is written as what is published to subscribers in RESP2.
-fn is_published(message: &Message) -> bool {
-    let [word, ..] = &message.words;
-    let elements = match () {
-        () if word.is("message") || word.is("smessage") => 3,
-        () if word.is("pmessage") => 4,
-        () => return false,
-    };
-    message.kind == b'*' && message.elements == elements
 }
 
 impl Waiting {

@@ -468,6 +468,92 @@ fn roles_are_right_wherever_a_subscription_is_joined() {
     }
 }
 
+const CONFIRMATION: &[u8] = b"*3\r\n$9\r\nsubscribe\r\n$2\r\nch\r\n:1\r\n";
+const END: &[u8] = b"*3\r\n$11\r\nunsubscribe\r\n$2\r\nch\r\n:0\r\n";
+const MESSAGE: &[u8] = b"*3\r\n$7\r\nmessage\r\n$2\r\nch\r\n$2\r\nhi\r\n";
+const WRONG_TYPE: &[u8] = b"-WRONGTYPE no\r\n";
+
+/// Commands and their replies on the server's side of a connection: the operations and statuses that come of them, and
+/// whether the kernel may follow the connection afterwards.
+fn served(conversation: &[(&str, &[u8])]) -> (Vec<String>, bool) {
+    let mut replay = Replay::new(Connection::new(ScopeId(1)));
+    for (command, replies) in conversation {
+        if !command.is_empty() {
+            replay.ingress(&array(command));
+        }
+        replay.egress(replies);
+    }
+    let is_idle = replay.connection.idle_state().is_some();
+    replay.close();
+    let name = |line: &String| line.split(' ').skip(1).step_by(2).take(2).collect::<Vec<_>>().join(" ");
+    (replay.lines().iter().map(name).collect(), is_idle)
+}
+
+#[test]
+fn replies_that_look_published_make_no_subscriber() {
+    for command in ["HMGET ev:1 type id body", "LRANGE l 0 2", "MGET a b c"] {
+        let name = command.split(' ').next().unwrap_or_default();
+        // Joined between a command and its reply.
+        let conversation = [("", MESSAGE), (command, MESSAGE), (command, MESSAGE), ("GET x", WRONG_TYPE)];
+        let expected = [format!("{name} -"), format!("{name} -"), "GET WRONGTYPE".to_owned()];
+        assert_eq!(served(&conversation), (expected.to_vec(), true));
+        // Two replies are due, and the first command that is seen is one that subscribers send, too.
+        let due = [("", MESSAGE), ("PING", &[MESSAGE, b"+PONG\r\n"].concat())];
+        let (found, is_idle) = served(&[&due[..], &conversation[1..]].concat());
+        assert_eq!((&found[0][..], &found[1..], is_idle), ("PING -", &expected[..], true));
+    }
+}
+
+#[test]
+fn subscriptions_are_confirmed_whether_replies_are_on_or_not() {
+    let after = [
+        ("", MESSAGE),
+        ("UNSUBSCRIBE", END),
+        ("CLIENT REPLY ON", &b"+OK\r\n"[..]),
+        ("LRANGE l 0 2", MESSAGE),
+        ("GET x", WRONG_TYPE),
+    ];
+    for mode in ["CLIENT REPLY OFF", "CLIENT REPLY SKIP"] {
+        let before = [("PING", &b"+PONG\r\n"[..]), (mode, b""), ("SUBSCRIBE ch", CONFIRMATION)];
+        let (found, is_idle) = served(&[&before[..], &after[..]].concat());
+        let expected =
+            ["PING -", "CLIENT -", "SUBSCRIBE -", "UNSUBSCRIBE -", "CLIENT -", "LRANGE -", "GET WRONGTYPE"];
+        assert_eq!((&found[..], is_idle), (&expected.map(str::to_owned)[..], true), "{mode}");
+    }
+}
+
+#[test]
+fn who_is_no_subscriber_any_more_gets_arrays_as_replies() {
+    let push = |array: &[u8]| [b">", array.get(1..).unwrap_or_default()].concat();
+    let (subscribed, published) = (push(CONFIRMATION), push(MESSAGE));
+    let queued = [&b"*1\r\n"[..], CONFIRMATION, MESSAGE].concat();
+    let subscriptions: [&[(&str, &[u8])]; 4] = [
+        // Refused.
+        &[("SUBSCRIBE ch", b"-NOPERM no\r\n")],
+        &[("SUBSCRIBE ch", CONFIRMATION), ("", MESSAGE), ("RESET", b"+RESET\r\n")],
+        &[
+            ("SUBSCRIBE ch", &subscribed),
+            ("", &published),
+            ("LRANGE l 0 2", MESSAGE),
+            ("RESET", b"+RESET\r\n"),
+        ],
+        &[
+            ("MULTI", b"+OK\r\n"),
+            ("SUBSCRIBE ch", b"+QUEUED\r\n"),
+            ("EXEC", &queued),
+            ("UNSUBSCRIBE ch", END),
+        ],
+    ];
+    for subscription in subscriptions {
+        let conversation = [subscription, &[("LRANGE l 0 2", MESSAGE), ("GET x", WRONG_TYPE)]].concat();
+        let (found, is_idle) = served(&conversation);
+        let commands = conversation.iter().filter(|(command, _)| !command.is_empty()).count();
+        assert_eq!((found.len(), is_idle), (commands, true), "{found:?}");
+        let last = found.get(commands - 2..).unwrap_or_default();
+        assert_eq!(last, ["LRANGE -", "GET WRONGTYPE"], "{found:?}");
+    }
+}
+
 #[test]
 fn roles_are_right_wherever_a_connection_is_joined() {
     for (request, reply) in [
