@@ -75,7 +75,9 @@ impl EventSource for SyscallSource {
         match self.tracker.record(record, &mut state.recorder) {
             Event::None => {}
             Event::ContainerExit(id, made) => {
-                state.milestones.process_made(made);
+                if let Some(made) = made {
+                    state.milestones.process_made(made);
+                }
                 self.tracker.harvest(self.probes.slots(), &mut state.recorder);
                 state.container_exited(id);
             }

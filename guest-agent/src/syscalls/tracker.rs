@@ -35,8 +35,9 @@ use crate::{
 pub enum Event {
     /// Nothing.
     None,
-    /// The last process of this container exits; its numbers must not wait. And when that process was made, since boot.
-    ContainerExit(String, Duration),
+    /// The last process of this container exits; its numbers must not wait. And when that process was made, since boot,
+    /// if that is known.
+    ContainerExit(String, Option<Duration>),
     /// A process of a container accepts connections from this time of the monotonic clock on.
     Listen(Timestamp),
 }
@@ -159,7 +160,8 @@ impl Tracker {
                 let container = self.containers.of_cgroup(exit.cgroup);
                 let container = self.containers.id(container);
                 if (exit.init != 0 || exit.last != 0) && !container.is_empty() {
-                    return Event::ContainerExit(container.to_owned(), Duration::from_nanos(exit.made));
+                    let made = (exit.made > 0).then(|| Duration::from_nanos(exit.made));
+                    return Event::ContainerExit(container.to_owned(), made);
                 }
             }
             Record::ClientSocket(socket) => {

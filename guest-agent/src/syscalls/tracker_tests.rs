@@ -287,9 +287,10 @@ fn the_exit_of_a_containers_process_has_when_that_was_made() {
     assert_eq!(tracker.record(&bytes_of(&cgroup), &mut recorder), Event::None);
     let exit =
         |init, cgroup| record::Exit { kind: kind::EXIT, cgroup, init, made: 5_000, ..Default::default() };
-    let made = Duration::from_micros(5);
-    let exited = tracker.record(&bytes_of(&exit(1, 7)), &mut recorder);
-    assert_eq!(exited, Event::ContainerExit("shop-1".to_owned(), made));
+    for (made, expected) in [(5_000, Some(Duration::from_micros(5))), (0, None)] {
+        let exited = tracker.record(&bytes_of(&record::Exit { made, ..exit(1, 7) }), &mut recorder);
+        assert_eq!(exited, Event::ContainerExit("shop-1".to_owned(), expected));
+    }
     assert_eq!(tracker.record(&bytes_of(&exit(0, 7)), &mut recorder), Event::None, "others of it run");
     assert_eq!(tracker.record(&bytes_of(&exit(1, 8)), &mut recorder), Event::None, "not a container's");
 }

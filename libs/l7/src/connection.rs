@@ -35,6 +35,9 @@ const CHANGES_MAX: u8 = 4;
 /// Later looks at a connection on which nothing was recognised at first: at its 16th, 32nd, 64th, … chunk.
 const SECOND_LOOKS_MAX: u8 = 6;
 
+/// Datagrams to groups of hosts after which a socket on which nothing was recognised is given up.
+const TO_GROUPS_MAX: u8 = 16;
+
 /// One connection's parser state.
 #[derive(Debug)]
 pub struct Connection {
@@ -45,6 +48,8 @@ pub struct Connection {
     /// Where each direction's next byte is expected.
     next: [u64; 2],
     changes: u8,
+    /// Datagrams to groups of hosts.
+    to_groups: u8,
     /// Which directions something was seen of.
     seen: [bool; 2],
     /// It was open when it was first seen.
@@ -89,6 +94,7 @@ impl Connection {
             state: State::Detecting(Box::default()),
             next: [0; 2],
             changes: 0,
+            to_groups: 0,
             seen: [false; 2],
             is_joined: false,
         }
@@ -248,7 +254,7 @@ impl Connection {
     }
 
     /// Takes a datagram of a socket that has several peers, like [`Self::chunk`]; none where this one's is not known.
-    /// What goes to a group of hosts is no exchange with any of them.
+    /// What goes to a group of hosts is no exchange with any of them; a socket that sends nothing else is given up.
     pub fn datagram_of(
         &mut self,
         peer: Option<SocketAddr>,
@@ -257,6 +263,10 @@ impl Connection {
         sink: &mut dyn FnMut(Exchange),
     ) {
         if peer.is_some_and(|peer| peer.ip().to_canonical().is_multicast()) {
+            self.to_groups = self.to_groups.saturating_add(1);
+            if self.to_groups >= TO_GROUPS_MAX && matches!(self.state, State::Detecting(_)) {
+                self.state = State::Unknown { chunks: 0, looks: 0, uncaptured: false };
+            }
             return;
         }
         self.take(datagram, peer, context, sink);

@@ -298,11 +298,12 @@ impl ParserContext {
             return symbol;
         }
         let mut candidates = std::mem::take(&mut self.candidates);
-        let symbol = if let Some((kind, text)) = candidates.settle(symbol, is_confirmed, at) {
-            self.name_of(scope, kind, text)
-        } else {
-            self.tally.overflowed_names += 1;
-            Symbol::OVERFLOWED
+        let symbol = match candidates.settle(symbol, is_confirmed, at) {
+            Ok((kind, text)) => self.name_of(scope, kind, text),
+            Err(other) => {
+                self.tally.overflowed_names += u64::from(other == Symbol::OVERFLOWED);
+                other
+            }
         };
         self.candidates = candidates;
         symbol
@@ -386,13 +387,10 @@ impl ParserContext {
         let routes = routes.entry(scope).or_default();
         let symbol = routes.finish(route, status, sighting, trusts, limits.routes_per_scope, |name| {
             let symbol = names.intern(name, false, *now);
-            symbol.unwrap_or(Symbol::OTHER)
+            symbol.unwrap_or(Symbol::OVERFLOWED)
         });
-        if symbol != Symbol::OTHER {
-            return symbol;
-        }
-        tally.overflowed_names += 1;
-        Symbol::OVERFLOWED
+        tally.overflowed_names += u64::from(symbol == Symbol::OVERFLOWED);
+        symbol
     }
 }
 

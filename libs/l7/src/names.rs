@@ -81,17 +81,18 @@ impl Candidates {
         Symbol(CANDIDATE | candidate.generation << SLOT_BITS | u32::try_from(slot).unwrap_or(0))
     }
 
-    /// The name that a candidate has become: its kind and text; `None` while it is none.
+    /// The name that a candidate has become, its kind and text, or the symbol that it has while it is none:
+    /// [`Symbol::OTHER`], or [`Symbol::OVERFLOWED`] when another one needed its place.
     pub(crate) fn settle(
         &mut self,
         symbol: Symbol,
         is_confirmed: bool,
         at: Timestamp,
-    ) -> Option<(NameKind, &str)> {
-        let slot = usize::try_from(symbol.0 & ((1 << SLOT_BITS) - 1)).ok()?;
-        let candidate = self.slots.get_mut(slot)?;
+    ) -> Result<(NameKind, &str), Symbol> {
+        let slot = usize::try_from(symbol.0 & ((1 << SLOT_BITS) - 1)).unwrap_or(usize::MAX);
+        let candidate = self.slots.get_mut(slot).ok_or(Symbol::OTHER)?;
         if candidate.generation != (symbol.0 & !CANDIDATE) >> SLOT_BITS {
-            return None;
+            return Err(Symbol::OVERFLOWED);
         }
         if !is_confirmed && !candidate.confirmed {
             if candidate.count == 0 {
@@ -99,12 +100,12 @@ impl Candidates {
             }
             candidate.count = candidate.count.saturating_add(1);
             if candidate.count < RECURRENCES || at.since(candidate.first) < SPAN_NS {
-                return None;
+                return Err(Symbol::OTHER);
             }
         }
         candidate.confirmed = true;
-        let (_, kind) = candidate.of?;
-        Some((kind, &candidate.text))
+        let (_, kind) = candidate.of.ok_or(Symbol::OTHER)?;
+        Ok((kind, &candidate.text))
     }
 
     /// Drops an application's.
@@ -218,7 +219,8 @@ mod tests {
         let mut context = ParserContext::new(Limits::default());
         let candidate = context.candidate(SCOPE, NameKind::Table, "orders");
         assert!(candidate.is_candidate() && context.name(candidate) == "other");
-        assert_eq!(context.settle(SCOPE, candidate, false, Timestamp(0)), Symbol::OVERFLOWED);
+        assert_eq!(context.settle(SCOPE, candidate, false, Timestamp(0)), Symbol::OTHER);
+        assert_eq!(context.tally().overflowed_names, 0, "no bound was reached");
         let name = context.settle(SCOPE, candidate, true, Timestamp(1));
         assert_eq!(context.name(name), "orders");
         // What holds the candidate still names it, and so does a failure from now on.
@@ -234,8 +236,8 @@ mod tests {
         let candidate = context.candidate(SCOPE, NameKind::Table, "mistyped");
         let mut settle =
             |second: u64| context.settle(SCOPE, candidate, false, Timestamp(second * 1_000_000_000));
-        assert!((0..9).all(|second| settle(second) == Symbol::OVERFLOWED));
-        assert_ne!(settle(10), Symbol::OVERFLOWED);
+        assert!((0..9).all(|second| settle(second) == Symbol::OTHER));
+        assert!(!settle(10).is_other());
     }
 
     #[test]
@@ -246,11 +248,12 @@ mod tests {
         let mut first = None;
         for number in 0..20 * CANDIDATES_MAX {
             let candidate = context.candidate(SCOPE, NameKind::Table, &format!("t{number}"));
-            assert_eq!(context.settle(SCOPE, candidate, false, Timestamp(0)), Symbol::OVERFLOWED);
+            assert_eq!(context.settle(SCOPE, candidate, false, Timestamp(0)), Symbol::OTHER);
             first.get_or_insert(candidate);
         }
         assert_eq!(context.settle(SCOPE, kept, false, Timestamp(0)), name);
         let first = first.expect("a candidate");
         assert_eq!(context.settle(SCOPE, first, true, Timestamp(0)), Symbol::OVERFLOWED, "displaced");
+        assert_eq!(context.tally().overflowed_names, 1);
     }
 }

@@ -65,6 +65,23 @@ fn an_exchange_overflows_once_however_many_of_its_names_find_no_room() {
 }
 
 #[test]
+fn a_route_without_a_name_overflows_where_a_bound_was_reached_alone() {
+    let scope = ScopeId(1);
+    let symbol = |context: &mut ParserContext, path: &str| {
+        let route = context.route(scope, path.as_bytes());
+        context.route_symbol(scope, route, Status::Code(200), Sighting { client: 1, at: Timestamp(1) })
+    };
+    let mut context = ParserContext::new(Limits::default());
+    context.set_configured_routes_only(true);
+    assert_eq!(symbol(&mut context, "/orders"), Symbol::OTHER);
+    assert_eq!(context.tally().overflowed_names, 0);
+    assert_eq!(symbol(&mut full(), "/orders"), Symbol::OVERFLOWED, "no route");
+    let mut without_symbols = ParserContext::new(Limits { symbols: 2, ..Limits::default() });
+    assert_eq!(symbol(&mut without_symbols, "/orders"), Symbol::OVERFLOWED, "no name");
+    assert_eq!(without_symbols.tally().overflowed_names, 1);
+}
+
+#[test]
 fn names_that_are_not_used_make_room() {
     let mut context = ParserContext::new(Limits { routes_per_scope: 3, ..Limits::default() });
     let scope = ScopeId(1);

@@ -281,6 +281,29 @@ fn multicast_dns_and_netbios_names_are_set_aside() {
 }
 
 #[test]
+fn a_socket_that_sends_to_groups_alone_is_given_up() {
+    let group = |replay: &mut Replay| {
+        for address in ["239.255.255.250:1900", "[ff02::fb]:5353", "[::ffff:224.0.0.251]:5353"] {
+            let bytes = query(7, "a.example", 1);
+            replay.datagram(address.parse().ok(), Direction::Egress, &bytes, bytes.len() as u64);
+        }
+    };
+    let mut replay = Replay::new(socket());
+    group(&mut replay);
+    assert_eq!(replay.connection.verdict(), Verdict::Detecting, "it may have other peers");
+    (0..5).for_each(|_| group(&mut replay));
+    assert_eq!(replay.connection.verdict(), Verdict::Ignored);
+    replay.close();
+    assert!(replay.exchanges.is_empty());
+    // One that is known stays so.
+    let mut replay = Replay::new(socket());
+    replay.egress(&query(7, "a.example", 1));
+    replay.ingress(&answer(7, "a.example", 1));
+    (0..10).for_each(|_| group(&mut replay));
+    assert_eq!(replay.connection.verdict(), Verdict::Known(Protocol::Dns));
+}
+
+#[test]
 fn several_questions_are_one_exchange_by_the_first() {
     type Transported = (fn() -> Connection, fn(Vec<u8>) -> Vec<u8>);
     // The second name refers to the first one.

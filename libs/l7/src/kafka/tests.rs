@@ -319,8 +319,9 @@ fn what_waits_is_bounded() {
     assert_eq!(replay.exchanges.len(), limits.pending_per_connection);
     let tally = replay.context.tally();
     assert_eq!(tally.unparsed, 5_000 - limits.pending_per_connection as u64);
-    // No topic was confirmed.
-    assert_eq!(tally.overflowed_names, limits.pending_per_connection as u64);
+    // No topic was confirmed; of some, others took the place before the end.
+    assert!((1..limits.pending_per_connection as u64).contains(&tally.overflowed_names));
+    assert!(replay.exchanges.iter().all(|exchange| exchange.resource == crate::Symbol::OTHER));
 }
 
 fn detect(bytes: &[u8], peer: &[u8]) -> Detection {

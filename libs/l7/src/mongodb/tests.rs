@@ -234,8 +234,10 @@ fn what_waits_and_its_names_are_bounded() {
     replay.close();
     let limits = Limits::default();
     assert_eq!(replay.exchanges.len(), limits.pending_per_connection);
-    // No collection was confirmed.
-    assert_eq!(replay.context.tally().overflowed_names, limits.pending_per_connection as u64);
+    // No collection was confirmed; of some, others took the place before the end.
+    let overflowed = replay.context.tally().overflowed_names;
+    assert!((1..limits.pending_per_connection as u64).contains(&overflowed));
+    assert!(replay.exchanges.iter().all(|exchange| exchange.resource == crate::Symbol::OTHER));
 }
 
 fn detect(bytes: &[u8]) -> Detection {

@@ -513,11 +513,23 @@ fn subscriptions_are_confirmed_whether_replies_are_on_or_not() {
         ("LRANGE l 0 2", MESSAGE),
         ("GET x", WRONG_TYPE),
     ];
-    for mode in ["CLIENT REPLY OFF", "CLIENT REPLY SKIP"] {
-        let before = [("PING", &b"+PONG\r\n"[..]), (mode, b""), ("SUBSCRIBE ch", CONFIRMATION)];
+    // A `PING` behind it is answered where replies are on.
+    for (mode, pong) in
+        [("CLIENT REPLY OFF", &b""[..]), ("CLIENT REPLY SKIP", b"*2\r\n$4\r\npong\r\n$0\r\n\r\n")]
+    {
+        let before =
+            [("PING", &b"+PONG\r\n"[..]), (mode, b""), ("SUBSCRIBE ch", CONFIRMATION), ("PING", pong)];
         let (found, is_idle) = served(&[&before[..], &after[..]].concat());
-        let expected =
-            ["PING -", "CLIENT -", "SUBSCRIBE -", "UNSUBSCRIBE -", "CLIENT -", "LRANGE -", "GET WRONGTYPE"];
+        let expected = [
+            "PING -",
+            "CLIENT -",
+            "SUBSCRIBE -",
+            "PING -",
+            "UNSUBSCRIBE -",
+            "CLIENT -",
+            "LRANGE -",
+            "GET WRONGTYPE",
+        ];
         assert_eq!((&found[..], is_idle), (&expected.map(str::to_owned)[..], true), "{mode}");
     }
 }

@@ -49,7 +49,7 @@ impl App {
             });
             Symbol(u32::try_from(at).expect("few") + 2)
         });
-        if symbol == Symbol::OTHER { "other".to_owned() } else { self.names[symbol.0 as usize - 2].clone() }
+        if symbol.is_other() { "other".to_owned() } else { self.names[symbol.0 as usize - 2].clone() }
     }
 
     /// Segments of all names that were given and are none of the words of programs.

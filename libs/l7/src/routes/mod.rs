@@ -166,7 +166,8 @@ impl Routes {
     }
 
     /// The route's symbol, now that its outcome is known. `intern` makes a symbol of a new route's name;
-    /// [`Symbol::OTHER`] when it exceeds the bound. When it `trusts`, every segment counts as code.
+    /// [`Symbol::OVERFLOWED`] when it exceeds a bound, [`Symbol::OTHER`] when it has no name or another path took its place
+    /// before its outcome was known. When it `trusts`, every segment counts as code.
     pub(crate) fn finish(
         &mut self,
         route: RouteRef,
@@ -222,10 +223,10 @@ impl Routes {
                 }
                 match placing {
                     Placing::Known(index) => index,
-                    Placing::Other => return Symbol::OTHER,
+                    Placing::Other => return Symbol::OVERFLOWED,
                     Placing::New(name) => {
                         let symbol = intern(&name);
-                        if symbol == Symbol::OTHER {
+                        if symbol == Symbol::OVERFLOWED {
                             return symbol;
                         }
                         let used = sighting.at;

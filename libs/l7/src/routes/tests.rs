@@ -24,7 +24,7 @@ impl App {
             names.push(name.to_owned());
             Symbol(u32::try_from(names.len()).expect("few") + 1)
         });
-        let name = if symbol == Symbol::OTHER { "other" } else { &self.names[symbol.0 as usize - 2] };
+        let name = if symbol.is_other() { "other" } else { &self.names[symbol.0 as usize - 2] };
         *self.counts.entry(name.to_owned()).or_default() += 1;
     }
 
@@ -168,7 +168,7 @@ fn routes_that_are_not_used_make_room() {
             Symbol(number)
         });
         assert!(routes.known.len() <= 30 && routes.all.len() <= 30);
-        symbol != Symbol::OTHER
+        !symbol.is_other()
     };
     // Deep, so that no place collapses.
     let path = |round: usize, number: usize| format!("/{}/{}", word(number % 3), word(round * 30 + number));
