@@ -114,10 +114,10 @@ pub struct Completed {
     pub tgid: u32,
     /// The same of the thread.
     pub tid: u32,
-    /// One of [`crate::thread::serving`]: of the thread that moved all of request and response.
+    /// One of [`crate::thread::serving`]: of the thread or goroutine that moved all of request and response.
     pub serving: u32,
-    /// Zero.
-    pub reserved: u32,
+    /// Where [`Self::serving`] is a goroutine's: the lower half of [`crate::thread::goroutine::key`].
+    pub goroutine: u32,
     /// Its key.
     pub key: RequestKey,
     /// Redis: the beginning of an error's text. MySQL: an error's packet, from its number on. PostgreSQL: an error's

@@ -82,7 +82,7 @@ pub struct Chunk {
     pub timestamp: u64,
     /// Process in the outermost namespace.
     pub tgid: u32,
-    /// Thread in the outermost namespace.
+    /// Thread in the outermost namespace; where [`Self::serving`] is a goroutine's, the lower half of [`crate::thread::goroutine::key`].
     pub tid: u32,
     /// One of [`crate::connection::direction`].
     pub direction: u8,
@@ -92,7 +92,7 @@ pub struct Chunk {
     pub continues: u8,
     /// Of a datagram on a socket with several peers: bytes of the peer's address behind the head, [`SOCKADDR_LEN`] or 0.
     pub peer: u8,
-    /// Of what a client sends: one of [`crate::thread::serving`].
+    /// Of what a client sends: one of [`crate::thread::serving`]. Of what moves at a server: whether a goroutine moves it.
     pub serving: u8,
     /// Zero.
     pub reserved: [u8; 3],

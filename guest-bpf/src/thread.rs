@@ -1,15 +1,16 @@
-//! Threads that serve HTTP requests one after the other: calls that such a thread makes in between are made for its request.
+//! Threads that serve HTTP requests one after the other: calls that such a thread makes in between are made for its request. In processes
+//! of Go the same holds of goroutines, and not of threads.
 //!
 //! A thread that reads a request while another one of its is not answered, or of which another thread answers a request, has
 //! several in progress: an event loop, or one of a pool that hands requests on. Which one a call of it is made for cannot be
 //! known by the thread.
 
-/// What is known of a thread. Those whose numbers are the same modulo [`THREADS_MAX`] share one place: one that has no open request
-/// leaves it to the next.
+/// What is known of a thread or goroutine. Those whose numbers are the same modulo [`THREADS_MAX`] share one place: one that has no
+/// open request leaves it to the next.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct ServingThread {
-    /// Process and thread as `bpf_get_current_pid_tgid` gives them.
+    /// Process and thread as `bpf_get_current_pid_tgid` gives them, or process and goroutine: see [`goroutine`].
     pub thread: u64,
     /// When it read a request last, nanoseconds of `CLOCK_MONOTONIC`.
     pub read: u64,
@@ -28,7 +29,7 @@ pub struct ServingThread {
     pub reserved: u32,
 }
 
-/// Flags of a thread, which stay while it has its place.
+/// Flags of a thread or goroutine, which stay while it has its place.
 pub mod thread_flag {
     /// It had several requests in progress.
     pub const SEVERAL: u32 = 1;
@@ -36,8 +37,72 @@ pub mod thread_flag {
     pub const HANDED_ON: u32 = 2;
 }
 
-/// Most threads that are known at a time.
+/// Most threads and goroutines that are known at a time.
 pub const THREADS_MAX: u32 = 4096;
+
+/// A process of Go. Those whose numbers are the same modulo [`GO_PROCESSES_MAX`] share one place, which the last one has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct GoProcess {
+    /// Its number; 0 for none.
+    pub process: u64,
+    /// Address of the goroutine by which it was recognised: see [`goroutine::key`].
+    pub first: u64,
+}
+
+/// Most processes of Go that are known at a time.
+pub const GO_PROCESSES_MAX: u32 = 512;
+
+/// Goroutines, by the state that Go keeps of each (`runtime.g` in `src/runtime/runtime2.go`).
+pub mod goroutine {
+    /// In a key's number of the process: it is a goroutine's, not a thread's.
+    pub const MARK: u64 = 1 << 63;
+
+    /// States lie in Go's heap, at multiples of so many bytes from each other: since Go 1.17 the sizes of the heap's objects that hold
+    /// one all are such multiples (`src/runtime/sizeclasses.go`).
+    const DISTANCE: u64 = 32;
+
+    /// Key of a goroutine: [`MARK`] and the process in the upper half, in the lower one where its state is from that of the process'
+    /// first one. `None` where that has no room, so two goroutines of a process never have the same.
+    pub const fn key(process: u64, first: u64, address: u64) -> Option<u64> {
+        let distance = address.wrapping_sub(first);
+        let number = distance / DISTANCE;
+        // Those before the first one are far behind it.
+        let wrapped = (u64::MAX / DISTANCE) - number;
+        if distance % DISTANCE != 0 || (number >> 31 != 0 && wrapped >> 31 != 0) {
+            return None;
+        }
+        Some(MARK | (process << 32) | (number & 0xffff_ffff))
+    }
+
+    /// Smallest and largest stack of a goroutine, bytes (`fixedStack`, `maxstacksize`).
+    const STACK_MIN: u64 = 2 << 10;
+    const STACK_MAX: u64 = 1 << 30;
+
+    /// `stackguard0` while a goroutine is in a system call (`stackPreempt`).
+    const IN_CALL: u64 = (-1314_i64).cast_unsigned();
+
+    /// `stackguard1` of what is no thread's own stack.
+    const NO_SYSTEM_STACK: u64 = u64::MAX;
+
+    /// First words of a state: `stack.lo`, `stack.hi`, `stackguard0`, `stackguard1`. The same in each version since Go 1.17.
+    pub type State = [u64; 4];
+
+    /// Whether these words are of a goroutine whose stack is at `stack`, and which makes a system call. Of another program's memory that
+    /// the words are so by chance is out of the question: two of them have one value each, and two are around the stack, a power of two
+    /// from each other.
+    pub const fn is(state: State, stack: u64) -> bool {
+        let [low, high, guard, system] = state;
+        let size = high.wrapping_sub(low);
+        guard == IN_CALL
+            && system == NO_SYSTEM_STACK
+            && low <= stack
+            && stack < high
+            && size >= STACK_MIN
+            && size <= STACK_MAX
+            && size & (size - 1) == 0
+    }
+}
 
 /// Most processes that are known at a time of whose threads one reads a request and another one answers it.
 pub const PROCESSES_MAX: u32 = 512;
@@ -48,7 +113,8 @@ pub const OPEN_NS: u64 = 3_600_000_000_000;
 /// Most calls that go with one exchange.
 pub const CALLS_MAX: u32 = 64;
 
-/// What a thread serves while it makes a call, or has served when it answers; perhaps with [`serving::REPORTED`].
+/// What a thread or goroutine serves while it makes a call, or has served when it answers; perhaps with [`serving::GOROUTINE`] and
+/// [`serving::REPORTED`].
 pub mod serving {
     /// Nothing, several requests, or that is not known.
     pub const UNKNOWN: u8 = 0;
@@ -56,6 +122,47 @@ pub mod serving {
     pub const ALONE: u8 = 1;
     /// One request, and at other times several: an event loop.
     pub const ONLY: u8 = 2;
+    /// Set beside it, also beside [`UNKNOWN`]: it is a goroutine, and known by its number.
+    pub const GOROUTINE: u8 = 0x40;
     /// Set beside it: the request's exchange goes to user space one by one when it ends.
     pub const REPORTED: u8 = 0x80;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::goroutine::{MARK, State, is, key};
+
+    const FIRST: u64 = 0xc0_0000_2380;
+
+    #[test]
+    fn goroutines_of_a_process_have_one_key_each_or_none() {
+        let process = MARK | (7 << 32);
+        assert_eq!(key(7, FIRST, FIRST), Some(process));
+        assert_eq!(key(7, FIRST, FIRST + 448), Some(process | 14));
+        assert_eq!(key(7, FIRST, FIRST - 448), Some(process | (0xffff_ffff - 13)));
+        assert_eq!(key(7, FIRST, FIRST + 8), None);
+        let far = 32 << 31;
+        assert_eq!(key(7, FIRST, FIRST + far - 32), Some(process | 0x7fff_ffff));
+        assert_eq!(key(7, FIRST, FIRST - far), Some(process | 0x8000_0000));
+        for address in [FIRST + far, FIRST - far - 32, FIRST + 2 * far] {
+            assert_eq!(key(7, FIRST, address), None, "{address:x}");
+        }
+    }
+
+    #[test]
+    fn words_of_a_goroutine_are_told_from_others() {
+        let good: State = [0xc0_0010_0000, 0xc0_0010_2000, (-1314_i64).cast_unsigned(), u64::MAX];
+        let with = |index: usize, value| {
+            let mut state = good;
+            state[index] = value;
+            state
+        };
+        assert!(is(good, good[0]) && is(good, good[1] - 8));
+        assert!(!is(good, good[1]) && !is(good, good[0] - 1));
+        for other in
+            [with(0, 0), with(1, good[1] + 8), with(2, good[0] + 928), with(3, 0), [0; 4], [u64::MAX; 4]]
+        {
+            assert!(!is(other, good[0]), "{other:x?}");
+        }
+    }
 }

@@ -76,6 +76,8 @@ wire_enum! {
         Thread = PARENT_CERTAINTY_THREAD, "thread";
         /// By the order of a task's reads and writes.
         Task = PARENT_CERTAINTY_TASK, "task";
+        /// Its goroutine did nothing else meanwhile.
+        Goroutine = PARENT_CERTAINTY_GOROUTINE, "goroutine";
         /// By the ids in the request.
         Propagated = PARENT_CERTAINTY_PROPAGATED, "propagated";
     }

@@ -24,15 +24,43 @@ pub struct Details<'a> {
     pub local: Option<&'a Peer>,
     /// Process that moved the last bytes, in the outermost pid namespace; 0 when it is not known.
     pub process: u32,
-    /// The same of the thread.
+    /// The same of the thread; 0 where only the goroutine is known.
     pub thread: u32,
+    /// Number of the goroutine that moved them, of a process of Go.
+    pub goroutine: Option<u32>,
     /// The programs in the kernel sampled it as a span.
     pub sampled: bool,
-    /// What the thread served meanwhile.
+    /// What the thread or goroutine served meanwhile.
     pub serving: Serving,
 }
 
-/// What the thread that moved all of an exchange served meanwhile.
+/// What of a process reads requests and makes calls.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Worker {
+    /// A thread.
+    Thread(u32),
+    /// A goroutine, which is in one thread after the other.
+    Goroutine(u32),
+}
+
+impl Details<'_> {
+    /// Process and worker that moved the last bytes.
+    pub fn worker(&self) -> (u32, Worker) {
+        (self.process, self.goroutine.map_or(Worker::Thread(self.thread), Worker::Goroutine))
+    }
+
+    /// How it is known that calls that the worker makes meanwhile are made for this request, if it is.
+    pub fn certainty(&self) -> Option<ParentCertainty> {
+        match (self.serving, self.goroutine) {
+            (Serving::Unknown, _) => None,
+            (Serving::One { always: false, .. }, _) => Some(ParentCertainty::PARENT_CERTAINTY_TASK),
+            (Serving::One { .. }, None) => Some(ParentCertainty::PARENT_CERTAINTY_THREAD),
+            (Serving::One { .. }, Some(_)) => Some(ParentCertainty::PARENT_CERTAINTY_GOROUTINE),
+        }
+    }
+}
+
+/// What the thread or goroutine that moved all of an exchange served meanwhile.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Serving {
     /// Nothing, several requests, or that is not known.
@@ -51,14 +79,5 @@ impl Serving {
     /// Whether it serves one request, which is sampled.
     pub fn is_sampled(self) -> bool {
         matches!(self, Self::One { sampled: true, .. })
-    }
-
-    /// How it is known that calls that are made meanwhile are made for this request, if it is.
-    pub fn certainty(self) -> Option<ParentCertainty> {
-        match self {
-            Self::Unknown => None,
-            Self::One { always: true, .. } => Some(ParentCertainty::PARENT_CERTAINTY_THREAD),
-            Self::One { always: false, .. } => Some(ParentCertainty::PARENT_CERTAINTY_TASK),
-        }
     }
 }

@@ -1,12 +1,14 @@
 //! Spans of clients that wait for the span of the server's exchange during which they were made.
 //!
-//! A thread that serves one request after the other makes its calls for the request that it serves. The programs in the kernel
-//! know which threads do ([`porthole_bpf_types::thread`]); of those they sample an exchange with the calls that are made for it, and the
+//! A thread or goroutine that serves one request after the other makes its calls for the request that it serves. The programs in the kernel
+//! know which do ([`porthole_bpf_types::thread`]); of those they sample an exchange with the calls that are made for it, and the
 //! calls come first.
 
 use std::collections::VecDeque;
 
 use porthole_agent_api::agent::{ParentCertainty, Span};
+
+use super::Worker;
 
 /// Spans that wait at a time; beyond that the oldest go on without a parent.
 const WAITING_MAX: usize = 256;
@@ -18,6 +20,8 @@ const WAITING_NS: u64 = 30_000_000_000;
 #[derive(Debug)]
 struct Waiting {
     span: Span,
+    /// Process and what of it made the call.
+    by: (u32, Worker),
     /// When it began and ended, nanoseconds of the monotonic clock: the wall clock can be set in between.
     start_ns: u64,
     end_ns: u64,
@@ -32,28 +36,28 @@ pub(super) struct Parents {
 impl Parents {
     /// Keeps a client's span; gives one that has to go on for it.
     #[must_use]
-    pub fn wait(&mut self, span: Span, start_ns: u64, end_ns: u64) -> Option<Span> {
+    pub fn wait(&mut self, span: Span, by: (u32, Worker), (start_ns, end_ns): (u64, u64)) -> Option<Span> {
         let full = self.waiting.len() >= WAITING_MAX;
         let oldest = if full { self.waiting.pop_front() } else { None };
-        self.waiting.push_back(Waiting { span, start_ns, end_ns });
+        self.waiting.push_back(Waiting { span, by, start_ns, end_ns });
         oldest.map(|waiting| waiting.span)
     }
 
-    /// The spans that wait for the exchange of a process's thread, which has ended: with its number as their parent, if they were made
+    /// The spans that wait for the exchange of a process's worker, which has ended: with its number as their parent, if they were made
     /// during it, and it is known that they were made for it.
     #[must_use]
-    pub fn of_thread(
+    pub fn of_worker(
         &mut self,
-        (process, thread): (u32, u32),
+        worker: (u32, Worker),
         (start_ns, end_ns): (u64, u64),
         parent: Option<(u64, ParentCertainty)>,
     ) -> Vec<Span> {
         let mut spans = Vec::new();
         self.waiting.retain_mut(|waiting| {
-            let span = &mut waiting.span;
-            if (span.process_id, span.thread_id) != (process, thread) {
+            if waiting.by != worker {
                 return true;
             }
+            let span = &mut waiting.span;
             if let Some((number, certainty)) = parent
                 && waiting.start_ns >= start_ns
                 && waiting.end_ns <= end_ns

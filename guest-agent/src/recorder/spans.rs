@@ -7,8 +7,8 @@
 //!
 //! Each series, that is each outcome of each operation, is sampled by itself, so that rare outcomes are not crowded out by
 //! frequent ones: a failed or slow exchange when the series' last span is a short while ago, any other when it is a long
-//! while ago. The programs in the kernel sample what they aggregate by the same rule, and with a request that a thread serves alone
-//! the calls that it makes for it.
+//! while ago. The programs in the kernel sample what they aggregate by the same rule, and with a request that a thread or
+//! goroutine serves alone the calls that it makes for it.
 
 use std::collections::VecDeque;
 
@@ -123,14 +123,14 @@ impl SpanSampler {
             .map(|reason| self.span(series, exchange, origin, (unix_ns, reason)));
         let (details, times) = (&origin.details, (exchange.start.0, exchange.end.0));
         if exchange.side == Side::Server && !self.parents.is_empty() {
-            let parent = span.as_ref().map(|span| span.number).zip(details.serving.certainty());
-            for call in self.parents.of_thread((details.process, details.thread), times, parent) {
+            let parent = span.as_ref().map(|span| span.number).zip(details.certainty());
+            for call in self.parents.of_worker(details.worker(), times, parent) {
                 self.push(call);
             }
         }
         let waits = exchange.side == Side::Client && details.serving.is_sampled();
         let done = if let Some(span) = span {
-            if waits { self.parents.wait(span, times.0, times.1) } else { Some(span) }
+            if waits { self.parents.wait(span, details.worker(), times) } else { Some(span) }
         } else {
             None
         };
@@ -372,6 +372,33 @@ mod tests {
         let (taken, _) = spans.take_from(0);
         let task = ParentCertainty::PARENT_CERTAINTY_TASK;
         assert_eq!((taken[0].parent, taken[0].certainty.enum_value()), (2, Ok(task)));
+    }
+
+    #[test]
+    fn calls_of_a_goroutine_are_below_its_request_in_whichever_threads_it_is() {
+        let mut spans = spans(SpanPolicy { interval_ns: 0, ..SpanPolicy::default() });
+        let mut moved = |side, (thread, goroutine), times: (u64, u64)| {
+            let exchange = Exchange { side, ..exchange(times.1, times.1 - times.0, ErrorClass::None) };
+            let details = Details { process: 7, thread, goroutine, serving: SAMPLED, ..Details::default() };
+            let origin =
+                Origin { container: ContainerIndex(0), container_id: "c", peer: &Peer::Unknown, details };
+            spans.consider(0, &exchange, &origin, exchange.end.0);
+        };
+        moved(CLIENT, (8, Some(14)), (1_010, 1_020));
+        moved(CLIENT, (8, Some(28)), (1_011, 1_021));
+        // A number of a thread is none of a goroutine.
+        moved(SERVER, (14, None), (1_000, 1_030));
+        moved(SERVER, (9, Some(14)), (1_000, 1_050));
+        moved(SERVER, (8, Some(28)), (1_000, 1_060));
+        let (taken, _) = spans.take_from(0);
+        let goroutine = ParentCertainty::PARENT_CERTAINTY_GOROUTINE;
+        let claimed: Vec<_> =
+            taken.iter().filter(|span| span.certainty.enum_value() == Ok(goroutine)).collect();
+        assert_eq!(
+            claimed.iter().map(|span| (span.number, span.parent)).collect::<Vec<_>>(),
+            [(1, 4), (2, 5)]
+        );
+        assert_eq!(taken.len(), 5);
     }
 
     #[test]

@@ -50,16 +50,14 @@ pub(super) struct Tracked {
     pub last_ns: u64,
     /// When the first held record came, nanoseconds.
     pub waiting_since_ns: u64,
-    /// What the client's threads served when they sent, the newest last; empty before one that served one request.
+    /// What the client's threads or goroutines served when they sent, the newest last; empty before one that served one request.
     pub calls: VecDeque<Call>,
 }
 
-/// When a thread of a client sent something, one call after the other, and what it served all the while.
+/// When a thread or goroutine of a client sent something, one call after the other, and what it served all the while.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Call {
-    pub process: u32,
-    pub thread: u32,
-    pub serving: Serving,
+    pub by: Details<'static>,
     /// The first one and the last one, nanoseconds.
     pub first_ns: u64,
     pub last_ns: u64,
@@ -79,37 +77,37 @@ impl Tracked {
         }
     }
 
-    /// Keeps what a client's thread served when it sent this. A long request is sent by many calls, and its first one counts.
+    /// Keeps what a client's thread or goroutine served when it sent this. A long request is sent by many calls, and its first one counts.
     pub fn sent(&mut self, chunk: &Chunk) {
         if chunk.direction != direction::EGRESS {
             return;
         }
-        let serving = serving(chunk.serving);
-        let (process, thread, at_ns) = (chunk.tgid, chunk.tid, chunk.timestamp);
+        let by = Details { serving: serving(chunk.serving), ..moved_by(chunk) };
+        let at_ns = chunk.timestamp;
         if let Some(last) = self.calls.back_mut()
-            && (last.process, last.thread, last.serving) == (process, thread, serving)
+            && (last.by.worker(), last.by.serving) == (by.worker(), by.serving)
         {
             last.last_ns = at_ns;
             return;
         }
-        if self.calls.is_empty() && serving == Serving::Unknown {
+        if self.calls.is_empty() && by.serving == Serving::Unknown {
             return;
         }
         if self.calls.len() >= CALLS_MAX {
             self.calls.pop_front();
         }
-        self.calls.push_back(Call { process, thread, serving, first_ns: at_ns, last_ns: at_ns });
+        self.calls.push_back(Call { by, first_ns: at_ns, last_ns: at_ns });
     }
 
-    /// The details of a client's exchange: with the thread that sent the request, where that served one alone.
+    /// The details of a client's exchange: with what sent the request, where that served one alone.
     pub fn details_of<'a>(&self, exchange: &Exchange, details: Details<'a>) -> Details<'a> {
         if exchange.side != Side::Client {
             return details;
         }
         let is_in = |call: &&Call| (call.first_ns..=call.last_ns).contains(&exchange.start.0);
         match self.calls.iter().rev().find(is_in) {
-            Some(&Call { process, thread, serving, .. }) if serving != Serving::Unknown => {
-                Details { process, thread, serving, ..details }
+            Some(&Call { by, .. }) if by.serving != Serving::Unknown => {
+                Details { local: details.local, sampled: details.sampled, ..by }
             }
             _ => details,
         }
@@ -122,10 +120,22 @@ impl Tracked {
     }
 }
 
-/// What the programs know of a thread, by their number.
+/// The goroutine of a number of [`serving`], if it is one.
+pub(super) fn goroutine(number: u8, goroutine: u32) -> Option<u32> {
+    (number & serving::GOROUTINE != 0).then_some(goroutine)
+}
+
+/// What moved the bytes of a chunk.
+pub(super) fn moved_by(chunk: &Chunk) -> Details<'static> {
+    let goroutine = goroutine(chunk.serving, chunk.tid);
+    let thread = if goroutine.is_none() { chunk.tid } else { 0 };
+    Details { process: chunk.tgid, thread, goroutine, ..Details::default() }
+}
+
+/// What the programs know of a thread or goroutine, by their number.
 pub(super) fn serving(number: u8) -> Serving {
     let sampled = number & serving::REPORTED != 0;
-    match number & !serving::REPORTED {
+    match number & !(serving::REPORTED | serving::GOROUTINE) {
         serving::ALONE => Serving::One { always: true, sampled },
         serving::ONLY => Serving::One { always: false, sampled },
         _ => Serving::Unknown,

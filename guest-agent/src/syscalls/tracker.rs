@@ -6,13 +6,13 @@ use porthole_bpf_types::{
     connection::{role, transport},
     kernel_key::{Completed, RequestKey},
     offload::{OffloadedConnection, StatementKey},
-    record::{self, Open, Record, kind},
+    record::{self, Open, Record},
 };
 use porthole_framing::Framing;
 use porthole_l7::{Connection, Exchange, ParserContext, ScopeId, Symbol, Timestamp, Verdict};
 
 use super::{
-    connections::{Connections, Tracked},
+    connections::{Connections, Tracked, moved_by},
     fallback,
     kernel_keys::KernelKeys,
     numbered::Numbered,
@@ -303,13 +303,13 @@ impl Tracker {
         let Some(tracked) = self.connections.get_mut(id) else { return };
         tracked.last_ns = chunk.timestamp;
         tracked.sent(chunk);
+        let details = moved_by(chunk);
         if tracked.is_accepted {
-            self.threads.served((chunk.tgid, chunk.tid), chunk.timestamp);
+            self.threads.served(details.worker(), chunk.timestamp);
         }
         let piece = pieces::chunk(chunk, head);
         let mut done = Vec::new();
         tracked.l7.datagram_of(peer, &piece, &mut self.context, &mut |exchange| done.push(exchange));
-        let details = Details { process: chunk.tgid, thread: chunk.tid, ..Details::default() };
         self.record_all(id, &done, details, recorder);
         self.list_offerable(id);
         self.report_verdict(id);
@@ -360,13 +360,7 @@ impl Tracker {
             return;
         };
         let Some(named) = self.context.name_offloaded(&exchange) else { return };
-        let details = Details {
-            process: completed.tgid,
-            thread: completed.tid,
-            sampled: completed.kind == kind::SAMPLED,
-            serving: self.threads.serving(completed),
-            ..Details::default()
-        };
+        let details = self.threads.details(completed);
         let origin = tracked.origin(&self.containers, details);
         let series = recorder.record(&named.exchange, origin, &self.context);
         if let Some(series) = series.filter(|_| named.is_stable) {

@@ -2,7 +2,11 @@
 
 use std::mem::offset_of;
 
-use porthole_bpf_types::{connection::direction, record::Close, thread::serving};
+use porthole_bpf_types::{
+    connection::direction,
+    record::{Close, kind},
+    thread::serving,
+};
 use porthole_protocol::Offload;
 
 use super::super::connections::CONNECTIONS_MAX;

@@ -30,7 +30,9 @@ pub fn tests() -> Vec<Trial> {
         calls_of_python_threads_are_below_their_requests,
         calls_of_an_event_loop_of_python_are_below_its_only_request,
         calls_of_nginx_are_below_its_only_request,
-        calls_of_go_are_below_no_request,
+        calls_of_goroutines_are_below_their_requests,
+        calls_of_go_to_a_database_are_below_their_requests,
+        calls_of_gos_http_client_are_below_no_request,
         calls_of_node_are_below_its_only_request,
         calls_of_java_threads_are_below_their_requests,
         calls_of_java_virtual_threads_are_below_no_request,
@@ -96,8 +98,9 @@ struct Parents {
     wrong: usize,
     lost: usize,
     none: usize,
-    /// Of all of them, those that an event loop made for the only request that it had.
+    /// Of all of them, those that an event loop made for the only request that it had, and those that goroutines made.
     by_task: usize,
+    by_goroutine: usize,
 }
 
 /// The same with many requests at a time, and with one.
@@ -157,12 +160,14 @@ fn parents(agent: &Agent, port: u16, backend: SocketAddr, shortest: u64) -> Pare
     let mut parents = Parents::default();
     for call in &calls {
         if call.parent == 0 {
-            parents.none += 1;
+            // What is longer was made for no request.
+            parents.none += usize::from(number(call, shortest) < (CONNECTIONS * REQUESTS) as u64);
             continue;
         }
         let certainty = call.certainty.enum_value_or_default();
         assert_ne!(certainty, ParentCertainty::PARENT_CERTAINTY_UNSPECIFIED);
         parents.by_task += usize::from(certainty == ParentCertainty::PARENT_CERTAINTY_TASK);
+        parents.by_goroutine += usize::from(certainty == ParentCertainty::PARENT_CERTAINTY_GOROUTINE);
         match servers.get(&call.parent) {
             Some(&request) if request == number(call, shortest) => parents.right += 1,
             Some(_) => parents.wrong += 1,
@@ -242,15 +247,53 @@ fn calls_of_nginx_are_below_its_only_request() -> Outcome {
     Ok(())
 }
 
-fn calls_of_go_are_below_no_request() -> Outcome {
-    // Its library is compiled, too.
+/// A program in Go, and the directory that it is in. Go's library is compiled, too.
+fn go(name: &str) -> Result<(tempfile::TempDir, PathBuf), CannotRun> {
     needs::time()?;
     needs::program("go")?;
     let directory = tempfile::tempdir().expect("directory");
     let binary = directory.path().join("front");
-    compile(&mut go_build(&source("front.go"), &binary));
+    compile(go_build(&source(name), &binary).env("GOPATH", "/usr/share/gocode"));
+    Ok((directory, binary))
+}
+
+fn calls_of_gos_http_client_are_below_no_request() -> Outcome {
+    let (_directory, binary) = go("front.go")?;
     let program = |backend: &str| arguments(&binary.display().to_string(), &[backend]);
     assert_none_found(&of_program("Go, net/http", program)?);
+    Ok(())
+}
+
+/// All calls that were seen are below their requests, by the goroutine that made them.
+fn assert_found_by_goroutine(measured: &Measured) {
+    assert_found(measured);
+    for parents in [&measured.many, &measured.one] {
+        assert_eq!(parents.by_goroutine, parents.right + parents.lost, "{measured:?}");
+    }
+}
+
+fn calls_of_goroutines_are_below_their_requests() -> Outcome {
+    let (_directory, binary) = go("goroutines.go")?;
+    let program = |backend: &str| arguments(&binary.display().to_string(), &[backend]);
+    assert_found_by_goroutine(&of_program("Go, a client of its own", program)?);
+    Ok(())
+}
+
+fn calls_of_go_to_a_database_are_below_their_requests() -> Outcome {
+    needs::root()?;
+    needs::file("/usr/share/gocode/src/github.com/go-sql-driver/mysql")?;
+    let (_directory, binary) = go("database.go")?;
+    let mut agent = agent()?;
+    let database = running::mariadb()?;
+    let program = arguments(&binary.display().to_string(), &[&database.port.to_string()]);
+    let (_server, port) = serve(&mut { program });
+    let backend = SocketAddr::from(([127, 0, 0, 1], database.port));
+    assert_found_by_goroutine(&measure(
+        &mut agent,
+        "Go, go-sql-driver",
+        port.parse().expect("a port"),
+        backend,
+    ));
     Ok(())
 }
 

@@ -4,13 +4,18 @@ use aya_ebpf::machine::{self, TASK};
 use porthole_bpf_types::{
     kernel_key::Slot,
     offload::OffloadedConnection,
-    thread::{CALLS_MAX, OPEN_NS, ServingThread, THREADS_MAX, thread_flag},
+    thread::{
+        CALLS_MAX, GO_PROCESSES_MAX, OPEN_NS, ServingThread, THREADS_MAX, goroutine::MARK, serving,
+        thread_flag,
+    },
 };
 use porthole_l7::{Direction, Limits, ParserContext, Side, Timestamp};
 
 use crate::{
     agent::monitor::{Mode, Monitor},
-    maps::{HANDED_ON, MEMORY, OFFLOADED, SLOTS, THREADS, memory},
+    maps::{GO_PROCESSES, HANDED_ON, MEMORY, OFFLOADED, SLOTS, THREADS, memory},
+    offload,
+    registers::run_goroutine,
 };
 
 /// Another thread of the same process.
@@ -187,4 +192,86 @@ fn of_a_failed_statement_without_a_slot_the_request_is_reported_as_well_but_not_
     due(now.wrapping_add(1));
     assert_eq!(called(b"-ERR no\r\n"), 1);
     assert_eq!(called(b"-ERR no\r\n"), 0, "a short while ago");
+}
+
+/// Number of the process.
+const PROCESS: u64 = TASK >> 32;
+
+fn is_of_go() -> bool {
+    let place = u32::try_from(PROCESS).expect("small") & (GO_PROCESSES_MAX - 1);
+    // SAFETY: a value of this thread's machine.
+    GO_PROCESSES.get_ptr(place).is_some_and(|place| unsafe { (*place).process } == PROCESS)
+}
+
+/// A server whose goroutine 0 has read a request and answered it.
+fn of_go() -> Served {
+    run_goroutine(Some(0));
+    let mut served = Served::recurring();
+    assert!(is_of_go());
+    served.read(TASK);
+    served.answered(TASK);
+    served
+}
+
+/// Key of a goroutine.
+fn key(index: u64) -> u64 {
+    MARK | (PROCESS << 32) | index
+}
+
+#[test]
+fn a_goroutine_serves_its_request_in_whichever_threads_it_is() {
+    let mut served = of_go();
+    make_due(served.now);
+    served.read(TASK);
+    // SAFETY: a value of this thread's machine.
+    let (of, reported) = unsafe { ((*thread(key(0))).thread, (*thread(key(0))).reported) };
+    assert_eq!((of, open(key(0)), reported), (key(0), 1, 1 + CALLS_MAX));
+    let serving = |index| {
+        run_goroutine(index);
+        machine::set_task(OTHER);
+        offload::call_serving()
+    };
+    let goroutine = u64::from(serving::GOROUTINE);
+    assert_eq!(serving(Some(1)), (1 << 32) | goroutine, "another goroutine serves nothing");
+    assert_eq!(serving(Some(3)), 0, "no goroutine");
+    assert_eq!(serving(None), 0);
+    assert_eq!(serving(Some(0)), goroutine | u64::from(serving::ALONE | serving::REPORTED));
+    let before = served.monitor.exchanges().0.len();
+    served.answered(OTHER);
+    assert_eq!((open(key(0)), served.monitor.exchanges().0.len()), (0, before + 1));
+    assert!(HANDED_ON.get_ptr(key(0) >> 32).is_none());
+}
+
+#[test]
+fn of_a_process_whose_goroutines_hand_requests_on_none_counts() {
+    let mut served = of_go();
+    served.read(TASK);
+    assert_ne!(offload::call_serving() & u64::from(serving::ALONE), 0);
+    run_goroutine(Some(1));
+    served.answered(TASK);
+    assert_eq!(open(key(0)), 0);
+    assert!(HANDED_ON.get_ptr(key(0) >> 32).is_some());
+    served.read(TASK);
+    assert_eq!(offload::call_serving(), (1 << 32) | u64::from(serving::GOROUTINE));
+}
+
+#[test]
+fn threads_of_a_process_of_go_count_neither_before_it_is_known_nor_where_no_goroutine_runs() {
+    run_goroutine(Some(0));
+    let mut served = Served::new();
+    served.read(TASK);
+    run_goroutine(None);
+    assert_eq!(offload::call_serving(), 0);
+    served.answered(TASK);
+    served.read(TASK);
+    assert_eq!((open(TASK), offload::call_serving()), (1, 0));
+}
+
+#[test]
+fn what_only_looks_like_a_goroutine_is_a_thread() {
+    run_goroutine(Some(3));
+    let mut served = Served::recurring();
+    served.read(TASK);
+    assert!(!is_of_go());
+    assert_eq!(offload::call_serving(), u64::from(serving::ALONE));
 }

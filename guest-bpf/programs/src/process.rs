@@ -14,7 +14,7 @@ use porthole_bpf_types::record::{CGROUP_DEPTH_MAX, CGROUP_NAME_MAX, Exit, kind};
 use crate::{
     kernel::{current, load, read},
     maps::{CGROUP, CGROUPS, MEMORY, memory, offset},
-    ring,
+    offload, ring,
 };
 
 /// Index of the system call's program in [`CGROUP`].
@@ -40,6 +40,7 @@ pub fn exited() {
     if live > 0 {
         return;
     }
+    offload::process_ended(bpf_get_current_pid_tgid() >> 32);
     let init = is_namespace_init();
     // SAFETY: a helper without preconditions.
     let cgroup = unsafe { bpf_get_current_cgroup_id() };

@@ -1,4 +1,5 @@
-//! The one place that depends on the architecture: number and arguments of the system call that ends.
+//! The one place that depends on the architecture: number and arguments of the system call that ends, and what else of the process's
+//! registers is read.
 
 use core::ptr::read_volatile;
 
@@ -41,6 +42,9 @@ mod arch {
     impl Registers {
         pub const NUMBER: usize = 120;
         pub const ARGUMENTS: [usize; 5] = [112, 104, 96, 56, 72];
+        /// `r14`, where Go's compiler keeps the goroutine's state (`src/cmd/compile/abi-internal.md`).
+        pub const GOROUTINE: usize = 8;
+        pub const STACK: usize = 152;
 
         /// `__USER32_CS`: numbers and arguments are those of the 32-bit system calls.
         #[inline(always)]
@@ -60,6 +64,9 @@ mod arch {
     impl Registers {
         pub const NUMBER: usize = 280;
         pub const ARGUMENTS: [usize; 5] = [272, 8, 16, 24, 32];
+        /// `x28`, where Go's compiler keeps the goroutine's state.
+        pub const GOROUTINE: usize = 224;
+        pub const STACK: usize = 248;
 
         /// `PSR_MODE32_BIT` in `pstate`.
         #[inline(always)]
@@ -83,6 +90,18 @@ impl Registers {
         }
         // SAFETY: within the table.
         unsafe { read_volatile((&raw const CALLS).cast::<Call>().add(number)) }
+    }
+
+    /// Where the running goroutine's state would be in a process of Go.
+    #[inline(always)]
+    pub fn goroutine(self) -> u64 {
+        self.register(Self::GOROUTINE)
+    }
+
+    /// The process's stack.
+    #[inline(always)]
+    pub fn stack(self) -> u64 {
+        self.register(Self::STACK)
     }
 
     /// Its `N`th argument, from 0.

@@ -8,6 +8,7 @@ use porthole_bpf_types::{
     },
     record::{CALL_MAX, HEAD_MAX, MESSAGES_MAX, kind},
     syscall::{Call, NOT_CONSUMING, TRUNCATING, shape},
+    thread::serving,
 };
 use porthole_framing::Framing;
 
@@ -251,8 +252,17 @@ pub fn record(mut work: Scratch, connection: *mut Connection, sk: u64) {
     let (known, framing, transport, role) =
         unsafe { ((*connection).state, (*connection).framing, (*connection).transport, (*connection).role) };
     let wake = may & CAPTURE_AND_WAKE == CAPTURE_AND_WAKE;
-    let calls = role != role::ACCEPTED && work.header.direction == direction::EGRESS;
-    work.header.serving = if calls { offload::call_serving() as u8 } else { 0 };
+    let serving = if role == role::ACCEPTED {
+        offload::served_by()
+    } else if work.header.direction == direction::EGRESS {
+        offload::call_serving()
+    } else {
+        0
+    };
+    work.header.serving = serving as u8;
+    if work.header.serving & serving::GOROUTINE != 0 {
+        work.header.tid = (serving >> 32) as u32;
+    }
     if transport == transport::UDP {
         datagrams::send(sk, u64::from(wake));
         return;

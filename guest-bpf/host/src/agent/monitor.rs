@@ -27,7 +27,7 @@ use super::{
 use crate::{
     connections,
     maps::{COMMANDS, CONNECTIONS, NO_VECTOR, OFFLOADED, STATEMENTS, Scratch, VERDICTS, settings},
-    offload, transfer,
+    offload, registers, transfer,
 };
 
 /// The socket, and its connection.
@@ -110,6 +110,7 @@ impl Monitor {
         };
         machine::set_now(now.0);
         machine::forbid();
+        machine::allow(registers::states());
         for buffer in buffers {
             machine::allow(buffer);
         }

@@ -362,6 +362,7 @@ fn send_completed(
     let completed = &mut work.completed;
     completed.kind = kind;
     completed.serving = serving as u32;
+    completed.goroutine = (serving >> 32) as u32;
     completed.tgid = (task >> 32) as u32;
     completed.tid = task as u32;
     completed.status = status;

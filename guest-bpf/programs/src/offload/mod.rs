@@ -8,7 +8,7 @@
 //! A call is parsed as a whole or not at all: the steps write to this CPU's [`crate::maps::WORK`] only, and when one of
 //! them meets what it cannot parse, the connection falls back to user space as it was before the call.
 //!
-//! [`threads`] keeps which threads serve one request after the other.
+//! [`threads`] keeps which threads serve one request after the other, [`goroutines`] which goroutine runs.
 //!
 //! [`begin`] and [`offer`] are the two ways for a connection to be offloaded, [`fallback`] ends it; all three and
 //! [`crate::transfer`] hand calls to [`mod@call`].
@@ -17,6 +17,7 @@ mod begin;
 mod call;
 mod exchange;
 mod fallback;
+mod goroutines;
 mod http;
 mod lock;
 mod message;
@@ -33,5 +34,6 @@ mod threads;
 pub use begin::{begins, may_begin};
 pub use call::{FALL_BACK, call};
 pub use fallback::{closed, fall_back};
+pub use goroutines::process_ended;
 pub use offer::{accepts_offer, withdraw};
-pub use threads::call_serving;
+pub use threads::{call_serving, served_by};

@@ -1,5 +1,5 @@
 //! Threads that serve HTTP requests: whether one serves a single request, and whether that exchange goes to user space with the
-//! calls that are made for it.
+//! calls that are made for it. In processes of Go the same of goroutines ([`goroutines`]), which "thread" stands for here, too.
 //!
 //! ```text
 //! request read  ─► open + 1; nothing else open, and its route is due for a span: its exchange is reported
@@ -9,13 +9,13 @@
 //!
 //! Threads are those of HTTP's servers. Other servers are databases as a rule, which make no calls.
 
-use aya_ebpf::helpers::bpf_get_current_pid_tgid;
 use porthole_bpf_types::{
     offload::{protocol, side},
     thread::{CALLS_MAX, OPEN_NS, ServingThread, THREADS_MAX, serving, thread_flag},
 };
 
 use super::{
+    goroutines::{self, is_goroutine, running},
     lock::{self, Lock, Locked},
     pending::Pending,
     slots,
@@ -64,7 +64,7 @@ fn takes_call(thread: *mut ServingThread) -> bool {
 /// Requests moved on a connection that is locked.
 #[inline(always)]
 pub fn requested(work: Scratch, mut offloaded: Locked) {
-    let key = bpf_get_current_pid_tgid();
+    let key = running();
     if is_served(offloaded) {
         let (kernel_key, generation) = Pending::newest(offloaded).kernel_key();
         thread_begins(key, u64::from(kernel_key), u64::from(generation));
@@ -84,6 +84,10 @@ pub extern "C" fn thread_begins(key: u64, kernel_key: u64, generation: u64) -> u
     let Some(work) = Scratch::get() else { return 0 };
     let Some(thread) = place_of(key) else { return 0 };
     let (found, now) = (work.parse.found, work.parse.now);
+    // SAFETY: a value that a look-up gave (see `maps`).
+    if unsafe { (*thread).thread } != key && !is_goroutine(key) && goroutines::is_of_go(key) != 0 {
+        return 0;
+    }
     // SAFETY: a value that a look-up gave (see `maps`). Where two threads take one place at once, either may win.
     unsafe {
         let is_known = (*thread).thread == key;
@@ -138,7 +142,7 @@ pub extern "C" fn thread_passes(from: u64, to: u64, requests: u64) -> u64 {
     0
 }
 
-/// Whether requests that threads of a process read are answered by others.
+/// Whether requests that threads of a process read are answered by others; of a goroutine's key, those that its goroutines read.
 #[inline(always)]
 fn is_handed_on(thread: u64) -> bool {
     HANDED_ON.get_ptr(thread >> 32).is_some()
@@ -160,7 +164,7 @@ pub fn responded(mut work: Scratch, offloaded: Locked) {
 #[unsafe(no_mangle)]
 pub extern "C" fn thread_called() -> u64 {
     let Some(mut work) = Scratch::get() else { return 0 };
-    let Some(thread) = known(bpf_get_current_pid_tgid()) else { return 0 };
+    let Some(thread) = known(running()) else { return 0 };
     if takes_call(thread) {
         work.parse.reported = 1;
     }
@@ -174,7 +178,7 @@ pub extern "C" fn thread_ends(key: u64) -> u64 {
     let Some(mut work) = Scratch::get() else { return 0 };
     let found = work.parse.found;
     work.parse.reported = close(key, found);
-    if key != bpf_get_current_pid_tgid() {
+    if key != running() {
         handed_on(key);
     }
     0
@@ -203,7 +207,7 @@ fn handed_on(key: u64) {
     if is_handed_on(key) {
         return;
     }
-    let _ = HANDED_ON.insert(key >> 32, 1, 0);
+    let _ = HANDED_ON.insert(key >> 32, 0, 0);
 }
 
 /// A connection is no longer followed here, and is about to be removed. A global function: its requests that are not answered are of
@@ -235,21 +239,30 @@ fn kind_of(thread: *const ServingThread, key: u64) -> u8 {
     }
 }
 
-/// What this thread serves while it makes a call that user space parses: see [`serving`]. A global function.
+/// What this thread serves while it makes a call that user space parses: see [`serving`]. Above it, from bit 32 on, the number of a
+/// goroutine. A global function.
 #[inline(never)]
 #[unsafe(no_mangle)]
 pub extern "C" fn call_serving() -> u64 {
-    let key = bpf_get_current_pid_tgid();
-    let Some(thread) = known(key) else { return u64::from(serving::UNKNOWN) };
+    let key = running();
+    let unknown = goroutines::number(key);
+    let Some(thread) = known(key) else { return unknown };
     // SAFETY: a value that a look-up gave (see `maps`).
     if unsafe { (*thread).open } != 1 {
-        return u64::from(serving::UNKNOWN);
+        return unknown;
     }
     let kind = kind_of(thread, key);
     if kind == serving::UNKNOWN {
-        return u64::from(serving::UNKNOWN);
+        return unknown;
     }
-    u64::from(if takes_call(thread) { kind | serving::REPORTED } else { kind })
+    unknown | u64::from(if takes_call(thread) { kind | serving::REPORTED } else { kind })
+}
+
+/// Which goroutine moves bytes of a connection that it serves, as [`call_serving`] has it; 0 for a thread. A global function.
+#[inline(never)]
+#[unsafe(no_mangle)]
+pub extern "C" fn served_by() -> u64 {
+    goroutines::number(running())
 }
 
 /// Why an exchange goes to user space: `why` of [`exchange_serving`].
@@ -262,17 +275,19 @@ pub mod why {
     pub const FAILED: u64 = 2;
 }
 
-/// [`porthole_bpf_types::kernel_key::Completed::serving`] of an exchange of a connection, which goes to user space for one of the
-/// reasons in [`why`]; of a call that is sampled, or has failed, the exchange that it is made for is reported, too. A global function.
+/// [`porthole_bpf_types::kernel_key::Completed::serving`] of an exchange of a connection, and a goroutine's number from bit 32 on. It
+/// goes to user space for one of the reasons in [`why`]; of a call that is sampled, or has failed, the exchange that it is made for is
+/// reported, too. A global function.
 #[inline(never)]
 #[unsafe(no_mangle)]
 pub extern "C" fn exchange_serving(id: u64, why: u64) -> u64 {
-    let unknown = u64::from(serving::UNKNOWN);
+    let runs = running();
+    let unknown = goroutines::number(runs);
     let Some(work) = Scratch::get() else { return unknown };
     let Some(offloaded) = OFFLOADED.get_ptr_mut(id) else { return unknown };
     let offloaded = Locked(offloaded);
     let (key, client) = (offloaded.thread, offloaded.side == side::CLIENT);
-    if key != bpf_get_current_pid_tgid() || !(client || is_served(offloaded)) {
+    if key != runs || !(client || is_served(offloaded)) {
         return unknown;
     }
     let Some(thread) = known(key) else { return unknown };
@@ -295,7 +310,7 @@ pub extern "C" fn exchange_serving(id: u64, why: u64) -> u64 {
             reported = (*thread).reported != 0;
         }
     }
-    u64::from(if reported { kind | serving::REPORTED } else { kind })
+    unknown | u64::from(if reported { kind | serving::REPORTED } else { kind })
 }
 
 /// Whether the request is reported for which the call under construction was made.

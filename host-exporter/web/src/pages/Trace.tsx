@@ -43,13 +43,14 @@ export function TracePage(): JSX.Element {
   );
 }
 
-const CERTAINTIES = ["connection", "thread", "task", "propagated"] as const;
+const CERTAINTIES = ["connection", "thread", "goroutine", "task", "propagated"] as const;
 type Certainty = (typeof CERTAINTIES)[number];
 
 /** What each is called, and what it says of a link. */
 const MEANINGS: Record<Certainty, { name: Key; meaning: Key }> = {
   connection: { name: "byConnection", meaning: "byConnectionMeans" },
   thread: { name: "byThread", meaning: "byThreadMeans" },
+  goroutine: { name: "byGoroutine", meaning: "byGoroutineMeans" },
   task: { name: "byTask", meaning: "byTaskMeans" },
   propagated: { name: "byContext", meaning: "byContextMeans" },
 };
