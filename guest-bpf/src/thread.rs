@@ -5,8 +5,8 @@
 //! several in progress: an event loop, or one of a pool that hands requests on. Which one a call of it is made for cannot be
 //! known by the thread.
 
-/// What is known of a thread or goroutine. Those whose numbers are the same modulo [`THREADS_MAX`] share one place: one that has no
-/// open request leaves it to the next.
+/// What is known of a thread or goroutine. Threads whose numbers are the same modulo [`THREADS_MAX`] share one place, and goroutines
+/// whose [`goroutine::place`] is the same: one that has no open request leaves it to the next.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct ServingThread {
@@ -73,6 +73,12 @@ pub mod goroutine {
             return None;
         }
         Some(MARK | (process << 32) | (number & 0xffff_ffff))
+    }
+
+    /// Index of a goroutine's place, less than [`super::THREADS_MAX`]. Their numbers have much in common, as the heap has pages for them
+    /// alone, so a product's upper bits are taken (Knuth, The Art of Computer Programming, volume 3, section 6.4).
+    pub const fn place(key: u64) -> u32 {
+        (key as u32).wrapping_mul(0x9e37_79b1) >> (32 - super::THREADS_MAX.trailing_zeros())
     }
 
     /// Smallest and largest stack of a goroutine, bytes (`fixedStack`, `maxstacksize`).

@@ -5,8 +5,9 @@ use porthole_bpf_types::{
     kernel_key::Slot,
     offload::OffloadedConnection,
     thread::{
-        CALLS_MAX, GO_PROCESSES_MAX, OPEN_NS, ServingThread, THREADS_MAX, goroutine::MARK, serving,
-        thread_flag,
+        CALLS_MAX, GO_PROCESSES_MAX, OPEN_NS, ServingThread, THREADS_MAX,
+        goroutine::{self, MARK},
+        serving, thread_flag,
     },
 };
 use porthole_l7::{Direction, Limits, ParserContext, Side, Timestamp};
@@ -64,8 +65,12 @@ impl Served {
     }
 }
 
-fn thread(task: u64) -> *mut ServingThread {
-    let place = u32::try_from(task & u64::from(THREADS_MAX - 1)).expect("small");
+fn thread(key: u64) -> *mut ServingThread {
+    let place = if key & MARK == 0 {
+        u32::try_from(key & u64::from(THREADS_MAX - 1)).expect("small")
+    } else {
+        goroutine::place(key)
+    };
     THREADS.get_ptr_mut(place).expect("a place")
 }
 

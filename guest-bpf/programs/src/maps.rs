@@ -382,7 +382,7 @@ pub static KERNEL_KEYS: Array<KernelKey> = Array::with_max_entries(KERNEL_KEYS_M
 #[map]
 pub static SLOTS: Array<Slot> = Array::with_max_entries(SLOTS_MAX, BPF_F_MMAPABLE);
 
-/// Threads and goroutines that serve requests, by their numbers modulo [`THREADS_MAX`]: a look-up in an array costs least.
+/// Threads and goroutines that serve requests, by their places: a look-up in an array costs least.
 #[map]
 pub static THREADS: Array<ServingThread> = Array::with_max_entries(THREADS_MAX, 0);
 

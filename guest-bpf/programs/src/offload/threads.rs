@@ -11,7 +11,7 @@
 
 use porthole_bpf_types::{
     offload::{protocol, side},
-    thread::{CALLS_MAX, OPEN_NS, ServingThread, THREADS_MAX, serving, thread_flag},
+    thread::{CALLS_MAX, OPEN_NS, ServingThread, THREADS_MAX, goroutine, serving, thread_flag},
 };
 
 use super::{
@@ -30,7 +30,8 @@ fn is_served(offloaded: Locked) -> bool {
 /// Where a thread is, or another one.
 #[inline(always)]
 fn place_of(key: u64) -> Option<*mut ServingThread> {
-    THREADS.get_ptr_mut(key as u32 & (THREADS_MAX - 1))
+    let index = if is_goroutine(key) { goroutine::place(key) } else { key as u32 & (THREADS_MAX - 1) };
+    THREADS.get_ptr_mut(index)
 }
 
 /// What is known of a thread.
