@@ -92,7 +92,16 @@ const BOUNDS: &[(&str, &str, Held)] = &[
         "NAME_BYTES_MAX",
         Because("a longer request line is named by its beginning"),
     ),
-    ("syscalls/threads.rs", "THREADS_MAX", Because("beyond it no parents are claimed for a while")),
+    (
+        "syscalls/threads.rs",
+        "WORKERS_MAX",
+        Because("beyond it no parents are claimed in that process for a while"),
+    ),
+    (
+        "syscalls/threads.rs",
+        "PROCESSES_MAX",
+        Because("beyond it no parents are claimed in others for a while"),
+    ),
 ];
 
 /// Those of other crates that the agent's tables have.

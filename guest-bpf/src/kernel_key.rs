@@ -116,7 +116,8 @@ pub struct Completed {
     pub tid: u32,
     /// One of [`crate::thread::serving`]: of the thread or goroutine that moved all of request and response.
     pub serving: u32,
-    /// Where [`Self::serving`] is a goroutine's: the lower half of [`crate::thread::goroutine::key`].
+    /// Where [`Self::serving`] is a goroutine's: the lower half of [`crate::thread::goroutine::key`]. A [`crate::record::Chunk`] has it in
+    /// place of the thread, as it has no room for both.
     pub goroutine: u32,
     /// Its key.
     pub key: RequestKey,

@@ -166,7 +166,7 @@ pub struct OffloadedConnection {
     pub cgroup: u64,
     /// The connection's key in the table of connections.
     pub socket: u64,
-    /// What moved the newest request: as [`crate::thread::ServingThread::thread`].
+    /// What moved the newest request: as [`crate::thread::ServingThread::thread`], perhaps with [`crate::thread::UNCOUNTED`].
     pub thread: u64,
     /// One bit for each index of [`Self::pending`]: whether [`request_flag::HEAD`] is set.
     pub head_requests: u64,

@@ -83,6 +83,8 @@ pub struct Chunk {
     /// Process in the outermost namespace.
     pub tgid: u32,
     /// Thread in the outermost namespace; where [`Self::serving`] is a goroutine's, the lower half of [`crate::thread::goroutine::key`].
+    /// [`Completed::goroutine`] is a field of its own. Here is no room for one: this record is one line of the cache, and as long as
+    /// [`UnnamedRequest`], which the programs write in its place.
     pub tid: u32,
     /// One of [`crate::connection::direction`].
     pub direction: u8,
@@ -92,7 +94,8 @@ pub struct Chunk {
     pub continues: u8,
     /// Of a datagram on a socket with several peers: bytes of the peer's address behind the head, [`SOCKADDR_LEN`] or 0.
     pub peer: u8,
-    /// Of what a client sends: one of [`crate::thread::serving`]. Of what moves at a server: whether a goroutine moves it.
+    /// Of what a client sends: one of [`crate::thread::serving`]. Of what a server reads that may be HTTP: whether a
+    /// goroutine does.
     pub serving: u8,
     /// Zero.
     pub reserved: [u8; 3],

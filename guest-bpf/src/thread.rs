@@ -6,7 +6,7 @@
 //! known by the thread.
 
 /// What is known of a thread or goroutine. Threads whose numbers are the same modulo [`THREADS_MAX`] share one place, and goroutines
-/// whose [`goroutine::place`] is the same: one that has no open request leaves it to the next.
+/// whose [`goroutine::place`] is the same: one that has no open request leaves it to the next that reads one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct ServingThread {
@@ -25,30 +25,26 @@ pub struct ServingThread {
     pub only: u32,
     /// Where [`Self::reported`] is not zero: index of the slot whose span by rate that exchange is, plus one; 0 when it is none.
     pub slot: u32,
-    /// Zero.
-    pub reserved: u32,
+    /// Requests that are not answered of others, which read them while this one had the place: see [`UNCOUNTED`].
+    pub uncounted: u32,
 }
 
-/// Flags of a thread or goroutine, which stay while it has its place.
+/// Set in the key that a connection has of its thread or goroutine: that one had no place when it read the newest request, which is counted
+/// in [`ServingThread::uncounted`] of the place.
+pub const UNCOUNTED: u64 = 1 << 62;
+
+/// Flags of a thread or goroutine.
 pub mod thread_flag {
-    /// It had several requests in progress.
+    /// It had several requests in progress, or another one that had the place before.
     pub const SEVERAL: u32 = 1;
     /// A request that it read was answered by another one.
     pub const HANDED_ON: u32 = 2;
+    /// Requests were uncounted when it got the place: until all of those are answered, some can be its own.
+    pub const UNSURE: u32 = 4;
 }
 
-/// Most threads and goroutines that are known at a time.
+/// Most threads that are known at a time, and most goroutines.
 pub const THREADS_MAX: u32 = 4096;
-
-/// A process of Go. Those whose numbers are the same modulo [`GO_PROCESSES_MAX`] share one place, which the last one has.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[repr(C)]
-pub struct GoProcess {
-    /// Its number; 0 for none.
-    pub process: u64,
-    /// Address of the goroutine by which it was recognised: see [`goroutine::key`].
-    pub first: u64,
-}
 
 /// Most processes of Go that are known at a time.
 pub const GO_PROCESSES_MAX: u32 = 512;
@@ -58,27 +54,26 @@ pub mod goroutine {
     /// In a key's number of the process: it is a goroutine's, not a thread's.
     pub const MARK: u64 = 1 << 63;
 
-    /// States lie in Go's heap, at multiples of so many bytes from each other: since Go 1.17 the sizes of the heap's objects that hold
-    /// one all are such multiples (`src/runtime/sizeclasses.go`).
-    const DISTANCE: u64 = 32;
+    /// Bits of an address that are the same for all bytes of 32 at a multiple of 32. A state is longer.
+    const WITHIN_BITS: u32 = 5;
 
-    /// Key of a goroutine: [`MARK`] and the process in the upper half, in the lower one where its state is from that of the process'
-    /// first one. `None` where that has no room, so two goroutines of a process never have the same.
-    pub const fn key(process: u64, first: u64, address: u64) -> Option<u64> {
-        let distance = address.wrapping_sub(first);
-        let number = distance / DISTANCE;
-        // Those before the first one are far behind it.
-        let wrapped = (u64::MAX / DISTANCE) - number;
-        if distance % DISTANCE != 0 || (number >> 31 != 0 && wrapped >> 31 != 0) {
-            return None;
-        }
-        Some(MARK | (process << 32) | (number & 0xffff_ffff))
+    /// The upper bits of the address of a state: which 128 GiB it is in. Go's heap begins at such a multiple, at `0xc0_0000_0000` on
+    /// x86-64 and at `0x40_0000_0000` on arm64 (`mallocinit` in `src/runtime/malloc.go`), so mostly all states of a process are in one.
+    pub const fn region(address: u64) -> u64 {
+        address >> (32 + WITHIN_BITS)
     }
 
-    /// Index of a goroutine's place, less than [`super::THREADS_MAX`]. Their numbers have much in common, as the heap has pages for them
-    /// alone, so a product's upper bits are taken (Knuth, The Art of Computer Programming, volume 3, section 6.4).
+    /// Key of a goroutine: [`MARK`] and the process in the upper half, in the lower one where in its [`region`] its state is. Two
+    /// goroutines of one process and region never have the same.
+    pub const fn key(process: u64, address: u64) -> u64 {
+        MARK | (process << 32) | ((address >> WITHIN_BITS) & 0xffff_ffff)
+    }
+
+    /// Index of a goroutine's place, less than [`super::THREADS_MAX`]. Keys have much in common, as the heap has pages for states alone,
+    /// so a product's upper bits are taken (Knuth, The Art of Computer Programming, volume 3, section 6.4).
     pub const fn place(key: u64) -> u32 {
-        (key as u32).wrapping_mul(0x9e37_79b1) >> (32 - super::THREADS_MAX.trailing_zeros())
+        let product = key.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        (product >> 32) as u32 >> (32 - super::THREADS_MAX.trailing_zeros())
     }
 
     /// Smallest and largest stack of a goroutine, bytes (`fixedStack`, `maxstacksize`).
@@ -97,6 +92,7 @@ pub mod goroutine {
     /// Whether these words are of a goroutine whose stack is at `stack`, and which makes a system call. Of another program's memory that
     /// the words are so by chance is out of the question: two of them have one value each, and two are around the stack, a power of two
     /// from each other.
+    #[allow(clippy::manual_is_power_of_two)] // The target has no instruction that counts bits.
     pub const fn is(state: State, stack: u64) -> bool {
         let [low, high, guard, system] = state;
         let size = high.wrapping_sub(low);
@@ -136,23 +132,43 @@ pub mod serving {
 
 #[cfg(test)]
 mod tests {
-    use super::goroutine::{MARK, State, is, key};
+    use std::collections::HashSet;
 
-    const FIRST: u64 = 0xc0_0000_2380;
+    use super::goroutine::{MARK, State, is, key, place, region};
+
+    /// Where Go's heap begins.
+    const HEAP: u64 = 0xc0_0000_0000;
+
+    /// Distances between states: the sizes of objects of the heap that have held one since Go 1.17 (`src/runtime/sizeclasses.go`).
+    const DISTANCES: [u64; 3] = [384, 416, 448];
 
     #[test]
-    fn goroutines_of_a_process_have_one_key_each_or_none() {
+    fn goroutines_of_a_process_have_one_key_each() {
         let process = MARK | (7 << 32);
-        assert_eq!(key(7, FIRST, FIRST), Some(process));
-        assert_eq!(key(7, FIRST, FIRST + 448), Some(process | 14));
-        assert_eq!(key(7, FIRST, FIRST - 448), Some(process | (0xffff_ffff - 13)));
-        assert_eq!(key(7, FIRST, FIRST + 8), None);
-        let far = 32 << 31;
-        assert_eq!(key(7, FIRST, FIRST + far - 32), Some(process | 0x7fff_ffff));
-        assert_eq!(key(7, FIRST, FIRST - far), Some(process | 0x8000_0000));
-        for address in [FIRST + far, FIRST - far - 32, FIRST + 2 * far] {
-            assert_eq!(key(7, FIRST, address), None, "{address:x}");
+        assert_eq!(key(7, HEAP + 448), process | 14);
+        let last = HEAP + (128 << 30) - 32;
+        assert_eq!(key(7, last), process | 0xffff_ffff);
+        assert_eq!((region(HEAP), region(last)), (6, 6));
+        assert_eq!((region(HEAP - 32), region(last + 32)), (5, 7));
+        for distance in DISTANCES {
+            // Objects need not begin at a multiple of 32.
+            let keys: HashSet<_> = (0..10_000).map(|index| key(7, HEAP + 8 + distance * index)).collect();
+            assert_eq!(keys.len(), 10_000, "{distance}");
         }
+    }
+
+    #[test]
+    fn goroutines_are_spread_over_the_places_and_those_of_two_processes_have_others() {
+        let distinct = |keys: &mut dyn Iterator<Item = u64>| keys.map(place).collect::<HashSet<_>>().len();
+        for distance in DISTANCES {
+            for process in [7, 8, 4_321, 65_541] {
+                let places = distinct(&mut (0..100).map(|index| key(process, HEAP + distance * index)));
+                assert_eq!(places, 100, "{distance} {process}");
+                let places = distinct(&mut (0..1000).map(|index| key(process, HEAP + distance * index)));
+                assert!(places > 800, "{distance} {process}: {places}");
+            }
+        }
+        assert_eq!(distinct(&mut (1..=1000).map(|process| key(process, HEAP + 0x2380))), 1000);
     }
 
     #[test]

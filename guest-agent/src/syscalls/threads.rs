@@ -7,8 +7,9 @@ use porthole_bpf_types::{kernel_key::Completed, offload::side, record::kind};
 use super::connections::{goroutine, serving};
 use crate::recorder::{Details, Serving, Worker};
 
-/// Most of them that are known at a time.
-const THREADS_MAX: usize = 1024;
+/// Most of them that are known of a process at a time, and most processes of which some are known.
+const WORKERS_MAX: usize = 256;
+const PROCESSES_MAX: usize = 64;
 
 /// How long one is known after its last call, nanoseconds.
 const KNOWN_NS: u64 = 60_000_000_000;
@@ -16,33 +17,71 @@ const KNOWN_NS: u64 = 60_000_000_000;
 /// Those with connections that the agent follows.
 #[derive(Debug)]
 pub(super) struct Threads {
-    /// By process and what of it: when it moved something last, nanoseconds.
-    last_ns: HashMap<(u32, Worker), u64>,
-    /// Until when it is not known which threads there are, nanoseconds.
+    processes: HashMap<u32, Process>,
+    /// Until when it is not known which threads there are of processes that are not known, nanoseconds.
     unknown_until_ns: u64,
 }
 
 impl Default for Threads {
     fn default() -> Self {
-        Self { last_ns: HashMap::new(), unknown_until_ns: 0 }
+        Self { processes: HashMap::new(), unknown_until_ns: 0 }
+    }
+}
+
+/// Those of one process.
+#[derive(Debug)]
+struct Process {
+    /// When each one moved something last, and when any did, nanoseconds.
+    last_ns: HashMap<Worker, u64>,
+    newest_ns: u64,
+    /// Until when it is not known which ones there are, nanoseconds.
+    unknown_until_ns: u64,
+}
+
+impl Process {
+    fn served(&mut self, worker: Worker, now_ns: u64) {
+        self.newest_ns = self.newest_ns.max(now_ns);
+        if let Some(last) = self.last_ns.get_mut(&worker) {
+            *last = now_ns;
+            return;
+        }
+        if self.last_ns.len() >= WORKERS_MAX {
+            self.last_ns.retain(|_, last| now_ns.saturating_sub(*last) < KNOWN_NS);
+        }
+        if self.last_ns.len() >= WORKERS_MAX {
+            self.last_ns.clear();
+            self.unknown_until_ns = now_ns.saturating_add(KNOWN_NS);
+        }
+        self.last_ns.insert(worker, now_ns);
+    }
+
+    fn may_have_served(&self, worker: Worker, now_ns: u64) -> bool {
+        let last = self.last_ns.get(&worker);
+        last.is_some_and(|last| now_ns.saturating_sub(*last) < KNOWN_NS) || now_ns < self.unknown_until_ns
     }
 }
 
 impl Threads {
     /// One moved something on a server's connection that the agent follows.
-    pub fn served(&mut self, thread: (u32, Worker), now_ns: u64) {
-        if let Some(last) = self.last_ns.get_mut(&thread) {
-            *last = now_ns;
-            return;
+    pub fn served(&mut self, (process, worker): (u32, Worker), now_ns: u64) {
+        if !self.processes.contains_key(&process) {
+            if self.processes.len() >= PROCESSES_MAX {
+                self.processes.retain(|_, process| now_ns.saturating_sub(process.newest_ns) < KNOWN_NS);
+            }
+            if self.processes.len() >= PROCESSES_MAX {
+                self.unknown_until_ns = self.unknown_until_ns.max(now_ns.saturating_add(KNOWN_NS));
+                return;
+            }
         }
-        if self.last_ns.len() >= THREADS_MAX {
-            self.last_ns.retain(|_, last| now_ns.saturating_sub(*last) < KNOWN_NS);
-        }
-        if self.last_ns.len() >= THREADS_MAX {
-            self.last_ns.clear();
-            self.unknown_until_ns = now_ns.saturating_add(KNOWN_NS);
-        }
-        self.last_ns.insert(thread, now_ns);
+        self.processes
+            .entry(process)
+            .or_insert_with(|| Process {
+                last_ns: HashMap::new(),
+                newest_ns: now_ns,
+                // Some can have been left out before.
+                unknown_until_ns: self.unknown_until_ns,
+            })
+            .served(worker, now_ns);
     }
 
     /// Of an exchange that the programs paired: what moved it, and what that served meanwhile.
@@ -59,16 +98,13 @@ impl Threads {
         Details { serving: self.serving(completed, serving(number), details.worker()), ..details }
     }
 
-    fn serving(&self, completed: &Completed, serving: Serving, worker: (u32, Worker)) -> Serving {
+    fn serving(&self, completed: &Completed, serving: Serving, (process, worker): (u32, Worker)) -> Serving {
         let is_server = completed.key.side == u32::from(side::SERVER);
-        if is_server && serving != Serving::Unknown {
-            let last = self.last_ns.get(&worker);
-            let is_known = last.is_some_and(|last| completed.start.saturating_sub(*last) < KNOWN_NS);
-            if is_known || completed.start < self.unknown_until_ns {
-                return Serving::Unknown;
-            }
-        }
-        serving
+        let may_serve_others = match self.processes.get(&process) {
+            Some(process) => process.may_have_served(worker, completed.start),
+            None => completed.start < self.unknown_until_ns,
+        };
+        if is_server && may_serve_others { Serving::Unknown } else { serving }
     }
 }
 
@@ -109,14 +145,38 @@ mod tests {
     }
 
     #[test]
-    fn more_threads_than_are_kept_leave_all_unknown_for_a_while() {
+    fn more_than_are_kept_of_a_process_leave_all_of_that_one_unknown_for_a_while() {
         let mut threads = Threads::default();
-        for tid in 0..=u32::try_from(THREADS_MAX).expect("fits") {
-            threads.served((7, Worker::Thread(tid)), 1_000);
+        for number in 0..=u32::try_from(WORKERS_MAX).expect("fits") {
+            threads.served((7, Worker::Goroutine(number)), 1_000);
         }
-        assert!(threads.last_ns.len() <= THREADS_MAX);
+        threads.served((6, Worker::Thread(6)), 1_000);
+        assert!(threads.processes[&7].last_ns.len() <= WORKERS_MAX);
         assert_eq!(threads.details(&completed(5_000, 2_000, side::SERVER)).serving, Serving::Unknown);
         assert_eq!(threads.details(&completed(5_000, 1_000 + KNOWN_NS, side::SERVER)).serving, ALONE);
+        for (tgid, tid, serving) in [(6, 6, Serving::Unknown), (6, 5_000, ALONE), (5, 5_000, ALONE)] {
+            let other = Completed { tgid, ..completed(tid, 2_000, side::SERVER) };
+            assert_eq!(threads.details(&other).serving, serving, "{tgid} {tid}");
+        }
+    }
+
+    #[test]
+    fn more_processes_than_are_kept_leave_the_others_unknown_for_a_while() {
+        let mut threads = Threads::default();
+        let most = u32::try_from(PROCESSES_MAX).expect("fits");
+        for process in 0..=most {
+            threads.served((process, Worker::Thread(8)), 1_000);
+        }
+        assert_eq!(threads.processes.len(), PROCESSES_MAX);
+        let serving = |threads: &Threads, tgid, tid, start| {
+            threads.details(&Completed { tgid, ..completed(tid, start, side::SERVER) }).serving
+        };
+        assert_eq!(serving(&threads, 0, 9, 2_000), ALONE, "one that is known");
+        assert_eq!(serving(&threads, most, 8, 2_000), Serving::Unknown);
+        assert_eq!(serving(&threads, most, 8, 1_000 + KNOWN_NS), ALONE);
+        // The known ones have moved nothing for so long that they make room.
+        threads.served((most, Worker::Thread(8)), 1_000 + KNOWN_NS);
+        assert_eq!(threads.processes.len(), 1);
     }
 
     #[test]

@@ -5,7 +5,7 @@ use porthole_bpf_types::{
     kernel_key::Slot,
     offload::OffloadedConnection,
     thread::{
-        CALLS_MAX, GO_PROCESSES_MAX, OPEN_NS, ServingThread, THREADS_MAX,
+        CALLS_MAX, OPEN_NS, ServingThread, THREADS_MAX, UNCOUNTED,
         goroutine::{self, MARK},
         serving, thread_flag,
     },
@@ -14,9 +14,9 @@ use porthole_l7::{Direction, Limits, ParserContext, Side, Timestamp};
 
 use crate::{
     agent::monitor::{Mode, Monitor},
-    maps::{GO_PROCESSES, HANDED_ON, MEMORY, OFFLOADED, SLOTS, THREADS, memory},
+    maps::{GO_PROCESSES, GOROUTINES, HANDED_ON, MEMORY, OFFLOADED, SLOTS, THREADS, memory},
     offload,
-    registers::run_goroutine,
+    registers::{NO_GOROUTINE, run_goroutine, state},
 };
 
 /// Another thread of the same process.
@@ -66,11 +66,10 @@ impl Served {
 }
 
 fn thread(key: u64) -> *mut ServingThread {
-    let place = if key & MARK == 0 {
-        u32::try_from(key & u64::from(THREADS_MAX - 1)).expect("small")
-    } else {
-        goroutine::place(key)
-    };
+    if key & MARK != 0 {
+        return GOROUTINES.get_ptr_mut(goroutine::place(key)).expect("a place");
+    }
+    let place = u32::try_from(key & u64::from(THREADS_MAX - 1)).expect("small");
     THREADS.get_ptr_mut(place).expect("a place")
 }
 
@@ -202,25 +201,34 @@ fn of_a_failed_statement_without_a_slot_the_request_is_reported_as_well_but_not_
 /// Number of the process.
 const PROCESS: u64 = TASK >> 32;
 
-fn is_of_go() -> bool {
-    let place = u32::try_from(PROCESS).expect("small") & (GO_PROCESSES_MAX - 1);
-    // SAFETY: a value of this thread's machine.
-    GO_PROCESSES.get_ptr(place).is_some_and(|place| unsafe { (*place).process } == PROCESS)
+fn is_of_go(process: u64) -> bool {
+    GO_PROCESSES.get_ptr(process).is_some()
 }
 
 /// A server whose goroutine 0 has read a request and answered it.
 fn of_go() -> Served {
     run_goroutine(Some(0));
     let mut served = Served::recurring();
-    assert!(is_of_go());
+    assert!(is_of_go(PROCESS));
     served.read(TASK);
     served.answered(TASK);
     served
 }
 
 /// Key of a goroutine.
-fn key(index: u64) -> u64 {
-    MARK | (PROCESS << 32) | index
+fn key(index: usize) -> u64 {
+    goroutine::key(PROCESS, state(index))
+}
+
+/// What is known of what a goroutine serves while it makes a call, and of which one that is.
+fn calls(index: Option<usize>) -> u64 {
+    run_goroutine(index);
+    offload::call_serving()
+}
+
+/// What is known of a goroutine that serves this.
+fn serving(index: usize, kind: u8) -> u64 {
+    (key(index) << 32) | u64::from(kind | serving::GOROUTINE)
 }
 
 #[test]
@@ -231,16 +239,11 @@ fn a_goroutine_serves_its_request_in_whichever_threads_it_is() {
     // SAFETY: a value of this thread's machine.
     let (of, reported) = unsafe { ((*thread(key(0))).thread, (*thread(key(0))).reported) };
     assert_eq!((of, open(key(0)), reported), (key(0), 1, 1 + CALLS_MAX));
-    let serving = |index| {
-        run_goroutine(index);
-        machine::set_task(OTHER);
-        offload::call_serving()
-    };
-    let goroutine = u64::from(serving::GOROUTINE);
-    assert_eq!(serving(Some(1)), (1 << 32) | goroutine, "another goroutine serves nothing");
-    assert_eq!(serving(Some(3)), 0, "no goroutine");
-    assert_eq!(serving(None), 0);
-    assert_eq!(serving(Some(0)), goroutine | u64::from(serving::ALONE | serving::REPORTED));
+    machine::set_task(OTHER);
+    assert_eq!(calls(Some(1)), serving(1, serving::UNKNOWN), "another goroutine serves nothing");
+    assert_eq!(calls(Some(NO_GOROUTINE)), 0);
+    assert_eq!(calls(None), 0);
+    assert_eq!(calls(Some(0)), serving(0, serving::ALONE | serving::REPORTED));
     let before = served.monitor.exchanges().0.len();
     served.answered(OTHER);
     assert_eq!((open(key(0)), served.monitor.exchanges().0.len()), (0, before + 1));
@@ -257,7 +260,7 @@ fn of_a_process_whose_goroutines_hand_requests_on_none_counts() {
     assert_eq!(open(key(0)), 0);
     assert!(HANDED_ON.get_ptr(key(0) >> 32).is_some());
     served.read(TASK);
-    assert_eq!(offload::call_serving(), (1 << 32) | u64::from(serving::GOROUTINE));
+    assert_eq!(offload::call_serving(), serving(1, serving::UNKNOWN));
 }
 
 #[test]
@@ -269,14 +272,174 @@ fn threads_of_a_process_of_go_count_neither_before_it_is_known_nor_where_no_goro
     assert_eq!(offload::call_serving(), 0);
     served.answered(TASK);
     served.read(TASK);
-    assert_eq!((open(TASK), offload::call_serving()), (1, 0));
+    assert_eq!((open(TASK), offload::call_serving()), (0, 0));
 }
 
 #[test]
 fn what_only_looks_like_a_goroutine_is_a_thread() {
-    run_goroutine(Some(3));
+    run_goroutine(Some(NO_GOROUTINE));
     let mut served = Served::recurring();
     served.read(TASK);
-    assert!(!is_of_go());
+    assert!(!is_of_go(PROCESS));
+    assert_eq!(offload::call_serving(), u64::from(serving::ALONE));
+}
+
+#[test]
+fn goroutines_and_threads_do_not_take_each_others_places() {
+    let mut served = Served::recurring();
+    // SAFETY: values of this thread's machine.
+    unsafe {
+        for place in 0..THREADS_MAX {
+            let other =
+                ServingThread { thread: u64::MAX, open: 1, read: u64::MAX / 2, ..ServingThread::default() };
+            *GOROUTINES.get_ptr_mut(place).expect("a place") = other;
+        }
+    }
+    served.read(TASK);
+    assert_eq!((open(TASK), offload::call_serving()), (1, u64::from(serving::ALONE)));
+}
+
+/// Makes the place of a key another one's, which has so many requests open, and these uncounted.
+fn displace(key: u64, now: u64, open: u32, uncounted: u32, flags: u32) {
+    let other = ServingThread {
+        thread: key ^ (1 << 40),
+        read: now,
+        open,
+        uncounted,
+        flags,
+        ..ServingThread::default()
+    };
+    // SAFETY: a value of this thread's machine.
+    unsafe { *thread(key) = other };
+}
+
+#[test]
+fn a_request_of_a_thread_whose_place_another_one_has_is_counted_apart_until_it_is_answered() {
+    for goes in [None, Some(0)] {
+        let mut served = if goes.is_some() { of_go() } else { Served::recurring() };
+        let key = if goes.is_some() { key(0) } else { TASK };
+        let is_uncounted = || {
+            // SAFETY: a value of this thread's machine.
+            let (of, open, uncounted) =
+                unsafe { ((*thread(key)).thread, (*thread(key)).open, (*thread(key)).uncounted) };
+            assert_eq!((of, open), (key ^ (1 << 40), 1));
+            uncounted
+        };
+        displace(key, served.now, 1, 0, 0);
+        served.read(TASK);
+        assert_eq!((is_uncounted(), calls(goes) & 3), (1, 0));
+        // SAFETY: a value of this thread's machine.
+        assert_eq!(unsafe { (*OFFLOADED.get_ptr(1).expect("followed")).thread }, key | UNCOUNTED);
+        served.answered(TASK);
+        assert_eq!(is_uncounted(), 0);
+        // SAFETY: as above.
+        assert_eq!(unsafe { (*thread(key)).flags & thread_flag::SEVERAL }, 0);
+        assert!(HANDED_ON.get_ptr(key >> 32).is_none());
+        served.read(TASK);
+        served.read(TASK);
+        assert_eq!(is_uncounted(), 2, "as many as wait");
+        // SAFETY: as above.
+        assert_ne!(unsafe { (*thread(key)).flags & thread_flag::SEVERAL }, 0, "both can be one thread's");
+        served.moved(TASK, Direction::Egress, b"nonsense\r\n\r\n");
+        assert_eq!(is_uncounted(), 0, "the agent follows it");
+    }
+}
+
+#[test]
+fn a_thread_that_gets_its_place_back_serves_an_unknown_number_until_the_others_are_answered() {
+    for goes in [None, Some(0)] {
+        let mut served = if goes.is_some() { of_go() } else { Served::recurring() };
+        let key = if goes.is_some() { key(0) } else { TASK };
+        let kind = |goes| calls(goes) as u8 & !serving::GOROUTINE;
+        displace(key, served.now, 0, 1, 0);
+        make_due(served.now);
+        let due = slot().sampled;
+        for _ in 0..2 {
+            served.read(TASK);
+            assert_eq!((open(key), kind(goes), slot().sampled), (1, serving::UNKNOWN, due));
+            served.answered(TASK);
+        }
+        // SAFETY: a value of this thread's machine.
+        unsafe { (*thread(key)).uncounted = 0 };
+        make_due(0);
+        served.read(TASK);
+        assert_eq!(kind(goes), serving::ONLY, "it had several");
+        served.answered(TASK);
+        displace(key, served.now, 0, 0, thread_flag::SEVERAL | thread_flag::HANDED_ON);
+        served.read(TASK);
+        assert_eq!(kind(goes), serving::ONLY, "one of those that share the place had several");
+        served.answered(TASK);
+        displace(key, served.now, 0, 0, 0);
+        served.read(TASK);
+        assert_eq!(kind(goes), serving::ALONE);
+        served.answered(TASK);
+    }
+}
+
+#[test]
+fn a_request_whose_goroutine_is_not_found_when_it_is_answered_is_unknown_and_no_other_one() {
+    let mut served = of_go();
+    for (read, answered) in [(Some(0), None), (None, Some(0))] {
+        run_goroutine(read);
+        served.read(TASK);
+        run_goroutine(answered);
+        served.answered(TASK);
+        assert!(HANDED_ON.get_ptr(PROCESS).is_none() && HANDED_ON.get_ptr(key(0) >> 32).is_none());
+        assert_eq!((open(key(0)), open(TASK)), (0, 0));
+    }
+    served.read(TASK);
+    assert_eq!(calls(Some(0)), serving(0, serving::ALONE));
+}
+
+#[test]
+fn a_process_of_go_takes_nothing_from_another_one() {
+    let mut served = of_go();
+    // Those that are the same modulo any power of two up to this.
+    for process in (1..=100).map(|number| PROCESS + (number << 14)) {
+        let task = (process << 32) | 8;
+        served.read(task);
+        served.answered(task);
+        assert!(is_of_go(process) && is_of_go(PROCESS));
+        served.read(task);
+        assert_eq!(
+            offload::call_serving(),
+            (goroutine::key(process, state(0)) << 32) | u64::from(serving::ALONE | serving::GOROUTINE)
+        );
+        served.answered(task);
+    }
+    served.read(TASK);
+    assert_eq!(calls(Some(0)), serving(0, serving::ALONE));
+}
+
+#[test]
+fn the_first_of_two_threads_that_recognise_a_process_decides_where_its_goroutines_are() {
+    let mut served = of_go();
+    let _ = GO_PROCESSES.insert(PROCESS, goroutine::region(state(0)) + 1, 0);
+    served.read(TASK);
+    assert_eq!((open(key(0)), open(TASK)), (0, 0), "elsewhere");
+    // SAFETY: a value of this thread's machine.
+    assert_eq!(unsafe { *GO_PROCESSES.get_ptr(PROCESS).expect("known") }, goroutine::region(state(0)) + 1);
+}
+
+#[test]
+fn a_process_with_the_number_of_one_that_has_ended_is_another_one() {
+    let mut served = of_go();
+    served.read(TASK);
+    run_goroutine(Some(1));
+    served.answered(TASK);
+    let _ = HANDED_ON.insert(PROCESS, 1, 0);
+    // It can have lost its place before.
+    for is_known in [true, false] {
+        if !is_known {
+            let _ = GO_PROCESSES.remove(PROCESS);
+            let _ = HANDED_ON.insert(key(0) >> 32, 1, 0);
+            let _ = HANDED_ON.insert(PROCESS, 1, 0);
+        }
+        offload::process_ended(PROCESS);
+        assert!(!is_of_go(PROCESS));
+        assert!(HANDED_ON.get_ptr(PROCESS).is_none() && HANDED_ON.get_ptr(key(0) >> 32).is_none());
+    }
+    run_goroutine(None);
+    served.read(TASK);
     assert_eq!(offload::call_serving(), u64::from(serving::ALONE));
 }

@@ -24,14 +24,14 @@ pub unsafe fn fetch_add(at: *mut u64, value: u64) -> u64 {
     }
 }
 
-/// Adds to a word of 32 bits.
+/// Adds the lower half to a word of 32 bits.
 ///
 /// # Safety
 ///
 /// `at` must be valid for reads and writes.
 pub unsafe fn add_u32(at: *mut u32, value: u64) {
     // SAFETY: the caller guarantees a place that can be read and written.
-    unsafe { at.write(at.read().wrapping_add(u32::try_from(value).unwrap_or(u32::MAX))) }
+    unsafe { at.write(at.read().wrapping_add(u32::try_from(value & 0xffff_ffff).unwrap_or_default())) }
 }
 
 /// Writes; gives the value before.

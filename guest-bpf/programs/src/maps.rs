@@ -26,7 +26,7 @@ use porthole_bpf_types::{
     record::{Cgroup, Chunk, Counters, HEAD_MAX, Open, SOCKADDR_LEN, Settings},
     redis::RedisCommand,
     sql::SqlHash,
-    thread::{GO_PROCESSES_MAX, GoProcess, PROCESSES_MAX, ServingThread, THREADS_MAX},
+    thread::{GO_PROCESSES_MAX, PROCESSES_MAX, ServingThread, THREADS_MAX},
 };
 use porthole_framing::Walk;
 
@@ -141,6 +141,8 @@ pub struct Parse {
     pub line_begins: u64,
     /// Not zero: the exchange that a response completes is a record in any case.
     pub reported: u64,
+    /// Of responses: key of the thread or goroutine that moved them; 0 where it is of no use.
+    pub running: u64,
     /// The messages.
     pub messages: [Message; PENDING_MAX],
 }
@@ -382,18 +384,22 @@ pub static KERNEL_KEYS: Array<KernelKey> = Array::with_max_entries(KERNEL_KEYS_M
 #[map]
 pub static SLOTS: Array<Slot> = Array::with_max_entries(SLOTS_MAX, BPF_F_MMAPABLE);
 
-/// Threads and goroutines that serve requests, by their places: a look-up in an array costs least.
+/// Threads that serve requests, by their numbers modulo [`THREADS_MAX`]: a look-up in an array costs least.
 #[map]
 pub static THREADS: Array<ServingThread> = Array::with_max_entries(THREADS_MAX, 0);
 
-/// Processes of whose threads one reads a request and another one answers it; with the mark of goroutines, those of whose goroutines one
-/// does. The value is [`GoProcess::first`] of a process of Go, else 0.
+/// The same of goroutines, by [`porthole_bpf_types::thread::goroutine::place`].
 #[map]
-pub static HANDED_ON: LruHashMap<u64, u64> = LruHashMap::with_max_entries(PROCESSES_MAX, 0);
+pub static GOROUTINES: Array<ServingThread> = Array::with_max_entries(THREADS_MAX, 0);
 
-/// Processes of Go, by their numbers modulo [`GO_PROCESSES_MAX`]: that a process is another's costs one look-up in an array.
+/// Processes of whose threads one reads a request and another one answers it; with the mark of goroutines, those of whose goroutines one
+/// does.
 #[map]
-pub static GO_PROCESSES: Array<GoProcess> = Array::with_max_entries(GO_PROCESSES_MAX, 0);
+pub static HANDED_ON: LruHashMap<u64, u8> = LruHashMap::with_max_entries(PROCESSES_MAX, 0);
+
+/// Processes of Go: [`porthole_bpf_types::thread::goroutine::region`] of their goroutines' states.
+#[map]
+pub static GO_PROCESSES: LruHashMap<u64, u64> = LruHashMap::with_max_entries(GO_PROCESSES_MAX, 0);
 
 /// What went wrong, by CPU.
 #[map]

@@ -252,14 +252,17 @@ pub fn record(mut work: Scratch, connection: *mut Connection, sk: u64) {
     let (known, framing, transport, role) =
         unsafe { ((*connection).state, (*connection).framing, (*connection).transport, (*connection).role) };
     let wake = may & CAPTURE_AND_WAKE == CAPTURE_AND_WAKE;
-    let serving = if role == role::ACCEPTED {
-        offload::served_by()
-    } else if work.header.direction == direction::EGRESS {
-        offload::call_serving()
-    } else {
-        0
+    let ingress = work.header.direction == direction::INGRESS;
+    // What moves the other way is moved by the same ones as a rule, and they need not be looked for twice.
+    let serving = match (role == role::ACCEPTED, ingress) {
+        (true, true) if transport != transport::UDP && Framing::may_be_http(framing) => {
+            offload::moving_goroutine()
+        }
+        (false, false) => offload::call_serving(),
+        _ => 0,
     };
     work.header.serving = serving as u8;
+    // The record has no room for both: it is one line of the cache, as what is cast to it (`send_unnamed`) is.
     if work.header.serving & serving::GOROUTINE != 0 {
         work.header.tid = (serving >> 32) as u32;
     }

@@ -1,4 +1,10 @@
 //! Operations that the target has and the compiler does not use, or that the verifier must see as they stand.
+//!
+//! The verifier allows eight functions in one another (`MAX_CALL_FRAMES`, `include/linux/bpf_verifier.h`), of 512 bytes of stack in all,
+//! where each has a multiple of 32 (`MAX_BPF_STACK`, `check_max_stack_depth`). The deepest ways have all eight: program, `transfer`,
+//! `call`, then either `steps` and `postgres_request_step` or `complete_rest` and `complete_lot`, then `window_at`, `vector`, `gather`; the
+//! latter takes 480 bytes. So what `complete_lot` calls may be three in one another, with 160 bytes of stack: `exchange_serving` calls
+//! none, as `responded` has found what runs.
 
 use core::arch::asm;
 

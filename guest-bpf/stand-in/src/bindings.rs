@@ -1,5 +1,7 @@
 //! Numbers of the kernel's interface (`include/uapi/linux/bpf.h`).
 
+/// A key that is there keeps its value.
+pub const BPF_NOEXIST: u32 = 1;
 /// Memory of a map that the agent maps.
 pub const BPF_F_MMAPABLE: u32 = 1 << 10;
 /// Entries of a map are allocated when they are made.

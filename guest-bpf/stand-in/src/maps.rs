@@ -3,10 +3,12 @@
 
 use std::{any::Any, borrow::Borrow, marker::PhantomData};
 
-use crate::machine;
+use crate::{bindings::BPF_NOEXIST, machine};
 
 /// `E2BIG`: no room.
 const FULL: i32 = -7;
+/// `EEXIST`.
+const EXISTS: i32 = -17;
 /// `ENOENT`.
 const MISSING: i32 = -2;
 
@@ -55,10 +57,13 @@ macro_rules! hash_map {
                 &self,
                 key: impl Borrow<K>,
                 value: impl Borrow<V>,
-                _flags: u64,
+                flags: u64,
             ) -> Result<(), i32> {
                 let (key, value) = (bytes_of(key.borrow()), *value.borrow());
                 machine::values(self.id(), |values| {
+                    if flags == u64::from(BPF_NOEXIST) && values.contains_key(&key) {
+                        return Err(EXISTS);
+                    }
                     if !values.contains_key(&key) && values.len() >= self.max_entries as usize {
                         return Err(FULL);
                     }

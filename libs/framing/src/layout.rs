@@ -46,6 +46,11 @@ impl Framing {
         self as u8
     }
 
+    /// Whether what has this number can be HTTP of any version.
+    pub const fn may_be_http(number: u8) -> bool {
+        number <= Self::Http2.number()
+    }
+
     /// Whether messages begin with their length.
     pub const fn has_layout(number: u8) -> bool {
         number > Self::Text.number()

@@ -2,22 +2,22 @@
 //! waits.
 //!
 //! ```text
-//! a thread reads its first request ─► is what its register points to a goroutine? ─► its process is one of Go from then on
+//! a thread reads its first request ─► does its register point to a goroutine? ─► its process is one of Go from then on
 //! anything of such a process        ─► key of the goroutine instead of the thread's
 //! ```
 //!
 //! Go's compiler keeps the address of the running goroutine's state in a register, where it still is in a system call. What a program
-//! has there is not trusted: 32 bytes are read from that address, and they decide about that program's own requests alone.
+//! has there is not trusted: 32 bytes are read from that address, and by them its own requests and calls alone are joined. What it can
+//! take from other programs are places in tables of a fixed size ([`GOROUTINES`], [`GO_PROCESSES`]): calls of those have no parent then.
+//!
+//! [`GOROUTINES`]: crate::maps::GOROUTINES
 //!
 //! A goroutine's state is used again by another goroutine when it has ended. What it had read and not answered then stays open, so
 //! the next one at this address has several requests as soon as it reads one, and if another goroutine answers it, no goroutine of the
 //! process counts.
 
-use core::ptr::{read_volatile, write_volatile};
-
-use aya_ebpf::helpers::bpf_get_current_pid_tgid;
+use aya_ebpf::{bindings::BPF_NOEXIST, helpers::bpf_get_current_pid_tgid};
 use porthole_bpf_types::thread::{
-    GO_PROCESSES_MAX, GoProcess,
     goroutine::{self, MARK, State},
     serving,
 };
@@ -41,37 +41,25 @@ pub fn number(key: u64) -> u64 {
     if is_goroutine(key) { (key << 32) | u64::from(serving::GOROUTINE) } else { 0 }
 }
 
-#[inline(always)]
-fn place_of(process: u64) -> Option<*mut GoProcess> {
-    GO_PROCESSES.get_ptr_mut(process as u32 & (GO_PROCESSES_MAX - 1))
-}
-
 /// Key of what runs: of the goroutine in a process of Go, else of the thread.
 #[inline(always)]
 pub fn running() -> u64 {
     let thread = bpf_get_current_pid_tgid();
-    let Some(place) = place_of(thread >> 32) else { return thread };
+    let Some(region) = GO_PROCESSES.get_ptr(thread >> 32) else { return thread };
     // SAFETY: a value that a look-up gave (see `maps`).
-    if unsafe { read_volatile(&raw const (*place).process) } != thread >> 32 {
-        return thread;
-    }
-    running_goroutine(thread)
+    running_goroutine(thread, unsafe { *region })
 }
 
-/// The same where the process is one of Go: the thread's where no goroutine runs in it, whose requests do not count. A global function.
+/// The same in a process of Go whose goroutines are in this region of its memory: the thread's key where no goroutine is found, and
+/// requests of threads do not count there. A global function.
 #[inline(never)]
 #[unsafe(no_mangle)]
-pub extern "C" fn running_goroutine(thread: u64) -> u64 {
-    let process = thread >> 32;
-    let Some(place) = place_of(process) else { return thread };
-    // SAFETY: a value that a look-up gave (see `maps`). The process is read last, as it is written last.
-    let (first, process_then) =
-        unsafe { (read_volatile(&raw const (*place).first), read_volatile(&raw const (*place).process)) };
+pub extern "C" fn running_goroutine(thread: u64, region: u64) -> u64 {
     let address = state_of_goroutine();
-    if address == 0 || process_then != process {
+    if address == 0 || goroutine::region(address) != region {
         return thread;
     }
-    goroutine::key(process, first, address).unwrap_or(thread)
+    goroutine::key(thread >> 32, address)
 }
 
 /// Address of the running goroutine's state; 0 where none runs.
@@ -85,46 +73,29 @@ fn state_of_goroutine() -> u64 {
     address
 }
 
-/// Whether a goroutine runs in a thread of a process that was taken for another's; then it is known for one of Go. A global function.
+/// Whether a goroutine runs in a thread of a process that is not known as one of Go; then it is from now on. A global function.
 #[inline(never)]
 #[unsafe(no_mangle)]
-pub extern "C" fn is_of_go(thread: u64) -> u64 {
-    let process = thread >> 32;
+pub extern "C" fn recognise_go(thread: u64) -> u64 {
     let address = state_of_goroutine();
     if address == 0 {
         return 0;
     }
-    let first = match HANDED_ON.get_ptr(process) {
-        // SAFETY: a value that a look-up gave (see `maps`).
-        Some(first) => unsafe { *first },
-        None => 0,
-    };
-    let first = if first == 0 { address } else { first };
-    // Its threads do not count, wherever they are taken for threads.
-    if HANDED_ON.insert(process, first, 0).is_err() {
-        return 1;
-    }
-    let Some(place) = place_of(process) else { return 1 };
-    // SAFETY: a value that a look-up gave (see `maps`).
-    unsafe {
-        write_volatile(&raw mut (*place).process, 0);
-        write_volatile(&raw mut (*place).first, first);
-        write_volatile(&raw mut (*place).process, process);
-    }
+    // Another thread may have come first, and goroutines have their keys by its region.
+    let _ = GO_PROCESSES.insert(thread >> 32, goroutine::region(address), u64::from(BPF_NOEXIST));
     1
+}
+
+/// Whether a process is known as one of Go.
+#[inline(always)]
+pub fn is_of_go(process: u64) -> bool {
+    GO_PROCESSES.get_ptr(process).is_some()
 }
 
 /// A process has ended: its number can be another one's from now on.
 #[inline(always)]
 pub fn process_ended(process: u64) {
-    let Some(place) = place_of(process) else { return };
-    // SAFETY: a value that a look-up gave (see `maps`).
-    unsafe {
-        if (*place).process != process {
-            return;
-        }
-        write_volatile(&raw mut (*place).process, 0);
-    }
+    let _ = GO_PROCESSES.remove(process);
     let _ = HANDED_ON.remove(process);
     let _ = HANDED_ON.remove(process | (MARK >> 32));
 }

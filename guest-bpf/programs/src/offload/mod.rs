@@ -36,4 +36,4 @@ pub use call::{FALL_BACK, call};
 pub use fallback::{closed, fall_back};
 pub use goroutines::process_ended;
 pub use offer::{accepts_offer, withdraw};
-pub use threads::{call_serving, served_by};
+pub use threads::{call_serving, moving_goroutine};

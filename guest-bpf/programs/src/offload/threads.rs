@@ -8,10 +8,14 @@
 //! ```
 //!
 //! Threads are those of HTTP's servers. Other servers are databases as a rule, which make no calls.
+//!
+//! Several threads can share one place. One that reads a request while another one has the place and an open request does not get it.
+//! Its request counts for no thread, but the place counts how many such requests are open, and a thread that gets the place meanwhile
+//! serves an unknown number until they are answered.
 
 use porthole_bpf_types::{
     offload::{protocol, side},
-    thread::{CALLS_MAX, OPEN_NS, ServingThread, THREADS_MAX, goroutine, serving, thread_flag},
+    thread::{CALLS_MAX, OPEN_NS, ServingThread, THREADS_MAX, UNCOUNTED, goroutine, serving, thread_flag},
 };
 
 use super::{
@@ -20,7 +24,10 @@ use super::{
     pending::Pending,
     slots,
 };
-use crate::maps::{HANDED_ON, OFFLOADED, Scratch, THREADS};
+use crate::{
+    maps::{GOROUTINES, HANDED_ON, OFFLOADED, Scratch, THREADS},
+    verifier::add_u32,
+};
 
 #[inline(always)]
 fn is_served(offloaded: Locked) -> bool {
@@ -30,8 +37,10 @@ fn is_served(offloaded: Locked) -> bool {
 /// Where a thread is, or another one.
 #[inline(always)]
 fn place_of(key: u64) -> Option<*mut ServingThread> {
-    let index = if is_goroutine(key) { goroutine::place(key) } else { key as u32 & (THREADS_MAX - 1) };
-    THREADS.get_ptr_mut(index)
+    if is_goroutine(key) {
+        return GOROUTINES.get_ptr_mut(goroutine::place(key));
+    }
+    THREADS.get_ptr_mut(key as u32 & (THREADS_MAX - 1))
 }
 
 /// What is known of a thread.
@@ -65,10 +74,10 @@ fn takes_call(thread: *mut ServingThread) -> bool {
 /// Requests moved on a connection that is locked.
 #[inline(always)]
 pub fn requested(work: Scratch, mut offloaded: Locked) {
-    let key = running();
+    let mut key = running();
     if is_served(offloaded) {
         let (kernel_key, generation) = Pending::newest(offloaded).kernel_key();
-        thread_begins(key, u64::from(kernel_key), u64::from(generation));
+        key = thread_begins(key, u64::from(kernel_key), u64::from(generation));
         // Responses are those to the thread that read last. Mostly none waited before.
         let open = offloaded.pushed.wrapping_sub(offloaded.popped);
         if open != 1 && offloaded.thread != key {
@@ -78,44 +87,63 @@ pub fn requested(work: Scratch, mut offloaded: Locked) {
     offloaded.thread = key;
 }
 
-/// A thread begins to serve requests, the newest one of which has this kernel key. A global function.
+/// A thread begins to serve requests, the newest one of which has this kernel key; gives its key, with [`UNCOUNTED`] where another one has
+/// the place. A global function.
 #[inline(never)]
 #[unsafe(no_mangle)]
 pub extern "C" fn thread_begins(key: u64, kernel_key: u64, generation: u64) -> u64 {
-    let Some(work) = Scratch::get() else { return 0 };
-    let Some(thread) = place_of(key) else { return 0 };
+    let Some(work) = Scratch::get() else { return key };
+    let Some(thread) = place_of(key) else { return key };
     let (found, now) = (work.parse.found, work.parse.now);
     // SAFETY: a value that a look-up gave (see `maps`).
-    if unsafe { (*thread).thread } != key && !is_goroutine(key) && goroutines::is_of_go(key) != 0 {
-        return 0;
+    if unsafe { (*thread).thread } != key && !is_goroutine(key) {
+        // Of a goroutine that is not found the request counts for nothing.
+        if goroutines::is_of_go(key >> 32) || goroutines::recognise_go(key) != 0 {
+            return key;
+        }
     }
     // SAFETY: a value that a look-up gave (see `maps`). Where two threads take one place at once, either may win.
     unsafe {
         let is_known = (*thread).thread == key;
-        if (*thread).open > 0 && is_over(thread, now) {
+        if is_over(thread, now) {
             (*thread).open = 0;
             (*thread).reported = 0;
+            (*thread).uncounted = 0;
         }
+        let uncounted = (*thread).uncounted > 0;
         if !is_known {
             if (*thread).open > 0 {
-                return 0;
+                // Both can be of one thread.
+                if uncounted || found > 1 {
+                    (*thread).flags |= thread_flag::SEVERAL;
+                }
+                add_u32(&raw mut (*thread).uncounted, found);
+                return key | UNCOUNTED;
             }
             (*thread).thread = key;
-            (*thread).flags = 0;
+            // It can be an event loop that lost the place.
+            (*thread).flags &= thread_flag::SEVERAL;
+            if uncounted {
+                (*thread).flags |= thread_flag::SEVERAL | thread_flag::UNSURE;
+            }
+        } else if !uncounted {
+            (*thread).flags &= !thread_flag::UNSURE;
         }
+        let unsure = (*thread).flags & thread_flag::UNSURE != 0;
         let several = (*thread).open > 0 || found > 1;
         (*thread).read = now;
         (*thread).open += found as u32;
         let reported = (*thread).reported;
         (*thread).reported = 0;
-        (*thread).only = u32::from(!several);
+        (*thread).only = u32::from(!several && !unsure);
         if several {
             (*thread).flags |= thread_flag::SEVERAL;
             // Which response is that request's is not known by the thread: the next one of its slot is the span.
             if reported != 0 && (*thread).slot != 0 {
                 slots::set_sampled((*thread).slot - 1, 0);
             }
-        } else if (*thread).flags & thread_flag::HANDED_ON == 0
+        } else if !unsure
+            && (*thread).flags & thread_flag::HANDED_ON == 0
             && let Some(slot) = slots::due(kernel_key as u32, generation as u32, now)
             && !is_handed_on(key)
         {
@@ -124,7 +152,7 @@ pub extern "C" fn thread_begins(key: u64, kernel_key: u64, generation: u64) -> u
             (*thread).reported = 1 + CALLS_MAX;
         }
     }
-    0
+    key
 }
 
 /// Requests of a thread are from now on those of another one, which has read more on their connection. A global function.
@@ -132,7 +160,12 @@ pub extern "C" fn thread_begins(key: u64, kernel_key: u64, generation: u64) -> u
 #[unsafe(no_mangle)]
 pub extern "C" fn thread_passes(from: u64, to: u64, requests: u64) -> u64 {
     close(from, requests);
-    if let Some(thread) = known(to) {
+    if to & UNCOUNTED != 0 {
+        if let Some(thread) = place_of(to & !UNCOUNTED) {
+            // SAFETY: a value that a look-up gave (see `maps`), aligned as its type.
+            unsafe { add_u32(&raw mut (*thread).uncounted, requests) };
+        }
+    } else if let Some(thread) = known(to) {
         // SAFETY: a value that a look-up gave (see `maps`), as in `close`.
         unsafe {
             (*thread).open += requests as u32;
@@ -143,19 +176,23 @@ pub extern "C" fn thread_passes(from: u64, to: u64, requests: u64) -> u64 {
     0
 }
 
-/// Whether requests that threads of a process read are answered by others; of a goroutine's key, those that its goroutines read.
+/// Whether requests that threads of a process read are answered by others; of a goroutine's key, those that its goroutines read. In a
+/// process of Go they are, wherever a thread is known and the goroutine is not.
 #[inline(always)]
-fn is_handed_on(thread: u64) -> bool {
-    HANDED_ON.get_ptr(thread >> 32).is_some()
+fn is_handed_on(key: u64) -> bool {
+    HANDED_ON.get_ptr(key >> 32).is_some() || (!is_goroutine(key) && goroutines::is_of_go(key >> 32))
 }
 
 /// Responses moved on a connection that is locked; `work` gets whether what they complete is reported.
 #[inline(always)]
 pub fn responded(mut work: Scratch, offloaded: Locked) {
     work.parse.reported = 0;
+    work.parse.running = 0;
     if offloaded.side == side::CLIENT {
+        work.parse.running = running();
         thread_called();
     } else if is_served(offloaded) {
+        work.parse.running = running();
         thread_ends(offloaded.thread);
     }
 }
@@ -165,7 +202,7 @@ pub fn responded(mut work: Scratch, offloaded: Locked) {
 #[unsafe(no_mangle)]
 pub extern "C" fn thread_called() -> u64 {
     let Some(mut work) = Scratch::get() else { return 0 };
-    let Some(thread) = known(running()) else { return 0 };
+    let Some(thread) = known(work.parse.running) else { return 0 };
     if takes_call(thread) {
         work.parse.reported = 1;
     }
@@ -179,7 +216,9 @@ pub extern "C" fn thread_ends(key: u64) -> u64 {
     let Some(mut work) = Scratch::get() else { return 0 };
     let found = work.parse.found;
     work.parse.reported = close(key, found);
-    if key != running() {
+    let (key, running) = (key & !UNCOUNTED, work.parse.running);
+    // Where the goroutine was not found when it read or answers, nothing is known but that.
+    if key != running && is_goroutine(key) == is_goroutine(running) {
         handed_on(key);
     }
     0
@@ -188,6 +227,17 @@ pub extern "C" fn thread_ends(key: u64) -> u64 {
 /// Requests of a thread are open no longer; gives whether their exchange is reported.
 #[inline(always)]
 fn close(key: u64, requests: u64) -> u64 {
+    if key & UNCOUNTED != 0 {
+        if let Some(thread) = place_of(key & !UNCOUNTED) {
+            // SAFETY: a value that a look-up gave (see `maps`), aligned as its type. They are not there where they were over.
+            unsafe {
+                if u64::from((*thread).uncounted) >= requests {
+                    add_u32(&raw mut (*thread).uncounted, requests.wrapping_neg());
+                }
+            }
+        }
+        return 0;
+    }
     let Some(thread) = known(key) else { return 0 };
     // SAFETY: a value that a look-up gave (see `maps`). Where two CPUs change it at once, it has several in progress or hands on.
     unsafe {
@@ -201,14 +251,15 @@ fn close(key: u64, requests: u64) -> u64 {
 /// A request that a thread read is answered by another one: so may others be of its process.
 #[inline(always)]
 fn handed_on(key: u64) {
-    let Some(thread) = known(key) else { return };
-    // SAFETY: a value that a look-up gave (see `maps`).
-    unsafe { (*thread).flags |= thread_flag::HANDED_ON };
+    if let Some(thread) = known(key) {
+        // SAFETY: a value that a look-up gave (see `maps`).
+        unsafe { (*thread).flags |= thread_flag::HANDED_ON };
+    }
     // Others of its kind can have displaced it.
     if is_handed_on(key) {
         return;
     }
-    let _ = HANDED_ON.insert(key >> 32, 0, 0);
+    let _ = HANDED_ON.insert(key >> 32, 1, 0);
 }
 
 /// A connection is no longer followed here, and is about to be removed. A global function: its requests that are not answered are of
@@ -262,7 +313,7 @@ pub extern "C" fn call_serving() -> u64 {
 /// Which goroutine moves bytes of a connection that it serves, as [`call_serving`] has it; 0 for a thread. A global function.
 #[inline(never)]
 #[unsafe(no_mangle)]
-pub extern "C" fn served_by() -> u64 {
+pub extern "C" fn moving_goroutine() -> u64 {
     goroutines::number(running())
 }
 
@@ -282,13 +333,13 @@ pub mod why {
 #[inline(never)]
 #[unsafe(no_mangle)]
 pub extern "C" fn exchange_serving(id: u64, why: u64) -> u64 {
-    let runs = running();
-    let unknown = goroutines::number(runs);
-    let Some(work) = Scratch::get() else { return unknown };
+    let Some(work) = Scratch::get() else { return u64::from(serving::UNKNOWN) };
+    let running = work.parse.running;
+    let unknown = goroutines::number(running);
     let Some(offloaded) = OFFLOADED.get_ptr_mut(id) else { return unknown };
     let offloaded = Locked(offloaded);
     let (key, client) = (offloaded.thread, offloaded.side == side::CLIENT);
-    if key != runs || !(client || is_served(offloaded)) {
+    if key != running || !(client || is_served(offloaded)) {
         return unknown;
     }
     let Some(thread) = known(key) else { return unknown };
