@@ -49,6 +49,9 @@ pub const THREADS_MAX: u32 = 4096;
 /// Most processes of Go that are known at a time.
 pub const GO_PROCESSES_MAX: u32 = 512;
 
+/// Numbers of processes of Go are marked modulo this.
+pub const GO_MARKS_MAX: u32 = 4096;
+
 /// Goroutines, by the state that Go keeps of each (`runtime.g` in `src/runtime/runtime2.go`).
 pub mod goroutine {
     /// In a key's number of the process: it is a goroutine's, not a thread's.
@@ -145,7 +148,7 @@ mod tests {
     #[test]
     fn goroutines_of_a_process_have_one_key_each() {
         let process = MARK | (7 << 32);
-        assert_eq!(key(7, HEAP + 448), process | 14);
+        assert_eq!(key(7, HEAP + 448), process | 0xe);
         let last = HEAP + (128 << 30) - 32;
         assert_eq!(key(7, last), process | 0xffff_ffff);
         assert_eq!((region(HEAP), region(last)), (6, 6));

@@ -120,7 +120,7 @@ impl Tracked {
     }
 }
 
-/// The goroutine of a number of [`serving`], if it is one.
+/// The goroutine of a number of [`mod@serving`], if it is one.
 pub(super) fn goroutine(number: u8, goroutine: u32) -> Option<u32> {
     (number & serving::GOROUTINE != 0).then_some(goroutine)
 }

@@ -32,7 +32,7 @@ impl Default for Threads {
 #[derive(Debug)]
 struct Process {
     /// When each one moved something last, and when any did, nanoseconds.
-    last_ns: HashMap<Worker, u64>,
+    workers: HashMap<Worker, u64>,
     newest_ns: u64,
     /// Until when it is not known which ones there are, nanoseconds.
     unknown_until_ns: u64,
@@ -41,22 +41,22 @@ struct Process {
 impl Process {
     fn served(&mut self, worker: Worker, now_ns: u64) {
         self.newest_ns = self.newest_ns.max(now_ns);
-        if let Some(last) = self.last_ns.get_mut(&worker) {
+        if let Some(last) = self.workers.get_mut(&worker) {
             *last = now_ns;
             return;
         }
-        if self.last_ns.len() >= WORKERS_MAX {
-            self.last_ns.retain(|_, last| now_ns.saturating_sub(*last) < KNOWN_NS);
+        if self.workers.len() >= WORKERS_MAX {
+            self.workers.retain(|_, last| now_ns.saturating_sub(*last) < KNOWN_NS);
         }
-        if self.last_ns.len() >= WORKERS_MAX {
-            self.last_ns.clear();
+        if self.workers.len() >= WORKERS_MAX {
+            self.workers.clear();
             self.unknown_until_ns = now_ns.saturating_add(KNOWN_NS);
         }
-        self.last_ns.insert(worker, now_ns);
+        self.workers.insert(worker, now_ns);
     }
 
     fn may_have_served(&self, worker: Worker, now_ns: u64) -> bool {
-        let last = self.last_ns.get(&worker);
+        let last = self.workers.get(&worker);
         last.is_some_and(|last| now_ns.saturating_sub(*last) < KNOWN_NS) || now_ns < self.unknown_until_ns
     }
 }
@@ -76,7 +76,7 @@ impl Threads {
         self.processes
             .entry(process)
             .or_insert_with(|| Process {
-                last_ns: HashMap::new(),
+                workers: HashMap::new(),
                 newest_ns: now_ns,
                 // Some can have been left out before.
                 unknown_until_ns: self.unknown_until_ns,
@@ -151,7 +151,7 @@ mod tests {
             threads.served((7, Worker::Goroutine(number)), 1_000);
         }
         threads.served((6, Worker::Thread(6)), 1_000);
-        assert!(threads.processes[&7].last_ns.len() <= WORKERS_MAX);
+        assert!(threads.processes[&7].workers.len() <= WORKERS_MAX);
         assert_eq!(threads.details(&completed(5_000, 2_000, side::SERVER)).serving, Serving::Unknown);
         assert_eq!(threads.details(&completed(5_000, 1_000 + KNOWN_NS, side::SERVER)).serving, ALONE);
         for (tgid, tid, serving) in [(6, 6, Serving::Unknown), (6, 5_000, ALONE), (5, 5_000, ALONE)] {

@@ -350,7 +350,7 @@ fn a_thread_that_gets_its_place_back_serves_an_unknown_number_until_the_others_a
     for goes in [None, Some(0)] {
         let mut served = if goes.is_some() { of_go() } else { Served::recurring() };
         let key = if goes.is_some() { key(0) } else { TASK };
-        let kind = |goes| calls(goes) as u8 & !serving::GOROUTINE;
+        let kind = |goes| u8::try_from(calls(goes) & 0xff).expect("a byte") & !serving::GOROUTINE;
         displace(key, served.now, 0, 1, 0);
         make_due(served.now);
         let due = slot().sampled;

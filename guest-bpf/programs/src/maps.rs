@@ -26,7 +26,7 @@ use porthole_bpf_types::{
     record::{Cgroup, Chunk, Counters, HEAD_MAX, Open, SOCKADDR_LEN, Settings},
     redis::RedisCommand,
     sql::SqlHash,
-    thread::{GO_PROCESSES_MAX, PROCESSES_MAX, ServingThread, THREADS_MAX},
+    thread::{GO_MARKS_MAX, GO_PROCESSES_MAX, PROCESSES_MAX, ServingThread, THREADS_MAX},
 };
 use porthole_framing::Walk;
 
@@ -400,6 +400,10 @@ pub static HANDED_ON: LruHashMap<u64, u8> = LruHashMap::with_max_entries(PROCESS
 /// Processes of Go: [`porthole_bpf_types::thread::goroutine::region`] of their goroutines' states.
 #[map]
 pub static GO_PROCESSES: LruHashMap<u64, u64> = LruHashMap::with_max_entries(GO_PROCESSES_MAX, 0);
+
+/// Not zero: a process of Go has had such a number modulo [`GO_MARKS_MAX`]. All others need no look-up in a hash table.
+#[map]
+pub static GO_MARKS: Array<u32> = Array::with_max_entries(GO_MARKS_MAX, 0);
 
 /// What went wrong, by CPU.
 #[map]

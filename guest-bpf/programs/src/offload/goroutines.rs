@@ -16,15 +16,18 @@
 //! the next one at this address has several requests as soon as it reads one, and if another goroutine answers it, no goroutine of the
 //! process counts.
 
+use core::ptr::{read_volatile, write_volatile};
+
 use aya_ebpf::{bindings::BPF_NOEXIST, helpers::bpf_get_current_pid_tgid};
 use porthole_bpf_types::thread::{
+    GO_MARKS_MAX,
     goroutine::{self, MARK, State},
     serving,
 };
 
 use crate::{
     kernel,
-    maps::{GO_PROCESSES, HANDED_ON},
+    maps::{GO_MARKS, GO_PROCESSES, HANDED_ON},
     registers::Registers,
     user_memory::read_user,
 };
@@ -41,10 +44,20 @@ pub fn number(key: u64) -> u64 {
     if is_goroutine(key) { (key << 32) | u64::from(serving::GOROUTINE) } else { 0 }
 }
 
+#[inline(always)]
+fn mark_of(process: u64) -> Option<*mut u32> {
+    GO_MARKS.get_ptr_mut(process as u32 & (GO_MARKS_MAX - 1))
+}
+
 /// Key of what runs: of the goroutine in a process of Go, else of the thread.
 #[inline(always)]
 pub fn running() -> u64 {
     let thread = bpf_get_current_pid_tgid();
+    let Some(mark) = mark_of(thread >> 32) else { return thread };
+    // SAFETY: a value that a look-up gave (see `maps`).
+    if unsafe { read_volatile(mark) } == 0 {
+        return thread;
+    }
     let Some(region) = GO_PROCESSES.get_ptr(thread >> 32) else { return thread };
     // SAFETY: a value that a look-up gave (see `maps`).
     running_goroutine(thread, unsafe { *region })
@@ -83,6 +96,10 @@ pub extern "C" fn recognise_go(thread: u64) -> u64 {
     }
     // Another thread may have come first, and goroutines have their keys by its region.
     let _ = GO_PROCESSES.insert(thread >> 32, goroutine::region(address), u64::from(BPF_NOEXIST));
+    if let Some(mark) = mark_of(thread >> 32) {
+        // SAFETY: a value that a look-up gave (see `maps`).
+        unsafe { write_volatile(mark, 1) };
+    }
     1
 }
 

@@ -74,8 +74,12 @@ fn takes_call(thread: *mut ServingThread) -> bool {
 /// Requests moved on a connection that is locked.
 #[inline(always)]
 pub fn requested(work: Scratch, mut offloaded: Locked) {
+    let is_served = is_served(offloaded);
+    if !is_served && offloaded.side != side::CLIENT {
+        return;
+    }
     let mut key = running();
-    if is_served(offloaded) {
+    if is_served {
         let (kernel_key, generation) = Pending::newest(offloaded).kernel_key();
         key = thread_begins(key, u64::from(kernel_key), u64::from(generation));
         // Responses are those to the thread that read last. Mostly none waited before.
