@@ -39,7 +39,7 @@ mod user_memory;
 mod verifier;
 mod window;
 
-use aya_ebpf::{macros::raw_tracepoint, programs::RawTracePointContext};
+use aya_ebpf::{helpers::bpf_get_current_pid_tgid, macros::raw_tracepoint, programs::RawTracePointContext};
 
 /// Every system call's end, where [`calls`] cannot be used. The arguments are still in the registers with which it was
 /// called.
@@ -65,7 +65,10 @@ pub fn inet_sock_set_state(ctx: RawTracePointContext) -> i32 {
 /// A thread exits.
 #[raw_tracepoint(tracepoint = "sched_process_exit")]
 pub fn sched_process_exit(_ctx: RawTracePointContext) -> i32 {
-    process::exited();
+    if process::is_last_thread() {
+        offload::process_ended(bpf_get_current_pid_tgid() >> 32);
+        process::exited();
+    }
     0
 }
 

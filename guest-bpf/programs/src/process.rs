@@ -14,7 +14,7 @@ use porthole_bpf_types::record::{CGROUP_DEPTH_MAX, CGROUP_NAME_MAX, Exit, kind};
 use crate::{
     kernel::{current, load, read},
     maps::{CGROUP, CGROUPS, MEMORY, memory, offset},
-    offload, ring,
+    ring,
 };
 
 /// Index of the system call's program in [`CGROUP`].
@@ -25,22 +25,19 @@ pub const BY_EXIT: u32 = 1;
 /// Least time between two wake-ups of the agent for processes that are not a container's first, in nanoseconds.
 const WAKE_INTERVAL_NS: u64 = 20_000_000;
 
-/// A thread exits: sends a record when it was its process's last.
+/// Whether no other thread of the running one's process is left.
+#[inline(always)]
+pub fn is_last_thread() -> bool {
+    // SAFETY: typed pointers, checked against null; the verifier makes loads from them safe.
+    unsafe {
+        let signal: *const u8 = load(current().cast(), offset!(task_signal));
+        !signal.is_null() && load::<i32>(signal, offset!(signal_live)) <= 0
+    }
+}
+
+/// The last thread of a process exits: sends a record.
 #[inline(always)]
 pub fn exited() {
-    let task = current();
-    // SAFETY: typed pointers, checked against null; the verifier makes loads from them safe.
-    let live: i32 = unsafe {
-        let signal: *const u8 = load(task.cast(), offset!(task_signal));
-        if signal.is_null() {
-            return;
-        }
-        load(signal, offset!(signal_live))
-    };
-    if live > 0 {
-        return;
-    }
-    offload::process_ended(bpf_get_current_pid_tgid() >> 32);
     let init = is_namespace_init();
     // SAFETY: a helper without preconditions.
     let cgroup = unsafe { bpf_get_current_cgroup_id() };

@@ -13,7 +13,7 @@ use std::{
 };
 
 use super::{
-    Certainty, contexts,
+    Certainty,
     interval::{self, Interval},
 };
 use crate::{accumulate::series::OTHER, protocol::Side, spans::Kept};
@@ -98,7 +98,7 @@ pub(super) fn pairs(spans: &[Arc<Kept>]) -> HashMap<(usize, usize), Pair> {
         for call in of_connection(spans, &clients, servers).unwrap_or_default() {
             let pair = pairs.entry((sandbox(&spans[call.client]), sandbox(&spans[call.server]))).or_default();
             let at = at_host(&spans[call.client]).low;
-            let same_ids = contexts::agree(&spans[call.client], &spans[call.server]) == Some(true);
+            let same_ids = ids_agree(&spans[call.client], &spans[call.server]) == Some(true);
             pair.candidates.push(Candidate { call, connection, at, same_ids, ruled_out: false });
         }
     }
@@ -143,7 +143,7 @@ fn of_connection(spans: &[Arc<Kept>], clients: &[usize], mut servers: Vec<usize>
                 return None;
             }
             let Some(shift) = fit(kept, &spans[server]) else { continue };
-            if contexts::agree(kept, &spans[server]) == Some(false) {
+            if ids_agree(kept, &spans[server]) == Some(false) {
                 continue;
             }
             if calls.len() == most {
@@ -153,6 +153,17 @@ fn of_connection(spans: &[Arc<Kept>], clients: &[usize], mut servers: Vec<usize>
         }
     }
     Some(calls)
+}
+
+/// Whether the requests of two spans of one connection carry the same ids. None where that is not known: an agent does not find the
+/// context of every request.
+fn ids_agree(client: &Kept, server: &Kept) -> Option<bool> {
+    let [client, server] = [client, server].map(|kept| kept.span.lineage.context);
+    let (client, server) = (client?, server?);
+    if client.trace != server.trace || client.parent != server.parent {
+        return Some(false);
+    }
+    client.parent.map(|_| true)
 }
 
 /// By which difference of their clocks two spans can be one call, if they can.

@@ -21,17 +21,6 @@ use crate::{
     spans::{Context, Kept},
 };
 
-/// Whether the requests of two spans of one connection carry the same ids. None where that is not known: an agent does not find the
-/// context of every request.
-pub(super) fn agree(client: &Kept, server: &Kept) -> Option<bool> {
-    let [client, server] = [client, server].map(|kept| kept.span.lineage.context);
-    let (client, server) = (client?, server?);
-    if client.trace != server.trace || client.parent != server.parent {
-        return Some(false);
-    }
-    client.parent.map(|_| true)
-}
-
 /// Finds calls among the spans that are of none yet.
 pub(super) fn join(spans: &[Arc<Kept>], joined: &[Call]) -> Vec<Call> {
     let joined: HashSet<usize> = joined.iter().flat_map(|call| [call.client, call.server]).collect();
