@@ -152,7 +152,7 @@ impl Conversation {
         self.successor.take_if(|successor| !begins && successor.has(segment))
     }
 
-    /// When it ended, if a reset says so and nothing has followed, nanoseconds.
+    /// When it ended, where a reset ended it and nothing has followed, nanoseconds.
     pub fn reset_ns(&self) -> Option<u64> {
         self.doubtful_reset_ns
     }

@@ -1,7 +1,7 @@
 //! A connection that may have begun between the ends of another that is open.
 //!
 //! A SYN proves nothing: an end that has a connection answers it with an acknowledgement, and the connection goes on
-//! (RFC 5961 section 4). Nor does a SYN-ACK that nobody waits for. What may begin a connection is kept until the other end
+//! (RFC 5961 section 4). Nor does a SYN-ACK that no SYN waits for. What may begin a connection is kept until the other end
 //! has agreed to its numbers; where only one end's packets are captured, until more bytes follow that have them.
 
 use crate::{
