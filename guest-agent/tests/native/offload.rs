@@ -565,8 +565,8 @@ fn a_first_byte_that_is_read_ahead_as_go_does_is_no_reason_to_copy() -> Outcome 
     let all = REQUESTS as u64;
     assert_eq!(agent.counts("/read-ahead"), (all + 10, all + 10));
     let copied = agent.counters.bytes_copied - before;
-    // The sentinel's own connection, and a few bytes for each request.
-    assert!(copied < 2 * all, "{copied} bytes were copied");
+    // The sentinels' own connections, and a few bytes for each request: less than a request has.
+    assert!(copied < 10 * all, "{copied} bytes were copied");
     // Where the rest is not found behind it, user space goes on, from the byte that is known.
     read_ahead(&listener, REQUESTS, false, "/read-apart");
     assert_eq!(agent.counts("/read-apart"), (all, all));
