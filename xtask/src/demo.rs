@@ -158,7 +158,7 @@ fn show_trace(environment: &Environment, orders: &Orders) {
     };
     match shown() {
         Ok(Some(tree)) => {
-            println!("\nA request for an order, in the sandboxes that it went through:\n{}", tree.trim_end());
+            println!("\nA request to orders, in the sandboxes that it went through:\n{}", tree.trim_end());
         }
         Ok(None) => {}
         Err(error) => report::note(&format!("no trace is shown: {error:#}")),

@@ -161,7 +161,7 @@ impl Orders {
 
     /// The id of the trace with most spans that went through `orders`, if there is one.
     pub fn largest_trace(&self) -> Result<Option<String>> {
-        let query = format!("tenant={NAMESPACE}&service_name={}&spans_min=2", ORDERS.name);
+        let query = format!("tenant={NAMESPACE}&service_name={}&side=server&spans_min=2", ORDERS.name);
         let traces = self.0.environment.exporter()?.traces(&query)?;
         let largest = traces.iter().max_by_key(|trace| trace["spans"].as_u64());
         Ok(largest.and_then(|trace| trace["trace_id"].as_str()).map(str::to_owned))
