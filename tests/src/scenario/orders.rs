@@ -159,7 +159,7 @@ impl Orders {
         Table::settle(NAMESPACE, LINES.to_vec(), prometheus)
     }
 
-    /// The id of the trace with most spans that went through `orders`, if there is one.
+    /// The id of the trace with most spans in which `orders` served a request, if there is one.
     pub fn largest_trace(&self) -> Result<Option<String>> {
         let query = format!("tenant={NAMESPACE}&service_name={}&side=server&spans_min=2", ORDERS.name);
         let traces = self.0.environment.exporter()?.traces(&query)?;
