@@ -2,22 +2,21 @@
 
 import http.client
 import http.server
-import json
 import secrets
+
+import service
 
 STOCK = "10.231.0.14"
 
 
-class Catalog(http.server.BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-
+class Catalog(service.Handler):
     def do_GET(self):
         if self.path.startswith("/offers/"):
-            self.answer(self.call_stock(), {})
+            self.answer_json(self.call_stock(), {})
             return
         number = self.path.partition("?")[0].rpartition("/")[2]
         found = self.path.startswith("/items/") and number.isdigit() and int(number) < 1000
-        self.answer(200 if found else 404, {"item": int(number)} if found else {"error": "no such item"})
+        self.answer_json(200 if found else 404, {"item": int(number)} if found else {"error": "no such item"})
 
     def call_stock(self):
         """The status of its response. A trace context is handed on, with a span of its own."""
@@ -31,17 +30,6 @@ class Catalog(http.server.BaseHTTPRequestHandler):
         response.read()
         stock.close()
         return response.status
-
-    def answer(self, status, body):
-        body = json.dumps(body).encode()
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *arguments):
-        pass
 
 
 http.server.ThreadingHTTPServer(("0.0.0.0", 8000), Catalog).serve_forever()

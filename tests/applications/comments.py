@@ -2,11 +2,11 @@
 
 import collections
 import http.server
-import json
 import time
 
 import kafka
 import kafka.client_async
+import service
 
 BROKER = "10.231.0.31:9092"
 TOPIC = "comments"
@@ -65,27 +65,15 @@ def read_newest():
     return read
 
 
-class Comments(http.server.BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-
+class Comments(service.Handler):
     def do_POST(self):
         global published
         producer.send(TOPIC, b"a comment").get(60)
         published += 1
-        self.answer(201, {})
+        self.answer_json(201, {})
 
     def do_GET(self):
-        self.answer(200, answered if self.path == "/sent" else {"comments": read_newest()})
-
-    def answer(self, status, body):
-        body = json.dumps(body).encode()
-        self.send_response(status)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *arguments):
-        pass
+        self.answer_json(200, answered if self.path == "/sent" else {"comments": read_newest()})
 
 
 # One thread: the consumer is one request's at a time.

@@ -8,6 +8,7 @@ import time
 import psycopg2
 import pymysql
 import redis
+import service
 
 NAME_SERVER = "10.231.0.25"
 PAYMENTS = "payments.initech.internal"
@@ -41,9 +42,7 @@ customers_connection.autocommit = True
 customers = customers_connection.cursor()
 
 
-class Orders(http.server.BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-
+class Orders(service.Handler):
     def do_GET(self):
         number = int(self.path.rpartition("/")[2])
         order = cache.get(f"order:{number}")
@@ -59,18 +58,9 @@ class Orders(http.server.BaseHTTPRequestHandler):
         try:
             (*_, address), *_ = socket.getaddrinfo(PAYMENTS, 8080, socket.AF_INET, socket.SOCK_STREAM)
             socket.create_connection(address, timeout=5).close()
-            self.answer(204, b"")
+            self.answer(204)
         except OSError as error:
             self.answer(502, f"{error}\n".encode())
-
-    def answer(self, status, body):
-        self.send_response(status)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *arguments):
-        pass
 
 
 # One thread: the connections are one request's at a time.

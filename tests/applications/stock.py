@@ -3,12 +3,12 @@
 import http.server
 import threading
 
+import service
+
 TOGETHER = threading.Barrier(4, timeout=100)
 
 
-class Stock(http.server.BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-
+class Stock(service.Handler):
     def do_GET(self):
         if self.path.endswith("?together"):
             try:
@@ -17,12 +17,7 @@ class Stock(http.server.BaseHTTPRequestHandler):
                 # Too few came in time. The next four wait for each other again.
                 if TOGETHER.broken:
                     TOGETHER.reset()
-        self.send_response(503)
-        self.send_header("Content-Length", "0")
-        self.end_headers()
-
-    def log_message(self, *arguments):
-        pass
+        self.answer(503)
 
 
 http.server.ThreadingHTTPServer(("0.0.0.0", 8000), Stock).serve_forever()

@@ -13,12 +13,13 @@ const PASSWD: &str = "root:x:0:0:root:/root:/bin/sh\nwww-data:x:33:33:www-data:/
 const GROUP: &str = "root:x:0:\nwww-data:x:33:\nnogroup:x:65534:\n";
 
 /// Text files with their mode.
-const FILES: [(&str, u32, &str); 14] = [
+const FILES: [(&str, u32, &str); 15] = [
     ("etc/passwd", 0o644, PASSWD),
     ("etc/group", 0o644, GROUP),
     ("etc/nsswitch.conf", 0o644, "passwd: files\ngroup: files\nhosts: files dns\n"),
     ("srv/shop.conf", 0o644, include_str!("../../applications/shop.conf")),
     ("srv/blog.conf", 0o644, include_str!("../../applications/blog.conf")),
+    ("srv/service.py", 0o644, include_str!("../../applications/service.py")),
     ("srv/catalog.py", 0o644, include_str!("../../applications/catalog.py")),
     ("srv/stock.py", 0o644, include_str!("../../applications/stock.py")),
     ("srv/five.py", 0o644, include_str!("../../applications/five.py")),
