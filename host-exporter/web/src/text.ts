@@ -187,7 +187,7 @@ const en = {
   byGoroutineMeans: "As by a thread, of a program in Go: the goroutine that served this request alone made the call. None was wrong where that was measured.",
   byTaskMeans:
     "Likely. An event loop had this request alone, from when it was read until it was answered. What it called by a timer meanwhile is shown as a call of this request, too.",
-  byContextMeans: "As the programs say. Both requests carry the same trace context, and no other call has it.",
+  byContextMeans: "As the programs say. Both requests carry the same trace context, and the call fits no other request that has it.",
   traceNote: "What is ambiguous is not joined, and calls that were not sampled are missing. Times are by the host's clock; the clock error is how far a call can be from its place.",
   tracesLeftOut: "further traces are not listed",
   backToTraces: "List of traces",
@@ -460,7 +460,7 @@ const zh: Record<Key, string> = {
   byThreadMeans: "一个线程同时只处理一个请求时为确定：该线程在处理此请求期间发起了调用。实测中没有错误的关联。",
   byGoroutineMeans: "与线程相同，适用于 Go 程序：单独处理此请求的协程（goroutine）发起了调用。实测中没有错误的关联。",
   byTaskMeans: "很可能。事件循环从读取到应答期间只有这一个请求。其间由定时器发起的调用也会显示为此请求的调用。",
-  byContextMeans: "以程序所述为准。两个请求带有相同的追踪上下文，且没有其他调用带有它。",
+  byContextMeans: "以程序所述为准。两个请求带有相同的追踪上下文，且该调用与其他带有它的请求都不相符。",
   traceNote: "有歧义的不关联，未被采样的调用不在其中。时间以主机时钟为准；时钟误差表示调用可能偏离其位置的程度。",
   tracesLeftOut: "条链路未列出",
   backToTraces: "链路列表",
