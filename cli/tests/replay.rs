@@ -86,6 +86,12 @@ fn real_captures_give_what_was_sent() {
     }
 }
 
+/// Two pairs of hosts with the same addresses, each in a VXLAN of its own, one of which was captured inside and outside.
+#[test]
+fn a_real_capture_of_tunnels_gives_what_was_sent_once() {
+    assert_eq!(lines(&report(&file("vxlan.pcap"))), expected("vxlan"));
+}
+
 #[test]
 fn the_summary_adds_up() {
     let report = report(&file("http1.pcap"));

@@ -5,6 +5,7 @@ use porthole_l7::{Exchange, ParserContext, ScopeId};
 use porthole_packet::{
     Limits,
     flows::{Captured, Ends, FlowTable, Observer, Vantage},
+    network::Network,
 };
 
 use crate::{
@@ -143,6 +144,7 @@ impl PacketFlows {
             length: packet.length as usize,
             time_ns: packet.timestamp,
             vantage: if sent { Vantage::Sender } else { Vantage::Receiver },
+            network: Network::default(),
         };
         let (table, mut recording) = self.recording(Some(packet), recorder);
         table.packet(&captured, &mut recording);

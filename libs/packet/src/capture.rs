@@ -22,6 +22,21 @@ const INTERFACES_MAX: usize = 4096;
 
 const NANOS: u64 = 1_000_000_000;
 
+/// Bytes from which a capture file is recognised.
+pub const HEAD_BYTES: usize = 12;
+
+/// Whether a file begins like a capture: pcap in either byte order and resolution, or pcapng with the mark of its byte
+/// order.
+pub fn is_capture(head: &[u8]) -> bool {
+    let word =
+        |at: usize| head.get(at..at + 4).and_then(|bytes| Some(u32::from_be_bytes(bytes.try_into().ok()?)));
+    match word(0) {
+        Some(0xa1b2_c3d4 | 0xd4c3_b2a1 | 0xa1b2_3c4d | 0x4d3c_b2a1) => true,
+        Some(0x0a0d_0d0a) => matches!(word(8), Some(0x1a2b_3c4d | 0x4d3c_2b1a)),
+        _ => false,
+    }
+}
+
 /// A file that cannot be read, or not further.
 #[derive(Debug, thiserror::Error)]
 pub enum CaptureError {
@@ -196,5 +211,30 @@ impl Interface {
         let nanos = i128::try_from(nanos).unwrap_or(i128::MAX);
         let nanos = nanos.saturating_add(i128::from(self.offset) * i128::from(NANOS));
         u64::try_from(nanos.max(0)).unwrap_or(u64::MAX)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_capture_is_recognised_by_what_the_reader_reads() {
+        let ng = |mark: [u8; 4]| [&[0x0a, 0x0d, 0x0d, 0x0a, 28, 0, 0, 0][..], &mark].concat();
+        let pcap = |magic: u32| [magic.to_be_bytes().to_vec(), magic.to_le_bytes().to_vec()];
+        let heads = [
+            pcap(0xa1b2_c3d4),
+            pcap(0xa1b2_3c4d),
+            [ng([0x4d, 0x3c, 0x2b, 0x1a]), ng([0x1a, 0x2b, 0x3c, 0x4d])],
+        ];
+        for head in heads.concat() {
+            assert!(is_capture(&head), "{head:x?}");
+            let shorter = if head.len() == HEAD_BYTES { HEAD_BYTES - 1 } else { 3 };
+            assert!(!is_capture(&head[..shorter]), "{head:x?}");
+        }
+        for other in [&b"\n\r\r\nsome text of others"[..], b"#fields\tts\tuid", b""] {
+            assert!(!is_capture(other), "{other:?}");
+            assert!(Capture::open(std::io::Cursor::new(other.to_vec())).is_err());
+        }
     }
 }

@@ -137,6 +137,21 @@ impl Conversation {
         if own.is_near(segment.sequence) { Belongs::Here } else { Belongs::ToOlder }
     }
 
+    /// Whether a segment that was captured elsewhere has the numbers of this connection: of both directions nearby, or of
+    /// the only one that is known exactly.
+    pub fn has_numbers_of(&self, segment: &Segment<'_>) -> bool {
+        let (own, other) = (&self.directions[segment.from], &self.directions[1 - segment.from]);
+        if segment.syn && own.begins_elsewhere(segment.sequence) {
+            return false;
+        }
+        match (own.is_new(), segment.acknowledged.filter(|_| !other.is_new())) {
+            (false, Some(acknowledged)) => own.is_near(segment.sequence) && other.is_near(acknowledged),
+            (false, None) => own.covers(segment.sequence),
+            (true, Some(acknowledged)) => other.covers(acknowledged),
+            (true, None) => false,
+        }
+    }
+
     /// Keeps a segment of a connection that is not proved.
     pub fn keep_unproved(&mut self, segment: &Segment<'_>) {
         match &mut self.successor {

@@ -28,14 +28,22 @@ struct Recent {
 }
 
 impl Datagrams {
+    /// Whether a datagram of another network is one of these: one that was taken before, or the first of its direction.
+    pub fn has_place_for(&self, from: usize, bytes: &[u8], length: u64, time_ns: u64) -> bool {
+        let is_first = self.positions[from] == 0 && self.positions[1 - from] > 0;
+        is_first || self.has(hash(from, bytes, length), time_ns)
+    }
+
+    fn has(&self, hash: u64, time_ns: u64) -> bool {
+        self.recent
+            .iter()
+            .any(|recent| recent.hash == hash && recent.time_ns.abs_diff(time_ns) <= REPEATED_NS_MAX)
+    }
+
     /// Takes a datagram of that direction; gives its position, or none when it is one that was taken before.
     pub fn take(&mut self, from: usize, bytes: &[u8], length: u64, time_ns: u64) -> Option<u64> {
-        let mut hasher = DefaultHasher::new();
-        (from, bytes, length).hash(&mut hasher);
-        let hash = hasher.finish();
-        let is_same =
-            |recent: &Recent| recent.hash == hash && recent.time_ns.abs_diff(time_ns) <= REPEATED_NS_MAX;
-        if self.recent.iter().any(is_same) {
+        let hash = hash(from, bytes, length);
+        if self.has(hash, time_ns) {
             return None;
         }
         if self.recent.len() >= REMEMBERED_MAX {
@@ -46,6 +54,12 @@ impl Datagrams {
         self.positions[from] = position.saturating_add(length);
         Some(position)
     }
+}
+
+fn hash(from: usize, bytes: &[u8], length: u64) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    (from, bytes, length).hash(&mut hasher);
+    hasher.finish()
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! The table of flows: IP packets to the connections of `l7`, and these to exchanges.
 //!
 //! ```text
-//! packet ──► IP, fragments joined ──► flow ──► TCP in order, or datagrams ──► l7 ──► Observer
+//! packet ──► IP, fragments joined, tunnels ──► flow ──► TCP in order, or datagrams ──► l7 ──► Observer
 //! ```
 //!
 //! Packets come from a link, where both directions pass and who opened the connection has to be found out; or from a
@@ -10,21 +10,26 @@
 //!
 //! Flows that are over stay for a while, so that repeated packets are not taken for a new connection.
 
-use std::{borrow::Cow, collections::HashMap};
+use std::collections::HashMap;
 
-use etherparse::{TcpSlice, UdpHeader, UdpHeaderSlice};
 use porthole_l7::{
     Chunk, ClientId, Connection, Direction, Exchange, ParserContext, ScopeId, Timestamp, Verdict,
 };
 
 use crate::{
-    conversation::{Belongs, Conversation, Piece, Segment},
+    conversation::{Conversation, Piece},
     datagrams::Datagrams,
-    ip::{Datagram, Reassembly, Seen, Transport},
-    route::{Key, Route},
+    ip::{Reassembly, Transport},
+    network::Network,
+    route::Key,
 };
 
 pub use crate::route::{Ends, Vantage};
+
+mod networks;
+mod packets;
+
+use networks::FlowNetworks;
 
 /// Bounds of the table.
 #[derive(Clone, Copy, Debug)]
@@ -50,6 +55,8 @@ pub struct Captured<'a> {
     pub time_ns: u64,
     /// Where.
     pub vantage: Vantage,
+    /// The network that its addresses are of, as far as the link has it.
+    pub network: Network,
 }
 
 /// What is done with the flows and their exchanges.
@@ -95,6 +102,8 @@ struct Flow<N> {
     /// Number in the order of appearance.
     number: u64,
     ends: Ends,
+    /// The networks that its packets were captured in besides that of its key.
+    also: Vec<Network>,
     /// None when the flow is over.
     l7: Option<Connection>,
     bytes: Bytes,
@@ -117,6 +126,7 @@ pub struct FlowTable<N> {
     limits: Limits,
     reassembly: Reassembly,
     table: HashMap<Key, Flow<N>>,
+    networks: FlowNetworks,
     /// Those that are not over.
     open: usize,
     tally: Tally,
@@ -130,6 +140,7 @@ impl<N> FlowTable<N> {
             limits,
             reassembly: Reassembly::default(),
             table: HashMap::new(),
+            networks: FlowNetworks::default(),
             open: 0,
             tally: Tally::default(),
         }
@@ -155,147 +166,6 @@ impl<N> FlowTable<N> {
         self.open
     }
 
-    /// Takes a packet; false when it is none of TCP or UDP, or not enough of it.
-    pub fn packet(&mut self, packet: &Captured<'_>, observer: &mut dyn Observer<Note = N>) -> bool {
-        self.tally.packets += 1;
-        let readable = match self.reassembly.packet(packet.bytes) {
-            Seen::Whole(mut datagram) => {
-                // A sender's segments are captured before hardware cuts them into packets: their header's length may be
-                // shorter.
-                if let Cow::Borrowed(payload) = &datagram.payload {
-                    let headers = packet.bytes.len() - payload.len();
-                    datagram.length = datagram.length.max(packet.length.saturating_sub(headers));
-                }
-                match datagram.transport {
-                    Transport::Tcp => self.tcp(packet, &datagram, observer).is_some(),
-                    Transport::Udp => self.udp(packet, &datagram, observer).is_some(),
-                }
-            }
-            Seen::Fragment => true,
-            Seen::Other => false,
-        };
-        self.tally.unreadable += u64::from(!readable);
-        readable
-    }
-
-    /// Takes a TCP segment; none when it is none.
-    fn tcp(
-        &mut self,
-        packet: &Captured<'_>,
-        datagram: &Datagram<'_>,
-        observer: &mut dyn Observer<Note = N>,
-    ) -> Option<()> {
-        let tcp = TcpSlice::from_slice(&datagram.payload).ok()?;
-        let length = u64::try_from(datagram.length.checked_sub(tcp.header_slice().len())?).ok()?;
-        let route = Route::new(packet.vantage, datagram, tcp.source_port(), tcp.destination_port());
-        let key = route.key(Transport::Tcp);
-        let opens = tcp.syn() && !tcp.ack();
-        let segment = |from| Segment {
-            from,
-            // A SYN has a number too, before that of the first byte.
-            sequence: tcp.sequence_number().wrapping_add(u32::from(tcp.syn())),
-            acknowledged: tcp.ack().then(|| tcp.acknowledgment_number()),
-            bytes: tcp.payload(),
-            length,
-            syn: tcp.syn(),
-            fin: tcp.fin(),
-            rst: tcp.rst(),
-            time_ns: packet.time_ns,
-        };
-        let mut successor = None;
-        if let Some(flow) = self.table.get_mut(&key)
-            && let Bytes::Stream(conversation) = &mut flow.bytes
-        {
-            let segment = segment(route.from(flow.ends));
-            let reversed = packet.vantage == Vantage::Link && opens && segment.from == 1;
-            match conversation.belongs(&segment) {
-                Belongs::ToOlder => return Some(()),
-                Belongs::ToUnproved => {
-                    conversation.keep_unproved(&segment);
-                    return Some(());
-                }
-                Belongs::Here if reversed && conversation.is_empty() => {
-                    self.remove(&key, packet.time_ns, observer);
-                }
-                Belongs::Here => {}
-                Belongs::ToNext => {
-                    successor = conversation.take_successor(&segment).map(|next| (next, flow.ends));
-                    self.remove(&key, packet.time_ns, observer);
-                }
-            }
-        }
-        if let Some((next, ends)) = successor {
-            let opener = if next.opener() == 0 { ends.near } else { ends.far };
-            self.insert(key, route.ends(opener), packet.time_ns, observer);
-            let is_turned = self.table.get(&key)?.ends != ends;
-            for kept in next.segments() {
-                self.stream(&key, &Segment { from: kept.from ^ usize::from(is_turned), ..kept }, observer);
-            }
-        }
-        if !self.table.contains_key(&key) {
-            // The rest of a connection that is over.
-            if (length == 0 && !tcp.syn()) || tcp.rst() {
-                return Some(());
-            }
-            let ends = route.ends(if opens { route.source } else { route.client(tcp.syn()) });
-            self.insert(key, ends, packet.time_ns, observer);
-        }
-        let from = route.from(self.table.get(&key)?.ends);
-        self.stream(&key, &segment(from), observer);
-        Some(())
-    }
-
-    /// Gives a connection a segment of its own.
-    fn stream(&mut self, key: &Key, segment: &Segment<'_>, observer: &mut dyn Observer<Note = N>) {
-        let Some(flow) = self.table.get_mut(key) else { return };
-        flow.last_ns = segment.time_ns;
-        let Flow { l7: Some(l7), bytes: Bytes::Stream(conversation), .. } = flow else { return };
-        let (context, mut done) = (&mut self.context, Vec::new());
-        conversation.segment(segment, &mut |piece| {
-            l7.chunk(&chunk(piece), context, &mut |exchange| done.push(exchange));
-        });
-        let is_over = conversation.is_over();
-        self.observe(key, &done, observer);
-        if is_over {
-            self.close(key, segment.time_ns, observer);
-        }
-    }
-
-    /// Takes a UDP datagram; none when it is none.
-    fn udp(
-        &mut self,
-        packet: &Captured<'_>,
-        datagram: &Datagram<'_>,
-        observer: &mut dyn Observer<Note = N>,
-    ) -> Option<()> {
-        let header = UdpHeaderSlice::from_slice(&datagram.payload).ok()?;
-        let route = Route::new(packet.vantage, datagram, header.source_port(), header.destination_port());
-        let bytes = datagram.payload.get(UdpHeader::LEN..)?;
-        let total = u64::try_from(datagram.length.checked_sub(UdpHeader::LEN)?).ok()?;
-        // A group of hosts: no peer, as in `Connection::datagram_of`.
-        if route.destination.ip().is_multicast() {
-            return Some(());
-        }
-        let key = route.key(Transport::Udp);
-        if !self.table.contains_key(&key) {
-            self.insert(key, route.ends(route.source), packet.time_ns, observer);
-        }
-        let flow = self.table.get_mut(&key)?;
-        flow.last_ns = packet.time_ns;
-        let from = route.from(flow.ends);
-        let Flow { l7: Some(l7), bytes: Bytes::Datagrams(datagrams), .. } = flow else { return None };
-        let mut done = Vec::new();
-        let Some(offset) = datagrams.take(from, bytes, total, packet.time_ns) else {
-            self.tally.repeated_bytes += total;
-            return Some(());
-        };
-        let timestamp = Timestamp(packet.time_ns);
-        let chunk = Chunk { direction: direction(from), timestamp, offset, bytes, total };
-        l7.chunk(&chunk, &mut self.context, &mut |exchange| done.push(exchange));
-        self.observe(&key, &done, observer);
-        Some(())
-    }
-
     fn insert(&mut self, key: Key, ends: Ends, now_ns: u64, observer: &mut dyn Observer<Note = N>) {
         if self.table.len() >= self.limits.flows {
             self.make_room(now_ns, observer);
@@ -309,8 +179,9 @@ impl<N> FlowTable<N> {
         self.tally.flows += 1;
         self.open += 1;
         let number = self.tally.flows;
-        self.table
-            .insert(key, Flow { number, ends, l7: Some(l7), bytes, note, last_ns: now_ns, ignored: false });
+        let (also, l7, ignored) = (Vec::new(), Some(l7), false);
+        self.networks.open(key);
+        self.table.insert(key, Flow { number, ends, also, l7, bytes, note, last_ns: now_ns, ignored });
     }
 
     /// Passes on what came of a packet, and learns whether the flow is worth following.
@@ -354,7 +225,9 @@ impl<N> FlowTable<N> {
 
     fn remove(&mut self, key: &Key, now_ns: u64, observer: &mut dyn Observer<Note = N>) {
         self.close(key, now_ns, observer);
-        self.table.remove(key);
+        if let Some(flow) = self.table.remove(key) {
+            self.networks.forget(*key, &flow.also);
+        }
     }
 
     /// Ends what waits only for time to pass, and forgets flows that have been silent too long. Call it every few
@@ -394,6 +267,7 @@ impl<N> FlowTable<N> {
         for key in self.keys() {
             self.remove(&key, now_ns, observer);
         }
+        debug_assert!(self.networks.is_empty(), "what was kept of flows goes with them");
     }
 
     /// In the order of the flows' appearance.

@@ -9,16 +9,42 @@ use etherparse::{
     defrag::{IpDefragBuf, IpFragRange},
 };
 
+use crate::{network::Network, tunnel::Encapsulation};
+
 /// Packets whose fragments are being collected; the oldest goes when another comes.
 const PARTIAL_MAX: usize = 256;
 
 /// Transport protocols that are followed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Transport {
     /// TCP.
     Tcp,
     /// UDP.
     Udp,
+}
+
+/// What an IP packet carries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Protocol {
+    /// A segment or datagram.
+    Transport(Transport),
+    /// Another packet.
+    Encapsulation(Encapsulation),
+}
+
+impl Protocol {
+    /// The protocols of numbers (RFC 5237), as far as they are followed.
+    fn of(number: IpNumber) -> Option<Self> {
+        Some(match number {
+            IpNumber::TCP => Self::Transport(Transport::Tcp),
+            IpNumber::UDP => Self::Transport(Transport::Udp),
+            IpNumber::IPV4 | IpNumber::IPV6 => Self::Encapsulation(Encapsulation::Ip),
+            IpNumber::GRE => Self::Encapsulation(Encapsulation::Gre),
+            IpNumber::ETHER_IP => Self::Encapsulation(Encapsulation::EtherIp),
+            IpNumber(137) => Self::Encapsulation(Encapsulation::Mpls),
+            _ => return None,
+        })
+    }
 }
 
 /// An IP packet, whole as far as it was captured.
@@ -29,7 +55,7 @@ pub struct Datagram<'a> {
     /// To where.
     pub destination: IpAddr,
     /// What it carries.
-    pub transport: Transport,
+    pub protocol: Protocol,
     /// The captured head of the payload.
     pub payload: Cow<'a, [u8]>,
     /// Length of the whole payload, bytes; at least what was captured.
@@ -43,17 +69,18 @@ pub enum Seen<'a> {
     Whole(Datagram<'a>),
     /// A fragment of one that is not whole yet, or will never be.
     Fragment,
-    /// Not IP, or neither TCP nor UDP.
+    /// Not IP, or no protocol that is followed.
     Other,
 }
 
 /// What the fragments of one packet have in common.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct FragmentKey {
+    network: Network,
     source: IpAddr,
     destination: IpAddr,
     identification: u32,
-    transport: Transport,
+    protocol: IpNumber,
 }
 
 /// Joins fragments.
@@ -72,20 +99,17 @@ struct Fragment {
 }
 
 impl Reassembly {
-    /// Reads a packet.
-    pub fn packet<'a>(&mut self, bytes: &'a [u8]) -> Seen<'a> {
-        self.try_packet(bytes).unwrap_or(Seen::Other)
+    /// Reads a packet of that network.
+    pub fn packet<'a>(&mut self, network: Network, bytes: &'a [u8]) -> Seen<'a> {
+        self.try_packet(network, bytes).unwrap_or(Seen::Other)
     }
 
-    fn try_packet<'a>(&mut self, bytes: &'a [u8]) -> Option<Seen<'a>> {
+    fn try_packet<'a>(&mut self, network: Network, bytes: &'a [u8]) -> Option<Seen<'a>> {
         let (ip, _stop) = LaxIpSlice::from_slice(bytes).ok()?;
         let (source, destination) = (ip.source_addr(), ip.destination_addr());
         let payload = ip.payload();
-        let transport = match ip.payload_ip_number() {
-            IpNumber::TCP => Transport::Tcp,
-            IpNumber::UDP => Transport::Udp,
-            _ => return None,
-        };
+        let number = ip.payload_ip_number();
+        let protocol = Protocol::of(number)?;
         let header_bytes = payload.payload.as_ptr().addr().checked_sub(bytes.as_ptr().addr())?;
         let (declared, fragment) = match &ip {
             LaxIpSlice::Ipv4(ip) => {
@@ -115,16 +139,17 @@ impl Reassembly {
         let length = declared.saturating_sub(header_bytes).max(payload.payload.len());
         let Some(fragment) = fragment else {
             let payload = Cow::Borrowed(payload.payload);
-            return Some(Seen::Whole(Datagram { source, destination, transport, payload, length }));
+            return Some(Seen::Whole(Datagram { source, destination, protocol, payload, length }));
         };
         if length != payload.payload.len() {
             self.dropped += 1;
             return Some(Seen::Fragment);
         }
-        let key = FragmentKey { source, destination, identification: fragment.identification, transport };
+        let identification = fragment.identification;
+        let key = FragmentKey { network, source, destination, identification, protocol: number };
         let Some(payload) = self.join(key, &fragment, payload.payload) else { return Some(Seen::Fragment) };
         let length = payload.len();
-        Some(Seen::Whole(Datagram { source, destination, transport, payload: Cow::Owned(payload), length }))
+        Some(Seen::Whole(Datagram { source, destination, protocol, payload: Cow::Owned(payload), length }))
     }
 
     /// Adds a fragment; gives the payload when it was the last.
@@ -135,12 +160,8 @@ impl Reassembly {
                 self.partial.pop_front();
                 self.dropped += 1;
             }
-            let number = match key.transport {
-                Transport::Tcp => IpNumber::TCP,
-                Transport::Udp => IpNumber::UDP,
-            };
             let sections: Vec<IpFragRange> = Vec::new();
-            self.partial.push_back((key, IpDefragBuf::new(number, Vec::new(), sections)));
+            self.partial.push_back((key, IpDefragBuf::new(key.protocol, Vec::new(), sections)));
             self.partial.len() - 1
         });
         let (_, buffer) = &mut self.partial[at];

@@ -7,8 +7,8 @@
 //! ```
 //!
 //! - [`capture`] reads pcap and pcapng files, [`link`] takes the link layer off, [`replay`] takes both through the table.
-//! - [`flows`] is the table of flows; [`ip`] joins fragments, [`tcp`] puts one direction's segments in order,
-//!   [`conversation`] both directions with each other.
+//! - [`flows`] is the table of flows; [`ip`] joins fragments, [`tunnel`] finds packets in packets, [`network`] which flow
+//!   these are of, [`tcp`] puts one direction's segments in order, [`conversation`] both directions with each other.
 //!
 //! Invariants: every packet is hostile; memory is bounded in all ([`flows::Limits`]); what was not captured is passed to
 //! the parsers as a gap and counted, never guessed.
@@ -21,11 +21,13 @@ mod datagrams;
 pub mod flows;
 pub mod ip;
 pub mod link;
+pub mod network;
 pub mod replay;
 mod route;
 mod segment;
 mod successor;
 pub mod tcp;
+pub mod tunnel;
 
 pub use capture::{Capture, CaptureError, Packet};
 pub use flows::{Limits, Tally};

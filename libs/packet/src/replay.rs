@@ -9,6 +9,7 @@ use crate::{
     clock::Clock,
     flows::{Captured, Ends, FlowTable, Limits, Observer, Tally, Vantage},
     link,
+    network::Carried,
 };
 
 /// Time between two looks for datagrams that never got an answer, nanoseconds.
@@ -72,8 +73,8 @@ impl Replay {
             self.flows.idle(now_ns, &mut ends);
         }
         match link::ip_packet(packet.link, packet.bytes) {
-            Some(bytes) => {
-                let captured = Captured { bytes, length: 0, time_ns, vantage: Vantage::Link };
+            Some(Carried { packet: bytes, network }) => {
+                let captured = Captured { bytes, length: 0, time_ns, vantage: Vantage::Link, network };
                 self.flows.packet(&captured, &mut ends);
             }
             None => self.not_ip += 1,

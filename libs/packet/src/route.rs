@@ -2,7 +2,10 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use crate::ip::{Datagram, Transport};
+use crate::{
+    ip::{Datagram, Transport},
+    network::Network,
+};
 
 /// Where a packet was captured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,25 +27,34 @@ pub struct Ends {
     pub far: SocketAddr,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+/// Ordered by ends, then networks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Key {
     pub transport: Transport,
     /// Of a flow at a socket the local end first; on a link in the order of the addresses, the same for both directions.
     pub ends: [SocketAddr; 2],
+    pub network: Network,
 }
 
 /// Source, destination and where a packet was captured.
 #[derive(Clone, Copy)]
 pub(crate) struct Route {
+    pub network: Network,
     pub source: SocketAddr,
     pub destination: SocketAddr,
     pub vantage: Vantage,
 }
 
 impl Route {
-    pub fn new(vantage: Vantage, datagram: &Datagram<'_>, source: u16, destination: u16) -> Self {
+    pub fn new(
+        (vantage, network): (Vantage, Network),
+        datagram: &Datagram<'_>,
+        source: u16,
+        destination: u16,
+    ) -> Self {
         let end = |address: IpAddr, port| SocketAddr::new(address.to_canonical(), port);
         Self {
+            network,
             source: end(datagram.source, source),
             destination: end(datagram.destination, destination),
             vantage,
@@ -56,7 +68,8 @@ impl Route {
             Vantage::Receiver => false,
             Vantage::Link => source <= destination,
         };
-        Key { transport, ends: if in_order { [source, destination] } else { [destination, source] } }
+        let ends = if in_order { [source, destination] } else { [destination, source] };
+        Key { transport, ends, network: self.network }
     }
 
     /// The client's end of a connection of which the beginning was not captured: clients' ports are the higher ones as

@@ -1,11 +1,12 @@
 """Makes the recordings of real servers and clients that the tests read.
 
     record relayed amqp|dns|grpc|grpc-java JARS|http2|kafka JARS|mongodb JARS|mysql|postgresql
-    record packets [http1|http2|grpc|redis|memcached|nats|dns|mysql|postgresql|tls ...]
+    record packets [http1|http2|grpc|redis|memcached|nats|dns|mysql|postgresql|tls|vxlan ...]
 
 `relayed` writes NAME-SERVER-OR-CLIENT.txt, what a relay between client and server on the loopback interface passed on: a line
 for each piece, with the connection's number, `tcp` or `udp`, the sender (`>` the client, `<` the server), and the bytes in
-hexadecimal. `packets` writes NAME.pcap, what tcpdump captured there; without a name it makes all. What a recording has to
+hexadecimal. `packets` writes NAME.pcap, what tcpdump captured there, and for vxlan in
+namespaces of networks; without a name it makes all. What a recording has to
 give stands in the test that reads it, or in NAME.expected; both are written by hand from what the clients sent, not by
 Porthole.
 
@@ -27,7 +28,9 @@ import packets
 import relayed
 import relayed_http2
 import relayed_sql
+import tunnels
 
+PACKETS = {**packets.MAKERS, "vxlan": tunnels.vxlan}
 RELAYED = {**relayed.MAKERS, **relayed_http2.MAKERS, **relayed_sql.MAKERS}
 
 
@@ -40,14 +43,14 @@ def main():
     relay.add_argument("name", choices=RELAYED)
     relay.add_argument("jars", nargs="?", type=pathlib.Path)
     capture = ways.add_parser("packets")
-    capture.add_argument("names", nargs="*", metavar="name", help=", ".join(packets.MAKERS))
+    capture.add_argument("names", nargs="*", metavar="name", help=", ".join(PACKETS))
     options = parser.parse_args()
     if options.way == "packets":
-        unknown = [name for name in options.names if name not in packets.MAKERS]
+        unknown = [name for name in options.names if name not in PACKETS]
         if unknown:
             parser.error(f"no such recording: {', '.join(unknown)}")
-        for name in options.names or packets.MAKERS:
-            packets.make(options.to, name)
+        for name in options.names or PACKETS:
+            PACKETS[name](options.to)
         return
     needs_jars = options.name in relayed.OF_JARS | relayed_http2.OF_JARS
     if needs_jars != (options.jars is not None):

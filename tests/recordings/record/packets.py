@@ -260,8 +260,3 @@ def tls(folder):
 
 MAKERS = {"http1": http1, "http2": http2, "grpc": grpc, "redis": redis, "memcached": memcached, "nats": nats, "dns": dns,
           "mysql": mysql, "postgresql": postgres, "tls": tls}
-
-
-def make(folder, name):
-    """Makes one recording."""
-    MAKERS[name](folder)

@@ -8,18 +8,16 @@ mod tshark;
 use std::{
     collections::BTreeMap,
     fs::File,
-    io::{self, Write},
+    io::{self, Read as _, Write},
     path::{Path, PathBuf},
 };
 
 use anyhow::{Context, Result, bail};
+use porthole_packet::capture::{HEAD_BYTES, is_capture};
 use serde::Serialize;
 
 use super::report::Report;
 use crate::table::{self, row};
-
-/// Endings of capture files, by which they are found in a folder.
-const ENDINGS: [&str; 3] = ["pcap", "pcapng", "cap"];
 
 /// Programs that Porthole can be compared with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -114,19 +112,29 @@ fn capture_files(path: &Path) -> Result<Vec<PathBuf>> {
             let entry = entry.with_context(|| format!("list {}", folder.display()))?;
             let kind = entry.file_type().with_context(|| format!("look at {}", entry.path().display()))?;
             let path = entry.path();
-            let ending = path.extension().and_then(|ending| ending.to_str()).unwrap_or_default();
             if kind.is_dir() {
                 folders.push(path);
-            } else if ENDINGS.iter().any(|known| ending.eq_ignore_ascii_case(known)) {
+            } else if may_be_capture(&path) {
                 files.push(path);
             }
         }
     }
     if files.is_empty() {
-        bail!("no file below {} ends in .{}", path.display(), ENDINGS.join(", ."));
+        bail!("no file below {} is a capture: none begins like pcap or pcapng", path.display());
     }
     files.sort();
     Ok(files)
+}
+
+/// Whether a file begins like a capture, whatever its name; one that cannot be read may be one.
+fn may_be_capture(path: &Path) -> bool {
+    // To open a pipe or a device may block.
+    if !std::fs::metadata(path).is_ok_and(|metadata| metadata.is_file()) {
+        return false;
+    }
+    let mut head = Vec::new();
+    let read = File::open(path).and_then(|file| file.take(HEAD_BYTES as u64).read_to_end(&mut head));
+    read.is_err() || is_capture(&head)
 }
 
 /// Both programs' counts of one file, by protocol.
@@ -245,15 +253,20 @@ mod tests {
     }
 
     #[test]
-    fn folders_are_searched_for_capture_files_in_order() {
+    fn folders_are_searched_for_what_begins_like_a_capture_in_order() {
         let folder = tempfile::tempdir().expect("folder");
         std::fs::create_dir(folder.path().join("below")).expect("folder");
-        for name in ["b.PCAP", "a.pcapng", "below/c.cap", "notes.txt"] {
-            std::fs::write(folder.path().join(name), "").expect("file");
+        let captures = ["b.PCAP", "a.trace", "below/c", "below/d.txt"];
+        for name in captures {
+            std::fs::write(folder.path().join(name), 0xa1b2_c3d4_u32.to_le_bytes()).expect("file");
         }
+        for (name, text) in [("notes.txt", "notes"), ("empty.pcap", ""), ("notes.pcap", "notes")] {
+            std::fs::write(folder.path().join(name), text).expect("file");
+        }
+        std::os::unix::fs::symlink("nowhere", folder.path().join("gone.pcap")).expect("link");
         let found = capture_files(folder.path()).expect("listed");
         let names: Vec<_> =
             found.iter().map(|file| file.strip_prefix(folder.path()).expect("below").to_owned()).collect();
-        assert_eq!(names, ["a.pcapng", "b.PCAP", "below/c.cap"].map(PathBuf::from));
+        assert_eq!(names, ["a.trace", "b.PCAP", "below/c", "below/d.txt"].map(PathBuf::from));
     }
 }

@@ -99,8 +99,9 @@ impl Packet<'_> {
         self.text("frame.protocols").split(':').any(|layer| layer == name)
     }
 
+    /// The innermost port: that of the tunnel comes before it.
     fn port(&self, direction: &str) -> Option<u16> {
-        let of = |transport: &str| self.values(&format!("{transport}.{direction}port")).next();
+        let of = |transport: &str| self.values(&format!("{transport}.{direction}port")).last();
         of("tcp").or_else(|| of("udp"))?.parse().ok()
     }
 
@@ -194,9 +195,8 @@ pub fn count(file: &Path, found: &BTreeMap<u16, &'static str>) -> Result<BTreeMa
     each_packet(file, &[], found, &mut |packet| {
         let known =
             |name: &&str| !matches!(*name, "eth" | "ethertype" | "ip" | "ipv6" | "tcp" | "udp" | "data");
-        let layers = packet.text("frame.protocols");
-        let after_transport = layers.split(':').skip_while(|name| !matches!(*name, "tcp" | "udp"));
-        if after_transport.clone().any(|name| known(&name)) {
+        let layers = packet.text("frame.protocols").rsplit(':');
+        if layers.take_while(|name| !matches!(*name, "tcp" | "udp")).any(|name| known(&name)) {
             dissected.extend(packet.port("src"));
             dissected.extend(packet.port("dst"));
         }
