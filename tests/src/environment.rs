@@ -76,11 +76,6 @@ impl Environment {
         let directory = scratch.path();
         progress("starting containerd");
         let address = exporter::free_address()?;
-        let prometheus_address = with_prometheus.then(exporter::free_address).transpose()?;
-        let settings = match prometheus_address {
-            Some(address) => Settings::over_prometheus(address).and(settings),
-            None => settings.clone(),
-        };
         let configuration = directory.join("porthole.toml");
         fs::write(&configuration, settings.render(&dist, directory, address)?)
             .context("write the configuration")?;
@@ -92,11 +87,12 @@ impl Environment {
         }
         progress("starting the exporter");
         let exporter = Exporter::start(dist.program(exporter::PROGRAM), directory, &configuration, address)?;
-        let prometheus = prometheus_address.map(|at| {
+        let prometheus = if with_prometheus {
             progress("starting Prometheus");
-            Prometheus::start(directory, at, address)
-        });
-        let prometheus = prometheus.transpose()?;
+            Some(Prometheus::start(directory, address)?)
+        } else {
+            None
+        };
         let footprint = Footprint::take(&[scratch.mark()], &[directory])?;
         Ok(Self {
             prometheus,
@@ -105,7 +101,7 @@ impl Environment {
             network,
             dist,
             configuration,
-            settings,
+            settings: settings.clone(),
             exporter_address: address,
             footprint,
             missing,

@@ -7,7 +7,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-use crate::{daemon::Daemon, http, wait};
+use crate::{daemon::Daemon, exporter, http, wait};
 
 /// Time between two scrapes.
 pub const SCRAPE_INTERVAL: Duration = Duration::from_secs(1);
@@ -40,8 +40,8 @@ impl Element {
 }
 
 impl Prometheus {
-    /// Starts it at `address`, which is free, scraping `target`.
-    pub fn start(directory: &Path, address: SocketAddr, target: SocketAddr) -> Result<Self> {
+    /// Starts it, scraping `target`.
+    pub fn start(directory: &Path, target: SocketAddr) -> Result<Self> {
         let home = directory.join("prometheus");
         fs::create_dir_all(&home).context("make Prometheus' directory")?;
         let configuration = home.join("prometheus.yml");
@@ -53,6 +53,7 @@ impl Prometheus {
         );
         fs::write(&configuration, text).context("write Prometheus' configuration")?;
         fs::write(home.join("porthole.rules.yml"), RULES).context("write Prometheus' rules")?;
+        let address = exporter::free_address()?;
         let mut command = Command::new("prometheus");
         command
             .arg(format!("--config.file={}", configuration.display()))

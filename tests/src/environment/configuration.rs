@@ -21,11 +21,6 @@ impl Settings {
         self
     }
 
-    /// The exporter answers for the past by a Prometheus at this address.
-    pub(super) fn over_prometheus(address: SocketAddr) -> Self {
-        Self::default().with("exporter", "prometheus_url", format!("http://{address}"))
-    }
-
     /// These and then the others.
     #[must_use]
     pub(super) fn and(mut self, others: &Self) -> Self {
