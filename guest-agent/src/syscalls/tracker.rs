@@ -204,7 +204,12 @@ impl Tracker {
         self.counts.connections += u64::from(!offloaded);
         let is_datagram = open.transport == transport::UDP;
         let peer = Peer::of(open);
-        let l7 = if is_datagram { Connection::datagram(scope) } else { Connection::new(scope) };
+        // Of one that was open before, the first bytes may be within a message.
+        let l7 = match open.role & !role::OFFLOADED {
+            _ if is_datagram => Connection::datagram(scope),
+            role::UNKNOWN => Connection::new(scope).joined(),
+            _ => Connection::new(scope),
+        };
         let tracked = Tracked {
             l7: l7.of_client(peer.client()),
             pieces: Pieces::default(),

@@ -211,6 +211,20 @@ fn offloaded_connections_make_room_last() {
 }
 
 #[test]
+fn a_connection_that_was_open_before_may_begin_within_a_message() {
+    for (role, expected) in [(role::ACCEPTED, 1), (role::UNKNOWN, 0)] {
+        let (mut tracker, mut recorder, mut wire) = (tracker(), Recorder::default(), Wire::new(5));
+        let opened = bytes_of(&Open { sequence: wire.number(), role, ..open(5) });
+        // An unknown method, or the end of a body and the next request.
+        let request = wire.chunk(direction::INGRESS, b"helloGET /a HTTP/1.1\r\n\r\n");
+        for bytes in [opened, request, wire.response(), wire.close()] {
+            tracker.record(&bytes, &mut recorder);
+        }
+        assert_eq!(count(&recorder), expected, "{role}");
+    }
+}
+
+#[test]
 fn garbage_is_counted_and_harmless() {
     let (mut tracker, mut recorder, mut wire) = (tracker(), Recorder::default(), Wire::new(5));
     let good = wire.request();

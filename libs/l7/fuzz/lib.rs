@@ -15,6 +15,7 @@ const CAPTURED_MAX: usize = 4096;
 /// Gives the input to a connection whose protocol has to be found.
 pub fn detection(data: &[u8]) {
     drive(Connection::new(ScopeId(1)), data);
+    drive(Connection::new(ScopeId(1)).joined(), data);
     drive(Connection::datagram(ScopeId(1)), data);
 }
 

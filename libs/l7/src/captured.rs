@@ -379,6 +379,9 @@ fn no_protocols_bytes_are_taken_for_anothers() {
                     bytes: &bytes[start..],
                     total: (bytes.len() - start) as u64,
                     first: start == 0,
+                    is_rest: false,
+                    is_turn: true,
+                    peer_is_turn: true,
                     peer: &said[1 - this],
                     last: false,
                 };

@@ -13,7 +13,7 @@ use crate::{
     detection::{Detector, DetectorOutcome},
     exchange::{Exchange, Protocol, Side},
     offload::{ConnectionState, IdleConnection},
-    parser::{ConnectionContext, Flow, Parser, Request, Segment, Sender, Start, Transport, Unrecognised},
+    parser::{ConnectionContext, Flow, Parser, Segment, Sender, Start, Transport},
     symbol::{ClientId, ScopeId, Symbol},
     table,
 };
@@ -107,6 +107,12 @@ impl Connection {
         Self { client, ..self }
     }
 
+    /// The same connection, of which bytes had moved before it was first seen: the first ones may be within a message.
+    #[must_use]
+    pub fn joined(self) -> Self {
+        Self { state: State::Detecting(Box::new(Detector::joined())), ..self }
+    }
+
     /// Whose it is.
     pub(crate) fn client(&self) -> ClientId {
         self.client
@@ -114,7 +120,7 @@ impl Connection {
 
     /// A connection whose protocol is known otherwise; `None` when there is no parser for it.
     pub fn known(scope: ScopeId, transport: Transport, protocol: Protocol, side: Side) -> Option<Self> {
-        let parser = (table::entry(protocol)?.start)(Start { transport, handover: None, unrecognised: None });
+        let parser = (table::entry(protocol)?.start)(Start::at_boundary(transport));
         Some(Self::following(scope, transport, protocol, side, parser, [0; 2]))
     }
 
@@ -230,7 +236,11 @@ impl Connection {
                         };
                         let given = unrecognised.map_or(0, |unrecognised| unrecognised.bytes);
                         context.unaccounted_mut().add(protocol, detector.not_kept().saturating_sub(given));
-                        self.enter(protocol, side, None, unrecognised);
+                        self.enter(
+                            protocol,
+                            side,
+                            Start { unrecognised, ..detector.start(self.transport, side) },
+                        );
                         detector.replay(|chunk, lost| self.follow(chunk, [lost, 0], peer, context, sink));
                     }
                 }
@@ -243,9 +253,10 @@ impl Connection {
                 *chunks = chunks.saturating_add(1);
                 if *looks < SECOND_LOOKS_MAX && *chunks >= 16 << *looks {
                     *looks += 1;
-                    let found = Detector::default().chunk(&chunk, [lost, 0], self.transport);
+                    let mut detector = Detector::joined();
+                    let found = detector.chunk(&chunk, [lost, 0], self.transport);
                     if let DetectorOutcome::Detected(protocol, side) = found {
-                        self.enter(protocol, side, None, None);
+                        self.enter(protocol, side, detector.start(self.transport, side));
                         self.follow(&chunk, [lost, 0], peer, context, sink);
                     }
                 }
@@ -306,7 +317,7 @@ impl Connection {
         {
             let detector = std::mem::take(detector);
             context.unaccounted_mut().add(protocol, detector.not_kept());
-            self.enter(protocol, side, None, None);
+            self.enter(protocol, side, detector.start(self.transport, side));
             detector.replay(|chunk, lost| self.follow(chunk, [lost, 0], None, context, sink));
         }
         if let State::Known { protocol, side, parser } = &mut self.state {
@@ -360,18 +371,9 @@ impl Connection {
         !(first && self.is_joined)
     }
 
-    fn enter(
-        &mut self,
-        protocol: Protocol,
-        side: Side,
-        handover: Option<Request>,
-        unrecognised: Option<Unrecognised>,
-    ) {
+    fn enter(&mut self, protocol: Protocol, side: Side, start: Start) {
         self.state = match table::entry(protocol) {
-            Some(entry) => {
-                let parser = (entry.start)(Start { transport: self.transport, handover, unrecognised });
-                State::Known { protocol, side, parser }
-            }
+            Some(entry) => State::Known { protocol, side, parser: (entry.start)(start) },
             None => State::Done,
         };
     }
@@ -430,7 +432,8 @@ impl Connection {
                         self.state = State::Done;
                         return;
                     }
-                    self.enter(to, side, handover, unrecognised);
+                    let start = Start { handover, unrecognised, ..Start::at_boundary(self.transport) };
+                    self.enter(to, side, start);
                     bytes = bytes.get(bytes.len().saturating_sub(rest)..).unwrap_or_default();
                     (lost, counted) = (0, 0);
                     if bytes.is_empty() && segment.truncated == 0 {

@@ -2,7 +2,7 @@
 
 use crate::{
     Chunk, Direction, Protocol, Side, Timestamp,
-    parser::{Detection, PREFIX_BYTES_MAX, Prefix, Transport, Unrecognised},
+    parser::{Detection, PREFIX_BYTES_MAX, Prefix, Sender, Start, Transport, Unrecognised},
     proxy::{self, ProxyHeader},
     table,
 };
@@ -29,12 +29,19 @@ pub(crate) struct Detector {
     pieces: Vec<Piece>,
     /// Of the direction, bytes went by that are not kept.
     past_first: [bool; 2],
+    /// The connection was open before: its first bytes may be within a message.
+    is_joined: bool,
     /// Nothing more can be added to what is kept: some of it was not captured.
     sealed: [bool; 2],
     /// Bytes that were lost, or not captured, since the other end sent what is kept of it.
     lost: [u64; 2],
     /// By direction: the last bytes, if they fit no protocol.
     unrecognised: [Option<Unrecognised>; 2],
+    /// By direction: what is kept of it came right behind bytes of the other.
+    is_turn: [bool; 2],
+    /// By direction: what moves may be the rest of a message that was not seen; and what is kept.
+    is_rest: [bool; 2],
+    keeps_rest: [bool; 2],
     /// Which way the last chunk moved.
     last: Option<Direction>,
     misses: u8,
@@ -59,6 +66,25 @@ struct Piece {
 }
 
 impl Detector {
+    /// Of a connection that was open before.
+    pub(crate) fn joined() -> Self {
+        Self { is_joined: true, is_rest: [true; 2], ..Self::default() }
+    }
+
+    /// Whether what is kept of a direction, or comes next, is the connection's first.
+    pub(crate) fn is_first(&self, direction: Direction) -> bool {
+        !self.is_joined && !self.past_first[direction as usize]
+    }
+
+    /// How a parser of a process on this side starts with what is kept.
+    pub(crate) fn start(&self, transport: Transport, side: Side) -> Start {
+        let directions = [Direction::Ingress, Direction::Egress];
+        let is_first =
+            |sender| directions.iter().any(|way| Sender::of(*way, side) == sender && self.is_first(*way));
+        let is_boundary = [Sender::Client, Sender::Server].map(is_first);
+        Start { is_boundary, ..Start::at_boundary(transport) }
+    }
+
     /// Takes the next chunk. When the protocol is found, this chunk is kept as well and comes with [`Self::replay`].
     /// Before it bytes are missing, of which some were lost.
     pub(crate) fn chunk(
@@ -72,6 +98,7 @@ impl Detector {
         }
         let this = chunk.direction as usize;
         let turned = self.last.replace(chunk.direction).is_some_and(|last| last != chunk.direction);
+        self.is_rest[this] = (self.is_rest[this] && !turned) || lost > 0;
         if lost == 0
             && (chunk.bytes.is_empty() || (!turned && transport == Transport::Stream))
             && self.sealed[this]
@@ -83,6 +110,7 @@ impl Detector {
         }
         if lost > 0 || self.sealed[this] || transport == Transport::Datagram {
             self.discard(chunk.direction);
+            self.past_first[this] |= lost > 0;
         }
         if transport == Transport::Stream {
             self.lost[this] = self.lost[this].saturating_add(counted);
@@ -96,23 +124,31 @@ impl Detector {
             return self.count_miss();
         }
         let continued = !self.kept[this].is_empty();
-        self.keep(chunk);
+        self.keep(chunk, turned && counted == 0);
         let mut matched = self.match_table(chunk.direction, transport);
         // After bytes of the other end a message may start, whatever the bytes before could become.
         let begins = |detector: &Self| {
             let total = chunk.total;
-            let found = detector.match_bytes(chunk.direction, chunk.bytes, total, false, false, transport);
+            let place = Position { first: false, is_rest: !turned, is_turn: turned, last: false };
+            let found = detector.match_bytes(chunk.direction, chunk.bytes, total, place, transport);
             turned && matches!(found, TableMatch::Yes(..))
         };
-        if continued
-            && (matches!(matched, TableMatch::No) || (matches!(matched, TableMatch::More) && begins(self)))
-        {
+        // The beginning of what was sent between is gone: nothing that is kept answers the bytes before.
+        let is_answered =
+            || self.position(chunk.direction.reverse(), false).is_turn && !self.kept[1 - this].is_empty();
+        let is_stale = turned && transport == Transport::Stream && !is_answered();
+        let restarts = match matched {
+            TableMatch::No => true,
+            TableMatch::More => is_stale || begins(self),
+            TableMatch::Yes(..) => false,
+        };
+        if continued && restarts {
             // The bytes before are no message of any protocol: perhaps one starts with this chunk.
             self.discard(chunk.direction);
             if self.count_miss() == DetectorOutcome::GaveUp {
                 return DetectorOutcome::GaveUp;
             }
-            self.keep(chunk);
+            self.keep(chunk, turned);
             matched = self.match_table(chunk.direction, transport);
         }
         match matched {
@@ -143,6 +179,7 @@ impl Detector {
         let before = self.unrecognised[this].filter(|_| !begins);
         self.unrecognised[this] = match before {
             Some(before) => Some(Unrecognised { bytes: before.bytes.saturating_add(bytes), ..before }),
+            None if self.is_rest[this] => None,
             None => pieces().next().map(|first| Unrecognised { start: first.timestamp, bytes }),
         };
         self.discard(direction);
@@ -204,8 +241,12 @@ impl Detector {
         self.pieces.retain(|piece| piece.direction != direction);
     }
 
-    fn keep(&mut self, chunk: &Chunk<'_>) {
+    fn keep(&mut self, chunk: &Chunk<'_>, is_turn: bool) {
         let this = chunk.direction as usize;
+        if self.kept[this].is_empty() {
+            self.is_turn[this] = is_turn;
+            self.keeps_rest[this] = self.is_rest[this];
+        }
         if self.kept[1 - this].is_empty() {
             // Nothing that the other end sent before is left.
             self.lost[this] = 0;
@@ -245,8 +286,8 @@ impl Detector {
         }
         let total =
             self.pieces.iter().filter(|piece| piece.direction == direction).map(|piece| piece.total).sum();
-        let first = !self.past_first[this];
-        let matched = self.match_bytes(direction, &self.kept[this], total, first, false, transport);
+        let position = self.position(direction, false);
+        let matched = self.match_bytes(direction, &self.kept[this], total, position, transport);
         let pieces = self.pieces.iter().filter(|piece| piece.direction == direction).count();
         if matches!(matched, TableMatch::More) && pieces > 1 && self.kept[this].len() >= PREFIX_BYTES_MAX {
             // Enough is kept: only the other end can show more.
@@ -255,18 +296,26 @@ impl Detector {
         matched
     }
 
+    /// Where what is kept of a direction stands; `last` when nothing follows.
+    fn position(&self, direction: Direction, last: bool) -> Position {
+        let first = self.is_first(direction);
+        let this = direction as usize;
+        let is_rest = if self.kept[this].is_empty() { self.is_rest[this] } else { self.keeps_rest[this] };
+        Position { first, is_rest, is_turn: first || self.is_turn[this], last }
+    }
+
     /// Offers every protocol these bytes.
     fn match_bytes(
         &self,
         direction: Direction,
         bytes: &[u8],
         total: u64,
-        first: bool,
-        last: bool,
+        Position { first, is_rest, is_turn, last }: Position,
         transport: Transport,
     ) -> TableMatch {
         let peer = &self.kept[1 - direction as usize];
-        let prefix = Prefix { transport, bytes, total, first, peer, last };
+        let peer_is_turn = self.position(direction.reverse(), last).is_turn;
+        let prefix = Prefix { transport, bytes, total, first, is_rest, is_turn, peer, peer_is_turn, last };
         let mut matched = TableMatch::No;
         for entry in table::TABLE.iter().filter(|entry| entry.transports.contains(&transport)) {
             match (entry.detect)(&prefix) {
@@ -286,8 +335,8 @@ impl Detector {
             if bytes.is_empty() || !peer.is_empty() || self.past_first[1 - this] {
                 return None;
             }
-            let first = !self.past_first[this];
-            match self.match_bytes(direction, bytes, bytes.len() as u64, first, true, transport) {
+            let position = self.position(direction, true);
+            match self.match_bytes(direction, bytes, bytes.len() as u64, position, transport) {
                 TableMatch::Yes(protocol, side) => Some((protocol, side)),
                 TableMatch::No | TableMatch::More => None,
             }
@@ -312,6 +361,16 @@ impl Detector {
         });
         self.past_first[direction as usize] = false;
     }
+}
+
+/// Where bytes stand on their connection, as in [`Prefix`].
+#[derive(Clone, Copy, Debug)]
+#[allow(clippy::struct_excessive_bools)] // Independent facts about one place, not states.
+struct Position {
+    first: bool,
+    is_rest: bool,
+    is_turn: bool,
+    last: bool,
 }
 
 enum TableMatch {

@@ -57,6 +57,8 @@ mod exchange;
 mod http1;
 mod http2;
 mod import;
+#[cfg(test)]
+mod joined;
 mod kafka;
 pub mod lines;
 #[cfg(test)]

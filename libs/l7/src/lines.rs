@@ -39,7 +39,7 @@ pub struct Line<'a> {
     pub end: Timestamp,
     /// Its size with its end, bytes.
     pub bytes: u64,
-    /// After a loss: the line starts a segment, not certainly a message.
+    /// After a loss, or where the connection was joined: the line starts a segment, not certainly a message.
     pub resync: bool,
 }
 
@@ -61,9 +61,16 @@ pub struct LineReader {
     buffered_at: Timestamp,
     data: u64,
     lost: bool,
+    /// Nothing is known of what came before, and no line was taken since.
+    joined: bool,
 }
 
 impl LineReader {
+    /// One whose first bytes begin a line, or may be anywhere within one or within counted bytes.
+    pub fn new(is_boundary: bool) -> Self {
+        Self { joined: !is_boundary, ..Self::default() }
+    }
+
     /// Takes a segment; a line may be at most `bound` bytes long.
     pub fn segment(
         &mut self,
@@ -100,7 +107,7 @@ impl LineReader {
             if self.buffered.len() + line.len() > bound {
                 if !self.buffered.is_empty() && self.take_head(segment.at, &mut parser) {
                     // The line ends here: the next one begins behind it.
-                    self.lost = false;
+                    self.found();
                     continue;
                 }
                 return self.lose(&mut parser);
@@ -116,9 +123,9 @@ impl LineReader {
                 step
             };
             match step {
-                Step::Next => self.lost = false,
+                Step::Next => self.found(),
                 Step::Data(bytes) => {
-                    self.lost = false;
+                    self.found();
                     self.data = bytes;
                 }
                 Step::Lost => return self.lose(&mut parser),
@@ -147,7 +154,12 @@ impl LineReader {
     fn line<'a>(&self, line: &'a [u8], start: Timestamp, end: Timestamp) -> Piece<'a> {
         let text = line.strip_suffix(b"\n").unwrap_or(line);
         let text = text.strip_suffix(b"\r").unwrap_or(text);
-        Piece::Line(Line { text, start, end, bytes: line.len() as u64, resync: self.lost })
+        Piece::Line(Line { text, start, end, bytes: line.len() as u64, resync: self.lost || self.joined })
+    }
+
+    /// A line of the protocol was taken.
+    fn found(&mut self) {
+        (self.lost, self.joined) = (false, false);
     }
 
     fn pass(&mut self, bytes: u64, at: Timestamp, parser: &mut impl FnMut(Piece<'_>) -> Step) {
@@ -174,7 +186,7 @@ impl LineReader {
             start: self.buffered_at,
             end: at,
             bytes: buffered.len() as u64,
-            resync: self.lost,
+            resync: self.lost || self.joined,
         };
         let taken = parser(Piece::Head(line)) == Step::Next;
         if taken {

@@ -64,6 +64,7 @@ pub enum Transport {
 
 /// The first bytes of what may be a message, for identification.
 #[derive(Clone, Copy, Debug)]
+#[allow(clippy::struct_excessive_bools)] // Independent facts about one place, not states.
 pub struct Prefix<'a> {
     /// Stream or datagrams.
     pub transport: Transport,
@@ -73,11 +74,17 @@ pub struct Prefix<'a> {
     /// How many bytes moved in all, of which `bytes` is the head. When it is larger, nothing more of this message's
     /// head will come.
     pub total: u64,
-    /// Whether these are the first bytes of this direction since the connection was first seen. That does not mean
-    /// the connection's first ones: it may have been joined in the middle.
+    /// Whether these are the first bytes of this direction of the connection. Others may begin anywhere within a message.
     pub first: bool,
+    /// Whether they may be the rest of a message that was not seen: of a connection that was joined or lost bytes, before the other
+    /// end has sent something.
+    pub is_rest: bool,
+    /// Whether this end sent nothing else since the other end did.
+    pub is_turn: bool,
     /// What the other end sent lately, from the start of a chunk; empty when it sent nothing yet.
     pub peer: &'a [u8],
+    /// Whether the other end had sent nothing else before them since this end did.
+    pub peer_is_turn: bool,
     /// The connection has ended: neither end will send more.
     pub last: bool,
 }
@@ -141,6 +148,18 @@ pub struct Start {
     pub handover: Option<Request>,
     /// What the client sent before, which fits no protocol: the server's first bytes answer it.
     pub unrecognised: Option<Unrecognised>,
+    /// Of the client and the server: whether the first bytes begin a message for certain. Others come behind bytes that fit no
+    /// protocol, were lost, or moved before the connection was first seen.
+    pub is_boundary: [bool; 2],
+    /// Of the client and the server: whether the first bytes may be the rest of a message, as in [`Prefix::is_rest`].
+    pub is_rest: [bool; 2],
+}
+
+impl Start {
+    /// Of a connection that is seen from its first bytes in this protocol on.
+    pub(crate) fn at_boundary(transport: Transport) -> Self {
+        Self { transport, handover: None, unrecognised: None, is_boundary: [true; 2], is_rest: [false; 2] }
+    }
 }
 
 /// Bytes of one end that are of no protocol.

@@ -130,6 +130,11 @@ impl Resync {
         self.desynced.is_some()
     }
 
+    /// Whether the server sent last.
+    pub fn is_turn(&self) -> bool {
+        self.last == Some(Sender::Server)
+    }
+
     /// When the server last sent something.
     pub fn answered(&self) -> Timestamp {
         self.answered

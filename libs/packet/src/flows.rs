@@ -166,13 +166,22 @@ impl<N> FlowTable<N> {
         self.open
     }
 
-    fn insert(&mut self, key: Key, ends: Ends, now_ns: u64, observer: &mut dyn Observer<Note = N>) {
+    /// Begins a flow, which is seen from its beginning or was open before.
+    fn insert(
+        &mut self,
+        key: Key,
+        ends: Ends,
+        from_beginning: bool,
+        now_ns: u64,
+        observer: &mut dyn Observer<Note = N>,
+    ) {
         if self.table.len() >= self.limits.flows {
             self.make_room(now_ns, observer);
         }
         let (scope, note) = observer.opened(ends);
         let (l7, bytes) = match key.transport {
-            Transport::Tcp => (Connection::new(scope), Bytes::Stream(Box::default())),
+            Transport::Tcp if from_beginning => (Connection::new(scope), Bytes::Stream(Box::default())),
+            Transport::Tcp => (Connection::new(scope).joined(), Bytes::Stream(Box::default())),
             Transport::Udp => (Connection::datagram(scope), Bytes::Datagrams(Datagrams::default())),
         };
         let l7 = l7.of_client(ClientId::of(ends.far.ip()));

@@ -233,3 +233,18 @@ fn a_response_that_comes_too_late_is_none_although_nothing_else_was_captured_bef
     capture.dns(client, true);
     assert_eq!(capture.replay(), [(false, 15_000)]);
 }
+
+#[test]
+fn a_connection_without_its_beginning_may_begin_within_a_message() {
+    for opened in [true, false] {
+        let (mut capture, (mut client, mut server)) = (Capture::default(), ends());
+        if opened {
+            capture.open(&mut client, &mut server);
+        }
+        // An unknown method, or the end of a body and the next request.
+        capture.send(&mut client, server, b"helloGET /a HTTP/1.1\r\n\r\n");
+        capture.send(&mut server, client, b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
+        capture.exchange(&mut client, &mut server);
+        assert_eq!(capture.replay().len(), if opened { 2 } else { 1 });
+    }
+}

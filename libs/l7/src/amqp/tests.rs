@@ -341,6 +341,9 @@ fn detect(bytes: &[u8]) -> Detection {
         bytes,
         total,
         first: true,
+        is_rest: false,
+        is_turn: true,
+        peer_is_turn: true,
         peer: &[],
         last: false,
     })

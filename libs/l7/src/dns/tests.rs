@@ -343,7 +343,17 @@ fn names_of_services_have_blanks_and_letters_of_all_languages() {
 }
 
 fn detect(transport: Transport, bytes: &[u8], total: usize) -> Detection {
-    super::detect(&Prefix { transport, bytes, total: total as u64, first: true, peer: &[], last: false })
+    super::detect(&Prefix {
+        transport,
+        bytes,
+        total: total as u64,
+        first: true,
+        is_rest: false,
+        is_turn: true,
+        peer_is_turn: true,
+        peer: &[],
+        last: false,
+    })
 }
 
 #[test]

@@ -2,8 +2,8 @@
 
 use crate::parser::{Detection, Prefix, Sender};
 
-/// Methods by which a connection is recognised: RFC 9110, RFC 5789 (PATCH), RFC 4918 and other `WebDAV`, `UPnP`, caches.
-/// Once it is, any token is a method.
+/// Methods by which a connection is recognised: IANA's registry of methods, `WebDAV` as Exchange has it, `UPnP`, caches. Once it
+/// is, any token is a method. Those that end in another's name are here, too: [`Place::Plausible`] takes no others.
 const METHODS: &[&str] = &[
     "GET",
     "POST",
@@ -14,33 +14,59 @@ const METHODS: &[&str] = &[
     "PATCH",
     "CONNECT",
     "TRACE",
-    "PROPFIND",
-    "PROPPATCH",
-    "MKCOL",
-    "COPY",
-    "MOVE",
-    "LOCK",
-    "UNLOCK",
-    "REPORT",
-    "SEARCH",
-    "PURGE",
+    "ACL",
     "BAN",
-    "LINK",
-    "UNLINK",
-    "NOTIFY",
-    "SUBSCRIBE",
-    "UNSUBSCRIBE",
-    "M-SEARCH",
-    "MERGE",
+    "BASELINE-CONTROL",
+    "BCOPY",
+    "BDELETE",
+    "BIND",
+    "BMOVE",
+    "BPROPFIND",
+    "BPROPPATCH",
+    "CHECKIN",
     "CHECKOUT",
+    "COPY",
+    "LABEL",
+    "LINK",
+    "LOCK",
+    "MERGE",
     "MKACTIVITY",
     "MKCALENDAR",
-    "ACL",
-    "BIND",
-    "REBIND",
-    "UNBIND",
+    "MKCOL",
+    "MKREDIRECTREF",
+    "MKWORKSPACE",
+    "MOVE",
+    "M-SEARCH",
+    "NOTIFY",
+    "ORDERPATCH",
+    "PROPFIND",
+    "PROPPATCH",
+    "PURGE",
     "QUERY",
+    "REBIND",
+    "REPORT",
+    "SEARCH",
+    "SUBSCRIBE",
+    "UNBIND",
+    "UNCHECKOUT",
+    "UNLINK",
+    "UNLOCK",
+    "UNSUBSCRIBE",
+    "UPDATE",
+    "UPDATEREDIRECTREF",
+    "VERSION-CONTROL",
 ];
+
+/// How far bytes can be relied on to begin a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Place {
+    /// They may be within one: the connection was joined, or bytes before them were lost. Only a known method is one.
+    Anywhere,
+    /// They begin a call, and the message before them has ended as far as can be seen. A method is written as extensions are.
+    Plausible,
+    /// The connection's first bytes, or those behind a message of a known length. Any token is a method.
+    Boundary,
+}
 
 /// Length of a target behind a known method that is accepted without having seen the version behind it, bytes.
 const LONG_TARGET: usize = 256;
@@ -48,35 +74,46 @@ const LONG_TARGET: usize = 256;
 /// Length of an unknown method, bytes.
 const METHOD_BYTES_MAX: usize = 32;
 
+impl Place {
+    /// Where bytes stand of which this is known.
+    pub(super) fn of(is_boundary: bool, is_rest: bool) -> Self {
+        match (is_boundary, is_rest) {
+            (true, _) => Self::Boundary,
+            (false, true) => Self::Anywhere,
+            (false, false) => Self::Plausible,
+        }
+    }
+}
+
 /// Looks at first bytes.
 pub(super) fn detect(prefix: &Prefix<'_>) -> Detection {
     // A connection may begin with an unknown method.
-    let detection = match request(prefix.bytes, !prefix.first) {
+    let place = Place::of(prefix.first, prefix.is_rest);
+    let detection = match request(prefix.bytes, place) {
         Detection::No => response(prefix.bytes),
         detection => detection,
     };
     if detection == Detection::More && !prefix.may_grow() { Detection::No } else { detection }
 }
 
-/// Does a request start here? With `strict` only by a well-known method.
-pub(super) fn request(bytes: &[u8], strict: bool) -> Detection {
+/// Does a request start here?
+pub(super) fn request(bytes: &[u8], place: Place) -> Detection {
     // RFC 9112 section 2.2: empty lines before a request are to be ignored.
     let blank = bytes.iter().take(8).take_while(|b| matches!(b, b'\r' | b'\n')).count();
     let bytes = bytes.get(blank..).unwrap_or_default();
     let Some(method_end) = bytes.iter().take(METHOD_BYTES_MAX + 1).position(|b| !is_token(*b)) else {
         let begun = bytes.len() <= METHOD_BYTES_MAX
-            && (METHODS.iter().any(|method| method.as_bytes().starts_with(bytes))
-                || bytes.iter().all(|byte| is_extension(*byte))
-                || !strict);
+            && match place {
+                _ if METHODS.iter().any(|method| method.as_bytes().starts_with(bytes)) => true,
+                Place::Anywhere => false,
+                Place::Plausible => bytes.iter().all(|byte| is_extension(*byte)),
+                Place::Boundary => true,
+            };
         return if begun { Detection::More } else { Detection::No };
     };
     let (method, rest) = bytes.split_at(method_end);
-    let known = METHODS.iter().any(|known| known.as_bytes() == method);
-    // Any other method is accepted with a path or an absolute target, once the version has been seen.
-    let extension = method.iter().all(|byte| is_extension(*byte))
-        && method.first().is_some_and(u8::is_ascii_uppercase)
-        && rest.get(1).is_none_or(|first| *first == b'/' || rest.get(1..).is_some_and(is_absolute));
-    if (strict && !known && !extension) || method.is_empty() || rest.first() != Some(&b' ') {
+    let known = well_known(method).is_some();
+    if !has_method(bytes, place) {
         return Detection::No;
     }
     let target = rest.get(1..).unwrap_or_default();
@@ -95,6 +132,26 @@ pub(super) fn request(bytes: &[u8], strict: bool) -> Detection {
         None if known && first == b'/' && line.len() >= LONG_TARGET => Detection::Yes(Sender::Client),
         None => Detection::More,
     }
+}
+
+/// Whether a line begins with a method of a request that begins at such a place, and a space.
+pub(super) fn has_method(line: &[u8], place: Place) -> bool {
+    let (method, rest) = line.split_at(line.iter().position(|b| !is_token(*b)).unwrap_or(line.len()));
+    // One that is not known is accepted with a path or an absolute target. One that ends in a known one is the end of something
+    // else, and the request behind it.
+    let is_plausible = || {
+        method.iter().all(|byte| is_extension(*byte))
+            && method.first().is_some_and(u8::is_ascii_uppercase)
+            && !METHODS.iter().any(|known| method.ends_with(known.as_bytes()))
+            && rest.get(1).is_none_or(|first| *first == b'/' || rest.get(1..).is_some_and(is_absolute))
+    };
+    let is_method = match place {
+        _ if well_known(method).is_some() => true,
+        Place::Anywhere => false,
+        Place::Plausible => is_plausible(),
+        Place::Boundary => !method.is_empty(),
+    };
+    is_method && rest.first() == Some(&b' ')
 }
 
 /// A character of an extension method, as they are written.
@@ -166,9 +223,13 @@ mod tests {
             "M-SEARCH * HTTP/1.1\r\n",
         ] {
             for cut in 0..text.len() {
-                assert_eq!(request(&text.as_bytes()[..cut], true), Detection::More, "{text:?} cut at {cut}");
+                assert_eq!(
+                    request(&text.as_bytes()[..cut], Place::Anywhere),
+                    Detection::More,
+                    "{text:?} cut at {cut}"
+                );
             }
-            assert_eq!(request(text.as_bytes(), true), Detection::Yes(Sender::Client), "{text:?}");
+            assert_eq!(request(text.as_bytes(), Place::Anywhere), Detection::Yes(Sender::Client), "{text:?}");
         }
         for text in ["HTTP/1.1 200 ", "HTTP/1.0 404\r", "HTTP/1.1 599\n"] {
             for cut in 0..text.len() {
@@ -193,8 +254,27 @@ mod tests {
             "*1\r\n$4\r\nPING\r\n",
             "\x16\x03\x01",
         ] {
-            assert_eq!(request(text.as_bytes(), true), Detection::No, "{text:?}");
+            for place in [Place::Anywhere, Place::Plausible] {
+                assert_eq!(request(text.as_bytes(), place), Detection::No, "{text:?}");
+            }
             assert_eq!(response(text.as_bytes()), Detection::No, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn how_well_known_a_method_has_to_be_depends_on_the_place() {
+        let found = |method: &str| {
+            [Place::Anywhere, Place::Plausible, Place::Boundary]
+                .map(|place| request(format!("{method} /a HTTP/1.1\r\n").as_bytes(), place) != Detection::No)
+        };
+        for method in METHODS {
+            assert_eq!(found(method), [true; 3], "{method}");
+        }
+        assert_eq!(found("FROB"), [false, true, true]);
+        assert_eq!(found("frob"), [false, false, true]);
+        // The end of a body, and the next request.
+        for method in ["helloGET", "HELLOGET", "0POST", "_DELETE"] {
+            assert_eq!(found(method), [false, false, true], "{method}");
         }
     }
 }

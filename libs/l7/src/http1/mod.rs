@@ -31,6 +31,7 @@ pub(crate) use fields::is_event_stream;
 use crate::{
     NameKind, Protocol, Status, Symbol, Timestamp,
     http1::{
+        detect::Place,
         pairing::{Pairing, RequestEnd, ResponseEnd},
         reader::Reader,
     },
@@ -47,9 +48,7 @@ pub(crate) const ENTRY: Entry = Entry {
     protocol: Protocol::Http1,
     transports: &[Transport::Stream],
     detect: detect::detect,
-    start: |start: Start| {
-        Box::new(Http1 { pairing: Pairing::answering(start.unrecognised), ..Http1::default() })
-    },
+    start: |start: Start| Box::new(Http1::starting(&start)),
     offload: Some(Offload { name: name_offloaded, restore: Some(restore) }),
 };
 
@@ -64,19 +63,9 @@ struct Http1 {
     pairing: Pairing,
 }
 
-impl Default for Http1 {
-    fn default() -> Self {
-        Self {
-            requests: Reader::new(Sender::Client),
-            responses: Reader::new(Sender::Server),
-            pairing: Pairing::default(),
-        }
-    }
-}
-
 /// A connection that the kernel followed so far.
 fn restore(resumed: &ConnectionState<'_>, cx: &mut ConnectionContext<'_>) -> Box<dyn Parser> {
-    Box::new(Http1::default().resumed(resumed, cx))
+    Box::new(Http1::starting(&Start::at_boundary(Transport::Stream)).resumed(resumed, cx))
 }
 
 /// Emits an exchange that the kernel paired; returns whether an equal one will always have the same names.
@@ -138,6 +127,9 @@ impl Parser for Http1 {
         }
         let rest = match segment.from {
             Sender::Client => {
+                if segment.gap == 0 && pairing.is_turn() && responses.is_between() {
+                    requests.follows_response();
+                }
                 let (starts, answer) = (requests.starts(segment), responses.answer());
                 pairing.client(segment, starts, answer, responses, cx);
                 requests.segment(segment, &mut RequestEnd { pairing, responses, cx })
@@ -207,6 +199,16 @@ impl Offloadable for Http1 {
 }
 
 impl Http1 {
+    fn starting(start: &Start) -> Self {
+        let [client, server] = start.is_boundary;
+        let [client_rest, server_rest] = start.is_rest;
+        Self {
+            requests: Reader::new(Sender::Client, Place::of(client, client_rest)),
+            responses: Reader::new(Sender::Server, Place::of(server, server_rest)),
+            pairing: Pairing::answering(start.unrecognised),
+        }
+    }
+
     /// The same connection, where the kernel stopped.
     fn resumed(&self, resumed: &ConnectionState<'_>, cx: &mut ConnectionContext<'_>) -> Self {
         Self {

@@ -216,6 +216,11 @@ impl Pairing {
         }
     }
 
+    /// Whether the server sent last.
+    pub(super) fn is_turn(&self) -> bool {
+        self.resync.is_turn()
+    }
+
     /// The server sent a segment.
     pub(super) fn server(&mut self, segment: &Segment<'_>) {
         self.resync.server(segment);

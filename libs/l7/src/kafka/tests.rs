@@ -326,7 +326,17 @@ fn what_waits_is_bounded() {
 
 fn detect(bytes: &[u8], peer: &[u8]) -> Detection {
     let total = bytes.len() as u64;
-    header::detect(&Prefix { transport: Transport::Stream, bytes, total, first: true, peer, last: false })
+    header::detect(&Prefix {
+        transport: Transport::Stream,
+        bytes,
+        total,
+        first: true,
+        is_rest: false,
+        is_turn: true,
+        peer_is_turn: true,
+        peer,
+        last: false,
+    })
 }
 
 #[test]

@@ -10,7 +10,10 @@ pub(super) fn detect(prefix: &Prefix<'_>) -> Detection {
         Some(&binary::REQUEST) => return binary_request(prefix),
         Some(&binary::ANSWER) => return binary_answer(prefix),
         Some(b'a'..=b'z') => command(prefix),
-        Some(b'A'..=b'Z') if asked(prefix.peer).is_some() => answer_to(prefix.bytes, prefix.peer),
+        // The last line of an answer whose beginning fits nothing is none.
+        Some(b'A'..=b'Z') if prefix.is_turn && asked(prefix.peer).is_some() => {
+            answer_to(prefix.bytes, prefix.peer)
+        }
         _ => Detection::No,
     };
     // Of a line of many keys that was not captured whole the other end can still show that it is one.
@@ -82,7 +85,7 @@ fn command(prefix: &Prefix<'_>) -> Detection {
     if command.data > 0 && command.name != "ms" {
         return Detection::Yes(Sender::Client);
     }
-    if prefix.peer.is_empty() {
+    if prefix.peer.is_empty() || !prefix.peer_is_turn {
         return Detection::More;
     }
     match answer_to(prefix.peer, prefix.bytes) {

@@ -33,7 +33,7 @@ pub(crate) const ENTRY: Entry = Entry {
     protocol: Protocol::Memcached,
     transports: &[Transport::Stream],
     detect: detect::detect,
-    start: |_: Start| Box::new(Memcached::Undecided),
+    start: |start: Start| Box::new(Memcached::Undecided(start.is_boundary)),
     offload: None,
 };
 
@@ -60,22 +60,25 @@ enum Expect {
 /// One connection.
 #[derive(Debug)]
 enum Memcached {
-    Undecided,
+    /// Of client and server: whether the first bytes begin a message.
+    Undecided([bool; 2]),
     Text(Box<Text>),
     Binary(Box<Binary>),
 }
 
 impl Parser for Memcached {
     fn segment(&mut self, segment: &Segment<'_>, cx: &mut ConnectionContext<'_>) -> Flow {
-        if let Self::Undecided = self {
+        if let Self::Undecided(is_boundary) = self {
             let Some(first) = segment.bytes.first() else { return Flow::Continue };
-            *self =
-                if *first & 0xfe == 0x80 { Self::Binary(Box::default()) } else { Self::Text(Box::default()) };
+            *self = match first & 0xfe {
+                0x80 => Self::Binary(Box::default()),
+                _ => Self::Text(Box::new(Text::new(*is_boundary))),
+            };
         }
         match self {
             Self::Text(text) => text.segment(segment, cx),
             Self::Binary(binary) => binary.segment(segment, cx),
-            Self::Undecided => {}
+            Self::Undecided(_) => {}
         }
         Flow::Continue
     }
@@ -85,7 +88,7 @@ impl Parser for Memcached {
             (Self::Text(text), Sender::Client) => text.requests.framing(),
             (Self::Text(text), Sender::Server) => text.answers.framing(),
             (Self::Binary(binary), _) => binary.framing(from),
-            (Self::Undecided, _) => Framing::Head(0),
+            (Self::Undecided(_), _) => Framing::Head(0),
         }
     }
 
@@ -93,7 +96,7 @@ impl Parser for Memcached {
         match self {
             Self::Text(text) => text.close(now, cx),
             Self::Binary(binary) => binary.close(now, cx),
-            Self::Undecided => {}
+            Self::Undecided(_) => {}
         }
     }
 }
@@ -134,6 +137,10 @@ struct Text {
 }
 
 impl Text {
+    fn new([client, server]: [bool; 2]) -> Self {
+        Self { requests: LineReader::new(client), answers: LineReader::new(server), ..Self::default() }
+    }
+
     fn segment(&mut self, segment: &Segment<'_>, cx: &mut ConnectionContext<'_>) {
         match segment.from {
             Sender::Client => {
@@ -201,6 +208,8 @@ impl Text {
                     None if *begun => cx.orphan(),
                     None => {}
                 }
+                // What is missing may be commands that wait for an answer.
+                self.turn = false;
                 self.lose(cx);
             }
         }

@@ -34,7 +34,10 @@ pub(crate) const ENTRY: Entry = Entry {
     protocol: Protocol::Nats,
     transports: &[Transport::Stream],
     detect,
-    start: |_: Start| Box::new(Nats::default()),
+    start: |start: Start| {
+        let [client, server] = start.is_boundary.map(LineReader::new);
+        Box::new(Nats { client, server, ..Nats::default() })
+    },
     offload: None,
 };
 
@@ -77,7 +80,7 @@ fn message(bytes: &[u8]) -> Detection {
         return if bytes.len() < LINE_MAX { Detection::More } else { Detection::No };
     };
     let Some(line) = bytes.get(..end).and_then(|line| line.strip_suffix(b"\r")) else { return Detection::No };
-    let (message, sender) = match wire::line(line) {
+    let (message, sender) = match wire::line(line).filter(Verb::is_plausible) {
         Some(Verb::Publish(message)) => (message, Sender::Client),
         Some(Verb::Deliver(message)) => (message, Sender::Server),
         _ => return Detection::No,
@@ -193,7 +196,10 @@ impl Nats {
                 {
                     return self.header_line(line, left);
                 }
-                let Some(verb) = wire::line(line.text) else { return Step::Lost };
+                let Some(verb) = wire::line(line.text).filter(|verb| !line.resync || verb.is_plausible())
+                else {
+                    return Step::Lost;
+                };
                 match (verb, from) {
                     (Verb::Publish(message), Sender::Client) => {
                         let request = self.request("PUB", &message, line.start, line.bytes, cx);

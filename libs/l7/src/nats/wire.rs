@@ -28,6 +28,18 @@ pub(super) struct Message<'a> {
     pub(super) headers: bool,
 }
 
+impl Verb<'_> {
+    /// Whether this is the whole verb as far as can be seen: without its first letter `HPUB a 12 17` has a size for a reply.
+    pub(super) fn is_plausible(&self) -> bool {
+        match self {
+            Self::Publish(message) | Self::Deliver(message) => {
+                message.reply.is_none_or(|reply| number(reply).is_none())
+            }
+            Self::Subscribe { .. } | Self::Other => true,
+        }
+    }
+}
+
 /// Reads a line without its end; `None` when it is no NATS.
 pub(super) fn line(text: &[u8]) -> Option<Verb<'_>> {
     let end = text.iter().position(|b| matches!(b, b' ' | b'\t')).unwrap_or(text.len());

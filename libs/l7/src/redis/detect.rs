@@ -31,6 +31,7 @@ pub(super) fn detect(prefix: &Prefix<'_>) -> Detection {
     let detection = match request(prefix.bytes) {
         Ok(command) => array_by_both_ends(prefix, &command),
         Err(Detection::More) => Detection::More,
+        Err(_) if !prefix.peer.is_empty() && begins_unlisted(prefix.bytes) => Detection::More,
         Err(_) => by_both_ends(prefix),
     };
     // Of a command whose end was not captured the other end can still show that it is one.
@@ -97,7 +98,12 @@ fn array_by_both_ends(prefix: &Prefix<'_>, mine: &Command<'_>) -> Detection {
                 _ => Detection::No,
             }
         }
+        // The end of a reply that begins before what is seen may read like a command.
+        Err(_) if inline(prefix.peer) && !prefix.peer_is_turn && mine.certainty > Certainty::Name => {
+            Detection::More
+        }
         Err(_) if inline(prefix.peer) => Detection::Yes(Sender::Server),
+        Err(_) if is_rest(prefix) => Detection::More,
         Err(_) if mine.certainty > Certainty::Name && mine.is_answered_by(prefix.peer) => {
             Detection::Yes(Sender::Client)
         }
@@ -108,6 +114,12 @@ fn array_by_both_ends(prefix: &Prefix<'_>, mine: &Command<'_>) -> Detection {
         Err(_) if mine.may_be_answered_by(prefix.peer) => Detection::More,
         Err(detection) => detection,
     }
+}
+
+/// Whether what the other end sent is no command, and may be the rest of a reply that began before: it decides nothing.
+fn is_rest(prefix: &Prefix<'_>) -> bool {
+    let is_command = || request(prefix.peer).is_ok() || inline(prefix.peer) || is_unlisted(prefix.peer);
+    !prefix.peer_is_turn && !is_command()
 }
 
 /// Whether an array with elements begins here.
@@ -127,6 +139,12 @@ fn is_unlisted(bytes: &[u8]) -> bool {
             && name.iter().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(byte))
             && name.first().is_some_and(u8::is_ascii_alphabetic)
     })
+}
+
+/// Whether an array begins here whose first string has not ended.
+fn begins_unlisted(bytes: &[u8]) -> bool {
+    array_head(bytes)
+        .is_ok_and(|(_, length, name)| name.len() < length && name.iter().all(u8::is_ascii_graphic))
 }
 
 /// `*<n>\r\n$<length>\r\n<command>\r\n`; otherwise whether it may become one.
@@ -283,8 +301,12 @@ fn number(bytes: &[u8], most: u64) -> Result<(u64, &[u8]), Detection> {
 
 /// An inline command alone could be many things; with a RESP answer it is Redis.
 fn by_both_ends(prefix: &Prefix<'_>) -> Detection {
-    if prefix.peer.is_empty() {
+    if prefix.peer.is_empty() || is_rest(prefix) {
         return if inline(prefix.bytes) { Detection::More } else { Detection::No };
+    }
+    let is_command = || request(prefix.peer).is_ok_and(|theirs| theirs.certainty > Certainty::Name);
+    if inline(prefix.bytes) && !prefix.is_turn && is_command() {
+        return Detection::More;
     }
     if inline(prefix.bytes) && answer(prefix.peer) != Line::None {
         return if answer(prefix.peer) == Line::Whole {
@@ -303,8 +325,10 @@ fn by_both_ends(prefix: &Prefix<'_>) -> Detection {
         return Detection::Yes(Sender::Client);
     }
     let answers = || {
-        request(prefix.peer)
-            .is_ok_and(|command| command.certainty > Certainty::Name && command.is_answered_by(prefix.bytes))
+        prefix.is_turn
+            && request(prefix.peer).is_ok_and(|command| {
+                command.certainty > Certainty::Name && command.is_answered_by(prefix.bytes)
+            })
     };
     let is_inline = inline(prefix.peer);
     if (is_inline && answer(prefix.bytes) == Line::Whole) || answers() {
@@ -325,13 +349,18 @@ pub(super) fn is_distinct(name: &[u8]) -> bool {
     command::known(name).is_some_and(|name| !SHARED_WORDS.contains(&name))
 }
 
-/// One whole line that starts with a known command.
-fn inline(bytes: &[u8]) -> bool {
-    let Some(end) = memchr::memchr(b'\n', bytes) else { return false };
-    let line = bytes.get(..end).unwrap_or_default();
-    let line = line.strip_suffix(b"\r").unwrap_or(line);
-    let name = line.split(|b| *b == b' ').next().unwrap_or_default();
-    is_distinct(name) && line.iter().all(|b| (b' '..0x7f).contains(b))
+/// Whole lines that start with known commands and have as many words as these take.
+pub(super) fn inline(bytes: &[u8]) -> bool {
+    let is_command = |line: &[u8]| {
+        let line = line.strip_suffix(b"\r").unwrap_or(line);
+        let mut words = line.split(|b| *b == b' ').filter(|word| !word.is_empty());
+        let name = words.next().unwrap_or_default();
+        is_distinct(name)
+            && command::takes(name, words.count() as u64 + 1)
+            && line.iter().all(|b| (b' '..0x7f).contains(b))
+    };
+    let Some(end) = memchr::memrchr(b'\n', bytes) else { return false };
+    bytes.get(..end).is_some_and(|lines| lines.split(|b| *b == b'\n').all(is_command))
 }
 
 /// The first line of a RESP value that other line protocols do not send: `+OK`, `+PONG`, `-ERR …`, `$3`, `:1`, `*2`.

@@ -46,7 +46,10 @@ pub(crate) const ENTRY: Entry = Entry {
     protocol: Protocol::Redis,
     transports: &[Transport::Stream],
     detect: detect::detect,
-    start: |_: Start| Box::new(Redis { resync: Resync::optimistic(), ..Redis::default() }),
+    start: |start: Start| {
+        let [requests, replies] = start.is_boundary.map(Reader::new);
+        Box::new(Redis { requests, replies, resync: Resync::optimistic(), ..Redis::default() })
+    },
     offload: Some(Offload { name: name_offloaded, restore: Some(restore) }),
 };
 
@@ -159,6 +162,11 @@ impl Parser for Redis {
         }
         match segment.from {
             Sender::Client => {
+                // Behind a whole reply no other end of a command follows.
+                let is_turn = segment.gap == 0 && self.resync.is_turn() && self.replies.is_between();
+                if is_turn && detect::inline(segment.bytes) {
+                    reader.expect_inline();
+                }
                 let starts = reader.starts(segment, true);
                 self.client(segment, starts, cx);
                 reader.segment(segment, true, |item| self.item(Sender::Client, item, cx));

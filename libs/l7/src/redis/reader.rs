@@ -105,6 +105,10 @@ pub(super) struct Reader {
     /// Bytes of the current bulk and its line end that are still to come.
     bulk: u64,
     lost: bool,
+    /// Nothing is known of what came before: the next bytes may be within a message.
+    joined: bool,
+    /// The next segment begins with an inline command.
+    inline_begins: bool,
 }
 
 enum Line {
@@ -113,6 +117,16 @@ enum Line {
 }
 
 impl Reader {
+    /// One whose first bytes begin a message, or may be within one.
+    pub(super) fn new(is_boundary: bool) -> Self {
+        Self { joined: !is_boundary, ..Self::default() }
+    }
+
+    /// The next segment begins with an inline command, as far as it and the reply before it show.
+    pub(super) fn expect_inline(&mut self) {
+        self.inline_begins = true;
+    }
+
     /// One that the kernel followed so far.
     pub(super) fn resumed(end: &DirectionState<'_>) -> Self {
         let FramingState::Values { remaining: left, items } = end.framing else { return Self::default() };
@@ -146,13 +160,18 @@ impl Reader {
     /// `inline`, lines without a type byte are commands.
     pub(super) fn segment(&mut self, segment: &Segment<'_>, inline: bool, mut give: impl FnMut(Item)) {
         let mut input = segment.bytes;
-        if self.lost {
+        if (self.lost || self.joined) && !input.is_empty() {
             // A message can only be found at the start of a segment.
-            if !starts_message(input, inline) {
+            let is_found = self.finds_message(input, inline);
+            self.inline_begins = false;
+            if !is_found {
+                self.lose(GapKind::Malformed, &mut give);
                 return;
             }
             self.lost = false;
+            self.joined = false;
         }
+        self.inline_begins = false;
         while !input.is_empty() {
             if self.bulk > 0 {
                 input = self.take_bulk(input, segment.at, &mut give);
@@ -179,11 +198,16 @@ impl Reader {
 
     /// Whether a message starts with this segment, as far as it and the bytes before it show.
     pub(super) fn starts(&self, segment: &Segment<'_>, inline: bool) -> bool {
-        if self.lost {
-            starts_message(segment.bytes, inline)
+        if self.lost || self.joined {
+            self.finds_message(segment.bytes, inline)
         } else {
             self.message.is_none() && !segment.bytes.is_empty()
         }
+    }
+
+    /// Whether a message begins with these bytes, where none is known to.
+    fn finds_message(&self, bytes: &[u8], inline: bool) -> bool {
+        starts_message(bytes, inline) || self.inline_begins
     }
 
     /// Whether the start of the next message is unknown.
@@ -207,7 +231,7 @@ impl Reader {
 
     /// Whether a message's first byte comes next.
     pub(super) fn is_between(&self) -> bool {
-        self.message.is_none() && self.line_bytes == 0 && self.bulk == 0 && !self.lost
+        self.message.is_none() && self.line_bytes == 0 && self.bulk == 0 && !self.lost && !self.joined
     }
 
     /// Whether a message has begun that did not end.
@@ -217,6 +241,7 @@ impl Reader {
 
     fn lose(&mut self, gap: GapKind, give: &mut impl FnMut(Item)) {
         let begun = self.message.take();
+        self.joined = false;
         self.scalars = 0;
         self.option = Word::default();
         self.left = 0;

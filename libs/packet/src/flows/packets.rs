@@ -123,7 +123,7 @@ impl<N> FlowTable<N> {
         }
         if let Some((next, ends)) = successor {
             let opener = if next.opener() == 0 { ends.near } else { ends.far };
-            self.insert(key, route.ends(opener), packet.time_ns, observer);
+            self.insert(key, route.ends(opener), true, packet.time_ns, observer);
             let is_turned = self.table.get(&key)?.ends != ends;
             for kept in next.segments() {
                 self.stream(&key, &Segment { from: kept.from ^ usize::from(is_turned), ..kept }, observer);
@@ -135,7 +135,7 @@ impl<N> FlowTable<N> {
                 return Some(());
             }
             let ends = route.ends(if opens { route.source } else { route.client(tcp.syn()) });
-            self.insert(key, ends, packet.time_ns, observer);
+            self.insert(key, ends, tcp.syn(), packet.time_ns, observer);
         }
         let from = route.from(self.table.get(&key)?.ends);
         self.stream(&key, &segment(from), observer);
@@ -179,7 +179,7 @@ impl<N> FlowTable<N> {
             matches!(&flow.bytes, Bytes::Datagrams(known) if known.has_place_for(from, bytes, total, packet.time_ns))
         });
         if !self.table.contains_key(&key) {
-            self.insert(key, route.ends(route.source), packet.time_ns, observer);
+            self.insert(key, route.ends(route.source), true, packet.time_ns, observer);
         }
         let flow = self.table.get_mut(&key)?;
         flow.last_ns = packet.time_ns;

@@ -94,11 +94,14 @@ impl Handler for RequestEnd<'_, '_> {
         }
     }
 
-    fn malformed(&mut self, at: Timestamp, bytes: u64, is_line: bool) {
-        let refusable = self.pairing.is_quiet().then_some(Unrecognised { start: at, bytes });
+    fn malformed(&mut self, since: Option<Timestamp>, bytes: u64, is_line: bool) {
+        let is_quiet = self.pairing.is_quiet();
+        let refusable = since.filter(|_| is_quiet).map(|start| Unrecognised { start, bytes });
         self.pairing.malformed = match refusable {
             // A request behind it is the rest of the same line, and has the same answer.
             Some(malformed) if !is_line => Malformed::Refusable(malformed),
+            // The rest of a body.
+            None if is_quiet && !is_line => Malformed::Nothing,
             refusable => Malformed::Line(refusable),
         };
     }
@@ -183,7 +186,7 @@ impl Handler for ResponseEnd<'_, '_> {
         self.pairing.current = None;
     }
 
-    fn malformed(&mut self, _at: Timestamp, _bytes: u64, _is_line: bool) {}
+    fn malformed(&mut self, _since: Option<Timestamp>, _bytes: u64, _is_line: bool) {}
 
     fn next_expected(&self) -> bool {
         !self.pairing.waiting.is_empty() || self.pairing.trust == Trust::Desynced

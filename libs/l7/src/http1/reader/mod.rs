@@ -5,9 +5,15 @@
 //! ends when the next one starts at the beginning of a segment, when the other end sends something that only makes
 //! sense after it, or with the connection.
 
+mod handler;
+mod missing;
+mod starts;
+
+pub(super) use handler::{Body, Handler};
+
 use crate::{
     Timestamp,
-    http1::{detect, fields::Fields},
+    http1::{detect::Place, fields::Fields},
     offload::{DirectionState, FramingState},
     parser::{Detection, Framing, Segment, Sender},
     resync::{GapKind, ResponsePosition},
@@ -16,55 +22,11 @@ use crate::{
 /// Most bytes of a line that is cut between segments which are kept; the rest of it is skipped.
 const LINE_BYTES_MAX: usize = 1024;
 
-/// Capacity that is kept between lines, bytes.
-const IDLE_CAPACITY: usize = 256;
-
 /// What follows a chunk's data: CRLF.
 const CHUNK_TAIL: u64 = 2;
 
-/// What follows the last chunk's data in a message without trailers: CRLF, `0`, CRLF, CRLF.
-const LAST_CHUNK_TAIL: u64 = 7;
-
-/// Quiet time after which an unframed response counts as ended, nanoseconds.
-const UNFRAMED_QUIET_NS: u64 = 5_000_000_000;
-
-/// How a message continues after its head.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Body {
-    /// Nothing follows.
-    None,
-    /// Nothing follows, and the message is only a forerunner of another.
-    Interim,
-    /// So many bytes, not 0.
-    Length(u64),
-    /// RFC 9112 section 7.1.
-    Chunked,
-    /// Until the connection ends.
-    UntilClose,
-    /// Unknown.
-    Unframed,
-    /// What follows is not HTTP.
-    Tunnel,
-}
-
-/// Receives the messages.
-pub(super) trait Handler {
-    /// A start line, without its line feed. `whole` is false when its end was not captured or kept. Returns whether it
-    /// is one.
-    fn start(&mut self, line: &[u8], whole: bool, at: Timestamp) -> bool;
-    /// The head ended; `certain` is false when its end is in bytes that were not captured.
-    fn head(&mut self, fields: &Fields, certain: bool, bytes: u64, at: Timestamp) -> Body;
-    /// So many bytes, since then, are no message; `is_line` when they end with a line feed.
-    fn malformed(&mut self, at: Timestamp, bytes: u64, is_line: bool);
-    /// The message ended.
-    fn end(&mut self, bytes: u64, at: Timestamp);
-    /// The message, whose head did not end, is none.
-    fn abandon(&mut self);
-    /// Whether a message could start although the one before has not ended by its own framing.
-    fn next_expected(&self) -> bool;
-    /// The framing was lost behind the message at hand.
-    fn gap(&mut self, gap: GapKind);
-}
+/// Capacity that is kept between lines, bytes.
+const IDLE_CAPACITY: usize = 256;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
@@ -89,6 +51,8 @@ enum State {
 pub(super) struct Reader {
     from: Sender,
     state: State,
+    /// How far what comes next can be relied on to begin a message, as long as none is known.
+    place: Place,
     line: Vec<u8>,
     /// The line is longer than what is kept of it.
     long: bool,
@@ -109,10 +73,12 @@ impl Reader {
         self.state == State::Start && self.line.is_empty() && !self.long
     }
 
-    pub(super) fn new(from: Sender) -> Self {
+    /// One whose first bytes stand there.
+    pub(super) fn new(from: Sender, place: Place) -> Self {
         Self {
             from,
             state: State::Start,
+            place,
             line: Vec::new(),
             long: false,
             fields: Fields::default(),
@@ -142,7 +108,7 @@ impl Reader {
         };
         let line = if let FramingState::FirstByte(byte) = end.framing { vec![byte] } else { Vec::new() };
         let bytes = if state == State::Start { line.len() as u64 } else { end.bytes };
-        Self { state, line, bytes, first: end.start, last: end.start, ..Self::new(from) }
+        Self { state, line, bytes, first: end.start, last: end.start, ..Self::new(from, Place::Boundary) }
     }
 
     /// Bytes so far of a message whose head ended and whose body did not.
@@ -163,15 +129,6 @@ impl Reader {
         self.state == State::Unframed
     }
 
-    /// Whether a message starts with this segment, as far as it and the bytes before it show.
-    pub(super) fn starts(&self, segment: &Segment<'_>) -> bool {
-        match self.state {
-            State::Start => self.line.is_empty() && !segment.bytes.is_empty(),
-            State::Lost | State::Unframed | State::UntilClose => self.opens(segment) != Detection::No,
-            _ => false,
-        }
-    }
-
     /// How far what was sent goes.
     pub(super) fn answer(&self) -> ResponsePosition {
         match self.state {
@@ -188,22 +145,6 @@ impl Reader {
             State::Lost => Framing::Lost,
             State::Start => Framing::Head(self.line.len() as u64),
             _ => Framing::Head(0),
-        }
-    }
-
-    /// Whether it could not find a message's end or start in bytes that are missing now.
-    pub(super) fn is_blind(&self) -> bool {
-        matches!(self.state, State::Lost | State::Unframed | State::UntilClose)
-    }
-
-    /// So many bytes were lost.
-    pub(super) fn lost(&mut self, bytes: u64, handler: &mut impl Handler) {
-        self.decide(false, handler);
-        self.skip_gap(bytes, false, handler);
-        // The end of a request's body is not needed.
-        if self.from == Sender::Client && self.is_blind() {
-            self.end_unframed(handler);
-            self.lose(GapKind::Lost, handler);
         }
     }
 
@@ -228,22 +169,13 @@ impl Reader {
         0
     }
 
-    /// The message, if it is unframed, has ended with its last byte so far.
-    pub(super) fn end_unframed(&mut self, handler: &mut impl Handler) {
-        self.decide(false, handler);
-        if self.state == State::Unframed {
-            self.finish(handler);
-            self.state = State::Lost;
-        }
-    }
-
     /// The connection was closed.
     pub(super) fn close(&mut self, handler: &mut impl Handler) {
         self.decide(false, handler);
         match self.state {
             State::Header => handler.abandon(),
             State::Start if !self.line.is_empty() => {
-                if handler.start(&self.line, false, self.first) {
+                if self.begins_with(&self.line, self.place) && handler.start(&self.line, false, self.first) {
                     handler.abandon();
                 }
             }
@@ -251,108 +183,6 @@ impl Reader {
             _ => self.finish(handler),
         }
         self.state = State::Lost;
-    }
-
-    /// Nothing moved for a while.
-    pub(super) fn tick(&mut self, now: Timestamp, handler: &mut impl Handler) {
-        if now.since(self.last) >= UNFRAMED_QUIET_NS {
-            self.end_unframed(handler);
-        }
-    }
-
-    /// At the beginning of a segment: does a message start here although none was due? True if only what follows shows it: then the
-    /// segment is held.
-    fn restart(&mut self, segment: &Segment<'_>, handler: &mut impl Handler) -> bool {
-        if self.undecided.is_some() {
-            let held = self.line.len();
-            self.hold(segment.bytes);
-            let detection = self.detect(&self.line, true);
-            if detection == Detection::More && self.may_wait(held + segment.bytes.len(), segment) {
-                return true;
-            }
-            self.line.truncate(held);
-            self.long = false;
-            let next = matches!(detection, Detection::Yes(_));
-            self.decide(next, handler);
-            // Else the segment may still begin a message by itself.
-            if next {
-                return false;
-            }
-        }
-        match self.state {
-            State::Lost if segment.bytes.is_empty() => {}
-            State::Lost => {
-                if self.opens(segment) == Detection::No {
-                    self.misses = self.misses.saturating_add(1);
-                } else {
-                    self.state = State::Start;
-                }
-            }
-            // A client has to send the whole body before its next request, or to close the connection, also when the
-            // response comes early (RFC 9112 section 9.3), unless it waits for `100 Continue` (RFC 9110 section 10.1.1).
-            State::Length(_) | State::ChunkSize
-                if self.from == Sender::Client && (!self.body_optional || !self.line.is_empty()) => {}
-            State::ChunkSize if self.from == Sender::Server => {}
-            State::Unframed | State::UntilClose | State::Length(_) | State::ChunkSize
-                if handler.next_expected() =>
-            {
-                match self.opens(segment) {
-                    Detection::Yes(_) => self.begin_next(handler),
-                    Detection::More if self.may_wait(segment.bytes.len(), segment) => {
-                        self.undecided = Some(segment.at);
-                        self.hold(segment.bytes);
-                        return true;
-                    }
-                    _ => {}
-                }
-            }
-            _ => {}
-        }
-        false
-    }
-
-    /// Whether so many bytes, up to a segment's end, may stay undecided: what a length ends with is the message's.
-    fn may_wait(&self, held: usize, segment: &Segment<'_>) -> bool {
-        let is_rest = matches!(self.state, State::Length(rest) if rest == held as u64);
-        (1..=LINE_BYTES_MAX).contains(&held) && segment.truncated == 0 && !is_rest
-    }
-
-    /// The next message begins, whether the one at hand has ended by its framing or not.
-    fn begin_next(&mut self, handler: &mut impl Handler) {
-        if self.from == Sender::Server && matches!(self.state, State::Length(_)) {
-            handler.gap(GapKind::Malformed);
-        }
-        self.finish(handler);
-    }
-
-    /// What is held is the next message, or more of the one at hand.
-    fn decide(&mut self, next: bool, handler: &mut impl Handler) {
-        let Some(at) = self.undecided.take() else { return };
-        let held = std::mem::take(&mut self.line);
-        if next {
-            self.begin_next(handler);
-        }
-        let mut input = held.as_slice();
-        while !input.is_empty() {
-            input = self.step(input, at, handler);
-        }
-    }
-
-    /// Whether the segment's bytes look like the start of a message.
-    fn opens(&self, segment: &Segment<'_>) -> Detection {
-        self.detect(segment.bytes, true)
-    }
-
-    /// Whether what is buffered of a start line can become one.
-    fn detect_line(&self) -> Detection {
-        self.detect(&self.line, false)
-    }
-
-    fn detect(&self, bytes: &[u8], strict: bool) -> Detection {
-        match self.from {
-            Sender::Client => detect::request(bytes, strict),
-            Sender::Server => detect::response(bytes),
-        }
     }
 
     /// Advances by one line or one stretch of body; returns what is left.
@@ -386,7 +216,7 @@ impl Reader {
                     if self.state == State::Start && self.detect_line() == Detection::No {
                         self.line.clear();
                         self.long = false;
-                        handler.malformed(self.first, self.bytes, false);
+                        handler.malformed(self.malformed_since(), self.bytes, false);
                         self.lose(GapKind::Malformed, handler);
                     }
                     return &[];
@@ -419,11 +249,12 @@ impl Reader {
             State::Start if line.is_empty() => self.bytes = 0,
             State::Start => {
                 self.fields = Fields::default();
-                if handler.start(line, whole, self.first) {
+                if self.begins_with(line, self.place) && handler.start(line, whole, self.first) {
                     self.misses = 0;
                     self.state = State::Header;
+                    self.place = Place::Boundary;
                 } else {
-                    handler.malformed(self.first, self.bytes, true);
+                    handler.malformed(self.malformed_since(), self.bytes, true);
                     self.lose(GapKind::Malformed, handler);
                 }
             }
@@ -447,6 +278,11 @@ impl Reader {
         }
     }
 
+    /// Since when bytes that are no message have come, unless they may be the rest of one.
+    fn malformed_since(&self) -> Option<Timestamp> {
+        (self.place > Place::Anywhere).then_some(self.first)
+    }
+
     fn head(&mut self, certain: bool, handler: &mut impl Handler) {
         self.body_optional = self.fields.expects_continue;
         let body = handler.head(&self.fields, certain, self.bytes, self.last);
@@ -467,75 +303,12 @@ impl Reader {
         }
     }
 
-    /// `bytes` of this direction were not captured. With `one_call` they are the rest of what was moved at once, so
-    /// that a message or a chunk most likely ends with them.
-    fn skip_gap(&mut self, bytes: u64, one_call: bool, handler: &mut impl Handler) {
-        let gap = if one_call { GapKind::Truncated } else { GapKind::Lost };
-        self.body_optional = false;
-        let before = self.bytes;
-        self.bytes = self.bytes.saturating_add(bytes);
-        match self.state {
-            State::Start if self.line.is_empty() => self.lose(gap, handler),
-            // The message at hand is still the next one: only what follows it is unknown.
-            State::Start => {
-                let buffered = std::mem::take(&mut self.line);
-                self.fields = Fields::default();
-                if handler.start(&buffered, false, self.first) {
-                    self.misses = 0;
-                    self.head(false, handler);
-                } else {
-                    self.state = State::Lost;
-                    self.bytes = 0;
-                }
-                handler.gap(gap);
-            }
-            State::Header => {
-                self.head(false, handler);
-                handler.gap(gap);
-            }
-            State::Length(remaining) if bytes < remaining => self.state = State::Length(remaining - bytes),
-            State::Length(remaining) => {
-                self.bytes = before.saturating_add(remaining);
-                self.finish(handler);
-                if bytes > remaining {
-                    self.lose(gap, handler);
-                }
-            }
-            State::ChunkData(remaining) if bytes <= remaining => {
-                self.state =
-                    if bytes == remaining { State::ChunkEnd } else { State::ChunkData(remaining - bytes) };
-            }
-            State::ChunkData(remaining) if one_call && bytes - remaining == CHUNK_TAIL => {
-                self.state = State::ChunkSize;
-            }
-            State::ChunkData(remaining) if one_call && bytes - remaining == LAST_CHUNK_TAIL => {
-                self.finish(handler);
-            }
-            State::ChunkSize | State::ChunkData(_) | State::ChunkEnd | State::Trailer => {
-                handler.gap(gap);
-                self.state = State::Unframed;
-            }
-            State::Lost => self.bytes = 0,
-            State::UntilClose | State::Unframed | State::Tunnel => {}
-        }
-        self.line.clear();
-        self.long = false;
-    }
-
     fn finish(&mut self, handler: &mut impl Handler) {
         self.state = State::Start;
         let bytes = std::mem::take(&mut self.bytes);
         self.line.clear();
         self.long = false;
         handler.end(bytes, self.last);
-    }
-
-    fn lose(&mut self, gap: GapKind, handler: &mut impl Handler) {
-        self.bytes = 0;
-        if self.state != State::Lost {
-            self.state = State::Lost;
-            handler.gap(gap);
-        }
     }
 
     fn skip<'a>(&mut self, input: &'a [u8], most: u64, at: Timestamp) -> (u64, &'a [u8]) {
