@@ -282,7 +282,7 @@ impl ParserContext {
         }
         match self.known_name(scope, kind, name) {
             Some(symbol) => symbol,
-            None => self.candidates.symbol(scope, kind, name),
+            None => self.candidates.symbol(scope, kind, name, self.now),
         }
     }
 

@@ -30,6 +30,10 @@ const CANDIDATES_MAX: usize = 1 << SLOT_BITS;
 /// Slots that are tried for one.
 const PROBES: usize = 8;
 
+/// How long a candidate must not have come to make room for any other, nanoseconds: one that recurs once in this time is still on
+/// the way to a name. What is confirmed is in the vocabulary, and needs its slot no longer.
+const UNUSED_NS: u64 = 60_000_000_000;
+
 /// A candidate's symbol: this bit, a generation, and a slot.
 const CANDIDATE: u32 = 1 << 31;
 const SLOT_BITS: u32 = 10;
@@ -43,6 +47,8 @@ struct Candidate {
     /// Requests without a confirmation, and when the first one ended.
     count: u16,
     first: Timestamp,
+    /// When a request with it began last, as far as is known.
+    used: Timestamp,
     /// It is in the vocabulary.
     confirmed: bool,
 }
@@ -55,7 +61,7 @@ pub(crate) struct Candidates {
 
 impl Candidates {
     /// The symbol that stands for a name until [`Self::settle`].
-    pub(crate) fn symbol(&mut self, scope: ScopeId, kind: NameKind, text: &str) -> Symbol {
+    pub(crate) fn symbol(&mut self, scope: ScopeId, kind: NameKind, text: &str, now: Timestamp) -> Symbol {
         if self.slots.is_empty() {
             self.slots.resize_with(CANDIDATES_MAX, Candidate::default);
         }
@@ -66,8 +72,11 @@ impl Candidates {
         let is = |slot: &usize| {
             self.slots.get(*slot).is_some_and(|found| found.of == Some((scope, kind)) && found.text == text)
         };
-        let rank =
-            |slot: &usize| self.slots.get(*slot).map_or((true, 0), |found| (found.confirmed, found.count));
+        let rank = |slot: &usize| {
+            let is_used = |found: &Candidate| found.of.is_some() && now.since(found.used) < UNUSED_NS;
+            let found = self.slots.get(*slot);
+            found.map_or((true, true, 0), |found| (is_used(found), found.confirmed, found.count))
+        };
         let known = probes.clone().find(is);
         let Some(slot) = known.or_else(|| probes.min_by_key(rank)) else { return Symbol::OVERFLOWED };
         let Some(candidate) = self.slots.get_mut(slot) else { return Symbol::OVERFLOWED };
@@ -78,6 +87,7 @@ impl Candidates {
             candidate.generation = candidate.generation.wrapping_add(1) & (CANDIDATE - 1) >> SLOT_BITS;
             (candidate.count, candidate.confirmed) = (0, false);
         }
+        candidate.used = candidate.used.max(now);
         Symbol(CANDIDATE | candidate.generation << SLOT_BITS | u32::try_from(slot).unwrap_or(0))
     }
 
@@ -238,6 +248,32 @@ mod tests {
             |second: u64| context.settle(SCOPE, candidate, false, Timestamp(second * 1_000_000_000));
         assert!((0..9).all(|second| settle(second) == Symbol::OTHER));
         assert!(!settle(10).is_other());
+    }
+
+    #[test]
+    fn candidates_that_did_not_come_for_a_while_make_room_for_those_that_recur() {
+        let second = |second: u64| Timestamp(second * 1_000_000_000);
+        let mut context = ParserContext::new(Limits::default());
+        context.observe(second(0));
+        for number in 0..8 * CANDIDATES_MAX {
+            let candidate = context.candidate(SCOPE, NameKind::Table, &format!("old{number}"));
+            // Some confirmed, some on the way.
+            for _ in 0..=number % 4 {
+                context.settle(SCOPE, candidate, number % 3 == 0, second(0));
+            }
+        }
+        let other = ScopeId(2);
+        let mut names = 0;
+        for at in 0..=RECURRENCES.into() {
+            let now = second(UNUSED_NS / 1_000_000_000 + 2 * at);
+            context.observe(now);
+            names = 0;
+            for number in 0..CANDIDATES_MAX / PROBES {
+                let candidate = context.candidate(other, NameKind::Table, &format!("new{number}"));
+                names += usize::from(!context.settle(other, candidate, false, now).is_other());
+            }
+        }
+        assert_eq!(names, CANDIDATES_MAX / PROBES);
     }
 
     #[test]

@@ -72,6 +72,18 @@ impl Channel {
         self.late.take_if(|replies| replies.contains(&id)).is_some()
     }
 
+    /// Whether nothing is under way: no request waits, and no message has begun.
+    pub(super) fn is_idle(&self) -> bool {
+        self.waiting.is_empty()
+            && self.messages.iter().all(Option::is_none)
+            && self.confirms.as_ref().is_none_or(|confirms| confirms.waiting.is_empty())
+    }
+
+    /// Whether something is known that later messages need.
+    pub(super) fn is_of_consumers(&self) -> bool {
+        !self.consumers.is_empty() || self.confirms.is_some()
+    }
+
     /// Ends what has waited too long.
     pub(super) fn give_up(&mut self, now: Timestamp, cx: &mut ConnectionContext<'_>) {
         let over = |request: &Request, timeout: u64| now.since(request.start) >= timeout;

@@ -304,7 +304,7 @@ impl Amqp {
             self.reply(passing, (if passing.channel == 0 { 10 } else { 20 }, 0), 0, at, cx);
             return;
         }
-        if self.channels.len() >= CHANNELS_MAX && !self.channels.contains_key(&passing.channel) {
+        if !self.has_room_for(passing.channel) {
             return cx.orphan();
         }
         let share = cx.limits().pending_per_connection / self.channels.len().max(1);
@@ -351,6 +351,18 @@ impl Amqp {
             }
             Effect::Close { .. } | Effect::Missing | Effect::Nothing => {}
         }
+    }
+
+    /// Whether a channel has a place: one on which nothing is under way makes room, first those of which nothing else is known either.
+    fn has_room_for(&mut self, channel: u16) -> bool {
+        if self.channels.len() < CHANNELS_MAX || self.channels.contains_key(&channel) {
+            return true;
+        }
+        let idle = self.channels.iter().filter(|(_, channel)| channel.is_idle());
+        let first = idle.min_by_key(|(number, channel)| (channel.is_of_consumers(), **number));
+        let Some(first) = first.map(|(number, _)| *number) else { return false };
+        self.channels.remove(&first);
+        true
     }
 
     fn reply(
@@ -404,7 +416,7 @@ impl Amqp {
             cx.message();
             let id = (if connection { 10 } else { 20 }, 0);
             let waiting = Waiting { request: *request, replies: [id; 2] };
-            if self.channels.len() >= CHANNELS_MAX && !self.channels.contains_key(&passing.channel) {
+            if !self.has_room_for(passing.channel) {
                 return cx.unparsed();
             }
             let channel = self.channels.entry(passing.channel).or_default();

@@ -334,6 +334,29 @@ fn what_waits_is_bounded_over_all_channels() {
     assert_eq!(replay.context.tally().messages_seen, 18_000);
 }
 
+#[test]
+fn a_channel_on_which_nothing_is_under_way_makes_room_for_another() {
+    let mut replay = Replay::new(connection());
+    replay.egress(GREETING);
+    // One that consumes and one on which a request waits stay as long as there are others.
+    replay.egress(&[consume(1, "kept", "tag"), declare(2, "slow", 0)].concat());
+    replay.ingress(&method(1, 60, 21, &text("tag")));
+    let many = u16::try_from(2 * super::CHANNELS_MAX).expect("a channel");
+    for channel in 3..many {
+        replay.egress(&declare(channel, "orders", 0));
+        replay.ingress(&declared(channel, "orders"));
+    }
+    replay.ingress(&[deliver(1, "tag", "key", b"x"), declared(2, "slow")].concat());
+    let found: Vec<String> = replay.lines();
+    assert_eq!(
+        found.iter().filter(|line| line.contains("queue.declare orders")).count(),
+        usize::from(many) - 3
+    );
+    assert!(found.iter().any(|line| line.contains("basic.deliver kept")), "its queue is known");
+    assert!(found.iter().any(|line| line.contains("queue.declare slow")));
+    assert_eq!(replay.context.tally().unparsed, 0);
+}
+
 fn detect(bytes: &[u8]) -> Detection {
     let total = bytes.len() as u64;
     super::wire::detect(&Prefix {

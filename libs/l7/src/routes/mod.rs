@@ -130,6 +130,8 @@ pub(crate) struct Routes {
     unproven: usize,
     /// When unused routes were last looked for.
     searched: Timestamp,
+    /// The bound of the last request.
+    limit: usize,
     /// By hash of the template: those that meet in one slot displace each other.
     provisional: Vec<Provisional>,
     /// By hash of the path that leads there.
@@ -178,6 +180,7 @@ impl Routes {
         intern: impl FnOnce(&str) -> Symbol,
     ) -> Symbol {
         let proven = proves(status);
+        self.limit = limit;
         let index = match route.0 {
             Inner::Own(symbol) => return symbol,
             Inner::Known { index, symbol } => {
@@ -196,7 +199,7 @@ impl Routes {
                 }
                 let text = std::mem::take(&mut provisional.text);
                 if self.known.len() >= limit {
-                    self.forget_unused(sighting.at, limit);
+                    self.forget_unused(sighting.at);
                 }
                 let placing = if trusts {
                     self.place(&text, proven, limit)
@@ -258,19 +261,10 @@ impl Routes {
     }
 
     /// Forgets the routes that were not used for a while.
-    fn forget_unused(&mut self, now: Timestamp, limit: usize) {
-        if now.since(self.searched) < SEARCH_INTERVAL_NS {
-            return;
-        }
-        self.searched = now;
-        if self.forget_if(|route| now.since(route.used) >= UNUSED_NS) {
-            // The tree is that of the routes that are left.
-            self.places.clear();
-            let names: Vec<Box<str>> = self.known.keys().cloned().collect();
-            let room = limit.saturating_sub(names.len());
-            for name in &names {
-                self.grow(name, room);
-            }
+    fn forget_unused(&mut self, now: Timestamp) {
+        if now.since(self.searched) >= SEARCH_INTERVAL_NS {
+            self.searched = now;
+            self.forget_if(|route| now.since(route.used) >= UNUSED_NS);
         }
     }
 
@@ -286,8 +280,8 @@ impl Routes {
         self.forget_if(|route| !is_in_use(route.symbol));
     }
 
-    /// Forgets routes; whether there were any.
-    fn forget_if(&mut self, unwanted: impl Fn(&Route) -> bool) -> bool {
+    /// Forgets routes, and with them their places in the tree: what is left decides which places are collapsed.
+    fn forget_if(&mut self, unwanted: impl Fn(&Route) -> bool) {
         let before = self.known.len();
         self.settled.clear();
         for slot in &mut self.all {
@@ -296,7 +290,15 @@ impl Routes {
                 self.unproven -= usize::from(!route.proven).min(self.unproven);
             }
         }
-        self.known.len() < before
+        if self.known.len() == before {
+            return;
+        }
+        self.places.clear();
+        let names: Vec<Box<str>> = self.known.keys().cloned().collect();
+        let room = self.limit.saturating_sub(names.len());
+        for name in &names {
+            self.grow(name, room);
+        }
     }
 
     fn place(&mut self, text: &str, proven: bool, limit: usize) -> Placing {

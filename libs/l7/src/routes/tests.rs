@@ -182,3 +182,23 @@ fn routes_that_are_not_used_make_room() {
         assert!(named >= 10 * 20, "{round}: {named}");
     }
 }
+
+#[test]
+fn a_place_is_no_longer_collapsed_when_the_routes_below_it_are_gone() {
+    for at in 0..2 {
+        let mut app = App::default();
+        for number in 0..100 {
+            app.request(&format!("/{}", word(number)), 200);
+        }
+        app.request("/late", 200);
+        assert_eq!(app.count("/late"), 0, "the place is collapsed");
+        // The symbols of the former stand for other names by now, or what was learned there was data.
+        match at {
+            0 => app.routes.retain(|_| false),
+            _ => app.routes.forget_if(|route| route.name.starts_with("/w") || &*route.name == "/{}"),
+        }
+        assert!(app.routes.places.len() <= 1, "{} places of no route", app.routes.places.len());
+        app.request("/late", 200);
+        assert_eq!(app.count("/late"), 1);
+    }
+}
