@@ -346,7 +346,7 @@ impl Redis {
             bytes: message.bytes,
         };
         let mode = self.mode;
-        if name.is("CLIENT") && argument.is("REPLY") {
+        if name.is("CLIENT") && argument.is("REPLY") && !self.subscriber.refuses_changes() {
             self.mode = match () {
                 () if second.is("OFF") => Replies::Off,
                 () if second.is("SKIP") => Replies::Skip,

@@ -13,6 +13,8 @@ pub(super) enum Subscriber {
     /// As arrays, as far as they show: what looks published may be the reply to a command that was not seen. Until the
     /// client sends what a subscriber may not.
     Presumed,
+    /// As arrays, as long as the confirmation shows nothing else.
+    Requested,
     /// As arrays (RESP2).
     Arrays,
     /// As pushes (RESP3): arrays are replies.
@@ -29,7 +31,14 @@ impl Subscriber {
 
     /// A subscription was sent that will be confirmed, and no command waits for it.
     pub(super) fn subscribes(&mut self) {
-        *self = Self::Arrays;
+        if *self != Self::Arrays {
+            *self = Self::Requested;
+        }
+    }
+
+    /// Whether the server refuses what changes the connection's replies: to a subscriber of RESP2 it does.
+    pub(super) fn refuses_changes(self) -> bool {
+        self == Self::Arrays
     }
 
     /// The client sends this command.
@@ -68,7 +77,9 @@ impl Subscriber {
             Self::No if is_subscription => Self::Arrays,
             _ if reply.kind == b'+' && word.is("RESET") => Self::No,
             // In RESP2 a subscriber gets arrays and errors.
-            Self::Arrays if !is_subscription && reply.kind != b'*' && replies_are_on => Self::No,
+            Self::Requested | Self::Arrays if !is_subscription && reply.kind != b'*' && replies_are_on => {
+                Self::No
+            }
             same => same,
         };
     }
@@ -83,7 +94,7 @@ impl Subscriber {
     }
 
     fn gets_arrays(self) -> bool {
-        matches!(self, Self::Presumed | Self::Arrays)
+        matches!(self, Self::Presumed | Self::Requested | Self::Arrays)
     }
 }
 

@@ -170,3 +170,28 @@ fn who_is_no_subscriber_any_more_gets_arrays_as_replies() {
         assert_eq!(last, ["LRANGE -", "GET WRONGTYPE"], "{found:?}");
     }
 }
+
+#[test]
+fn a_subscribers_replies_stay_as_they_are() {
+    let refused = b"-ERR Can't execute 'client|reply'\r\n";
+    let end = [("UNSUBSCRIBE", END), ("CLIENT REPLY ON", &b"+OK\r\n"[..]), ("GET x", WRONG_TYPE)];
+    let off: [(&str, &[u8]); 4] = [
+        ("PING", b"+PONG\r\n"),
+        ("CLIENT REPLY OFF", b""),
+        ("SUBSCRIBE ch", CONFIRMATION),
+        ("CLIENT REPLY ON", b""),
+    ];
+    let on: [(&str, &[u8]); 4] = [
+        ("PING", b"+PONG\r\n"),
+        ("SUBSCRIBE ch", CONFIRMATION),
+        ("CLIENT REPLY OFF", refused),
+        ("", MESSAGE),
+    ];
+    let (found, is_idle) = served(&[&off[..], &end].concat());
+    let expected =
+        ["PING -", "CLIENT -", "SUBSCRIBE -", "CLIENT -", "UNSUBSCRIBE -", "CLIENT -", "GET WRONGTYPE"];
+    assert_eq!((&found[..], is_idle), (&expected.map(str::to_owned)[..], true));
+    let (found, is_idle) = served(&[&on[..], &end].concat());
+    let expected = ["PING -", "SUBSCRIBE -", "CLIENT ERR", "UNSUBSCRIBE -", "CLIENT -", "GET WRONGTYPE"];
+    assert_eq!((&found[..], is_idle), (&expected.map(str::to_owned)[..], true));
+}
