@@ -161,7 +161,10 @@ pub(crate) fn confirms<'a>(
         // (PostgreSQL: appendix A).
         (Protocol::Postgresql, Status::Word(status)) => {
             let state = word(status);
-            !state.starts_with("3F") && (!state.starts_with("42") || matches!(state, "42P07" | "42703"))
+            // One that was passed over behind an error has no answer of its own.
+            outcome.bytes > 0
+                && !state.starts_with("3F")
+                && (!state.starts_with("42") || matches!(state, "42P07" | "42703"))
         }
         (Protocol::Kafka, Status::Word(status)) => !matches!(
             word(status),

@@ -1,11 +1,11 @@
 //! What the server sends: the progress and the end of the first item in line.
 
 use crate::{
-    Protocol, Symbol, Timestamp,
+    NameKind, Protocol, Status, Symbol, Timestamp,
     parser::{ConnectionContext, Outcome, Request, Resource, Sender},
     postgres::{
-        ClientData, Completion, Execution, HEAD_MAX, Kind, Next, Pairing, Phase, Postgres, ResponseState,
-        ServerState, Statement, UNKNOWN_STATE, failure,
+        ABORTED, ClientData, Completion, Execution, HEAD_MAX, Kind, Next, Pairing, Phase, Postgres,
+        ResponseState, ServerState, Statement, UNKNOWN_STATE, class, failure,
         wire::{self, HEADER_BYTES},
     },
     resync::GapKind,
@@ -228,11 +228,11 @@ impl Postgres {
             self.early = self.batch.is_some().then_some((state, at));
             return;
         };
-        if self.execution == Execution::Skipping {
+        if self.execution != Execution::Running {
             return;
         }
         let (lasts, more) = (front.sync, !front.further.is_empty());
-        self.execution = Execution::Skipping;
+        self.execution = Execution::Skipping(class(state));
         self.client_data = ClientData::Statements;
         if front.kind == Kind::Sync {
             return;
@@ -277,11 +277,15 @@ impl Postgres {
                     let bytes = self.answer_bytes;
                     self.emit(&item, Completion { state: None, unknown: false, end: at, bytes }, cx);
                 }
-                (_, None) if self.execution == Execution::Skipping => {
-                    self.response = ResponseState::Awaited;
-                    cx.emit(Protocol::Postgresql, &item.request, &Outcome::none(at));
-                }
-                (_, None) => cx.unparsed(),
+                (_, None) => match self.execution {
+                    Execution::Skipping(error) => {
+                        self.response = ResponseState::Awaited;
+                        let status = Status::Word(cx.name(NameKind::ErrorWord, ABORTED));
+                        let outcome = Outcome { status, error, end: at, bytes: 0 };
+                        cx.emit(Protocol::Postgresql, &item.request, &outcome);
+                    }
+                    Execution::Running => cx.unparsed(),
+                },
             }
             if sync {
                 self.pairing = Pairing::Aligned;

@@ -10,7 +10,8 @@
 //! - Each statement of a simple query is an exchange of its own, from the query's first byte.
 //! - The last statement before a `Sync`, and of a simple query, lasts until the server is ready again: the transaction
 //!   is committed in between. Others end with their own completion.
-//! - Behind an error the server passes over everything up to the next `Sync`: those statements get no response.
+//! - Behind an error the server passes over everything up to the next `Sync`: those statements have the status
+//!   `PIPELINE_ABORTED`, as libpq calls it, and the class of that error.
 //! - The status is the SQLSTATE. Logins are no exchanges; one that the server refuses is one, `CONNECT`.
 //! - `COPY` is one exchange with all its data. Notices, notifications and parameters answer nothing.
 //! - Where the capture of a long answer is cut, its end is recognised by its last bytes, or is the last byte before the
@@ -69,6 +70,10 @@ const PORTALS_MAX: usize = 64;
 
 /// Most statements of a simple query that are distinguished by their text.
 const FURTHER_MAX: usize = 32;
+
+/// The status of a statement that the server passed over behind an error (PostgreSQL manual, "Pipelining" of the protocol:
+/// messages are discarded until a `Sync`): libpq's name for its result (`PGRES_PIPELINE_ABORTED`).
+const ABORTED: &str = "PIPELINE_ABORTED";
 
 /// Stands for an SQLSTATE that was not captured.
 const UNKNOWN_STATE: [u8; 5] = [0; 5];
@@ -157,8 +162,8 @@ enum ResponseState {
 enum Execution {
     #[default]
     Running,
-    /// Behind an error nothing is executed up to the next `Sync`.
-    Skipping,
+    /// Behind an error of this class nothing is executed up to the next `Sync`.
+    Skipping(ErrorClass),
 }
 
 /// What the client sends.

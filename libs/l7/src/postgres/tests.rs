@@ -216,11 +216,27 @@ fn pipelined_statements_pair_in_order() {
             "Server UPDATE u - None 66/30",
             "Server INSERT t - None 67/26",
             "Server UPDATE u 23505 Client 61/35",
-            "Server UPDATE u - NoResponse 66/0",
+            "Server UPDATE u PIPELINE_ABORTED Client 66/0",
             "Server UPDATE u - None 66/30",
             "Server COMMIT  - None 12/18",
         ],
     );
+}
+
+#[test]
+fn statements_that_are_passed_over_have_the_class_of_the_error_and_confirm_no_name() {
+    let passed_over = [parse("", "DELETE FROM unseen"), bind("", ""), execute("")].concat();
+    for (state, class) in [("22012", "Client"), ("57P01", "Server")] {
+        let failed = [parse("", "SELECT 1/0"), bind("", ""), execute("")].concat();
+        after_login(
+            &[c(&[&failed, &passed_over, &passed_over, SYNC]), s(&[&error(state), READY])],
+            &[
+                &format!("Server SELECT  {state} {class} {}/35", failed.len()),
+                &format!("Server DELETE other PIPELINE_ABORTED {class} {}/0", passed_over.len()),
+                &format!("Server DELETE other PIPELINE_ABORTED {class} {}/0", passed_over.len() + 5),
+            ],
+        );
+    }
 }
 
 #[test]
@@ -242,7 +258,7 @@ fn flushed_answers_end_their_statement() {
             "Server PREPARE t - None 33/5",
             "Server SELECT t - None 34/66",
             "Server PREPARE other 42P01 Client 28/35",
-            "Server SELECT other - NoResponse 39/0",
+            "Server SELECT other PIPELINE_ABORTED Client 39/0",
         ],
     );
 }

@@ -62,7 +62,7 @@ fn the_recorded_psycopg() {
             "1 INSERT items 23505 Client",
             "8 UPDATE items - None",
             "3 COMMIT  - None",
-            "2 DELETE items - NoResponse",
+            "2 DELETE items PIPELINE_ABORTED Client",
             "2 COPY items - None",
             "5 INSERT items - None",
             "1 DECLARE  - None",
