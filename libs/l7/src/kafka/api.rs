@@ -26,6 +26,7 @@ pub(super) const FETCH: i16 = 1;
 pub(super) const METADATA: i16 = 3;
 pub(super) const JOIN_GROUP: i16 = 11;
 pub(super) const SYNC_GROUP: i16 = 14;
+pub(super) const SASL_HANDSHAKE: i16 = 17;
 pub(super) const API_VERSIONS: i16 = 18;
 
 const NEVER: i16 = i16::MAX;

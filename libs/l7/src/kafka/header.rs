@@ -40,6 +40,12 @@ pub(super) fn length(bytes: &[u8]) -> Result<usize, End> {
     if (4..=MESSAGE_MAX).contains(&length) { Ok(length) } else { Err(End::Bad) }
 }
 
+/// The length of the token of a login that starts here, which may be empty and has no header.
+pub(super) fn token_length(bytes: &[u8]) -> Result<u64, End> {
+    let length = u64::try_from(int(bytes, 0)?).map_err(|_| End::Bad)?;
+    if length <= MESSAGE_MAX as u64 { Ok(length) } else { Err(End::Bad) }
+}
+
 /// Reads a request's header; `bytes` start behind the length.
 pub(super) fn request(bytes: &[u8]) -> Result<Header<'_>, End> {
     let (key, version, correlation) = (short(bytes, 0)?, short(bytes, 2)?, int(bytes, 4)?);

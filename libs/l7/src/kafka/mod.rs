@@ -15,6 +15,7 @@
 //!   allowed to, or was not allowed to wait, is a `Fetch`. A client that leaves while it polls is no failure.
 //! - A `Produce` request of one record, which is not compressed and whole in what is looked at, has the trace that the record's
 //!   headers name.
+//! - Behind a `SaslHandshake` of version 0 the login's tokens have no headers; they are passed over.
 //! - A request without a response ends after [`TIMEOUT_NS`], of a group's members after [`GROUP_TIMEOUT_NS`].
 //!
 //! Records, keys, group and member names do not leave this module.
@@ -33,7 +34,7 @@ pub(crate) use errors::class_of as error_class;
 use crate::{
     ErrorClass, NameKind, Protocol, Status, Symbol, Timestamp,
     kafka::{
-        api::{Api, FETCH, JOIN_GROUP, PRODUCE, SYNC_GROUP},
+        api::{Api, FETCH, JOIN_GROUP, PRODUCE, SASL_HANDSHAKE, SYNC_GROUP},
         header::{Header, MessageMatch, PREFIX},
         layout::{End, RequestFields, Topic},
     },
@@ -112,6 +113,9 @@ struct Kafka {
     session: Subject,
     /// Responses may have been lost.
     gapped: bool,
+    /// The server has answered a `SaslHandshake` of version 0: until the next request the login's own tokens follow in both
+    /// directions, each behind its length and without a header.
+    is_login: bool,
 }
 
 impl Parser for Kafka {
@@ -184,12 +188,39 @@ impl Kafka {
             answering: None,
             session: Subject::None,
             gapped: false,
+            is_login: false,
         }
+    }
+
+    /// Passes a token of a login; none where a request begins.
+    fn token(&mut self, head: &Head<'_>, from: Sender) -> Option<Step> {
+        if !self.is_login {
+            return None;
+        }
+        let length = match header::token_length(head.bytes) {
+            Ok(length) => length,
+            Err(End::Cut) if !head.last => return Some(Step::More),
+            Err(_) => return None,
+        };
+        let is_token = match from {
+            // The client waits for each answer.
+            Sender::Server => self.waiting.is_empty(),
+            Sender::Client => match header::match_message(head.bytes) {
+                MessageMatch::Cut if !head.last => return Some(Step::More),
+                MessageMatch::Cut | MessageMatch::No => true,
+                MessageMatch::Request | MessageMatch::Perhaps(_) => false,
+            },
+        };
+        self.is_login = is_token || from == Sender::Server;
+        is_token.then_some(Step::Take(PREFIX as u64 + length))
     }
 
     fn client(&mut self, piece: &Piece<'_>, cx: &mut ConnectionContext<'_>) -> Step {
         match piece {
             Piece::Head(head) => {
+                if let Some(step) = self.token(head, Sender::Client) {
+                    return step;
+                }
                 let (length, bytes) = match message(head, REQUEST_BYTES_MAX) {
                     Ok(found) => found,
                     Err(step) => return step,
@@ -298,6 +329,9 @@ impl Kafka {
     fn server(&mut self, piece: &Piece<'_>, cx: &mut ConnectionContext<'_>) -> Step {
         match piece {
             Piece::Head(head) => {
+                if let Some(step) = self.token(head, Sender::Server) {
+                    return step;
+                }
                 let (length, bytes) = match message(head, RESPONSE_BYTES_MAX) {
                     Ok(found) => found,
                     Err(step) => return step,
@@ -319,6 +353,9 @@ impl Kafka {
                         }
                         let cut = head.lacks(PREFIX + length.min(RESPONSE_BYTES_MAX));
                         let (status, error) = outcome(&waiting, body, cut, cx);
+                        let is_handshake =
+                            waiting.api.is_some_and(|api| api.key == SASL_HANDSHAKE) && waiting.version == 0;
+                        self.is_login |= is_handshake && error == ErrorClass::None;
                         let outcome = Outcome { status, error, end: head.at, bytes: total };
                         self.answering = Some((waiting, outcome));
                     }
