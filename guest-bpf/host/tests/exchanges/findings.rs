@@ -38,6 +38,28 @@ fn a_line_is_a_command_behind_arrays_as_well() {
     differences.assert_none();
 }
 
+/// The programs follow no streamed values: the connection falls back in the middle of a reply, too.
+#[test]
+fn streamed_replies_are_the_same() {
+    let exchange = |request: &str, reply: &str| {
+        [Call::new(Direction::Ingress, request), Call::new(Direction::Egress, reply)]
+    };
+    let get = "*2\r\n$3\r\nGET\r\n$1\r\na\r\n";
+    let mget = "*3\r\n$4\r\nMGET\r\n$1\r\na\r\n$1\r\nb\r\n";
+    let calls = [
+        exchange(get, "$-1\r\n"),
+        exchange(get, "$?\r\n;4\r\nHell\r\n;1\r\no\r\n;0\r\n"),
+        exchange(mget, "*2\r\n$1\r\na\r\n$?\r\n;0\r\n"),
+        exchange(mget, "*?\r\n$1\r\na\r\n*?\r\n.\r\n.\r\n"),
+        exchange(get, "-WRONGTYPE no\r\n"),
+        exchange(mget, "*2\r\n%?\r\n+a\r\n:1\r\n.\r\n:2\r\n"),
+        exchange(get, "$-1\r\n"),
+    ];
+    let mut differences = Differences::default();
+    differences.compare(Side::Server, calls.as_flattened(), "streamed replies");
+    differences.assert_none();
+}
+
 /// Each status has a slot of its own; the first exchanges are records, by which it is assigned.
 #[test]
 fn requests_that_recur_are_aggregated_with_the_same_sums() {

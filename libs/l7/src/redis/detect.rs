@@ -10,8 +10,8 @@ use crate::{
     parser::{Detection, PREFIX_BYTES_MAX, Prefix, Sender},
     redis::{
         command,
-        reader::{self, Length},
-        subscriber,
+        line::{self, Length},
+        status, subscriber,
     },
 };
 
@@ -131,7 +131,7 @@ fn is_array(bytes: &[u8]) -> bool {
 fn is_unlisted(bytes: &[u8]) -> bool {
     let name = || {
         let (_, rest) = number(bytes.strip_prefix(b"*")?, ARGUMENTS_MAX).ok()?;
-        let (length, rest) = number(rest.strip_prefix(b"$")?, reader::WORD_MAX as u64).ok()?;
+        let (length, rest) = number(rest.strip_prefix(b"$")?, line::WORD_MAX as u64).ok()?;
         rest.get(..usize::try_from(length).ok()?)
     };
     name().is_some_and(|name| {
@@ -169,7 +169,7 @@ fn array(bytes: &[u8]) -> Result<(u64, &[u8]), Detection> {
     let Some(rest) = rest.strip_prefix(b"$") else {
         return Err(if rest.is_empty() { Detection::More } else { Detection::No });
     };
-    let (length, rest) = number(rest, reader::WORD_MAX as u64)?;
+    let (length, rest) = number(rest, line::WORD_MAX as u64)?;
     let length = usize::try_from(length).unwrap_or(usize::MAX);
     match rest.get(..length) {
         Some(name) if command::known(name).is_some() => match rest.get(length..) {
@@ -223,7 +223,7 @@ fn publication(bytes: &[u8]) -> Line {
 /// The number of an array's elements, the length of its first string, and what follows.
 fn array_head(bytes: &[u8]) -> Result<(u64, usize, &[u8]), Detection> {
     let (count, rest) = number(strip(bytes, b'*')?, ARGUMENTS_MAX)?;
-    let (length, rest) = number(strip(rest, b'$')?, reader::WORD_MAX as u64)?;
+    let (length, rest) = number(strip(rest, b'$')?, line::WORD_MAX as u64)?;
     Ok((count, usize::try_from(length).unwrap_or(usize::MAX), rest))
 }
 
@@ -274,13 +274,14 @@ const LINE_MAX: usize = 256;
 fn value(bytes: &[u8]) -> Line {
     Line::read(bytes, |kind, text, whole| match kind {
         b'+' | b'-' => text.iter().all(|byte| (b' '..0x7f).contains(byte)),
+        b'$' | b'*' | b'~' | b'%' if text == b"?" => true,
         b'$' | b'*' | b':' | b'%' | b'~' | b'>' | b'=' | b'!' => {
             let digits = text.strip_prefix(b"-").unwrap_or(text);
-            reader::length(digits).is_some() || (!whole && digits.is_empty())
+            line::length(digits).is_some() || (!whole && digits.is_empty())
         }
         b'_' => text.is_empty(),
         b'#' => matches!(text, b"t" | b"f") || (!whole && text.is_empty()),
-        b',' | b'(' => (!whole || !text.is_empty()) && text.len() <= reader::WORD_MAX,
+        b',' | b'(' => (!whole || !text.is_empty()) && text.len() <= line::WORD_MAX,
         _ => false,
     })
 }
@@ -290,7 +291,7 @@ fn number(bytes: &[u8], most: u64) -> Result<(u64, &[u8]), Detection> {
     let digits = bytes.iter().take_while(|b| b.is_ascii_digit()).count();
     let (text, rest) = bytes.split_at(digits);
     match rest {
-        [b'\r', b'\n', after @ ..] => match reader::length(text) {
+        [b'\r', b'\n', after @ ..] => match line::length(text) {
             Some(Length::Bytes(value)) if value <= most => Ok((value, after)),
             _ => Err(Detection::No),
         },
@@ -369,8 +370,8 @@ fn answer(bytes: &[u8]) -> Line {
         b'+' => ["OK", "PONG", "QUEUED", "RESET"]
             .iter()
             .any(|word| word.as_bytes() == text || (!whole && word.as_bytes().starts_with(text))),
-        b'-' => super::error_prefix(text).is_some() || (!whole && text.iter().all(u8::is_ascii_uppercase)),
-        b'$' | b'*' | b':' | b'%' => reader::length(text).is_some() || (!whole && matches!(text, b"" | b"-")),
+        b'-' => status::error_prefix(text).is_some() || (!whole && text.iter().all(u8::is_ascii_uppercase)),
+        b'$' | b'*' | b':' | b'%' => line::length(text).is_some() || (!whole && matches!(text, b"" | b"-")),
         _ => false,
     })
 }

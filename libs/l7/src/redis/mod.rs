@@ -19,12 +19,18 @@
 
 mod command;
 mod detect;
+mod line;
 mod reader;
+mod status;
 mod subscriber;
 #[cfg(test)]
 mod tests;
+mod waiting;
 
 use std::collections::VecDeque;
+
+#[cfg(test)]
+pub(crate) use status::class;
 
 use crate::{
     ErrorClass, NameKind, Protocol, Status, Symbol, Timestamp,
@@ -36,7 +42,9 @@ use crate::{
     pending::{Fifo, Next},
     redis::{
         reader::{INLINE, Item, Message, Reader, Word},
+        status::{error_outcome, outcome},
         subscriber::{SUBSCRIPTIONS, Subscriber, is_pong, is_published},
+        waiting::{Kind, LAST, LONG_POLLS, Waiting, called, kind, left_after, unusual_name},
     },
     resync::{EARLY_NS_MAX, GapKind, ResponsePosition, Resync},
 };
@@ -58,31 +66,6 @@ const EARLY_MAX: usize = 64;
 
 /// Quiet time after which a reply whose end was not captured counts as ended, nanoseconds.
 const OPEN_QUIET_NS: u64 = 2_000_000_000;
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
-    Plain,
-    /// Waits for this many confirmations more.
-    Subscription(u64),
-    /// The connection carries no commands afterwards.
-    Last,
-}
-
-impl Kind {
-    fn is_subscription(self) -> bool {
-        matches!(self, Self::Subscription(_))
-    }
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Waiting {
-    request: Request,
-    kind: Kind,
-    /// The name of a command that is not well known: the reply shows whether there is such a command.
-    unconfirmed: Word,
-    /// An array may answer it.
-    by_array: bool,
-}
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Replies {
@@ -504,100 +487,4 @@ fn is_named(message: &Message) -> bool {
         && message.elements > 1
         && !argument.as_bytes().is_empty()
         && command::known(name.as_bytes()).is_some()
-}
-
-fn left_after(kind: Kind) -> u64 {
-    if let Kind::Subscription(left) = kind { left.saturating_sub(1) } else { 0 }
-}
-
-/// Commands that wait until there is something to answer (redis.io: "Blocking commands"), and how they are called; the
-/// last ones only with `BLOCK`.
-const LONG_POLLS: [(&str, &str); 12] = [
-    ("BLMOVE", "BLMOVE (long poll)"),
-    ("BLMPOP", "BLMPOP (long poll)"),
-    ("BLPOP", "BLPOP (long poll)"),
-    ("BRPOP", "BRPOP (long poll)"),
-    ("BRPOPLPUSH", "BRPOPLPUSH (long poll)"),
-    ("BZMPOP", "BZMPOP (long poll)"),
-    ("BZPOPMAX", "BZPOPMAX (long poll)"),
-    ("BZPOPMIN", "BZPOPMIN (long poll)"),
-    ("WAIT", "WAIT (long poll)"),
-    ("WAITAOF", "WAITAOF (long poll)"),
-    ("XREAD", "XREAD (long poll)"),
-    ("XREADGROUP", "XREADGROUP (long poll)"),
-];
-
-/// How a command is called.
-fn called(name: &'static str, blocks: bool) -> &'static str {
-    let polls = if blocks { &LONG_POLLS[..] } else { &LONG_POLLS[..10] };
-    polls.iter().find(|(command, _)| *command == name).map_or(name, |(_, called)| called)
-}
-
-/// Behind these a connection carries no commands.
-const LAST: [&str; 3] = ["MONITOR", "SYNC", "PSYNC"];
-
-fn kind(message: &Message) -> Kind {
-    let [name, ..] = &message.words;
-    if SUBSCRIPTIONS.into_iter().any(|subscription| name.is(subscription)) {
-        Kind::Subscription(message.elements.saturating_sub(1).max(1))
-    } else if LAST.into_iter().any(|last| name.is(last)) {
-        Kind::Last
-    } else {
-        Kind::Plain
-    }
-}
-
-impl Waiting {
-    /// The request, with the command's name if the reply shows that there is such a command: servers answer `ERR` to
-    /// what they do not know.
-    fn confirmed(&self, reply: &Message, cx: &mut ConnectionContext<'_>) -> Request {
-        let refused = matches!(reply.kind, b'-' | b'!')
-            && error_prefix(reply.words[0].as_bytes()).is_none_or(|prefix| prefix == "ERR");
-        if refused || self.unconfirmed.as_bytes().is_empty() {
-            return self.request;
-        }
-        let name = unusual_name(self.unconfirmed.as_bytes(), |text| cx.name(NameKind::Command, text));
-        Request { operation: name.unwrap_or(Symbol::OTHER), ..self.request }
-    }
-}
-
-/// The name of a command that is not well known (a module's), in capitals.
-fn unusual_name<T>(name: &[u8], to: impl FnOnce(&str) -> T) -> Option<T> {
-    let mut upper = [0_u8; reader::WORD_MAX];
-    let plain = name.iter().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(b));
-    let upper = upper.get_mut(..name.len()).filter(|_| plain && !name.is_empty())?;
-    upper.copy_from_slice(name);
-    upper.make_ascii_uppercase();
-    std::str::from_utf8(upper).ok().map(to)
-}
-
-/// The prefix of an error's text: its first word, in capitals.
-fn error_prefix(text: &[u8]) -> Option<&str> {
-    let word = text.split(|b| *b == b' ').next().unwrap_or_default();
-    let well_formed = (2..=24).contains(&word.len())
-        && word.iter().all(|b| b.is_ascii_uppercase() || b.is_ascii_digit() || *b == b'_');
-    if well_formed { std::str::from_utf8(word).ok() } else { None }
-}
-
-fn outcome(message: &Message, cx: &mut ConnectionContext<'_>) -> (Status, ErrorClass) {
-    if !matches!(message.kind, b'-' | b'!') {
-        return (Status::None, ErrorClass::None);
-    }
-    error_outcome(message.words[0].as_bytes(), cx)
-}
-
-fn error_outcome(text: &[u8], cx: &mut ConnectionContext<'_>) -> (Status, ErrorClass) {
-    let prefix = error_prefix(text).unwrap_or("ERR");
-    let class = class(prefix);
-    (Status::Word(cx.name(NameKind::ErrorWord, prefix)), class)
-}
-
-/// Whose fault an error is, by its prefix (redis: src/server.c, shared objects).
-pub(crate) fn class(prefix: &str) -> ErrorClass {
-    match prefix {
-        "MOVED" | "ASK" => ErrorClass::None,
-        "LOADING" | "BUSY" | "OOM" | "MASTERDOWN" | "CLUSTERDOWN" | "MISCONF" | "NOREPLICAS" | "IOERR"
-        | "TRYAGAIN" | "READONLY" => ErrorClass::Server,
-        _ => ErrorClass::Client,
-    }
 }

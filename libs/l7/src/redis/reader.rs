@@ -7,17 +7,15 @@ use crate::{
     Timestamp,
     offload::{DirectionState, FramingState},
     parser::{Framing, Segment},
+    redis::line::{Length, WORD_MAX, length, starts_message},
     resync::GapKind,
 };
-
-/// Bytes of a line or bulk that are kept.
-pub(super) const WORD_MAX: usize = 32;
 
 /// Scalars of a command among which options are looked for.
 const OPTIONS_WITHIN: usize = 8;
 
-/// Largest bulk or aggregate accepted (512 MB is Redis' own limit for a bulk).
-const LENGTH_MAX: u64 = 1 << 32;
+/// Most streamed aggregates within each other.
+const STREAMS_MAX: usize = 16;
 
 /// Longest line that is no inline command or error, bytes: longer ones are no RESP.
 const LINE_MAX: usize = 64 * 1024;
@@ -91,11 +89,17 @@ pub(super) enum Item {
 
 /// Reads one direction.
 #[derive(Debug, Default)]
+#[allow(clippy::struct_excessive_bools)] // Independent facts about one direction, not states.
 pub(super) struct Reader {
     message: Option<Message>,
     scalars: usize,
-    /// Values of the message that follow the current one, however they are nested.
+    /// Values of the message that follow the current one, however they are nested; within a streamed aggregate, of the value
+    /// in it.
     left: u64,
+    /// Streamed aggregates of RESP3 that have not ended, the outermost first: the values that follow each.
+    streams: Vec<u64>,
+    /// The current bulk is a streamed string of RESP3, which comes in chunks.
+    chunked: bool,
     /// The current one of the first scalars behind those that are kept.
     option: Word,
     /// The line that is being read.
@@ -245,6 +249,8 @@ impl Reader {
         self.scalars = 0;
         self.option = Word::default();
         self.left = 0;
+        self.streams.clear();
+        self.chunked = false;
         self.line = Word::default();
         self.line_bytes = 0;
         self.bulk = 0;
@@ -265,7 +271,7 @@ impl Reader {
                 }
             }
             if self.bulk == 0 {
-                self.scalar_ended(at, give);
+                self.bulk_ended(at, give);
             }
             return;
         }
@@ -292,7 +298,7 @@ impl Reader {
         }
         self.bulk -= step as u64;
         if self.bulk == 0 {
-            self.scalar_ended(at, give);
+            self.bulk_ended(at, give);
         }
         rest
     }
@@ -345,6 +351,9 @@ impl Reader {
             }
             message.kind = kind;
         }
+        if !inline && let Some(line) = self.streamed(kind, rest, at, give) {
+            return line;
+        }
         match kind {
             b'+' | b'-' | b':' | b',' | b'#' | b'(' | b'_' => {
                 self.word(rest);
@@ -375,6 +384,39 @@ impl Reader {
         Line::Continues
     }
 
+    /// Takes a line of a streamed string or aggregate (RESP3, "Streamed strings", "Streamed aggregated data types"): `$?` and `*?`
+    /// have no length, and end with an empty chunk and with `.`. `None` when it is none of these.
+    fn streamed(
+        &mut self,
+        kind: u8,
+        rest: &[u8],
+        at: Timestamp,
+        give: &mut impl FnMut(Item),
+    ) -> Option<Line> {
+        match (kind, rest) {
+            (b';', _) if self.chunked => match length(rest) {
+                Some(Length::Bytes(0)) => {
+                    self.chunked = false;
+                    self.scalar_ended(at, give);
+                }
+                Some(Length::Bytes(length)) => self.bulk = length + 2,
+                _ => return Some(Line::Broken),
+            },
+            _ if self.chunked => return Some(Line::Broken),
+            (b'$', b"?") => self.chunked = true,
+            (b'*' | b'~' | b'%', b"?") if self.streams.len() < STREAMS_MAX => {
+                self.streams.push(std::mem::take(&mut self.left));
+            }
+            (b'.', b"") if self.left == 0 => {
+                let Some(left) = self.streams.pop() else { return Some(Line::Broken) };
+                self.left = left;
+                self.value_ended(at, give);
+            }
+            _ => return None,
+        }
+        Some(Line::Continues)
+    }
+
     fn inline_command(&mut self, text: &[u8], at: Timestamp, give: &mut impl FnMut(Item)) -> Line {
         if !text.first().is_some_and(u8::is_ascii_alphabetic) {
             return Line::Broken;
@@ -397,6 +439,13 @@ impl Reader {
         }
     }
 
+    /// Of a streamed string another chunk follows.
+    fn bulk_ended(&mut self, at: Timestamp, give: &mut impl FnMut(Item)) {
+        if !self.chunked {
+            self.scalar_ended(at, give);
+        }
+    }
+
     fn scalar_ended(&mut self, at: Timestamp, give: &mut impl FnMut(Item)) {
         if self.scalars < OPTIONS_WITHIN {
             let option = std::mem::take(&mut self.option);
@@ -412,6 +461,7 @@ impl Reader {
     fn value_ended(&mut self, at: Timestamp, give: &mut impl FnMut(Item)) {
         match self.left.checked_sub(1) {
             Some(left) => self.left = left,
+            None if !self.streams.is_empty() => {}
             None => self.message_ended(at, give),
         }
     }
@@ -422,55 +472,5 @@ impl Reader {
             message.end = at;
             give(Item::Message(message));
         }
-    }
-}
-
-/// The number behind a type byte.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Length {
-    Bytes(u64),
-    /// RESP2's null: `-1`.
-    Null,
-}
-
-/// A decimal length; `None` for anything else, streamed `?` among it.
-pub(super) fn length(text: &[u8]) -> Option<Length> {
-    if text == b"-1" {
-        return Some(Length::Null);
-    }
-    if text.is_empty() || text.len() > 10 || !text.iter().all(u8::is_ascii_digit) {
-        return None;
-    }
-    let value = text.iter().fold(0_u64, |value, digit| value * 10 + u64::from(digit - b'0'));
-    (value <= LENGTH_MAX).then_some(Length::Bytes(value))
-}
-
-/// Whether these bytes look like the start of a message, for finding one again after a loss.
-fn starts_message(bytes: &[u8], inline: bool) -> bool {
-    let Some((&kind, rest)) = bytes.split_first() else { return false };
-    let (text, whole) = match memchr::memchr(b'\n', rest) {
-        Some(end) => (rest.get(..end).unwrap_or_default(), true),
-        None => (rest, false),
-    };
-    let text = match text.strip_suffix(b"\r") {
-        Some(text) => text,
-        None if whole => return false,
-        None => text,
-    };
-    // Of a line that continues in the next segment only the beginning is known.
-    let number = |text: &[u8]| if text.is_empty() || text == b"-" { !whole } else { length(text).is_some() };
-    match kind {
-        b'*' => number(text),
-        _ if inline => false,
-        b'$' | b'=' | b'!' | b'~' | b'>' | b'%' | b'|' => number(text),
-        b':' => {
-            let digits = text.strip_prefix(b"-").unwrap_or(text);
-            digits.iter().all(u8::is_ascii_digit) && !(whole && digits.is_empty())
-        }
-        b'+' | b'-' => text.iter().all(|b| (b' '..0x7f).contains(b)),
-        b'#' => matches!(text, b"t" | b"f") || (!whole && text.is_empty()),
-        b'_' => text.is_empty(),
-        b',' | b'(' => !(whole && text.is_empty()) && text.len() < WORD_MAX,
-        _ => false,
     }
 }

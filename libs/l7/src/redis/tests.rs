@@ -1,5 +1,6 @@
 //! Conversations as Redis has them, whole and cut, and bytes that are none.
 
+mod streamed;
 mod subscriber;
 
 use crate::{
