@@ -225,7 +225,7 @@ fn pipelined_statements_pair_in_order() {
 
 #[test]
 fn statements_that_are_passed_over_have_the_class_of_the_error_and_confirm_no_name() {
-    let passed_over = [parse("", "DELETE FROM unseen"), bind("", ""), execute("")].concat();
+    let passed_over = [parse("", "DELETE FROM passed"), bind("", ""), execute("")].concat();
     for (state, class) in [("22012", "Client"), ("57P01", "Server")] {
         let failed = [parse("", "SELECT 1/0"), bind("", ""), execute("")].concat();
         after_login(
