@@ -28,6 +28,17 @@ pub fn read_head(stream: &mut impl Read) -> Option<Vec<u8>> {
     Some(head)
 }
 
+/// Reads up to and with the next blank line, and nothing behind it.
+pub fn read_head_alone(stream: &mut impl Read) -> Vec<u8> {
+    let mut head = Vec::new();
+    let mut byte = [0];
+    while !head.ends_with(b"\r\n\r\n") {
+        stream.read_exact(&mut byte).expect("a head");
+        head.push(byte[0]);
+    }
+    head
+}
+
 /// Sends a request and waits for its answer.
 pub fn exchange(stream: &mut (impl Read + Write), path: &str) {
     stream.write_all(&request(path)).expect("sent");

@@ -33,6 +33,7 @@ mod sequence;
 mod servers;
 mod spans;
 mod statements;
+mod unread;
 mod uring;
 
 use std::process::ExitCode;
@@ -65,6 +66,7 @@ fn main() -> ExitCode {
         servers::tests(),
         spans::tests(),
         statements::tests(),
+        unread::tests(),
         uring::tests(),
     ];
     porthole_trials::run(tests.into_iter().flatten())

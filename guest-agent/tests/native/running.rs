@@ -97,6 +97,22 @@ pub fn nginx(locations: &str) -> Result<Running, CannotRun> {
     Ok(running)
 }
 
+/// A proxy in front of this server, in mode `http` or `tcp`, that lets the kernel move what it can.
+pub fn haproxy(mode: &str, server: std::net::SocketAddr) -> Result<Running, CannotRun> {
+    needs::program("haproxy")?;
+    let (directory, port) = (tempfile::tempdir().expect("directory"), free_port());
+    let configuration = format!(
+        "defaults\n mode {mode}\n timeout connect 60s\n timeout client 60s\n timeout server 60s\n \
+         option splice-request\n option splice-response\n\
+         listen all\n bind 127.0.0.1:{port}\n server only {server}\n"
+    );
+    fs::write(directory.path().join("conf"), configuration).expect("written");
+    let mut command = Command::new("haproxy");
+    command.arg("-db").arg("-f").arg(directory.path().join("conf"));
+    let running = Running::start(command, libc::SIGTERM, port, directory);
+    Ok(running)
+}
+
 /// A database that lets root in without a password, by TCP and by the socket `s` in its directory.
 pub fn mariadb() -> Result<Running, CannotRun> {
     for program in ["mariadbd", "mariadb", "mariadb-install-db"] {

@@ -7,7 +7,7 @@ use porthole_bpf_types::{
 };
 
 use crate::{
-    connections::next_sequence,
+    connections::{next_sequence, received_unreported},
     maps::{CONNECTIONS, CurrentSettings},
     offload, ring,
 };
@@ -18,13 +18,19 @@ pub fn closed(sk: u64) {
     let Some(connection) = CONNECTIONS.get_ptr_mut(sk) else { return };
     // SAFETY: a value that a look-up gave: valid until the program ends (see `maps`).
     let (id, state) = unsafe { ((*connection).id, (*connection).state) };
+    // User space does not know the positions of one that was followed here to its end.
+    let mut is_known = true;
     if state == state::OFFLOADED {
-        offload::closed(connection, sk);
+        is_known = offload::closed(connection, sk);
     } else if CurrentSettings::get().has_offers() {
         offload::withdraw(connection);
     }
     // SAFETY: a value that a look-up gave: valid until the program ends (see `maps`).
-    let (announced, offset) = unsafe { ((*connection).announced, (*connection).offset) };
+    let (announced, mut offset, placed) =
+        unsafe { ((*connection).announced, (*connection).offset, (*connection).placed) };
+    if placed & 1 != 0 {
+        offset[0] += received_unreported(connection, sk);
+    }
     if announced != 0 && state != state::IGNORED {
         ring::send_close(&Close {
             kind: kind::CLOSE,
@@ -33,8 +39,7 @@ pub fn closed(sk: u64) {
             sequence: next_sequence(connection),
             // SAFETY: a helper without preconditions.
             timestamp: unsafe { bpf_ktime_get_ns() },
-            // User space does not know the positions of one that was followed here.
-            moved: if state == state::OFFLOADED { [0; 2] } else { offset },
+            moved: if is_known { offset } else { [0; 2] },
         });
     }
     let _ = CONNECTIONS.remove(sk);

@@ -80,6 +80,33 @@ pub fn known(sk: u64, identity: impl FnOnce() -> u64) -> Option<*mut Connection>
     (transport == transport::TCP || before == identity()).then_some(connection)
 }
 
+/// `include/net/sock.h`.
+const RCV_SHUTDOWN: u8 = 1;
+
+/// Whether the other end of a TCP connection has ended the stream: its FIN takes a sequence number.
+#[inline(always)]
+pub fn has_ended(sk: u64) -> bool {
+    kernel::read::<u8>(sk + offset!(sock_shutdown) as u64)
+        .is_some_and(|shutdown| shutdown & RCV_SHUTDOWN != 0)
+}
+
+/// How many bytes a socket that reports what moves has received without a report (splice to a pipe), behind what it reported. The first
+/// time that the position of what is reported is not known yet, none.
+#[inline(always)]
+pub fn received_unreported(connection: *mut Connection, sk: u64) -> u64 {
+    let Some(next) = kernel::read::<u32>(sk + offset!(tcp_copied_seq) as u64) else { return 0 };
+    // SAFETY: a value that a look-up gave (see `maps`); within its arrays.
+    unsafe {
+        let behind = next.wrapping_sub((*connection).offset[0] as u32);
+        if (*connection).placed & 1 == 0 {
+            (*connection).placed |= 1;
+            (*connection).begin[0] = behind;
+        }
+        let received = behind.wrapping_sub((*connection).begin[0]);
+        if (received as i32) < 0 || (received == 1 && has_ended(sk)) { 0 } else { u64::from(received) }
+    }
+}
+
 /// Makes an entry for a socket that is captured, without its control group. A global function: verified once for all
 /// callers.
 #[inline(never)]

@@ -10,7 +10,8 @@
 //! What is no socket costs nothing, and the socket is an argument of the tracepoint. The address of its bytes is in the
 //! registers of the system call that the task is in. Bytes that move in other ways (`io_uring`, sendfile, splice from a
 //! pipe) are reported too, with their number only. What is not reported at all (splice to a pipe, TCP's mapped receive)
-//! shows in TCP's sequence numbers, from which positions are computed.
+//! shows in TCP's sequence numbers, from which positions are computed: when more is received, or when the socket sends out of
+//! a pipe, as a proxy does that lets the kernel move what it forwards.
 
 use core::ffi::c_void;
 
@@ -48,9 +49,6 @@ mod tcp {
     pub const SYN_SENT: i32 = 2;
     pub const SYN_RECV: i32 = 3;
 }
-
-/// `include/net/sock.h`.
-const RCV_SHUTDOWN: u8 = 1;
 
 /// A socket has sent.
 #[btf_tracepoint(function = "sock_send_length")]
@@ -115,7 +113,10 @@ fn is_ignored(socket: *mut c_void) -> bool {
 pub fn socket_core(ctx: BtfTracePointContext) -> i32 {
     let result: i32 = ctx.arg(1);
     let flags: i32 = ctx.arg(2);
-    moved(ctx.arg(0), result as u64 & 0x7fff_ffff, flags as u64);
+    if moved(ctx.arg(0), result as u64 & 0x7fff_ffff, flags as u64) {
+        // SAFETY: the program in the array takes the same context.
+        unsafe { CORE.tail_call(&ctx, 0) };
+    }
     if let Some(running) = RUNNING.get_ptr_mut(0) {
         // SAFETY: a value that a look-up gave (see `maps`), aligned as its type is.
         unsafe { fetch_add(running, u64::MAX) };
@@ -123,24 +124,53 @@ pub fn socket_core(ctx: BtfTracePointContext) -> i32 {
     0
 }
 
-/// A socket moved `result` bytes.
+/// A socket moved `result` bytes. Whether that was not recorded, because what it had received before without a report was.
 #[inline(always)]
-fn moved(socket: *mut c_void, result: u64, flags: u64) {
-    let Some(work) = Scratch::get() else { return };
+fn moved(socket: *mut c_void, result: u64, flags: u64) -> bool {
+    let Some(mut work) = Scratch::get() else { return false };
     let egress = work.header.direction == direction::EGRESS;
     if !egress && flags & NOT_CONSUMING != 0 {
-        return;
+        return false;
     }
-    let Some(connection) = connection_of(work, socket) else { return };
+    let Some(connection) = connection_of(work, socket) else { return false };
     // SAFETY: a value that a look-up gave: valid until the program ends (see `maps`).
     if unsafe { (*connection).state } == state::IGNORED && !transfer::is_retried(connection) {
         connections::advance(connection, work.header.direction, result);
-        return;
+        return false;
     }
     described(work, result, !egress && flags & TRUNCATING != 0);
     // SAFETY: a pointer to a socket, by the tracepoint's type.
     unsafe { place(work, socket) };
+    let received = egress && work.want == 0 && work.place != NO_PLACE && received_by_splice(work.fd) != 0;
     carried(work, connection, work.fd);
+    if received {
+        work.header.direction = direction::EGRESS;
+    }
+    received
+}
+
+/// A socket sends out of a pipe: puts what it has received without a report, by splice(2) as well, into `work` instead; gives 0 when
+/// that is nothing. A global function.
+#[inline(never)]
+#[unsafe(no_mangle)]
+pub extern "C" fn received_by_splice(sk: u64) -> u64 {
+    let Some(mut work) = Scratch::get() else { return 0 };
+    let Some(connection) = CONNECTIONS.get_ptr_mut(sk) else { return 0 };
+    let registers = Registers::of(current());
+    // Another call may have received what it is about to report.
+    if registers.is_compat() || registers.call() != Call::SPLICE {
+        return 0;
+    }
+    let received = connections::received_unreported(connection, sk);
+    if received == 0 {
+        return 0;
+    }
+    // SAFETY: a value that a look-up gave (see `maps`); within its arrays.
+    let position = unsafe { (*connection).begin[0].wrapping_add((*connection).offset[0] as u32) };
+    work.header.direction = direction::INGRESS;
+    work.header.total = received;
+    work.place = u64::from(position.wrapping_add(received as u32));
+    1
 }
 
 /// The connection of a socket, whose address is in `work.fd` from then on.
@@ -262,17 +292,10 @@ fn settle(work: Scratch, connection: *mut Connection, sk: u64) {
             return;
         }
         let elsewhere = before.wrapping_sub(*begin).wrapping_sub(*position as u32);
-        if elsewhere != 0 && !(elsewhere == 1 && !egress && has_ended(sk)) {
+        if elsewhere != 0 && !(elsewhere == 1 && !egress && connections::has_ended(sk)) {
             *position = (*position).wrapping_add(elsewhere as i32 as u64);
         }
     }
-}
-
-/// Whether the other end has ended the stream: its FIN takes a sequence number.
-#[inline(always)]
-fn has_ended(sk: u64) -> bool {
-    kernel::read::<u8>(sk + offset!(sock_shutdown) as u64)
-        .is_some_and(|shutdown| shutdown & RCV_SHUTDOWN != 0)
 }
 
 /// Index of the message that moved in a call of `len` messages, which are reported one by one.

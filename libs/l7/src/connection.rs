@@ -54,6 +54,8 @@ pub struct Connection {
     seen: [bool; 2],
     /// It was open when it was first seen.
     is_joined: bool,
+    /// When bytes of the server's moved last in which no message was found.
+    unread_at: Option<Timestamp>,
 }
 
 #[derive(Debug)]
@@ -97,6 +99,7 @@ impl Connection {
             to_groups: 0,
             seen: [false; 2],
             is_joined: false,
+            unread_at: None,
         }
     }
 
@@ -325,6 +328,7 @@ impl Connection {
             let unfinished = [Sender::Client, Sender::Server].map(|from| parser.framing(from).unfinished());
             let mut cx = ConnectionContext::new(context, of, sink);
             cx.unaccounted(*protocol, unfinished.into_iter().fold(0, u64::saturating_add));
+            cx.set_unread_at(self.unread_at);
             parser.close(now, &mut cx);
         }
         self.state = State::Done;
@@ -334,7 +338,9 @@ impl Connection {
     pub fn tick(&mut self, now: Timestamp, context: &mut ParserContext, sink: &mut dyn FnMut(Exchange)) {
         if let State::Known { side, parser, .. } = &mut self.state {
             let of = (self.scope, self.client, *side);
-            parser.tick(now, &mut ConnectionContext::new(context, of, sink));
+            let mut cx = ConnectionContext::new(context, of, sink);
+            cx.set_unread_at(self.unread_at);
+            parser.tick(now, &mut cx);
         }
     }
 
@@ -400,6 +406,7 @@ impl Connection {
             };
             let mut cx = ConnectionContext::new(context, (self.scope, self.client, side), sink);
             cx.set_peer(peer);
+            cx.set_unread_at(self.unread_at);
             let (was_lost, gaps) = (parser.framing(segment.from).is_lost(), cx.gaps());
             let flow = parser.segment(&segment, &mut cx);
             let framed = Framed {
@@ -410,6 +417,10 @@ impl Connection {
             };
             let unaccounted = framed.unaccounted(counted, segment.truncated, bytes.len() as u64);
             cx.unaccounted(protocol, unaccounted);
+            let is_unread_datagram = self.transport == Transport::Datagram && segment.is_unreadable();
+            if segment.from == Sender::Server && (unaccounted > 0 || is_unread_datagram) {
+                self.unread_at = Some(segment.at);
+            }
             match flow {
                 Flow::Continue => return,
                 Flow::Done => {

@@ -93,6 +93,8 @@ mod table;
 mod testing;
 mod tls;
 mod trace;
+#[cfg(test)]
+mod unread;
 #[cfg(any(test, feature = "values"))]
 pub mod values;
 

@@ -208,6 +208,13 @@ pub struct Segment<'a> {
     pub truncated: u64,
 }
 
+impl Segment<'_> {
+    /// Whether not one byte of the call could be read: the kernel moved them itself (sendfile(2), splice(2)).
+    pub fn is_unreadable(&self) -> bool {
+        self.gap == 0 && self.bytes.is_empty() && self.truncated > 0
+    }
+}
+
 /// How a connection continues after a segment.
 #[derive(Clone, Copy, Debug)]
 pub enum Flow {
@@ -333,6 +340,8 @@ pub struct ConnectionContext<'a> {
     pub(crate) peer: Option<SocketAddr>,
     /// The trace of the exchange that is emitted next.
     trace: Option<TraceContext>,
+    /// When bytes of the server's moved last in which no message was found.
+    unread_at: Option<Timestamp>,
     pub(crate) sink: &'a mut dyn FnMut(Exchange),
 }
 
@@ -343,7 +352,7 @@ impl<'a> ConnectionContext<'a> {
         (scope, client, side): (ScopeId, ClientId, Side),
         sink: &'a mut dyn FnMut(Exchange),
     ) -> Self {
-        Self { context, scope, client, side, peer: None, trace: None, sink }
+        Self { context, scope, client, side, peer: None, trace: None, unread_at: None, sink }
     }
 }
 
@@ -366,6 +375,12 @@ impl ConnectionContext<'_> {
     /// The exchanges that are emitted next are with this other end.
     pub fn set_peer(&mut self, peer: Option<SocketAddr>) {
         self.peer = peer;
+    }
+
+    /// Bytes of the server's in which no message was found moved last at this time: what was requested before may have been
+    /// answered there.
+    pub(crate) fn set_unread_at(&mut self, at: Option<Timestamp>) {
+        self.unread_at = at;
     }
 
     /// The exchange that is emitted next belongs to this trace.
@@ -461,8 +476,13 @@ impl ConnectionContext<'_> {
         self.context.route(self.scope, target)
     }
 
-    /// Gives out an exchange.
+    /// Gives out an exchange. A request without a response that may have been answered in bytes that nobody could read is none:
+    /// it counts as unparsed.
     pub fn emit(&mut self, protocol: Protocol, request: &Request, outcome: &Outcome) {
+        if outcome.error == ErrorClass::NoResponse && self.unread_at.is_some_and(|at| at >= request.start) {
+            self.trace = None;
+            return self.unparsed();
+        }
         let resource = match request.resource {
             Resource::Name(symbol) => symbol,
             Resource::Route(route) => {

@@ -201,3 +201,24 @@ fn what_is_lost_at_a_connections_end_shows() {
     }
     assert!(wrong.is_empty(), "{}: {:#?}", wrong.len(), wrong);
 }
+
+#[test]
+fn a_request_that_is_answered_by_what_cannot_be_read_has_a_response() {
+    let mut wrong = Vec::new();
+    for (name, conversation) in all() {
+        println!("{name}");
+        let whole = play(&conversation, |_| Fate::Whole);
+        for from in [0, conversation.steps.len() / 2] {
+            for direction in [Direction::Ingress, Direction::Egress] {
+                let is_unread = |number: usize| number >= from && conversation.steps[number].0 == direction;
+                let part =
+                    play(&conversation, |number| if is_unread(number) { Fate::Cut(0) } else { Fate::Whole });
+                let fault = fault(&part, &whole).or_else(|| {
+                    (part.unanswered() > whole.unanswered()).then(|| format!("{:?}", part.lines))
+                });
+                wrong.extend(fault.map(|fault| format!("{name}, {direction:?} from {from}: {fault}")));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}: {:#?}", wrong.len(), wrong);
+}

@@ -148,6 +148,7 @@ impl Need {
         need("systemd", &["systemd-analyze"], "reads the unit in Kata's disk image"),
         need("curl", &["curl"], "asks in a container that ends at once"),
         need("dnsmasq-base", &["dnsmasq"], "a name server to count the questions of"),
+        need("haproxy", &["/usr/sbin/haproxy"], "a proxy that lets the kernel move what it forwards"),
         need("nginx-light", &["/usr/sbin/nginx"], "a server to count the requests of"),
         need("redis-server", &["redis-server"], "a server to count the commands of"),
         need("redis-tools", &["redis-benchmark"], "asks it"),

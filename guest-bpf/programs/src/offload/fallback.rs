@@ -33,18 +33,18 @@ pub fn fall_back(connection: *mut Connection, sk: u64, by: u32) -> bool {
     true
 }
 
-/// The socket of an offloaded connection is closed: requests without a response go to user space.
+/// The socket of an offloaded connection is closed: requests without a response go to user space. Whether there were any.
 #[inline(always)]
-pub fn closed(connection: *mut Connection, sk: u64) {
+pub fn closed(connection: *mut Connection, sk: u64) -> bool {
     // SAFETY: a value that a look-up gave: valid until the program ends (see `maps`).
     let id = unsafe { (*connection).id };
-    let Some(offloaded) = OFFLOADED.get_ptr_mut(id) else { return };
+    let Some(offloaded) = OFFLOADED.get_ptr_mut(id) else { return false };
     // SAFETY: a value that a look-up gave: valid until the program ends (see `maps`).
     let unfinished = unsafe { (*offloaded).pushed != (*offloaded).popped };
     if unfinished {
-        fall_back(connection, sk, connections::BY_CLOSE);
-    } else {
-        count!(offloaded_ended);
-        let _ = OFFLOADED.remove(id);
+        return fall_back(connection, sk, connections::BY_CLOSE);
     }
+    count!(offloaded_ended);
+    let _ = OFFLOADED.remove(id);
+    false
 }

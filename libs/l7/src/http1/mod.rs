@@ -140,7 +140,7 @@ impl Parser for Http1 {
                 let blind = responses.is_blind();
                 let rest = responses.segment(segment, &mut ResponseEnd { pairing, cx });
                 if blind && responses.is_blind() {
-                    pairing.unreadable();
+                    pairing.blind(segment);
                 }
                 rest
             }
@@ -180,6 +180,7 @@ impl Parser for Http1 {
         let Self { requests, responses, pairing } = self;
         pairing.uploaded = requests.body_bytes();
         responses.tick(now, &mut ResponseEnd { pairing, cx });
+        pairing.tick(now, cx);
     }
 
     fn offloadable(&mut self) -> Option<&mut dyn Offloadable> {

@@ -10,13 +10,13 @@
 
 mod ends;
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, num::NonZeroU64};
 
 pub(super) use ends::{RequestEnd, ResponseEnd};
 
 use crate::{
     ErrorClass, Protocol, Status, Symbol, Timestamp,
-    http1::reader::Reader,
+    http1::reader::{Reader, UNFRAMED_QUIET_NS},
     offload::{ConnectionState, FramingState},
     parser::{ConnectionContext, Outcome, Request, Resource, Segment, Sender, Unrecognised},
     pending::{Fifo, Next},
@@ -129,8 +129,12 @@ pub(super) struct Pairing {
     /// Bytes of interim responses.
     interim_bytes: u64,
     trust: Trust,
-    /// Bytes of responses were lost since requests began to wait.
+    /// Bytes of responses were no HTTP since requests began to wait.
     responses_lost: bool,
+    /// Bytes of the response to the request that waits, which began in bytes that could not be read.
+    unread: Option<NonZeroU64>,
+    /// Bytes of the server's segment that is taken.
+    taken: u64,
     /// A request was certainly sent before the one before it was answered.
     pipelined: bool,
     resync: Resync,
@@ -224,12 +228,44 @@ impl Pairing {
     /// The server sent a segment.
     pub(super) fn server(&mut self, segment: &Segment<'_>) {
         self.resync.server(segment);
+        self.taken = (segment.bytes.len() as u64).saturating_add(segment.truncated);
+        self.unread = self.unread.map(|unread| unread.saturating_add(self.taken));
     }
 
-    /// What the server's segment answered is unknown.
-    pub(super) fn unreadable(&mut self) {
+    /// In the server's segment neither the end nor the start of a response was found.
+    pub(super) fn blind(&mut self, segment: &Segment<'_>) {
         if self.trust == Trust::Desynced {
             self.resync.desync(Sender::Server, GapKind::Malformed);
+        } else if segment.is_unreadable() && self.current.is_none() && self.waiting.len() == 1 {
+            self.unreadable();
+        }
+    }
+
+    /// The response to the request that waits, the only one, began in bytes that could not be read.
+    fn unreadable(&mut self) {
+        self.unread = self.unread.or(NonZeroU64::new(self.taken));
+    }
+
+    /// The response that could not be read has ended: its request counts, with a status that is not known.
+    fn settle_unread(&mut self, cx: &mut ConnectionContext<'_>) {
+        let Some(bytes) = self.unread.take().map(NonZeroU64::get) else { return };
+        while let Some(waiting) = self.waiting.drain_one() {
+            if !waiting.certain {
+                cx.unparsed();
+                continue;
+            }
+            self.resync.response();
+            let (status, error) = cx.unknown_status();
+            cx.set_trace(waiting.trace);
+            let outcome = Outcome { status, error, end: self.resync.answered(), bytes };
+            cx.emit(Protocol::Http1, &waiting.request, &outcome);
+        }
+    }
+
+    /// Nothing moved for a while.
+    pub(super) fn tick(&mut self, now: Timestamp, cx: &mut ConnectionContext<'_>) {
+        if self.unread.is_some() && now.since(self.resync.answered()) >= UNFRAMED_QUIET_NS {
+            self.settle_unread(cx);
         }
     }
 
@@ -250,6 +286,7 @@ impl Pairing {
         if let Some(current) = self.current.take() {
             self.settle(&current, 0, now, cx);
         }
+        self.settle_unread(cx);
         while let Some(waiting) = self.waiting.drain_one() {
             if waiting.certain && !self.responses_lost {
                 cx.set_trace(waiting.trace);

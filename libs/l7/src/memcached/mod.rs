@@ -43,6 +43,9 @@ const LINE_MAX: usize = 8 * 1024;
 /// Longest class of keys, bytes.
 const CLASS_MAX: usize = 32;
 
+/// Quiet time after which an answer that could not be read counts as ended, nanoseconds.
+const UNREAD_QUIET_NS: u64 = 2_000_000_000;
+
 /// What answers a command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Expect {
@@ -99,6 +102,15 @@ impl Parser for Memcached {
             Self::Undecided(_) => {}
         }
     }
+
+    fn tick(&mut self, now: Timestamp, cx: &mut ConnectionContext<'_>) {
+        if let Self::Text(text) = self
+            && text.unread > 0
+            && now.since(text.answered_at) >= UNREAD_QUIET_NS
+        {
+            text.finish_truncated(cx);
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -129,6 +141,8 @@ struct Text {
     value: bool,
     /// The end of the answer was not captured: it ends with the server's last byte before the next command.
     truncated: bool,
+    /// So many bytes of the answer moved, of which not one could be read.
+    unread: u64,
     /// When the server sent last.
     answered_at: Timestamp,
     /// Bytes are missing: nothing can be paired before a command follows a whole answer.
@@ -144,6 +158,9 @@ impl Text {
     fn segment(&mut self, segment: &Segment<'_>, cx: &mut ConnectionContext<'_>) {
         match segment.from {
             Sender::Client => {
+                if segment.is_unreadable() && !self.requests.in_message() {
+                    self.finish_truncated(cx);
+                }
                 let mut requests = std::mem::take(&mut self.requests);
                 requests.segment(segment, LINE_MAX, |piece| self.request(&piece, cx));
                 self.requests = requests;
@@ -151,12 +168,29 @@ impl Text {
             }
             Sender::Server => {
                 self.answered_at = segment.at;
+                if self.is_unread(segment) {
+                    self.unread = self.unread.saturating_add(segment.truncated);
+                }
                 let mut answers = std::mem::take(&mut self.answers);
                 answers.segment(segment, LINE_MAX, |piece| self.answer(&piece, cx));
                 self.turn = !answers.in_message() && !answers.is_lost();
                 self.answers = answers;
             }
         }
+    }
+
+    /// Whether a segment that could not be read is of the answer to the only command that waits.
+    fn is_unread(&self, segment: &Segment<'_>) -> bool {
+        segment.is_unreadable() && !self.gapped && !self.answers.in_message() && self.is_lone()
+    }
+
+    /// Whether one command waits, of whose answer nothing was seen.
+    fn is_lone(&self) -> bool {
+        let is_answered = |front: &Waiting| front.expect != Expect::Quiet;
+        self.waiting.len() == 1
+            && self.waiting.front().is_some_and(is_answered)
+            && self.answering.bytes == 0
+            && !self.truncated
     }
 
     fn request(&mut self, piece: &Piece<'_>, cx: &mut ConnectionContext<'_>) -> Step {
@@ -271,12 +305,21 @@ impl Text {
                 cx.count_gap();
                 self.truncated = true;
             }
+            Piece::Gap { .. } if self.unread > 0 => cx.count_gap(),
             Piece::Gap { .. } => self.lose(cx),
         }
         Step::Next
     }
 
     fn finish_truncated(&mut self, cx: &mut ConnectionContext<'_>) {
+        let unread = std::mem::take(&mut self.unread);
+        if unread > 0
+            && let Some(Next::Waiting(waiting)) = self.waiting.pop()
+        {
+            let (status, error) = cx.unknown_status();
+            let outcome = Outcome { status, error, end: self.answered_at, bytes: unread };
+            cx.emit(Protocol::Memcached, &waiting.request, &outcome);
+        }
         if self.truncated {
             let end = if self.value { b"HIT" } else { b"END" };
             self.answered(end, self.answered_at, cx);
@@ -304,7 +347,7 @@ impl Text {
         if self.waiting.front().is_some_and(goes_on) {
             return;
         }
-        self.truncated = false;
+        (self.truncated, self.unread) = (false, 0);
         let answering = std::mem::take(&mut self.answering);
         if let Some(Next::Waiting(waiting)) = self.waiting.pop() {
             let word = match (waiting.command, word) {
@@ -324,7 +367,7 @@ impl Text {
             cx.unparsed();
         }
         self.answering = Answering::default();
-        (self.value, self.truncated) = (false, false);
+        (self.value, self.truncated, self.unread) = (false, false, 0);
         self.gapped = true;
     }
 

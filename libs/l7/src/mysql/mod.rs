@@ -216,6 +216,9 @@ impl Parser for Mysql {
     fn segment(&mut self, segment: &Segment<'_>, cx: &mut ConnectionContext<'_>) -> Flow {
         let rest = match segment.from {
             Sender::Client => {
+                if segment.is_unreadable() && !self.client.in_message() {
+                    self.finish_truncated(cx);
+                }
                 let mut framer = std::mem::take(&mut self.client);
                 let total = segment.bytes.len() as u64 + segment.truncated;
                 let rest = framer.segment(segment, HEAD_MAX, |piece| match piece {
@@ -234,6 +237,16 @@ impl Parser for Mysql {
                 let mut framer = std::mem::take(&mut self.server);
                 self.server_at = segment.at;
                 self.last_sender = Sender::Server;
+                if self.is_unread(segment) {
+                    self.answer = self.waiting.front().map(|front| CurrentResponse {
+                        response: response::Response::new(front.shape),
+                        start: before,
+                        bytes: 0,
+                        sequence: None,
+                        end: None,
+                        framing: AnswerFraming::Truncated,
+                    });
+                }
                 let rest = framer.segment(segment, HEAD_MAX, |piece| match piece {
                     Piece::Head(head) => self.server_head(&head, before, cx),
                     Piece::End { at } => self.server_end(at, cx),
@@ -323,6 +336,16 @@ impl Mysql {
 
     fn is_aligned(&self) -> bool {
         self.pairing == Pairing::Aligned
+    }
+
+    /// Whether a segment that could not be read is of the answer to the only command that waits.
+    fn is_unread(&self, segment: &Segment<'_>) -> bool {
+        segment.is_unreadable()
+            && self.phase == Phase::Commands
+            && self.is_aligned()
+            && self.answer.is_none()
+            && !self.server.in_message()
+            && self.waiting.len() == 1
     }
 
     /// Whether the end of the answer that is being read cannot be found by its framing.

@@ -260,6 +260,9 @@ impl Parser for Postgres {
     fn segment(&mut self, segment: &Segment<'_>, cx: &mut ConnectionContext<'_>) -> Flow {
         match segment.from {
             Sender::Client => {
+                if segment.is_unreadable() && !self.client.in_message() {
+                    self.finish_truncated(cx);
+                }
                 self.client_segment(segment);
                 let mut framer = std::mem::take(&mut self.client);
                 let total = segment.bytes.len() as u64 + segment.truncated;
@@ -367,6 +370,10 @@ impl Postgres {
         }
         let before = self.server_bytes + segment.gap;
         self.server_at = segment.at;
+        if self.is_unread(segment) {
+            self.response = ResponseState::Truncated;
+            self.answer_start = before;
+        }
         let mut framer = std::mem::take(&mut self.server);
         framer.segment(segment, HEAD_MAX, |piece| match piece {
             Piece::Head(head) => self.server_head(&head, before),
@@ -401,6 +408,17 @@ impl Postgres {
             }
         }
         self.server = framer;
+    }
+
+    /// Whether a segment that could not be read is of the answer to the only batch that waits.
+    fn is_unread(&self, segment: &Segment<'_>) -> bool {
+        segment.is_unreadable()
+            && self.phase == Phase::Commands
+            && self.pairing == Pairing::Aligned
+            && self.response == ResponseState::Awaited
+            && !self.server.in_message()
+            && self.line.len() == 1
+            && self.line.front().is_some_and(|front| front.sync)
     }
 
     /// What the framer does at the end of a message.

@@ -145,6 +145,9 @@ impl Parser for Redis {
         }
         match segment.from {
             Sender::Client => {
+                if segment.is_unreadable() && !reader.in_message() {
+                    self.end_open(cx);
+                }
                 // Behind a whole reply no other end of a command follows.
                 let is_turn = segment.gap == 0 && self.resync.is_turn() && self.replies.is_between();
                 if is_turn && detect::inline(segment.bytes) {
@@ -164,6 +167,10 @@ impl Parser for Redis {
                     let bytes = (segment.bytes.len() as u64).saturating_add(segment.truncated);
                     reply.bytes = reply.bytes.saturating_add(bytes);
                     reply.end = segment.at;
+                } else if let Some(waiting) = self.answered_unread(segment, &reader) {
+                    reader.forget();
+                    self.open = Some((waiting, Message::unread(segment)));
+                    self.lose(Sender::Server, GapKind::Truncated, cx);
                 } else {
                     reader.segment(segment, false, |item| self.item(Sender::Server, item, cx));
                     if reader.is_lost() && self.resync.is_desynced() {
@@ -446,6 +453,18 @@ impl Redis {
         {
             self.open = Some((waiting, reply));
         }
+    }
+
+    /// The command that is answered by a segment that could not be read, if no other one waits.
+    fn answered_unread(&mut self, segment: &Segment<'_>, replies: &Reader) -> Option<Waiting> {
+        let is_lone = segment.is_unreadable()
+            && !self.resync.is_desynced()
+            && self.subscriber == Subscriber::No
+            && !replies.in_message()
+            && self.waiting.len() == 1;
+        let front = self.waiting.front().filter(|waiting| is_lone && waiting.kind == Kind::Plain).copied()?;
+        self.waiting.pop();
+        Some(front)
     }
 
     /// The reply whose end was not captured has ended with its last byte so far.

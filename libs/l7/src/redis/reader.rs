@@ -76,6 +76,24 @@ pub(super) struct Message {
     pub(super) bytes: u64,
 }
 
+/// In place of the type byte of a reply that could not be read.
+pub(super) const UNREAD: u8 = b'?';
+
+impl Message {
+    /// A reply of which not one byte could be read.
+    pub(super) fn unread(segment: &Segment<'_>) -> Self {
+        Self {
+            kind: UNREAD,
+            elements: 1,
+            words: [Word::default(); 3],
+            blocks: false,
+            start: segment.at,
+            end: segment.at,
+            bytes: segment.truncated,
+        }
+    }
+}
+
 /// What a reader found.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Item {

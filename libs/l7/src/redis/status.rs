@@ -1,6 +1,10 @@
 //! The status of a reply: an error's prefix, and whose fault it is.
 
-use crate::{ErrorClass, NameKind, Status, parser::ConnectionContext, redis::reader::Message};
+use crate::{
+    ErrorClass, NameKind, Status,
+    parser::ConnectionContext,
+    redis::reader::{Message, UNREAD},
+};
 
 /// The prefix of an error's text: its first word, in capitals.
 pub(super) fn error_prefix(text: &[u8]) -> Option<&str> {
@@ -11,6 +15,9 @@ pub(super) fn error_prefix(text: &[u8]) -> Option<&str> {
 }
 
 pub(super) fn outcome(message: &Message, cx: &mut ConnectionContext<'_>) -> (Status, ErrorClass) {
+    if message.kind == UNREAD {
+        return cx.unknown_status();
+    }
     if !matches!(message.kind, b'-' | b'!') {
         return (Status::None, ErrorClass::None);
     }

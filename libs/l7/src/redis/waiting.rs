@@ -5,7 +5,7 @@ use crate::{
     parser::{ConnectionContext, Request},
     redis::{
         line,
-        reader::{Message, Word},
+        reader::{Message, UNREAD, Word},
         status::error_prefix,
         subscriber::SUBSCRIPTIONS,
     },
@@ -83,7 +83,7 @@ impl Waiting {
     pub(super) fn confirmed(&self, reply: &Message, cx: &mut ConnectionContext<'_>) -> Request {
         let refused = matches!(reply.kind, b'-' | b'!')
             && error_prefix(reply.words[0].as_bytes()).is_none_or(|prefix| prefix == "ERR");
-        if refused || self.unconfirmed.as_bytes().is_empty() {
+        if refused || reply.kind == UNREAD || self.unconfirmed.as_bytes().is_empty() {
             return self.request;
         }
         let name = unusual_name(self.unconfirmed.as_bytes(), |text| cx.name(NameKind::Command, text));

@@ -57,6 +57,7 @@ impl Handler for RequestEnd<'_, '_> {
             let Self { pairing, responses, cx } = self;
             responses.end_unframed(&mut ResponseEnd { pairing, cx });
         }
+        self.pairing.settle_unread(self.cx);
         if self.pairing.responses_lost {
             // Without pipelining, what waits was answered in what was lost.
             while self.pairing.waiting.drain_one().is_some() {
@@ -114,6 +115,10 @@ impl Handler for RequestEnd<'_, '_> {
 
     fn gap(&mut self, gap: GapKind) {
         self.cx.count_gap();
+        if gap == GapKind::Truncated {
+            // The next request, too, began in what cannot be read.
+            self.pairing.settle_unread(self.cx);
+        }
         self.pairing.lost(Sender::Client, gap, self.cx);
     }
 }
@@ -149,6 +154,10 @@ impl Handler for ResponseEnd<'_, '_> {
                 None => Owner::Unknown,
             },
         };
+        if pairing.waiting.is_empty() {
+            // What came before was an interim response.
+            pairing.unread = None;
+        }
         let method = match &current.owner {
             Owner::Request(waiting) => waiting.method,
             _ => Method::Other,
@@ -194,8 +203,13 @@ impl Handler for ResponseEnd<'_, '_> {
 
     fn gap(&mut self, gap: GapKind) {
         self.cx.count_gap();
+        let is_lone = self.pairing.waiting.len() == 1;
         self.pairing.lost(Sender::Server, gap, self.cx);
-        self.pairing.responses_lost |= !self.pairing.waiting.is_empty();
+        if is_lone && gap == GapKind::Truncated && !self.pairing.waiting.is_empty() {
+            self.pairing.unreadable();
+        } else {
+            self.pairing.responses_lost |= !self.pairing.waiting.is_empty();
+        }
     }
 }
 

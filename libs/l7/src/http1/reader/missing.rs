@@ -12,7 +12,7 @@ use crate::{
 const LAST_CHUNK_TAIL: u64 = 7;
 
 /// Quiet time after which an unframed response counts as ended, nanoseconds.
-const UNFRAMED_QUIET_NS: u64 = 5_000_000_000;
+pub(in crate::http1) const UNFRAMED_QUIET_NS: u64 = 5_000_000_000;
 
 impl Reader {
     /// Whether it could not find a message's end or start in bytes that are missing now.

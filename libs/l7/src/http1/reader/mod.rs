@@ -10,6 +10,7 @@ mod missing;
 mod starts;
 
 pub(super) use handler::{Body, Handler};
+pub(super) use missing::UNFRAMED_QUIET_NS;
 
 use crate::{
     Timestamp,
