@@ -27,6 +27,7 @@ mod offload;
 mod packets;
 mod parents;
 mod peers;
+mod pipelines;
 mod programs;
 mod running;
 mod sequence;
@@ -61,6 +62,7 @@ fn main() -> ExitCode {
         packets::tests(),
         parents::tests(),
         peers::tests(),
+        pipelines::tests(),
         programs::tests(),
         sequence::tests(),
         servers::tests(),

@@ -14,6 +14,7 @@ use crate::{
     exchange::{Exchange, Protocol, Side},
     offload::{ConnectionState, IdleConnection},
     parser::{ConnectionContext, Flow, Parser, Segment, Sender, Start, Transport},
+    pending::PendingShare,
     symbol::{ClientId, ScopeId, Symbol},
     table,
 };
@@ -56,6 +57,8 @@ pub struct Connection {
     is_joined: bool,
     /// When bytes of the server's moved last in which no message was found.
     unread_at: Option<Timestamp>,
+    /// Of the requests that wait on all connections together.
+    pending_share: Option<Box<PendingShare>>,
 }
 
 #[derive(Debug)]
@@ -100,6 +103,7 @@ impl Connection {
             seen: [false; 2],
             is_joined: false,
             unread_at: None,
+            pending_share: None,
         }
     }
 
@@ -331,6 +335,7 @@ impl Connection {
             cx.set_unread_at(self.unread_at);
             parser.close(now, &mut cx);
         }
+        self.pending_share = None;
         self.state = State::Done;
     }
 
@@ -407,6 +412,7 @@ impl Connection {
             let mut cx = ConnectionContext::new(context, (self.scope, self.client, side), sink);
             cx.set_peer(peer);
             cx.set_unread_at(self.unread_at);
+            cx.add_pending_share(PendingShare::taken(self.pending_share.as_deref()));
             let (was_lost, gaps) = (parser.framing(segment.from).is_lost(), cx.gaps());
             let flow = parser.segment(&segment, &mut cx);
             let framed = Framed {
@@ -421,6 +427,8 @@ impl Connection {
             if segment.from == Sender::Server && (unaccounted > 0 || is_unread_datagram) {
                 self.unread_at = Some(segment.at);
             }
+            let beyond = parser.pending().saturating_sub(cx.limits().pending_per_connection);
+            PendingShare::set(&mut self.pending_share, beyond, cx.context.shared_pending());
             match flow {
                 Flow::Continue => return,
                 Flow::Done => {

@@ -18,6 +18,7 @@ use crate::{
     exchange::Status,
     lookups::Lookups,
     names::Candidates,
+    pending::SharedPending,
     routes::{
         RouteRef, Routes,
         learning::Sighting,
@@ -37,13 +38,15 @@ pub struct Limits {
     pub symbols: usize,
     /// Most distinct routes of one application.
     pub routes_per_scope: usize,
-    /// Most requests that wait for their response on one connection.
+    /// Requests that may wait for their response on any connection.
     pub pending_per_connection: usize,
+    /// Further requests that may wait on all connections together, of protocols whose clients send many at once.
+    pub pending_shared: usize,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { symbols: 16_384, routes_per_scope: 200, pending_per_connection: 1024 }
+        Self { symbols: 16_384, routes_per_scope: 200, pending_per_connection: 1024, pending_shared: 40_960 }
     }
 }
 
@@ -72,6 +75,7 @@ pub struct Tally {
 #[derive(Debug)]
 pub struct ParserContext {
     limits: Limits,
+    shared: SharedPending,
     tally: Tally,
     unaccounted: UnaccountedBytes,
     names: Names,
@@ -101,6 +105,7 @@ impl ParserContext {
     pub fn new(limits: Limits) -> Self {
         let mut context = Self {
             limits,
+            shared: SharedPending::default(),
             tally: Tally::default(),
             unaccounted: UnaccountedBytes::default(),
             names: Names::new(limits.symbols),
@@ -143,6 +148,11 @@ impl ParserContext {
     /// Its bounds.
     pub fn limits(&self) -> &Limits {
         &self.limits
+    }
+
+    /// Requests that wait beyond [`Limits::pending_per_connection`].
+    pub(crate) fn shared_pending(&self) -> &SharedPending {
+        &self.shared
     }
 
     /// What it saw so far.

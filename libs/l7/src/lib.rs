@@ -66,6 +66,8 @@ mod lookalikes;
 mod lookups;
 #[cfg(test)]
 mod losses;
+#[cfg(test)]
+mod many;
 mod memcached;
 mod mongodb;
 mod mysql;

@@ -279,6 +279,11 @@ pub trait Parser: fmt::Debug + Send {
     /// Where this end's bytes stand.
     fn framing(&self, from: Sender) -> Framing;
 
+    /// How many requests wait, of a protocol with [`ConnectionContext::pending_max`].
+    fn pending(&self) -> usize {
+        0
+    }
+
     /// The connection was closed: everything that waits comes to its end.
     fn close(&mut self, now: Timestamp, cx: &mut ConnectionContext<'_>);
 
@@ -342,6 +347,8 @@ pub struct ConnectionContext<'a> {
     trace: Option<TraceContext>,
     /// When bytes of the server's moved last in which no message was found.
     unread_at: Option<Timestamp>,
+    /// Most requests that may wait on the connection.
+    pending_max: usize,
     pub(crate) sink: &'a mut dyn FnMut(Exchange),
 }
 
@@ -352,7 +359,8 @@ impl<'a> ConnectionContext<'a> {
         (scope, client, side): (ScopeId, ClientId, Side),
         sink: &'a mut dyn FnMut(Exchange),
     ) -> Self {
-        Self { context, scope, client, side, peer: None, trace: None, unread_at: None, sink }
+        let pending_max = context.limits().pending_per_connection;
+        Self { context, scope, client, side, peer: None, trace: None, unread_at: None, pending_max, sink }
     }
 }
 
@@ -360,6 +368,17 @@ impl ConnectionContext<'_> {
     /// The context's bounds.
     pub fn limits(&self) -> &Limits {
         self.context.limits()
+    }
+
+    /// Most requests that may wait on the connection, of a protocol whose clients send many at once.
+    pub fn pending_max(&self) -> usize {
+        self.pending_max
+    }
+
+    /// The connection has so many of those that all connections share.
+    pub(crate) fn add_pending_share(&mut self, share: usize) {
+        let free = self.limits().pending_shared.saturating_sub(self.context.shared_pending().taken());
+        self.pending_max = self.limits().pending_per_connection.saturating_add(free.saturating_add(share));
     }
 
     /// Which end is observed.

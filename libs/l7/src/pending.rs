@@ -1,9 +1,61 @@
 //! Requests that wait for their response: in order ([`Fifo`]), or by an id ([`ById`]). Bounded: the oldest makes room for
 //! the newest, and is given back so that its parser counts it.
 
-use std::{collections::VecDeque, hash::Hash};
+use std::{
+    collections::VecDeque,
+    hash::Hash,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+};
 
 use foldhash::{HashMap, HashMapExt as _};
+
+/// What waits on all connections together, beyond what each of them may have.
+#[derive(Debug, Default)]
+pub(crate) struct SharedPending(Arc<AtomicUsize>);
+
+impl SharedPending {
+    /// How many wait.
+    pub(crate) fn taken(&self) -> usize {
+        self.0.load(Relaxed)
+    }
+}
+
+/// A connection's part of [`SharedPending`], which it gives back at its end.
+#[derive(Debug)]
+pub(crate) struct PendingShare {
+    of: Arc<AtomicUsize>,
+    taken: usize,
+}
+
+impl PendingShare {
+    /// How many it has.
+    pub(crate) fn taken(share: Option<&Self>) -> usize {
+        share.map_or(0, |share| share.taken)
+    }
+
+    /// So many of a connection's requests wait beyond what each connection may have.
+    pub(crate) fn set(share: &mut Option<Box<Self>>, taken: usize, shared: &SharedPending) {
+        if taken == 0 {
+            *share = None;
+            return;
+        }
+        let share = share.get_or_insert_with(|| Box::new(Self { of: Arc::clone(&shared.0), taken: 0 }));
+        share.of.fetch_add(taken, Relaxed);
+        share.of.fetch_sub(std::mem::replace(&mut share.taken, taken), Relaxed);
+    }
+}
+
+impl Drop for PendingShare {
+    fn drop(&mut self) {
+        self.of.fetch_sub(self.taken, Relaxed);
+    }
+}
+
+/// Requests for which room is kept when none waits.
+const ROOM_KEPT: usize = 1024;
 
 /// What answers next, in a protocol that answers in order.
 #[derive(Debug, PartialEq, Eq)]
@@ -43,13 +95,21 @@ impl<T> Fifo<T> {
             self.forgotten -= 1;
             return Some(Next::Forgotten);
         }
-        self.waiting.pop_front().map(Next::Waiting)
+        self.pop_front().map(Next::Waiting)
+    }
+
+    fn pop_front(&mut self) -> Option<T> {
+        let front = self.waiting.pop_front();
+        if self.waiting.is_empty() && self.waiting.capacity() > ROOM_KEPT {
+            self.waiting.shrink_to(ROOM_KEPT);
+        }
+        front
     }
 
     /// Takes the oldest that is still known, whatever was forgotten before it: for the end of a connection.
     pub fn drain_one(&mut self) -> Option<T> {
         self.forgotten = 0;
-        self.waiting.pop_front()
+        self.pop_front()
     }
 
     /// The one that is answered next, unless it was forgotten.
@@ -75,6 +135,11 @@ impl<T> Fifo<T> {
     /// All that wait, the oldest first.
     pub fn iter(&self) -> impl Iterator<Item = &T> {
         self.waiting.iter()
+    }
+
+    /// How many wait and are known.
+    pub fn known(&self) -> usize {
+        self.waiting.len()
     }
 
     /// How many wait, with those forgotten.
@@ -178,7 +243,11 @@ impl<K: Copy + Eq + Hash, T> ById<K, T> {
 
     /// Takes the one whose response has come.
     pub fn remove(&mut self, id: K) -> Option<T> {
-        self.waiting.remove(&id).map(|(_, item)| item)
+        let (_, item) = self.waiting.remove(&id)?;
+        if self.waiting.is_empty() && self.order.len() > ROOM_KEPT {
+            *self = Self::default();
+        }
+        Some(item)
     }
 
     /// The one with this id.

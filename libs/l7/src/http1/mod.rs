@@ -168,6 +168,10 @@ impl Parser for Http1 {
         }
     }
 
+    fn pending(&self) -> usize {
+        self.pairing.pending()
+    }
+
     fn close(&mut self, now: Timestamp, cx: &mut ConnectionContext<'_>) {
         let Self { requests, responses, pairing } = self;
         pairing.uploaded = requests.body_bytes();

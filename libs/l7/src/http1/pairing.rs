@@ -170,7 +170,7 @@ impl Pairing {
             let request = Request { operation, resource, start: request.start, bytes };
             pairing.resync.request();
             let waiting = Waiting { request, method, upgrade_h2c: false, certain: true, trace };
-            if pairing.waiting.push(waiting, cx.limits().pending_per_connection).is_some() {
+            if pairing.waiting.push(waiting, cx.pending_max()).is_some() {
                 cx.unparsed();
             }
         }
@@ -183,6 +183,11 @@ impl Pairing {
             pairing.current = Some(Current { status, started, owner });
         }
         pairing
+    }
+
+    /// How many requests wait.
+    pub(super) fn pending(&self) -> usize {
+        self.waiting.known()
     }
 
     /// Whether requests and responses correspond, and nothing waits.
@@ -351,7 +356,7 @@ impl Pairing {
             cx.unparsed();
             return;
         }
-        if self.waiting.push(waiting, cx.limits().pending_per_connection).is_some() {
+        if self.waiting.push(waiting, cx.pending_max()).is_some() {
             cx.unparsed();
         }
     }

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use crate::{
     Connection,
     Direction::{self, Egress, Ingress},
-    ErrorClass, Protocol, ScopeId, Side, Transport, Verdict,
+    ErrorClass, Limits, ParserContext, Protocol, ScopeId, Side, Transport, Verdict,
     testing::{Random, Replay, Step, assert_no_harm, assert_same_at_every_cut, play},
 };
 
@@ -439,6 +439,7 @@ fn mutations_and_losses_do_no_harm() {
 #[test]
 fn more_requests_than_can_wait_keep_the_others_paired() {
     let mut replay = Replay::new(detected());
+    replay.context = ParserContext::new(Limits { pending_shared: 0, ..Limits::default() });
     for number in 0..1500 {
         replay.ingress(format!("GET /{} HTTP/1.1\r\n\r\n", if number < 1000 { "a" } else { "b" }).as_bytes());
     }

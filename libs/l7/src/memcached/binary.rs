@@ -166,6 +166,11 @@ impl Binary {
         }
     }
 
+    /// How many commands wait.
+    pub(super) fn pending(&self) -> usize {
+        self.waiting.known()
+    }
+
     /// Where this end's bytes stand.
     pub(super) fn framing(&self, from: Sender) -> Framing {
         match from {
@@ -178,7 +183,7 @@ impl Binary {
         match piece {
             Piece::Head(head) => return self.request_head(head, cx),
             Piece::End { .. } => {
-                let limit = cx.limits().pending_per_connection;
+                let limit = cx.pending_max();
                 if self.incoming.take().and_then(|waiting| self.waiting.push(waiting, limit)).is_some() {
                     cx.unparsed();
                 }

@@ -95,6 +95,14 @@ impl Parser for Memcached {
         }
     }
 
+    fn pending(&self) -> usize {
+        match self {
+            Self::Text(text) => text.waiting.known(),
+            Self::Binary(binary) => binary.pending(),
+            Self::Undecided(_) => 0,
+        }
+    }
+
     fn close(&mut self, now: Timestamp, cx: &mut ConnectionContext<'_>) {
         match self {
             Self::Text(text) => text.close(now, cx),
@@ -276,7 +284,7 @@ impl Text {
             return cx.unparsed();
         }
         self.gapped = false;
-        if self.waiting.push(waiting, cx.limits().pending_per_connection).is_some() {
+        if self.waiting.push(waiting, cx.pending_max()).is_some() {
             cx.unparsed();
         }
     }

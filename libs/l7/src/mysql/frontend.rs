@@ -226,7 +226,7 @@ impl Mysql {
             }
             // What the server sent before is no part of the answer.
             self.server = Framer::default();
-        } else if self.waiting.len() >= cx.limits().pending_per_connection {
+        } else if self.waiting.len() >= cx.pending_max() {
             self.drop_waiting(cx);
             self.pairing = Pairing::Unknown;
             return cx.unparsed();

@@ -296,6 +296,10 @@ impl Parser for Mysql {
         }
     }
 
+    fn pending(&self) -> usize {
+        self.waiting.known()
+    }
+
     fn close(&mut self, now: Timestamp, cx: &mut ConnectionContext<'_>) {
         self.finish_truncated(cx);
         while let Some(waiting) = self.waiting.drain_one() {

@@ -157,6 +157,10 @@ impl Parser for Nats {
         }
     }
 
+    fn pending(&self) -> usize {
+        self.requests.len().max(self.pulls.len())
+    }
+
     fn close(&mut self, now: Timestamp, cx: &mut ConnectionContext<'_>) {
         // What a reply answers still waits.
         let delivering = self.delivering.take().filter(|incoming| incoming.delivery);
@@ -334,7 +338,7 @@ impl Nats {
                 request.operation = cx.word(if pull { LONG_POLL } else { "REQUEST" });
                 let waiting = Waiting { request, pull, inbox };
                 let requests = if pull { &mut self.pulls } else { &mut self.requests };
-                if requests.insert(inbox, waiting, cx.limits().pending_per_connection).is_some() {
+                if requests.insert(inbox, waiting, cx.pending_max()).is_some() {
                     cx.unparsed();
                 }
             }

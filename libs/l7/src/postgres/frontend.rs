@@ -196,7 +196,7 @@ impl Postgres {
                 self.server = crate::stream::Framer::default();
                 self.message = None;
             }
-        } else if self.line.len() >= cx.limits().pending_per_connection {
+        } else if self.line.len() >= cx.pending_max() {
             self.drop_line(cx);
             self.pairing = Pairing::Unknown;
         }

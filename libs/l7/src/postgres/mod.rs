@@ -217,6 +217,9 @@ enum Next {
     Nothing,
 }
 
+/// Statements for which room is kept when none waits.
+const LINE_KEPT: usize = 1024;
+
 /// One connection.
 #[derive(Debug, Default)]
 struct Postgres {
@@ -278,6 +281,9 @@ impl Parser for Postgres {
             }
             Sender::Server => self.server_segment(segment, cx),
         }
+        if self.line.is_empty() {
+            self.line.shrink_to(LINE_KEPT);
+        }
         match self.next {
             Next::Messages => Flow::Continue,
             Next::Tls => {
@@ -310,6 +316,10 @@ impl Parser for Postgres {
             },
             Sender::Server => self.server.framing(),
         }
+    }
+
+    fn pending(&self) -> usize {
+        self.line.len()
     }
 
     fn close(&mut self, now: Timestamp, cx: &mut ConnectionContext<'_>) {

@@ -191,6 +191,10 @@ impl Parser for Redis {
         }
     }
 
+    fn pending(&self) -> usize {
+        self.waiting.known()
+    }
+
     fn close(&mut self, now: Timestamp, cx: &mut ConnectionContext<'_>) {
         self.end_open(cx);
         if self.requests.in_message() {
@@ -261,7 +265,7 @@ impl Redis {
             let request = Request { operation, resource, start: request.start, bytes: request.bytes };
             let waiting = Waiting { request, kind: Kind::Plain, unconfirmed: Word::default(), by_array };
             redis.resync.request();
-            if redis.waiting.push(waiting, cx.limits().pending_per_connection).is_some() {
+            if redis.waiting.push(waiting, cx.pending_max()).is_some() {
                 cx.unparsed();
             }
         }
@@ -367,7 +371,7 @@ impl Redis {
             self.subscriber.presume_if(kind.is_subscription());
             return cx.unparsed();
         }
-        if let Some(forgotten) = self.waiting.push(waiting, cx.limits().pending_per_connection) {
+        if let Some(forgotten) = self.waiting.push(waiting, cx.pending_max()) {
             self.subscriber.presume_if(forgotten.kind.is_subscription());
             cx.unparsed();
         }

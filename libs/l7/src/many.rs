@@ -1,0 +1,110 @@
+//! Many requests of one connection wait at once.
+
+use crate::{Connection, Limits, ParserContext, Protocol, ScopeId, Side, Transport, testing::Replay};
+
+type Bytes = &'static [u8];
+
+/// Request, response, and what comes before them, of protocols whose clients send many requests at once.
+fn spoken() -> [(Protocol, Vec<Bytes>, Bytes, Bytes); 7] {
+    [
+        (
+            Protocol::Http1,
+            vec![],
+            b"GET /a HTTP/1.1\r\n\r\n",
+            b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
+        ),
+        (Protocol::Redis, vec![], b"*2\r\n$3\r\nGET\r\n$1\r\na\r\n", b"$2\r\nok\r\n"),
+        (Protocol::Memcached, vec![], b"get a\r\n", b"END\r\n"),
+        (
+            Protocol::Memcached,
+            vec![],
+            b"\x80\x0a\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0",
+            b"\x81\x0a\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0",
+        ),
+        (
+            Protocol::Postgresql,
+            vec![b"\0\0\0\x08\0\x03\0\0", b"R\0\0\0\x08\0\0\0\0Z\0\0\0\x05I"],
+            b"Q\0\0\0\x0dSELECT 1\0",
+            b"C\0\0\0\x0dSELECT 1\0Z\0\0\0\x05I",
+        ),
+        (
+            Protocol::Postgresql,
+            vec![b"\0\0\0\x08\0\x03\0\0", b"R\0\0\0\x08\0\0\0\0Z\0\0\0\x05I"],
+            b"B\0\0\0\x0c\0\0\0\0\0\0\0\0E\0\0\0\x09\0\0\0\0\0S\0\0\0\x04",
+            b"2\0\0\0\x04C\0\0\0\x0dSELECT 1\0Z\0\0\0\x05I",
+        ),
+        (
+            Protocol::Mysql,
+            vec![b"\x01\0\0\0\x0e", b"\x07\0\0\x01\0\0\0\x02\0\0\0"],
+            b"\x09\0\0\0\x03SELECT 1",
+            b"\x07\0\0\x01\0\0\0\x02\0\0\0",
+        ),
+    ]
+}
+
+fn logged_in(protocol: Protocol, login: &[&[u8]], context: ParserContext) -> Replay {
+    let known = Connection::known(ScopeId(0), Transport::Stream, protocol, Side::Server);
+    let mut replay = Replay::new(known.expect("in the table"));
+    replay.context = context;
+    for (index, bytes) in login.iter().enumerate() {
+        if index % 2 == 0 { replay.ingress(bytes) } else { replay.egress(bytes) }
+    }
+    replay.exchanges.clear();
+    replay
+}
+
+#[test]
+fn as_many_as_all_connections_share_are_counted() {
+    const MANY: usize = 20_000;
+    for (protocol, login, request, response) in spoken() {
+        let mut replay = logged_in(protocol, &login, ParserContext::new(Limits::default()));
+        let (requests, responses) = (request.repeat(MANY), response.repeat(MANY));
+        for _ in 0..3 {
+            // In calls of the size of usual buffers.
+            requests.chunks(1 << 16).for_each(|call| replay.ingress(call));
+            assert!(replay.context.shared_pending().taken() >= MANY - 1024, "{protocol:?}");
+            responses.chunks(1 << 16).for_each(|call| replay.egress(call));
+            assert_eq!(replay.context.shared_pending().taken(), 0, "{protocol:?}");
+        }
+        assert_eq!(replay.exchanges.len(), 3 * MANY, "{protocol:?} {:?}", replay.context.tally());
+        assert_eq!(replay.context.tally().unparsed, 0, "{protocol:?}");
+    }
+}
+
+#[test]
+fn what_a_connection_has_of_the_shared_is_free_at_its_end() {
+    let limits = Limits { pending_per_connection: 10, pending_shared: 100, ..Limits::default() };
+    for (protocol, login, request, _) in spoken() {
+        let mut context = ParserContext::new(limits);
+        for dropped in [true, false, true] {
+            let mut replay = logged_in(protocol, &login, context);
+            for _ in 0..5 {
+                replay.ingress(&request.repeat(15));
+            }
+            assert_eq!(replay.context.shared_pending().taken(), 65, "{protocol:?}");
+            if !dropped {
+                let now = crate::Timestamp(replay.now);
+                replay.connection.close(now, &mut replay.context, &mut |_| {});
+                assert_eq!(replay.context.shared_pending().taken(), 0, "{protocol:?}");
+            }
+            let Replay { context: left, connection, .. } = replay;
+            drop(connection);
+            assert_eq!(left.shared_pending().taken(), 0, "{protocol:?}");
+            context = left;
+        }
+    }
+}
+
+#[test]
+fn what_exceeds_the_shared_is_counted() {
+    let limits = Limits { pending_per_connection: 10, pending_shared: 100, ..Limits::default() };
+    for (protocol, login, request, response) in spoken() {
+        let mut replay = logged_in(protocol, &login, ParserContext::new(limits));
+        replay.ingress(&request.repeat(500));
+        assert!(replay.context.shared_pending().taken() <= 100, "{protocol:?}");
+        replay.egress(&response.repeat(500));
+        let tally = replay.context.tally();
+        assert!(tally.unparsed >= 390, "{protocol:?} {tally:?}");
+        assert_eq!(tally.messages_seen, tally.exchanges + tally.unparsed, "{protocol:?}");
+    }
+}
