@@ -29,7 +29,7 @@ use crate::{
 /// For `--help`.
 pub const EXAMPLES: &str = "\
 Examples:
-  sudo -E cargo xtask test             everything, about ten minutes under emulation
+  sudo -E cargo xtask test             everything, about half an hour under emulation
   sudo -E cargo xtask test leaks       only tests whose name contains `leaks`
   sudo -E cargo xtask test --all       the slow ones too
 
