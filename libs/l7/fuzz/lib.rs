@@ -29,8 +29,12 @@ pub fn parser(protocol: Protocol, transport: Transport, data: &[u8]) {
 }
 
 fn drive(mut connection: Connection, data: &[u8]) {
-    let mut context =
-        ParserContext::new(Limits { symbols: 128, routes_per_scope: 20, pending_per_connection: 8, pending_shared: 8 });
+    let mut context = ParserContext::new(Limits {
+        symbols: 128,
+        routes_per_scope: 20,
+        pending_per_connection: 8,
+        pending_shared: 8,
+    });
     let mut offsets = [0_u64; 2];
     let mut now = 0_u64;
     let mut exchanges = 0_u64;
