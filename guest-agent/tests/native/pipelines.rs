@@ -120,7 +120,7 @@ fn every_request_of_a_long_pipeline_is_counted() -> Outcome {
             });
             let counters = &agent.counters;
             if capture.contains(&"packets") {
-                // What comes at once is more than sockets and the ring buffer always take: what is missing is said to be.
+                // What comes at once is more than sockets and the ring buffer always take: what is missing is counted as such.
                 let shows = counters.unparsed + counters.bytes_unaccounted.iter().sum::<u64>() > 0;
                 assert!(
                     counted == [sent; 2] || shows,

@@ -215,7 +215,7 @@ fn what_haproxy_splices_is_counted_at_its_clients_end() -> Outcome {
                     assert_eq!(found, [("200".to_owned(), 2 * REQUESTS)], "{capture:?} {mode}");
                     continue;
                 }
-                // Of the proxy's ends only what it took into its buffers is read; the rest is said to be missing.
+                // Of the proxy's ends only what it took into its buffers is read; the rest counts as missing.
                 let read = found.iter().find(|(status, _)| status == "200").map_or(0, |(_, count)| *count);
                 assert!(read >= REQUESTS && found.iter().all(|(status, _)| !status.is_empty()), "{found:?}");
                 let unread = agent.counters.bytes_unaccounted.iter().sum::<u64>();

@@ -495,7 +495,7 @@ impl ConnectionContext<'_> {
         self.context.route(self.scope, target)
     }
 
-    /// Gives out an exchange. A request without a response that may have been answered in bytes that nobody could read is none:
+    /// Gives out an exchange. A request without a response that may have been answered in bytes that could not be read is none:
     /// it counts as unparsed.
     pub fn emit(&mut self, protocol: Protocol, request: &Request, outcome: &Outcome) {
         if outcome.error == ErrorClass::NoResponse && self.unread_at.is_some_and(|at| at >= request.start) {
