@@ -66,8 +66,8 @@ struct KeySlot {
 /// Since when, by the last time that was read, nanoseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
-    /// The programs find it by its key; 0 when it was not set since.
-    Used(u64),
+    /// The programs find it by its key.
+    Used,
     /// They do not; requests that found it before and were not answered yet are aggregated here still.
     Leaving(u64),
     /// No request is aggregated here any more, but for those that a program is in the middle of.
@@ -90,7 +90,20 @@ enum SlotSeries {
 struct SlotUse {
     series: SlotSeries,
     marks: Marks,
+    /// Since when it is of its key and status, by the first [`KernelKeys::make_room`] that finds it, nanoseconds; 0 before. What was
+    /// aggregated there earlier was another's.
+    since_ns: u64,
     taken: Box<SlotSums>,
+}
+
+impl SlotUse {
+    /// When it was used last, or else assigned, nanoseconds.
+    fn last_ns(&mut self, now_ns: u64) -> u64 {
+        if self.since_ns == 0 {
+            self.since_ns = now_ns;
+        }
+        self.marks.into_iter().fold(self.since_ns, u64::max)
+    }
 }
 
 impl SlotSeries {
@@ -171,10 +184,11 @@ impl KernelKeys {
         let slot = self.free_slots.pop().unwrap_or(new);
         match self.slots.get_mut(slot as usize) {
             // What was aggregated there before was taken.
-            Some(free) => free.series = SlotSeries::At(series),
+            Some(free) => (free.series, free.since_ns) = (SlotSeries::At(series), 0),
             None => self.slots.push(SlotUse {
                 series: SlotSeries::At(series),
                 marks: Marks::default(),
+                since_ns: 0,
                 taken: Box::default(),
             }),
         }
@@ -190,7 +204,7 @@ impl KernelKeys {
     /// An entry for a new key, where there is room.
     fn add(&mut self, key: RequestKey) -> Option<u32> {
         let name = Some(RequestName::kept(self.name(&key)));
-        let stage = Stage::Used(0);
+        let stage = Stage::Used;
         let new = u32::try_from(self.keys.len()).ok().filter(|&new| new < KERNEL_KEYS_MAX);
         let index = self.free_keys.pop().or(new)?;
         if let Some(free) = self.keys.get_mut(index as usize) {
@@ -203,8 +217,9 @@ impl KernelKeys {
         Some(index)
     }
 
-    /// Takes the entries of keys that were not used for a while, or of which statuses were not for longer, if others have found no
-    /// room. `forget` makes the programs forget a key, and returns whether it did. Call it every few seconds, and between two calls [`Self::harvest`].
+    /// Takes the entries of keys that were not used for a while, if others have found no room; and where that makes none, of keys in
+    /// use of which statuses were not used for longer. `forget` makes the programs forget a key, and returns whether it did. Call it
+    /// every few seconds, and between two calls [`Self::harvest`].
     pub fn make_room(
         &mut self,
         now_ns: u64,
@@ -212,44 +227,67 @@ impl KernelKeys {
         commands: &mut Vec<Command>,
     ) {
         let wanted = std::mem::take(&mut self.refused);
-        let mut in_use_left = IN_USE_FORGOTTEN_MAX;
         let is_over = |since: u64, ns: u64| now_ns.saturating_sub(since) >= ns;
+        let (mut unused, mut partly_unused) = (Vec::new(), Vec::new());
+        let mut is_room_coming = false;
         for (index, slot) in (0..).zip(&mut self.keys) {
             let slots = slot.entry.slots.get(..slot.entry.used as usize).unwrap_or_default();
-            let wanted = std::mem::take(&mut slot.refused) || wanted;
+            let refused = std::mem::take(&mut slot.refused);
+            let is_wanted = wanted || refused;
             match slot.stage {
-                Stage::Used(0) => slot.stage = Stage::Used(now_ns),
-                Stage::Used(since) if wanted => {
-                    let of_statuses = slots.iter().filter_map(|&slot| self.slots.get(slot as usize));
-                    let last = of_statuses.map(|used| used.marks.into_iter().max().unwrap_or_default());
-                    let (oldest, newest) =
-                        last.fold((u64::MAX, 0), |(oldest, newest), at| (oldest.min(at), newest.max(at)));
-                    let is_unused = is_over(newest.max(since), UNUSED_NS);
-                    let is_partly_unused = in_use_left > 0 && is_over(oldest.max(since), UNUSED_STATUS_NS);
-                    if !(is_unused || is_partly_unused) || !forget(&slot.key) {
-                        continue;
+                Stage::Used => {
+                    let (mut oldest, mut newest) = (u64::MAX, 0);
+                    for &slot in slots {
+                        let Some(used) = self.slots.get_mut(slot as usize) else { continue };
+                        let last = used.last_ns(now_ns);
+                        (oldest, newest) = (oldest.min(last), newest.max(last));
                     }
-                    in_use_left -= usize::from(!is_unused);
-                    self.indexes.remove(&slot.key);
-                    if let Some(name) = slot.name.take().filter(|_| !is_numbered(&slot.key)) {
-                        self.names.keep(slot.key.request, name);
+                    if is_wanted && is_over(newest, UNUSED_NS) {
+                        unused.push(index);
+                    } else if is_wanted && is_over(oldest, UNUSED_STATUS_NS) {
+                        partly_unused.push((index, refused));
                     }
-                    slot.stage = Stage::Leaving(now_ns);
                 }
                 Stage::Leaving(since) if is_over(since, RUN_NS) => {
                     slot.entry.generation = slot.entry.generation.wrapping_add(1);
                     commands.push(Command::SetKey { index, entry: KernelKey { used: 0, ..slot.entry } });
                     slot.stage = Stage::Closed(now_ns);
+                    is_room_coming = true;
                 }
                 Stage::Closed(since) if is_over(since, RUN_NS) => {
                     self.free_slots.extend(slots);
                     self.free_keys.push(index);
                     slot.entry.used = 0;
                     slot.stage = Stage::Free;
+                    is_room_coming = true;
                 }
-                _ => {}
+                Stage::Leaving(_) | Stage::Closed(_) => is_room_coming = true,
+                Stage::Free => {}
             }
         }
+        for index in unused {
+            is_room_coming |= self.leave(index, now_ns, &mut forget);
+        }
+        let mut left = IN_USE_FORGOTTEN_MAX;
+        for (index, refused) in partly_unused {
+            // The room of others is of no use to a key that has no place for another status.
+            if left > 0 && (refused || !is_room_coming) {
+                left -= usize::from(self.leave(index, now_ns, &mut forget));
+            }
+        }
+    }
+
+    /// Makes the programs forget a key; whether they did.
+    fn leave(&mut self, index: u32, now_ns: u64, forget: &mut impl FnMut(&RequestKey) -> bool) -> bool {
+        let Some(slot) = self.keys.get_mut(index as usize).filter(|slot| forget(&slot.key)) else {
+            return false;
+        };
+        self.indexes.remove(&slot.key);
+        if let Some(name) = slot.name.take().filter(|_| !is_numbered(&slot.key)) {
+            self.names.keep(slot.key.request, name);
+        }
+        slot.stage = Stage::Leaving(now_ns);
+        true
     }
 
     /// Adds what the programs aggregated since the last time to the series; gives the number of exchanges.

@@ -125,10 +125,6 @@ fn keys_that_are_not_used_make_room() {
 
 #[test]
 fn statuses_that_are_not_used_make_room_although_their_key_is() {
-    let slots_of = |keys: &KernelKeys, request| {
-        let entry = keys.keys[*keys.indexes.get(&key(request)).expect("known") as usize].entry;
-        entry.slots[..entry.used as usize].to_vec()
-    };
     // A key with all the statuses that it can have; and keys that have all slots with a second status.
     for (refused, statuses) in [(key(0), STATUSES_MAX), (key(SLOTS_MAX.into()), 2)] {
         let mut keys = KernelKeys::default();
@@ -163,6 +159,80 @@ fn statuses_that_are_not_used_make_room_although_their_key_is() {
         keys.learn(&refused, 99, own(7), &mut Vec::new());
         assert_eq!(slots_of(&keys, refused.request).len(), 1);
     }
+}
+
+/// The slots of a key's statuses.
+fn slots_of(keys: &KernelKeys, request: u64) -> Vec<u32> {
+    let entry = keys.keys[*keys.indexes.get(&key(request)).expect("known") as usize].entry;
+    entry.slots[..entry.used as usize].to_vec()
+}
+
+#[test]
+fn keys_in_use_stay_while_unused_ones_make_room() {
+    let mut keys = KernelKeys::default();
+    // Those in use come first, and of each a second status is not used.
+    let in_use = 0..50;
+    for status in 0..2 {
+        in_use.clone().for_each(|request| keys.learn(&key(request), status, own(0), &mut Vec::new()));
+    }
+    let slots = u64::from(SLOTS_MAX);
+    for request in in_use.end..slots - in_use.end {
+        keys.learn(&key(request), 0, own(0), &mut Vec::new());
+    }
+    assert_eq!(keys.slots.len(), SLOTS_MAX as usize);
+    keys.make_room(SECOND, |_| panic!("none waits"), &mut Vec::new());
+    let (mut forgotten, began) = (Vec::new(), SECOND + UNUSED_STATUS_NS);
+    for pass in 0..6 {
+        let now = began + pass * RUN_NS / 2;
+        for request in in_use.clone() {
+            let first = slots_of(&keys, request)[0];
+            keys.slots[first as usize].marks[0] = now;
+        }
+        // They find no room until the unused keys' entries are free.
+        (0..500).for_each(|request| keys.learn(&key(slots + request), 0, own(7), &mut Vec::new()));
+        keys.make_room(
+            now,
+            |key| {
+                forgotten.push(key.request);
+                true
+            },
+            &mut Vec::new(),
+        );
+    }
+    assert!(forgotten.into_iter().eq(in_use.end..slots - in_use.end));
+    assert!(keys.indexes.contains_key(&key(slots)));
+}
+
+#[test]
+fn a_status_that_was_just_learned_is_not_an_unused_one() {
+    let mut keys = KernelKeys::default();
+    let (other, last) = (1, u64::from(SLOTS_MAX) - 1);
+    for request in 0..last {
+        keys.learn(&key(request), 0, own(0), &mut Vec::new());
+    }
+    let mut now = SECOND;
+    // All keys are in use, but perhaps one; then the first one has another status, and a new key finds no room.
+    let mut refuse_with = |keys: &mut KernelKeys, status, is_other_used: bool| {
+        keys.make_room(now, |_| panic!("none waits"), &mut Vec::new());
+        now += 2 * UNUSED_STATUS_NS;
+        for slot in 0..SLOTS_MAX {
+            let is_unused = !is_other_used && slot == slots_of(keys, other)[0];
+            if !is_unused && !keys.free_slots.contains(&slot) && (slot as usize) < keys.slots.len() {
+                keys.slots[slot as usize].marks[0] = now;
+            }
+        }
+        keys.learn(&key(0), status, own(0), &mut Vec::new());
+        keys.learn(&key(last), 0, own(0), &mut Vec::new());
+        let mut forgotten = Vec::new();
+        for _ in 0..3 {
+            keys.make_room(now, |key| true.then(|| forgotten.push(key.request)).is_some(), &mut Vec::new());
+            now += RUN_NS;
+        }
+        forgotten
+    };
+    assert!(refuse_with(&mut keys, 404, true).is_empty(), "its slot is new");
+    assert_eq!(refuse_with(&mut keys, 404, false), [other]);
+    assert!(refuse_with(&mut keys, 500, true).is_empty(), "its slot was another's");
 }
 
 #[test]
