@@ -64,6 +64,8 @@ pub(super) struct Channel {
     pub(super) consumers: Vec<(u64, Symbol)>,
     /// Most that may wait: the channel's share when it was last used.
     pub(super) most: usize,
+    /// Number of its last frame among those of all channels.
+    pub(super) last_used: u64,
 }
 
 impl Channel {

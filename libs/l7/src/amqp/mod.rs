@@ -18,17 +18,18 @@
 //! become `{}`. Messages, headers and credentials are skipped by length.
 
 mod channel;
+mod channels;
 #[cfg(test)]
 mod tests;
 mod wire;
 
-use std::collections::{HashMap, hash_map::DefaultHasher};
-use std::hash::{Hash, Hasher};
+use std::hash::{DefaultHasher, Hash, Hasher};
 
 use crate::{
     ErrorClass, NameKind, Protocol, Symbol, Timestamp,
     amqp::{
-        channel::{Channel, Confirms, Delivery, Message, Waiting, outcome, over},
+        channel::{Confirms, Delivery, Message, Waiting, outcome, over},
+        channels::Channels,
         wire::{BODY, CONTENT, Frame, Id, METHOD, Method},
     },
     parser::{
@@ -50,9 +51,6 @@ pub(crate) const ENTRY: Entry = Entry {
 
 /// Most bytes of a frame that are looked at: three names of 255 bytes, and what stands before them.
 const LOOKED_AT: usize = 1024;
-
-/// Most channels of a connection that are followed (`RabbitMQ`'s default `channel_max`, and the connection's own).
-const CHANNELS_MAX: usize = 2048;
 
 /// What may wait on each channel, however many channels share the connection's bound.
 const WAITING_MIN: usize = 16;
@@ -116,7 +114,7 @@ struct Reader {
 struct Amqp {
     /// By sender.
     readers: [Reader; 2],
-    channels: HashMap<u16, Channel>,
+    channels: Channels,
     scratch: String,
 }
 
@@ -157,20 +155,16 @@ impl Parser for Amqp {
 
     fn close(&mut self, now: Timestamp, cx: &mut ConnectionContext<'_>) {
         let none = Outcome::none(now);
-        let mut numbers: Vec<u16> = self.channels.keys().copied().collect();
-        numbers.sort_unstable();
-        for number in numbers {
-            if let Some(mut channel) = self.channels.remove(&number) {
-                for message in channel.messages.iter_mut().filter_map(Option::take) {
-                    cx.emit(Protocol::Amqp, &message.request, &none);
-                }
-                channel.end(&none, cx);
+        for mut channel in self.channels.take() {
+            for message in channel.messages.iter_mut().filter_map(Option::take) {
+                cx.emit(Protocol::Amqp, &message.request, &none);
             }
+            channel.end(&none, cx);
         }
     }
 
     fn tick(&mut self, now: Timestamp, cx: &mut ConnectionContext<'_>) {
-        for channel in self.channels.values_mut() {
+        for channel in self.channels.all() {
             channel.give_up(now, cx);
         }
     }
@@ -257,7 +251,7 @@ impl Amqp {
             }
             (Method::Deliver { consumer, exchange, key }, Sender::Server) => {
                 let tag = hash(consumer);
-                let channel = self.channels.get(&frame.channel);
+                let channel = self.channels.get(frame.channel);
                 let known = channel.and_then(|channel| {
                     channel.consumers.iter().find(|(of, _)| *of == tag).map(|(_, queue)| *queue)
                 });
@@ -304,11 +298,8 @@ impl Amqp {
             self.reply(passing, (if passing.channel == 0 { 10 } else { 20 }, 0), 0, at, cx);
             return;
         }
-        if !self.has_room_for(passing.channel) {
-            return cx.orphan();
-        }
         let share = cx.limits().pending_per_connection / self.channels.len().max(1);
-        let channel = self.channels.entry(passing.channel).or_default();
+        let Some(channel) = self.channels.use_or_open(passing.channel) else { return cx.orphan() };
         channel.most = share.max(WAITING_MIN);
         match passing.effect {
             Effect::Request { request, replies, no_wait } => {
@@ -353,18 +344,6 @@ impl Amqp {
         }
     }
 
-    /// Whether a channel has a place: one on which nothing is under way makes room, first those of which nothing else is known either.
-    fn has_room_for(&mut self, channel: u16) -> bool {
-        if self.channels.len() < CHANNELS_MAX || self.channels.contains_key(&channel) {
-            return true;
-        }
-        let idle = self.channels.iter().filter(|(_, channel)| channel.is_idle());
-        let first = idle.min_by_key(|(number, channel)| (channel.is_of_consumers(), **number));
-        let Some(first) = first.map(|(number, _)| *number) else { return false };
-        self.channels.remove(&first);
-        true
-    }
-
     fn reply(
         &mut self,
         passing: &Passing,
@@ -373,7 +352,7 @@ impl Amqp {
         at: Timestamp,
         cx: &mut ConnectionContext<'_>,
     ) {
-        let Some(channel) = self.channels.get_mut(&passing.channel) else { return cx.orphan() };
+        let Some(channel) = self.channels.get_mut(passing.channel) else { return cx.orphan() };
         if channel.is_late(id) {
             return;
         }
@@ -393,7 +372,7 @@ impl Amqp {
             (85, 11) => channel.confirms = Some(Confirms::default()),
             // channel.close-ok, connection.close-ok.
             (10 | 20, 0) => {
-                if let Some(mut channel) = self.channels.remove(&passing.channel) {
+                if let Some(mut channel) = self.channels.remove(passing.channel) {
                     channel.end(&Outcome::none(at), cx);
                 }
             }
@@ -416,10 +395,7 @@ impl Amqp {
             cx.message();
             let id = (if connection { 10 } else { 20 }, 0);
             let waiting = Waiting { request: *request, replies: [id; 2] };
-            if !self.has_room_for(passing.channel) {
-                return cx.unparsed();
-            }
-            let channel = self.channels.entry(passing.channel).or_default();
+            let Some(channel) = self.channels.use_or_open(passing.channel) else { return cx.unparsed() };
             if channel.waiting.push(waiting, channel.most.max(WAITING_MIN)).is_some() {
                 cx.unparsed();
             }
@@ -434,12 +410,10 @@ impl Amqp {
         let outcome = Outcome { status, error, end: at, bytes: passing.bytes };
         let mut ended = false;
         if connection {
-            let mut numbers: Vec<u16> = self.channels.keys().copied().collect();
-            numbers.sort_unstable();
-            for mut channel in numbers.iter().filter_map(|number| self.channels.remove(number)) {
+            for mut channel in self.channels.take() {
                 ended |= channel.end(&outcome, cx);
             }
-        } else if let Some(mut channel) = self.channels.remove(&passing.channel) {
+        } else if let Some(mut channel) = self.channels.remove(passing.channel) {
             ended = channel.end(&outcome, cx);
         }
         if !ended {
@@ -450,7 +424,7 @@ impl Amqp {
 
     /// Bytes of one end are missing.
     fn lost(&mut self, from: Sender, at: Timestamp, cx: &mut ConnectionContext<'_>) {
-        for channel in self.channels.values_mut() {
+        for channel in self.channels.all() {
             channel.cut(from, at, cx);
             // Publications are not numbered any more, or their acknowledgements are missing.
             for _ in channel.confirms.take().into_iter().flat_map(|confirms| confirms.waiting) {

@@ -341,7 +341,7 @@ fn a_channel_on_which_nothing_is_under_way_makes_room_for_another() {
     // One that consumes and one on which a request waits stay as long as there are others.
     replay.egress(&[consume(1, "kept", "tag"), declare(2, "slow", 0)].concat());
     replay.ingress(&method(1, 60, 21, &text("tag")));
-    let many = u16::try_from(2 * super::CHANNELS_MAX).expect("a channel");
+    let many = u16::try_from(2 * super::channels::CHANNELS_MAX).expect("a channel");
     for channel in 3..many {
         replay.egress(&declare(channel, "orders", 0));
         replay.ingress(&declared(channel, "orders"));
@@ -355,6 +355,48 @@ fn a_channel_on_which_nothing_is_under_way_makes_room_for_another() {
     assert!(found.iter().any(|line| line.contains("basic.deliver kept")), "its queue is known");
     assert!(found.iter().any(|line| line.contains("queue.declare slow")));
     assert_eq!(replay.context.tally().unparsed, 0);
+}
+
+#[test]
+fn of_consuming_channels_the_least_recently_used_makes_room() {
+    let mut replay = Replay::new(connection());
+    replay.egress(GREETING);
+    let delivery = deliver(1, "tag", "key", b"x");
+    let many = u16::try_from(3 * super::channels::CHANNELS_MAX).expect("a channel");
+    for channel in 1..many {
+        replay.egress(&consume(channel, "kept", "tag"));
+        replay.ingress(&method(channel, 60, 21, &text("tag")));
+        replay.ingress(&delivery);
+    }
+    let found = replay.lines();
+    assert_eq!(
+        found.iter().filter(|line| line.contains("basic.consume kept")).count(),
+        usize::from(many) - 1
+    );
+    assert_eq!(
+        found.iter().filter(|line| line.contains("basic.deliver kept")).count(),
+        usize::from(many) - 1,
+        "its queue is known"
+    );
+}
+
+#[test]
+fn room_is_looked_for_in_a_few_channels_at_a_time() {
+    let mut replay = Replay::new(connection());
+    replay.egress(GREETING);
+    let many = u16::try_from(super::channels::CHANNELS_MAX).expect("a channel");
+    // On all but one of them a request waits.
+    (1..=many).for_each(|channel| replay.egress(&declare(channel, "slow", 0)));
+    replay.ingress(&declared(1000, "slow"));
+    let before = replay.exchanges.len();
+    replay.egress(&declare(many + 1, "orders", 0));
+    replay.ingress(&declared(many + 1, "orders"));
+    assert_eq!(replay.exchanges.len(), before, "one of the others is free");
+    for _ in 0..many / 16 {
+        replay.egress(&declare(many + 1, "orders", 0));
+    }
+    replay.ingress(&declared(many + 1, "orders"));
+    assert_eq!(replay.exchanges.len(), before + 1);
 }
 
 fn detect(bytes: &[u8]) -> Detection {
