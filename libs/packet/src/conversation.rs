@@ -103,6 +103,15 @@ impl Conversation {
         [self.directions[0].moved(), self.directions[1].moved()]
     }
 
+    /// The end that nothing has come from is heard from now on: what the other one has acknowledged of it will not come.
+    pub fn join_other_half(&mut self) {
+        for (direction, heard) in self.directions.iter_mut().zip(self.heard) {
+            if !heard {
+                *direction = Direction::default();
+            }
+        }
+    }
+
     /// Takes a segment that [belongs](Self::belongs) here.
     pub fn segment(&mut self, segment: &Segment<'_>, deliver: Deliver<'_>) {
         let other = 1 - segment.from;

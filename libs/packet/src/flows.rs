@@ -119,6 +119,13 @@ enum Bytes {
     Datagrams(Datagrams),
 }
 
+impl Bytes {
+    /// Whether it is a connection of which one direction alone has come.
+    fn is_one_way(&self) -> bool {
+        matches!(self, Self::Stream(conversation) if conversation.is_one_way())
+    }
+}
+
 /// All flows, and what is understood of them.
 #[derive(Debug)]
 pub struct FlowTable<N> {

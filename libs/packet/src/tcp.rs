@@ -116,8 +116,13 @@ impl Direction {
 
     /// Whether a sequence number can be this connection's; any can while nothing is known.
     pub fn is_near(&self, sequence: u32) -> bool {
+        self.is_within(sequence, NEAR_BYTES)
+    }
+
+    /// Whether a sequence number is so near to what is known of the stream; any is while nothing is known.
+    pub fn is_within(&self, sequence: u32, bytes: u64) -> bool {
         let ahead = self.position(sequence).saturating_sub(i64::try_from(self.known()).unwrap_or(i64::MAX));
-        self.base.is_none() || ahead.unsigned_abs() <= NEAR_BYTES
+        self.base.is_none() || ahead.unsigned_abs() <= bytes
     }
 
     /// Whether a sequence number is one of what is known of the stream, or the next; any can be while nothing is known.

@@ -139,6 +139,76 @@ fn the_directions_of_a_conversation_may_have_tunnels_of_their_own() {
     }
 }
 
+/// A capture that begins with the rest of a response, of which so many bytes have not reached the client.
+fn joined(in_flight: u32) -> Capture {
+    let (mut capture, (mut client, mut server)) = (Capture::default(), ends());
+    capture.send(&mut server, client, b"the rest of a response");
+    let before = End { next: server.next.wrapping_sub(in_flight), ..server };
+    capture.send(&mut client, before, b"GET /a HTTP/1.1\r\nHost: a.example\r\n\r\n");
+    capture.now_ns += 20 * MS;
+    capture.send(&mut server, client, b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
+    for _ in 0..3 {
+        capture.exchange(&mut client, &mut server);
+    }
+    capture
+}
+
+/// In a tunnel are the packets of the client, or those of the server.
+fn one_way_in_a_tunnel(capture: Capture, tunnel: Tunnel, of_client: bool) -> Capture {
+    within(
+        capture,
+        |packet| {
+            if from_client(packet) == of_client { tunnel(1, packet) } else { packet.to_vec() }
+        },
+    )
+}
+
+#[test]
+fn the_directions_of_a_connection_that_is_joined_may_have_tunnels_of_their_own() {
+    for (name, tunnel) in TUNNELS {
+        for (in_flight, of_client) in
+            [0, 1_000, 300_000, 4_000_000].into_iter().flat_map(|bytes| [(bytes, false), (bytes, true)])
+        {
+            let found = one_way_in_a_tunnel(joined(in_flight), tunnel, of_client).replay();
+            assert_eq!(found, FOUR, "{name}, {in_flight} bytes, of the client: {of_client}");
+        }
+    }
+}
+
+#[test]
+fn a_flow_of_one_direction_becomes_part_of_the_one_that_a_later_packet_proves() {
+    for (name, tunnel) in TUNNELS {
+        for of_client in [false, true] {
+            let found = one_way_in_a_tunnel(joined(50_000_000), tunnel, of_client).replay();
+            assert_eq!(
+                found[found.len().saturating_sub(3)..],
+                FOUR[1..],
+                "{name}, of the client: {of_client}"
+            );
+        }
+    }
+}
+
+#[test]
+fn joined_connections_of_one_direction_in_two_networks_are_two() {
+    let one_way = |seed: u32, of_client: bool| {
+        let (mut capture, (mut client, mut server)) = (Capture::default(), ends());
+        client.next = client.next.wrapping_add(seed.wrapping_mul(770_000_001));
+        server.next = server.next.wrapping_add(seed.wrapping_mul(330_000_001));
+        for _ in 0..3 {
+            capture.exchange(&mut client, &mut server);
+        }
+        capture.packets.retain(|(_, packet)| from_client(packet) == of_client);
+        capture
+    };
+    for (name, tunnel) in TUNNELS {
+        let captures = [(1, true), (2, false)].map(|(number, of_client)| {
+            within(one_way(number.into(), of_client), |packet| tunnel(number, packet))
+        });
+        assert_eq!(together(captures).replay(), [], "{name}: no request of one is answered by the other");
+    }
+}
+
 #[test]
 fn tunnels_in_tunnels_are_looked_into_up_to_a_depth() {
     let in_so_many = |depth: u8| {

@@ -1,7 +1,10 @@
 //! Which connection a segment is of: that between its ends, an older one, or one that takes its place.
 
 use super::Conversation;
-use crate::{segment::Segment, successor::Successor};
+use crate::{segment::Segment, successor::Successor, tcp::NEAR_BYTES};
+
+/// Bytes that may be under way in one direction: more than the buffers that systems let a socket have by default.
+const UNDER_WAY_BYTES: u64 = 8 << 20;
 
 /// What a segment is to a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,6 +86,11 @@ impl Conversation {
         if own.is_near(segment.sequence) { Belongs::Here } else { Belongs::ToOlder }
     }
 
+    /// Whether all that came was of one end.
+    pub fn is_one_way(&self) -> bool {
+        self.heard[0] != self.heard[1]
+    }
+
     /// Whether a segment that was captured elsewhere has the numbers of this connection: of both directions nearby, or of
     /// the only one that is known exactly.
     pub fn has_numbers_of(&self, segment: &Segment<'_>) -> bool {
@@ -91,7 +99,12 @@ impl Conversation {
             return false;
         }
         match (own.is_new(), segment.acknowledged.filter(|_| !other.is_new())) {
-            (false, Some(acknowledged)) => own.is_near(segment.sequence) && other.is_near(acknowledged),
+            (false, Some(acknowledged)) => {
+                // Of an end that nothing has come from, what the other one acknowledged is known, not what it has sent since; nor
+                // how much of what the other one sent has reached it.
+                let near = if self.is_one_way() { UNDER_WAY_BYTES } else { NEAR_BYTES };
+                own.is_within(segment.sequence, near) && other.is_within(acknowledged, near)
+            }
             (false, None) => own.covers(segment.sequence),
             (true, Some(acknowledged)) => other.covers(acknowledged),
             (true, None) => false,

@@ -57,16 +57,30 @@ impl<N> FlowTable<N> {
     }
 
     /// The key of the flow that a packet with this key belongs to: the flow between the same ends in another network if
-    /// there is none in its own and the packet is proved to be of it.
-    fn flow_key(&mut self, key: Key, is_of: impl Fn(&Flow<N>) -> bool) -> Key {
+    /// there is none in its own and the packet is proved to be of it. A flow of one direction alone may be half of another, which
+    /// its first packets did not prove: then it ends.
+    fn flow_key(
+        &mut self,
+        key: Key,
+        now_ns: u64,
+        is_of: impl Fn(&Flow<N>) -> bool,
+        observer: &mut dyn Observer<Note = N>,
+    ) -> Key {
         let known = self.networks.flow(key);
-        if self.table.contains_key(&known) {
+        if self.table.get(&known).is_some_and(|flow| known != key || !flow.bytes.is_one_way()) {
             return known;
         }
-        let is_of = |other: &Key| self.table.get(other).is_some_and(&is_of);
+        let is_of = |other: &Key| *other != key && self.table.get(other).is_some_and(&is_of);
         let Some(other) = self.networks.others(key).into_iter().find(is_of) else { return key };
+        let is_half = self.table.contains_key(&key);
+        self.remove(&key, now_ns, observer);
         if let Some(flow) = self.table.get_mut(&other) {
             self.networks.join(key, other, &mut flow.also);
+            if let Bytes::Stream(conversation) = &mut flow.bytes
+                && is_half
+            {
+                conversation.join_other_half();
+            }
         }
         other
     }
@@ -95,10 +109,11 @@ impl<N> FlowTable<N> {
             rst: tcp.rst(),
             time_ns: packet.time_ns,
         };
-        let key = self.flow_key(route.key(Transport::Tcp), |flow| {
+        let is_of = |flow: &Flow<N>| {
             let segment = segment(route.from(flow.ends));
             matches!(&flow.bytes, Bytes::Stream(conversation) if conversation.has_numbers_of(&segment))
-        });
+        };
+        let key = self.flow_key(route.key(Transport::Tcp), packet.time_ns, is_of, observer);
         let mut successor = None;
         if let Some(flow) = self.table.get_mut(&key)
             && let Bytes::Stream(conversation) = &mut flow.bytes
@@ -174,10 +189,11 @@ impl<N> FlowTable<N> {
         if route.destination.ip().is_multicast() {
             return Some(());
         }
-        let key = self.flow_key(route.key(Transport::Udp), |flow| {
+        let is_of = |flow: &Flow<N>| {
             let from = route.from(flow.ends);
             matches!(&flow.bytes, Bytes::Datagrams(known) if known.has_place_for(from, bytes, total, packet.time_ns))
-        });
+        };
+        let key = self.flow_key(route.key(Transport::Udp), packet.time_ns, is_of, observer);
         if !self.table.contains_key(&key) {
             self.insert(key, route.ends(route.source), true, packet.time_ns, observer);
         }
