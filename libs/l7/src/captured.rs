@@ -374,17 +374,8 @@ fn no_protocols_bytes_are_taken_for_anothers() {
             let said = said.entry(connection).or_default();
             said[this] = bytes.get(..PREFIX_BYTES_MAX).unwrap_or(&bytes).to_vec();
             for start in 0..bytes.len().min(64) {
-                let prefix = Prefix {
-                    transport,
-                    bytes: &bytes[start..],
-                    total: (bytes.len() - start) as u64,
-                    first: start == 0,
-                    is_rest: false,
-                    is_turn: true,
-                    peer_is_turn: true,
-                    peer: &said[1 - this],
-                    last: false,
-                };
+                let of_start = testing::first_bytes(transport, &bytes[start..], &said[1 - this]);
+                let prefix = Prefix { first: start == 0, ..of_start };
                 for entry in table::TABLE {
                     if entry.transports.contains(&transport) && entry.protocol != detected(*protocol) {
                         let detection = (entry.detect)(&prefix);

@@ -129,6 +129,10 @@ impl Candidates {
     }
 }
 
+/// The status of a statement that PostgreSQL passed over behind an error (its manual, "Pipelining" of the protocol: messages are
+/// discarded until a `Sync`): libpq's name for its result (`PGRES_PIPELINE_ABORTED`). It is no answer.
+pub(crate) const PIPELINE_ABORTED: &str = "PIPELINE_ABORTED";
+
 impl Symbol {
     /// Whether it stands for a name that is not confirmed.
     pub(crate) fn is_candidate(self) -> bool {
@@ -161,8 +165,7 @@ pub(crate) fn confirms<'a>(
         // (PostgreSQL: appendix A).
         (Protocol::Postgresql, Status::Word(status)) => {
             let state = word(status);
-            // One that was passed over behind an error has no answer of its own.
-            outcome.bytes > 0
+            state != PIPELINE_ABORTED
                 && !state.starts_with("3F")
                 && (!state.starts_with("42") || matches!(state, "42P07" | "42703"))
         }
@@ -211,6 +214,7 @@ mod tests {
         for (protocol, denies, confirms_too) in [
             (Protocol::Postgresql, "42P01", "23505"),
             (Protocol::Postgresql, "42601", "42P07"),
+            (Protocol::Postgresql, PIPELINE_ABORTED, "22012"),
             (Protocol::Kafka, "INVALID_TOPIC_EXCEPTION", "LEADER_NOT_AVAILABLE"),
         ] {
             let status = Status::Word(Symbol(7));

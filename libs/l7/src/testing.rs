@@ -4,8 +4,23 @@ use std::net::SocketAddr;
 
 use crate::{
     Chunk, Connection, Direction, Exchange, Limits, ParserContext, Protocol, ScopeId, Side, Tally, Timestamp,
-    Transport,
+    Transport, parser::Prefix,
 };
+
+/// The first bytes of an end, of which all were captured.
+pub(crate) fn first_bytes<'a>(transport: Transport, bytes: &'a [u8], peer: &'a [u8]) -> Prefix<'a> {
+    Prefix {
+        transport,
+        bytes,
+        total: bytes.len() as u64,
+        first: true,
+        is_rest: false,
+        is_turn: true,
+        peer,
+        peer_is_turn: true,
+        last: false,
+    }
+}
 
 /// A connection under test, fed by hand. Time passes by one microsecond for each chunk.
 pub(crate) struct Replay {

@@ -99,17 +99,18 @@ struct Fragment {
 }
 
 impl Reassembly {
-    /// Reads a packet of that network.
-    pub fn packet<'a>(&mut self, network: Network, bytes: &'a [u8]) -> Seen<'a> {
-        self.try_packet(network, bytes).unwrap_or(Seen::Other)
+    /// Reads a packet of that network; one that carries another packet only where tunnels are looked into.
+    pub fn packet<'a>(&mut self, network: Network, bytes: &'a [u8], tunnels: bool) -> Seen<'a> {
+        self.try_packet(network, bytes, tunnels).unwrap_or(Seen::Other)
     }
 
-    fn try_packet<'a>(&mut self, network: Network, bytes: &'a [u8]) -> Option<Seen<'a>> {
+    fn try_packet<'a>(&mut self, network: Network, bytes: &'a [u8], tunnels: bool) -> Option<Seen<'a>> {
         let (ip, _stop) = LaxIpSlice::from_slice(bytes).ok()?;
         let (source, destination) = (ip.source_addr(), ip.destination_addr());
         let payload = ip.payload();
         let number = ip.payload_ip_number();
-        let protocol = Protocol::of(number)?;
+        let protocol =
+            Protocol::of(number).filter(|protocol| tunnels || matches!(protocol, Protocol::Transport(_)))?;
         let header_bytes = payload.payload.as_ptr().addr().checked_sub(bytes.as_ptr().addr())?;
         let (declared, fragment) = match &ip {
             LaxIpSlice::Ipv4(ip) => {
@@ -175,5 +176,39 @@ impl Reassembly {
         }
         let (_, buffer) = self.partial.remove(at)?;
         Some(buffer.take_bufs().0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A fragment of 8 bytes of a packet's 16.
+    fn fragment(protocol: IpNumber, number: u16, is_last: bool) -> Vec<u8> {
+        let (id, place) = (number.to_be_bytes(), if is_last { [0, 1] } else { [0x20, 0] });
+        let mut ip = vec![0x45, 0, 0, 28, id[0], id[1], place[0], place[1], 64, protocol.0, 0, 0];
+        ip.extend([10, 0, 0, 1, 10, 0, 0, 2]);
+        ip.extend([7; 8]);
+        ip
+    }
+
+    #[test]
+    fn fragments_of_tunnels_take_no_room_where_those_are_not_looked_into() {
+        for tunnels in [false, true] {
+            let mut reassembly = Reassembly::default();
+            let mut packet = |protocol, number, is_last| {
+                let bytes = fragment(protocol, number, is_last);
+                match reassembly.packet(Network::OUTERMOST, &bytes, tunnels) {
+                    Seen::Whole(datagram) => Some(datagram.length),
+                    Seen::Fragment | Seen::Other => None,
+                }
+            };
+            assert_eq!(packet(IpNumber::UDP, 0, false), None);
+            for number in 0..=u16::try_from(PARTIAL_MAX).expect("few") {
+                packet(IpNumber::GRE, number, false);
+            }
+            assert_eq!(packet(IpNumber::UDP, 0, true).is_some(), !tunnels);
+            assert_eq!(packet(IpNumber::GRE, 9, true).is_some(), tunnels);
+        }
     }
 }

@@ -5,7 +5,7 @@ mod peers;
 use crate::{
     Connection, Direction, Limits, Protocol, ScopeId, Transport, Verdict, captured,
     parser::{Detection, Prefix, Sender},
-    testing::{Random, Replay, Step, assert_no_harm, assert_same_at_every_cut, play},
+    testing::{Random, Replay, Step, assert_no_harm, assert_same_at_every_cut, first_bytes, play},
 };
 
 const C: Direction = Direction::Egress;
@@ -343,17 +343,7 @@ fn names_of_services_have_blanks_and_letters_of_all_languages() {
 }
 
 fn detect(transport: Transport, bytes: &[u8], total: usize) -> Detection {
-    super::detect(&Prefix {
-        transport,
-        bytes,
-        total: total as u64,
-        first: true,
-        is_rest: false,
-        is_turn: true,
-        peer_is_turn: true,
-        peer: &[],
-        last: false,
-    })
+    super::detect(&Prefix { total: total as u64, ..first_bytes(transport, bytes, &[]) })
 }
 
 #[test]

@@ -7,8 +7,8 @@ use crate::{
         header::{self, MessageMatch},
         records,
     },
-    parser::{Detection, Prefix, Sender},
-    testing::{Random, Replay, Step, assert_no_harm, assert_same_at_every_cut, play},
+    parser::{Detection, Sender},
+    testing::{Random, Replay, Step, assert_no_harm, assert_same_at_every_cut, first_bytes, play},
 };
 
 const C: Direction = Direction::Egress;
@@ -381,18 +381,7 @@ fn what_waits_is_bounded() {
 }
 
 fn detect(bytes: &[u8], peer: &[u8]) -> Detection {
-    let total = bytes.len() as u64;
-    header::detect(&Prefix {
-        transport: Transport::Stream,
-        bytes,
-        total,
-        first: true,
-        is_rest: false,
-        is_turn: true,
-        peer_is_turn: true,
-        peer,
-        last: false,
-    })
+    header::detect(&first_bytes(Transport::Stream, bytes, peer))
 }
 
 #[test]

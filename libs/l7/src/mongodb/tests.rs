@@ -2,8 +2,8 @@
 
 use crate::{
     Connection, Direction, Limits, Protocol, ScopeId, Transport, captured,
-    parser::{Detection, Prefix, Sender},
-    testing::{Random, Replay, Step, assert_client_exchanges, assert_no_harm},
+    parser::{Detection, Sender},
+    testing::{Random, Replay, Step, assert_client_exchanges, assert_no_harm, first_bytes},
 };
 
 const C: Direction = Direction::Egress;
@@ -241,18 +241,7 @@ fn what_waits_and_its_names_are_bounded() {
 }
 
 fn detect(bytes: &[u8]) -> Detection {
-    let total = bytes.len() as u64;
-    super::message::detect(&Prefix {
-        transport: Transport::Stream,
-        bytes,
-        total,
-        first: true,
-        is_rest: false,
-        is_turn: true,
-        peer_is_turn: true,
-        peer: &[],
-        last: false,
-    })
+    super::message::detect(&first_bytes(Transport::Stream, bytes, &[]))
 }
 
 #[test]

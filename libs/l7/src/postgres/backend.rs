@@ -2,10 +2,11 @@
 
 use crate::{
     NameKind, Protocol, Status, Symbol, Timestamp,
+    names::PIPELINE_ABORTED,
     parser::{ConnectionContext, Outcome, Request, Resource, Sender},
     postgres::{
-        ABORTED, ClientData, Completion, Execution, HEAD_MAX, Kind, Next, Pairing, Phase, Postgres,
-        ResponseState, ServerState, Statement, UNKNOWN_STATE, class, failure,
+        ClientData, Completion, Execution, HEAD_MAX, Kind, Next, Pairing, Phase, Postgres, ResponseState,
+        ServerState, Statement, UNKNOWN_STATE, class, failure,
         wire::{self, HEADER_BYTES},
     },
     resync::GapKind,
@@ -280,7 +281,7 @@ impl Postgres {
                 (_, None) => match self.execution {
                     Execution::Skipping(error) => {
                         self.response = ResponseState::Awaited;
-                        let status = Status::Word(cx.name(NameKind::ErrorWord, ABORTED));
+                        let status = Status::Word(cx.name(NameKind::ErrorWord, PIPELINE_ABORTED));
                         let outcome = Outcome { status, error, end: at, bytes: 0 };
                         cx.emit(Protocol::Postgresql, &item.request, &outcome);
                     }

@@ -71,10 +71,6 @@ const PORTALS_MAX: usize = 64;
 /// Most statements of a simple query that are distinguished by their text.
 const FURTHER_MAX: usize = 32;
 
-/// The status of a statement that the server passed over behind an error (PostgreSQL manual, "Pipelining" of the protocol:
-/// messages are discarded until a `Sync`): libpq's name for its result (`PGRES_PIPELINE_ABORTED`).
-const ABORTED: &str = "PIPELINE_ABORTED";
-
 /// Stands for an SQLSTATE that was not captured.
 const UNKNOWN_STATE: [u8; 5] = [0; 5];
 

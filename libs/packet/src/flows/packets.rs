@@ -25,7 +25,9 @@ impl<N> FlowTable<N> {
 
     /// Takes a packet that is in so many tunnels.
     fn within(&mut self, packet: &Captured<'_>, depth: usize, observer: &mut dyn Observer<Note = N>) -> bool {
-        let mut datagram = match self.reassembly.packet(packet.network, packet.bytes) {
+        // At a socket the inner packet is the one that its own socket sends or receives.
+        let tunnels = packet.vantage == Vantage::Link;
+        let mut datagram = match self.reassembly.packet(packet.network, packet.bytes, tunnels) {
             Seen::Whole(datagram) => datagram,
             Seen::Fragment => return true,
             Seen::Other => return false,
@@ -47,11 +49,7 @@ impl<N> FlowTable<N> {
                 tunnel::in_ip(encapsulation, &datagram.payload, packet.network, ends)
             }
         };
-        // At a socket the inner packet is the one that its own socket sends or receives.
-        let Some(Carried { packet: bytes, network }) = carried.filter(|_| packet.vantage == Vantage::Link)
-        else {
-            return false;
-        };
+        let Some(Carried { packet: bytes, network }) = carried else { return false };
         depth < DEPTH_MAX
             && self.within(&Captured { bytes, network, length: 0, ..*packet }, depth + 1, observer)
     }
