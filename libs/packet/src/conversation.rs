@@ -103,7 +103,7 @@ impl Conversation {
         [self.directions[0].moved(), self.directions[1].moved()]
     }
 
-    /// The end that nothing has come from is heard from now on: what the other one has acknowledged of it will not come.
+    /// Segments of the end that nothing came from will come now; what the other one has acknowledged before will not.
     pub fn join_other_half(&mut self) {
         for (direction, heard) in self.directions.iter_mut().zip(self.heard) {
             if !heard {
