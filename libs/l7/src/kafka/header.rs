@@ -14,8 +14,20 @@ pub(super) const PREFIX: usize = 4;
 /// Largest message accepted, bytes; a broker's own default limit is 100 MiB (`socket.request.max.bytes`).
 const MESSAGE_MAX: usize = 256 << 20;
 
+/// Largest token of a login accepted, bytes: a Kerberos ticket with the groups of its user (`MaxTokenSize` of Windows).
+const TOKEN_MAX: u64 = 64 << 10;
+
 /// Versions beyond the table's that are accepted: clients are newer than this.
 const NEWER: i16 = 3;
+
+/// Highest version of an API that there may be: a new one comes with every few releases.
+const VERSION_MAX: i16 = 99;
+
+/// Bytes of a request's header up to the client's name.
+const HEADER_MIN: usize = 10;
+
+/// Longest name of a client that is accepted, bytes.
+const CLIENT_MAX: i16 = 255;
 
 /// Requests up to this size are wanted whole before a connection is taken for Kafka, bytes.
 const WHOLE_MAX: usize = 400;
@@ -43,7 +55,7 @@ pub(super) fn length(bytes: &[u8]) -> Result<usize, End> {
 /// The length of the token of a login that starts here, which may be empty and has no header.
 pub(super) fn token_length(bytes: &[u8]) -> Result<u64, End> {
     let length = u64::try_from(int(bytes, 0)?).map_err(|_| End::Bad)?;
-    if length <= MESSAGE_MAX as u64 { Ok(length) } else { Err(End::Bad) }
+    if length <= TOKEN_MAX { Ok(length) } else { Err(End::Bad) }
 }
 
 /// Reads a request's header; `bytes` start behind the length.
@@ -136,7 +148,7 @@ pub(super) fn match_message(bytes: &[u8]) -> MessageMatch {
         let fits = usize::try_from(client).is_ok_and(|client| 10 + client <= length) || client == -1;
         let name = message.get(10..).unwrap_or_default();
         let name = name.get(..usize::try_from(client).unwrap_or(0)).unwrap_or(name);
-        if !fits || client > 255 || !name.iter().all(|b| (b' '..0x7f).contains(b)) {
+        if !fits || client > CLIENT_MAX || !name.iter().all(|b| (b' '..0x7f).contains(b)) {
             return MessageMatch::No;
         }
     }
@@ -163,6 +175,30 @@ pub(super) fn match_message(bytes: &[u8]) -> MessageMatch {
         // Of a large one, mostly records, a topic must be there.
         End::Cut if !whole && named && length > WHOLE_MAX && found.topic.is_some() => MessageMatch::Request,
         End::Cut if !whole => MessageMatch::Cut,
+        _ => MessageMatch::No,
+    }
+}
+
+/// Looks for a request at the start of `bytes` by its header alone: an API of the table in any version that there may be, and a client's
+/// name that can be printed, or none.
+pub(super) fn match_header(bytes: &[u8]) -> MessageMatch {
+    let length = match length(bytes) {
+        Ok(length) => length,
+        Err(End::Cut) => return MessageMatch::Cut,
+        Err(_) => return MessageMatch::No,
+    };
+    let message = bytes.get(PREFIX..).unwrap_or_default();
+    let message = message.get(..length).unwrap_or(message);
+    let fits = short(message, 0).is_ok_and(|key| api::of(key).is_some())
+        && short(message, 2).is_ok_and(|version| (0..=VERSION_MAX).contains(&version))
+        && int(message, 4).is_ok_and(|correlation| correlation >= 0)
+        && short(message, 8).is_ok_and(|client| (-1..=CLIENT_MAX).contains(&client));
+    match request(message) {
+        _ if message.len() >= HEADER_MIN && !fits => MessageMatch::No,
+        Ok(header) if header.client.unwrap_or_default().iter().all(|byte| (b' '..0x7f).contains(byte)) => {
+            MessageMatch::Request
+        }
+        Err(End::Cut) if message.len() < length => MessageMatch::Cut,
         _ => MessageMatch::No,
     }
 }

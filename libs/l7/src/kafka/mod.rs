@@ -113,9 +113,21 @@ struct Kafka {
     session: Subject,
     /// Responses may have been lost.
     gapped: bool,
-    /// The server has answered a `SaslHandshake` of version 0: until the next request the login's own tokens follow in both
-    /// directions, each behind its length and without a header.
-    is_login: bool,
+    login: Login,
+}
+
+/// How far a login has come whose tokens follow in both directions, each behind its length and without a header: those behind a
+/// `SaslHandshake` of version 0, until the next request.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Login {
+    #[default]
+    None,
+    /// The server has answered the handshake: the client's first token comes.
+    Begun,
+    /// The client waits for the answer to its token.
+    Sent,
+    /// Another token of the client's comes, or a request.
+    Answered,
 }
 
 impl Parser for Kafka {
@@ -188,13 +200,13 @@ impl Kafka {
             answering: None,
             session: Subject::None,
             gapped: false,
-            is_login: false,
+            login: Login::None,
         }
     }
 
-    /// Passes a token of a login; none where a request begins.
+    /// Passes a token of a login; none where a request or a response begins, or where that is not known.
     fn token(&mut self, head: &Head<'_>, from: Sender) -> Option<Step> {
-        if !self.is_login {
+        if self.login == Login::None || head.resync {
             return None;
         }
         let length = match header::token_length(head.bytes) {
@@ -202,17 +214,26 @@ impl Kafka {
             Err(End::Cut) if !head.last => return Some(Step::More),
             Err(_) => return None,
         };
-        let is_token = match from {
-            // The client waits for each answer.
-            Sender::Server => self.waiting.is_empty(),
-            Sender::Client => match header::match_message(head.bytes) {
-                MessageMatch::Cut if !head.last => return Some(Step::More),
-                MessageMatch::Cut | MessageMatch::No => true,
-                MessageMatch::Request | MessageMatch::Perhaps(_) => false,
-            },
+        let next = match (from, self.login) {
+            (Sender::Server, Login::Sent) => Login::Answered,
+            // The client's token was not seen.
+            (Sender::Server, Login::Begun) if self.waiting.is_empty() => Login::Answered,
+            (Sender::Server, _) => return None,
+            (Sender::Client, login) => {
+                // Tokens that a client sends once it was answered do not read like a header.
+                let found = match login {
+                    Login::Answered => header::match_header(head.bytes),
+                    _ => header::match_message(head.bytes),
+                };
+                match found {
+                    MessageMatch::Cut if !head.last => return Some(Step::More),
+                    MessageMatch::Cut | MessageMatch::No => Login::Sent,
+                    MessageMatch::Request | MessageMatch::Perhaps(_) => return None,
+                }
+            }
         };
-        self.is_login = is_token || from == Sender::Server;
-        is_token.then_some(Step::Take(PREFIX as u64 + length))
+        self.login = next;
+        Some(Step::Take(PREFIX as u64 + length))
     }
 
     fn client(&mut self, piece: &Piece<'_>, cx: &mut ConnectionContext<'_>) -> Step {
@@ -221,18 +242,17 @@ impl Kafka {
                 if let Some(step) = self.token(head, Sender::Client) {
                     return step;
                 }
+                if head.resync {
+                    match header::match_message(head.bytes) {
+                        MessageMatch::Request | MessageMatch::Perhaps(_) => {}
+                        MessageMatch::Cut if !head.last => return Step::More,
+                        MessageMatch::Cut | MessageMatch::No => return Step::Lost,
+                    }
+                }
                 let (length, bytes) = match message(head, REQUEST_BYTES_MAX) {
                     Ok(found) => found,
                     Err(step) => return step,
                 };
-                if head.resync
-                    && !matches!(
-                        header::match_message(head.bytes),
-                        MessageMatch::Request | MessageMatch::Perhaps(_)
-                    )
-                {
-                    return Step::Lost;
-                }
                 let Ok(header) = header::request(bytes) else { return Step::Lost };
                 let cut = head.lacks(PREFIX + length.min(REQUEST_BYTES_MAX));
                 self.request(&header, cut, (PREFIX + length) as u64, head.at, cx);
@@ -248,6 +268,8 @@ impl Kafka {
             }
             Piece::Gap => {
                 cx.count_gap();
+                // Where the next request begins is looked for, and what comes before it is no token.
+                self.login = Login::None;
                 if self.one_way.take().is_some() {
                     cx.unparsed();
                 }
@@ -264,6 +286,7 @@ impl Kafka {
         at: Timestamp,
         cx: &mut ConnectionContext<'_>,
     ) {
+        self.login = Login::None;
         cx.message();
         let api = api::of(header.key);
         let operation = match api {
@@ -355,7 +378,9 @@ impl Kafka {
                         let (status, error) = outcome(&waiting, body, cut, cx);
                         let is_handshake =
                             waiting.api.is_some_and(|api| api.key == SASL_HANDSHAKE) && waiting.version == 0;
-                        self.is_login |= is_handshake && error == ErrorClass::None;
+                        if is_handshake && error == ErrorClass::None {
+                            self.login = Login::Begun;
+                        }
                         let outcome = Outcome { status, error, end: head.at, bytes: total };
                         self.answering = Some((waiting, outcome));
                     }
@@ -373,6 +398,10 @@ impl Kafka {
             }
             Piece::Gap => {
                 cx.count_gap();
+                if self.login != Login::None {
+                    // The answer may be lost. The client's tokens are still whole.
+                    self.login = Login::Answered;
+                }
                 self.gapped = true;
                 if self.answering.take().is_some() {
                     cx.unparsed();

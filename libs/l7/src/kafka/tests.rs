@@ -1,5 +1,7 @@
 //! Conversations as clients and brokers have them, whole, cut and mutated, and bytes that are none.
 
+mod login;
+
 use crate::{
     Connection, Direction, Limits, Protocol, ScopeId, Transport, Verdict,
     captured::assert_counts,
@@ -135,62 +137,6 @@ fn requests_are_paired_by_their_correlation_id() {
     assert_eq!(found, sorted);
     let found = play(connection(), &steps);
     assert_same_at_every_cut(connection, &steps, &found);
-}
-
-/// Clients of before release 1.0, and those of Azure's Event Hubs, log in so.
-#[test]
-fn the_tokens_of_an_old_login_are_no_messages() {
-    let mechanisms = [&[0, 0, 0, 0, 0, 1][..], &string("PLAIN")].concat();
-    let plain = vec![(C, framed(b"\0shop\0s3cret")), (S, framed(b""))];
-    let scram = vec![
-        (C, framed(b"n,,n=shop,r=4x8zpe1bm9q1cd20v7o5uk")),
-        (S, framed(b"r=4x8zpe1bm9q1cd20v7o5uk,s=c2FsdA==,i=4096")),
-        (C, framed(b"c=biws,r=4x8zpe1bm9q1cd20v7o5uk,p=cHJvb2Y=")),
-        (S, framed(b"v=dmVyaWZpZXI=")),
-    ];
-    // Tickets of Kerberos are larger than what is looked at of a request.
-    let kerberos = vec![
-        (C, framed(&[0x60; 3_000])),
-        (S, framed(&[0x60; 150])),
-        (C, framed(b"")),
-        (S, framed(&[5, 4, 5, 0xff, 0, 12])),
-        (C, framed(&[5, 4, 4, 0xff, 0, 12])),
-        (S, framed(b"")),
-    ];
-    for tokens in [plain, scram, kerberos] {
-        let before = vec![(C, request(17, 0, 1, &string("PLAIN"))), (S, response(1, &mechanisms))];
-        let after = vec![
-            (C, metadata(2, &["orders"])),
-            (S, response(2, &[0; 8])),
-            (C, produce(3, 1, "orders", 2000)),
-            (S, produced(3, "orders", 0)),
-        ];
-        let steps = [before, tokens, after].concat();
-        let found = play(connection(), &steps);
-        assert_eq!(
-            found,
-            [
-                "Client SaslHandshake  - None 24/21",
-                "Client Metadata orders - None 29/16",
-                "Client Produce orders - None 2047/50",
-            ]
-        );
-        assert_same_at_every_cut(connection, &steps, &found);
-    }
-}
-
-#[test]
-fn a_login_that_is_refused_has_no_tokens() {
-    let refused = [&[0, 33, 0, 0, 0, 1][..], &string("PLAIN")].concat();
-    let steps = vec![
-        (C, request(17, 0, 1, &string("GSSAPI"))),
-        (S, response(1, &refused)),
-        (C, metadata(2, &["orders"])),
-        (S, response(2, &[0; 8])),
-    ];
-    let found = play(connection(), &steps);
-    assert!(found[0].contains("SaslHandshake  UNSUPPORTED_SASL_MECHANISM"), "{found:?}");
-    assert_eq!(found[1], "Client Metadata orders - None 29/16");
 }
 
 #[test]
