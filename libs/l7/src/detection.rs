@@ -31,6 +31,8 @@ pub(crate) struct Detector {
     past_first: [bool; 2],
     /// The connection was open before: its first bytes may be within a message.
     is_joined: bool,
+    /// Bytes of either end were lost.
+    has_lost: bool,
     /// Nothing more can be added to what is kept: some of it was not captured.
     sealed: [bool; 2],
     /// Bytes that were lost, or not captured, since the other end sent what is kept of it.
@@ -76,13 +78,45 @@ impl Detector {
         !self.is_joined && !self.past_first[direction as usize]
     }
 
+    /// Whether what is kept of a direction, or comes next, begins a message for certain: it is the connection's first, or it
+    /// answers what the other end sent, and everything before was seen.
+    fn is_boundary(&self, direction: Direction) -> bool {
+        self.is_first(direction)
+            || (!self.is_joined
+                && !self.has_lost
+                && self.is_turn_of(direction)
+                && !self.is_rest_of(direction))
+    }
+
+    /// Whether what is kept of a direction, or comes next, follows bytes of the other end.
+    fn is_turn_of(&self, direction: Direction) -> bool {
+        let this = direction as usize;
+        if self.kept[this].is_empty() { self.last == Some(direction.reverse()) } else { self.is_turn[this] }
+    }
+
+    /// Whether what is kept of a direction, or comes next, may be the rest of a message that was not seen.
+    fn is_rest_of(&self, direction: Direction) -> bool {
+        let this = direction as usize;
+        if self.kept[this].is_empty() {
+            self.is_rest[this] && !self.is_turn_of(direction)
+        } else {
+            self.keeps_rest[this]
+        }
+    }
+
     /// How a parser of a process on this side starts with what is kept.
     pub(crate) fn start(&self, transport: Transport, side: Side) -> Start {
-        let directions = [Direction::Ingress, Direction::Egress];
-        let is_first =
-            |sender| directions.iter().any(|way| Sender::of(*way, side) == sender && self.is_first(*way));
-        let is_boundary = [Sender::Client, Sender::Server].map(is_first);
-        Start { is_boundary, ..Start::at_boundary(transport) }
+        let is_client = Sender::of(Direction::Ingress, side) == Sender::Client;
+        let by_sender = if is_client {
+            [Direction::Ingress, Direction::Egress]
+        } else {
+            [Direction::Egress, Direction::Ingress]
+        };
+        Start {
+            is_boundary: by_sender.map(|direction| self.is_boundary(direction)),
+            is_rest: by_sender.map(|direction| self.is_rest_of(direction)),
+            ..Start::at_boundary(transport)
+        }
     }
 
     /// Takes the next chunk. When the protocol is found, this chunk is kept as well and comes with [`Self::replay`].
@@ -99,6 +133,7 @@ impl Detector {
         let this = chunk.direction as usize;
         let turned = self.last.replace(chunk.direction).is_some_and(|last| last != chunk.direction);
         self.is_rest[this] = (self.is_rest[this] && !turned) || lost > 0;
+        self.has_lost |= lost > 0;
         if lost == 0
             && (chunk.bytes.is_empty() || (!turned && transport == Transport::Stream))
             && self.sealed[this]
@@ -133,9 +168,13 @@ impl Detector {
             let found = detector.match_bytes(chunk.direction, chunk.bytes, total, place, transport);
             turned && matches!(found, TableMatch::Yes(..))
         };
-        // The beginning of what was sent between is gone: nothing that is kept answers the bytes before.
-        let is_answered =
-            || self.position(chunk.direction.reverse(), false).is_turn && !self.kept[1 - this].is_empty();
+        // The beginning of what was sent between is gone: nothing that is kept answers the bytes before. What is kept of the
+        // other end since earlier than those has no beginning in between.
+        let began_before = || self.pieces.first().is_some_and(|first| first.direction != chunk.direction);
+        let is_answered = || {
+            let peer = chunk.direction.reverse();
+            !self.kept[1 - this].is_empty() && (began_before() || self.position(peer, false).is_turn)
+        };
         let is_stale = turned && transport == Transport::Stream && !is_answered();
         let restarts = match matched {
             TableMatch::No => true,

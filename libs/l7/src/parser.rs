@@ -148,8 +148,8 @@ pub struct Start {
     pub handover: Option<Request>,
     /// What the client sent before, which fits no protocol: the server's first bytes answer it.
     pub unrecognised: Option<Unrecognised>,
-    /// Of the client and the server: whether the first bytes begin a message for certain. Others come behind bytes that fit no
-    /// protocol, were lost, or moved before the connection was first seen.
+    /// Of the client and the server: whether the first bytes begin a message for certain. Others come right behind bytes of the same
+    /// end that fit no protocol, or after some were lost or moved before the connection was first seen.
     pub is_boundary: [bool; 2],
     /// Of the client and the server: whether the first bytes may be the rest of a message, as in [`Prefix::is_rest`].
     pub is_rest: [bool; 2],

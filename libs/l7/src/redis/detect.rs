@@ -99,10 +99,10 @@ fn array_by_both_ends(prefix: &Prefix<'_>, mine: &Command<'_>) -> Detection {
             }
         }
         // The end of a reply that begins before what is seen may read like a command.
-        Err(_) if inline(prefix.peer) && !prefix.peer_is_turn && mine.certainty > Certainty::Name => {
+        Err(_) if !prefix.peer_is_turn && inline(prefix.peer, false) && mine.certainty > Certainty::Name => {
             Detection::More
         }
-        Err(_) if inline(prefix.peer) => Detection::Yes(Sender::Server),
+        Err(_) if inline(prefix.peer, prefix.peer_is_turn) => Detection::Yes(Sender::Server),
         Err(_) if is_rest(prefix) => Detection::More,
         Err(_) if mine.certainty > Certainty::Name && mine.is_answered_by(prefix.peer) => {
             Detection::Yes(Sender::Client)
@@ -118,7 +118,8 @@ fn array_by_both_ends(prefix: &Prefix<'_>, mine: &Command<'_>) -> Detection {
 
 /// Whether what the other end sent is no command, and may be the rest of a reply that began before: it decides nothing.
 fn is_rest(prefix: &Prefix<'_>) -> bool {
-    let is_command = || request(prefix.peer).is_ok() || inline(prefix.peer) || is_unlisted(prefix.peer);
+    let is_command =
+        || request(prefix.peer).is_ok() || inline(prefix.peer, false) || is_unlisted(prefix.peer);
     !prefix.peer_is_turn && !is_command()
 }
 
@@ -302,14 +303,15 @@ fn number(bytes: &[u8], most: u64) -> Result<(u64, &[u8]), Detection> {
 
 /// An inline command alone could be many things; with a RESP answer it is Redis.
 fn by_both_ends(prefix: &Prefix<'_>) -> Detection {
+    let mine = || inline(prefix.bytes, prefix.is_turn && !prefix.is_rest);
     if prefix.peer.is_empty() || is_rest(prefix) {
-        return if inline(prefix.bytes) { Detection::More } else { Detection::No };
+        return if mine() { Detection::More } else { Detection::No };
     }
     let is_command = || request(prefix.peer).is_ok_and(|theirs| theirs.certainty > Certainty::Name);
-    if inline(prefix.bytes) && !prefix.is_turn && is_command() {
+    if mine() && !prefix.is_turn && is_command() {
         return Detection::More;
     }
-    if inline(prefix.bytes) && answer(prefix.peer) != Line::None {
+    if mine() && answer(prefix.peer) != Line::None {
         return if answer(prefix.peer) == Line::Whole {
             Detection::Yes(Sender::Client)
         } else {
@@ -331,7 +333,7 @@ fn by_both_ends(prefix: &Prefix<'_>) -> Detection {
                 command.certainty > Certainty::Name && command.is_answered_by(prefix.bytes)
             })
     };
-    let is_inline = inline(prefix.peer);
+    let is_inline = inline(prefix.peer, prefix.peer_is_turn);
     if (is_inline && answer(prefix.bytes) == Line::Whole) || answers() {
         return Detection::Yes(Sender::Server);
     }
@@ -350,18 +352,59 @@ pub(super) fn is_distinct(name: &[u8]) -> bool {
     command::known(name).is_some_and(|name| !SHARED_WORDS.contains(&name))
 }
 
-/// Whole lines that start with known commands and have as many words as these take.
-pub(super) fn inline(bytes: &[u8]) -> bool {
-    let is_command = |line: &[u8]| {
-        let line = line.strip_suffix(b"\r").unwrap_or(line);
-        let mut words = line.split(|b| *b == b' ').filter(|word| !word.is_empty());
-        let name = words.next().unwrap_or_default();
-        is_distinct(name)
-            && command::takes(name, words.count() as u64 + 1)
-            && line.iter().all(|b| (b' '..0x7f).contains(b))
-    };
+/// Whole lines of commands, of which the first is one of Redis alone. Where it does not begin for certain, it may be the rest of
+/// an argument: then every line is a known command with as many words as it takes.
+pub(super) fn inline(bytes: &[u8], begins: bool) -> bool {
     let Some(end) = memchr::memrchr(b'\n', bytes) else { return false };
-    bytes.get(..end).is_some_and(|lines| lines.split(|b| *b == b'\n').all(is_command))
+    let lines = bytes.get(..end).unwrap_or_default().split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii);
+    // An empty line is no command, and is not answered.
+    let mut lines = lines.filter(|line| !line.is_empty());
+    let fits =
+        |line: &[u8]| is_plain(line) && words(line).is_some_and(|words| command::takes(name(line), words));
+    let is_command = |line: &[u8]| command::known(name(line)).is_some() && fits(line);
+    let Some(first) = lines.next().filter(|first| is_distinct(name(first)) && is_plain(first)) else {
+        return false;
+    };
+    begins || (is_command(first) && lines.all(is_command))
+}
+
+/// The first word of a line.
+fn name(line: &[u8]) -> &[u8] {
+    line.split(|byte| *byte == b' ').next().unwrap_or_default()
+}
+
+fn is_plain(line: &[u8]) -> bool {
+    line.iter().all(|byte| (b' '..0x7f).contains(byte))
+}
+
+/// How many words a line has: blanks separate them, but not within quotes (Redis: `sdssplitargs`). None where a quote is
+/// not closed, or something else than a blank follows it.
+fn words(line: &[u8]) -> Option<u64> {
+    let (mut count, mut rest) = (0, line.trim_ascii());
+    while !rest.is_empty() {
+        count += 1;
+        rest = behind_word(rest)?.trim_ascii_start();
+    }
+    Some(count)
+}
+
+/// What follows the word with which these bytes begin.
+fn behind_word(bytes: &[u8]) -> Option<&[u8]> {
+    let (mut quote, mut is_escaped) = (None, false);
+    for (at, byte) in bytes.iter().enumerate() {
+        match (quote, byte) {
+            (Some(_), _) if is_escaped => is_escaped = false,
+            (Some(_), b'\\') => is_escaped = true,
+            (Some(open), byte) if open == byte => {
+                let rest = bytes.get(at + 1..)?;
+                return rest.first().is_none_or(|next| *next == b' ').then_some(rest);
+            }
+            (None, b'"' | b'\'') => quote = Some(byte),
+            (None, b' ') => return bytes.get(at..),
+            _ => {}
+        }
+    }
+    quote.is_none().then_some(&[])
 }
 
 /// The first line of a RESP value that other line protocols do not send: `+OK`, `+PONG`, `-ERR …`, `$3`, `:1`, `*2`.

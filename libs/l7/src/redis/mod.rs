@@ -150,7 +150,7 @@ impl Parser for Redis {
                 }
                 // Behind a whole reply no other end of a command follows.
                 let is_turn = segment.gap == 0 && self.resync.is_turn() && self.replies.is_between();
-                if is_turn && detect::inline(segment.bytes) {
+                if is_turn && detect::inline(segment.bytes, false) {
                     reader.expect_inline();
                 }
                 let starts = reader.starts(segment, true);

@@ -1,11 +1,13 @@
 //! Conversations as Redis has them, whole and cut, and bytes that are none.
 
+mod inline;
 mod streamed;
 mod subscriber;
 
 use crate::{
     Chunk, Connection, Direction, ErrorClass, Exchange, Limits, ParserContext, Protocol, ScopeId, Side,
     Status, Timestamp, Transport, Verdict,
+    redis::detect,
     testing::{self, Replay, assert_no_harm},
 };
 
