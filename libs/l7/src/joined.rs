@@ -318,3 +318,34 @@ fn whole_conversations_give_their_exchanges() {
         }
     }
 }
+
+/// Plays rounds of a request and a whole response on a connection that was open before; gives the operations.
+fn joined_operations(requests: &[&str]) -> Vec<String> {
+    let mut replay = Replay::new(Connection::new(ScopeId(1)).joined());
+    for request in requests {
+        replay.now += 200_000_000;
+        replay.ingress(format!("{request} /x HTTP/1.1\r\n\r\n").as_bytes());
+        replay.egress(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
+    }
+    replay.close();
+    replay.lines().iter().filter_map(|line| line.split(' ').nth(1)).map(str::to_owned).collect()
+}
+
+#[test]
+fn extension_methods_are_found_where_their_products_use_them() {
+    for method in ["CCM_POST", "BITS_POST", "SSTP_DUPLEX_POST"] {
+        assert_eq!(joined_operations(&[method; 4]), [method; 4]);
+    }
+    // Others behind a whole response.
+    for method in ["FROB", "X_POST"] {
+        assert_eq!(joined_operations(&["GET", method, method, "GET"]).len(), 4, "{method}");
+    }
+}
+
+/// Also where another protocol waits for more behind these bytes: they are an inline command of Redis.
+#[test]
+fn what_may_be_the_rest_of_a_message_has_no_unknown_method() {
+    let found = joined_operations(&["SET", "GET", "GET", "GET"]);
+    assert!(!found.is_empty() && found.iter().all(|method| method == "GET"), "{found:?}");
+    assert_eq!(joined_operations(&["GET", "SET", "GET"]).len(), 3);
+}

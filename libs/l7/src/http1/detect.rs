@@ -2,8 +2,8 @@
 
 use crate::parser::{Detection, Prefix, Sender};
 
-/// Methods by which a connection is recognised: IANA's registry of methods, `WebDAV` as Exchange has it, `UPnP`, caches. Once it
-/// is, any token is a method. Those that end in another's name are here, too: [`Place::Plausible`] takes no others.
+/// Methods by which a connection is recognised: IANA's registry of methods, `WebDAV` as Exchange has it, `UPnP`, caches, BITS,
+/// Configuration Manager, SSTP. Once it is, any token is a method. Those that end in another's name are here, too: [`Place::Plausible`] takes no others.
 const METHODS: &[&str] = &[
     "GET",
     "POST",
@@ -20,9 +20,11 @@ const METHODS: &[&str] = &[
     "BCOPY",
     "BDELETE",
     "BIND",
+    "BITS_POST",
     "BMOVE",
     "BPROPFIND",
     "BPROPPATCH",
+    "CCM_POST",
     "CHECKIN",
     "CHECKOUT",
     "COPY",
@@ -46,6 +48,7 @@ const METHODS: &[&str] = &[
     "REBIND",
     "REPORT",
     "SEARCH",
+    "SSTP_DUPLEX_POST",
     "SUBSCRIBE",
     "UNBIND",
     "UNCHECKOUT",
@@ -138,11 +141,15 @@ pub(super) fn request(bytes: &[u8], place: Place) -> Detection {
 pub(super) fn has_method(line: &[u8], place: Place) -> bool {
     let (method, rest) = line.split_at(line.iter().position(|b| !is_token(*b)).unwrap_or(line.len()));
     // One that is not known is accepted with a path or an absolute target. One that ends in a known one is the end of something
-    // else, and the request behind it.
+    // else, and the request behind it, unless they are joined as words of a name are (`X_POST`).
+    let ends_in_known = || {
+        let before = METHODS.iter().filter_map(|known| method.strip_suffix(known.as_bytes()));
+        before.filter_map(<[u8]>::last).any(|last| !matches!(last, b'_' | b'-'))
+    };
     let is_plausible = || {
         method.iter().all(|byte| is_extension(*byte))
             && method.first().is_some_and(u8::is_ascii_uppercase)
-            && !METHODS.iter().any(|known| method.ends_with(known.as_bytes()))
+            && !ends_in_known()
             && rest.get(1).is_none_or(|first| *first == b'/' || rest.get(1..).is_some_and(is_absolute))
     };
     let is_method = match place {
@@ -270,7 +277,9 @@ mod tests {
         for method in METHODS {
             assert_eq!(found(method), [true; 3], "{method}");
         }
-        assert_eq!(found("FROB"), [false, true, true]);
+        for method in ["FROB", "X_POST", "X-GET"] {
+            assert_eq!(found(method), [false, true, true], "{method}");
+        }
         assert_eq!(found("frob"), [false, false, true]);
         // The end of a body, and the next request.
         for method in ["helloGET", "HELLOGET", "0POST", "_DELETE"] {
