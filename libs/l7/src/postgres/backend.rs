@@ -313,7 +313,7 @@ impl Postgres {
         {
             cx.count_gap();
             self.response = ResponseState::Truncated;
-        } else if self.response == ResponseState::Truncated {
+        } else if self.response == ResponseState::Truncated && gap == GapKind::Truncated {
             // None of its bytes could be read.
             cx.count_gap();
         } else if gap == GapKind::Lost || self.pairing == Pairing::Aligned || !self.line.is_empty() {

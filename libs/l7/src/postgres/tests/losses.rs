@@ -1,6 +1,11 @@
 //! Bytes that were not captured, or lost.
 
 use super::*;
+use crate::{
+    Limits, ParserContext, Side,
+    postgres::{ConnectionContext, GapKind, Phase, Postgres, ResponseState},
+    symbol::ClientId,
+};
 
 #[test]
 fn joined_in_the_middle() {
@@ -123,4 +128,28 @@ fn nothing_is_paired_across_a_loss() {
     replay.close();
     let lines = replay.lines();
     assert_eq!(lines, ["Server DELETE u - None 19/20"]);
+}
+
+#[test]
+fn nothing_is_paired_across_a_loss_within_a_truncated_answer() {
+    let done = [complete("UPDATE 1").as_slice(), READY].concat();
+    let mut replay = logged_in();
+    replay.ingress(&query("SELECT a FROM lost"));
+    replay.part(S, &[columns(), row("7")].concat(), 8192);
+    replay.lose(S, 40);
+    replay.egress(b"rest");
+    replay.ingress(&query("UPDATE a SET b = 1"));
+    replay.egress(&done);
+    replay.close();
+    assert_eq!(replay.lines(), [""; 0]);
+
+    let mut context = ParserContext::new(Limits::default());
+    let mut sink = |_| {};
+    let of = (ScopeId(0), ClientId::default(), Side::Server);
+    for (gap, is_desynced) in [(GapKind::Truncated, false), (GapKind::Lost, true)] {
+        let truncated = ResponseState::Truncated;
+        let mut postgres = Postgres { phase: Phase::Commands, response: truncated, ..Postgres::default() };
+        postgres.server_gap(gap, &mut ConnectionContext::new(&mut context, of, &mut sink));
+        assert_eq!(postgres.resync.is_desynced(), is_desynced, "{gap:?}");
+    }
 }
