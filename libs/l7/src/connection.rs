@@ -189,6 +189,7 @@ impl Connection {
             let of = (self.scope, self.client, *side);
             parser.offload_accepted(&mut ConnectionContext::new(context, of, sink));
         }
+        self.share_pending(context);
     }
 
     /// Resumes with the parser that followed the connection before the kernel did; false when there is none.
@@ -203,6 +204,7 @@ impl Connection {
         if resumed {
             self.next = state.offsets;
         }
+        self.share_pending(context);
         resumed
     }
 
@@ -347,6 +349,14 @@ impl Connection {
             cx.set_unread_at(self.unread_at);
             parser.tick(now, &mut cx);
         }
+        self.share_pending(context);
+    }
+
+    /// Has as many of what all connections share as wait now.
+    fn share_pending(&mut self, context: &ParserContext) {
+        let State::Known { parser, .. } = &self.state else { return };
+        let beyond = parser.pending().saturating_sub(context.limits().pending_per_connection);
+        PendingShare::set(&mut self.pending_share, beyond, context.shared_pending());
     }
 
     /// Drops what was already seen of a chunk; finds how much was lost before it.
@@ -427,16 +437,19 @@ impl Connection {
             if segment.from == Sender::Server && (unaccounted > 0 || is_unread_datagram) {
                 self.unread_at = Some(segment.at);
             }
-            let beyond = parser.pending().saturating_sub(cx.limits().pending_per_connection);
-            PendingShare::set(&mut self.pending_share, beyond, cx.context.shared_pending());
             match flow {
-                Flow::Continue => return,
+                Flow::Continue => {
+                    self.share_pending(context);
+                    return;
+                }
                 Flow::Done => {
+                    self.pending_share = None;
                     self.state = State::Done;
                     return;
                 }
                 Flow::Unrecognised => {
                     parser.close(chunk.timestamp, &mut cx);
+                    self.pending_share = None;
                     self.changes = self.changes.saturating_add(1);
                     self.state = if self.changes > CHANGES_MAX {
                         State::Done
@@ -446,6 +459,7 @@ impl Connection {
                     return;
                 }
                 Flow::Switch { to, rest, handover, unrecognised } => {
+                    self.pending_share = None;
                     self.changes = self.changes.saturating_add(1);
                     if self.changes > CHANGES_MAX {
                         self.state = State::Done;

@@ -1,6 +1,10 @@
 //! Many requests of one connection wait at once.
 
-use crate::{Connection, Limits, ParserContext, Protocol, ScopeId, Side, Transport, testing::Replay};
+use crate::{
+    Connection, Limits, ParserContext, Protocol, ScopeId, Side, Transport, Verdict,
+    offload::{ConnectionState, DirectionState},
+    testing::Replay,
+};
 
 type Bytes = &'static [u8];
 
@@ -107,4 +111,68 @@ fn what_exceeds_the_shared_is_counted() {
         assert!(tally.unparsed >= 390, "{protocol:?} {tally:?}");
         assert_eq!(tally.messages_seen, tally.exchanges + tally.unparsed, "{protocol:?}");
     }
+}
+
+#[test]
+fn what_a_connection_has_of_the_shared_is_free_when_it_changes_its_protocol() {
+    let limits = Limits { pending_per_connection: 10, pending_shared: 100, ..Limits::default() };
+    let upgrade = |to: &str| format!("GET /a HTTP/1.1\r\nConnection: Upgrade\r\nUpgrade: {to}\r\n\r\n");
+    let upgraded = |to: &str| format!("HTTP/1.1 101 a\r\nConnection: Upgrade\r\nUpgrade: {to}\r\n\r\n");
+    for (request, response, verdict) in [
+        // To a protocol that is known, to one that is ignored, and to one that is to be found.
+        (upgrade("h2c"), upgraded("h2c"), Verdict::Known(Protocol::Http2)),
+        (upgrade("websocket"), upgraded("websocket"), Verdict::Ignored),
+        ("CONNECT a:1 HTTP/1.1\r\n\r\n".to_owned(), "HTTP/1.1 200 OK\r\n\r\n".to_owned(), Verdict::Detecting),
+    ] {
+        let mut replay = logged_in(Protocol::Http1, &[], ParserContext::new(limits));
+        replay.ingress(request.as_bytes());
+        replay.ingress(&b"GET /a HTTP/1.1\r\n\r\n".repeat(74));
+        assert_eq!(replay.context.shared_pending().taken(), 65, "{verdict:?}");
+        replay.egress(response.as_bytes());
+        assert_eq!(replay.connection.verdict(), verdict);
+        assert_eq!(replay.context.shared_pending().taken(), 0, "{verdict:?}");
+    }
+}
+
+#[test]
+fn what_a_connection_has_of_the_shared_is_free_when_the_kernel_follows_it() {
+    let limits = Limits { pending_per_connection: 10, pending_shared: 100, ..Limits::default() };
+    for (protocol, login, request, _) in spoken() {
+        if protocol == Protocol::Memcached {
+            continue;
+        }
+        let mut replay = logged_in(protocol, &login, ParserContext::new(limits));
+        replay.ingress(&request.repeat(75));
+        assert_eq!(replay.context.shared_pending().taken(), 65, "{protocol:?}");
+        replay.connection.offload_accepted(&mut replay.context, &mut |_| {});
+        if matches!(protocol, Protocol::Http1 | Protocol::Redis) {
+            // Their parsers begin again when the kernel has stopped.
+            let state = ConnectionState {
+                protocol,
+                side: Side::Server,
+                offsets: [100_000; 2],
+                requests: DirectionState::default(),
+                responses: DirectionState::default(),
+                pending: &[],
+            };
+            replay.connection.resume(ScopeId(0), &state, &mut replay.context);
+        }
+        assert_eq!(replay.context.shared_pending().taken(), 0, "{protocol:?}");
+    }
+}
+
+/// Requests to NATS, each with an inbox of its own, to this subject.
+fn nats(subject: &str, inboxes: std::ops::Range<usize>) -> Vec<u8> {
+    inboxes.flat_map(|inbox| format!("PUB {subject} _INBOX.x.{inbox} 0\r\n\r\n").into_bytes()).collect()
+}
+
+#[test]
+fn what_waited_for_too_long_is_free_of_the_shared() {
+    let limits = Limits { pending_per_connection: 10, pending_shared: 100, ..Limits::default() };
+    let mut replay = logged_in(Protocol::Nats, &[], ParserContext::new(limits));
+    replay.ingress(&nats("a", 0..75));
+    assert_eq!(replay.context.shared_pending().taken(), 65);
+    replay.wait(61_000_000_000);
+    assert_eq!(replay.exchanges.len(), 75);
+    assert_eq!(replay.context.shared_pending().taken(), 0);
 }
