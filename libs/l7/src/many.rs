@@ -176,3 +176,20 @@ fn what_waited_for_too_long_is_free_of_the_shared() {
     assert_eq!(replay.exchanges.len(), 75);
     assert_eq!(replay.context.shared_pending().taken(), 0);
 }
+
+#[test]
+fn what_may_wait_is_of_requests_and_pulls_together() {
+    const PULL: &str = "$JS.API.CONSUMER.MSG.NEXT.a.b";
+    let limits = Limits { pending_per_connection: 10, pending_shared: 100, ..Limits::default() };
+    for (first, second) in [("a", PULL), (PULL, "a")] {
+        let mut replay = logged_in(Protocol::Nats, &[], ParserContext::new(limits));
+        replay.ingress(&nats(first, 0..40));
+        replay.ingress(&nats(second, 40..75));
+        assert_eq!(replay.context.shared_pending().taken(), 65, "{first}");
+        replay.ingress(&nats(second, 75..275));
+        assert_eq!(replay.context.shared_pending().taken(), 100, "{first}");
+        replay.close();
+        assert_eq!(replay.exchanges.len(), 110, "{first}");
+        assert_eq!(replay.context.tally().unparsed, 165, "{first}");
+    }
+}

@@ -158,7 +158,7 @@ impl Parser for Nats {
     }
 
     fn pending(&self) -> usize {
-        self.requests.len().max(self.pulls.len())
+        self.requests.len() + self.pulls.len()
     }
 
     fn close(&mut self, now: Timestamp, cx: &mut ConnectionContext<'_>) {
@@ -331,14 +331,28 @@ impl Nats {
         self.requests.remove(inbox).or_else(|| self.pulls.remove(inbox))
     }
 
+    /// Where as many wait as may, the oldest of those of which more wait, requests or pulls, makes room for one.
+    fn make_room(&mut self, cx: &mut ConnectionContext<'_>) {
+        while self.pending() >= cx.pending_max().max(1) {
+            let more =
+                if self.pulls.len() > self.requests.len() { &mut self.pulls } else { &mut self.requests };
+            if more.pop_oldest_if(|_| true).is_none() {
+                return;
+            }
+            cx.unparsed();
+        }
+    }
+
     fn published(&mut self, at: Timestamp, cx: &mut ConnectionContext<'_>) {
         let Some(Incoming { mut request, inbox, pull, .. }) = self.publishing.take() else { return };
         match inbox {
             Some(inbox) => {
                 request.operation = cx.word(if pull { LONG_POLL } else { "REQUEST" });
                 let waiting = Waiting { request, pull, inbox };
+                self.make_room(cx);
                 let requests = if pull { &mut self.pulls } else { &mut self.requests };
-                if requests.insert(inbox, waiting, cx.pending_max()).is_some() {
+                // The bound is of both together.
+                if requests.insert(inbox, waiting, usize::MAX).is_some() {
                     cx.unparsed();
                 }
             }
