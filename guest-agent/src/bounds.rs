@@ -100,6 +100,11 @@ const BOUNDS: &[(&str, &str, Held)] = &[
         Because("a longer request line is named by its beginning"),
     ),
     (
+        "syscalls/processes.rs",
+        "PROCESSES_MAX",
+        Because("beyond it no parents are claimed in others for a while"),
+    ),
+    (
         "syscalls/threads.rs",
         "WORKERS_MAX",
         Because("beyond it no parents are claimed in that process for a while"),

@@ -119,6 +119,9 @@ pub struct Completed {
     /// Where [`Self::serving`] is a goroutine's: the lower half of [`crate::thread::goroutine::key`]. A [`crate::record::Chunk`] has it in
     /// place of the thread, as it has no room for both.
     pub goroutine: u32,
+    /// Of a server: where [`Self::serving`] has [`crate::thread::serving::PROCESS`], from when until when the process served this request
+    /// alone.
+    pub alone: [u64; 2],
     /// Its key.
     pub key: RequestKey,
     /// Redis: the beginning of an error's text. MySQL: an error's packet, from its number on. PostgreSQL: an error's

@@ -6,7 +6,7 @@
 //! - [`offload`]: connections whose exchanges the programs pair themselves; [`kernel_key`]: the keys and slots into which
 //!   they aggregate them.
 //! - [`path`], [`redis`], [`sql`]: the hashes by which a route, a command and a statement are known in the kernel.
-//! - [`thread`]: what is known of threads that serve requests.
+//! - [`thread`]: what is known of threads that serve requests, [`process`] of their processes.
 //! - [`offset`]: the kernel's struct offsets that the agent resolves from BTF before loading.
 //! - [`layout`]: of which build both are.
 //!
@@ -23,6 +23,7 @@ pub mod offload;
 pub mod offset;
 pub mod packet;
 pub mod path;
+pub mod process;
 pub mod record;
 pub mod redis;
 pub mod sql;

@@ -353,7 +353,7 @@ plain! {
     Counters: 72;
     Settings: 16;
     OffloadedConnection: 2368;
-    Completed: 240;
+    Completed: 256;
 }
 
 /// A record, as it comes out of the ring buffer.

@@ -110,7 +110,7 @@ pub mod goroutine {
 }
 
 /// Most processes that are known at a time of whose threads one reads a request and another one answers it.
-pub const PROCESSES_MAX: u32 = 512;
+pub const HANDING_MAX: u32 = 512;
 
 /// How long an open request keeps its thread's place from others, nanoseconds: its end can be missed.
 pub const OPEN_NS: u64 = 3_600_000_000_000;
@@ -118,8 +118,8 @@ pub const OPEN_NS: u64 = 3_600_000_000_000;
 /// Most calls that go with one exchange.
 pub const CALLS_MAX: u32 = 64;
 
-/// What a thread or goroutine serves while it makes a call, or has served when it answers; perhaps with [`serving::GOROUTINE`] and
-/// [`serving::REPORTED`].
+/// What a thread or goroutine serves while it makes a call, or has served when it answers; perhaps with [`serving::PROCESS`],
+/// [`serving::GOROUTINE`] and [`serving::REPORTED`].
 pub mod serving {
     /// Nothing, several requests, or that is not known.
     pub const UNKNOWN: u8 = 0;
@@ -127,9 +127,11 @@ pub mod serving {
     pub const ALONE: u8 = 1;
     /// One request, and at other times several: an event loop.
     pub const ONLY: u8 = 2;
+    /// Set beside it, also beside [`UNKNOWN`]: its process serves one request.
+    pub const PROCESS: u8 = 0x20;
     /// Set beside it, also beside [`UNKNOWN`]: it is a goroutine, and known by its number.
     pub const GOROUTINE: u8 = 0x40;
-    /// Set beside it: the request's exchange goes to user space one by one when it ends.
+    /// Set beside [`ALONE`], [`ONLY`] or [`PROCESS`]: the request's exchange goes to user space one by one when it ends.
     pub const REPORTED: u8 = 0x80;
 }
 

@@ -78,6 +78,8 @@ wire_enum! {
         Task = PARENT_CERTAINTY_TASK, "task";
         /// Its goroutine did nothing else meanwhile.
         Goroutine = PARENT_CERTAINTY_GOROUTINE, "goroutine";
+        /// Its process served that request alone.
+        Process = PARENT_CERTAINTY_PROCESS, "process";
         /// By the ids in the request.
         Propagated = PARENT_CERTAINTY_PROPAGATED, "propagated";
     }

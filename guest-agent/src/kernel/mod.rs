@@ -7,7 +7,8 @@
 //! ```
 //!
 //! - [`probes`] has the programs on system calls, [`packet_probes`] those on packets.
-//! - [`command`] has the agent's commands to the programs; [`slots`] is what they aggregate.
+//! - [`command`] has the agent's commands to the programs; [`slots`] is what they aggregate, [`places`] what
+//!   they know of processes.
 //! - [`hooks`] decides on what they are attached, [`preemption`] whether function exits are safe.
 //! - [`deferred_close`] keeps the end of the agent from waiting for slow detachments.
 //!
@@ -22,6 +23,7 @@ mod error;
 mod hooks;
 mod object;
 pub mod packet_probes;
+pub mod places;
 mod preemption;
 pub mod probes;
 pub mod slots;

@@ -27,6 +27,7 @@ use super::{
     command::{Command, Offer},
     hooks::{Attached, CORE_MAP, Programs, Senders},
     object::{self, Linker, SETTINGS_MAP, malformed},
+    places::Places,
     slots::{self, Slots},
 };
 use crate::recorder::SpanPolicy;
@@ -53,6 +54,8 @@ pub struct Probes {
     key_indexes: aya::maps::HashMap<MapData, RequestKey, u32>,
     kernel_keys: Array<MapData, KernelKey>,
     slots: Slots,
+    /// Until the tracker has it.
+    places: Option<Places>,
     current: Settings,
 }
 
@@ -101,6 +104,9 @@ impl Probes {
         let slots = maps.remove("SLOTS").ok_or_else(|| malformed(&"no map SLOTS"))?;
         let slots = Slots::map(slots, stripes)
             .map_err(|source| ProbeError::Map { name: "SLOTS".to_owned(), source })?;
+        let places = maps.remove("PROCESSES").ok_or_else(|| malformed(&"no map PROCESSES"))?;
+        let places =
+            Places::map(places).map_err(|source| ProbeError::Map { name: "PROCESSES".to_owned(), source })?;
         let core = maps.remove(CORE_MAP).ok_or_else(|| malformed(&"no map for the core"))?;
         let mut take = |name: &str| -> Result<Map, ProbeError> {
             let data = object::take_map(&mut maps, name)?;
@@ -130,6 +136,7 @@ impl Probes {
             key_indexes: take("KEY_INDEXES")?.try_into()?,
             kernel_keys: take("KERNEL_KEYS")?.try_into()?,
             slots,
+            places: Some(places),
             current: Settings { reserved: 0, paused: 0, offload: u32::from(limits.offload), offers: 0 },
         };
         probes.settings.set(0, probes.current, 0)?;
@@ -154,6 +161,11 @@ impl Probes {
     /// What the programs aggregated.
     pub fn slots(&self) -> &Slots {
         &self.slots
+    }
+
+    /// What the programs know of processes; once.
+    pub fn take_places(&mut self) -> Option<Places> {
+        self.places.take()
     }
 
     /// Applies a command to the programs' maps.

@@ -31,7 +31,7 @@ use porthole_l7::{Exchange, ParserContext};
 
 pub use self::{
     dependencies::Dependencies,
-    origin::{Details, Origin, Serving, Worker},
+    origin::{Details, Origin, ProcessServing, Serving, Worker},
     series::{Increment, NamedSeries, Place, SeriesTable},
     spans::{SpanPolicy, SpanSampler},
 };

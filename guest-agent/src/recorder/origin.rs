@@ -32,6 +32,8 @@ pub struct Details<'a> {
     pub sampled: bool,
     /// What the thread or goroutine served meanwhile.
     pub serving: Serving,
+    /// The same of the whole process.
+    pub process_serving: ProcessServing,
 }
 
 /// What of a process reads requests and makes calls.
@@ -47,6 +49,16 @@ impl Details<'_> {
     /// Process and worker that moved the last bytes.
     pub fn worker(&self) -> (u32, Worker) {
         (self.process, self.goroutine.map_or(Worker::Thread(self.thread), Worker::Goroutine))
+    }
+
+    /// Whether the programs in the kernel sample it with the request that it is, or that it is made for.
+    pub fn is_sampled_with_request(&self) -> bool {
+        matches!(self.serving, Serving::One { sampled: true, .. }) || self.process_serving.is_sampled()
+    }
+
+    /// Whether its worker or process served one request.
+    pub fn serves_one(&self) -> bool {
+        self.serving != Serving::Unknown || self.process_serving != ProcessServing::Unknown
     }
 
     /// How it is known that calls that the worker makes meanwhile are made for this request, if it is.
@@ -75,9 +87,36 @@ pub enum Serving {
     },
 }
 
-impl Serving {
-    /// Whether it serves one request, which is sampled.
+/// What the process that moved all of an exchange served meanwhile.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ProcessServing {
+    /// Nothing, several requests, or that is not known.
+    #[default]
+    Unknown,
+    /// Of a client's exchange: one request, when the exchange ended, or when it was sent.
+    One {
+        /// The programs in the kernel sample the server's exchange.
+        sampled: bool,
+    },
+    /// Of a client's exchange: one request that the agent follows itself.
+    Followed,
+    /// Of a server's: that one alone, from the first one of these times until the other one, nanoseconds of the monotonic clock.
+    Alone {
+        /// The times.
+        during: (u64, u64),
+        /// The programs in the kernel sample it.
+        sampled: bool,
+    },
+}
+
+impl ProcessServing {
+    /// Whether the programs know that it served one request, which is sampled.
     pub fn is_sampled(self) -> bool {
-        matches!(self, Self::One { sampled: true, .. })
+        matches!(self, Self::One { sampled: true } | Self::Alone { sampled: true, .. })
+    }
+
+    /// When the process served this server's exchange alone.
+    pub fn alone(self) -> Option<(u64, u64)> {
+        if let Self::Alone { during, .. } = self { Some(during) } else { None }
     }
 }

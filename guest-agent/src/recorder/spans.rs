@@ -7,8 +7,8 @@
 //!
 //! Each series, that is each outcome of each operation, is sampled by itself, so that rare outcomes are not crowded out by
 //! frequent ones: a failed or slow exchange when the series' last span is a short while ago, any other when it is a long
-//! while ago. The programs in the kernel sample what they aggregate by the same rule, and with a request that a thread or
-//! goroutine serves alone the calls that it makes for it.
+//! while ago. The programs in the kernel sample what they aggregate by the same rule, and with a request that a thread,
+//! goroutine or process serves alone the calls that it makes for it.
 
 use std::collections::VecDeque;
 
@@ -16,7 +16,7 @@ use porthole_agent_api::{agent, agent::SpanReason};
 use porthole_l7::{ErrorClass, Exchange, Side};
 use protobuf::EnumOrUnknown;
 
-use super::{Origin, labels::cut, parents::Parents};
+use super::{Origin, ProcessServing, labels::cut, parents::Parents};
 
 /// Spans that wait for being sent; beyond that the oldest are dropped.
 pub const WAITING_MAX: usize = 512;
@@ -77,6 +77,8 @@ pub struct SpanSampler {
     waiting: VecDeque<agent::Span>,
     /// Calls whose request is still served.
     parents: Parents,
+    /// The last exchange was a request that its process served alone, of which calls waited.
+    claimed: bool,
     /// Exchanges that were sampled so far, in the agent's life: the last one's [`agent::Span::number`].
     numbered: u64,
     /// Number of the first one that waits.
@@ -118,19 +120,21 @@ impl SpanSampler {
         if self.policy.per_second == 0 {
             return;
         }
-        let span = self
-            .reason(series, exchange, origin)
-            .map(|reason| self.span(series, exchange, origin, (unix_ns, reason)));
         let (details, times) = (&origin.details, (exchange.start.0, exchange.end.0));
+        let has_calls = exchange.side == Side::Server && self.parents.has_calls_of(details, times);
+        let span = self
+            .reason(series, exchange, origin, has_calls)
+            .map(|reason| self.span(series, exchange, origin, (unix_ns, reason)));
+        self.claimed = has_calls;
         if exchange.side == Side::Server && !self.parents.is_empty() {
-            let parent = span.as_ref().map(|span| span.number).zip(details.certainty());
-            for call in self.parents.of_worker(details.worker(), times, parent) {
+            for call in self.parents.of_request(details, times, span.as_ref()) {
                 self.push(call);
             }
         }
-        let waits = exchange.side == Side::Client && details.serving.is_sampled();
+        let waits = exchange.side == Side::Client
+            && (details.is_sampled_with_request() || details.process_serving == ProcessServing::Followed);
         let done = if let Some(span) = span {
-            if waits { self.parents.wait(span, details.worker(), times) } else { Some(span) }
+            if waits { self.parents.wait(span, details, times) } else { Some(span) }
         } else {
             None
         };
@@ -140,7 +144,13 @@ impl SpanSampler {
     }
 
     /// Why an exchange is sampled, if it is.
-    fn reason(&mut self, series: usize, exchange: &Exchange, origin: &Origin<'_>) -> Option<SpanReason> {
+    fn reason(
+        &mut self,
+        series: usize,
+        exchange: &Exchange,
+        origin: &Origin<'_>,
+        has_calls: bool,
+    ) -> Option<SpanReason> {
         let now = exchange.end.0;
         let (reason, interval) = self.policy.reason(exchange);
         if self.last.len() <= series {
@@ -148,7 +158,7 @@ impl SpanSampler {
         }
         let last = &mut self.last[series];
         let is_due = last.is_none_or(|last| now.saturating_sub(last) >= interval);
-        if !is_due && !origin.details.sampled && !origin.details.serving.is_sampled() {
+        if !is_due && !has_calls && !origin.details.sampled && !origin.details.is_sampled_with_request() {
             return None;
         }
         *last = Some(now);
@@ -166,6 +176,16 @@ impl SpanSampler {
             self.first += 1;
         }
         self.waiting.push_back(span);
+    }
+
+    /// Least time between two spans of one series that are sampled by rate, nanoseconds; none where nothing is sampled.
+    pub fn interval_ns(&self) -> Option<u64> {
+        (self.policy.per_second > 0).then_some(self.policy.interval_ns)
+    }
+
+    /// Whether the exchange that came last was a request that its process served alone, and of which calls waited.
+    pub fn has_claimed(&self) -> bool {
+        self.claimed
     }
 
     /// Lets go of calls whose request is served too long. Call it every few seconds.

@@ -10,10 +10,19 @@ use porthole_bpf_types::{
 };
 use porthole_l7::{Connection, Exchange, Side, Verdict};
 
-use super::{numbered::Numbered, offers::Offering, pieces::Pieces, record_order::Sequence};
+use super::{
+    numbered::Numbered,
+    offers::Offering,
+    pieces::Pieces,
+    processes::{Moved, Processes},
+    record_order::Sequence,
+};
 use crate::{
     kernel::command::Offer,
-    recorder::{Details, Origin, Serving, containers::ContainerIndex, containers::Containers, peer::Peer},
+    recorder::{
+        Details, Origin, ProcessServing, Serving, containers::ContainerIndex, containers::Containers,
+        peer::Peer,
+    },
 };
 
 /// Most connections that are followed at a time.
@@ -52,6 +61,11 @@ pub(super) struct Tracked {
     pub waiting_since_ns: u64,
     /// What the client's threads or goroutines served when they sent, the newest last; empty before one that served one request.
     pub calls: VecDeque<Call>,
+    /// Of a server: the process, and how many of its requests are open.
+    pub process: u32,
+    pub open_requests: usize,
+    /// Position behind what came of each direction; none where that is not known.
+    pub reached: [Option<u64>; 2],
 }
 
 /// When a thread or goroutine of a client sent something, one call after the other, and what it served all the while.
@@ -77,20 +91,74 @@ impl Tracked {
         }
     }
 
+    /// A chunk of a server's connection comes.
+    pub fn served_by(&mut self, id: u64, chunk: &Chunk, processes: &mut Processes) {
+        let (direction, end) = (usize::from(chunk.direction & 1), chunk.offset.saturating_add(chunk.total));
+        let reached = self.reached[direction].replace(end);
+        let is_other = self.process != chunk.tgid;
+        if is_other && self.process != 0 {
+            self.leaves(id, chunk.timestamp, false, processes);
+            self.open_requests = 0;
+        }
+        let is_handed_on = is_other && self.process != 0;
+        self.process = chunk.tgid;
+        if is_handed_on || reached.is_some_and(|reached| reached != chunk.offset) {
+            processes.missed(chunk.tgid, chunk.timestamp);
+        }
+    }
+
+    /// Requests of a server may have begun, and these exchanges ended, so that so many are open; gives what the process served, if that is
+    /// one.
+    pub fn requests_moved(
+        &mut self,
+        id: u64,
+        (done, after): (&[Exchange], Option<usize>),
+        (began_ns, at_ns): (u64, u64),
+        processes: &mut Processes,
+    ) -> ProcessServing {
+        if !self.is_accepted || self.process == 0 {
+            return ProcessServing::Unknown;
+        }
+        let ended: Vec<_> = done.iter().map(|exchange| (exchange.start.0, exchange.end.0)).collect();
+        if self.verdict == Verdict::Detecting && self.l7.verdict() != Verdict::Detecting {
+            // What was taken for a request until the protocol was detected.
+            self.leaves(id, at_ns, false, processes);
+            self.open_requests = 0;
+        }
+        let before = std::mem::replace(&mut self.open_requests, after.unwrap_or(0));
+        let moved = Moved { connection: id, before, after, ended: &ended, began_ns, at_ns };
+        processes.moved(self.process, &moved)
+    }
+
+    /// Requests that are open; none where that is not known.
+    pub fn open_now(&self) -> Option<usize> {
+        let is_server = self.l7.side() != Some(Side::Client);
+        if is_server { self.l7.open_requests() } else { None }
+    }
+
+    /// The connection is followed no longer; by no one, where it is `ignored`.
+    pub fn leaves(&self, id: u64, at_ns: u64, ignored: bool, processes: &mut Processes) {
+        if self.is_accepted && self.process != 0 {
+            processes.left(self.process, (id, self.open_requests), at_ns, ignored);
+        }
+    }
+
     /// Keeps what a client's thread or goroutine served when it sent this. A long request is sent by many calls, and its first one counts.
     pub fn sent(&mut self, chunk: &Chunk) {
         if chunk.direction != direction::EGRESS {
             return;
         }
-        let by = Details { serving: serving(chunk.serving), ..moved_by(chunk) };
+        let process_serving = process_serving(chunk.serving);
+        let by = Details { serving: serving(chunk.serving), process_serving, ..moved_by(chunk) };
         let at_ns = chunk.timestamp;
         if let Some(last) = self.calls.back_mut()
-            && (last.by.worker(), last.by.serving) == (by.worker(), by.serving)
+            && (last.by.worker(), last.by.serving, last.by.process_serving)
+                == (by.worker(), by.serving, by.process_serving)
         {
             last.last_ns = at_ns;
             return;
         }
-        if self.calls.is_empty() && by.serving == Serving::Unknown {
+        if self.calls.is_empty() && !by.serves_one() {
             return;
         }
         if self.calls.len() >= CALLS_MAX {
@@ -106,7 +174,7 @@ impl Tracked {
         }
         let is_in = |call: &&Call| (call.first_ns..=call.last_ns).contains(&exchange.start.0);
         match self.calls.iter().rev().find(is_in) {
-            Some(&Call { by, .. }) if by.serving != Serving::Unknown => {
+            Some(&Call { by, .. }) if by.serves_one() => {
                 Details { local: details.local, sampled: details.sampled, ..by }
             }
             _ => details,
@@ -135,11 +203,17 @@ pub(super) fn moved_by(chunk: &Chunk) -> Details<'static> {
 /// What the programs know of a thread or goroutine, by their number.
 pub(super) fn serving(number: u8) -> Serving {
     let sampled = number & serving::REPORTED != 0;
-    match number & !(serving::REPORTED | serving::GOROUTINE) {
+    match number & !(serving::REPORTED | serving::GOROUTINE | serving::PROCESS) {
         serving::ALONE => Serving::One { always: true, sampled },
         serving::ONLY => Serving::One { always: false, sampled },
         _ => Serving::Unknown,
     }
+}
+
+/// The same of the process of a client.
+pub(super) fn process_serving(number: u8) -> ProcessServing {
+    let sampled = number & serving::REPORTED != 0;
+    if number & serving::PROCESS != 0 { ProcessServing::One { sampled } } else { ProcessServing::Unknown }
 }
 
 /// All connections, by the programs' numbers.

@@ -12,7 +12,7 @@
 //! - [`tracker`] takes each record to where it belongs; [`connections`] is its table.
 //! - [`record_order`] puts a connection's records in order; [`numbered`] is what can be one of them.
 //! - [`pieces`] joins the records of one call.
-//! - [`threads`] has what the programs do not know of threads that serve requests.
+//! - [`threads`] has what the programs do not know of threads that serve requests, [`processes`] of their processes.
 //! - [`kernel_keys`] and [`request_names`] hold what the programs aggregate by, and its names.
 //!
 //! Invariants: a connection is followed by the programs or by `l7`, never by both; an exchange is counted once; what the
@@ -24,6 +24,7 @@ pub mod kernel_keys;
 mod numbered;
 pub mod offers;
 mod pieces;
+mod processes;
 pub mod record_order;
 pub mod request_names;
 mod request_numbers;

@@ -39,8 +39,11 @@ pub struct SyscallSource {
 
 impl SyscallSource {
     /// A source of these programs' records.
-    pub fn new(probes: Probes, mut tracker: Tracker) -> Self {
+    pub fn new(mut probes: Probes, mut tracker: Tracker) -> Self {
         tracker.set_offers(probes.offloads());
+        if let Some(places) = probes.take_places() {
+            tracker.set_places(places);
+        }
         Self {
             probes,
             tracker,

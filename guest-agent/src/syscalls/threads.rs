@@ -4,7 +4,7 @@
 use foldhash::{HashMap, HashMapExt as _};
 use porthole_bpf_types::{kernel_key::Completed, offload::side, record::kind};
 
-use super::connections::{goroutine, serving};
+use super::connections::{goroutine, process_serving, serving};
 use crate::recorder::{Details, Serving, Worker};
 
 /// Most of them that are known of a process at a time, and most processes of which some are known.
@@ -95,16 +95,20 @@ impl Threads {
             sampled: completed.kind == kind::SAMPLED,
             ..Details::default()
         };
-        Details { serving: self.serving(completed, serving(number), details.worker()), ..details }
+        let serving = serving(number);
+        if completed.key.side != u32::from(side::SERVER) {
+            return Details { serving, process_serving: process_serving(number), ..details };
+        }
+        Details { serving: self.serving(completed, serving, details.worker()), ..details }
     }
 
+    /// What the worker served, of a server's exchange.
     fn serving(&self, completed: &Completed, serving: Serving, (process, worker): (u32, Worker)) -> Serving {
-        let is_server = completed.key.side == u32::from(side::SERVER);
         let may_serve_others = match self.processes.get(&process) {
             Some(process) => process.may_have_served(worker, completed.start),
             None => completed.start < self.unknown_until_ns,
         };
-        if is_server && may_serve_others { Serving::Unknown } else { serving }
+        if may_serve_others { Serving::Unknown } else { serving }
     }
 }
 

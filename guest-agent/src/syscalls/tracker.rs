@@ -6,10 +6,11 @@ use porthole_bpf_types::{
     connection::{role, transport},
     kernel_key::{Completed, RequestKey},
     offload::{OffloadedConnection, StatementKey},
+    process,
     record::{self, Open, Record},
 };
 use porthole_framing::Framing;
-use porthole_l7::{Connection, Exchange, ParserContext, ScopeId, Symbol, Timestamp, Verdict};
+use porthole_l7::{Connection, Exchange, ParserContext, ScopeId, Side, Symbol, Timestamp, Verdict};
 
 use super::{
     connections::{Connections, Tracked, moved_by},
@@ -18,6 +19,7 @@ use super::{
     numbered::Numbered,
     offers::Offering,
     pieces::{self, Pieces},
+    processes::{self, Processes},
     record_order::{Order, Sequence},
     request_names::RequestName,
     threads::Threads,
@@ -25,6 +27,7 @@ use super::{
 use crate::{
     kernel::{
         command::{Command, Offer},
+        places::Places,
         slots::Slots,
     },
     recorder::{Details, Recorder, SeriesTable, containers::Containers, peer::Peer},
@@ -76,6 +79,7 @@ pub struct Tracker {
     containers: Containers,
     keys: KernelKeys,
     threads: Threads,
+    processes: Processes,
     /// Connections that hold early records.
     waiting: Vec<u64>,
     /// Whether connections are offered to the programs.
@@ -97,6 +101,7 @@ impl Tracker {
             containers: Containers::default(),
             keys: KernelKeys::default(),
             threads: Threads::default(),
+            processes: Processes::default(),
             waiting: Vec::new(),
             offers: false,
             offerable: Vec::new(),
@@ -104,6 +109,11 @@ impl Tracker {
             names_kept_ns: 0,
             counts: TrackerCounts::default(),
         }
+    }
+
+    /// Looks into what the programs know of processes, from now on.
+    pub fn set_places(&mut self, places: Places) {
+        self.processes.set_places(places);
     }
 
     /// Offers connections to the programs from now on.
@@ -227,6 +237,9 @@ impl Tracker {
             last_ns: open.timestamp,
             waiting_since_ns: 0,
             calls: VecDeque::new(),
+            process: 0,
+            open_requests: 0,
+            reached: [None; 2],
         };
         self.connections.insert(open.connection, tracked);
     }
@@ -308,13 +321,17 @@ impl Tracker {
         let Some(tracked) = self.connections.get_mut(id) else { return };
         tracked.last_ns = chunk.timestamp;
         tracked.sent(chunk);
-        let details = moved_by(chunk);
+        let mut details = moved_by(chunk);
         if tracked.is_accepted {
             self.threads.served(details.worker(), chunk.timestamp);
+            tracked.served_by(id, chunk, &mut self.processes);
         }
         let piece = pieces::chunk(chunk, head);
         let mut done = Vec::new();
         tracked.l7.datagram_of(peer, &piece, &mut self.context, &mut |exchange| done.push(exchange));
+        let at = (chunk.timestamp, chunk.timestamp);
+        let open = tracked.open_now();
+        details.process_serving = tracked.requests_moved(id, (&done, open), at, &mut self.processes);
         self.record_all(id, &done, details, recorder);
         self.list_offerable(id);
         self.report_verdict(id);
@@ -327,6 +344,12 @@ impl Tracker {
         tracked.offering.fell_back(tracked.last_ns);
         let scope = ScopeId(tracked.container.0);
         fallback::resume(&mut tracked.l7, scope, offloaded, &self.keys, &mut self.context);
+        tracked.reached = offloaded.offset.map(Some);
+        if let Some(start) = processes::oldest_start(offloaded) {
+            tracked.process = process::of_key(offloaded.thread);
+            let open = tracked.open_now();
+            tracked.requests_moved(id, (&[], open), (start, start), &mut self.processes);
+        }
         self.list_offerable(id);
         self.report_verdict(id);
     }
@@ -340,6 +363,7 @@ impl Tracker {
         tracked.last_ns = at.0;
         let mut done = Vec::new();
         tracked.l7.offload_accepted(&mut self.context, &mut |exchange| done.push(exchange));
+        tracked.requests_moved(id, (&done, Some(0)), (at.0, at.0), &mut self.processes);
         self.record_all(id, &done, Details::default(), recorder);
         self.report_verdict(id);
     }
@@ -349,7 +373,10 @@ impl Tracker {
         let mut done = Vec::new();
         tracked.l7.moved(moved, at, &mut self.context, &mut |exchange| done.push(exchange));
         tracked.l7.close(at, &mut self.context, &mut |exchange| done.push(exchange));
-        self.record_all(id, &done, Details::default(), recorder);
+        let process_serving = tracked.requests_moved(id, (&done, Some(0)), (at.0, at.0), &mut self.processes);
+        tracked.leaves(id, at.0, false, &mut self.processes);
+        let details = Details { process: tracked.process, process_serving, ..Details::default() };
+        self.record_all(id, &done, details, recorder);
         self.connections.remove(id);
         self.commands.push(Command::Forget(id));
     }
@@ -365,7 +392,12 @@ impl Tracker {
             return;
         };
         let Some(named) = self.context.name_offloaded(&exchange) else { return };
-        let details = self.threads.details(completed);
+        let mut details = self.threads.details(completed);
+        details.process_serving = if exchange.side == Side::Server {
+            self.processes.of_completed(completed)
+        } else {
+            self.processes.of_call(details.process, details.process_serving, exchange.end.0)
+        };
         let origin = tracked.origin(&self.containers, details);
         let series = recorder.record(&named.exchange, origin, &self.context);
         if let Some(series) = series.filter(|_| named.is_stable) {
@@ -376,8 +408,15 @@ impl Tracker {
     fn record_all(&mut self, id: u64, done: &[Exchange], details: Details<'_>, recorder: &mut Recorder) {
         let Some(tracked) = self.connections.get_mut(id) else { return };
         for exchange in done {
-            let details = tracked.details_of(exchange, details);
+            let mut details = tracked.details_of(exchange, details);
+            if exchange.side == Side::Client {
+                details.process_serving =
+                    self.processes.of_call(details.process, details.process_serving, exchange.end.0);
+            }
             recorder.record(exchange, tracked.origin(&self.containers, details), &self.context);
+            if exchange.side == Side::Server {
+                self.processes.recorded(&details, exchange.end.0, &recorder.spans);
+            }
         }
     }
 
@@ -411,6 +450,7 @@ impl Tracker {
             Verdict::Ignored => {
                 self.counts.ignored += 1;
                 self.commands.push(Command::Ignore(id));
+                tracked.leaves(id, tracked.last_ns, true, &mut self.processes);
                 // The programs send nothing more of it.
                 self.connections.remove(id);
             }
@@ -466,6 +506,10 @@ impl Tracker {
         let mut done: Vec<Exchange> = Vec::new();
         for (&id, tracked) in self.connections.iter_mut() {
             tracked.l7.tick(Timestamp(now_ns), &mut self.context, &mut |exchange| done.push(exchange));
+            if !done.is_empty() {
+                let open = tracked.open_now();
+                tracked.requests_moved(id, (&done, open), (now_ns, now_ns), &mut self.processes);
+            }
             for exchange in done.drain(..) {
                 let origin = tracked.origin(&self.containers, Details::default());
                 recorder.record(&exchange, origin, &self.context);
@@ -491,6 +535,7 @@ impl Tracker {
     fn evict(&mut self, id: u64) {
         if let Some(tracked) = self.connections.remove(id) {
             self.counts.evicted += 1;
+            tracked.leaves(id, tracked.last_ns, false, &mut self.processes);
             self.commands.push(Command::Evict { socket: tracked.socket, connection: id });
         }
     }

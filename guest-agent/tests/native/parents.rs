@@ -6,7 +6,7 @@
 use std::{
     collections::HashMap,
     io::Write,
-    net::{SocketAddr, TcpListener, TcpStream},
+    net::{SocketAddr, TcpListener},
     path::{Path, PathBuf},
     process::Command,
     thread,
@@ -17,6 +17,9 @@ use porthole_agent_api::agent::{ParentCertainty, Side, Span};
 
 use porthole_trials::{CannotRun, Outcome, Trial, needs, trials};
 
+mod client;
+
+use self::client::{Client, Kind};
 use crate::{
     harness::Agent,
     http,
@@ -32,19 +35,19 @@ pub fn tests() -> Vec<Trial> {
         calls_of_nginx_are_below_its_only_request,
         calls_of_goroutines_are_below_their_requests,
         calls_of_go_to_a_database_are_below_their_requests,
-        calls_of_gos_http_client_are_below_no_request,
+        calls_of_gos_http_client_are_below_its_only_request,
         calls_of_node_are_below_its_only_request,
         calls_of_java_threads_are_below_their_requests,
-        calls_of_java_virtual_threads_are_below_no_request,
+        calls_of_java_virtual_threads_are_below_its_only_request,
+        calls_for_a_response_that_ends_with_its_connection_are_below_no_other_request,
+        calls_of_a_server_of_http2_are_below_its_only_request,
+        calls_of_a_server_of_grpc_are_below_its_only_request,
     ]
 }
 
 /// Requests at a time, and of each connection. The longest one fits into nginx's buffer: what it reads in two calls is not aggregated.
 const CONNECTIONS: usize = 100;
 const REQUESTS: usize = 9;
-
-/// The header with the length.
-const PAD: &str = "Pad: ";
 
 /// What is called: it takes some time, another one for each request. Not so little that there are more spans than the agent keeps.
 fn backend() -> SocketAddr {
@@ -66,20 +69,13 @@ fn backend() -> SocketAddr {
     address
 }
 
-/// The request that is known by this number.
-fn request(number: usize) -> String {
-    format!("GET /work HTTP/1.1\r\nHost: front\r\n{PAD}{}\r\n\r\n", "x".repeat(number + 1))
-}
-
 /// Sends each request of a round once, many at a time.
-fn send(agent: &mut Agent, port: u16, connections: usize) {
+fn send(agent: &mut Agent, (port, kind): (u16, Kind), connections: usize) {
     let clients = (0..connections).map(|client| {
         thread::spawn(move || {
-            let mut stream = TcpStream::connect(("127.0.0.1", port)).expect("connected");
+            let mut connected = Client::connect(port, kind);
             for round in 0..REQUESTS {
-                let number = round * connections + client;
-                stream.write_all(request(number).as_bytes()).expect("sent");
-                http::read_head(&mut stream).expect("answered");
+                connected.send(round * connections + client);
             }
         })
     });
@@ -98,9 +94,11 @@ struct Parents {
     wrong: usize,
     lost: usize,
     none: usize,
-    /// Of all of them, those that an event loop made for the only request that it had, and those that goroutines made.
+    /// Of all of them, those that an event loop made for the only request that it had, those that goroutines made, and those that a
+    /// process made for the only request that it had.
     by_task: usize,
     by_goroutine: usize,
+    by_process: usize,
 }
 
 /// The same with many requests at a time, and with one.
@@ -112,19 +110,27 @@ struct Measured {
 
 /// Sends requests to a server at this port, which calls the other one; `agent` is there since before the server.
 fn measure(agent: &mut Agent, what: &str, port: u16, backend: SocketAddr) -> Measured {
+    measure_by(agent, what, (port, Kind::Kept), backend)
+}
+
+/// The same with requests of a kind.
+fn measure_by(agent: &mut Agent, what: &str, (port, kind): (u16, Kind), backend: SocketAddr) -> Measured {
     // The programs know by then what recurs.
-    send(agent, port, CONNECTIONS);
+    send(agent, (port, kind), CONNECTIONS);
     agent.catch_up();
     agent.spans.clear();
-    let mut stream = TcpStream::connect(("127.0.0.1", port)).expect("connected");
-    stream.write_all(request(0).as_bytes()).expect("sent");
-    http::read_head(&mut stream).expect("answered");
+    Client::connect(port, kind).send(0);
     agent.catch_up();
-    let calls = agent.spans.iter().filter(|span| span.remote == backend.to_string());
-    let shortest = calls.map(|span| span.request_bytes).min().expect("a call");
+    let shortest_of = |of: &dyn Fn(&Span) -> bool| {
+        let spans = agent.spans.iter().filter(|span| of(span));
+        spans.map(|span| span.request_bytes).min().expect("a request and a call")
+    };
+    let front = format!("127.0.0.1:{port}");
+    let shortest =
+        [shortest_of(&|span| span.local == front), shortest_of(&|span| span.remote == backend.to_string())];
     let mut of = |connections: usize| {
         agent.spans.clear();
-        send(agent, port, connections);
+        send(agent, (port, kind), connections);
         agent.catch_up();
         let parents = parents(agent, port, backend, shortest);
         let calls = parents.right + parents.wrong + parents.lost + parents.none;
@@ -137,8 +143,8 @@ fn measure(agent: &mut Agent, what: &str, port: u16, backend: SocketAddr) -> Mea
     measured
 }
 
-/// Below which requests to a port the calls are whose shortest one has this length.
-fn parents(agent: &Agent, port: u16, backend: SocketAddr, shortest: u64) -> Parents {
+/// Below which requests to a port the calls are; the shortest one of each has this length.
+fn parents(agent: &Agent, port: u16, backend: SocketAddr, [shortest_request, shortest]: [u64; 2]) -> Parents {
     let series: HashMap<u32, Side> = [Side::SIDE_SERVER, Side::SIDE_CLIENT]
         .into_iter()
         .flat_map(|side| agent.all(side).into_iter().map(move |series| (series.id, side)))
@@ -149,7 +155,6 @@ fn parents(agent: &Agent, port: u16, backend: SocketAddr, shortest: u64) -> Pare
     };
     let front = format!("127.0.0.1:{port}");
     let number = |span: &Span, shortest: u64| span.request_bytes - shortest;
-    let shortest_request = request(0).len() as u64;
     let servers: HashMap<u64, u64> = of(Side::SIDE_SERVER)
         .into_iter()
         .filter(|span| span.local == front)
@@ -168,6 +173,7 @@ fn parents(agent: &Agent, port: u16, backend: SocketAddr, shortest: u64) -> Pare
         assert_ne!(certainty, ParentCertainty::PARENT_CERTAINTY_UNSPECIFIED);
         parents.by_task += usize::from(certainty == ParentCertainty::PARENT_CERTAINTY_TASK);
         parents.by_goroutine += usize::from(certainty == ParentCertainty::PARENT_CERTAINTY_GOROUTINE);
+        parents.by_process += usize::from(certainty == ParentCertainty::PARENT_CERTAINTY_PROCESS);
         match servers.get(&call.parent) {
             Some(&request) if request == number(call, shortest) => parents.right += 1,
             Some(_) => parents.wrong += 1,
@@ -188,10 +194,19 @@ fn source(name: &str) -> PathBuf {
 
 /// The same of a program that prints its port.
 fn of_program(what: &str, program: impl FnOnce(&str) -> Command) -> Result<Measured, CannotRun> {
+    of_program_by(what, Kind::Kept, program)
+}
+
+/// The same with requests of a kind.
+fn of_program_by(
+    what: &str,
+    kind: Kind,
+    program: impl FnOnce(&str) -> Command,
+) -> Result<Measured, CannotRun> {
     let mut agent = agent()?;
     let backend = backend();
     let (_server, port) = serve(&mut program(&backend.port().to_string()));
-    Ok(measure(&mut agent, what, port.parse().expect("a port"), backend))
+    Ok(measure_by(&mut agent, what, (port.parse().expect("a port"), kind), backend))
 }
 
 /// All calls that were seen are below their requests, whose spans can be lost.
@@ -209,10 +224,11 @@ fn assert_only_one_is_found(measured: &Measured) {
     assert!(measured.one.by_task > 0, "{measured:?}");
 }
 
-/// No call is below any request.
-fn assert_none_found(measured: &Measured) {
-    let claimed = |parents: &Parents| parents.right + parents.wrong + parents.lost;
-    assert_eq!((claimed(&measured.many), claimed(&measured.one)), (0, 0), "{measured:?}");
+/// The same where only the process shows it: with one request at a time all calls are below theirs.
+fn assert_only_one_is_found_by_process(measured: &Measured) {
+    let one = &measured.one;
+    assert_eq!(measured.many.wrong + one.wrong, 0, "{measured:?}");
+    assert!(one.by_process == one.right + one.lost && one.right > 9 * (one.none + one.lost), "{measured:?}");
 }
 
 fn calls_of_python_threads_are_below_their_requests() -> Outcome {
@@ -257,10 +273,10 @@ fn go(name: &str) -> Result<(tempfile::TempDir, PathBuf), CannotRun> {
     Ok((directory, binary))
 }
 
-fn calls_of_gos_http_client_are_below_no_request() -> Outcome {
+fn calls_of_gos_http_client_are_below_its_only_request() -> Outcome {
     let (_directory, binary) = go("front.go")?;
     let program = |backend: &str| arguments(&binary.display().to_string(), &[backend]);
-    assert_none_found(&of_program("Go, net/http", program)?);
+    assert_only_one_is_found_by_process(&of_program("Go, net/http", program)?);
     Ok(())
 }
 
@@ -320,8 +336,33 @@ fn calls_of_java_threads_are_below_their_requests() -> Outcome {
 /// A JDK with virtual threads, from 21 on.
 const VIRTUAL: &str = "/usr/lib/jvm/temurin-25-jdk-amd64/bin/java";
 
-fn calls_of_java_virtual_threads_are_below_no_request() -> Outcome {
+fn calls_of_java_virtual_threads_are_below_its_only_request() -> Outcome {
     large(needs::file(VIRTUAL))?;
-    assert_none_found(&java(VIRTUAL, "Java, virtual threads", "virtual")?);
+    assert_only_one_is_found_by_process(&java(VIRTUAL, "Java, virtual threads", "virtual")?);
+    Ok(())
+}
+
+fn calls_for_a_response_that_ends_with_its_connection_are_below_no_other_request() -> Outcome {
+    needs::program("python3")?;
+    let program = |backend: &str| {
+        arguments("python3", &[&source("threads.py").display().to_string(), backend, "HTTP/1.0"])
+    };
+    let Measured { many, one } = of_program_by("Python, without Content-Length", Kind::Closed, program)?;
+    assert_eq!(many.wrong + one.wrong, 0, "{many:?} {one:?}");
+    Ok(())
+}
+
+fn calls_of_a_server_of_http2_are_below_its_only_request() -> Outcome {
+    large(needs::program("node"))?;
+    let program = |backend: &str| arguments("node", &[&source("http2.js").display().to_string(), backend]);
+    assert_only_one_is_found_by_process(&of_program_by("Node, node:http2", Kind::Http2, program)?);
+    Ok(())
+}
+
+fn calls_of_a_server_of_grpc_are_below_its_only_request() -> Outcome {
+    needs::file("/usr/share/gocode/src/google.golang.org/grpc")?;
+    let (_directory, binary) = go("grpc.go")?;
+    let program = |backend: &str| arguments(&binary.display().to_string(), &[backend]);
+    assert_only_one_is_found_by_process(&of_program_by("Go, grpc-go", Kind::Http2, program)?);
     Ok(())
 }

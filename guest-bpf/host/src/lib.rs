@@ -16,6 +16,8 @@ mod connections;
 mod datagrams;
 mod kernel;
 mod process;
+#[cfg(test)]
+mod processes;
 mod registers;
 #[cfg(test)]
 mod threads;

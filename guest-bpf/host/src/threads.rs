@@ -4,6 +4,7 @@ use aya_ebpf::machine::{self, TASK};
 use porthole_bpf_types::{
     kernel_key::Slot,
     offload::OffloadedConnection,
+    process::PROCESSES_MAX,
     thread::{
         CALLS_MAX, OPEN_NS, ServingThread, THREADS_MAX, UNCOUNTED,
         goroutine::{self, MARK},
@@ -14,47 +15,45 @@ use porthole_l7::{Direction, Limits, ParserContext, Side, Timestamp};
 
 use crate::{
     agent::monitor::{Mode, Monitor},
-    maps::{GO_PROCESSES, GOROUTINES, HANDED_ON, MEMORY, OFFLOADED, SLOTS, THREADS, memory},
+    maps::{GO_PROCESSES, GOROUTINES, HANDED_ON, MEMORY, OFFLOADED, PROCESSES, SLOTS, THREADS, memory},
     offload,
     registers::{NO_GOROUTINE, run_goroutine, state},
 };
 
 /// Another thread of the same process.
-const OTHER: u64 = TASK + 1;
+pub const OTHER: u64 = TASK + 1;
 
 const REQUEST: &[u8] = b"GET /cart HTTP/1.1\r\nHost: shop\r\n\r\n";
 const RESPONSE: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
 
 /// A connection that a process has accepted.
-struct Served {
-    monitor: Monitor,
-    now: u64,
+pub struct Served {
+    pub monitor: Monitor,
+    pub now: u64,
 }
 
 impl Served {
-    fn new() -> Self {
-        Self {
-            monitor: Monitor::new(Mode::Aggregated, Side::Server, ParserContext::new(Limits::default())),
-            now: 1_000_000,
-        }
+    pub fn new() -> Self {
+        let monitor = Monitor::new(Mode::Aggregated, Side::Server, ParserContext::new(Limits::default()));
+        Self { monitor, now: 1_000_000 }
     }
 
-    fn moved(&mut self, task: u64, direction: Direction, bytes: &[u8]) {
+    pub fn moved(&mut self, task: u64, direction: Direction, bytes: &[u8]) {
         self.now += 1_000;
         machine::set_task(task);
         self.monitor.call(direction, &[bytes], Timestamp(self.now));
     }
 
-    fn read(&mut self, task: u64) {
+    pub fn read(&mut self, task: u64) {
         self.moved(task, Direction::Ingress, REQUEST);
     }
 
-    fn answered(&mut self, task: u64) {
+    pub fn answered(&mut self, task: u64) {
         self.moved(task, Direction::Egress, RESPONSE);
     }
 
     /// One whose requests have a slot.
-    fn recurring() -> Self {
+    pub fn recurring() -> Self {
         let mut served = Self::new();
         for _ in 0..4 {
             served.read(TASK);
@@ -78,13 +77,20 @@ fn open(task: u64) -> u32 {
     unsafe { (*thread(task)).open }
 }
 
-fn slot() -> &'static mut Slot {
+pub fn slot() -> &'static mut Slot {
     // SAFETY: a value of this thread's machine, which lives as long as the test.
     unsafe { &mut *SLOTS.get_ptr_mut(0).expect("a slot") }
 }
 
+/// Another connection has a request open for ever, so that the process is not alone.
+fn serves_another(process: u64) {
+    let place = u32::try_from(process & u64::from(PROCESSES_MAX - 1)).expect("small");
+    // SAFETY: a value of this thread's machine.
+    unsafe { (*PROCESSES.get_ptr_mut(place).expect("a place")).requests += 1 << 32 | 1 };
+}
+
 /// No span is due by rate but by this: the interval is the longest one.
-fn make_due(now: u64) {
+pub fn make_due(now: u64) {
     slot().sampled = now + 1_000 + 1;
 }
 
@@ -124,6 +130,7 @@ fn a_process_that_hands_requests_on_spends_no_span_and_comes_back_when_it_was_di
     served.answered(OTHER);
     make_due(served.now);
     let due = slot().sampled;
+    serves_another(PROCESS);
     served.read(OTHER);
     assert_eq!(slot().sampled, due, "not spent");
     served.answered(OTHER);
@@ -199,7 +206,7 @@ fn of_a_failed_statement_without_a_slot_the_request_is_reported_as_well_but_not_
 }
 
 /// Number of the process.
-const PROCESS: u64 = TASK >> 32;
+pub const PROCESS: u64 = TASK >> 32;
 
 fn is_of_go(process: u64) -> bool {
     GO_PROCESSES.get_ptr(process).is_some()
@@ -223,7 +230,15 @@ fn key(index: usize) -> u64 {
 /// What is known of what a goroutine serves while it makes a call, and of which one that is.
 fn calls(index: Option<usize>) -> u64 {
     run_goroutine(index);
-    offload::call_serving()
+    call_serving()
+}
+
+/// What is known of what the thread or goroutine serves that runs, whatever its process serves.
+fn call_serving() -> u64 {
+    let serving = offload::call_serving();
+    let of_process = u64::from(serving::PROCESS | serving::REPORTED);
+    let is_known = serving & u64::from(serving::ALONE | serving::ONLY) != 0;
+    serving & !if is_known { u64::from(serving::PROCESS) } else { of_process }
 }
 
 /// What is known of a goroutine that serves this.
@@ -254,13 +269,13 @@ fn a_goroutine_serves_its_request_in_whichever_threads_it_is() {
 fn of_a_process_whose_goroutines_hand_requests_on_none_counts() {
     let mut served = of_go();
     served.read(TASK);
-    assert_ne!(offload::call_serving() & u64::from(serving::ALONE), 0);
+    assert_ne!(call_serving() & u64::from(serving::ALONE), 0);
     run_goroutine(Some(1));
     served.answered(TASK);
     assert_eq!(open(key(0)), 0);
     assert!(HANDED_ON.get_ptr(key(0) >> 32).is_some());
     served.read(TASK);
-    assert_eq!(offload::call_serving(), serving(1, serving::UNKNOWN));
+    assert_eq!(call_serving(), serving(1, serving::UNKNOWN));
 }
 
 #[test]
@@ -269,10 +284,10 @@ fn threads_of_a_process_of_go_count_neither_before_it_is_known_nor_where_no_goro
     let mut served = Served::new();
     served.read(TASK);
     run_goroutine(None);
-    assert_eq!(offload::call_serving(), 0);
+    assert_eq!(call_serving(), 0);
     served.answered(TASK);
     served.read(TASK);
-    assert_eq!((open(TASK), offload::call_serving()), (0, 0));
+    assert_eq!((open(TASK), call_serving()), (0, 0));
 }
 
 #[test]
@@ -281,7 +296,7 @@ fn what_only_looks_like_a_goroutine_is_a_thread() {
     let mut served = Served::recurring();
     served.read(TASK);
     assert!(!is_of_go(PROCESS));
-    assert_eq!(offload::call_serving(), u64::from(serving::ALONE));
+    assert_eq!(call_serving(), u64::from(serving::ALONE));
 }
 
 #[test]
@@ -296,7 +311,7 @@ fn goroutines_and_threads_do_not_take_each_others_places() {
         }
     }
     served.read(TASK);
-    assert_eq!((open(TASK), offload::call_serving()), (1, u64::from(serving::ALONE)));
+    assert_eq!((open(TASK), call_serving()), (1, u64::from(serving::ALONE)));
 }
 
 /// Makes the place of a key another one's, which has so many requests open, and these uncounted.
@@ -352,6 +367,7 @@ fn a_thread_that_gets_its_place_back_serves_an_unknown_number_until_the_others_a
         let key = if goes.is_some() { key(0) } else { TASK };
         let kind = |goes| u8::try_from(calls(goes) & 0xff).expect("a byte") & !serving::GOROUTINE;
         displace(key, served.now, 0, 1, 0);
+        serves_another(PROCESS);
         make_due(served.now);
         let due = slot().sampled;
         for _ in 0..2 {
@@ -402,7 +418,7 @@ fn a_process_of_go_takes_nothing_from_another_one() {
         assert!(is_of_go(process) && is_of_go(PROCESS));
         served.read(task);
         assert_eq!(
-            offload::call_serving(),
+            call_serving(),
             (goroutine::key(process, state(0)) << 32) | u64::from(serving::ALONE | serving::GOROUTINE)
         );
         served.answered(task);
@@ -441,5 +457,5 @@ fn a_process_with_the_number_of_one_that_has_ended_is_another_one() {
     }
     run_goroutine(None);
     served.read(TASK);
-    assert_eq!(offload::call_serving(), u64::from(serving::ALONE));
+    assert_eq!(call_serving(), u64::from(serving::ALONE));
 }

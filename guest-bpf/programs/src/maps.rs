@@ -23,10 +23,11 @@ use porthole_bpf_types::{
     offload::{OffloadedConnection, PENDING_MAX, ParseState, StatementKey},
     offset::KernelOffsets,
     path::PathHash,
+    process::{PROCESSES_MAX, ServingProcess},
     record::{Cgroup, Chunk, Counters, HEAD_MAX, Open, SOCKADDR_LEN, Settings},
     redis::RedisCommand,
     sql::SqlHash,
-    thread::{GO_MARKS_MAX, GO_PROCESSES_MAX, PROCESSES_MAX, ServingThread, THREADS_MAX},
+    thread::{GO_MARKS_MAX, GO_PROCESSES_MAX, HANDING_MAX, ServingThread, THREADS_MAX},
 };
 use porthole_framing::Walk;
 
@@ -143,6 +144,8 @@ pub struct Parse {
     pub reported: u64,
     /// Of responses: key of the thread or goroutine that moved them; 0 where it is of no use.
     pub running: u64,
+    /// Of a server's response: from when until when its process served this request alone; the latter is 0 where it did not.
+    pub alone: [u64; 2],
     /// The messages.
     pub messages: [Message; PENDING_MAX],
 }
@@ -395,7 +398,11 @@ pub static GOROUTINES: Array<ServingThread> = Array::with_max_entries(THREADS_MA
 /// Processes of whose threads one reads a request and another one answers it; with the mark of goroutines, those of whose goroutines one
 /// does.
 #[map]
-pub static HANDED_ON: LruHashMap<u64, u8> = LruHashMap::with_max_entries(PROCESSES_MAX, 0);
+pub static HANDED_ON: LruHashMap<u64, u8> = LruHashMap::with_max_entries(HANDING_MAX, 0);
+
+/// Processes that serve requests, by their numbers modulo [`PROCESSES_MAX`].
+#[map]
+pub static PROCESSES: Array<ServingProcess> = Array::with_max_entries(PROCESSES_MAX, BPF_F_MMAPABLE);
 
 /// Processes of Go: [`porthole_bpf_types::thread::goroutine::region`] of their goroutines' states.
 #[map]

@@ -294,9 +294,12 @@ fn what_an_agent_reports_of_the_parent_counts_and_threads_of_others_alone() {
     let spans = with_lineages(&all);
     let single = |number| joined(&[(number, None)]);
     assert_eq!(shapes(&spans), [single(0), joined(&[(1, None), (2, Some(1))]), single(3)]);
-    let traces = assemble(&spans, &IdKeys::default());
-    let certainties = traces.iter().flat_map(|trace| &trace.spans).filter_map(|span| span.parent);
-    assert_eq!(certainties.map(|(_, certainty)| certainty.as_str()).collect::<Vec<_>>(), ["task"]);
+    for (certainty, name) in [(ParentCertainty::Task, "task"), (ParentCertainty::Process, "process")] {
+        let spans = with_lineages(&[all[0], all[1], (call, of(3, 2, Some(certainty))), all[3]]);
+        let traces = assemble(&spans, &IdKeys::default());
+        let certainties = traces.iter().flat_map(|trace| &trace.spans).filter_map(|span| span.parent);
+        assert_eq!(certainties.map(|(_, certainty)| certainty.as_str()).collect::<Vec<_>>(), [name]);
+    }
     // An agent that was started again numbers anew.
     let again = with_lineages(&[all[0], all[1], all[2], (one, of(2, 0, None))]);
     assert_eq!(shapes(&again).len(), 4);

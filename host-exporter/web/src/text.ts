@@ -175,6 +175,7 @@ const en = {
   byConnection: "connection",
   byThread: "thread",
   byGoroutine: "goroutine",
+  byProcess: "process",
   byTask: "task",
   byContext: "trace context",
   firstCall: "first",
@@ -185,6 +186,8 @@ const en = {
   byConnectionMeans: "Certain. Both ends report the same connection, the host knows its addresses as theirs, and what both say of the call agrees.",
   byThreadMeans: "Certain where a thread serves one request at a time: it made the call while it served this one. None was wrong where that was measured.",
   byGoroutineMeans: "As by a thread, of a program in Go: the goroutine that served this request alone made the call. None was wrong where that was measured.",
+  byProcessMeans:
+    "Likely. The process had this request alone, from its beginning to the end of the call. What it called by a timer meanwhile is shown as a call of this request, too.",
   byTaskMeans:
     "Likely. An event loop had this request alone, from when it was read until it was answered. What it called by a timer meanwhile is shown as a call of this request, too.",
   byContextMeans: "As the programs say. Both requests carry the same trace context, and the call fits no other request that has it.",
@@ -449,6 +452,7 @@ const zh: Record<Key, string> = {
   byConnection: "连接",
   byThread: "线程",
   byGoroutine: "协程",
+  byProcess: "进程",
   byTask: "任务",
   byContext: "追踪上下文",
   firstCall: "首个",
@@ -459,6 +463,7 @@ const zh: Record<Key, string> = {
   byConnectionMeans: "确定。两端报告了同一连接，主机确认其地址属于它们，双方对该调用的记录一致。",
   byThreadMeans: "一个线程同时只处理一个请求时为确定：该线程在处理此请求期间发起了调用。实测中没有错误的关联。",
   byGoroutineMeans: "与线程相同，适用于 Go 程序：单独处理此请求的协程（goroutine）发起了调用。实测中没有错误的关联。",
+  byProcessMeans: "很可能。从此请求开始到调用结束，进程只有这一个请求。其间由定时器发起的调用也会显示为此请求的调用。",
   byTaskMeans: "很可能。事件循环从读取到应答期间只有这一个请求。其间由定时器发起的调用也会显示为此请求的调用。",
   byContextMeans: "以程序所述为准。两个请求带有相同的追踪上下文，且该调用与其他带有它的请求都不相符。",
   traceNote: "有歧义的不关联，未被采样的调用不在其中。时间以主机时钟为准；时钟误差表示调用可能偏离其位置的程度。",

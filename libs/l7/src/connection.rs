@@ -161,6 +161,15 @@ impl Connection {
         }
     }
 
+    /// Requests that have begun and whose exchanges have not ended; `None` where that is not known. One, until the protocol is detected.
+    pub fn open_requests(&self) -> Option<usize> {
+        match &self.state {
+            State::Detecting(_) => Some(1),
+            State::Known { parser, .. } => parser.open_requests(),
+            State::Unknown { .. } | State::Done => None,
+        }
+    }
+
     /// The positions of a connection without an exchange in flight, if the kernel can aggregate its protocol from here on.
     pub fn idle_state(&mut self) -> Option<IdleConnection> {
         let State::Known { protocol, side, parser } = &mut self.state else { return None };

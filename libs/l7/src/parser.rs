@@ -292,6 +292,11 @@ pub trait Parser: fmt::Debug + Send {
         let _ = (now, cx);
     }
 
+    /// Requests that have begun and whose exchanges have not ended; `None` where that is not known.
+    fn open_requests(&self) -> Option<usize> {
+        None
+    }
+
     /// This parser, if the kernel can follow connections of its protocol.
     fn offloadable(&mut self) -> Option<&mut dyn Offloadable> {
         None

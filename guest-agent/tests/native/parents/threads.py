@@ -1,4 +1,7 @@
-"""Serves: prints its port, and for each request sends one with the same padding to the port given. A thread for each connection."""
+"""Serves: prints its port, and for each request sends one with the same padding to the port given. A thread for each connection.
+
+With a version of HTTP as the second argument, by that one: without a length by HTTP/1.0.
+"""
 
 import http.client
 import http.server
@@ -6,7 +9,7 @@ import sys
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
+    protocol_version = sys.argv[2] if len(sys.argv) > 2 else "HTTP/1.1"
     backend = None
 
     def do_GET(self):
@@ -15,7 +18,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.backend.request("GET", "/item", headers={"Pad": self.headers["Pad"]})
         self.backend.getresponse().read()
         self.send_response(200)
-        self.send_header("Content-Length", "0")
+        if self.protocol_version == "HTTP/1.1":
+            self.send_header("Content-Length", "0")
         self.end_headers()
 
     def log_message(self, *_):

@@ -1,5 +1,6 @@
 //! The first call on a connection: whether it is offloaded from there.
 
+use aya_ebpf::helpers::bpf_get_current_pid_tgid;
 use porthole_bpf_types::{
     connection::{Connection, direction, role, state, transport},
     offload::{ParseState, side},
@@ -7,7 +8,10 @@ use porthole_bpf_types::{
 };
 use porthole_protocol::Offload;
 
-use super::call::{PARSED, call, copy};
+use super::{
+    call::{PARSED, call, copy},
+    processes,
+};
 use crate::{
     connections,
     maps::{CONNECTIONS, NEW_OFFLOADED, OFFLOADED, Scratch, Work, count},
@@ -55,6 +59,9 @@ pub extern "C" fn begin(sk: u64) -> u64 {
     .number();
     let server = work.header.direction == direction::INGRESS;
     new.side = if server { side::SERVER } else { side::CLIENT };
+    if server && new.protocol != Offload::Http1.number() {
+        processes::serves_other(bpf_get_current_pid_tgid());
+    }
     // SAFETY: a value that a look-up gave: valid until the program ends (see `maps`).
     new.connection = unsafe { (*connection).id };
     new.kind = kind::FALLBACK;

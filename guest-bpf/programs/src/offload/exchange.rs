@@ -359,10 +359,12 @@ fn send_completed(
         _ => why::NONE,
     };
     let serving = threads::exchange_serving(offloaded.connection, why);
+    let alone = work.parse.alone;
     let completed = &mut work.completed;
     completed.kind = kind;
     completed.serving = serving as u32;
     completed.goroutine = (serving >> 32) as u32;
+    completed.alone = alone;
     completed.tgid = (task >> 32) as u32;
     completed.tid = task as u32;
     completed.status = status;

@@ -25,6 +25,7 @@ use porthole_bpf_types::thread::{
     serving,
 };
 
+use super::processes;
 use crate::{
     kernel,
     maps::{GO_MARKS, GO_PROCESSES, HANDED_ON},
@@ -115,4 +116,5 @@ pub fn process_ended(process: u64) {
     let _ = GO_PROCESSES.remove(process);
     let _ = HANDED_ON.remove(process);
     let _ = HANDED_ON.remove(process | (MARK >> 32));
+    processes::process_ended(process as u32);
 }

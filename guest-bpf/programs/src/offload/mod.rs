@@ -8,7 +8,8 @@
 //! A call is parsed as a whole or not at all: the steps write to this CPU's [`crate::maps::WORK`] only, and when one of
 //! them meets what it cannot parse, the connection falls back to user space as it was before the call.
 //!
-//! [`threads`] keeps which threads serve one request after the other, [`goroutines`] which goroutine runs.
+//! [`threads`] keeps which threads serve one request after the other, [`goroutines`] which goroutine runs, [`processes`] which processes serve
+//! one request.
 //!
 //! [`begin`] and [`offer`] are the two ways for a connection to be offloaded, [`fallback`] ends it; all three and
 //! [`crate::transfer`] hand calls to [`mod@call`].
@@ -25,6 +26,7 @@ mod mysql;
 mod offer;
 mod pending;
 mod postgres;
+mod processes;
 mod redis;
 mod slots;
 mod sql;

@@ -1,6 +1,6 @@
 //! Connections that user space offers: taking them, or finding that something moved since.
 
-use aya_ebpf::helpers::generated::bpf_ktime_get_ns;
+use aya_ebpf::helpers::{bpf_get_current_pid_tgid, generated::bpf_ktime_get_ns};
 use porthole_bpf_types::{
     connection::{Connection, direction, state},
     offload::side,
@@ -11,6 +11,7 @@ use porthole_protocol::Offload;
 use super::{
     call::{PARSED, call},
     lock::{try_lock, unlock},
+    processes,
 };
 use crate::{
     connections,
@@ -86,6 +87,9 @@ pub extern "C" fn take_offer(id: u64, sk: u64) -> u64 {
                 (*offloaded).cgroup = (*connection).cgroup;
                 (*offloaded).socket = sk;
                 unlock(offloaded);
+                if server && (*offloaded).protocol != Offload::Http1.number() {
+                    processes::serves_other(bpf_get_current_pid_tgid());
+                }
                 return 1;
             }
             core::ptr::write_volatile(&raw mut (*connection).state, state::FOLLOWED);

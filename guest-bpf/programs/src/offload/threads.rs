@@ -22,6 +22,7 @@ use super::{
     goroutines::{self, is_goroutine, running},
     lock::{self, Lock, Locked},
     pending::Pending,
+    processes::{self, Decision},
     slots,
 };
 use crate::{
@@ -58,15 +59,17 @@ fn is_over(thread: *const ServingThread, now: u64) -> bool {
     now.wrapping_sub(unsafe { (*thread).read }) >= OPEN_NS
 }
 
-/// Whether one more call goes with the exchange that a thread serves; then it does.
+/// Whether one more call of what has this key goes with the exchange that its thread serves, or else with one of its process; then it does.
 #[inline(always)]
-fn takes_call(thread: *mut ServingThread) -> bool {
+fn takes_call(key: u64, thread: Option<*mut ServingThread>) -> bool {
+    let Some(thread) = thread else { return processes::takes_call(key) };
     // SAFETY: a value that a look-up gave (see `maps`), which this thread alone changes but for `open`.
     unsafe {
-        let takes = (*thread).reported > 1;
-        if takes {
-            (*thread).reported -= 1;
+        if (*thread).reported == 0 {
+            return processes::takes_call(key);
         }
+        let takes = (*thread).reported > 1;
+        (*thread).reported -= u32::from(takes);
         takes
     }
 }
@@ -80,8 +83,10 @@ pub fn requested(work: Scratch, mut offloaded: Locked) {
     }
     let mut key = running();
     if is_served {
-        let (kernel_key, generation) = Pending::newest(offloaded).kernel_key();
-        key = thread_begins(key, u64::from(kernel_key), u64::from(generation));
+        let newest = Pending::newest(offloaded);
+        let (kernel_key, generation) = newest.kernel_key();
+        let kernel_key = (u64::from(generation) << 32) | u64::from(kernel_key);
+        key = request_begins(key, offloaded.connection, newest.start(), kernel_key);
         // Responses are those to the thread that read last. Mostly none waited before.
         let open = offloaded.pushed.wrapping_sub(offloaded.popped);
         if open != 1 && offloaded.thread != key {
@@ -91,19 +96,28 @@ pub fn requested(work: Scratch, mut offloaded: Locked) {
     offloaded.thread = key;
 }
 
-/// A thread begins to serve requests, the newest one of which has this kernel key; gives its key, with [`UNCOUNTED`] where another one has
-/// the place. A global function.
+/// Requests were read on this connection by a thread, the newest one of which began at this time and has this kernel key, and that entry's
+/// generation in the upper half; gives the thread's key, with [`UNCOUNTED`] where another one has the place. A global function.
 #[inline(never)]
 #[unsafe(no_mangle)]
-pub extern "C" fn thread_begins(key: u64, kernel_key: u64, generation: u64) -> u64 {
+pub extern "C" fn request_begins(key: u64, id: u64, start: u64, kernel_key: u64) -> u64 {
     let Some(work) = Scratch::get() else { return key };
-    let Some(thread) = place_of(key) else { return key };
+    let (key, decision) = begins(work, key, kernel_key);
+    processes::begins(work, (key, id), start, kernel_key, decision);
+    key
+}
+
+/// A thread begins to serve requests, as [`request_begins`] has it.
+#[inline(always)]
+fn begins(work: Scratch, key: u64, kernel_key: u64) -> (u64, Decision) {
+    let mut decision = Decision::None;
+    let Some(thread) = place_of(key) else { return (key, decision) };
     let (found, now) = (work.parse.found, work.parse.now);
     // SAFETY: a value that a look-up gave (see `maps`).
     if unsafe { (*thread).thread } != key && !is_goroutine(key) {
         // Of a goroutine that is not found the request counts for nothing.
         if goroutines::is_of_go(key >> 32) || goroutines::recognise_go(key) != 0 {
-            return key;
+            return (key, decision);
         }
     }
     // SAFETY: a value that a look-up gave (see `maps`). Where two threads take one place at once, either may win.
@@ -122,7 +136,7 @@ pub extern "C" fn thread_begins(key: u64, kernel_key: u64, generation: u64) -> u
                     (*thread).flags |= thread_flag::SEVERAL;
                 }
                 add_u32(&raw mut (*thread).uncounted, found);
-                return key | UNCOUNTED;
+                return (key | UNCOUNTED, decision);
             }
             (*thread).thread = key;
             // It can be an event loop that lost the place.
@@ -146,17 +160,21 @@ pub extern "C" fn thread_begins(key: u64, kernel_key: u64, generation: u64) -> u
             if reported != 0 && (*thread).slot != 0 {
                 slots::set_sampled((*thread).slot - 1, 0);
             }
-        } else if !unsure
-            && (*thread).flags & thread_flag::HANDED_ON == 0
-            && let Some(slot) = slots::due(kernel_key as u32, generation as u32, now)
-            && !is_handed_on(key)
-        {
-            slots::set_sampled(slot, now);
-            (*thread).slot = slot + 1;
-            (*thread).reported = 1 + CALLS_MAX;
+        } else if !unsure && (*thread).flags & thread_flag::HANDED_ON == 0 {
+            let slot = slots::due(kernel_key as u32, (kernel_key >> 32) as u32, now);
+            if let Some(slot) = slot
+                && !is_handed_on(key)
+            {
+                slots::set_sampled(slot, now);
+                (*thread).slot = slot + 1;
+                (*thread).reported = 1 + CALLS_MAX;
+                decision = Decision::Reported;
+            } else if slot.is_none() {
+                decision = Decision::NotDue;
+            }
         }
     }
-    key
+    (key, decision)
 }
 
 /// Requests of a thread are from now on those of another one, which has read more on their connection. A global function.
@@ -164,6 +182,7 @@ pub extern "C" fn thread_begins(key: u64, kernel_key: u64, generation: u64) -> u
 #[unsafe(no_mangle)]
 pub extern "C" fn thread_passes(from: u64, to: u64, requests: u64) -> u64 {
     close(from, requests);
+    processes::passes(from, to, requests);
     if to & UNCOUNTED != 0 {
         if let Some(thread) = place_of(to & !UNCOUNTED) {
             // SAFETY: a value that a look-up gave (see `maps`), aligned as its type.
@@ -192,12 +211,13 @@ fn is_handed_on(key: u64) -> bool {
 pub fn responded(mut work: Scratch, offloaded: Locked) {
     work.parse.reported = 0;
     work.parse.running = 0;
+    work.parse.alone[1] = 0;
     if offloaded.side == side::CLIENT {
         work.parse.running = running();
         thread_called();
     } else if is_served(offloaded) {
         work.parse.running = running();
-        thread_ends(offloaded.thread);
+        request_ends(offloaded.thread, offloaded.connection);
     }
 }
 
@@ -206,20 +226,19 @@ pub fn responded(mut work: Scratch, offloaded: Locked) {
 #[unsafe(no_mangle)]
 pub extern "C" fn thread_called() -> u64 {
     let Some(mut work) = Scratch::get() else { return 0 };
-    let Some(thread) = known(work.parse.running) else { return 0 };
-    if takes_call(thread) {
-        work.parse.reported = 1;
-    }
+    let running = work.parse.running;
+    work.parse.reported = u64::from(takes_call(running, known(running)));
     0
 }
 
-/// Requests that a thread read are answered, by whichever runs. A global function.
+/// Requests of this connection that a thread read are answered, by whichever runs. A global function.
 #[inline(never)]
 #[unsafe(no_mangle)]
-pub extern "C" fn thread_ends(key: u64) -> u64 {
+pub extern "C" fn request_ends(key: u64, id: u64) -> u64 {
     let Some(mut work) = Scratch::get() else { return 0 };
     let found = work.parse.found;
     work.parse.reported = close(key, found);
+    processes::ends(work, key, id);
     let (key, running) = (key & !UNCOUNTED, work.parse.running);
     // Where the goroutine was not found when it read or answers, nothing is known but that.
     if key != running && is_goroutine(key) == is_goroutine(running) {
@@ -279,39 +298,47 @@ pub extern "C" fn thread_left(id: u64) -> u64 {
     let open = offloaded.pushed.wrapping_sub(offloaded.popped);
     if open != 0 && is_served(offloaded) {
         close(offloaded.thread, u64::from(open));
+        processes::leaves(offloaded.thread, id, u64::from(open));
     }
     0
 }
 
-/// One of [`serving`] of a thread.
+/// One of [`serving`] of a thread that has so many requests open.
 #[inline(always)]
-fn kind_of(thread: *const ServingThread, key: u64) -> u8 {
+fn kind_of(thread: *const ServingThread, key: u64, open: u32) -> u8 {
     // SAFETY: a value that a look-up gave (see `maps`).
     unsafe {
-        if (*thread).only == 0 || (*thread).flags & thread_flag::HANDED_ON != 0 || is_handed_on(key) {
+        if (*thread).open != open
+            || (*thread).only == 0
+            || (*thread).flags & thread_flag::HANDED_ON != 0
+            || is_handed_on(key)
+        {
             return serving::UNKNOWN;
         }
         if (*thread).flags & thread_flag::SEVERAL != 0 { serving::ONLY } else { serving::ALONE }
     }
 }
 
-/// What this thread serves while it makes a call that user space parses: see [`serving`]. Above it, from bit 32 on, the number of a
-/// goroutine. A global function.
+/// What this thread and its process serve while it makes a call that user space parses: see [`serving`]. Above it, from bit 32 on, the
+/// number of a goroutine. A global function.
 #[inline(never)]
 #[unsafe(no_mangle)]
 pub extern "C" fn call_serving() -> u64 {
     let key = running();
     let unknown = goroutines::number(key);
-    let Some(thread) = known(key) else { return unknown };
-    // SAFETY: a value that a look-up gave (see `maps`).
-    if unsafe { (*thread).open } != 1 {
-        return unknown;
-    }
-    let kind = kind_of(thread, key);
+    let (mut thread, process) = (known(key), processes::serving_alone(key));
+    let mut kind = thread.map_or(serving::UNKNOWN, |thread| kind_of(thread, key, 1));
     if kind == serving::UNKNOWN {
-        return unknown;
+        thread = None;
     }
-    unknown | u64::from(if takes_call(thread) { kind | serving::REPORTED } else { kind })
+    let takes = takes_call(key, thread);
+    if process.is_some() || (takes && thread.is_none()) {
+        kind |= serving::PROCESS;
+    }
+    if takes {
+        kind |= serving::REPORTED;
+    }
+    unknown | u64::from(kind)
 }
 
 /// Which goroutine moves bytes of a connection that it serves, as [`call_serving`] has it; 0 for a thread. A global function.
@@ -343,30 +370,49 @@ pub extern "C" fn exchange_serving(id: u64, why: u64) -> u64 {
     let Some(offloaded) = OFFLOADED.get_ptr_mut(id) else { return unknown };
     let offloaded = Locked(offloaded);
     let (key, client) = (offloaded.thread, offloaded.side == side::CLIENT);
-    if key != running || !(client || is_served(offloaded)) {
+    if !(client || is_served(offloaded)) {
         return unknown;
     }
-    let Some(thread) = known(key) else { return unknown };
-    // SAFETY: a value that a look-up gave (see `maps`).
-    if unsafe { (*thread).open } != u32::from(client) {
-        return unknown;
+    let thread = if key == running { known(key) } else { None };
+    let kind = thread.map_or(serving::UNKNOWN, |thread| kind_of(thread, key, u32::from(client)));
+    if !client {
+        let process = if work.parse.alone[1] != 0 { serving::PROCESS } else { 0 };
+        let reported = if work.parse.reported != 0 { serving::REPORTED } else { 0 };
+        let kind = kind | process;
+        return unknown | u64::from(if kind == serving::UNKNOWN { kind } else { kind | reported });
     }
-    let kind = kind_of(thread, key);
-    if kind == serving::UNKNOWN {
-        return unknown;
-    }
-    let mut reported = work.parse.reported != 0;
-    if client {
-        // SAFETY: a value that a look-up gave (see `maps`), which this thread alone changes but for `open`.
-        unsafe {
+    let process = processes::serving_alone(running);
+    let mut reported = 0;
+    // SAFETY: values that look-ups gave (see `maps`), which change as in `takes_call`.
+    unsafe {
+        if let Some(thread) = thread
+            && kind != serving::UNKNOWN
+        {
             if (*thread).reported == 0 && calls_for_report(work, why) {
                 (*thread).reported = 1;
                 (*thread).slot = 0;
             }
-            reported = (*thread).reported != 0;
+            reported = (*thread).reported;
+        }
+        let Some(process) = process else {
+            let kind = if reported != 0 {
+                kind | serving::REPORTED
+            } else if work.parse.reported != 0 {
+                kind | serving::PROCESS | serving::REPORTED
+            } else {
+                kind
+            };
+            return unknown | u64::from(kind);
+        };
+        if reported == 0 {
+            if (*process).reported == 0 && calls_for_report(work, why) {
+                (*process).reported = 1;
+            }
+            reported = (*process).reported;
         }
     }
-    unknown | u64::from(if reported { kind | serving::REPORTED } else { kind })
+    let kind = kind | serving::PROCESS;
+    unknown | u64::from(if reported != 0 { kind | serving::REPORTED } else { kind })
 }
 
 /// Whether the request is reported for which the call under construction was made.

@@ -43,7 +43,7 @@ export function TracePage(): JSX.Element {
   );
 }
 
-const CERTAINTIES = ["connection", "thread", "goroutine", "task", "propagated"] as const;
+const CERTAINTIES = ["connection", "thread", "goroutine", "process", "task", "propagated"] as const;
 type Certainty = (typeof CERTAINTIES)[number];
 
 /** What each is called, and what it says of a link. */
@@ -51,6 +51,7 @@ const MEANINGS: Record<Certainty, { name: Key; meaning: Key }> = {
   connection: { name: "byConnection", meaning: "byConnectionMeans" },
   thread: { name: "byThread", meaning: "byThreadMeans" },
   goroutine: { name: "byGoroutine", meaning: "byGoroutineMeans" },
+  process: { name: "byProcess", meaning: "byProcessMeans" },
   task: { name: "byTask", meaning: "byTaskMeans" },
   propagated: { name: "byContext", meaning: "byContextMeans" },
 };

@@ -187,6 +187,10 @@ impl Parser for Http1 {
         pairing.tick(now, cx);
     }
 
+    fn open_requests(&self) -> Option<usize> {
+        self.pairing.open_requests()
+    }
+
     fn offloadable(&mut self) -> Option<&mut dyn Offloadable> {
         Some(self)
     }

@@ -190,6 +190,15 @@ impl Pairing {
         self.waiting.known()
     }
 
+    /// Requests that are read or answered or wait; `None` where requests and responses may not correspond.
+    pub(super) fn open_requests(&self) -> Option<usize> {
+        // Until the head of a response has ended its request waits.
+        let answered =
+            self.current.as_ref().is_some_and(|current| !matches!(current.owner, Owner::Undecided));
+        let open = self.waiting.len() + usize::from(self.incoming.is_some()) + usize::from(answered);
+        (self.trust == Trust::Aligned).then_some(open)
+    }
+
     /// Whether requests and responses correspond, and nothing waits.
     pub(super) fn is_idle(&self) -> bool {
         self.trust == Trust::Aligned

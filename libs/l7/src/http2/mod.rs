@@ -133,6 +133,10 @@ impl Http2 {
 }
 
 impl Parser for Http2 {
+    fn open_requests(&self) -> Option<usize> {
+        self.streams.open_requests()
+    }
+
     fn segment(&mut self, segment: &Segment<'_>, cx: &mut ConnectionContext<'_>) -> Flow {
         let Self { client, server, streams, scratch } = self;
         let End { framer, frames, misses } = match segment.from {

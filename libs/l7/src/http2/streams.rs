@@ -145,6 +145,11 @@ struct Block {
 }
 
 impl Streams {
+    /// Streams whose responses have not ended; `None` where there can be others from before.
+    pub(super) fn open_requests(&self) -> Option<usize> {
+        (self.began == Began::Start).then_some(self.open.len())
+    }
+
     /// The request that upgraded the connection is stream 1 (RFC 7540 section 3.2).
     pub(super) fn adopt(&mut self, request: Request) {
         self.newest = 1;
