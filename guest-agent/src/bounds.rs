@@ -109,6 +109,8 @@ const BOUNDS: &[(&str, &str, Held)] = &[
         "WORKERS_MAX",
         Because("beyond it no parents are claimed in that process for a while"),
     ),
+    ("syscalls/threads.rs", "WORKERS_IN_ALL", Because("see WORKERS_MAX")),
+    ("syscalls/threads.rs", "WORKERS_OF_MANY", Because("see WORKERS_MAX")),
     (
         "syscalls/threads.rs",
         "PROCESSES_MAX",

@@ -8,7 +8,7 @@ use porthole_bpf_types::{
     record::Chunk,
     thread::serving,
 };
-use porthole_l7::{Connection, Exchange, Side, Verdict};
+use porthole_l7::{Connection, Exchange, Protocol, Side, Verdict};
 
 use super::{
     numbered::Numbered,
@@ -125,9 +125,22 @@ impl Tracked {
             self.leaves(id, at_ns, false, processes);
             self.open_requests = 0;
         }
+        if !self.may_make_calls() {
+            return ProcessServing::Unknown;
+        }
         let before = std::mem::replace(&mut self.open_requests, after.unwrap_or(0));
         let moved = Moved { connection: id, before, after, ended: &ended, began_ns, at_ns };
         processes.moved(self.process, &moved)
+    }
+
+    /// Whether what serves it may make calls for its requests. Servers of other protocols are databases and the like, which make none.
+    pub fn may_make_calls(&self) -> bool {
+        match self.l7.verdict() {
+            Verdict::Known(protocol) => {
+                matches!(protocol, Protocol::Http1 | Protocol::Http2 | Protocol::Grpc)
+            }
+            Verdict::Detecting | Verdict::Ignored => true,
+        }
     }
 
     /// Requests that are open; none where that is not known.

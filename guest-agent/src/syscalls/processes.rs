@@ -20,8 +20,8 @@ use crate::{
     recorder::{Details, ProcessServing, SpanSampler, parents::WAITING_NS},
 };
 
-/// Most processes of which something is known.
-const PROCESSES_MAX: usize = 64;
+/// Most processes of which something is known. A server can have a process for each connection.
+const PROCESSES_MAX: usize = 1_024;
 
 /// How long nothing is claimed of a process after the last byte on a connection whose requests are not seen, nanoseconds.
 const UNSEEN_NS: u64 = 60_000_000_000;

@@ -7,9 +7,12 @@ use porthole_bpf_types::{kernel_key::Completed, offload::side, record::kind};
 use super::connections::{goroutine, process_serving, serving};
 use crate::recorder::{Details, Serving, Worker};
 
-/// Most of them that are known of a process at a time, and most processes of which some are known.
+/// Most of them that are known of a process at a time, of processes that come later than so many in all, and most processes of which some
+/// are known. A server can have a process for each connection.
 const WORKERS_MAX: usize = 256;
-const PROCESSES_MAX: usize = 64;
+const WORKERS_IN_ALL: usize = 16_384;
+const WORKERS_OF_MANY: usize = 16;
+const PROCESSES_MAX: usize = 1_024;
 
 /// How long one is known after its last call, nanoseconds.
 const KNOWN_NS: u64 = 60_000_000_000;
@@ -39,16 +42,16 @@ struct Process {
 }
 
 impl Process {
-    fn served(&mut self, worker: Worker, now_ns: u64) {
+    fn served(&mut self, worker: Worker, most: usize, now_ns: u64) {
         self.newest_ns = self.newest_ns.max(now_ns);
         if let Some(last) = self.workers.get_mut(&worker) {
             *last = now_ns;
             return;
         }
-        if self.workers.len() >= WORKERS_MAX {
+        if self.workers.len() >= most {
             self.workers.retain(|_, last| now_ns.saturating_sub(*last) < KNOWN_NS);
         }
-        if self.workers.len() >= WORKERS_MAX {
+        if self.workers.len() >= most {
             self.workers.clear();
             self.unknown_until_ns = now_ns.saturating_add(KNOWN_NS);
         }
@@ -73,6 +76,7 @@ impl Threads {
                 return;
             }
         }
+        let most = (WORKERS_IN_ALL / self.processes.len().max(1)).clamp(WORKERS_OF_MANY, WORKERS_MAX);
         self.processes
             .entry(process)
             .or_insert_with(|| Process {
@@ -81,7 +85,7 @@ impl Threads {
                 // Some can have been left out before.
                 unknown_until_ns: self.unknown_until_ns,
             })
-            .served(worker, now_ns);
+            .served(worker, most, now_ns);
     }
 
     /// Of an exchange that the programs paired: what moved it, and what that served meanwhile.
@@ -181,6 +185,22 @@ mod tests {
         // The known ones have moved nothing for so long that they make room.
         threads.served((most, Worker::Thread(8)), 1_000 + KNOWN_NS);
         assert_eq!(threads.processes.len(), 1);
+    }
+
+    #[test]
+    fn a_server_with_a_process_for_each_connection_leaves_others_known() {
+        let mut threads = Threads::default();
+        for process in 100..600 {
+            for thread in 0..WORKERS_OF_MANY {
+                let thread = u32::try_from(thread).expect("fits");
+                threads.served((process, Worker::Thread(thread)), 1_000);
+            }
+        }
+        assert_eq!(threads.details(&completed(8, 2_000, side::SERVER)).serving, ALONE);
+        let of_one = Completed { tgid: 599, ..completed(50, 2_000, side::SERVER) };
+        assert_eq!(threads.details(&of_one).serving, ALONE);
+        let workers = threads.processes.values().map(|process| process.workers.len());
+        assert!(workers.sum::<usize>() <= WORKERS_IN_ALL);
     }
 
     #[test]
