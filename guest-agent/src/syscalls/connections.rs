@@ -125,15 +125,13 @@ impl Tracked {
             self.leaves(id, at_ns, false, processes);
             self.open_requests = 0;
         }
-        if !self.may_make_calls() {
-            return ProcessServing::Unknown;
-        }
         let before = std::mem::replace(&mut self.open_requests, after.unwrap_or(0));
         let moved = Moved { connection: id, before, after, ended: &ended, began_ns, at_ns };
         processes.moved(self.process, &moved)
     }
 
-    /// Whether what serves it may make calls for its requests. Servers of other protocols are databases and the like, which make none.
+    /// Whether the thread that serves it may make calls for its requests. Servers of other protocols are databases and the like, which
+    /// make none.
     pub fn may_make_calls(&self) -> bool {
         match self.l7.verdict() {
             Verdict::Known(protocol) => {

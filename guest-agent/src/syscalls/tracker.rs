@@ -322,8 +322,10 @@ impl Tracker {
         tracked.last_ns = chunk.timestamp;
         tracked.sent(chunk);
         let mut details = moved_by(chunk);
-        if tracked.is_accepted && tracked.may_make_calls() {
-            self.threads.served(details.worker(), chunk.timestamp);
+        if tracked.is_accepted {
+            if tracked.may_make_calls() {
+                self.threads.served(details.worker(), chunk.timestamp);
+            }
             tracked.served_by(id, chunk, &mut self.processes);
         }
         let piece = pieces::chunk(chunk, head);

@@ -34,7 +34,9 @@ pub fn tests() -> Vec<Trial> {
         calls_of_an_event_loop_of_python_are_below_its_only_request,
         calls_of_nginx_are_below_its_only_request,
         calls_of_goroutines_are_below_their_requests,
-        calls_of_go_to_a_database_are_below_their_requests,
+        calls_of_go_to_mysql_are_below_their_requests,
+        calls_of_go_to_postgresql_are_below_their_requests,
+        calls_of_go_to_redis_are_below_their_requests,
         calls_of_gos_http_client_are_below_its_only_request,
         calls_of_node_are_below_its_only_request,
         calls_of_java_threads_are_below_their_requests,
@@ -295,22 +297,41 @@ fn calls_of_goroutines_are_below_their_requests() -> Outcome {
     Ok(())
 }
 
-fn calls_of_go_to_a_database_are_below_their_requests() -> Outcome {
+/// A program in Go with a driver, which calls a server.
+fn of_driver(
+    (program, driver): (&str, &str),
+    packages: &[&str],
+    server: impl FnOnce() -> Result<running::Running, CannotRun>,
+) -> Outcome {
     needs::root()?;
-    needs::file("/usr/share/gocode/src/github.com/go-sql-driver/mysql")?;
-    let (_directory, binary) = go("database.go")?;
+    for package in packages {
+        needs::file(&format!("/usr/share/gocode/src/github.com/{package}"))?;
+    }
+    let (_directory, binary) = go(program)?;
     let mut agent = agent()?;
-    let database = running::mariadb()?;
-    let program = arguments(&binary.display().to_string(), &[&database.port.to_string()]);
-    let (_server, port) = serve(&mut { program });
-    let backend = SocketAddr::from(([127, 0, 0, 1], database.port));
-    assert_found_by_goroutine(&measure(
-        &mut agent,
-        "Go, go-sql-driver",
-        port.parse().expect("a port"),
-        backend,
-    ));
+    let called = server()?;
+    let mut front = arguments(&binary.display().to_string(), &[&called.port.to_string(), driver]);
+    let (_server, port) = serve(&mut front);
+    let backend = SocketAddr::from(([127, 0, 0, 1], called.port));
+    let what = format!("Go, {driver}");
+    assert_found_by_goroutine(&measure(&mut agent, &what, port.parse().expect("a port"), backend));
     Ok(())
+}
+
+/// What `database.go` imports.
+const SQL_DRIVERS: [&str; 2] = ["go-sql-driver/mysql", "lib/pq"];
+
+fn calls_of_go_to_mysql_are_below_their_requests() -> Outcome {
+    of_driver(("database.go", "mysql"), &SQL_DRIVERS, running::mariadb)
+}
+
+/// PostgreSQL has a process for each connection.
+fn calls_of_go_to_postgresql_are_below_their_requests() -> Outcome {
+    of_driver(("database.go", "postgres"), &SQL_DRIVERS, running::postgres)
+}
+
+fn calls_of_go_to_redis_are_below_their_requests() -> Outcome {
+    of_driver(("cache.go", "redigo"), &["gomodule/redigo"], running::redis)
 }
 
 fn calls_of_node_are_below_its_only_request() -> Outcome {
