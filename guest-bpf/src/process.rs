@@ -34,7 +34,8 @@ pub struct ServingProcess {
     /// The process whose next calls are reported while no request is open here, in the upper half, and how many, in the lower one: see
     /// [`armed`].
     pub armed: u64,
-    /// A process that has the place serves another protocol, which counts no requests here; 0 where none does.
+    /// A process that has the place serves another protocol, which counts no requests here; 0 where none does, and the largest
+    /// number where several did.
     pub other: u32,
     /// As [`crate::thread::ServingThread::reported`].
     pub reported: u32,

@@ -1,6 +1,12 @@
 //! What the programs know of processes that serve requests, in memory that they share with the agent.
 
-use std::{io, num::NonZeroUsize, os::fd::OwnedFd, ptr::NonNull};
+use std::{
+    io,
+    num::NonZeroUsize,
+    os::fd::OwnedFd,
+    ptr::NonNull,
+    sync::atomic::{AtomicU64, Ordering},
+};
 
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 use porthole_bpf_types::process::{PROCESSES_MAX, ServingProcess, armed};
@@ -42,7 +48,8 @@ impl Places {
         let place = self.place(process);
         // SAFETY: `place` points into the mapping, which is page-aligned; the programs write whole words.
         unsafe {
-            let requests = (&raw const (*place).requests).read_volatile();
+            // The programs write when a request ended before they count it as such.
+            let requests = AtomicU64::from_ptr(&raw mut (*place).requests).load(Ordering::Acquire);
             let ended = (&raw const (*place).ended).read_volatile();
             let other = (&raw const (*place).other).read_volatile();
             requests & 0xffff_ffff != 0 || ended > from_ns || other != 0

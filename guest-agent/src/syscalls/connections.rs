@@ -4,7 +4,7 @@ use std::collections::{VecDeque, hash_map};
 
 use foldhash::HashMap;
 use porthole_bpf_types::{
-    connection::{direction, transport},
+    connection::{direction, role, transport},
     record::Chunk,
     thread::serving,
 };
@@ -47,7 +47,8 @@ pub(super) struct Tracked {
     pub socket: u64,
     pub transport: u8,
     /// A process accepted it.
-    pub is_accepted: bool,
+    /// One of [`role`].
+    pub role: u8,
     /// The programs follow it.
     pub offloaded: bool,
     pub offering: Offering,
@@ -116,7 +117,7 @@ impl Tracked {
         (began_ns, at_ns): (u64, u64),
         processes: &mut Processes,
     ) -> ProcessServing {
-        if !self.is_accepted || self.process == 0 {
+        if !self.may_serve() || self.process == 0 {
             return ProcessServing::Unknown;
         }
         let ended: Vec<_> = done.iter().map(|exchange| (exchange.start.0, exchange.end.0)).collect();
@@ -128,6 +129,15 @@ impl Tracked {
         let before = std::mem::replace(&mut self.open_requests, after.unwrap_or(0));
         let moved = Moved { connection: id, before, after, ended: &ended, began_ns, at_ns };
         processes.moved(self.process, &moved)
+    }
+
+    /// Whether it may be a server's: of one that was open before, the protocol shows it.
+    pub fn may_serve(&self) -> bool {
+        match self.role {
+            role::ACCEPTED => true,
+            role::UNKNOWN => self.l7.side() != Some(Side::Client),
+            _ => false,
+        }
     }
 
     /// Whether the thread that serves it may make calls for its requests. Servers of other protocols are databases and the like, which
@@ -149,7 +159,7 @@ impl Tracked {
 
     /// The connection is followed no longer; by no one, where it is `ignored`.
     pub fn leaves(&self, id: u64, at_ns: u64, ignored: bool, processes: &mut Processes) {
-        if self.is_accepted && self.process != 0 {
+        if self.may_serve() && self.process != 0 {
             processes.left(self.process, (id, self.open_requests), at_ns, ignored);
         }
     }

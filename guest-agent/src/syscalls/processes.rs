@@ -23,6 +23,9 @@ use crate::{
 /// Most processes of which something is known. A server can have a process for each connection.
 const PROCESSES_MAX: usize = 1_024;
 
+/// Time between two looks through a full table, nanoseconds.
+const RETAIN_NS: u64 = 1_000_000_000;
+
 /// How long nothing is claimed of a process after the last byte on a connection whose requests are not seen, nanoseconds.
 const UNSEEN_NS: u64 = 60_000_000_000;
 
@@ -35,13 +38,15 @@ pub(super) struct Processes {
     table: HashMap<u32, Process>,
     /// Until when it is not known what processes serve that are not in the table, nanoseconds.
     unknown_until_ns: u64,
+    /// When the table is next looked through for room.
+    next_retain_ns: u64,
     /// What the programs know.
     places: Option<Places>,
 }
 
 impl Default for Processes {
     fn default() -> Self {
-        Self { table: HashMap::new(), unknown_until_ns: 0, places: None }
+        Self { table: HashMap::new(), unknown_until_ns: 0, next_retain_ns: 0, places: None }
     }
 }
 
@@ -179,7 +184,8 @@ impl Processes {
 
     fn get(&mut self, process: u32, now_ns: u64) -> Option<&mut Process> {
         if !self.table.contains_key(&process) {
-            if self.table.len() >= PROCESSES_MAX {
+            if self.table.len() >= PROCESSES_MAX && now_ns >= self.next_retain_ns {
+                self.next_retain_ns = now_ns.saturating_add(RETAIN_NS);
                 let is_kept = |process: &Process| {
                     process.open > 0
                         || process.is_unseen(now_ns)

@@ -14,6 +14,9 @@ const WORKERS_IN_ALL: usize = 16_384;
 const WORKERS_OF_MANY: usize = 16;
 const PROCESSES_MAX: usize = 1_024;
 
+/// Time between two looks through a full table, nanoseconds.
+const RETAIN_NS: u64 = 1_000_000_000;
+
 /// How long one is known after its last call, nanoseconds.
 const KNOWN_NS: u64 = 60_000_000_000;
 
@@ -23,11 +26,13 @@ pub(super) struct Threads {
     processes: HashMap<u32, Process>,
     /// Until when it is not known which threads there are of processes that are not known, nanoseconds.
     unknown_until_ns: u64,
+    /// When the table is next looked through for room.
+    next_retain_ns: u64,
 }
 
 impl Default for Threads {
     fn default() -> Self {
-        Self { processes: HashMap::new(), unknown_until_ns: 0 }
+        Self { processes: HashMap::new(), unknown_until_ns: 0, next_retain_ns: 0 }
     }
 }
 
@@ -68,7 +73,8 @@ impl Threads {
     /// One moved something on a server's connection that the agent follows.
     pub fn served(&mut self, (process, worker): (u32, Worker), now_ns: u64) {
         if !self.processes.contains_key(&process) {
-            if self.processes.len() >= PROCESSES_MAX {
+            if self.processes.len() >= PROCESSES_MAX && now_ns >= self.next_retain_ns {
+                self.next_retain_ns = now_ns.saturating_add(RETAIN_NS);
                 self.processes.retain(|_, process| now_ns.saturating_sub(process.newest_ns) < KNOWN_NS);
             }
             if self.processes.len() >= PROCESSES_MAX {

@@ -229,7 +229,7 @@ impl Tracker {
             local: Peer::local_of(open),
             socket: open.socket,
             transport: open.transport,
-            is_accepted: open.role & !role::OFFLOADED == role::ACCEPTED,
+            role: open.role & !role::OFFLOADED,
             offloaded,
             offering: Offering::default(),
             offerable: None,
@@ -322,7 +322,7 @@ impl Tracker {
         tracked.last_ns = chunk.timestamp;
         tracked.sent(chunk);
         let mut details = moved_by(chunk);
-        if tracked.is_accepted {
+        if tracked.may_serve() {
             if tracked.may_make_calls() {
                 self.threads.served(details.worker(), chunk.timestamp);
             }
@@ -537,7 +537,9 @@ impl Tracker {
     fn evict(&mut self, id: u64) {
         if let Some(tracked) = self.connections.remove(id) {
             self.counts.evicted += 1;
-            tracked.leaves(id, tracked.last_ns, false, &mut self.processes);
+            // A request that is open stays so, unseen.
+            let ignored = tracked.open_requests > 0;
+            tracked.leaves(id, tracked.last_ns, ignored, &mut self.processes);
             self.commands.push(Command::Evict { socket: tracked.socket, connection: id });
         }
     }

@@ -7,12 +7,12 @@
 //! response sent ─► open - 1; one is left, and it began right after that one: alone from here
 //! ```
 //!
-//! Requests that user space follows itself it knows by itself; before it expects one it has the calls of the process reported. It
-//! also knows of other protocols, but for other protocols that a
-//! process serves and that the programs follow: such a process is never alone.
+//! User space knows of the requests that it follows itself; before it expects one it has the calls of the process reported. A process
+//! that serves another protocol which the programs follow is never alone (`serves_other`).
 
 use core::ptr::{read_volatile, write_volatile};
 
+use aya_ebpf::helpers::generated::bpf_ktime_get_ns;
 use porthole_bpf_types::{
     process::{PROCESSES_MAX, ServingProcess, of_key},
     thread::{CALLS_MAX, OPEN_NS},
@@ -179,8 +179,10 @@ unsafe fn left(place: *mut ServingProcess, requests: u64) -> u64 {
 #[inline(always)]
 pub fn leaves(key: u64, id: u64, requests: u64) {
     let Some(place) = place_of(of_key(key)) else { return };
-    // SAFETY: a value that a look-up gave (see `maps`).
+    // SAFETY: a value that a look-up gave (see `maps`), and a helper without preconditions.
     unsafe {
+        // User space may look here before it reads the record that the connection is its own now.
+        (*place).ended = bpf_ktime_get_ns();
         if (*place).lone.connection == id {
             (*place).lone.connection = 0;
         }
@@ -246,7 +248,7 @@ pub fn takes_call(key: u64) -> bool {
         }
         if reported > 1 {
             let takes = is_serving_alone(place, key);
-            (*place).reported -= u32::from(takes);
+            (*place).reported = reported - u32::from(takes);
             return takes;
         }
         let takes = upper(armed) == of_key(key) && read_volatile(&raw const (*place).requests) as u32 == 0;
@@ -266,7 +268,8 @@ pub fn takes_call(key: u64) -> bool {
 unsafe fn takes_armed(place: *mut ServingProcess, process: u32) -> bool {
     // SAFETY: the caller guarantees a value of the map.
     unsafe {
-        let takes = upper(read_volatile(&raw const (*place).armed)) == process;
+        let armed = read_volatile(&raw const (*place).armed);
+        let takes = armed as u32 != 0 && upper(armed) == process;
         if takes {
             write_volatile(&raw mut (*place).armed, 0);
         }
@@ -279,7 +282,11 @@ unsafe fn takes_armed(place: *mut ServingProcess, process: u32) -> bool {
 pub fn serves_other(key: u64) {
     if let Some(place) = place_of(of_key(key)) {
         // SAFETY: a value that a look-up gave (see `maps`).
-        unsafe { (*place).other = of_key(key) };
+        unsafe {
+            let other = (*place).other;
+            // The end of one of several does not show that none does any longer.
+            (*place).other = if other == 0 || other == of_key(key) { of_key(key) } else { u32::MAX };
+        }
     }
 }
 
