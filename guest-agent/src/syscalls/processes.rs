@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! chunk of a server's connection ─► requests that begin and end ─► alone from .. until, unless the programs had one open
-//! exchange that the programs paired                             ─► alone as they say, unless one was open here
+//! exchange that the programs paired                             ─► alone as in its record, unless one was open here
 //! ```
 //!
 //! Of a connection whose protocol does not show here what is open, nothing is claimed for a while.

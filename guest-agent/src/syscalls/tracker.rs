@@ -537,7 +537,7 @@ impl Tracker {
     fn evict(&mut self, id: u64) {
         if let Some(tracked) = self.connections.remove(id) {
             self.counts.evicted += 1;
-            // A request that is open stays so, unseen.
+            // A request that is open goes on, and is not followed.
             let ignored = tracked.open_requests > 0;
             tracked.leaves(id, tracked.last_ns, ignored, &mut self.processes);
             self.commands.push(Command::Evict { socket: tracked.socket, connection: id });
