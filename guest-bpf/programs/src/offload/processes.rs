@@ -12,7 +12,6 @@
 
 use core::ptr::{read_volatile, write_volatile};
 
-use aya_ebpf::helpers::generated::bpf_ktime_get_ns;
 use porthole_bpf_types::{
     process::{PROCESSES_MAX, ServingProcess, of_key},
     thread::{CALLS_MAX, OPEN_NS},
@@ -179,10 +178,8 @@ unsafe fn left(place: *mut ServingProcess, requests: u64) -> u64 {
 #[inline(always)]
 pub fn leaves(key: u64, id: u64, requests: u64) {
     let Some(place) = place_of(of_key(key)) else { return };
-    // SAFETY: a value that a look-up gave (see `maps`), and a helper without preconditions.
+    // SAFETY: a value that a look-up gave (see `maps`).
     unsafe {
-        // User space may look here before it reads the record that the connection is its own now.
-        (*place).ended = bpf_ktime_get_ns();
         if (*place).lone.connection == id {
             (*place).lone.connection = 0;
         }
