@@ -136,7 +136,7 @@ protocols! {
         title: "PostgreSQL",
         wire: 5,
         offload: Some(Offload::Postgresql),
-        ..database("postgresql", "`SELECT`, …", "table", "SQLSTATE")
+        ..database("postgresql", "`SELECT`, …", "table", "SQLSTATE, or `PIPELINE_ABORTED`")
     };
     /// RESP2 and RESP3.
     Redis = Row {
